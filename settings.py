@@ -1,0 +1,170 @@
+"""Every knob, read once from the environment, validated together, with a message for each that is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from marshmallow import EXCLUDE, Schema, ValidationError, validate
+from marshmallow import fields as kinds
+
+POSITIVE = validate.Range(min=0, min_inclusive=False, error="must be more than 0")
+MIN_TOKEN_LENGTH = 16
+
+
+class SettingsError(Exception):
+    """The environment does not describe a service that can run; the message lists every mistake in it."""
+
+
+def _url(*schemes: str) -> validate.Validator:
+    prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
+    return validate.Regexp(rf"({'|'.join(schemes)})://\S+", error=f"must be a URL that starts with {prefixes}")
+
+
+def _token(value: str) -> None:
+    if len(value) < MIN_TOKEN_LENGTH:
+        raise ValidationError(f"must have at least {MIN_TOKEN_LENGTH} characters; `openssl rand -hex 32` makes one")
+
+
+def _knob(kind: kinds.Field, about: str) -> Any:
+    return field(metadata={"kind": kind, "about": about})
+
+
+def _text(about: str, *rules: Any, default: str | None = None, required: bool = False) -> Any:
+    if required:
+        return _knob(kinds.String(required=True, validate=rules), about)
+    return _knob(kinds.String(load_default=default, validate=rules), about)
+
+
+def _seconds(default: float | None, about: str) -> Any:
+    return _knob(kinds.Float(load_default=default, validate=POSITIVE), about)
+
+
+def _count(default: int | None, about: str) -> Any:
+    return _knob(kinds.Integer(load_default=default, validate=POSITIVE), about)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The service's configuration: one field for one environment variable of the same name in capitals."""
+
+    database_url: str = _text("Postgres 17 or newer", _url("postgresql", "postgres"), required=True)
+    redis_url: str = _text("Redis or Valkey, with AOF on and noeviction", _url("redis", "rediss"), required=True)
+    api_token: str | None = _text("bearer token that every write needs; without one, writes are refused", _token)
+    reads_need_token: bool = _knob(kinds.Boolean(load_default=False), "whether reading needs the token too")
+    csv_dir: str = _text("folder of the CSV files", default="sample_data/csv")
+    extra_sources: str = _text("modules of more sources, separated by commas", default="")
+    log_format: str = _text(
+        "`json`, `console`, or `auto`: console in a terminal", validate.OneOf(("auto", "json", "console")), default="auto"
+    )
+    log_level: str = _text("least level that is logged", validate.OneOf(("DEBUG", "INFO", "WARNING", "ERROR")), default="INFO")
+
+    task_slice: float = _seconds(240, "seconds a task works on its run before it makes room for others")
+    task_soft_limit: float = _seconds(360, "seconds after which Celery interrupts a task")
+    task_hard_limit: float = _seconds(390, "seconds after which Celery kills a task's process")
+    visibility_timeout: float = _seconds(900, "seconds after which Redis hands an unacknowledged message out again")
+    lease: float = _seconds(120, "seconds a run may write to a partition without having committed a page")
+    transaction_timeout: float = _seconds(45, "seconds a page's transaction may take")
+    request_deadline: float = _seconds(60, "seconds one upstream request may take, its repeats included")
+    sweep_every: float = _seconds(15, "seconds between two looks of the reconciler")
+    retry_after_failure: float = _seconds(30, "seconds a run waits after its first failure; doubles with each, up to 15 minutes")
+    publish_gap: float = _seconds(30, "seconds before a queued run nobody took is published again; doubles with each")
+    max_attempts: int = _count(4, "starts without a committed page after which a run is given up as poisoned")
+    max_waits: int = _count(10, "waits without a committed page after which a run is given up as failed")
+
+    max_body_bytes: int = _count(64 * 1024 * 1024, "largest answer of an upstream, unpacked, in bytes")
+    csv_block_bytes: int = _count(1024 * 1024, "size of a page of a CSV file, in bytes")
+    csv_record_bytes: int = _count(256 * 1024, "largest record of a CSV file, in bytes; a larger one is refused")
+    clock_skew: float = _seconds(300, "seconds an observation may lie in the future")
+
+    statement_timeout: float = _seconds(15, "seconds one query of the API may take")
+    idempotency_keys_kept: float = _seconds(86400, "seconds an Idempotency-Key is remembered")
+
+
+@dataclass(frozen=True)
+class UpstreamSettings:
+    """What the environment says of one source, each variable with the source's name before it; unset: as declared."""
+
+    url: str | None = _text("base URL, in place of the declared one", _url("http", "https"))
+    plan: str | None = _text("which of the upstream's plans the key is for")
+    api_key: str | None = _text("key, sent to this upstream only")
+    every: float | None = _seconds(None, "seconds between two scheduled runs")
+    calls_per_minute: int | None = _count(None, "most calls in a minute, over all workers")
+    calls_per_month: int | None = _count(None, "most calls in a calendar month (UTC), repeats and manual runs included")
+    pages: int | None = _count(None, "most pages of one snapshot, for a source that pages")
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process's environment, read at the first call."""
+    return read_settings(os.environ)
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Validate an environment; raises SettingsError naming every variable that is wrong."""
+    settings = Settings(**_read(Settings, environ, prefix=""))
+    contradictions = list(_contradictions(settings))
+    if contradictions:
+        raise SettingsError("These settings contradict each other:\n  " + "\n  ".join(contradictions))
+    return settings
+
+
+def read_upstream(source: str, environ: Mapping[str, str] = os.environ) -> UpstreamSettings:
+    """What the environment says of a source; raises SettingsError naming every variable that is wrong."""
+    return UpstreamSettings(**_read(UpstreamSettings, environ, prefix=f"{source.upper()}_"))
+
+
+def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Every value of an environment that must never be logged, answered or stored."""
+    named = {value for name, value in environ.items() if name.endswith(("_API_KEY", "API_TOKEN", "_PASSWORD"))}
+    passwords = {urlsplit(environ.get(name, "")).password or "" for name in ("DATABASE_URL", "REDIS_URL")}
+    return tuple(sorted((named | passwords) - {""}, key=len, reverse=True))
+
+
+def table(settings_class: type) -> list[tuple[str, str, str]]:
+    """The rows (variable, default, meaning) of README.md's table of settings."""
+    return [
+        (knob.name.upper(), "" if kind.required or kind.load_default is None else str(kind.load_default), knob.metadata["about"])
+        for knob in fields(settings_class)
+        for kind in (knob.metadata["kind"],)
+    ]
+
+
+def _read(settings_class: type, environ: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    schema = Schema.from_dict({knob.name: knob.metadata["kind"] for knob in fields(settings_class)})(unknown=EXCLUDE)
+    # Empty means unset: compose files and .env templates write `NAME=` for what nobody filled in.
+    given = {
+        knob.name: environ[prefix + knob.name.upper()]
+        for knob in fields(settings_class)
+        if environ.get(prefix + knob.name.upper(), "").strip()
+    }
+    try:
+        return dict(schema.load(given))
+    except ValidationError as error:
+        mistakes = error.normalized_messages().items()
+        lines = [f"  {prefix}{name.upper()}: {' '.join(messages)}" for name, messages in mistakes]
+        raise SettingsError("These settings are wrong or missing:\n" + "\n".join(lines)) from None
+
+
+def _contradictions(settings: Settings) -> Iterable[str]:
+    """The inequalities without which one page could be worked on twice; docs/design.md says why each."""
+    longest_page = settings.request_deadline + settings.transaction_timeout
+    if settings.lease <= longest_page:
+        yield f"LEASE ({settings.lease:g}) must be more than REQUEST_DEADLINE + TRANSACTION_TIMEOUT ({longest_page:g})"
+    if settings.task_soft_limit < settings.task_slice + longest_page:
+        yield (
+            f"TASK_SOFT_LIMIT ({settings.task_soft_limit:g}) must be at least "
+            f"TASK_SLICE + REQUEST_DEADLINE + TRANSACTION_TIMEOUT ({settings.task_slice + longest_page:g})"
+        )
+    if settings.task_hard_limit <= settings.task_soft_limit:
+        yield f"TASK_HARD_LIMIT ({settings.task_hard_limit:g}) must be more than TASK_SOFT_LIMIT ({settings.task_soft_limit:g})"
+    if settings.visibility_timeout <= 2 * settings.task_hard_limit:
+        yield (
+            f"VISIBILITY_TIMEOUT ({settings.visibility_timeout:g}) must be more than "
+            f"2 x TASK_HARD_LIMIT ({2 * settings.task_hard_limit:g})"
+        )

@@ -1,0 +1,146 @@
+"""What a source is, and what passes between it and the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+Item = Any
+"""What `parse` yields for one future quote; opaque to the pipeline, which only hands it to `normalize`."""
+
+Cursor = Mapping[str, Any]
+"""Where the next fetch of a partition starts: JSON that the source owns."""
+
+BLANK: Final = object()
+"""What `parse` yields for a row with nothing in it: no item, counted apart."""
+
+WHOLE: Final = ""
+"""The partition of a source that has only one."""
+
+
+class TransientError(Exception):
+    """The upstream cannot answer now; the run waits and goes on later.
+
+    retry_after: seconds to wait, where the upstream or the limiter said so.
+    """
+
+    def __init__(self, detail: str, *, code: str = "upstream_unavailable", retry_after: float | None = None):
+        super().__init__(detail)
+        self.detail, self.code, self.retry_after = detail, code, retry_after
+
+
+class TerminalError(Exception):
+    """Waiting will not help; a person must act. pause: how long the source should not be run again."""
+
+    def __init__(self, detail: str, *, code: str = "upstream_refused", pause: timedelta | None = None):
+        super().__init__(detail)
+        self.detail, self.code, self.pause = detail, code, pause
+
+
+class Reject(Exception):
+    """An item cannot become a quote. `parse` may also yield one, with the item, for what it cannot even read."""
+
+    def __init__(self, field: str, code: str, detail: str, *, item: Item = None):
+        super().__init__(f"{field}: {detail}")
+        self.reasons = [{"field": field, "code": code, "detail": detail}]
+        self.item = item
+
+    @classmethod
+    def because(cls, reasons: list[dict[str, str]]) -> Reject:
+        """One reject for several reasons, each a {"field", "code", "detail"}."""
+        reject = cls(**reasons[0])
+        reject.reasons = reasons
+        return reject
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one slice of a run is to fetch of one partition."""
+
+    run: str
+    partition: str
+    cursor: Cursor | None
+    now: datetime
+    """The database's time when the slice began (aware, UTC)."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A successful answer of an upstream: status 200, body whole and unpacked, secrets not in the request."""
+
+    body: bytes
+    status: int
+    content_type: str
+    request: dict[str, Any]
+    fetched_at: datetime
+
+
+class Http(Protocol):
+    """One source's access to its own upstream: base URL, key, rate limit, budget, timeouts and repeats are in it."""
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
+        """GET base URL + path. Raises TransientError or TerminalError for everything but a 200."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The unit of work: a body as received, and the cursor at which to resume once it is in.
+
+    request: what was asked, as JSON; `parse` may read from it what the body alone does not say.
+    """
+
+    body: bytes
+    content_type: str
+    request: dict[str, Any]
+    fetched_at: datetime
+    cursor: Cursor | None
+    status: int = 200
+    confirm: Callable[[], None] | None = None
+    """Called right before the page is committed; raises TransientError if the body is no longer what there is."""
+
+    @classmethod
+    def of(cls, reply: Reply, cursor: Cursor | None) -> Page:
+        return cls(reply.body, reply.content_type, reply.request, reply.fetched_at, cursor, reply.status)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where a plan of an upstream's is served, and the header that carries its key (none: it takes no key)."""
+
+    url: str
+    key_header: str | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What an upstream allows; enforced over all workers. None: no limit."""
+
+    per_minute: int | None = None
+    per_month: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One upstream under one name: what is different about it. All that sources share is the pipeline's.
+
+    fetch:      the only part that does input and output. Yields pages, each with its own resume cursor;
+                it is closed, not exhausted, at the end of a slice, and called again with the cursor of the last
+                page that was committed.
+    parse:      a page's body to items, one for each future quote; pure.
+    normalize:  an item to the unified record, by its field names (sources/record.py); pure. Raises Reject, or
+                leaves a value as it is for the record to judge.
+    partitions: what has a checkpoint of its own, named anew at each slice.
+    upstreams:  by plan; the first that takes no key serves without one, the first that takes one serves with one,
+                unless `<NAME>_PLAN` says otherwise. Empty: the source speaks no HTTP.
+    """
+
+    name: str
+    every: timedelta
+    fetch: Callable[[Window, Http], Iterator[Page]]
+    parse: Callable[[Page], Iterable[Item]]
+    normalize: Callable[[Item], Mapping[str, Any]]
+    rate: Rate = field(default_factory=Rate)
+    upstreams: Mapping[str, Upstream] = field(default_factory=dict)
+    partitions: Callable[[], Iterable[str]] = lambda: (WHOLE,)

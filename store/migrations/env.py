@@ -1,0 +1,24 @@
+"""Runs migrations against DATABASE_URL; two at once take turns."""
+
+from alembic import context
+from sqlalchemy import text
+
+from settings import get_settings
+from store.engine import check_postgres, make_engine
+from store.tables import Base
+
+MIGRATION_LOCK = 7_274_651  # any number, as long as every migrator takes the same
+
+
+def migrate() -> None:
+    engine = make_engine(get_settings().database_url, role="migrate")
+    check_postgres(engine)
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+        with context.begin_transaction():
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            context.run_migrations()
+    engine.dispose()
+
+
+migrate()

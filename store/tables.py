@@ -1,0 +1,304 @@
+"""The tables. docs/design.md says why each is as it is; `store/migrations` builds the same in a live database."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+RUN_KINDS = ("live", "backfill", "replay")
+
+# What each status stands for, and how a run comes to it and leaves it.
+RUN_STATUSES = (
+    "queued",  # asked for, or between two slices, or put back by the reconciler → running, cancelled
+    "running",  # a worker has claimed it → queued, waiting, succeeded, partial, failed, cancelled
+    "waiting",  # cannot go on before next_attempt_at, says waiting_reason → running, cancelled
+    "succeeded",  # end: every item became a quote
+    "partial",  # end: finished, some items are rejects
+    "failed",  # end: gave up, error_code says why; what was committed before stays
+    "cancelled",  # end: somebody asked for it; what was committed before stays
+)
+UNFINISHED = ("queued", "running", "waiting")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+        }
+    )
+    type_annotation_map = {
+        str: Text,
+        datetime: DateTime(timezone=True),
+        Decimal: Numeric,
+        bytes: LargeBinary,
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+    }
+
+
+class Source(Base):
+    """What is known of a source beyond what code declares."""
+
+    __tablename__ = "sources"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_until: Mapped[datetime | None]
+    paused_reason: Mapped[str | None]
+    # Calls made in the month (UTC) that starts on budget_month.
+    budget_month: Mapped[date | None]
+    budget_used: Mapped[int] = mapped_column(server_default="0")
+
+
+class Run(Base):
+    """One ingestion of one source, from request to end. Its id is the Celery task id."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", RUN_KINDS), name="kind"),
+        CheckConstraint(_one_of("status", RUN_STATUSES), name="status"),
+        UniqueConstraint("source", "scheduled_for"),
+        Index(
+            "runs_one_live_run_per_source",
+            "source",
+            unique=True,
+            postgresql_where=text(f"kind = 'live' AND {_one_of('status', UNFINISHED)}"),
+        ),
+        Index("runs_unfinished", "status", postgresql_where=text(_one_of("status", UNFINISHED))),
+        Index(None, "requested_at", "id"),
+        Index(None, "source", "requested_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
+    kind: Mapped[str]
+    status: Mapped[str]
+    # full_refresh: start from no cursor.
+    parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    scheduled_for: Mapped[datetime | None]
+    requested_by: Mapped[str]
+    requested_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    request_id: Mapped[str | None]
+    traceparent: Mapped[str | None]
+    # claims counts the slices that started; a slice may move its run only while it holds the newest claim.
+    claims: Mapped[int] = mapped_column(server_default="0")
+    claimed_at: Mapped[datetime | None]
+    # Starts, and waits, since the last committed page. Clean ends of a slice are not counted.
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    waits: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime | None]
+    waiting_reason: Mapped[str | None]
+    published_at: Mapped[datetime | None]
+    # Publications since the last claim: the gap to the next one doubles with it.
+    publish_count: Mapped[int] = mapped_column(server_default="0")
+    cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error_detail: Mapped[str | None]
+
+
+class Checkpoint(Base):
+    """Where the next fetch of a partition starts, and which slice may move it."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index(None, "lease_run"),)
+
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"), primary_key=True)
+    partition: Mapped[str] = mapped_column(primary_key=True)
+    cursor: Mapped[dict[str, Any] | None]
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    lease_run: Mapped[uuid.UUID | None]
+    # Rises with every lease taken: whoever holds an older one may no longer write.
+    lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    lease_expires: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class RawBody(Base):
+    """A body exactly as received, compressed with zstd, kept once per digest (sha256 of the uncompressed body)."""
+
+    __tablename__ = "raw_bodies"
+
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"), primary_key=True)
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    body: Mapped[bytes]
+    content_type: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[datetime]
+
+
+class Page(Base):
+    """One body received by one run: its request, its cursor, and what became of its items."""
+
+    __tablename__ = "pages"
+    __table_args__ = (
+        ForeignKeyConstraint(["source", "body_digest"], ["raw_bodies.source", "raw_bodies.digest"]),
+        CheckConstraint("fetched = inserted + updated + unchanged + deduplicated + rejected", name="conservation"),
+        Index(None, "source", "body_digest"),
+        Index(None, "committed_at"),
+    )
+
+    run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    partition: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    status: Mapped[int]
+    fetched_at: Mapped[datetime]
+    committed_at: Mapped[datetime]
+    body_digest: Mapped[bytes]
+    cursor: Mapped[dict[str, Any] | None]
+    fetched: Mapped[int]
+    inserted: Mapped[int]
+    updated: Mapped[int]
+    unchanged: Mapped[int]
+    deduplicated: Mapped[int]
+    rejected: Mapped[int]
+    blank: Mapped[int]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class Reject(Base):
+    """An item that could not become a quote. The same item of the same body is one reject, however often it comes."""
+
+    __tablename__ = "rejects"
+    __table_args__ = (CheckConstraint(_one_of("state", ("quarantined", "replayed")), name="state"),)
+
+    source: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    item_index: Mapped[int] = mapped_column(primary_key=True)
+    # Text: jsonb can hold neither NUL nor NaN, and rejects are where those end.
+    item: Mapped[str]
+    # [{"field", "code", "detail"}, …]
+    reasons: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(server_default="quarantined")
+    rejected_at: Mapped[datetime]
+    replayed_at: Mapped[datetime | None]
+
+
+class Asset(Base):
+    """The real thing that listings of several sources speak of."""
+
+    __tablename__ = "assets"
+    __table_args__ = (Index("assets_upper_symbol_idx", text("upper(symbol)")),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    slug: Mapped[str] = mapped_column(unique=True)
+    symbol: Mapped[str]
+    name: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Listing(Base):
+    """One asset as one source lists it, in one quote currency."""
+
+    __tablename__ = "listings"
+    __table_args__ = (
+        UniqueConstraint("source", "source_asset_id", "quote_currency"),
+        Index("listings_upper_symbol_idx", text("upper(symbol)")),
+        Index(None, "asset"),
+    )
+
+    # A plain integer, four bytes on every quote and every index entry.
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
+    source_asset_id: Mapped[str]
+    quote_currency: Mapped[str]
+    symbol: Mapped[str]
+    name: Mapped[str]
+    asset: Mapped[int] = mapped_column(ForeignKey("assets.id"))
+    # How it was decided that this listing is of this asset (tasks/identity.py), and how surely, 0 to 1.
+    method: Mapped[str]
+    confidence: Mapped[Decimal]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Quote(Base):
+    """What one listing was worth at one instant.
+
+    No foreign keys: each would be a trigger per row, and block retention. A test proves them by a query.
+    """
+
+    __tablename__ = "quotes"
+    __table_args__ = (
+        # Ascending, read backwards for newest first; one DESC column would force a sort for the other order.
+        Index(None, "observed_at", "listing_id"),
+        Index(None, "ingested_at", postgresql_using="brin"),
+    )
+
+    listing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    observed_at: Mapped[datetime] = mapped_column(primary_key=True)
+    # Numeric without a scale: real data has prices of 3e-9 and supplies of 4e17.
+    price: Mapped[Decimal]
+    open: Mapped[Decimal | None]
+    high: Mapped[Decimal | None]
+    low: Mapped[Decimal | None]
+    volume_24h: Mapped[Decimal | None]
+    market_cap: Mapped[Decimal | None]
+    change_24h_pct: Mapped[Decimal | None]
+    rank: Mapped[int | None]
+    circulating_supply: Mapped[Decimal | None]
+    total_supply: Mapped[Decimal | None]
+    max_supply: Mapped[Decimal | None]
+    fetched_at: Mapped[datetime]
+    # The start of the transaction that wrote it: /data's ingested_until rests on that.
+    ingested_at: Mapped[datetime]
+    run: Mapped[uuid.UUID]
+
+
+class LatestQuote(Base):
+    """Which quote of a listing is the newest, moved in the transaction that loads it."""
+
+    __tablename__ = "latest_quotes"
+
+    listing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    observed_at: Mapped[datetime]
+
+
+class IdempotencyKey(Base):
+    """What `POST /runs` answered to an Idempotency-Key."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "expires_at"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[bytes]
+    answer: Mapped[list[Any]]
+    expires_at: Mapped[datetime]
+
+
+class Heartbeat(Base):
+    """When a part of the service last showed that it works: beat by a tick, a worker by a canary it consumed."""
+
+    __tablename__ = "heartbeats"
+
+    part: Mapped[str] = mapped_column(primary_key=True)
+    beaten_at: Mapped[datetime]
