@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,7 +30,7 @@ def _token(value: str) -> None:
         raise ValidationError(f"must have at least {MIN_TOKEN_LENGTH} characters; `openssl rand -hex 32` makes one")
 
 
-def _knob(kind: kinds.Field, about: str) -> Any:
+def _knob(kind: kinds.Field[Any], about: str) -> Any:
     return field(metadata={"kind": kind, "about": about})
 
 
@@ -60,9 +59,13 @@ class Settings:
     csv_dir: str = _text("folder of the CSV files", default="sample_data/csv")
     extra_sources: str = _text("modules of more sources, separated by commas", default="")
     log_format: str = _text(
-        "`json`, `console`, or `auto`: console in a terminal", validate.OneOf(("auto", "json", "console")), default="auto"
+        "`json`, `console`, or `auto`: console in a terminal",
+        validate.OneOf(("auto", "json", "console")),
+        default="auto",
     )
-    log_level: str = _text("least level that is logged", validate.OneOf(("DEBUG", "INFO", "WARNING", "ERROR")), default="INFO")
+    log_level: str = _text(
+        "least level that is logged", validate.OneOf(("DEBUG", "INFO", "WARNING", "ERROR")), default="INFO"
+    )
 
     task_slice: float = _seconds(240, "seconds a task works on its run before it makes room for others")
     task_soft_limit: float = _seconds(360, "seconds after which Celery interrupts a task")
@@ -72,7 +75,9 @@ class Settings:
     transaction_timeout: float = _seconds(45, "seconds a page's transaction may take")
     request_deadline: float = _seconds(60, "seconds one upstream request may take, its repeats included")
     sweep_every: float = _seconds(15, "seconds between two looks of the reconciler")
-    retry_after_failure: float = _seconds(30, "seconds a run waits after its first failure; doubles with each, up to 15 minutes")
+    retry_after_failure: float = _seconds(
+        30, "seconds a run waits after its first failure; doubles with each, up to 15 minutes"
+    )
     publish_gap: float = _seconds(30, "seconds before a queued run nobody took is published again; doubles with each")
     max_attempts: int = _count(4, "starts without a committed page after which a run is given up as poisoned")
     max_waits: int = _count(10, "waits without a committed page after which a run is given up as failed")
@@ -129,7 +134,11 @@ def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
 def table(settings_class: type) -> list[tuple[str, str, str]]:
     """The rows (variable, default, meaning) of README.md's table of settings."""
     return [
-        (knob.name.upper(), "" if kind.required or kind.load_default is None else str(kind.load_default), knob.metadata["about"])
+        (
+            knob.name.upper(),
+            "" if kind.required or kind.load_default is None else str(kind.load_default),
+            knob.metadata["about"],
+        )
         for knob in fields(settings_class)
         for kind in (knob.metadata["kind"],)
     ]
@@ -162,7 +171,10 @@ def _contradictions(settings: Settings) -> Iterable[str]:
             f"TASK_SLICE + REQUEST_DEADLINE + TRANSACTION_TIMEOUT ({settings.task_slice + longest_page:g})"
         )
     if settings.task_hard_limit <= settings.task_soft_limit:
-        yield f"TASK_HARD_LIMIT ({settings.task_hard_limit:g}) must be more than TASK_SOFT_LIMIT ({settings.task_soft_limit:g})"
+        yield (
+            f"TASK_HARD_LIMIT ({settings.task_hard_limit:g}) must be more than "
+            f"TASK_SOFT_LIMIT ({settings.task_soft_limit:g})"
+        )
     if settings.visibility_timeout <= 2 * settings.task_hard_limit:
         yield (
             f"VISIBILITY_TIMEOUT ({settings.visibility_timeout:g}) must be more than "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from marshmallow import RAISE, Schema, ValidationError, fields
 
@@ -55,7 +55,16 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}…"
 
 
-class _Text(fields.Field[str]):
+class _Coded(fields.Field[Any]):
+    """A field whose reasons all have a code: marshmallow's own messages, of what is missing, would have none."""
+
+    default_error_messages: ClassVar = {
+        "required": {"code": "missing", "detail": "expected a value, got none"},
+        "null": {"code": "missing", "detail": "expected a value, got none"},
+    }
+
+
+class _Text(_Coded):
     def __init__(self, longest: int):
         super().__init__(required=True)
         self.longest = longest
@@ -68,7 +77,7 @@ class _Text(fields.Field[str]):
             raise _wrong("empty", "expected text, got none")
         if len(text) > self.longest:
             raise _wrong("too_long", f"expected at most {self.longest} characters, got {len(text)}")
-        if "\x00" in text or not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        if "\x00" in text or (not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)):
             raise _wrong("encoding", f"expected text without NUL or broken characters, got {_shown(value)}")
         return text
 
@@ -84,7 +93,7 @@ class _Currency(_Text):
         return code
 
 
-class _Number(fields.Field[Decimal]):
+class _Number(_Coded):
     """A Decimal, an int, or a number as text in plain or exponent notation; exactly as it came, never a float."""
 
     def __init__(self, least: Decimal | None = None, *, required: bool = False):
@@ -108,7 +117,7 @@ class _Number(fields.Field[Decimal]):
 
 
 class _Price(_Number):
-    default_error_messages = {  # noqa: RUF012 — marshmallow's own way to name its messages
+    default_error_messages: ClassVar = {
         "required": {"code": "no_price", "detail": "expected a price, got none"},
         "null": {"code": "no_price", "detail": "expected a price, got none"},
     }
@@ -131,7 +140,7 @@ class _Rank(_Number):
         return int(rank)
 
 
-class _Instant(fields.Field[datetime]):
+class _Instant(_Coded):
     """An aware datetime, or RFC 3339 text with an offset."""
 
     def __init__(self) -> None:
@@ -147,7 +156,7 @@ class _Instant(fields.Field[datetime]):
             raise _wrong("not_a_time", f"expected a time with its offset from UTC, got {_shown(value)}")
         if at < EARLIEST:
             raise _wrong("too_early", f"expected a time since {EARLIEST:%Y-%m-%d}, got {at.isoformat()}")
-        latest: datetime = self.parent.latest  # type: ignore[attr-defined]  # the schema below
+        latest = cast(Record, self.parent).latest
         if at > latest:
             raise _wrong("in_future", f"expected a time up to {latest.isoformat()}, got {at.isoformat()}")
         return at
@@ -199,5 +208,5 @@ def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:
         for message in messages if isinstance(messages, list) else [messages]:
             if isinstance(message, dict):
                 yield {"field": field, **message}
-            else:  # marshmallow's own: a field that is missing, null or unknown
-                yield {"field": field, "code": "invalid", "detail": str(message)}
+            else:
+                yield {"field": field, "code": "unknown_field", "detail": str(message)}

@@ -18,7 +18,9 @@ def database_url(url: str) -> URL:
     return make_url(url).set(drivername="postgresql+psycopg2")
 
 
-def make_engine(url: str, role: str, *, statement_timeout: float = 0, transaction_timeout: float = 0, **options: Any) -> Engine:
+def make_engine(
+    url: str, role: str, *, statement_timeout: float = 0, transaction_timeout: float = 0, **options: Any
+) -> Engine:
     """An engine whose sessions are named `role` in pg_stat_activity; timeouts are seconds, 0 for none."""
     session = {
         "timezone": "UTC",
@@ -46,4 +48,6 @@ def check_postgres(engine: Engine) -> None:
     with engine.connect() as connection:
         version = connection.scalar(text("SELECT current_setting('server_version_num')::int")) // 10_000
     if version < MIN_POSTGRES:
-        raise UnsuitablePostgres(f"Postgres {MIN_POSTGRES} or newer is needed; the server at DATABASE_URL is version {version}.")
+        raise UnsuitablePostgres(
+            f"Postgres {MIN_POSTGRES} or newer is needed; the server at DATABASE_URL is version {version}."
+        )

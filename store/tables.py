@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -54,7 +54,7 @@ class Base(DeclarativeBase):
             "ck": "%(table_name)s_%(constraint_name)s_check",
         }
     )
-    type_annotation_map = {
+    type_annotation_map: ClassVar = {
         str: Text,
         datetime: DateTime(timezone=True),
         Decimal: Numeric,
@@ -183,7 +183,8 @@ class Page(Base):
     deduplicated: Mapped[int]
     rejected: Mapped[int]
     blank: Mapped[int]
-    bytes: Mapped[int] = mapped_column(BigInteger)
+    # Named so in the table; as an attribute it would hide the type from the columns above.
+    bytes_: Mapped[int] = mapped_column("bytes", BigInteger)
 
 
 class Reject(Base):

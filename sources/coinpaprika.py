@@ -1,0 +1,65 @@
+"""CoinPaprika's tickers: every coin it lists, in one answer. https://docs.coinpaprika.com/api-reference/tickers"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from sources.contract import Http, Item, Page, Rate, Reject, Source, Upstream, Window
+from sources.json_body import json_list
+
+
+def fetch(window: Window, http: Http) -> Iterator[Page]:
+    if window.cursor and window.cursor["run"] == window.run:
+        return  # this run has it already
+    yield Page.of(http.get("/tickers", {"quotes": "USD"}), cursor={"run": window.run})
+
+
+def parse(page: Page) -> Iterator[Item]:
+    """One item for each quote currency of each coin."""
+    for coin in json_list(page.body):
+        quotes = coin.get("quotes") if isinstance(coin, dict) else None
+        if not isinstance(quotes, dict) or not quotes:
+            yield Reject("quotes", "no_quotes", "expected quotes by currency, got none", item=coin)
+            continue
+        for currency, quote in quotes.items():
+            yield {**coin, "quotes": {currency: quote}}
+
+
+def normalize(item: Item) -> Mapping[str, Any]:
+    [(currency, quote)] = item["quotes"].items()
+    return {
+        "source_asset_id": item.get("id"),
+        "symbol": item.get("symbol"),
+        "name": item.get("name"),
+        "quote_currency": currency,
+        "observed_at": item.get("last_updated"),
+        "price": _known(quote.get("price")),
+        "volume_24h": _known(quote.get("volume_24h")),
+        "market_cap": _known(quote.get("market_cap")),
+        "change_24h_pct": quote.get("percent_change_24h"),
+        "rank": _known(item.get("rank")),
+        "circulating_supply": _known(item.get("circulating_supply")),
+        "total_supply": _known(item.get("total_supply")),
+        "max_supply": _known(item.get("max_supply")),
+    }
+
+
+def _known(value: Any) -> Any:
+    """CoinPaprika writes 0 for what it does not know."""
+    return None if value == 0 and value is not False else value
+
+
+source = Source(
+    name="coinpaprika",
+    every=timedelta(minutes=10),
+    rate=Rate(per_minute=30, per_month=20_000),
+    upstreams={
+        "free": Upstream("https://api.coinpaprika.com/v1"),
+        "pro": Upstream("https://api-pro.coinpaprika.com/v1", key_header="Authorization"),
+    },
+    fetch=fetch,
+    parse=parse,
+    normalize=normalize,
+)

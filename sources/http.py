@@ -1,0 +1,203 @@
+"""One source's access to its own upstream: timeouts, repeats, size limits, and the key on no host but its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+import backoff
+import requests
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
+
+from settings import SettingsError, read_upstream
+from sources.contract import Reply, Source, TerminalError, TransientError
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 20.0
+CHUNK = 64 * 1024
+LONGEST_SLEEP = 5.0
+"""Seconds between two repeats of a request."""
+
+MAX_REDIRECTS = 3
+REFUSALS = {
+    400: ("upstream_refused", None),
+    401: ("key_refused", timedelta(hours=1)),
+    # A paid endpoint or a used-up quota: asking again only costs more.
+    402: ("payment_required", timedelta(days=1)),
+    403: ("key_refused", timedelta(hours=1)),
+    404: ("upstream_refused", None),
+    422: ("upstream_refused", None),
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a client needs to speak with one upstream. deadline: seconds for one `get`, repeats included.
+
+    spend: asked before every single request; raises TransientError while the rate limit or the budget forbids it.
+    clock: the time that pages are stamped with (aware, UTC).
+    """
+
+    source: str
+    url: str
+    headers: Mapping[str, str]
+    deadline: float
+    max_body: int
+    spend: Callable[[], None]
+    clock: Callable[[], datetime]
+
+
+def address(source: Source) -> tuple[str, Mapping[str, str]]:
+    """The base URL that a source's calls go to, and the header that carries its key.
+
+    Raises SettingsError where the environment names a plan without its key, or a key that no plan takes.
+    """
+    given = read_upstream(source.name)
+    if not source.upstreams:
+        return "", {}
+    name = given.plan or next(
+        (plan for plan, it in source.upstreams.items() if bool(it.key_header) == bool(given.api_key)), ""
+    )
+    plan = source.upstreams.get(name)
+    if plan is None:
+        plans = ", ".join(source.upstreams)
+        raise SettingsError(f"{source.name.upper()}_PLAN or _API_KEY: no plan fits them; the plans are: {plans}.")
+    if bool(plan.key_header) != bool(given.api_key):
+        needs = "needs" if plan.key_header else "takes no"
+        raise SettingsError(f"{source.name.upper()}_API_KEY: the plan {name!r} {needs} key.")
+    headers = {plan.key_header: given.api_key} if plan.key_header and given.api_key else {}
+    return given.url or plan.url, headers
+
+
+class HttpClient:
+    """See `sources.contract.Http`; to be closed after use."""
+
+    def __init__(self, access: Access):
+        self._access = access
+        self._session = requests.Session()
+        # Without an auth of its own, requests takes one for the host out of the user's .netrc.
+        self._session.auth = lambda request: request
+        self._session.headers.update(
+            {"User-Agent": "kasparro", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        )
+
+    def close(self) -> None:
+        self._session.close()
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
+        """GET base URL + path. Raises TransientError or TerminalError for everything but a 200."""
+        give_up_at = time.monotonic() + self._access.deadline
+        asked_again = backoff.on_exception(
+            backoff.expo,
+            TransientError,
+            jitter=backoff.full_jitter,
+            max_value=LONGEST_SLEEP,
+            max_tries=3,
+            max_time=self._access.deadline / 2,
+            giveup=_is_the_runs_to_wait,
+            logger=None,
+        )
+        reply: Reply = asked_again(self._get_once)(path, params or {}, give_up_at)
+        return reply
+
+    def _get_once(self, path: str, params: Mapping[str, str | int], give_up_at: float) -> Reply:
+        url = self._access.url + path
+        asked = {"method": "GET", "url": url, "params": dict(params)}
+        for _ in range(MAX_REDIRECTS + 1):
+            self._access.spend()
+            fetched_at = self._access.clock()
+            try:
+                with self._ask(url, params, give_up_at) as response:
+                    if response.is_redirect:
+                        url, params = self._followed(response), {}
+                        continue
+                    self._check_status(response)
+                    return Reply(
+                        body=self._read(response, give_up_at),
+                        status=response.status_code,
+                        content_type=response.headers.get("Content-Type", ""),
+                        request=asked,
+                        fetched_at=fetched_at,
+                    )
+            except (requests.RequestException, HTTPError) as error:
+                # The exception's text may hold what was sent; its kind says enough.
+                raise TransientError(self._say(f"GET {path} failed: {type(error).__name__}")) from None
+        raise TerminalError(self._say(f"GET {path} was redirected more than {MAX_REDIRECTS} times"), code="redirected")
+
+    def _ask(self, url: str, params: Mapping[str, str | int], give_up_at: float) -> requests.Response:
+        left = give_up_at - time.monotonic()
+        if left <= 0:
+            raise TransientError(self._say(f"no answer within {self._access.deadline:g} s"), code="upstream_slow")
+        return self._session.get(
+            url,
+            params=params,
+            headers=self._access.headers,
+            timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
+            allow_redirects=False,
+            stream=True,
+        )
+
+    def _followed(self, response: requests.Response) -> str:
+        """Where a redirect leads, if that is the same origin: the key must not travel."""
+        target = requests.compat.urljoin(response.url, response.headers["Location"])
+        if _origin(target) != _origin(self._access.url):
+            raise TerminalError(
+                self._say(f"redirected to another host, {urlsplit(target).hostname}; not followed"), code="redirected"
+            )
+        return target
+
+    def _check_status(self, response: requests.Response) -> None:
+        status = response.status_code
+        if status == 200:
+            return
+        said = self._say(f"answered {status} to GET {urlsplit(response.url).path}")
+        if status in REFUSALS:
+            code, pause = REFUSALS[status]
+            raise TerminalError(said, code=code, pause=pause)
+        if status == 429 or status >= 500:
+            code = "rate_limited" if status == 429 else "upstream_unavailable"
+            raise TransientError(said, code=code, retry_after=_retry_after(response))
+        raise TerminalError(said)
+
+    def _read(self, response: requests.Response, give_up_at: float) -> bytes:
+        """The unpacked body, whole; the deadline holds for a body that trickles too."""
+        body = bytearray()
+        for chunk in response.iter_content(CHUNK):
+            body += chunk
+            if len(body) > self._access.max_body:
+                raise TerminalError(
+                    self._say(f"the body is larger than {self._access.max_body} bytes"), code="body_too_large"
+                )
+            if time.monotonic() > give_up_at:
+                raise TransientError(
+                    self._say(f"the body took longer than {self._access.deadline:g} s"), code="upstream_slow"
+                )
+        return bytes(body)
+
+    def _say(self, what: str) -> str:
+        return f"{self._access.source}: {what}"
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Seconds asked for by Retry-After in either form; None where it is absent or says nothing useful."""
+    header = response.headers.get("Retry-After")
+    if not header:
+        return None
+    try:
+        return max(0.0, float(Retry().parse_retry_after(header)))
+    except HTTPError:
+        return None
+
+
+def _is_the_runs_to_wait(error: Exception) -> bool:
+    """Whether the upstream, or the limiter, named a time: no worker slot is held asleep for that."""
+    return isinstance(error, TransientError) and bool(error.retry_after)

@@ -1,0 +1,51 @@
+"""The registry: every source there is, by name, as the environment says it is to be run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from importlib import import_module
+
+from settings import SettingsError, get_settings, read_upstream
+from sources.contract import Rate, Source
+from sources.http import address
+
+MODULES = (
+    "sources.coinpaprika",
+    "sources.coingecko",
+    "sources.csv_history",
+)
+
+
+def _registry() -> Mapping[str, Source]:
+    extra = [module.strip() for module in get_settings().extra_sources.split(",") if module.strip()]
+    sources = [_as_configured(_declared(module)) for module in (*MODULES, *extra)]
+    names = [source.name for source in sources]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"Two sources have the same name: {', '.join(sorted(twice))}.")
+    return dict(zip(names, sources, strict=True))
+
+
+def _declared(module: str) -> Source:
+    try:
+        source = import_module(module).source
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise SettingsError(f"{module} is no source: {error}. It must be a module with a `source`.") from error
+    if not isinstance(source, Source):
+        raise SettingsError(f"{module}.source must be a sources.contract.Source, not a {type(source).__name__}.")
+    return source
+
+
+def _as_configured(source: Source) -> Source:
+    address(source)  # a wrong plan or key is for the start to say, not for the first run
+    upstream = read_upstream(source.name)
+    rate = Rate(
+        per_minute=upstream.calls_per_minute or source.rate.per_minute,
+        per_month=upstream.calls_per_month or source.rate.per_month,
+    )
+    every = timedelta(seconds=upstream.every) if upstream.every else source.every
+    return replace(source, rate=rate, every=every)
+
+
+SOURCES = _registry()

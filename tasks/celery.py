@@ -1,0 +1,55 @@
+"""The Celery app. Redis only carries messages: what is to be done stands in Postgres, so any message may vanish."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Queue
+
+from settings import get_settings
+from tasks.logs import configure_logging
+
+settings = get_settings()
+
+celery = Celery("kasparro", include=["tasks.ingest", "tasks.control"])
+celery.conf.update(
+    broker_url=settings.redis_url,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        "visibility_timeout": settings.visibility_timeout,
+        # A dead worker's message is seen again within seconds of its time-out, not within kombu's 100.
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        # A Redis that vanished without a word is noticed; 0.8 s is what a request waits for a dead one.
+        "socket_timeout": 10,
+        "socket_connect_timeout": 0.8,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    },
+    # A message is done when its slice is: a killed worker's comes back.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    # `runs` is the result; a result backend would make publishing hang for 19 s while Redis is down.
+    result_backend=None,
+    task_ignore_result=True,
+    task_serializer="json",
+    accept_content=["json"],
+    task_queues=[Queue("ingest"), Queue("control")],
+    task_default_queue="control",
+    task_create_missing_queues=False,
+    timezone="UTC",
+    worker_send_task_events=True,
+    task_send_sent_event=True,
+    # Memory that a parser fragmented goes back to the system now and then.
+    worker_max_tasks_per_child=200,
+    beat_scheduler="tasks.schedule:SlotScheduler",
+    beat_max_loop_interval=5,
+)
+
+
+@setup_logging.connect
+def _log_our_way(**_: Any) -> None:
+    configure_logging(settings)

@@ -1,0 +1,137 @@
+"""The moves of a run in a worker's hands. Each is a compare-and-swap: no row moved means that another holds it now."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from tasks.runs import pause
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A slice's hold on its run. number fences: a run claimed anew since has a higher one."""
+
+    run: uuid.UUID
+    number: int
+    source: str
+    kind: str
+    parameters: dict[str, Any]
+    attempts: int
+    waits: int
+    request_id: str | None
+    traceparent: str | None
+    now: datetime
+    paused_until: datetime | None
+    paused_reason: str | None
+
+
+class ClaimLost(Exception):
+    """The run is another's now, or ended; this slice must write nothing more."""
+
+
+def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
+    """Start a slice of a run that is due; None where it is not: ended, taken, or to wait longer."""
+    with engine.begin() as connection:
+        row = (
+            connection.execute(
+                text("""
+                    UPDATE runs SET status = 'running', claims = claims + 1, attempts = attempts + 1,
+                           claimed_at = clock_timestamp(), started_at = coalesce(started_at, clock_timestamp()),
+                           next_attempt_at = NULL, waiting_reason = NULL, published_at = NULL, publish_count = 0
+                      FROM sources
+                     WHERE runs.id = :run AND status IN ('queued', 'waiting') AND sources.name = runs.source
+                       AND (next_attempt_at IS NULL OR next_attempt_at <= clock_timestamp())
+                    RETURNING runs.id AS run, claims AS number, source, kind, parameters, attempts, waits,
+                              request_id, traceparent, claimed_at AS now,
+                              CASE WHEN paused_until > clock_timestamp() OR paused_until IS NULL
+                                   THEN paused_reason END AS paused_reason,
+                              CASE WHEN paused_until > clock_timestamp() THEN paused_until END AS paused_until
+                """),
+                {"run": run},
+            )
+            .mappings()
+            .one_or_none()
+        )
+    return Claim(**row) if row else None
+
+
+def put_back(engine: Engine, claim: Claim) -> None:
+    """End a slice whose run goes on: the run is due at once."""
+    with engine.begin() as connection:
+        _move(connection, claim, "status = 'queued', attempts = greatest(attempts - 1, 0)")
+
+
+def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failure: bool) -> None:
+    """End a slice whose run cannot go on now. is_failure: it counts towards the waits after which a run gives up."""
+    with engine.begin() as connection:
+        _move(
+            connection,
+            claim,
+            """status = 'waiting', attempts = greatest(attempts - 1, 0), waits = waits + :failures,
+               waiting_reason = :reason, next_attempt_at = clock_timestamp() + :gap""",
+            reason=reason,
+            gap=timedelta(seconds=seconds),
+            failures=int(is_failure),
+        )
+
+
+def succeed(engine: Engine, claim: Claim) -> str:
+    """End a run that has fetched all there was, by what became of its items; returns its last status."""
+    with engine.begin() as connection:
+        outcome = connection.execute(
+            text("""
+                SELECT coalesce(sum(fetched), 0) AS fetched, coalesce(sum(rejected), 0) AS rejected,
+                       EXISTS (SELECT FROM pages AS p
+                                 JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
+                                WHERE p.run = :run
+                                  AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
+                       ) AS noteworthy
+                  FROM pages WHERE run = :run
+            """),
+            {"run": claim.run},
+        ).one()
+        if outcome.fetched and outcome.rejected == outcome.fetched:
+            detail = (
+                f"All of the {outcome.fetched} items that were fetched were rejected; see /runs/{claim.run}/rejects."
+            )
+            end(connection, claim, "failed", "nothing_loaded", detail)
+            return "failed"
+        # Upstreams list coins that have no price: worth keeping, not worth an alarm.
+        status = "partial" if outcome.noteworthy else "succeeded"
+        end(connection, claim, status)
+        return status
+
+
+def fail(engine: Engine, claim: Claim, code: str, detail: str, pause_for: timedelta | None = None) -> None:
+    """Give a run up; pause_for: and run its source no more for so long."""
+    with engine.begin() as connection:
+        end(connection, claim, "failed", code, detail)
+        if pause_for is not None:
+            until = connection.scalar(text("SELECT clock_timestamp() + :gap"), {"gap": pause_for})
+            pause(connection, claim.source, until, f"{code}: {detail}")
+
+
+def end(connection: Connection, claim: Claim, status: str, code: str | None = None, detail: str | None = None) -> None:
+    """Move a run to one of its ends."""
+    _move(
+        connection,
+        claim,
+        "status = :status, finished_at = clock_timestamp(), error_code = :code, error_detail = left(:detail, 2000)",
+        status=status,
+        code=code,
+        detail=detail,
+    )
+
+
+def _move(connection: Connection, claim: Claim, assignments: str, **values: Any) -> None:
+    moved = connection.execute(
+        text(f"UPDATE runs SET {assignments} WHERE id = :run AND claims = :number AND status = 'running'"),
+        {"run": claim.run, "number": claim.number, **values},
+    )
+    if moved.rowcount == 0:
+        raise ClaimLost(str(claim.run))

@@ -1,0 +1,24 @@
+"""The engine of a worker, of beat, or of whoever asks for a run; one for each process."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from celery.signals import worker_process_init
+from sqlalchemy import Engine
+
+from settings import get_settings
+from store.engine import make_engine
+
+
+@cache
+def worker_engine() -> Engine:
+    """Sessions that can hold a row for less than a lease, whatever becomes of their process."""
+    settings = get_settings()
+    return make_engine(settings.database_url, "worker", transaction_timeout=settings.transaction_timeout)
+
+
+@worker_process_init.connect
+def _forget_the_parents_connections(**_: Any) -> None:
+    worker_engine().dispose(close=False)

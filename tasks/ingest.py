@@ -1,0 +1,120 @@
+"""The one task that brings data in: a slice of a run, from its claim to its next move."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy import Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from settings import Settings, get_settings
+from sources.registry import SOURCES
+from sources.contract import TerminalError, TransientError
+from tasks.celery import celery
+from tasks.claims import Claim, ClaimLost, claim_run, end, fail, put_back, succeed, wait
+from tasks.database import worker_engine
+from tasks.leases import Cancelled, LeaseHeld, LeaseLost
+from tasks.pipeline import PartitionsFailed, Slice, SliceEnded
+from tasks.runs import publish
+
+log = structlog.get_logger()
+
+LONGEST_WAIT = 900.0
+"""Seconds between two tries of a run whose upstream is down."""
+
+A_PAUSE = 86_400.0
+"""Seconds after which a run of a source that is paused until it is resumed looks again."""
+
+
+@celery.task(
+    name="kasparro.ingest",
+    soft_time_limit=get_settings().task_soft_limit,
+    time_limit=get_settings().task_hard_limit,
+)
+def ingest(run: str, *_: Any, **__: Any) -> None:
+    """Work on a run for one slice. Further arguments are tolerated: a newer version may have sent the message."""
+    engine, settings = worker_engine(), get_settings()
+    claim = claim_run(engine, uuid.UUID(run))
+    if claim is None:
+        log.info("run_not_due", run=run)
+        return
+    context = {"run": run, "source": claim.source, "request_id": claim.request_id, "traceparent": claim.traceparent}
+    with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
+        log.info("slice_started", slice=claim.number, attempt=claim.attempts)
+        try:
+            _work(engine, settings, claim)
+        except (ClaimLost, LeaseLost) as lost:
+            log.warning("slice_fenced_off", detail=str(lost))
+
+
+def _work(engine: Engine, settings: Settings, claim: Claim) -> None:
+    """One slice, and the move of the run that follows from how it went. Raises ClaimLost, LeaseLost."""
+    if claim.attempts > settings.max_attempts:
+        _give_up(engine, claim, "poisoned", f"{claim.attempts - 1} starts in a row ended without a committed page")
+        return
+    if claim.paused_reason:
+        _wait_out_the_pause(engine, claim)
+        return
+    source = SOURCES.get(claim.source)
+    if source is None:
+        _give_up(engine, claim, "unknown_source", f"no source is named {claim.source!r} any more")
+        return
+    try:
+        Slice(engine, settings, source, claim).work()
+    except SliceEnded:
+        put_back(engine, claim)
+        log.info("slice_ended")
+        publish(engine, [claim.run])
+    except Cancelled:
+        with engine.begin() as connection:
+            end(connection, claim, "cancelled")
+        log.info("run_ended", status="cancelled")
+    except LeaseHeld as held:
+        wait(engine, claim, str(held), seconds=held.seconds, is_failure=False)
+        log.info("run_waits", reason=str(held), seconds=held.seconds)
+    except TransientError as error:
+        _wait_for_upstream(engine, settings, claim, error)
+    except PartitionsFailed as error:
+        _give_up(engine, claim, error.first.code, str(error), error.first)
+    except (OperationalError, InterfaceError) as error:
+        _wait_for_database(engine, settings, claim, error)
+    except SoftTimeLimitExceeded:
+        # The attempt counts: a page that never gets done in time must not be tried for ever.
+        log.warning("slice_timed_out")
+        raise
+    except Exception as error:
+        log.exception("slice_crashed")
+        _give_up(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
+    else:
+        log.info("run_ended", status=succeed(engine, claim))
+
+
+def _give_up(engine: Engine, claim: Claim, code: str, detail: str, error: TerminalError | None = None) -> None:
+    fail(engine, claim, code, detail, pause_for=error.pause if error else None)
+    log.error("run_ended", status="failed", code=code, detail=detail)
+
+
+def _wait_out_the_pause(engine: Engine, claim: Claim) -> None:
+    left = (claim.paused_until - claim.now).total_seconds() if claim.paused_until else A_PAUSE
+    wait(engine, claim, f"the source is paused: {claim.paused_reason}", seconds=left, is_failure=False)
+    log.info("run_waits", reason="paused", seconds=left)
+
+
+def _wait_for_upstream(engine: Engine, settings: Settings, claim: Claim, error: TransientError) -> None:
+    if claim.waits >= settings.max_waits:
+        _give_up(engine, claim, error.code, f"{error.detail}; gave up after {claim.waits} waits")
+        return
+    gap = error.retry_after
+    seconds = min(LONGEST_WAIT, settings.retry_after_failure * 2**claim.waits) if gap is None else gap
+    wait(engine, claim, f"{error.code}: {error.detail}", seconds=seconds, is_failure=gap is None)
+    log.warning("run_waits", code=error.code, reason=error.detail, seconds=round(seconds, 1))
+
+
+def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
+    """Only where the database answers again already; else the lease runs out, and the reconciler puts the run back."""
+    reason = f"database: {type(getattr(error, 'orig', error)).__name__}"
+    log.warning("run_waits", code="database_unavailable", reason=reason)
+    wait(engine, claim, reason, seconds=settings.retry_after_failure, is_failure=True)

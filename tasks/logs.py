@@ -1,0 +1,78 @@
+"""What an operator reads: one line an event, JSON or colours, and no secret in it."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from settings import Settings, secrets_in
+
+HIDDEN = "[hidden]"
+CHATTY = ("urllib3", "kombu", "amqp", "celery.redirected", "werkzeug")
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send structlog's events and the standard library's records the same way out, to stderr."""
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # Tracebacks become text before secrets are taken out, and colours come after.
+    rendered: list[Processor] = [structlog.processors.format_exc_info, _Redactor(secrets_in(os.environ))]
+    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "events": {
+                    "()": structlog.stdlib.ProcessorFormatter,
+                    "foreign_pre_chain": [*shared, structlog.stdlib.ExtraAdder()],
+                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered, last],
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "events"}},
+            "root": {"handlers": ["stderr"], "level": settings.log_level},
+            "loggers": {name: {"level": "WARNING"} for name in CHATTY},
+        }
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Redactor:
+    """Takes every secret of the environment out of an event, wherever it stands in it."""
+
+    def __init__(self, secrets: tuple[str, ...]):
+        self._secrets = secrets
+
+    def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
+        return {key: self._without_secrets(value) for key, value in event.items()}
+
+    def _without_secrets(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._without_secrets(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._without_secrets(inner) for inner in value]
+        if isinstance(value, int | float | None):
+            return value
+        text = str(value)
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return text

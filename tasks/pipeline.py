@@ -1,0 +1,146 @@
+"""A slice of a run: for each partition fetch, normalize and load page after page, until all is in or time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
+
+import backoff
+import structlog
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import DBAPIError
+
+from settings import Settings
+from sources.contract import Page, Source, TerminalError, Window
+from sources.http import Access, HttpClient, address
+from store import tables
+from tasks.claims import Claim
+from tasks.identity import Listings
+from tasks.leases import Lease, release_lease, take_lease
+from tasks.limits import spender
+from tasks.load import Counters, load_page
+from tasks.normalize import normalize_page
+
+log = structlog.get_logger()
+
+_SERIALIZATION_FAILURE, _DEADLOCK = "40001", "40P01"
+
+
+class SliceEnded(Exception):
+    """The slice's time is up; what was committed stays, and the run goes on in the next."""
+
+
+class PartitionsFailed(Exception):
+    """Some partitions could not be read; the others are in. first: the first partition's error."""
+
+    def __init__(self, errors: dict[str, TerminalError]):
+        super().__init__("; ".join(error.detail for error in errors.values()))
+        self.first = next(iter(errors.values()))
+
+
+class Slice:
+    """One Celery task's share of a run. Raises SliceEnded, PartitionsFailed, and what its parts raise."""
+
+    def __init__(self, engine: Engine, settings: Settings, source: Source, claim: Claim):
+        self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
+        self._clock = _database_clock(claim.now)
+        self._deadline = time.monotonic() + settings.task_slice
+        self._listings = Listings(engine, source.name)
+
+    def work(self) -> None:
+        """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
+        errors: dict[str, TerminalError] = {}
+        with self._http() as http:
+            for partition in self._source.partitions():
+                try:
+                    self._work_on(partition, http)
+                except TerminalError as error:
+                    log.warning("partition_failed", partition=partition, code=error.code, detail=error.detail)
+                    errors[partition] = error
+        if errors:
+            raise PartitionsFailed(errors)
+
+    def _work_on(self, partition: str, http: HttpClient) -> None:
+        with self._lease(partition) as lease, self._pages(lease, http) as pages:
+            for page in pages:
+                started = time.monotonic()
+                counters = self._take_in(lease, page)
+                log.info(
+                    "page_committed",
+                    partition=partition,
+                    seconds=round(time.monotonic() - started, 3),
+                    **vars(counters),
+                )
+                if time.monotonic() > self._deadline:
+                    raise SliceEnded
+
+    @contextmanager
+    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[Iterator[Page]]:
+        cursor = None if self._starts_afresh(lease) else lease.cursor
+        window = Window(run=str(self._claim.run), partition=lease.partition, cursor=cursor, now=self._clock())
+        pages = self._source.fetch(window, http)
+        try:
+            yield pages
+        finally:
+            if isinstance(pages, Generator):
+                pages.close()
+
+    def _starts_afresh(self, lease: Lease) -> bool:
+        """Whether this is the first that a run with full_refresh does of the partition."""
+        if not self._claim.parameters.get("full_refresh"):
+            return False
+        begun = (
+            select(tables.Page.run)
+            .where(tables.Page.run == self._claim.run, tables.Page.partition == lease.partition)
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            return connection.scalar(begun) is None
+
+    def _take_in(self, lease: Lease, page: Page) -> Counters:
+        normalized = normalize_page(self._source, page, self._settings.clock_skew)
+        listings = self._listings.resolve(normalized.quotes.values())
+
+        @backoff.on_exception(backoff.expo, DBAPIError, max_tries=4, max_value=2, giveup=_is_for_the_run, logger=None)
+        def commit() -> Counters:
+            with self._engine.begin() as connection:
+                return load_page(connection, lease, page, normalized, listings)
+
+        return commit()
+
+    @contextmanager
+    def _lease(self, partition: str) -> Iterator[Lease]:
+        lease = take_lease(self._engine, self._claim, partition, self._settings.lease)
+        try:
+            yield lease
+        finally:
+            release_lease(self._engine, lease)
+
+    @contextmanager
+    def _http(self) -> Iterator[HttpClient]:
+        url, headers = address(self._source)
+        access = Access(
+            source=self._source.name,
+            url=url,
+            headers=headers,
+            deadline=self._settings.request_deadline,
+            max_body=self._settings.max_body_bytes,
+            spend=spender(self._engine, self._source),
+            clock=self._clock,
+        )
+        with closing(HttpClient(access)) as http:
+            yield http
+
+
+def _database_clock(now: datetime) -> Callable[[], datetime]:
+    """The database's time, kept on by this host's monotonic clock: hosts' clocks disagree, and jump."""
+    started = time.monotonic()
+    return lambda: now + timedelta(seconds=time.monotonic() - started)
+
+
+def _is_for_the_run(error: Exception) -> bool:
+    """Whether trying the same transaction again at once is no use."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(cause, "pgcode", None) not in (_SERIALIZATION_FAILURE, _DEADLOCK)

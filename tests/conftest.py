@@ -1,0 +1,145 @@
+"""Real servers for every test: one Postgres and one Valkey for the session, a database of its own for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg2
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from devstack.postgres import Postgres
+from devstack.valkey import Valkey
+from settings import Settings, read_settings
+from store.engine import make_engine
+from tests.processes import Process
+
+ROOT = Path(__file__).parent.parent
+REAL_DATA = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "real-data"))
+TEMPLATE = "migrated"
+
+# What runs into these in a test has gone wrong; together they pass the settings' own inequalities.
+SHORT_TIMES = {
+    "TASK_SLICE": "20",
+    "TASK_SOFT_LIMIT": "30",
+    "TASK_HARD_LIMIT": "35",
+    "VISIBILITY_TIMEOUT": "75",
+    "LEASE": "4",
+    "TRANSACTION_TIMEOUT": "1.5",
+    "REQUEST_DEADLINE": "2",
+    "SWEEP_EVERY": "1",
+    "RETRY_AFTER_FAILURE": "0.2",
+    "PUBLISH_GAP": "2",
+}
+
+_servers = ExitStack()
+_folder = Path()
+
+
+def pytest_sessionstart() -> None:
+    """Start the servers before any module that reads settings is imported; nothing of the caller's reaches the tests."""
+    global _folder
+    for name in list(os.environ):
+        if name.startswith(("COINPAPRIKA_", "COINGECKO_", "CSV_", "API_TOKEN", "READS_", "EXTRA_", "LOG_")):
+            del os.environ[name]
+    _folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-"))
+    _servers.callback(shutil.rmtree, _folder, ignore_errors=True)
+    postgres, valkey = Postgres(_folder), Valkey(_folder)
+    _servers.callback(postgres.erase)
+    os.environ |= SHORT_TIMES | {
+        "DATABASE_URL": _servers.enter_context(postgres).url,
+        "REDIS_URL": _servers.enter_context(valkey).url,
+    }
+    subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, check=True)
+    _run_sql(f"ALTER DATABASE kasparro RENAME TO {TEMPLATE}")
+
+
+def pytest_sessionfinish() -> None:
+    _servers.close()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The recordings of what upstreams really send; they are not part of the project."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no recordings at {REAL_DATA}; REAL_DATA names their folder")
+    return REAL_DATA
+
+
+@pytest.fixture
+def make_database() -> Iterator[Callable[[], str]]:
+    """Makes databases with the tables and nothing in them; gives their URLs."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        _run_sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+        made.append(name)
+        return os.environ["DATABASE_URL"].rpartition("/")[0] + f"/{name}"
+
+    yield make
+    for name in made:
+        _run_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(make_database: Callable[[], str]) -> str:
+    return make_database()
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return read_settings({**os.environ, "DATABASE_URL": database_url})
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """The test's own database, as a worker connects to it."""
+    engine = make_engine(settings.database_url, "test", transaction_timeout=settings.transaction_timeout)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def broker() -> Iterator[redis.Redis]:
+    """The session's broker, with nothing in it."""
+    with redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def start(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts a process of the service on the test's servers: start("worker", COINGECKO_URL=…).
+
+    What is still running at the end of the test is killed; what it logged is shown if the test failed.
+    """
+    started: list[Process] = []
+
+    def start(role: str, **environ: str) -> Process:
+        number = len(started)
+        process = Process(role, tmp_path / f"{role}-{number}.log", {**environ, "DATABASE_URL": database_url})
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        print(f"--- {process.role}", process.log.read_text(), sep="\n")  # noqa: T201 — pytest shows it for a failure
+
+
+def _run_sql(statement: str) -> None:
+    connection = psycopg2.connect(os.environ["DATABASE_URL"].rpartition("/")[0] + "/postgres")
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()

@@ -1,0 +1,66 @@
+"""Processes of the service under test, and waiting for what they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+CELERY = [sys.executable, "-m", "celery", "-A", "tasks.celery"]
+ROLES = {
+    "worker": [*CELERY, "worker", "-Q", "ingest", "-c", "2", "-n", "worker@%h", "--without-gossip", "--without-mingle"],
+    "control": [*CELERY, "worker", "-Q", "control", "-c", "1", "-n", "control@%h", "--without-gossip", "--without-mingle"],
+    "beat": [*CELERY, "beat"],
+}
+ROOT = Path(__file__).parent.parent
+
+
+class Process:
+    """A running part of the service, in a process group of its own."""
+
+    def __init__(self, role: str, log: Path, environ: Mapping[str, str]):
+        self.role, self.log = role, log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                ROLES[role],
+                cwd=ROOT,
+                env={**os.environ, "LOG_FORMAT": "json", "PYTHONWARNINGS": "default", **environ},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process and to all that it forked."""
+        os.killpg(self._process.pid, signum)
+
+    def kill(self) -> None:
+        """kill -9, children and all; may be called twice."""
+        try:
+            self.signal(signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+
+    def stop(self, timeout: float = 20) -> None:
+        """Ask the main process to end, and wait until it has."""
+        self._process.terminate()
+        self._process.wait(timeout)
+
+
+def until(condition: Callable[[], T], *, within: float = 20, what: str = "") -> T:
+    """Poll until the condition gives something true, and return that; fails the test after `within` seconds."""
+    give_up_at = time.monotonic() + within
+    while time.monotonic() < give_up_at:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {within:g} s: {what or condition.__name__}")
