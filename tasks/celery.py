@@ -25,6 +25,8 @@ celery.conf.update(
         # A Redis that vanished without a word is noticed; 0.8 s is what a request waits for a dead one.
         "socket_timeout": 10,
         "socket_connect_timeout": 0.8,
+        # Who publishes does not wait for Redis to come back: the reconciler makes up for it.
+        "max_retries": 0,
         "socket_keepalive": True,
         "health_check_interval": 10,
     },

@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
@@ -29,9 +30,9 @@ ListingKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class Decision:
-    """The asset a listing is of, how that was decided, and how surely (0 to 1)."""
+    """The asset that a listing is of, by its slug; how that was decided, and how surely (0 to 1)."""
 
-    asset: int
+    slug: str
     method: str
     confidence: float
 
@@ -70,34 +71,42 @@ class Listings:
 def _learn(connection: Connection, source: str, news: Mapping[ListingKey, Quote]) -> dict[ListingKey, _Listing]:
     """The listings that `news` speaks of, added or renamed where the table does not say the same; in sorted order."""
     listed = _listed(connection, source, news)
-    for key, quote in sorted(news.items()):
-        if key not in listed:
-            listing = _add_listing(connection, source, quote, decide_asset(connection, source, quote))
-        else:
-            listing = listed[key].id
-            if not _says_the_same(listed[key], quote):
-                _rename_listing(connection, listing, quote)
-        listed[key] = _Listing(listing, quote.symbol, quote.name)
-    return listed
+    for key, listing in listed.items():
+        if not _says_the_same(listing, news[key]):
+            _rename_listing(connection, listing.id, news[key])
+    new = [quote for key, quote in sorted(news.items()) if key not in listed]
+    if new:
+        _add_listings(connection, source, new, decide_assets(connection, source, new))
+    return _listed(connection, source, news)
 
 
 def _says_the_same(listing: _Listing | None, quote: Quote) -> bool:
     return listing is not None and (listing.symbol, listing.name) == (quote.symbol, quote.name)
 
 
-def decide_asset(connection: Connection, source: str, quote: Quote) -> Decision:
-    """The asset of a listing that was not met before; makes one where none fits."""
-    asset = _asset_of(connection, source, quote.source_asset_id)
-    if asset is not None:
-        return Decision(asset, "same_id", 1)
-    for other_source, other_id in known_pairs().get((source, quote.source_asset_id), ()):
-        asset = _asset_of(connection, other_source, other_id)
-        if asset is not None:
-            return Decision(asset, "known_pair", 1)
-    named_alike = _assets_named_alike(connection, source, quote)
-    if len(named_alike) == 1:
-        return Decision(named_alike[0], "symbol_and_name", 0.95)
-    return Decision(_add_asset(connection, quote), "new", 1)
+def decide_assets(connection: Connection, source: str, quotes: Sequence[Quote]) -> list[Decision]:
+    """The asset of each listing, none of which was met before; makes one where none fits."""
+    by_id = _assets_by_id(connection, source, quotes)
+    by_pair = _assets_by_known_pair(connection, source, quotes)
+    by_name = _assets_by_name(connection, source, quotes)
+    slugs = _Slugs(connection, quotes)
+    decisions, new = [], []
+    for quote in quotes:
+        id_, named = quote.source_asset_id, (quote.symbol.upper(), normalise_name(quote.name))
+        if id_ in by_id:
+            decision = Decision(by_id[id_], "same_id", 1)
+        elif id_ in by_pair:
+            decision = Decision(by_pair[id_], "known_pair", 1)
+        elif len(by_name.get(named, ())) == 1:
+            # Taken out: what one source lists under two ids, it holds for two things.
+            decision = Decision(by_name.pop(named)[0], "symbol_and_name", 0.95)
+        else:
+            decision = Decision(slugs.free(quote), "new", 1)
+            new.append((decision.slug, quote))
+        by_id[id_] = decision.slug
+        decisions.append(decision)
+    _add_assets(connection, new)
+    return decisions
 
 
 def normalise_name(name: str) -> str:
@@ -126,50 +135,96 @@ def _listed(connection: Connection, source: str, keys: Iterable[ListingKey]) -> 
     return {(row.source_asset_id, row.quote_currency): _Listing(row.id, row.symbol, row.name) for row in rows}
 
 
-def _asset_of(connection: Connection, source: str, source_asset_id: str) -> int | None:
-    asset: int | None = connection.scalar(
-        text("SELECT asset FROM listings WHERE source = :source AND source_asset_id = :id LIMIT 1"),
-        {"source": source, "id": source_asset_id},
-    )
-    return asset
-
-
-def _assets_named_alike(connection: Connection, source: str, quote: Quote) -> list[int]:
-    """Assets with the same symbol and the same normalised name that the source does not list under another id."""
-    name = normalise_name(quote.name)
-    if not name:
-        return []
+def _assets_by_id(connection: Connection, source: str, quotes: Iterable[Quote]) -> dict[str, str]:
+    """By source_asset_id, for what the source lists already: in another quote currency, say."""
     rows = connection.execute(
         text("""
-            SELECT id, name FROM assets
-             WHERE upper(symbol) = upper(:symbol)
+            SELECT DISTINCT source_asset_id, slug FROM listings JOIN assets ON assets.id = listings.asset
+             WHERE source = :source AND source_asset_id = ANY(:ids)
+        """),
+        {"source": source, "ids": [quote.source_asset_id for quote in quotes]},
+    )
+    return {row.source_asset_id: row.slug for row in rows}
+
+
+def _assets_by_known_pair(connection: Connection, source: str, quotes: Iterable[Quote]) -> dict[str, str]:
+    """By source_asset_id, for those of which another source lists the known counterpart."""
+    found = {}
+    for id_ in {quote.source_asset_id for quote in quotes}:
+        for other_source, other_id in known_pairs().get((source, id_), ()):
+            slug = connection.scalar(
+                text("""
+                    SELECT slug FROM listings JOIN assets ON assets.id = listings.asset
+                     WHERE source = :source AND source_asset_id = :id LIMIT 1
+                """),
+                {"source": other_source, "id": other_id},
+            )
+            if slug:
+                found[id_] = slug
+    return found
+
+
+def _assets_by_name(connection: Connection, source: str, quotes: Iterable[Quote]) -> dict[tuple[str, str], list[str]]:
+    """By symbol and normalised name, for assets that the source does not list; names that say nothing match nothing."""
+    rows = connection.execute(
+        text("""
+            SELECT upper(symbol) AS symbol, name, slug FROM assets
+             WHERE upper(symbol) = ANY(:symbols)
                AND NOT EXISTS (SELECT FROM listings WHERE listings.asset = assets.id AND listings.source = :source)
         """),
-        {"symbol": quote.symbol, "source": source},
+        {"symbols": list({quote.symbol.upper() for quote in quotes}), "source": source},
     )
-    return [row.id for row in rows if normalise_name(row.name) == name]
+    by_name: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if name := normalise_name(row.name):
+            by_name.setdefault((row.symbol, name), []).append(row.slug)
+    return by_name
 
 
-def _add_asset(connection: Connection, quote: Quote) -> int:
-    asset: int = connection.execute(
-        text("INSERT INTO assets (slug, symbol, name) VALUES (:slug, :symbol, :name) RETURNING id"),
-        {"slug": _free_slug(connection, quote), "symbol": quote.symbol.upper(), "name": quote.name},
-    ).scalar_one()
-    return asset
+class _Slugs:
+    """Slugs that no asset has: `bitcoin`; where that is taken `bitcoin-btc2`; then `bitcoin-btc2-2`, `-3`, …"""
 
+    def __init__(self, connection: Connection, quotes: Iterable[Quote]):
+        self._connection = connection
+        self._taken = self._among({slug for quote in quotes for slug in self._plain(quote)})
 
-def _free_slug(connection: Connection, quote: Quote) -> str:
-    """`bitcoin`; `bitcoin-btc2` where that is taken; then `bitcoin-btc2-2`, `-3`, …"""
-    name = _slug(quote.name) or _slug(quote.source_asset_id) or "asset"
-    with_symbol = f"{name}-{_slug(quote.symbol)}".rstrip("-")
-    taken = set(
-        connection.scalars(
-            text("SELECT slug FROM assets WHERE slug = :name OR slug = :with_symbol OR slug LIKE :numbered"),
-            {"name": name, "with_symbol": with_symbol, "numbered": f"{with_symbol}-%"},
+    def free(self, quote: Quote) -> str:
+        """The first that is free; it is taken from now on."""
+        slug = next(slug for slug in self._candidates(quote) if slug not in self._taken)
+        self._taken.add(slug)
+        return slug
+
+    def _candidates(self, quote: Quote) -> Iterator[str]:
+        yield from self._plain(quote)
+        with_symbol = self._plain(quote)[-1]
+        for number in count(2):
+            slug = f"{with_symbol}-{number}"
+            self._taken |= self._among({slug})
+            yield slug
+
+    def _plain(self, quote: Quote) -> tuple[str, str]:
+        name = _slug(quote.name) or _slug(quote.source_asset_id) or "asset"
+        return name, f"{name}-{_slug(quote.symbol)}".rstrip("-")
+
+    def _among(self, slugs: Collection[str]) -> set[str]:
+        taken = self._connection.scalars(
+            text("SELECT slug FROM assets WHERE slug = ANY(:slugs)"), {"slugs": list(slugs)}
         )
+        return set(taken)
+
+
+def _add_assets(connection: Connection, new: Sequence[tuple[str, Quote]]) -> None:
+    connection.execute(
+        text("""
+            INSERT INTO assets (slug, symbol, name)
+            SELECT * FROM unnest(CAST(:slugs AS text[]), CAST(:symbols AS text[]), CAST(:names AS text[]))
+        """),
+        {
+            "slugs": [slug for slug, _ in new],
+            "symbols": [quote.symbol.upper() for _, quote in new],
+            "names": [quote.name for _, quote in new],
+        },
     )
-    candidates = (name, with_symbol, *(f"{with_symbol}-{number}" for number in range(2, len(taken) + 3)))
-    return next(slug for slug in candidates if slug not in taken)
 
 
 def _slug(words: str) -> str:
@@ -177,23 +232,28 @@ def _slug(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def _add_listing(connection: Connection, source: str, quote: Quote, decision: Decision) -> int:
-    listing: int = connection.execute(
+def _add_listings(connection: Connection, source: str, quotes: Sequence[Quote], decisions: Sequence[Decision]) -> None:
+    connection.execute(
         text("""
             INSERT INTO listings (source, source_asset_id, quote_currency, symbol, name, asset, method, confidence)
-            VALUES (:source, :source_asset_id, :quote_currency, :symbol, :name, :asset, :method, :confidence)
-            RETURNING id
+            SELECT :source, it.id, it.currency, it.symbol, it.name, assets.id, it.method, it.confidence
+              FROM unnest(CAST(:ids AS text[]), CAST(:currencies AS text[]), CAST(:symbols AS text[]),
+                          CAST(:names AS text[]), CAST(:slugs AS text[]), CAST(:methods AS text[]),
+                          CAST(:confidences AS numeric[]))
+                AS it(id, currency, symbol, name, slug, method, confidence)
+              JOIN assets USING (slug)
         """),
         {
             "source": source,
-            "source_asset_id": quote.source_asset_id,
-            "quote_currency": quote.quote_currency,
-            "symbol": quote.symbol,
-            "name": quote.name,
-            **vars(decision),
+            "ids": [quote.source_asset_id for quote in quotes],
+            "currencies": [quote.quote_currency for quote in quotes],
+            "symbols": [quote.symbol for quote in quotes],
+            "names": [quote.name for quote in quotes],
+            "slugs": [decision.slug for decision in decisions],
+            "methods": [decision.method for decision in decisions],
+            "confidences": [decision.confidence for decision in decisions],
         },
-    ).scalar_one()
-    return listing
+    )
 
 
 def _rename_listing(connection: Connection, listing: int, quote: Quote) -> None:

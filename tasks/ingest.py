@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from settings import Settings, get_settings
-from sources.registry import SOURCES
 from sources.contract import TerminalError, TransientError
+from sources.registry import SOURCES
 from tasks.celery import celery
 from tasks.claims import Claim, ClaimLost, claim_run, end, fail, put_back, succeed, wait
 from tasks.database import worker_engine
@@ -45,12 +45,12 @@ def ingest(run: str, *_: Any, **__: Any) -> None:
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
         log.info("slice_started", slice=claim.number, attempt=claim.attempts)
         try:
-            _work(engine, settings, claim)
+            work_on(engine, settings, claim)
         except (ClaimLost, LeaseLost) as lost:
             log.warning("slice_fenced_off", detail=str(lost))
 
 
-def _work(engine: Engine, settings: Settings, claim: Claim) -> None:
+def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     """One slice, and the move of the run that follows from how it went. Raises ClaimLost, LeaseLost."""
     if claim.attempts > settings.max_attempts:
         _give_up(engine, claim, "poisoned", f"{claim.attempts - 1} starts in a row ended without a committed page")
@@ -64,6 +64,8 @@ def _work(engine: Engine, settings: Settings, claim: Claim) -> None:
         return
     try:
         Slice(engine, settings, source, claim).work()
+    except (ClaimLost, LeaseLost):
+        raise
     except SliceEnded:
         put_back(engine, claim)
         log.info("slice_ended")

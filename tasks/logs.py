@@ -6,7 +6,7 @@ import logging
 import logging.config
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -14,6 +14,7 @@ from structlog.typing import EventDict, Processor
 from settings import Settings, secrets_in
 
 HIDDEN = "[hidden]"
+NOT_LOGGED = "event_not_logged"
 CHATTY = ("urllib3", "kombu", "amqp", "celery.redirected", "werkzeug")
 
 
@@ -28,7 +29,7 @@ def configure_logging(settings: Settings) -> None:
     ]
     # Tracebacks become text before secrets are taken out, and colours come after.
     rendered: list[Processor] = [structlog.processors.format_exc_info, _Redactor(secrets_in(os.environ))]
-    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    last = structlog.processors.JSONRenderer() if as_json else _console()
     logging.config.dictConfig(
         {
             "version": 1,
@@ -40,7 +41,7 @@ def configure_logging(settings: Settings) -> None:
                     "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered, last],
                 }
             },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "events"}},
+            "handlers": {"stderr": {"()": _Handler, "formatter": "events"}},
             "root": {"handlers": ["stderr"], "level": settings.log_level},
             "loggers": {name: {"level": "WARNING"} for name in CHATTY},
         }
@@ -56,6 +57,21 @@ def configure_logging(settings: Settings) -> None:
     )
 
 
+def _console() -> structlog.dev.ConsoleRenderer:
+    # The traceback is text already.
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Says that an event could not be written, where logging itself would print it with its arguments, secrets too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 — logging's name
+        if record.msg != NOT_LOGGED:
+            known = {"name": record.name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": NOT_LOGGED}
+            where = {"where": f"{record.pathname}:{record.lineno}", "error": type(sys.exception()).__name__}
+            self.handle(logging.makeLogRecord(known | where))
+
+
 class _Redactor:
     """Takes every secret of the environment out of an event, wherever it stands in it."""
 
@@ -63,11 +79,11 @@ class _Redactor:
         self._secrets = secrets
 
     def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
-        return {key: self._without_secrets(value) for key, value in event.items()}
+        return cast(EventDict, self._without_secrets(event))
 
     def _without_secrets(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: self._without_secrets(inner) for key, inner in value.items()}
+            return {self._without_secrets(str(key)): self._without_secrets(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             return [self._without_secrets(inner) for inner in value]
         if isinstance(value, int | float | None):

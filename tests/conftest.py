@@ -42,28 +42,41 @@ SHORT_TIMES = {
 }
 
 _servers = ExitStack()
-_folder = Path()
 
 
-def pytest_sessionstart() -> None:
-    """Start the servers before any module that reads settings is imported; nothing of the caller's reaches the tests."""
-    global _folder
+def _start_servers() -> None:
+    """Start the servers; nothing of the caller's environment reaches the tests."""
     for name in list(os.environ):
         if name.startswith(("COINPAPRIKA_", "COINGECKO_", "CSV_", "API_TOKEN", "READS_", "EXTRA_", "LOG_")):
             del os.environ[name]
-    _folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-"))
-    _servers.callback(shutil.rmtree, _folder, ignore_errors=True)
-    postgres, valkey = Postgres(_folder), Valkey(_folder)
+    folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-"))
+    _servers.callback(shutil.rmtree, folder, ignore_errors=True)
+    postgres, valkey = Postgres(folder), Valkey(folder)
     _servers.callback(postgres.erase)
     os.environ |= SHORT_TIMES | {
         "DATABASE_URL": _servers.enter_context(postgres).url,
         "REDIS_URL": _servers.enter_context(valkey).url,
     }
+    # A test's server may lose its data in a power cut, as long as it is quick.
+    _run_sql("ALTER SYSTEM SET fsync = off")
+    _run_sql("SELECT pg_reload_conf()")
     subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, check=True)
     _run_sql(f"ALTER DATABASE kasparro RENAME TO {TEMPLATE}")
 
 
-def pytest_sessionfinish() -> None:
+def _run_sql(statement: str) -> None:
+    connection = psycopg2.connect(os.environ["DATABASE_URL"].rpartition("/")[0] + "/postgres")
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
+
+
+# Now, not in a hook: pytest imports the conftest.py of every folder first, and those import what reads the settings.
+_start_servers()
+
+
+def pytest_unconfigure() -> None:
     _servers.close()
 
 
@@ -82,7 +95,7 @@ def make_database() -> Iterator[Callable[[], str]]:
 
     def make() -> str:
         name = f"test_{uuid.uuid4().hex}"
-        _run_sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+        _run_sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         made.append(name)
         return os.environ["DATABASE_URL"].rpartition("/")[0] + f"/{name}"
 
@@ -127,7 +140,7 @@ def start(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Ca
 
     def start(role: str, **environ: str) -> Process:
         number = len(started)
-        process = Process(role, tmp_path / f"{role}-{number}.log", {**environ, "DATABASE_URL": database_url})
+        process = Process(role, tmp_path / f"{role}-{number}.log", {"DATABASE_URL": database_url, **environ})
         started.append(process)
         return process
 
@@ -135,11 +148,3 @@ def start(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Ca
     for process in started:
         process.kill()
         print(f"--- {process.role}", process.log.read_text(), sep="\n")  # noqa: T201 — pytest shows it for a failure
-
-
-def _run_sql(statement: str) -> None:
-    connection = psycopg2.connect(os.environ["DATABASE_URL"].rpartition("/")[0] + "/postgres")
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-    connection.close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,8 +17,20 @@ T = TypeVar("T")
 CELERY = [sys.executable, "-m", "celery", "-A", "tasks.celery"]
 ROLES = {
     "worker": [*CELERY, "worker", "-Q", "ingest", "-c", "2", "-n", "worker@%h", "--without-gossip", "--without-mingle"],
-    "control": [*CELERY, "worker", "-Q", "control", "-c", "1", "-n", "control@%h", "--without-gossip", "--without-mingle"],
+    "control": [
+        *CELERY,
+        "worker",
+        "-Q",
+        "control",
+        "-c",
+        "1",
+        "-n",
+        "control@%h",
+        "--without-gossip",
+        "--without-mingle",
+    ],
     "beat": [*CELERY, "beat"],
+    "web": [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "app:create_app()"],
 }
 ROOT = Path(__file__).parent.parent
 
@@ -38,22 +51,23 @@ class Process:
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the process has ended by itself."""
+        self._process.wait(timeout)
+
     def signal(self, signum: int) -> None:
         """Send a signal to the process and to all that it forked."""
         os.killpg(self._process.pid, signum)
 
     def kill(self) -> None:
         """kill -9, children and all; may be called twice."""
-        try:
+        with suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
-
-    def stop(self, timeout: float = 20) -> None:
-        """Ask the main process to end, and wait until it has."""
-        self._process.terminate()
-        self._process.wait(timeout)
 
 
 def until(condition: Callable[[], T], *, within: float = 20, what: str = "") -> T:

@@ -1,0 +1,87 @@
+"""Working on a run in the test's own process, and looking at what it left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, RowMapping, text
+
+from settings import Settings
+from sources.contract import Source
+from sources.registry import SOURCES
+from tasks.claims import claim_run
+from tasks.ingest import work_on
+from tasks.runs import RunRequest, request_runs
+
+
+@dataclass
+class Bench:
+    """Runs of a source, slice by slice, in this process; no broker is needed for that."""
+
+    engine: Engine
+    settings: Settings
+    monkeypatch: pytest.MonkeyPatch
+
+    def request(self, source: Source, **parameters: Any) -> uuid.UUID:
+        self.register(source)
+        return request_runs(self.engine, [RunRequest(source.name, **parameters)], requested_by="test")[0].run
+
+    def register(self, source: Source) -> None:
+        self.monkeypatch.setitem(SOURCES, source.name, source)  # type: ignore[arg-type]  # a dict, to everyone a Mapping
+
+    def slice(self, run: uuid.UUID, **settings: Any) -> RowMapping:
+        """Work on a run for one slice, if it is due; gives its row."""
+        claim = claim_run(self.engine, run)
+        if claim is not None:
+            work_on(self.engine, replace(self.settings, **settings), claim)
+        return self.run(run)
+
+    def ingest(self, source: Source, **parameters: Any) -> RowMapping:
+        """One run of one slice, from its request to its row."""
+        return self.slice(self.request(source, **parameters))
+
+    def run(self, run: uuid.UUID) -> RowMapping:
+        return self.rows("SELECT * FROM runs WHERE id = :run", run=run)[0]
+
+    def rows(self, query: str, **values: Any) -> list[RowMapping]:
+        with self.engine.begin() as connection:
+            result = connection.execute(text(query), values)
+            return list(result.mappings()) if result.returns_rows else []
+
+    def one(self, query: str, **values: Any) -> Any:
+        """The one value that a query gives."""
+        [row] = self.rows(query, **values)
+        [value] = row.values()
+        return value
+
+
+@pytest.fixture
+def bench(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, broker: object) -> Bench:
+    return Bench(engine, settings, monkeypatch)
+
+
+CONTENT = """
+    SELECT l.source, l.source_asset_id, l.quote_currency, l.symbol, l.name, a.slug, q.observed_at, q.price, q.open,
+           q.high, q.low, q.volume_24h, q.market_cap, q.change_24h_pct, q.rank, q.circulating_supply, q.total_supply,
+           q.max_supply, n.observed_at = q.observed_at AS newest
+      FROM quotes q JOIN listings l ON l.id = q.listing_id JOIN assets a ON a.id = l.asset
+      LEFT JOIN latest_quotes n ON n.listing_id = l.id
+     ORDER BY l.source, l.source_asset_id, l.quote_currency, q.observed_at
+"""
+
+
+@pytest.fixture
+def content() -> Callable[[Engine], str]:
+    """A hash over all that was loaded, by natural keys and values: equal for equal data, however it came."""
+
+    def content(engine: Engine) -> str:
+        with engine.connect() as connection:
+            rows = [tuple(map(str, row)) for row in connection.execute(text(CONTENT))]
+        return f"{len(rows)} quotes, {hashlib.sha256(repr(rows).encode()).hexdigest()}"
+
+    return content

@@ -1,0 +1,316 @@
+"""What a run does with its pages, slice by slice, on a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import Engine
+
+from sources.contract import BLANK, Http, Page, Reject, TerminalError, TransientError, Window
+from tasks.claims import ClaimLost, claim_run
+from tasks.ingest import work_on
+from tasks.leases import LeaseLost
+from tasks.reconciler import reconcile
+from tasks.runs import request_cancel
+from tests.tasks.conftest import Bench
+from tests.upstreams import FETCHED, OBSERVED, canned, item
+
+COUNTERS = """
+    SELECT sum(fetched) AS fetched, sum(inserted) AS inserted, sum(updated) AS updated, sum(unchanged) AS unchanged,
+           sum(deduplicated) AS deduplicated, sum(rejected) AS rejected
+      FROM pages WHERE run = :run
+"""
+
+
+def counters(bench: Bench, run: object) -> tuple[int, ...]:
+    """fetched, inserted, updated, unchanged, deduplicated, rejected."""
+    return tuple(bench.rows(COUNTERS, run=run)[0].values())
+
+
+def test_loading_twice_is_loading_once(bench: Bench, content: Callable[[Engine], str]) -> None:
+    source = canned([item(0), item(1)], [item(2)])
+    first = bench.ingest(source)
+    loaded = content(bench.engine)
+    second = bench.ingest(source)
+    assert (first["status"], second["status"]) == ("succeeded", "succeeded")
+    assert counters(bench, first["id"]) == (3, 3, 0, 0, 0, 0)
+    assert counters(bench, second["id"]) == (3, 0, 0, 3, 0, 0)
+    assert content(bench.engine) == loaded
+    assert bench.one("SELECT count(*) FROM raw_bodies") == 2
+    assert bench.one("SELECT count(*) FROM pages") == 4
+
+
+def test_an_unchanged_quote_is_not_written_again(bench: Bench) -> None:
+    bench.ingest(canned([item()]))
+    before = bench.rows("SELECT xmin::text, run FROM quotes")
+    bench.ingest(canned([item()], fetched_at=FETCHED + timedelta(hours=1)))
+    assert bench.rows("SELECT xmin::text, run FROM quotes") == before
+
+
+def test_a_bad_item_is_a_reject_with_its_reason_and_its_run_partial(bench: Bench) -> None:
+    run = bench.ingest(canned([item(0), item(1, price="much"), item(2)]))
+    assert run["status"] == "partial"
+    assert counters(bench, run["id"]) == (3, 2, 0, 0, 0, 1)
+    [reject] = bench.rows("SELECT * FROM rejects")
+    assert reject["item_index"] == 1
+    assert '"coin-1"' in reject["item"]
+    assert reject["reasons"] == [
+        {"field": "price", "code": "not_a_number", "detail": "expected a number, got 'much'"},
+    ]
+
+
+def test_the_same_reject_of_the_same_body_is_kept_once(bench: Bench) -> None:
+    source = canned([item(0), item(1, price="much")])
+    bench.ingest(source)
+    assert bench.ingest(source)["status"] == "partial"
+    assert bench.one("SELECT count(*) FROM rejects") == 1
+
+
+def test_an_item_that_breaks_the_mapping_costs_no_other(bench: Bench) -> None:
+    def normalize(it: dict[str, str]) -> dict[str, str]:
+        return it | {"price": it["price"].strip()}
+
+    run = bench.ingest(canned([item(0), item(1, price=None), item(2)], normalize=normalize))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (3, 2, 0, 0, 0, 1))
+    assert bench.one("SELECT reasons->0->>'code' FROM rejects") == "unmappable"
+
+
+def test_items_with_nul_nan_and_broken_characters_are_rejects_not_failures(bench: Bench) -> None:
+    odd = [item(1, name="a\x00b"), item(2, name="\ud800"), item(3, price="NaN"), item(4, price=None, x="\x00\ud800")]
+    run = bench.ingest(canned([item(0), *odd]))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (5, 1, 0, 0, 0, 4))
+
+
+def test_items_without_a_price_alone_do_not_make_a_run_partial(bench: Bench) -> None:
+    run = bench.ingest(canned([item(0), item(1, price=None)]))
+    assert (run["status"], counters(bench, run["id"])) == ("succeeded", (2, 1, 0, 0, 0, 1))
+
+
+def test_a_run_whose_items_were_all_rejected_has_failed(bench: Bench) -> None:
+    run = bench.ingest(canned([item(0, price=None), item(1, symbol="")]))
+    assert (run["status"], run["error_code"]) == ("failed", "nothing_loaded")
+    assert f"/runs/{run['id']}/rejects" in run["error_detail"]
+
+
+def test_every_item_is_accounted_for_where_it_ends(bench: Bench) -> None:
+    def parse(page: object) -> list[object]:
+        return [
+            item(0),
+            BLANK,
+            item(1),
+            item(1, price="2"),
+            Reject("", "ragged", "3 cells, expected 4", item=["a"]),
+            item(2, price="-1"),
+        ]
+
+    bench.ingest(canned([item(0)]))
+    run = bench.ingest(canned([item(0)], parse=parse, fetched_at=FETCHED + timedelta(hours=1)))
+    assert counters(bench, run["id"]) == (5, 1, 0, 1, 1, 2)
+    assert bench.one("SELECT sum(blank) FROM pages") == 1
+    assert bench.one("SELECT price FROM quotes JOIN listings l ON l.id = listing_id WHERE symbol = 'C1'") == 2
+
+
+def test_a_correction_comes_and_an_older_fetch_does_not_win(bench: Bench) -> None:
+    bench.ingest(canned([item(price="1")]))
+    corrected = bench.ingest(canned([item(price="2")], fetched_at=FETCHED + timedelta(hours=1)))
+    assert counters(bench, corrected["id"])[2] == 1
+    late = bench.ingest(canned([item(price="3")], fetched_at=FETCHED + timedelta(minutes=30)))
+    assert counters(bench, late["id"])[3] == 1
+    assert bench.one("SELECT price FROM quotes") == 2
+    assert bench.one("SELECT run FROM quotes") == corrected["id"]
+
+
+def test_money_is_kept_to_the_last_digit(bench: Bench) -> None:
+    prices = ["3e-9", "1E-8", "30538.078793975994", "420000000000000000", "4.2e17", "0.1"]
+    bench.ingest(canned([item(number, price=price) for number, price in enumerate(prices)]))
+    kept = bench.rows("SELECT price FROM quotes ORDER BY listing_id")
+    assert [row["price"] for row in kept] == [Decimal(price) for price in prices]
+
+
+def test_the_newest_quote_of_a_listing_is_found_whatever_order_they_came_in(bench: Bench) -> None:
+    days = [(OBSERVED + timedelta(days=day)).isoformat() for day in (1, 3, 2)]
+    bench.ingest(canned([item(observed_at=days[0])], [item(observed_at=days[1])], [item(observed_at=days[2])]))
+    assert bench.one("SELECT observed_at FROM latest_quotes") == OBSERVED + timedelta(days=3)
+    assert bench.one("SELECT count(*) FROM quotes") == 3
+
+
+def test_a_time_beyond_now_and_skew_is_a_reject(bench: Bench) -> None:
+    ahead = (FETCHED + timedelta(seconds=bench.settings.clock_skew + 1)).isoformat()
+    run = bench.ingest(canned([item(0), item(1, observed_at=ahead)]))
+    assert run["status"] == "partial"
+    assert bench.one("SELECT reasons->0->>'code' FROM rejects") == "in_future"
+
+
+def test_a_run_resumes_at_the_page_a_slice_reached(bench: Bench) -> None:
+    asked: list[int] = []
+    run = bench.request(canned([item(0)], [item(1)], [item(2)], before=asked.append))
+    for status in ("queued", "queued", "queued", "succeeded"):
+        assert bench.slice(run, task_slice=0)["status"] == status
+    assert asked == [0, 1, 2]
+    assert bench.run(run)["claims"] == 4
+    assert bench.run(run)["attempts"] == 1
+    assert [row["seq"] for row in bench.rows("SELECT seq FROM pages ORDER BY seq")] == [0, 1, 2]
+
+
+def test_full_refresh_starts_from_no_cursor_and_still_resumes(bench: Bench) -> None:
+    cursors: list[object] = []
+    source = canned([item(0)], [item(1)])
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        cursors.append(window.cursor and window.cursor["next"])
+        yield from source.fetch(window, http)
+
+    spied = replace(source, fetch=fetch)
+    bench.ingest(spied)
+    run = bench.request(spied, full_refresh=True)
+    bench.slice(run, task_slice=0)
+    bench.slice(run)
+    assert cursors == [None, None, 1]
+
+
+def test_a_transient_error_makes_the_run_wait_as_long_as_the_upstream_says(bench: Bench) -> None:
+    def rate_limited(number: int) -> None:
+        raise TransientError("too many calls", code="rate_limited", retry_after=53)
+
+    run = bench.ingest(canned([item()], before=rate_limited))
+    assert run["status"] == "waiting"
+    assert run["waiting_reason"] == "rate_limited: too many calls"
+    assert bench.one("SELECT next_attempt_at - clock_timestamp() BETWEEN '50s' AND '53s' FROM runs")
+    assert claim_run(bench.engine, run["id"]) is None
+    assert bench.one("SELECT lease_run FROM checkpoints") is None
+
+
+def test_a_run_gives_up_after_so_many_waits_and_a_committed_page_starts_the_count_anew(bench: Bench) -> None:
+    down = {1, 2, 3, 5, 6, 7, 8, 9}
+    tries: list[int] = []
+
+    def sometimes(number: int) -> None:
+        tries.append(number)
+        if len(tries) in down:
+            raise TransientError("down")
+
+    run = bench.request(canned([item(0)], [item(1)], before=sometimes))
+    for _ in range(20):
+        bench.rows("UPDATE runs SET next_attempt_at = NULL WHERE status = 'waiting'")
+        if bench.slice(run, max_waits=3, task_slice=0)["status"] == "failed":
+            break
+    assert tries == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert bench.run(run)["error_code"] == "upstream_unavailable"
+    assert "gave up after 3 waits" in bench.run(run)["error_detail"]
+
+
+def test_what_waiting_cannot_mend_fails_the_run_and_pauses_the_source(bench: Bench) -> None:
+    def refused(number: int) -> None:
+        raise TerminalError("quota used up", code="payment_required", pause=timedelta(days=1))
+
+    run = bench.ingest(canned([item()], before=refused))
+    assert (run["status"], run["error_code"], run["error_detail"]) == ("failed", "payment_required", "quota used up")
+    assert bench.one("SELECT paused_until > clock_timestamp() + interval '23h' FROM sources WHERE name = 'canned'")
+    waiting = bench.ingest(canned([item()]))
+    assert waiting["status"] == "waiting"
+    assert "paused" in waiting["waiting_reason"]
+
+
+def test_a_partition_that_cannot_be_read_does_not_keep_the_others_out(bench: Bench) -> None:
+    source = canned([item(0)], partitions=("a.csv", "bad.csv", "c.csv"))
+    whole = source.fetch
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        if window.partition == "bad.csv":
+            raise TerminalError("bad.csv: cannot be read", code="file_unreadable")
+        return whole(window, http)
+
+    run = bench.ingest(replace(source, fetch=fetch))
+    assert (run["status"], run["error_code"]) == ("failed", "file_unreadable")
+    assert "bad.csv" in run["error_detail"]
+    assert [row["partition"] for row in bench.rows("SELECT partition FROM pages ORDER BY 1")] == ["a.csv", "c.csv"]
+
+
+def test_a_bug_in_a_source_fails_its_run_and_shows_no_trace_to_readers(bench: Bench) -> None:
+    def broken(number: int) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    run = bench.ingest(canned([item()], before=broken))
+    assert (run["status"], run["error_code"]) == ("failed", "internal_error")
+    assert run["error_detail"] == "ZeroDivisionError; the log has the traceback"
+
+
+def test_a_slice_that_was_given_up_for_dead_writes_nothing_more(bench: Bench) -> None:
+    run = bench.request(canned([item(0)], [item(1)], before=lambda number: usurp(number)))
+
+    def usurp(number: int) -> None:
+        if number == 1:
+            bench.rows("UPDATE checkpoints SET lease_token = lease_token + 1")
+
+    claim = claim_run(bench.engine, run)
+    assert claim
+    with pytest.raises(LeaseLost):
+        work_on(bench.engine, bench.settings, claim)
+    assert bench.one("SELECT count(*) FROM quotes") == 1
+    assert bench.one("SELECT count(*) FROM pages") == 1
+    assert bench.one("SELECT cursor->>'next' FROM checkpoints") == "1"
+
+
+def test_a_slice_whose_run_was_claimed_anew_cannot_end_it(bench: Bench) -> None:
+    def reclaim(number: int) -> None:
+        bench.rows("UPDATE runs SET claims = claims + 1")
+
+    run = bench.request(canned([], before=reclaim))
+    claim = claim_run(bench.engine, run)
+    assert claim
+    with pytest.raises(ClaimLost):
+        work_on(bench.engine, bench.settings, claim)
+    assert bench.run(run)["status"] == "running"
+
+
+def test_a_partition_leased_to_another_run_makes_a_run_step_aside(bench: Bench) -> None:
+    bench.ingest(canned([item(0)]))
+    bench.rows("UPDATE checkpoints SET lease_run = gen_random_uuid(), lease_expires = clock_timestamp() + '1 min'")
+    run = bench.ingest(canned([item(1)]))
+    assert run["status"] == "waiting"
+    assert "is leased to run" in run["waiting_reason"]
+    assert bench.one("SELECT count(*) FROM quotes") == 1
+
+
+def test_a_run_whose_starts_all_die_is_poisoned_and_says_so(bench: Bench) -> None:
+    run = bench.request(canned([item(0)]))
+    for _ in range(bench.settings.max_attempts):
+        assert claim_run(bench.engine, run)  # and then its worker is gone
+        bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
+        reconcile(bench.engine, bench.settings)
+        assert bench.run(run)["status"] == "queued"
+    ended = bench.slice(run)
+    assert (ended["status"], ended["error_code"]) == ("failed", "poisoned")
+
+
+def test_a_cancelled_run_ends_before_its_next_page(bench: Bench) -> None:
+    def cancel(number: int) -> None:
+        if number == 1:
+            assert request_cancel(bench.engine, run) == "running"
+
+    run = bench.request(canned([item(0)], [item(1)], before=cancel))
+    ended = bench.slice(run)
+    assert (ended["status"], bool(ended["finished_at"])) == ("cancelled", True)
+    assert bench.one("SELECT count(*) FROM quotes") == 1
+    assert bench.one("SELECT lease_run FROM checkpoints") is None
+
+
+def test_what_rows_point_at_is_there(bench: Bench) -> None:
+    """quotes has no foreign keys; this is what proves that it needs none."""
+    bench.ingest(canned([item(0), item(1)], [item(2, price=None)]))
+    assert (
+        bench.one("""
+        SELECT (SELECT count(*) FROM quotes q LEFT JOIN listings l ON l.id = q.listing_id WHERE l.id IS NULL)
+             + (SELECT count(*) FROM quotes q LEFT JOIN runs r ON r.id = q.run WHERE r.id IS NULL)
+             + (SELECT count(*) FROM latest_quotes n LEFT JOIN quotes q USING (listing_id, observed_at)
+                 WHERE q.listing_id IS NULL)
+             + (SELECT count(*) FROM quotes q WHERE NOT EXISTS
+                 (SELECT FROM latest_quotes n WHERE n.listing_id = q.listing_id AND n.observed_at >= q.observed_at))
+             + (SELECT count(*) FROM rejects r LEFT JOIN raw_bodies b USING (source, digest) WHERE b.digest IS NULL)
+    """)
+        == 0
+    )

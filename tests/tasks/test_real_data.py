@@ -1,0 +1,64 @@
+"""The recordings of what upstreams really sent load whole, to the last digit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from sources import coingecko, coinpaprika
+from sources.contract import Http, Page, Source, Window
+from tests.tasks.conftest import Bench
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def recorded(source: Source, recording: Path) -> Source:
+    """The source, with a recording in place of its upstream."""
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        yield Page(recording.read_bytes(), "application/json", {"file": recording.name}, NOW, {"run": window.run})
+
+    return replace(source, fetch=fetch)
+
+
+def prices(bench: Bench) -> dict[str, Decimal]:
+    rows = bench.rows("SELECT source_asset_id, price FROM quotes JOIN listings ON listings.id = listing_id")
+    return {row["source_asset_id"]: row["price"] for row in rows}
+
+
+def test_all_of_coinpaprikas_tickers_load(bench: Bench, real_data: Path) -> None:
+    recording = real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"
+    run = bench.ingest(recorded(coinpaprika.source, recording))
+    sent = {coin["id"]: coin for coin in json.loads(recording.read_text(), parse_float=Decimal)}
+    assert len(sent) == 2541
+    assert prices(bench) == {id_: coin["quotes"]["USD"]["price"] for id_, coin in sent.items()}
+    assert run["status"] == "succeeded"
+    unknown = bench.rows("SELECT count(*) AS all, count(market_cap) AS caps, count(max_supply) AS max FROM quotes")
+    assert dict(unknown[0]) == {"all": 2541, "caps": 2541 - 680, "max": 2541 - 1998}
+
+
+def test_coins_of_one_source_that_share_a_symbol_stay_apart(bench: Bench, real_data: Path) -> None:
+    bench.ingest(recorded(coinpaprika.source, real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"))
+    assert bench.one("SELECT count(DISTINCT asset) FROM listings") == 2541
+
+
+def test_a_page_of_coingeckos_markets_loads(bench: Bench, real_data: Path) -> None:
+    recording = real_data / "coingecko" / "markets.p1.250.2022.json"
+    run = bench.ingest(recorded(coingecko.source, recording))
+    sent = json.loads(recording.read_text(), parse_float=Decimal)
+    assert run["status"] == "succeeded"
+    assert prices(bench) == {coin["id"]: coin["current_price"] for coin in sent}
+    assert len(sent) == 250
+
+
+def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, real_data: Path) -> None:
+    bench.ingest(recorded(coinpaprika.source, real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"))
+    bench.ingest(recorded(coingecko.source, real_data / "coingecko" / "markets.p1.250.2022.json"))
+    rows = bench.rows("""
+        SELECT source, source_asset_id FROM listings JOIN assets ON assets.id = asset WHERE slug = 'bitcoin' ORDER BY 1
+    """)
+    assert [tuple(row.values()) for row in rows] == [("coingecko", "bitcoin"), ("coinpaprika", "btc-bitcoin")]

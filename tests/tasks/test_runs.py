@@ -1,0 +1,184 @@
+"""Asking for runs: once is once, whoever asks and however often."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sources.registry import SOURCES
+from tasks.reconciler import reconcile
+from tasks.runs import (
+    IdempotencyMismatch,
+    RunConflict,
+    RunRequest,
+    UnknownSource,
+    pause_source,
+    request_cancel,
+    request_runs,
+    request_slot,
+    resume_source,
+)
+from tasks.schedule import request_due_runs, slot_at
+from tests.tasks.conftest import Bench
+from tests.upstreams import canned, item
+
+SLOT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_source_that_is_asked_for_again_while_it_runs_answers_with_that_run(bench: Bench) -> None:
+    [first] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
+    [second] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="b")
+    assert (first.created, second.created) == (True, False)
+    assert first.run == second.run
+
+
+def test_many_who_ask_at_once_get_one_run(bench: Bench) -> None:
+    answers: list[uuid.UUID] = []
+    together = threading.Barrier(8)
+
+    def ask(order: int) -> None:
+        together.wait(10)
+        wanted = [RunRequest("coingecko"), RunRequest("coinpaprika")][::order]
+        answers.extend(it.run for it in request_runs(bench.engine, wanted, requested_by="crowd"))
+
+    threads = [threading.Thread(target=ask, args=(order,)) for order in (1, -1) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(Counter(answers).values()) == [8, 8]
+    assert bench.one("SELECT count(*) FROM runs") == 2
+
+
+def test_a_run_with_other_parameters_in_the_way_is_named(bench: Bench) -> None:
+    [live] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
+    wanted = [RunRequest("coinpaprika"), RunRequest("coingecko", full_refresh=True)]
+    with pytest.raises(RunConflict) as conflict:
+        request_runs(bench.engine, wanted, requested_by="b")
+    assert conflict.value.run == live.run
+    assert bench.one("SELECT count(*) FROM runs") == 1
+
+
+def test_an_unknown_source_is_named_with_those_there_are(bench: Bench) -> None:
+    with pytest.raises(UnknownSource, match=r"'coingeko'.*coinpaprika, coingecko"):
+        request_runs(bench.engine, [RunRequest("coingeko")], requested_by="a")
+
+
+def test_an_idempotency_key_gives_the_first_answer_again_even_after_the_run(bench: Bench) -> None:
+    source = canned([item()])
+    bench.register(source)
+    [first] = request_runs(bench.engine, [RunRequest("canned")], requested_by="a", idempotency_key="k")
+    bench.slice(first.run)
+    [again] = request_runs(bench.engine, [RunRequest("canned")], requested_by="a", idempotency_key="k")
+    assert (again.run, again.created) == (first.run, False)
+    with pytest.raises(IdempotencyMismatch):
+        request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a", idempotency_key="k")
+
+
+def test_an_idempotency_key_is_forgotten_in_the_end(bench: Bench) -> None:
+    request_runs(bench.engine, [RunRequest("coinpaprika")], requested_by="a", idempotency_key="k")
+    bench.rows("UPDATE idempotency_keys SET expires_at = clock_timestamp()")
+    [other] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a", idempotency_key="k")
+    assert other.created
+
+
+def test_a_slot_is_run_once_however_often_it_is_asked_for(bench: Bench) -> None:
+    source = canned([item()])
+    bench.register(source)
+    first = request_slot(bench.engine, "canned", SLOT)
+    assert first
+    assert first.created
+    bench.slice(first.run)
+    again = request_slot(bench.engine, "canned", SLOT)
+    assert again
+    assert (again.run, again.created) == (first.run, False)
+    assert request_slot(bench.engine, "canned", SLOT + timedelta(hours=1)).created  # type: ignore[union-attr]
+
+
+def test_a_slot_that_meets_a_live_run_is_dropped(bench: Bench) -> None:
+    request_runs(bench.engine, [RunRequest("coingecko", full_refresh=True)], requested_by="a")
+    assert request_slot(bench.engine, "coingecko", SLOT) is None
+    assert bench.one("SELECT count(*) FROM runs") == 1
+
+
+def test_two_beats_make_one_run_for_each_source(bench: Bench) -> None:
+    for answered in ({}, {}):
+        request_due_runs(bench.engine, answered)
+    by_source = bench.rows("SELECT source, count(*) AS runs, min(scheduled_for) AS slot FROM runs GROUP BY source")
+    assert {row["source"]: row["runs"] for row in by_source} == dict.fromkeys(SOURCES, 1)
+    for row in by_source:
+        seconds = SOURCES[row["source"]].every.total_seconds()
+        assert row["slot"].timestamp() % seconds == 0
+
+
+def test_a_slot_starts_at_a_multiple_of_its_interval_since_the_epoch() -> None:
+    at = datetime(2026, 3, 29, 2, 17, 5, tzinfo=UTC)
+    assert slot_at(at, timedelta(minutes=10)) == datetime(2026, 3, 29, 2, 10, tzinfo=UTC)
+    assert slot_at(at, timedelta(hours=1)) == datetime(2026, 3, 29, 2, tzinfo=UTC)
+
+
+def test_a_paused_source_is_not_scheduled_and_resuming_makes_its_waiting_run_due(bench: Bench) -> None:
+    pause_source(bench.engine, "coingecko", None, "maintenance")
+    answered: dict[str, datetime] = {}
+    request_due_runs(bench.engine, answered)
+    assert bench.one("SELECT count(*) FROM runs WHERE source = 'coingecko'") == 0
+    source = canned([item()])
+    pause_source(bench.engine, "canned", None, "maintenance")
+    run = bench.ingest(source)
+    assert (run["status"], run["waiting_reason"]) == ("waiting", "the source is paused: maintenance")
+    resume_source(bench.engine, "canned")
+    assert bench.slice(run["id"])["status"] == "succeeded"
+
+
+def test_a_queued_or_waiting_run_is_cancelled_at_once(bench: Bench) -> None:
+    [queued] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
+    assert request_cancel(bench.engine, queued.run) == "cancelled"
+    assert bench.slice(queued.run)["status"] == "cancelled"
+    assert request_cancel(bench.engine, queued.run) == "cancelled"
+    assert request_cancel(bench.engine, uuid.uuid4()) is None
+
+
+def test_the_reconciler_publishes_what_never_was_and_leaves_a_fresh_message_alone(bench: Bench, broker) -> None:  # type: ignore[no-untyped-def]
+    [run] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
+    assert broker.llen("ingest") == 1
+    reconcile(bench.engine, bench.settings)
+    assert broker.llen("ingest") == 1
+    broker.flushall()
+    bench.rows("UPDATE runs SET published_at = clock_timestamp() - interval '3s'")
+    reconcile(bench.engine, bench.settings)
+    assert broker.llen("ingest") == 1
+    assert bench.run(run.run)["publish_count"] == 2
+
+
+def test_the_gap_to_the_next_publication_doubles(bench: Bench, broker) -> None:  # type: ignore[no-untyped-def]
+    request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
+    gap = bench.settings.publish_gap
+    for count, seconds, published in ((1, gap + 1, 1), (3, gap * 4 - 1, 0), (3, gap * 4 + 1, 1)):
+        broker.flushall()
+        bench.rows(
+            "UPDATE runs SET publish_count = :count, published_at = clock_timestamp() - :ago",
+            count=count,
+            ago=timedelta(seconds=seconds),
+        )
+        reconcile(bench.engine, bench.settings)
+        assert broker.llen("ingest") == published
+
+
+def test_the_reconciler_leaves_a_run_with_a_live_lease_alone(bench: Bench) -> None:
+    from tasks.claims import claim_run
+    from tasks.leases import take_lease
+
+    run = bench.request(canned([item()]))
+    claim = claim_run(bench.engine, run)
+    assert claim
+    take_lease(bench.engine, claim, "", 60)
+    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
+    reconcile(bench.engine, bench.settings)
+    assert bench.run(run)["status"] == "running"
+    bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
+    reconcile(bench.engine, bench.settings)
+    assert bench.run(run)["status"] == "queued"

@@ -1,0 +1,114 @@
+"""An upstream on loopback, in CoinGecko's format, that can be made to misbehave; and sources without any network."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from sources.contract import Http, Page, Source, Window
+from sources.json_body import json_list
+
+OBSERVED = datetime(2026, 1, 1, tzinfo=UTC)
+FETCHED = datetime(2026, 2, 1, tzinfo=UTC)
+
+
+@dataclass
+class Markets:
+    """Serves `coins` on /coins/markets. before: called with the page's number first; may answer in its place."""
+
+    server: HTTPServer
+    coins: list[dict[str, Any]]
+    before: Callable[[int], Response | None] = lambda _: None
+    asked: list[int] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server.expect_request("/coins/markets").respond_with_handler(self._answer)
+
+    @property
+    def url(self) -> str:
+        return self.server.url_for("").rstrip("/")
+
+    def _answer(self, request: Request) -> Response:
+        number, size = int(request.args["page"]), int(request.args["per_page"])
+        self.asked.append(number)
+        self.headers.append(dict(request.headers))
+        return self.before(number) or Response(
+            json.dumps(self.coins[(number - 1) * size : number * size]), content_type="application/json"
+        )
+
+
+def coins(count: int, *, price: str = "1.5") -> list[dict[str, Any]]:
+    """As many coins as asked for, in CoinGecko's format."""
+    return [
+        {
+            "id": f"coin-{number}",
+            "symbol": f"c{number}",
+            "name": f"Coin {number}",
+            "current_price": float(price) + number,
+            "market_cap": 1000 * number,
+            "market_cap_rank": number + 1,
+            "last_updated": "2026-01-01T00:00:00.000Z",
+        }
+        for number in range(count)
+    ]
+
+
+class Gate:
+    """Lets a test know that somebody has come to it, and hold them there."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        self.open.wait(30)
+
+
+def item(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """A normalized item: what `normalize` gives, and here also what `parse` yields."""
+    return {
+        "source_asset_id": f"coin-{number}",
+        "symbol": f"C{number}",
+        "name": f"Coin {number}",
+        "quote_currency": "USD",
+        "observed_at": OBSERVED.isoformat(),
+        "price": "1.5",
+        **changes,
+    }
+
+
+def canned(
+    *pages: Sequence[Any],
+    name: str = "canned",
+    fetched_at: datetime = FETCHED,
+    before: Callable[[int], None] = lambda _: None,
+    partitions: Iterable[str] = ("",),
+    **changes: Any,
+) -> Source:
+    """A source whose pages are lists of normalized items. before: called with the page's number when it is fetched."""
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        first = window.cursor["next"] if window.cursor and window.cursor["run"] == window.run else 0
+        for number in range(first, len(pages)):
+            before(number)
+            body = json.dumps(pages[number]).encode()
+            cursor = {"run": window.run, "next": number + 1}
+            yield Page(body, "application/json", {"page": number, "file": window.partition}, fetched_at, cursor)
+
+    return Source(
+        name=name,
+        every=timedelta(hours=1),
+        fetch=fetch,
+        parse=changes.pop("parse", lambda page: json_list(page.body)),
+        normalize=changes.pop("normalize", lambda it: it),
+        partitions=lambda: partitions,
+        **changes,
+    )
