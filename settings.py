@@ -7,12 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
 from marshmallow import fields as kinds
 
+VERSION = "0.1.0"
+
 POSITIVE = validate.Range(min=0, min_inclusive=False, error="must be more than 0")
+YEAR = 366 * 86400
+# A longer time would overflow a date.
+DURATION = validate.Range(
+    min=0, max=YEAR, min_inclusive=False, error=f"must be more than 0 and at most {YEAR}, which is a year"
+)
+IN_A_HEADER = validate.Regexp(r"[!-~]+\Z", error="must be of visible ASCII characters, without spaces")
+NO_PASSWORD = validate.Regexp(r"[^@]*\Z", error="must hold no user and no password: it is stored with each page")
 MIN_TOKEN_LENGTH = 16
 
 
@@ -22,7 +31,7 @@ class SettingsError(Exception):
 
 def _url(*schemes: str) -> validate.Validator:
     prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
-    return validate.Regexp(rf"({'|'.join(schemes)})://\S+", error=f"must be a URL that starts with {prefixes}")
+    return validate.Regexp(rf"({'|'.join(schemes)})://\S+\Z", error=f"must be a URL that starts with {prefixes}")
 
 
 def _token(value: str) -> None:
@@ -30,18 +39,19 @@ def _token(value: str) -> None:
         raise ValidationError(f"must have at least {MIN_TOKEN_LENGTH} characters; `openssl rand -hex 32` makes one")
 
 
-def _knob(kind: kinds.Field[Any], about: str) -> Any:
-    return field(metadata={"kind": kind, "about": about})
+def _knob(kind: kinds.Field[Any], about: str, *, secret: bool = False) -> Any:
+    """secret: it stays out of the settings' repr, and so out of tracebacks."""
+    return field(metadata={"kind": kind, "about": about}, repr=not secret)
 
 
-def _text(about: str, *rules: Any, default: str | None = None, required: bool = False) -> Any:
+def _text(about: str, *rules: Any, default: str | None = None, required: bool = False, secret: bool = False) -> Any:
     if required:
-        return _knob(kinds.String(required=True, validate=rules), about)
-    return _knob(kinds.String(load_default=default, validate=rules), about)
+        return _knob(kinds.String(required=True, validate=rules), about, secret=secret)
+    return _knob(kinds.String(load_default=default, validate=rules), about, secret=secret)
 
 
 def _seconds(default: float | None, about: str) -> Any:
-    return _knob(kinds.Float(load_default=default, validate=POSITIVE), about)
+    return _knob(kinds.Float(load_default=default, validate=DURATION), about)
 
 
 def _count(default: int | None, about: str) -> Any:
@@ -52,9 +62,13 @@ def _count(default: int | None, about: str) -> Any:
 class Settings:
     """The service's configuration: one field for one environment variable of the same name in capitals."""
 
-    database_url: str = _text("Postgres 17 or newer", _url("postgresql", "postgres"), required=True)
-    redis_url: str = _text("Redis or Valkey, with AOF on and noeviction", _url("redis", "rediss"), required=True)
-    api_token: str | None = _text("bearer token that every write needs; without one, writes are refused", _token)
+    database_url: str = _text("Postgres 17 or newer", _url("postgresql", "postgres"), required=True, secret=True)
+    redis_url: str = _text(
+        "Redis or Valkey, with AOF on and noeviction", _url("redis", "rediss"), required=True, secret=True
+    )
+    api_token: str | None = _text(
+        "bearer token that every write needs; without one, writes are refused", _token, IN_A_HEADER, secret=True
+    )
     reads_need_token: bool = _knob(kinds.Boolean(load_default=False), "whether reading needs the token too")
     csv_dir: str = _text("folder of the CSV files", default="sample_data/csv")
     extra_sources: str = _text("modules of more sources, separated by commas", default="")
@@ -95,9 +109,9 @@ class Settings:
 class UpstreamSettings:
     """What the environment says of one source, each variable with the source's name before it; unset: as declared."""
 
-    url: str | None = _text("base URL, in place of the declared one", _url("http", "https"))
+    url: str | None = _text("base URL, in place of the declared one", _url("http", "https"), NO_PASSWORD)
     plan: str | None = _text("which of the upstream's plans the key is for")
-    api_key: str | None = _text("key, sent to this upstream only")
+    api_key: str | None = _text("key, sent to this upstream only", IN_A_HEADER, secret=True)
     every: float | None = _seconds(None, "seconds between two scheduled runs")
     calls_per_minute: int | None = _count(None, "most calls in a minute, over all workers")
     calls_per_month: int | None = _count(None, "most calls in a calendar month (UTC), repeats and manual runs included")
@@ -127,8 +141,17 @@ def read_upstream(source: str, environ: Mapping[str, str] = os.environ) -> Upstr
 def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Every value of an environment that must never be logged, answered or stored."""
     named = {value for name, value in environ.items() if name.endswith(("_API_KEY", "API_TOKEN", "_PASSWORD"))}
-    passwords = {urlsplit(environ.get(name, "")).password or "" for name in ("DATABASE_URL", "REDIS_URL")}
-    return tuple(sorted((named | passwords) - {""}, key=len, reverse=True))
+    logins = {value.partition(":")[2] for name, value in environ.items() if name.endswith("_AUTH")}
+    urls = {_password(value) for name, value in environ.items() if name.endswith("_URL")}
+    secrets = {value.strip() for value in named | logins | urls | {unquote(url) for url in urls}}
+    return tuple(sorted(secrets - {""}, key=len, reverse=True))
+
+
+def _password(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:  # no URL at all
+        return ""
 
 
 def table(settings_class: type) -> list[tuple[str, str, str]]:
@@ -148,9 +171,9 @@ def _read(settings_class: type, environ: Mapping[str, str], prefix: str) -> dict
     schema = Schema.from_dict({knob.name: knob.metadata["kind"] for knob in fields(settings_class)})(unknown=EXCLUDE)
     # Empty means unset: compose files and .env templates write `NAME=` for what nobody filled in.
     given = {
-        knob.name: environ[prefix + knob.name.upper()]
+        knob.name: value
         for knob in fields(settings_class)
-        if environ.get(prefix + knob.name.upper(), "").strip()
+        if (value := environ.get(prefix + knob.name.upper(), "").strip())
     }
     try:
         return dict(schema.load(given))

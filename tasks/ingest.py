@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
+from store.tables import Checkpoint
 from tasks.celery import celery
 from tasks.claims import Claim, ClaimLost, claim_run, end, fail, put_back, succeed, wait
 from tasks.database import worker_engine
@@ -53,7 +55,7 @@ def ingest(run: str, *_: Any, **__: Any) -> None:
 def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     """One slice, and the move of the run that follows from how it went. Raises ClaimLost, LeaseLost."""
     if claim.attempts > settings.max_attempts:
-        _give_up(engine, claim, "poisoned", f"{claim.attempts - 1} starts in a row ended without a committed page")
+        _give_up_poisoned(engine, claim)
         return
     if claim.paused_reason:
         _wait_out_the_pause(engine, claim)
@@ -80,7 +82,9 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     except TransientError as error:
         _wait_for_upstream(engine, settings, claim, error)
     except PartitionsFailed as error:
-        _give_up(engine, claim, error.first.code, str(error), error.first)
+        _give_up(engine, claim, error.first.code, str(error), error.first.pause)
+    except TerminalError as error:
+        _give_up(engine, claim, error.code, error.detail, error.pause)
     except (OperationalError, InterfaceError) as error:
         _wait_for_database(engine, settings, claim, error)
     except SoftTimeLimitExceeded:
@@ -94,9 +98,20 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         log.info("run_ended", status=succeed(engine, claim))
 
 
-def _give_up(engine: Engine, claim: Claim, code: str, detail: str, error: TerminalError | None = None) -> None:
-    fail(engine, claim, code, detail, pause_for=error.pause if error else None)
+def _give_up(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
+    fail(engine, claim, code, detail, pause)
     log.error("run_ended", status="failed", code=code, detail=detail)
+
+
+def _give_up_poisoned(engine: Engine, claim: Claim) -> None:
+    """And pause the source for a day, or the run of each slot would kill its workers on the same page."""
+    leased = select(Checkpoint.partition, Checkpoint.cursor).where(Checkpoint.lease_run == claim.run)
+    with engine.connect() as connection:
+        places = [f"partition {partition!r} after cursor {cursor}" for partition, cursor in connection.execute(leased)]
+    detail = f"{claim.attempts - 1} starts in a row ended without a committed page; at " + (
+        ", ".join(places) or "the start"
+    )
+    _give_up(engine, claim, "poisoned", detail, timedelta(days=1))
 
 
 def _wait_out_the_pause(engine: Engine, claim: Claim) -> None:

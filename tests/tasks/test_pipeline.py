@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sources.contract import BLANK, Http, Page, Reject, TerminalError, TransientError, Window
 from tasks.claims import ClaimLost, claim_run
 from tasks.ingest import work_on
-from tasks.leases import LeaseLost
+from tasks.leases import LeaseLost, take_lease
 from tasks.reconciler import reconcile
 from tasks.runs import request_cancel
 from tests.tasks.conftest import Bench
@@ -276,15 +276,33 @@ def test_a_partition_leased_to_another_run_makes_a_run_step_aside(bench: Bench) 
     assert bench.one("SELECT count(*) FROM quotes") == 1
 
 
-def test_a_run_whose_starts_all_die_is_poisoned_and_says_so(bench: Bench) -> None:
-    run = bench.request(canned([item(0)]))
+def test_a_run_whose_starts_all_die_is_poisoned_says_where_and_pauses_its_source(bench: Bench) -> None:
+    run = bench.request(canned([item(0)], [item(1)]))
+    bench.slice(run, task_slice=0)
     for _ in range(bench.settings.max_attempts):
-        assert claim_run(bench.engine, run)  # and then its worker is gone
+        claim = claim_run(bench.engine, run)
+        assert claim
+        take_lease(bench.engine, claim, "", 0)  # and then its worker is gone
         bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
         reconcile(bench.engine, bench.settings)
         assert bench.run(run)["status"] == "queued"
     ended = bench.slice(run)
     assert (ended["status"], ended["error_code"]) == ("failed", "poisoned")
+    assert "partition '' after cursor" in ended["error_detail"]
+    assert "'next': 1" in ended["error_detail"]
+    assert bench.one("SELECT paused_reason LIKE 'poisoned: %' FROM sources WHERE name = 'canned'")
+
+
+def test_partitions_that_cannot_even_be_listed_are_named(bench: Bench) -> None:
+    def partitions() -> list[str]:
+        raise TerminalError("/nowhere: no such folder", code="csv_dir_unreadable")
+
+    run = bench.ingest(replace(canned([item()]), partitions=partitions))
+    assert (run["status"], run["error_code"], run["error_detail"]) == (
+        "failed",
+        "csv_dir_unreadable",
+        "/nowhere: no such folder",
+    )
 
 
 def test_a_cancelled_run_ends_before_its_next_page(bench: Bench) -> None:
