@@ -15,7 +15,8 @@ from settings import Settings, secrets_in
 
 HIDDEN = "[hidden]"
 NOT_LOGGED = "event_not_logged"
-CHATTY = ("urllib3", "kombu", "amqp", "celery.redirected", "werkzeug")
+# Libraries that tell at INFO what our own events tell better.
+CHATTY = ("urllib3", "kombu", "amqp", "celery.redirected", "celery.worker.strategy", "celery.app.trace", "werkzeug")
 
 
 def configure_logging(settings: Settings) -> None:
@@ -76,7 +77,9 @@ class _Redactor:
     """Takes every secret of the environment out of an event, wherever it stands in it."""
 
     def __init__(self, secrets: tuple[str, ...]):
-        self._secrets = secrets
+        # Inside the repr of a set or an exception a secret is written with escapes.
+        escaped = [form(secret)[1:-1] for secret in secrets for form in (repr, ascii)]
+        self._secrets = sorted({*secrets, *escaped}, key=len, reverse=True)
 
     def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
         return cast(EventDict, self._without_secrets(event))

@@ -21,6 +21,7 @@ from devstack.postgres import Postgres
 from devstack.valkey import Valkey
 from settings import Settings, read_settings
 from store.engine import make_engine
+from store.tables import Base
 from tests.processes import Process
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,7 @@ SHORT_TIMES = {
 }
 
 _servers = ExitStack()
+_empty: list[str] = []
 
 
 def _start_servers() -> None:
@@ -64,8 +66,25 @@ def _start_servers() -> None:
     _run_sql(f"ALTER DATABASE kasparro RENAME TO {TEMPLATE}")
 
 
-def _run_sql(statement: str) -> None:
-    connection = psycopg2.connect(os.environ["DATABASE_URL"].rpartition("/")[0] + "/postgres")
+def _create_database() -> str:
+    name = f"test_{uuid.uuid4().hex}"
+    _run_sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    return name
+
+
+def _clear_database(name: str) -> None:
+    """What a test left connected is cut off; then nothing is left of its rows. Quicker than another database."""
+    _run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    tables = ", ".join(Base.metadata.tables)
+    _run_sql(f"TRUNCATE {tables} RESTART IDENTITY", name)
+
+
+def _url(database: str) -> str:
+    return os.environ["DATABASE_URL"].rpartition("/")[0] + f"/{database}"
+
+
+def _run_sql(statement: str, database: str = "postgres") -> None:
+    connection = psycopg2.connect(_url(database))
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute(statement)
@@ -94,14 +113,16 @@ def make_database() -> Iterator[Callable[[], str]]:
     made: list[str] = []
 
     def make() -> str:
-        name = f"test_{uuid.uuid4().hex}"
-        _run_sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        made.append(name)
-        return os.environ["DATABASE_URL"].rpartition("/")[0] + f"/{name}"
+        made.append(_empty.pop() if _empty else _create_database())
+        return _url(made[-1])
 
     yield make
     for name in made:
-        _run_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        try:
+            _clear_database(name)
+            _empty.append(name)
+        except psycopg2.errors.UndefinedTable:  # the test took its tables away
+            _run_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

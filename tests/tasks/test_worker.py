@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 from pytest_httpserver import HTTPServer
+from redis import Redis
 from sqlalchemy import Engine, text
 from werkzeug import Response
 
@@ -68,6 +69,7 @@ def undisturbed(
     settings: Settings,
     markets: Markets,
     monkeypatch: pytest.MonkeyPatch,
+    broker: Redis,
 ) -> str:
     """What is there after a run that nothing happened to."""
     engine = make_engine(make_database(), "test")
@@ -78,6 +80,7 @@ def undisturbed(
         work_on(engine, settings, claim)
     assert status_of(engine, claim.run) == "succeeded"
     markets.asked.clear()
+    broker.flushall()
     loaded = content(engine)
     engine.dispose()
     return loaded

@@ -1,0 +1,115 @@
+"""/assets: the real things, and under which names each source lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flask import Response, request
+from marshmallow import Schema, fields
+from sqlalchemy import Connection, Row, exists, func, select
+
+from app import cursor
+from app.filters import nearest_asset
+from app.problems import Code, Problem, shown
+from app.resource import LINK, Enveloped, Paged, Pagination, Resource, Several, Text, listed, source_name
+from app.state import reading
+from app.wire import Instant
+from store.tables import Asset, LatestQuote, Listing
+
+blueprint = Resource(
+    "assets", __name__, url_prefix="/assets", description="The real things that listings of several sources speak of."
+)
+
+
+class AssetQuery(Paged):
+    """Which assets."""
+
+    symbol = Several(Text(longest=100), "Only with this symbol, in any case.")
+    source = Several(source_name(), "Only what this source lists.")
+
+
+class ListingSchema(Schema):
+    """One asset as one source lists it, in one quote currency."""
+
+    source = fields.String(metadata={"examples": ["coinpaprika"]})
+    source_asset_id = fields.String(metadata={"examples": ["btc-bitcoin"]})
+    quote_currency = fields.String(metadata={"examples": ["USD"]})
+    symbol = fields.String(metadata={"examples": ["BTC"]})
+    name = fields.String(metadata={"examples": ["Bitcoin"]})
+    method = fields.String(metadata={"description": "How it was decided that this is a listing of the asset."})
+    confidence = fields.Float(metadata={"description": "How surely, from 0 to 1."})
+    newest = Instant(allow_none=True, metadata={"description": "Time of its newest quote."})
+
+
+class AssetSchema(Schema):
+    """One asset, the same across sources."""
+
+    slug = fields.String(metadata={"examples": ["bitcoin"]})
+    symbol = fields.String(metadata={"examples": ["BTC"]})
+    name = fields.String(metadata={"examples": ["Bitcoin"]})
+    listings = fields.List(fields.Nested(ListingSchema))
+
+
+class AssetAnswer(Enveloped, AssetSchema):
+    """One asset."""
+
+
+class AssetPage(Enveloped):
+    data = fields.List(fields.Nested(AssetSchema), required=True)
+    pagination = fields.Nested(Pagination, required=True)
+
+
+@blueprint.route("")
+@blueprint.arguments(AssetQuery, location="query")
+@blueprint.response(200, AssetPage, headers=LINK)
+@blueprint.doc(operationId="listAssets")
+def list_assets(arguments: dict[str, Any]) -> Response:
+    """Assets, by slug
+
+    Each with the listings that speak of it, and how each was matched.
+    """
+    limit = arguments["limit"]
+    wanted = select(Asset).order_by(Asset.slug).limit(limit + 1)
+    if symbols := arguments.get("symbol"):
+        wanted = wanted.where(func.upper(Asset.symbol).in_([func.upper(symbol) for symbol in symbols]))
+    if sources := arguments.get("source"):
+        wanted = wanted.where(exists().where(Listing.asset == Asset.id, Listing.source.in_(sources)))
+    if "cursor" in arguments:
+        wanted = wanted.where(
+            Asset.slug > cursor.decode(arguments["cursor"], request.path, arguments, tuple[cursor.Word])[0]
+        )
+    with reading() as connection:
+        assets = connection.execute(wanted).all()
+        found = _with_listings(connection, assets[:limit])
+    following = cursor.encode(request.path, arguments, [assets[limit - 1].slug]) if len(assets) > limit else None
+    return listed(AssetSchema(many=True).dump(found), limit, following)
+
+
+@blueprint.route("/<slug>")
+@blueprint.takes_nothing
+@blueprint.response(200, AssetAnswer)
+@blueprint.alt_response(404, "NOT_FOUND")
+@blueprint.doc(operationId="getAsset")
+def get_asset(slug: str) -> dict[str, Any]:
+    """One asset"""
+    with reading() as connection:
+        assets = connection.execute(select(Asset).where(Asset.slug == slug)).all()
+        if not assets:
+            raise Problem(
+                Code.UNKNOWN_ASSET, f"There is no asset {shown(slug)}{nearest_asset(connection, slug) or '.'}"
+            )
+        return _with_listings(connection, assets)[0]
+
+
+def _with_listings(connection: Connection, assets: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    of: dict[int, list[Any]] = {asset.id: [] for asset in assets}
+    listings = (
+        select(Listing, LatestQuote.observed_at.label("newest"))
+        .outerjoin(LatestQuote, LatestQuote.listing_id == Listing.id)
+        .where(Listing.asset.in_(of))
+        .order_by(Listing.source, Listing.source_asset_id, Listing.quote_currency)
+    )
+    for listing in connection.execute(listings):
+        of[listing.asset].append(listing)
+    return [{"slug": a.slug, "symbol": a.symbol, "name": a.name, "listings": of[a.id]} for a in assets]

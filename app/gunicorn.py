@@ -1,0 +1,100 @@
+"""How the API is served: `gunicorn --config app/gunicorn.py`. Processes for the cores, threads for the waiting."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import structlog
+from gunicorn.glogging import Logger
+
+from settings import SettingsError, get_settings
+from tasks.logs import configure_logging
+
+log = structlog.get_logger("app.gunicorn")
+
+
+class _OurLogger(Logger):
+    """gunicorn's own lines go where all others go."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for logger in (self.error_log, self.access_log):
+            logger.handlers.clear()
+            logger.propagate = True
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or not 1 <= int(value) <= 65535:
+        sys.exit(f"{name} must be a whole number from 1, not {value!r}.")
+    return int(value)
+
+
+try:
+    configure_logging(get_settings())
+    import_module("sources.registry")  # what is wrong with a source's settings is said as plainly
+except SettingsError as error:
+    sys.exit(str(error))
+
+
+def _remove(folder: str, made_by: int) -> None:
+    if os.getpid() == made_by:  # a worker ends through here too
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    # Read when prometheus_client is first imported, which is why the application is not imported in this file.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="kasparro-metrics-")
+    atexit.register(_remove, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
+
+bind = f"{os.environ.get('WEB_HOST') or '127.0.0.1'}:{_number('WEB_PORT', 8000)}"
+workers = _number("WEB_WORKERS", 2)
+threads = 8
+worker_class = "gthread"
+wsgi_app = f"app:create_app(connections={threads})"
+preload_app = True
+# A query ends at STATEMENT_TIMEOUT; a worker that is silent for longer than that and the rest is stuck.
+timeout = int(get_settings().statement_timeout) + 30
+graceful_timeout = 10
+limit_request_line = 8190
+control_socket_disable = True
+logger_class = _OurLogger
+
+
+def on_starting(server: Any) -> None:
+    """Say at the start what would else be said by every request."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from store.engine import UnsuitablePostgres, check_postgres, make_engine
+
+    for left_over in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
+        left_over.unlink(missing_ok=True)
+    engine = make_engine(get_settings().database_url, "web")
+    try:
+        check_postgres(engine)
+    except UnsuitablePostgres as error:
+        sys.exit(str(error))
+    except SQLAlchemyError as error:
+        log.warning("database_unavailable", error=type(error).__name__, then="serving 503 until it answers")
+    finally:
+        engine.dispose()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Two processes must not talk over one connection."""
+    from app.state import state_of
+
+    state_of(server.app.callable).engine.dispose(close=False)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -1,0 +1,190 @@
+"""/sources: every upstream there is, when it runs next, how far it has come; and the switch to pause it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Response
+from marshmallow import Schema, fields
+from sqlalchemy import Connection, Row, func, select
+
+from app.history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, histories
+from app.problems import Code, Problem, nearest, shown
+from app.resource import Arguments, Enveloped, NoQuery, Pagination, Resource, Text, listed
+from app.state import reading, state
+from app.wire import Instant
+from sources.contract import Source as Declared
+from sources.registry import SOURCES
+from store.tables import Checkpoint, Source
+from tasks.runs import pause_source, resume_source
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+blueprint = Resource(
+    "sources", __name__, url_prefix="/sources", description="The upstreams, their schedules and how far each has come."
+)
+
+
+class RateSchema(Schema):
+    per_minute = fields.Integer(allow_none=True)
+    per_month = fields.Integer(allow_none=True)
+    used_this_month = fields.Integer(metadata={"description": "Calls since the month began (UTC), repeats included."})
+
+
+class LeaseSchema(Schema):
+    run = fields.UUID()
+    expires = Instant(allow_none=True)
+
+
+class CheckpointSchema(Schema):
+    """Where the next fetch of a partition starts."""
+
+    partition = fields.String(metadata={"description": "Empty for the whole source."})
+    cursor = fields.Dict(allow_none=True, metadata={"description": "The source's own; null: at the start."})
+    version = fields.Integer(metadata={"description": "Pages committed to it."})
+    updated_at = Instant()
+    lease = fields.Nested(LeaseSchema, allow_none=True, metadata={"description": "The run that may write now."})
+
+
+class SourceSchema(Schema):
+    """One upstream."""
+
+    name = fields.String(metadata={"examples": ["coingecko"]})
+    every_s = fields.Float(metadata={"description": "Seconds between two scheduled runs."})
+    next_run_at = Instant(
+        allow_none=True, metadata={"description": "The next slot it runs in; null while paused without an end."}
+    )
+    paused = fields.Boolean()
+    paused_until = Instant(allow_none=True, metadata={"description": "Null while paused: until it is resumed."})
+    paused_reason = fields.String(allow_none=True)
+    rate = fields.Nested(RateSchema, metadata={"description": "What the upstream allows; null: no limit."})
+    checkpoints = fields.List(fields.Nested(CheckpointSchema))
+    last_success = LAST_SUCCESS
+    last_failure = LAST_FAILURE
+    live_run = LIVE_RUN
+
+
+class SourceAnswer(Enveloped, SourceSchema):
+    """One upstream."""
+
+
+class SourceList(Enveloped):
+    data = fields.List(fields.Nested(SourceSchema), required=True)
+    pagination = fields.Nested(Pagination, required=True)
+
+
+class PauseBody(Arguments):
+    """Why, and until when."""
+
+    reason = Text(longest=500, required=True, metadata={"description": "Shown wherever the source is."})
+    until = Instant(
+        allow_none=True, load_default=None, metadata={"description": "Null or absent: until it is resumed."}
+    )
+
+
+@blueprint.route("")
+@blueprint.takes_nothing
+@blueprint.response(200, SourceList)
+@blueprint.doc(operationId="listSources")
+def list_sources() -> Response:
+    """Every source"""
+    with reading() as connection:
+        return listed(SourceSchema(many=True).dump(_described(connection, list(SOURCES))), len(SOURCES), None)
+
+
+@blueprint.route("/<name>")
+@blueprint.takes_nothing
+@blueprint.response(200, SourceAnswer)
+@blueprint.alt_response(404, "NOT_FOUND")
+@blueprint.doc(operationId="getSource")
+def get_source(name: str) -> dict[str, Any]:
+    """One source"""
+    _check(name)
+    return _one(name)
+
+
+@blueprint.route("/<name>/pause", methods=["POST"])
+@blueprint.arguments(PauseBody, example={"reason": "The upstream is being moved.", "until": "2027-01-31T12:00:00Z"})
+@blueprint.arguments(NoQuery, location="query")
+@blueprint.response(200, SourceAnswer)
+@blueprint.alt_response(400, "BAD_REQUEST")
+@blueprint.alt_response(404, "NOT_FOUND")
+@blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
+@blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@blueprint.doc(operationId="pauseSource")
+def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
+    """Run a source no more, for a while or until it is resumed
+
+    A run that is under way ends its slice and waits.
+    """
+    _check(name)
+    pause_source(state().engine, name, body["until"], body["reason"])
+    return _one(name)
+
+
+@blueprint.route("/<name>/resume", methods=["POST"])
+@blueprint.takes_nothing
+@blueprint.response(200, SourceAnswer)
+@blueprint.alt_response(404, "NOT_FOUND")
+@blueprint.doc(operationId="resumeSource")
+def resume(name: str) -> dict[str, Any]:
+    """Run a paused source again; its waiting runs are due at once"""
+    _check(name)
+    resume_source(state().engine, name)
+    return _one(name)
+
+
+def _check(name: str) -> None:
+    if name not in SOURCES:
+        raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {shown(name)}{nearest(name, SOURCES) or '.'}")
+
+
+def _one(name: str) -> dict[str, Any]:
+    with reading() as connection:
+        return _described(connection, [name])[0]
+
+
+def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    known = {row.name: row for row in connection.execute(select(Source).where(Source.name.in_(names)))}
+    history = histories(connection, names)
+    checkpoints = connection.execute(
+        select(Checkpoint).where(Checkpoint.source.in_(names)).order_by(Checkpoint.source, Checkpoint.partition)
+    ).all()
+    return [
+        {
+            "name": name,
+            **_schedule(SOURCES[name], known.get(name), now),
+            "rate": _rate(SOURCES[name], known.get(name), now),
+            "checkpoints": [_checkpoint(row, now) for row in checkpoints if row.source == name],
+            **history[name],
+        }
+        for name in names
+    ]
+
+
+def _schedule(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
+    until = row.paused_until if row else None
+    paused = row is not None and row.paused_reason is not None and (until is None or until > now)
+    endless = paused and until is None
+    start: Any = until if paused and until else now
+    return {
+        "every_s": source.every.total_seconds(),
+        "next_run_at": None if endless else EPOCH + ((start - EPOCH) // source.every + 1) * source.every,
+        "paused": paused,
+        "paused_until": until if paused else None,
+        "paused_reason": row.paused_reason if row and paused else None,
+    }
+
+
+def _rate(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
+    this_month = now.date().replace(day=1)
+    used = row.budget_used if row and row.budget_month == this_month else 0
+    return {"per_minute": source.rate.per_minute, "per_month": source.rate.per_month, "used_this_month": used}
+
+
+def _checkpoint(row: Row[Any], now: datetime) -> dict[str, Any]:
+    held = row.lease_run is not None and row.lease_expires is not None and row.lease_expires > now
+    lease = {"run": row.lease_run, "expires": row.lease_expires} if held else None
+    return {**row._mapping, "lease": lease}

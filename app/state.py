@@ -1,0 +1,66 @@
+"""What every view shares: the settings, and the database to read from and to write to."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from flask import Flask, current_app
+from sqlalchemy import Connection, Engine
+from sqlalchemy.pool import NullPool
+
+from settings import Settings
+from store.engine import make_engine
+
+KEY = "kasparro"
+PROBE_TIMEOUT = 2.0
+"""Seconds a part of the service has to show /health that it works."""
+
+
+@dataclass(frozen=True)
+class State:
+    settings: Settings
+    engine: Engine
+    reader: Engine
+    """The same pool, each statement its own transaction: a read costs no BEGIN and no ROLLBACK."""
+    prober: Engine
+    """A connection of its own for each /health: a pool that is busy is not a database that is down."""
+    probes: ThreadPoolExecutor
+
+
+def install(app: Flask, settings: Settings, connections: int) -> None:
+    engine = make_engine(
+        settings.database_url,
+        "web",
+        statement_timeout=settings.statement_timeout,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=5,
+    )
+    app.extensions[KEY] = State(
+        settings=settings,
+        engine=engine,
+        reader=engine.execution_options(isolation_level="AUTOCOMMIT"),
+        prober=make_engine(
+            settings.database_url,
+            "health",
+            statement_timeout=PROBE_TIMEOUT,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+        ),
+        probes=ThreadPoolExecutor(max_workers=4, thread_name_prefix="probe"),
+    )
+
+
+def state_of(app: Flask) -> State:
+    found: State = app.extensions[KEY]
+    return found
+
+
+def state() -> State:
+    return state_of(current_app)
+
+
+def reading() -> Connection:
+    """A connection for one view's queries; use it in a `with`."""
+    return state().reader.connect()

@@ -1,0 +1,136 @@
+"""Rows of the tables, put there directly: what the pipeline would have left."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Engine, insert, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from store.tables import (
+    Asset,
+    Checkpoint,
+    Heartbeat,
+    LatestQuote,
+    Listing,
+    Page,
+    Quote,
+    RawBody,
+    Reject,
+    Run,
+    Source,
+)
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+COUNTED = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
+
+
+class Rows:
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    def listing(
+        self, asset: str = "bitcoin", source: str = "coingecko", quote_currency: str = "USD", symbol: str = "BTC"
+    ) -> int:
+        with self.engine.begin() as connection:
+            connection.execute(upsert(Source).values(name=source).on_conflict_do_nothing())
+            connection.execute(
+                upsert(Asset).values(slug=asset, symbol=symbol, name=asset.title()).on_conflict_do_nothing()
+            )
+            asset_id = connection.scalar(select(Asset.id).where(Asset.slug == asset))
+            listing = insert(Listing).values(
+                source=source,
+                source_asset_id=asset,
+                quote_currency=quote_currency,
+                symbol=symbol,
+                name=asset.title(),
+                asset=asset_id,
+                method="symbol_and_name",
+                confidence=Decimal("0.9"),
+            )
+            return int(connection.execute(listing.returning(Listing.id)).scalar_one())
+
+    def quote(self, listing: int, observed_at: datetime = NOON, price: str = "1.5", **more: Any) -> None:
+        values = {"fetched_at": NOON, "ingested_at": NOON, "run": uuid.UUID(int=1), **more}
+        with self.engine.begin() as connection:
+            connection.execute(
+                insert(Quote).values(listing_id=listing, observed_at=observed_at, price=Decimal(price), **values)
+            )
+            newest = upsert(LatestQuote).values(listing_id=listing, observed_at=observed_at)
+            connection.execute(
+                newest.on_conflict_do_update(
+                    index_elements=["listing_id"],
+                    set_={"observed_at": newest.excluded.observed_at},
+                    where=LatestQuote.observed_at < newest.excluded.observed_at,
+                )
+            )
+
+    def run(self, source: str = "coingecko", status: str = "succeeded", **more: Any) -> uuid.UUID:
+        values = {
+            "id": uuid.uuid4(),
+            "kind": "live",
+            "requested_by": "test",
+            "requested_at": NOON,
+            "started_at": NOON + timedelta(seconds=1),
+            "finished_at": NOON + timedelta(seconds=3) if status not in ("queued", "running", "waiting") else None,
+            **more,
+        }
+        with self.engine.begin() as connection:
+            connection.execute(upsert(Source).values(name=source).on_conflict_do_nothing())
+            connection.execute(insert(Run).values(source=source, status=status, **values))
+        return uuid.UUID(str(values["id"]))
+
+    def page(
+        self,
+        run: uuid.UUID,
+        seq: int = 0,
+        partition: str = "",
+        source: str = "coingecko",
+        body: bytes = b"[]",
+        committed_at: datetime = NOON,
+        **counted: int,
+    ) -> bytes:
+        digest = sha256(body).digest()
+        counters = {**dict.fromkeys((*COUNTED, "blank"), 0), **counted}
+        with self.engine.begin() as connection:
+            raw = {"body": b"", "content_type": "application/json", "size": len(body), "received_at": NOON}
+            connection.execute(upsert(RawBody).values(source=source, digest=digest, **raw).on_conflict_do_nothing())
+            connection.execute(
+                insert(Page.__table__).values(
+                    run=run,
+                    partition=partition,
+                    seq=seq,
+                    source=source,
+                    request={},
+                    status=200,
+                    fetched_at=NOON,
+                    committed_at=committed_at,
+                    body_digest=digest,
+                    fetched=sum(counters[name] for name in COUNTED),
+                    bytes=len(body),
+                    **counters,
+                )
+            )
+        return digest
+
+    def reject(self, digest: bytes, item_index: int = 0, source: str = "coingecko", item: str = "{}") -> None:
+        reasons = [{"field": "price", "code": "no_price", "detail": "expected a price, got none"}]
+        with self.engine.begin() as connection:
+            connection.execute(
+                insert(Reject).values(
+                    source=source, digest=digest, item_index=item_index, item=item, reasons=reasons, rejected_at=NOON
+                )
+            )
+
+    def checkpoint(self, source: str = "coingecko", partition: str = "", **more: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(upsert(Source).values(name=source).on_conflict_do_nothing())
+            connection.execute(insert(Checkpoint).values(source=source, partition=partition, **more))
+
+    def heartbeat(self, part: str, beaten_at: datetime) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(insert(Heartbeat).values(part=part, beaten_at=beaten_at))
