@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from settings import get_settings
 from tasks.logs import configure_logging
@@ -39,7 +39,7 @@ celery.conf.update(
     task_ignore_result=True,
     task_serializer="json",
     accept_content=["json"],
-    task_queues=[Queue("ingest"), Queue("control")],
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in ("ingest", "control")],
     task_default_queue="control",
     task_create_missing_queues=False,
     timezone="UTC",

@@ -94,8 +94,8 @@ class Counters:
 
 def load_page(
     connection: Connection, lease: Lease, page: Page, normalized: Normalized, listings: Mapping[tuple[str, str], int]
-) -> Counters:
-    """Write a page and move its checkpoint, within the caller's transaction.
+) -> tuple[int, Counters]:
+    """Write a page and move its checkpoint, within the caller's transaction; gives its number in its run's partition.
 
     listings: the id of each (source_asset_id, quote_currency). Raises LeaseLost, Cancelled; what `page.confirm` raises.
     """
@@ -121,10 +121,10 @@ def load_page(
     digest = hashlib.sha256(page.body).digest()
     _keep_body(connection, lease, page, digest)
     _keep_rejects(connection, lease, digest, normalized.rejects)
-    _keep_page(connection, lease, page, digest, counters)
+    seq = _keep_page(connection, lease, page, digest, counters)
     if page.confirm:
         page.confirm()
-    return counters
+    return seq, counters
 
 
 def _pass_fence(connection: Connection, lease: Lease, page: Page) -> None:
@@ -208,8 +208,8 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
     )
 
 
-def _keep_page(connection: Connection, lease: Lease, page: Page, digest: bytes, counters: Counters) -> None:
-    connection.execute(
+def _keep_page(connection: Connection, lease: Lease, page: Page, digest: bytes, counters: Counters) -> int:
+    seq: int = connection.execute(
         text("""
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
                                cursor, fetched, inserted, updated, unchanged, deduplicated, rejected, blank, bytes)
@@ -217,6 +217,7 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, digest: bytes, 
                    :fetched_at, clock_timestamp(), :digest, CAST(:cursor AS jsonb), :fetched, :inserted, :updated,
                    :unchanged, :deduplicated, :rejected, :blank, :bytes
               FROM pages WHERE run = :run AND partition = :partition
+            RETURNING seq
         """),
         {
             **lease.key,
@@ -227,7 +228,8 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, digest: bytes, 
             "digest": digest,
             "cursor": _json(page.cursor),
         },
-    )
+    ).scalar_one()
+    return seq
 
 
 def _json(value: Any) -> str | None:

@@ -16,7 +16,16 @@ from settings import Settings, secrets_in
 HIDDEN = "[hidden]"
 NOT_LOGGED = "event_not_logged"
 # Libraries that tell at INFO what our own events tell better.
-CHATTY = ("urllib3", "kombu", "amqp", "celery.redirected", "celery.worker.strategy", "celery.app.trace", "werkzeug")
+CHATTY = (
+    "amqp",
+    "celery.app.trace",
+    "celery.beat",
+    "celery.redirected",
+    "celery.worker.strategy",
+    "kombu",
+    "urllib3",
+    "werkzeug",
+)
 
 
 def configure_logging(settings: Settings) -> None:
@@ -30,7 +39,7 @@ def configure_logging(settings: Settings) -> None:
     ]
     # Tracebacks become text before secrets are taken out, and colours come after.
     rendered: list[Processor] = [structlog.processors.format_exc_info, _Redactor(secrets_in(os.environ))]
-    last = structlog.processors.JSONRenderer() if as_json else _console()
+    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     logging.config.dictConfig(
         {
             "version": 1,
@@ -56,11 +65,6 @@ def configure_logging(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-
-
-def _console() -> structlog.dev.ConsoleRenderer:
-    # The traceback is text already.
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 class _Handler(logging.StreamHandler[TextIO]):

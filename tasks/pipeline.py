@@ -66,10 +66,11 @@ class Slice:
         with self._lease(partition) as lease, self._pages(lease, http) as pages:
             for page in pages:
                 started = time.monotonic()
-                counters = self._take_in(lease, page)
+                seq, counters = self._take_in(lease, page)
                 log.info(
                     "page_committed",
                     partition=partition,
+                    page=seq,
                     seconds=round(time.monotonic() - started, 3),
                     **vars(counters),
                 )
@@ -99,12 +100,12 @@ class Slice:
         with self._engine.connect() as connection:
             return connection.scalar(begun) is None
 
-    def _take_in(self, lease: Lease, page: Page) -> Counters:
+    def _take_in(self, lease: Lease, page: Page) -> tuple[int, Counters]:
         normalized = normalize_page(self._source, page, self._settings.clock_skew)
         listings = self._listings.resolve(normalized.quotes.values())
 
         @backoff.on_exception(backoff.expo, DBAPIError, max_tries=4, max_value=2, giveup=_is_for_the_run, logger=None)
-        def commit() -> Counters:
+        def commit() -> tuple[int, Counters]:
             with self._engine.begin() as connection:
                 return load_page(connection, lease, page, normalized, listings)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerUnreachable
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 
 from settings import get_settings
 from sources.registry import SOURCES
+from store.tables import Run
 from tasks.celery import celery
 
 log = structlog.get_logger()
@@ -163,9 +164,19 @@ def resume_source(engine: Engine, source: str) -> None:
 
 def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
     """Send the message of each run; one that cannot be sent now is sent by the reconciler."""
-    for run in runs:
+    with engine.connect() as connection:
+        chosen = select(Run.id, Run.source).where(Run.id.in_(runs)).order_by(Run.requested_at)
+        named = connection.execute(chosen).all()
+    for run, source in named:
         try:
-            celery.send_task("kasparro.ingest", args=[str(run)], task_id=str(run), queue="ingest", retry=False)
+            celery.send_task(
+                "kasparro.ingest",
+                args=[str(run)],
+                task_id=str(run),
+                shadow=f"ingest {source}",  # the name that Flower shows
+                queue="ingest",
+                retry=False,
+            )
         except (BrokerUnreachable, OSError) as error:
             log.warning("publish_failed", run=str(run), error=type(error).__name__)
             return

@@ -50,11 +50,15 @@ class SlotScheduler(Scheduler):
                 },
             }
         )
+        self._request_due_runs()
 
     def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:
-        if entry.name != REQUEST_DUE:
+        if entry.name == REQUEST_DUE:
+            self._request_due_runs()
+        else:
             super().apply_entry(entry, producer)
-            return
+
+    def _request_due_runs(self) -> None:
         try:
             request_due_runs(worker_engine(), self._answered)
         except Exception:

@@ -1,0 +1,99 @@
+"""A source that is a folder of CSV files: each file a partition, each block of whole records a page."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from settings import get_settings
+from sources.contract import BLANK, Http, Item, Page, Reject, Source, TerminalError, Window
+from sources.csv_blocks import UNFIT, decode, rows
+from sources.csv_fileset import FileSet
+from sources.csv_look import look_at, naming
+
+REFUSED = {
+    "record_too_large": "expected a record of at most CSV_RECORD_BYTES; is a quote in this line never closed?",
+    "unclosed_quote": "expected a quote in this line to be closed before the file ends",
+}
+
+
+def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
+    """A source of the files below CSV_DIR that match one of these sets."""
+
+    @lru_cache(maxsize=1024)
+    def declared(file: str) -> FileSet:
+        for file_set in files:
+            if file_set.matches(file):
+                return file_set
+        raise TerminalError(f"{file}: no file set of {name} declares it", code="file_undeclared")
+
+    def partitions() -> list[str]:
+        return _files(Path(get_settings().csv_dir), files)
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        settings = get_settings()
+        return look_at(Path(settings.csv_dir, window.partition), declared(window.partition), window, settings)
+
+    def parse(page: Page) -> Iterator[Item]:
+        return _items(page, declared(page.request["file"]))
+
+    def normalize(item: Item) -> Mapping[str, Any]:
+        return declared(item["file"]).record(item["file"], item["row"], item.get("currency"))
+
+    return Source(name=name, every=every, fetch=fetch, parse=parse, normalize=normalize, partitions=partitions)
+
+
+def _files(folder: Path, files: Sequence[FileSet]) -> list[str]:
+    with naming(f"CSV_DIR ({folder})", "csv_dir_unreadable"):
+        found = {file for file_set in files for file in _matching(folder, file_set.pattern.split("/"))}
+    for file in found:
+        if UNFIT.search(file):
+            raise TerminalError(f"{file!a}: its name is not UTF-8; rename it", code="file_unreadable")
+    return sorted(found)
+
+
+def _matching(folder: Path, globs: Sequence[str], below: str = "") -> Iterator[str]:
+    # glob would keep silent about a folder that it may not read.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            hidden = entry.name.startswith(".") and not globs[0].startswith(".")
+            if hidden or not fnmatchcase(entry.name, globs[0]):
+                continue
+            if len(globs) == 1 and not entry.is_dir():
+                yield below + entry.name
+            elif len(globs) > 1 and entry.is_dir():
+                yield from _matching(Path(entry.path), globs[1:], f"{below}{entry.name}/")
+
+
+def _items(page: Page, file_set: FileSet) -> Iterator[Item]:
+    """For each row an item for each of its prices, a reject, or BLANK."""
+    request = page.request
+    file, header, width = request["file"], request["header"], len(request["header"])
+    text = decode(page.body[request["head"] :], request["encoding"])
+    if not text:
+        return
+    file_set.check_header(header, file)
+    if code := request["refused"]:
+        yield Reject("row", code, REFUSED[code], item={"file": file, "line": request["line"], "row": text})
+        return
+    suspect = UNFIT.search(text) is not None
+    reader, line = rows(io.StringIO(text, newline=""), file_set.delimiter), request["line"]
+    for row in reader:
+        place, line = {"file": file, "line": line}, request["line"] + reader.line_num
+        if not "".join(row).strip() or (row[0].strip() == header[0] and [cell.strip() for cell in row] == header):
+            yield BLANK
+        elif suspect and any(map(UNFIT.search, row)):
+            detail = f"expected {request['encoding']} without NUL in every cell"
+            yield Reject("row", "encoding", detail, item={**place, "row": row})
+        elif len(row) != width:
+            yield Reject("row", "ragged", f"expected {width} cells, got {len(row)}", item={**place, "row": row})
+        else:
+            cells = dict(zip(header, row, strict=True))
+            for currency in file_set.currencies or (None,):
+                yield {**place, "row": cells, "currency": currency} if currency else {**place, "row": cells}
