@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
@@ -56,7 +58,7 @@ def address(source: Source) -> tuple[str, Mapping[str, str]]:
 
     Raises SettingsError where the environment names a plan without its key, or a key that no plan takes.
     """
-    given = read_upstream(source.name)
+    given, prefix = read_upstream(source.name), source.name.upper()
     if not source.upstreams:
         return "", {}
     name = given.plan or next(
@@ -65,12 +67,17 @@ def address(source: Source) -> tuple[str, Mapping[str, str]]:
     plan = source.upstreams.get(name)
     if plan is None:
         plans = ", ".join(source.upstreams)
-        raise SettingsError(f"{source.name.upper()}_PLAN or _API_KEY: no plan fits them; the plans are: {plans}.")
+        raise SettingsError(f"{prefix}_PLAN or {prefix}_API_KEY: no plan fits them; the plans are: {plans}.")
     if bool(plan.key_header) != bool(given.api_key):
-        needs = "needs" if plan.key_header else "takes no"
-        raise SettingsError(f"{source.name.upper()}_API_KEY: the plan {name!r} {needs} key.")
+        needs = "needs a" if plan.key_header else "takes no"
+        raise SettingsError(f"{prefix}_API_KEY: the plan {name!r} {needs} key.")
     headers = {plan.key_header: given.api_key} if plan.key_header and given.api_key else {}
-    return given.url or plan.url, headers
+    return (given.url or plan.url).rstrip("/"), headers
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Redirects are ours to follow; for one it knows of, requests first reads a body of any size, at any pace."""
 
 
 class HttpClient:
@@ -78,7 +85,7 @@ class HttpClient:
 
     def __init__(self, access: Access):
         self._access = access
-        self._session = requests.Session()
+        self._session = _Session()
         # Without an auth of its own, requests takes one for the host out of the user's .netrc.
         self._session.auth = lambda request: request
         self._session.headers.update(
@@ -90,7 +97,14 @@ class HttpClient:
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
         """GET base URL + path. Raises TransientError or TerminalError for everything but a 200."""
-        give_up_at = time.monotonic() + self._access.deadline
+        half_time = time.monotonic() + self._access.deadline / 2
+        give_up_at = half_time + self._access.deadline / 2
+
+        def is_the_runs_to_wait(error: Exception) -> bool:
+            # No worker slot is held asleep for a time that the upstream, or the limiter, named.
+            # And `max_time` goes by when an attempt began, not by when it failed.
+            return bool(getattr(error, "retry_after", None)) or time.monotonic() >= half_time
+
         asked_again = backoff.on_exception(
             backoff.expo,
             TransientError,
@@ -98,7 +112,7 @@ class HttpClient:
             max_value=LONGEST_SLEEP,
             max_tries=3,
             max_time=self._access.deadline / 2,
-            giveup=_is_the_runs_to_wait,
+            giveup=is_the_runs_to_wait,
             logger=None,
         )
         reply: Reply = asked_again(self._get_once)(path, params or {}, give_up_at)
@@ -124,6 +138,8 @@ class HttpClient:
                         fetched_at=fetched_at,
                     )
             except (requests.RequestException, HTTPError) as error:
+                if time.monotonic() >= give_up_at:
+                    raise self._too_slow() from None
                 # The exception's text may hold what was sent; its kind says enough.
                 raise TransientError(self._say(f"GET {path} failed: {type(error).__name__}")) from None
         raise TerminalError(self._say(f"GET {path} was redirected more than {MAX_REDIRECTS} times"), code="redirected")
@@ -131,7 +147,7 @@ class HttpClient:
     def _ask(self, url: str, params: Mapping[str, str | int], give_up_at: float) -> requests.Response:
         left = give_up_at - time.monotonic()
         if left <= 0:
-            raise TransientError(self._say(f"no answer within {self._access.deadline:g} s"), code="upstream_slow")
+            raise self._too_slow()
         return self._session.get(
             url,
             params=params,
@@ -143,11 +159,14 @@ class HttpClient:
 
     def _followed(self, response: requests.Response) -> str:
         """Where a redirect leads, if that is the same origin: the key must not travel."""
-        target = requests.compat.urljoin(response.url, response.headers["Location"])
-        if _origin(target) != _origin(self._access.url):
-            raise TerminalError(
-                self._say(f"redirected to another host, {urlsplit(target).hostname}; not followed"), code="redirected"
-            )
+        try:
+            target = requests.compat.urljoin(response.url, response.headers["Location"])
+            origin = _origin(target)
+        except ValueError:
+            raise TerminalError(self._say("redirected to what is no URL; not followed"), code="redirected") from None
+        if origin != _origin(self._access.url):
+            shown = "{}://{}:{}".format(*origin)
+            raise TerminalError(self._say(f"redirected to another origin, {shown}; not followed"), code="redirected")
         return target
 
     def _check_status(self, response: requests.Response) -> None:
@@ -158,28 +177,47 @@ class HttpClient:
         if status in REFUSALS:
             code, pause = REFUSALS[status]
             raise TerminalError(said, code=code, pause=pause)
-        if status == 429 or status >= 500:
+        if status in (408, 425, 429) or status >= 500:
             code = "rate_limited" if status == 429 else "upstream_unavailable"
             raise TransientError(said, code=code, retry_after=_retry_after(response))
         raise TerminalError(said)
 
     def _read(self, response: requests.Response, give_up_at: float) -> bytes:
-        """The unpacked body, whole; the deadline holds for a body that trickles too."""
+        """The unpacked body, whole."""
         body = bytearray()
-        for chunk in response.iter_content(CHUNK):
-            body += chunk
-            if len(body) > self._access.max_body:
-                raise TerminalError(
-                    self._say(f"the body is larger than {self._access.max_body} bytes"), code="body_too_large"
-                )
-            if time.monotonic() > give_up_at:
-                raise TransientError(
-                    self._say(f"the body took longer than {self._access.deadline:g} s"), code="upstream_slow"
-                )
+        with _hung_up_at(give_up_at, response):
+            for chunk in response.iter_content(CHUNK):
+                body += chunk
+                if len(body) > self._access.max_body:
+                    raise TerminalError(
+                        self._say(f"the body is larger than {self._access.max_body} bytes"), code="body_too_large"
+                    )
+        if time.monotonic() >= give_up_at:  # hung up: what there is may be the half of it
+            raise self._too_slow()
         return bytes(body)
+
+    def _too_slow(self) -> TransientError:
+        return TransientError(self._say(f"no whole answer within {self._access.deadline:g} s"), code="upstream_slow")
 
     def _say(self, what: str) -> str:
         return f"{self._access.source}: {what}"
+
+
+@contextmanager
+def _hung_up_at(give_up_at: float, response: requests.Response) -> Iterator[None]:
+    """Ends the reading of a body at the deadline: one that trickles keeps to every timeout of a single read."""
+
+    def hang_up() -> None:
+        with suppress(OSError, RuntimeError, ValueError):  # it has just ended by itself
+            response.raw.shutdown()
+
+    timer = threading.Timer(give_up_at - time.monotonic(), hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -188,16 +226,9 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Seconds asked for by Retry-After in either form; None where it is absent or says nothing useful."""
-    header = response.headers.get("Retry-After")
-    if not header:
-        return None
+    """Seconds asked for by Retry-After in either form, up to 6 hours; None where it says nothing useful."""
     try:
-        return max(0.0, float(Retry().parse_retry_after(header)))
-    except HTTPError:
+        seconds = Retry().parse_retry_after(response.headers.get("Retry-After", ""))
+    except (HTTPError, ValueError, OverflowError):
         return None
-
-
-def _is_the_runs_to_wait(error: Exception) -> bool:
-    """Whether the upstream, or the limiter, named a time: no worker slot is held asleep for that."""
-    return isinstance(error, TransientError) and bool(error.retry_after)
+    return float(seconds) if seconds > 0 else None

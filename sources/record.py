@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from marshmallow import RAISE, Schema, ValidationError, fields
+from marshmallow.types import ErrorMessages
 
 from sources.contract import Reject
 
@@ -51,14 +52,17 @@ def _wrong(code: str, detail: str) -> ValidationError:
 
 
 def _shown(value: Any) -> str:
-    shown = ascii(value)
+    try:
+        shown = ascii(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits, a list as deep
+        shown = type(value).__name__
     return shown if len(shown) <= 60 else f"{shown[:57]}…"
 
 
 class _Coded(fields.Field[Any]):
     """A field whose reasons all have a code: marshmallow's own messages, of what is missing, would have none."""
 
-    default_error_messages: ClassVar = {
+    default_error_messages: ErrorMessages = {  # noqa: RUF012 — as marshmallow declares it
         "required": {"code": "missing", "detail": "expected a value, got none"},
         "null": {"code": "missing", "detail": "expected a value, got none"},
     }
@@ -107,7 +111,7 @@ class _Number(_Coded):
             number = Decimal(value)
         else:
             raise _wrong("not_a_number", f"expected a number, got {_shown(value)}")
-        if not number.is_finite() or (number and not SMALLEST <= abs(number) <= LARGEST):
+        if not number.is_finite() or (number and not SMALLEST <= number.copy_abs() <= LARGEST):
             raise _wrong("out_of_range", f"expected a number between {SMALLEST} and {LARGEST}, got {_shown(value)}")
         if len(number.as_tuple().digits) > MAX_DIGITS:
             raise _wrong("out_of_range", f"expected at most {MAX_DIGITS} digits, got {len(number.as_tuple().digits)}")
@@ -117,7 +121,7 @@ class _Number(_Coded):
 
 
 class _Price(_Number):
-    default_error_messages: ClassVar = {
+    default_error_messages: ErrorMessages = {  # noqa: RUF012 — as marshmallow declares it
         "required": {"code": "no_price", "detail": "expected a price, got none"},
         "null": {"code": "no_price", "detail": "expected a price, got none"},
     }

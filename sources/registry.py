@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -17,10 +18,20 @@ MODULES = (
     "sources.csv_history",
 )
 
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+"""A source's name stands in URLs, and in capitals before its variables."""
+
 
 def _registry() -> Mapping[str, Source]:
     extra = [module.strip() for module in get_settings().extra_sources.split(",") if module.strip()]
-    sources = [_as_configured(_declared(module)) for module in (*MODULES, *extra)]
+    sources, mistakes = [], []
+    for module in (*MODULES, *extra):
+        try:
+            sources.append(_as_configured(_declared(module)))
+        except SettingsError as mistake:
+            mistakes.append(str(mistake))
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
     names = [source.name for source in sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise SettingsError(f"Two sources have the same name: {', '.join(sorted(twice))}.")
@@ -30,10 +41,12 @@ def _registry() -> Mapping[str, Source]:
 def _declared(module: str) -> Source:
     try:
         source = import_module(module).source
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise SettingsError(f"{module} is no source: {error}. It must be a module with a `source`.") from error
+    except (ImportError, AttributeError, TypeError) as error:
+        raise SettingsError(f"EXTRA_SOURCES: {module} is no module with a `source`: {error}.") from error
     if not isinstance(source, Source):
         raise SettingsError(f"{module}.source must be a sources.contract.Source, not a {type(source).__name__}.")
+    if not NAME.fullmatch(source.name):
+        raise SettingsError(f"{module}.source: its name must match {NAME.pattern}, it is {source.name!r}.")
     return source
 
 

@@ -1,0 +1,256 @@
+"""CoinGecko's markets: its pages, where a run resumes them, and the quirks of its wire format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from sources.coingecko import EVERY, PER_PAGE, source
+from sources.contract import Page, TerminalError, TransientError, Window
+from tasks.normalize import Normalized, normalize_page
+from tests.sources.conftest import Clients
+from tests.upstreams import Markets, coins
+
+NOW = datetime(2024, 4, 7, 16, 50, tzinfo=UTC)
+
+BITCOIN: dict[str, Any] = {
+    "id": "bitcoin",
+    "symbol": "btc",
+    "name": "Bitcoin",
+    "current_price": 70187,
+    "market_cap": 1381651251183,
+    "market_cap_rank": 1,
+    "fully_diluted_valuation": 1474623675796,
+    "total_volume": 20154184933,
+    "high_24h": 70215,
+    "low_24h": 68060,
+    "price_change_percentage_24h": 3.12502,
+    "circulating_supply": 19675987,
+    "total_supply": 21000000,
+    "max_supply": 21000000,
+    "roi": None,
+    "last_updated": "2024-04-07T16:49:31.736Z",
+}
+
+
+@pytest.fixture
+def markets(upstream: HTTPServer) -> Callable[[int], Markets]:
+    """Serves so many coins."""
+    return lambda count: Markets(upstream, coins(count))
+
+
+def fetch(client: Clients, markets: Markets, run: str, cursor: Any = None, now: datetime = NOW) -> list[Page]:
+    return list(source.fetch(Window(run, "", cursor, now), client(markets.url)))
+
+
+def normalized(*items: Any) -> Normalized:
+    return normalize_page(source, Page(json.dumps(items).encode(), "application/json", {}, NOW, None), clock_skew=0)
+
+
+# Pages
+
+
+def test_a_short_page_is_the_last(client: Clients, markets: Callable[[int], Markets]) -> None:
+    server = markets(2 * PER_PAGE + 1)
+    pages = fetch(client, server, "run-1")
+    assert [len(json.loads(page.body)) for page in pages] == [PER_PAGE, PER_PAGE, 1]
+    assert server.asked == [1, 2, 3]
+    assert fetch(client, server, "run-1", pages[-1].cursor) == []
+    assert server.asked == [1, 2, 3]
+
+
+def test_an_empty_page_past_the_end_is_the_last(client: Clients, markets: Callable[[int], Markets]) -> None:
+    server = markets(PER_PAGE)
+    pages = fetch(client, server, "run-1")
+    assert [page.body == b"[]" for page in pages] == [False, True]
+    assert server.asked == [1, 2]
+
+
+def test_no_more_pages_are_asked_for_than_the_free_plans_bear(
+    client: Clients, markets: Callable[[int], Markets]
+) -> None:
+    server = markets(6 * PER_PAGE)
+    pages = fetch(client, server, "run-1")
+    assert server.asked == [1, 2, 3, 4]
+    assert fetch(client, server, "run-1", pages[-1].cursor) == []
+
+
+@pytest.mark.parametrize(("pages", "asked"), [("1", [1]), ("5", [1, 2, 3, 4, 5])])
+def test_coingecko_pages_sets_how_many(
+    client: Clients,
+    markets: Callable[[int], Markets],
+    monkeypatch: pytest.MonkeyPatch,
+    pages: str,
+    asked: list[int],
+) -> None:
+    monkeypatch.setenv("COINGECKO_PAGES", pages)
+    server = markets(6 * PER_PAGE)
+    fetch(client, server, "run-1")
+    assert server.asked == asked
+
+
+def test_the_same_run_resumes_at_the_page_that_its_cursor_names(
+    client: Clients, markets: Callable[[int], Markets]
+) -> None:
+    server = markets(3 * PER_PAGE - 1)
+    first = fetch(client, server, "run-1")[0]
+    server.asked.clear()
+    fetch(client, server, "run-1", json.loads(json.dumps(first.cursor)), NOW + EVERY - timedelta(seconds=1))
+    assert server.asked == [2, 3]
+
+
+@pytest.mark.parametrize(("run", "age"), [("run-2", timedelta(0)), ("run-1", EVERY)], ids=["another run", "too old"])
+def test_another_run_or_an_old_snapshot_starts_at_page_one(
+    client: Clients, markets: Callable[[int], Markets], run: str, age: timedelta
+) -> None:
+    server = markets(3 * PER_PAGE - 1)
+    second = fetch(client, server, "run-1")[1]
+    server.asked.clear()
+    pages = fetch(client, server, run, second.cursor, NOW + age)
+    assert server.asked == [1, 2, 3]
+    assert pages[0].cursor == {"run": run, "began": (NOW + age).isoformat(), "page": 2}
+
+
+def test_pages_are_asked_for_in_dollars(client: Clients, markets: Callable[[int], Markets]) -> None:
+    [page] = fetch(client, markets(1), "run-1")
+    assert page.request["params"] == {"vs_currency": "usd", "per_page": PER_PAGE, "page": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"status":{"error_code":429,"error_message":"You\'ve exceeded the Rate Limit."}}',
+        '{"error":"coin not found"}',
+        '{"error":{"status":{"error_code":10002}}}',
+        '{"status":500,"error":"Internal Server Error"}',
+        "<!DOCTYPE html><title>Access denied</title>",
+        "",
+    ],
+)
+def test_an_error_under_status_200_is_no_last_page(upstream: HTTPServer, client: Clients, body: str) -> None:
+    upstream.expect_request("/coins/markets").respond_with_data(body, 200)
+    pages = source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for("")))
+    with pytest.raises(TransientError) as caught:
+        next(pages)
+    assert caught.value.code == "unexpected_body"
+
+
+# Items
+
+
+def test_a_coin_becomes_a_quote() -> None:
+    [quote] = normalized(BITCOIN).quotes.values()
+    assert (quote.source_asset_id, quote.symbol, quote.name) == ("bitcoin", "btc", "Bitcoin")
+    assert (quote.quote_currency, quote.rank) == ("USD", 1)
+    assert quote.observed_at == datetime(2024, 4, 7, 16, 49, 31, 736000, tzinfo=UTC)
+    assert (quote.price, quote.high, quote.low, quote.open) == (70187, 70215, 68060, None)
+    assert (quote.volume_24h, quote.market_cap) == (20154184933, 1381651251183)
+    assert quote.change_24h_pct == Decimal("3.12502")
+    assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (19675987, 21000000, 21000000)
+
+
+def test_null_is_what_it_does_not_know_and_zero_is_zero() -> None:
+    [quote] = normalized({**BITCOIN, "max_supply": None, "market_cap_rank": None, "total_volume": 0}).quotes.values()
+    assert (quote.max_supply, quote.rank, quote.volume_24h) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"id": ""}, ("source_asset_id", "empty")),
+        ({"current_price": None}, ("price", "no_price")),
+        ({"current_price": 0}, ("price", "not_positive")),
+        ({"last_updated": None}, ("observed_at", "missing")),
+        ({"market_cap_rank": 0}, ("rank", "not_a_rank")),
+        ({"current_price": "70187"}, None),
+        ({"current_price": "much"}, ("price", "not_a_number")),
+    ],
+    ids=str,
+)
+def test_what_a_coin_may_lack_and_what_not(changes: dict[str, Any], expected: tuple[str, str] | None) -> None:
+    result = normalized({**BITCOIN, **changes})
+    reasons = [(why["field"], why["code"]) for reject in result.rejects for why in reject.reasons]
+    assert reasons == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("item", [None, 7, "bitcoin", [], [BITCOIN]], ids=lambda item: str(item)[:9])
+def test_what_is_no_coin_at_all_is_a_reject_and_the_others_are_kept(item: Any) -> None:
+    result = normalized(item, BITCOIN)
+    assert [why["code"] for reject in result.rejects for why in reject.reasons] == ["unmappable"]
+    assert len(result.quotes) == 1
+
+
+def test_a_coin_that_moved_to_the_next_page_at_the_same_time_is_the_same_quote() -> None:
+    result = normalized(BITCOIN, {**BITCOIN, "market_cap_rank": 2})
+    assert (result.fetched, result.deduplicated, len(result.quotes)) == (2, 1, 1)
+
+
+def test_the_tiniest_price_and_the_largest_supply_are_exact() -> None:
+    body = json.dumps([{**BITCOIN, "current_price": 0, "total_supply": 0}])
+    body = body.replace('"current_price": 0', '"current_price": 3.000000000000000007e-09')
+    body = body.replace('"total_supply": 0', '"total_supply": 420690000000000001')
+    page = Page(body.encode(), "application/json", {}, NOW, None)
+    [quote] = normalize_page(source, page, clock_skew=0).quotes.values()
+    assert quote.price == Decimal("0.000000003000000000000000007")
+    assert quote.total_supply == 420690000000000001
+
+
+# Recordings
+
+
+def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(real_data: Path) -> None:
+    body = (real_data / "coingecko/markets.p1.250.2022.json").read_bytes()
+    coins = json.loads(body, parse_float=str, parse_int=str)
+    fetched_at = max(datetime.fromisoformat(coin["last_updated"]) for coin in coins)
+    result = normalize_page(source, Page(body, "application/json", {}, fetched_at, None), clock_skew=0)
+    assert result.rejects == []
+    assert (result.fetched, len(result.quotes), result.deduplicated) == (250, 250, 0)
+    as_text = {coin["id"]: coin for coin in coins}
+    for quote in result.quotes.values():
+        coin = as_text[quote.source_asset_id]
+        assert quote.price.as_tuple() == Decimal(coin["current_price"]).as_tuple()
+        for ours, theirs in [("high", "high_24h"), ("total_supply", "total_supply"), ("max_supply", "max_supply")]:
+            number = getattr(quote, ours)
+            assert (number is None) == (coin[theirs] is None)
+            assert number is None or number.as_tuple() == Decimal(coin[theirs]).as_tuple()
+
+
+@pytest.mark.parametrize(
+    ("recording", "error", "code", "retry_after"),
+    [
+        ("error.404_coin", TerminalError, "upstream_refused", None),
+        ("error.422_missing_vs_currency", TerminalError, "upstream_refused", None),
+        ("error.429_retry_after_53", TransientError, "rate_limited", 53),
+    ],
+)
+def test_a_recorded_error_is_what_its_status_says(
+    real_data: Path,
+    upstream: HTTPServer,
+    client: Clients,
+    recording: str,
+    error: type[TransientError | TerminalError],
+    code: str,
+    retry_after: float | None,
+) -> None:
+    recorded = json.loads((real_data / f"coingecko/{recording}.headers.json").read_text())
+    headers = {"Retry-After": recorded["headers"]["retry-after"]} if "retry-after" in recorded["headers"] else {}
+    body = (real_data / f"coingecko/{recording}.json").read_bytes()
+    upstream.expect_request("/coins/markets").respond_with_data(body, recorded["status"], headers)
+    with pytest.raises(error) as caught:
+        next(source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for(""))))
+    assert (caught.value.code, getattr(caught.value, "retry_after", None)) == (code, retry_after)
+    assert client.spent == 1
+
+
+def test_a_recorded_page_past_the_end_ends_the_snapshot(real_data: Path, upstream: HTTPServer, client: Clients) -> None:
+    body = (real_data / "coingecko/markets.beyond_last_page.json").read_bytes()
+    upstream.expect_request("/coins/markets").respond_with_data(body, 200)
+    pages = list(source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for(""))))
+    assert [page.body for page in pages] == [b"[]"]

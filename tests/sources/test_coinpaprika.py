@@ -1,0 +1,200 @@
+"""CoinPaprika's tickers, with the quirks of its wire format."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from sources.coinpaprika import source
+from sources.contract import Page, TerminalError, TransientError, Window
+from tasks.normalize import Normalized, normalize_page
+from tests.sources.conftest import Clients
+
+FETCHED = datetime(2023, 7, 11, 8, 41, tzinfo=UTC)
+
+BITCOIN: dict[str, Any] = {
+    "id": "btc-bitcoin",
+    "name": "Bitcoin",
+    "symbol": "BTC",
+    "rank": 1,
+    "circulating_supply": 19426506,
+    "total_supply": 19426512,
+    "max_supply": 21000000,
+    "beta_value": 1.0563,
+    "first_data_at": "2010-07-17T00:00:00Z",
+    "last_updated": "2023-07-11T08:40:17Z",
+    "quotes": {
+        "USD": {
+            "price": 30538.078793975994,
+            "volume_24h": 13441600877.886246,
+            "market_cap": 593248170920,
+            "percent_change_24h": 1.24,
+            "ath_price": 68692.13703693185,
+            "ath_date": "2021-11-10T16:50:00Z",
+        }
+    },
+}
+
+
+def window(run: str, cursor: dict[str, Any] | None = None) -> Window:
+    return Window(run, "", cursor, FETCHED)
+
+
+def normalized(*coins: Any, fetched_at: datetime = FETCHED) -> Normalized:
+    page = Page(json.dumps(coins).encode(), "application/json", {}, fetched_at, None)
+    return normalize_page(source, page, clock_skew=0)
+
+
+def reasons(*coins: Any) -> list[tuple[str, str]]:
+    return [(why["field"], why["code"]) for reject in normalized(*coins).rejects for why in reject.reasons]
+
+
+def bitcoin(quote: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    return {**BITCOIN, "quotes": {"USD": {**BITCOIN["quotes"]["USD"], **(quote or {})}}, **changes}
+
+
+def test_a_coin_becomes_a_quote() -> None:
+    [quote] = normalized(BITCOIN).quotes.values()
+    assert (quote.source_asset_id, quote.symbol, quote.name) == ("btc-bitcoin", "BTC", "Bitcoin")
+    assert (quote.quote_currency, quote.rank) == ("USD", 1)
+    assert quote.observed_at == datetime(2023, 7, 11, 8, 40, 17, tzinfo=UTC)
+    assert quote.price == Decimal("30538.078793975994")
+    assert quote.volume_24h == Decimal("13441600877.886246")
+    assert quote.market_cap == 593248170920
+    assert quote.change_24h_pct == Decimal("1.24")
+    assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (19426506, 19426512, 21000000)
+    assert (quote.open, quote.high, quote.low) == (None, None, None)
+
+
+def test_each_currency_of_a_coin_is_a_quote_of_its_own() -> None:
+    coin = {**BITCOIN, "quotes": {"USD": {"price": 1}, "BTC": {"price": 2}, "eur": {"price": 3}}}
+    quotes = normalized(coin).quotes.values()
+    assert {quote.quote_currency: quote.price for quote in quotes} == {"USD": 1, "BTC": 2, "EUR": 3}
+
+
+def test_zero_is_what_it_does_not_know() -> None:
+    unknown = bitcoin({"market_cap": 0, "volume_24h": 0.0}, rank=0, circulating_supply=0, total_supply=0, max_supply=0)
+    [quote] = normalized(unknown).quotes.values()
+    assert (quote.market_cap, quote.volume_24h, quote.rank) == (None, None, None)
+    assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (None, None, None)
+
+
+def test_a_change_of_zero_is_a_change_that_is_known() -> None:
+    [quote] = normalized(bitcoin({"percent_change_24h": 0})).quotes.values()
+    assert quote.change_24h_pct == 0
+
+
+def test_what_newer_answers_leave_out_is_unknown() -> None:
+    coin = bitcoin()
+    del coin["circulating_supply"]
+    [quote] = normalized(coin).quotes.values()
+    assert quote.circulating_supply is None
+
+
+@pytest.mark.parametrize("price", [0, 0.0, None])
+def test_a_coin_without_a_price_is_a_reject_with_that_code(price: Any) -> None:
+    assert reasons(bitcoin({"price": price})) == [("price", "no_price")]
+
+
+@pytest.mark.parametrize(
+    ("coin", "expected"),
+    [
+        (bitcoin(id=""), ("source_asset_id", "empty")),
+        (bitcoin(name=None), ("name", "missing")),
+        (bitcoin(last_updated=""), ("observed_at", "not_a_time")),
+        (bitcoin(max_supply=False), ("max_supply", "not_a_number")),
+        (bitcoin({"price": -1}), ("price", "not_positive")),
+        (bitcoin(quotes={}), ("quotes", "no_quotes")),
+        (bitcoin(quotes=None), ("quotes", "no_quotes")),
+        (bitcoin(quotes=[1]), ("quotes", "no_quotes")),
+        (bitcoin(quotes={"USD": None}), ("", "unmappable")),
+        (bitcoin(quotes={"": {"price": 1}}), ("quote_currency", "empty")),
+        (None, ("quotes", "no_quotes")),
+        ("btc-bitcoin", ("quotes", "no_quotes")),
+        ([], ("quotes", "no_quotes")),
+    ],
+)
+def test_a_coin_that_is_not_as_expected_is_a_reject_and_the_others_are_kept(
+    coin: Any, expected: tuple[str, str]
+) -> None:
+    assert reasons(coin, BITCOIN) == [expected]
+    assert len(normalized(coin, BITCOIN).quotes) == 1
+
+
+def test_a_rejected_coin_is_kept_as_it_came() -> None:
+    [reject] = normalized({"id": "x-x", "quotes": {}}).rejects
+    assert json.loads(reject.item) == {"id": "x-x", "quotes": {}}
+
+
+def test_a_run_asks_once_for_all_that_is_listed(upstream: HTTPServer, client: Clients) -> None:
+    upstream.expect_request("/tickers", query_string={"quotes": "USD"}).respond_with_json([BITCOIN])
+    http = client(upstream.url_for(""))
+    [page] = source.fetch(window("run-1"), http)
+    assert page.cursor is not None
+    assert list(source.fetch(window("run-1", dict(page.cursor)), http)) == []
+    assert len(list(source.fetch(window("run-2", dict(page.cursor)), http))) == 1
+    assert client.spent == 2
+
+
+# Recordings
+
+
+def test_a_recorded_answer_becomes_a_quote_for_each_coin_to_the_last_digit(real_data: Path) -> None:
+    body = (real_data / "coinpaprika/tickers.full.2019-09-06.usd.json").read_bytes()
+    fetched_at = datetime(2019, 9, 6, 12, 45, tzinfo=UTC)
+    page = Page(body, "application/json", {}, fetched_at, None)
+    result = normalize_page(source, page, clock_skew=0)
+    assert Counter(why["code"] for reject in result.rejects for why in reject.reasons) == {}
+    assert (result.fetched, len(result.quotes), result.deduplicated) == (2541, 2541, 0)
+    as_text = {coin["id"]: coin for coin in json.loads(body, parse_float=str, parse_int=str)}
+    for quote in result.quotes.values():
+        coin = as_text[quote.source_asset_id]
+        assert quote.price.as_tuple() == Decimal(coin["quotes"]["USD"]["price"]).as_tuple()
+        assert str(quote.change_24h_pct) == str(Decimal(coin["quotes"]["USD"]["percent_change_24h"]))
+        assert (quote.market_cap or 0) == Decimal(coin["quotes"]["USD"]["market_cap"])
+        assert (quote.rank or 0) == int(coin["rank"])
+    assert sum(quote.market_cap is None for quote in result.quotes.values()) == 680
+    assert sum(quote.max_supply is None for quote in result.quotes.values()) == 1998
+
+
+@pytest.mark.parametrize(
+    ("recording", "code", "pause"),
+    [
+        ("error.402_historical", "payment_required", timedelta(days=1)),
+        ("error.404_id_not_found", "upstream_refused", None),
+    ],
+)
+def test_a_recorded_refusal_ends_the_run(
+    real_data: Path, upstream: HTTPServer, client: Clients, recording: str, code: str, pause: timedelta | None
+) -> None:
+    recorded = json.loads((real_data / f"coinpaprika/{recording}.headers.json").read_text())
+    body = (real_data / f"coinpaprika/{recording}.json").read_bytes()
+    upstream.expect_request("/tickers").respond_with_data(body, recorded["status"], content_type="application/json")
+    with pytest.raises(TerminalError, match=str(recorded["status"])) as caught:
+        list(source.fetch(window("run-1"), client(upstream.url_for(""))))
+    assert (caught.value.code, caught.value.pause, client.spent) == (code, pause, 1)
+
+
+def test_a_recorded_error_under_status_200_is_no_empty_page(real_data: Path) -> None:
+    body = (real_data / "coinpaprika/error.404_id_not_found.json").read_bytes()
+    with pytest.raises(TransientError):
+        normalize_page(source, Page(body, "application/json", {}, FETCHED, None), clock_skew=0)
+
+
+def test_the_recorded_redirect_of_a_trailing_slash_is_followed(
+    real_data: Path, upstream: HTTPServer, client: Clients
+) -> None:
+    recorded = json.loads((real_data / "coinpaprika/error.301_trailing_slash.headers.json").read_text())
+    html = (real_data / "coinpaprika/error.301_trailing_slash.html").read_bytes()
+    location = recorded["headers"]["location"]
+    path, _, query = location.partition("?")
+    upstream.expect_request(f"{path}/").respond_with_data(html, 301, {"Location": location}, "text/html; charset=utf-8")
+    upstream.expect_request(path, query_string=query).respond_with_json([])
+    assert client(upstream.url_for("")).get(f"{path}/").body == b"[]"

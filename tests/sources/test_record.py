@@ -1,0 +1,338 @@
+"""What becomes a quote, what becomes a reject, and with which reasons; no item may become anything else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
+
+from sources.contract import Reject
+from sources.record import EARLIEST, LARGEST, MAX_DIGITS, SMALLEST, Quote, Record
+from tests.upstreams import item
+
+LATEST = datetime(2026, 2, 1, tzinfo=UTC)
+RECORD = Record(latest=LATEST)
+FIELDS = [field.name for field in fields(Quote)]
+TEXTS = ["source_asset_id", "symbol", "name"]
+NUMBERS = ["open", "high", "low", "volume_24h", "market_cap", "circulating_supply", "total_supply", "max_supply"]
+TICK = timedelta(microseconds=1)
+
+NAN, INFINITY = Decimal("NaN"), Decimal("Infinity")
+deep: Any = []
+for _ in range(5000):
+    deep = [deep]
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.decimals()
+    | st.builds(Decimal, st.tuples(st.integers(0, 1), st.tuples(st.integers(1, 9)), st.integers(-(10**17), 10**17)))
+    | st.text(st.characters())
+    | st.text(st.characters(categories=["Cs", "Cc", "Nd"]))
+    | st.from_regex(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?([eE][+-]?[0-9]{1,6})?", fullmatch=True)
+    | st.datetimes()
+    | st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))]))
+    | st.datetimes().map(lambda moment: moment.isoformat() + "Z")
+)
+values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(st.text(max_size=3), leaves, max_size=3)
+
+
+def judged(normalized: dict[str, Any]) -> Quote | Reject:
+    try:
+        return RECORD.quote(normalized)
+    except Reject as reject:
+        return reject
+
+
+def codes(normalized: dict[str, Any]) -> list[tuple[str, str]]:
+    """The reasons for which an item is rejected, as (field, code); none if it is a quote."""
+    verdict = judged(normalized)
+    return [(reason["field"], reason["code"]) for reason in verdict.reasons] if isinstance(verdict, Reject) else []
+
+
+def code(field: str, value: Any) -> str:
+    """The code for which an item with this value is rejected; none if it is a quote."""
+    match codes(item(**{field: value})):
+        case []:
+            return ""
+        case [(named, code)]:
+            assert named == field
+            return code
+        case reasons:
+            raise AssertionError(f"one mistake, several reasons: {reasons}")
+
+
+@tried(max_examples=500, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=6))
+@example({"price": Decimal("1e1000000")})
+@example({"price": Decimal("-1e-1000000")})
+@example({"price": 10**5000})
+@example({"market_cap": [10**5000]})
+@example({"name": deep})
+@example({"rank": Decimal("sNaN")})
+@example({"rank": "9" * 200})
+@example({"price": "\ud800"})
+@example({"observed_at": "\ud800"})
+@example({"observed_at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))})
+@example({"observed_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))})
+@example({"observed_at": "0001-01-01T00:00:00+01:00"})
+@example({"observed_at": datetime.max.time().replace(tzinfo=UTC)})
+@example({"quote_currency": "ß" * 7})
+def test_every_item_is_a_quote_or_a_reject_with_reasons(changes: dict[str, Any]) -> None:
+    verdict = judged(item(**changes))
+    if isinstance(verdict, Quote):
+        assert_can_be_stored(verdict)
+    else:
+        assert_says_why(verdict, changes)
+
+
+def assert_says_why(reject: Reject, changes: dict[str, Any]) -> None:
+    assert reject.reasons
+    for reason in reject.reasons:
+        assert set(reason) == {"field", "code", "detail"}
+        assert reason["field"] in changes
+        assert len(reason["detail"]) < 300
+        assert "\x00" not in reason["detail"]
+        json.dumps(reason, ensure_ascii=False).encode()
+
+
+def assert_can_be_stored(quote: Quote) -> None:
+    assert quote.observed_at.tzinfo is UTC
+    assert EARLIEST <= quote.observed_at <= LATEST
+    for field in TEXTS:
+        text = getattr(quote, field)
+        assert text == text.strip() != ""
+        assert "\x00" not in text
+        text.encode()
+    for field in ("price", "change_24h_pct", *NUMBERS):
+        number = getattr(quote, field)
+        assert number is None or (type(number) is Decimal and number.is_finite())
+        assert number is None or number == 0 or SMALLEST <= number.copy_abs() <= LARGEST
+    assert quote.price > 0
+    assert quote.rank is None or (type(quote.rank) is int and 1 <= quote.rank < 2**31)
+
+
+@tried(deadline=None)
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=SMALLEST, max_value=LARGEST, places=20))
+def test_a_number_is_kept_to_its_last_digit_however_it_is_written(number: Decimal) -> None:
+    for written in (number, str(number), f"{number:f}", f"+{number:E}"):
+        assert RECORD.quote(item(price=written)).price.as_tuple() == number.as_tuple()
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", [True, False, 1.5, float("nan"), [], {}, {"a": 1}, b"1"], ids=repr)
+def test_no_field_takes_a_bool_a_float_a_list_an_object_or_bytes(field: str, value: Any) -> None:
+    assert code(field, value) in {"not_text", "not_a_number", "not_a_time"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, ""),
+        ("1", ""),
+        (" 1 ", ""),
+        ("+1.5e-3", ""),
+        (".5", ""),
+        ("5.", ""),
+        (Decimal("-0"), ""),
+        (LARGEST, ""),
+        (int(LARGEST) + 1, "out_of_range"),
+        (Decimal(int(LARGEST) + 1), "out_of_range"),
+        (SMALLEST, ""),
+        (Decimal("0." + "0" * 60 + "9" * 40), "out_of_range"),
+        (Decimal("1e999999999999999999"), "out_of_range"),
+        (Decimal("1e-999999999999999999"), "out_of_range"),
+        (10**5000, "out_of_range"),
+        ("1e9999", "out_of_range"),
+        ("1e99999", "not_a_number"),
+        (NAN, "out_of_range"),
+        (Decimal("sNaN"), "out_of_range"),
+        (INFINITY, "out_of_range"),
+        ("NaN", "not_a_number"),
+        ("Infinity", "not_a_number"),
+        ("0x10", "not_a_number"),
+        ("1,5", "not_a_number"),
+        ("1_000", "not_a_number"),
+        ("١", "not_a_number"),
+        ("", "not_a_number"),
+        ("null", "not_a_number"),
+        ("0." + "1" * MAX_DIGITS, ""),
+        ("0." + "1" * (MAX_DIGITS + 1), "out_of_range"),
+        (Decimal("0." + "1" * 100_000), "out_of_range"),
+        ("1" * 2 * MAX_DIGITS + "1", "not_a_number"),
+        ("-1", "negative"),
+        (-SMALLEST, "negative"),
+    ],
+    ids=lambda value: "int" if isinstance(value, int) else ascii(value)[:30],
+)
+def test_the_bounds_of_a_number(value: Any, expected: str) -> None:
+    assert code("market_cap", value) == expected
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_what_may_be_unknown_may_be_null_or_left_out_or_zero(field: str) -> None:
+    assert getattr(RECORD.quote(item(**{field: None})), field) is None
+    assert getattr(RECORD.quote(item()), field) is None
+    assert getattr(RECORD.quote(item(**{field: 0})), field) == 0
+    assert code(field, -1) == "negative"
+
+
+def test_a_change_may_be_negative_and_large() -> None:
+    assert RECORD.quote(item(change_24h_pct=Decimal("-99.9"))).change_24h_pct == Decimal("-99.9")
+    assert RECORD.quote(item(change_24h_pct=9_084_142_000)).change_24h_pct == 9_084_142_000
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "no_price"),
+        (0, "not_positive"),
+        ("0.0", "not_positive"),
+        (Decimal("-0"), "not_positive"),
+        (-1, "not_positive"),
+        (SMALLEST, ""),
+        ("", "not_a_number"),
+    ],
+)
+def test_a_price_is_above_zero(value: Any, expected: str) -> None:
+    assert code("price", value) == expected
+
+
+def test_an_item_without_a_price_has_the_code_no_price() -> None:
+    normalized = item()
+    del normalized["price"]
+    assert codes(normalized) == [("price", "no_price")]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, ""),
+        (1, ""),
+        ("7", ""),
+        (Decimal("1E+2"), ""),
+        (2**31 - 1, ""),
+        (2**31, "not_a_rank"),
+        (0, "not_a_rank"),
+        (-1, "not_a_rank"),
+        ("1.5", "not_a_rank"),
+        (Decimal("1." + "0" * 50 + "1"), "not_a_rank"),
+        (Decimal("9" * 41), "out_of_range"),
+        (NAN, "out_of_range"),
+    ],
+    ids=repr,
+)
+def test_a_rank_is_a_whole_number_from_1(value: Any, expected: str) -> None:
+    assert code("rank", value) == expected
+
+
+def test_a_rank_of_digits_is_an_int() -> None:
+    rank = RECORD.quote(item(rank=Decimal("1E+2"))).rank
+    assert (rank, type(rank)) == (100, int)
+
+
+@pytest.mark.parametrize("field", TEXTS)
+def test_the_bounds_of_a_text(field: str) -> None:
+    longest = {"source_asset_id": 200, "symbol": 100, "name": 300}[field]
+    assert code(field, "€" * longest) == ""
+    assert code(field, "x" * (longest + 1)) == "too_long"
+    assert code(field, None) == "missing"
+    assert code(field, " \t\n\u00a0") == "empty"
+    assert code(field, "a\x00b") == "encoding"
+    assert code(field, "a\ud800b") == "encoding"
+    assert code(field, 7) == "not_text"
+    assert code(field, NAN) == "not_text"
+
+
+def test_spaces_around_a_text_are_not_part_of_it() -> None:
+    quote = RECORD.quote(item(source_asset_id=" btc ", symbol="\tBTC", name="Bit coin\r\n", quote_currency=" usd "))
+    assert (quote.source_asset_id, quote.symbol, quote.name) == ("btc", "BTC", "Bit coin")
+    assert quote.quote_currency == "USD"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("usd", ""),
+        ("US", ""),
+        ("U", "not_a_currency"),
+        ("A1" * 6, ""),
+        ("A" * 13, "too_long"),
+        ("US-D", "not_a_currency"),
+        ("ЕUR", "not_a_currency"),  # the first letter is Cyrillic
+        ("U\x00D", "encoding"),
+        ("", "empty"),
+        (None, "missing"),
+    ],
+)
+def test_the_bounds_of_a_currency(value: Any, expected: str) -> None:
+    assert code("quote_currency", value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2024-01-01T00:00:00Z", ""),
+        ("2024-01-01T00:00:00.123+05:30", ""),
+        (EARLIEST, ""),
+        (EARLIEST - TICK, "too_early"),
+        (LATEST, ""),
+        (LATEST.astimezone(timezone(timedelta(hours=14))), ""),
+        (LATEST + TICK, "in_future"),
+        ("1970-01-01T00:00:00Z", "too_early"),
+        ("9999-12-31T23:59:59Z", "in_future"),
+        ("9999-12-31T23:59:59-01:00", "not_a_time"),
+        (datetime(2024, 1, 1), "not_a_time"),  # noqa: DTZ001 — a naive one is meant
+        ("2024-01-01", "not_a_time"),
+        ("2024-01-01T00:00:00", "not_a_time"),
+        ("2024-02-30T00:00:00Z", "not_a_time"),
+        ("yesterday", "not_a_time"),
+        ("", "not_a_time"),
+        (1_700_000_000, "not_a_time"),
+        (None, "missing"),
+    ],
+    ids=str,
+)
+def test_the_bounds_of_a_time(value: Any, expected: str) -> None:
+    assert code("observed_at", value) == expected
+
+
+def test_a_time_is_kept_in_utc() -> None:
+    quote = RECORD.quote(item(observed_at="2024-01-01T00:00:00.123456+05:30"))
+    assert quote.observed_at == datetime(2023, 12, 31, 18, 30, 0, 123456, UTC)
+    assert quote.observed_at.tzinfo is UTC
+
+
+def test_a_high_below_the_low_is_a_reject() -> None:
+    assert codes(item(high=2, low=3)) == [("high", "high_below_low")]
+    assert codes(item(high=3, low=3)) == []
+    assert codes(item(high=3)) == codes(item(low=3)) == []
+
+
+def test_every_mistake_of_an_item_is_a_reason() -> None:
+    assert sorted(codes(item(symbol="", price=None, rank=0, low="much"))) == [
+        ("low", "not_a_number"),
+        ("price", "no_price"),
+        ("rank", "not_a_rank"),
+        ("symbol", "empty"),
+    ]
+
+
+def test_a_field_that_the_record_does_not_know_is_a_reject() -> None:
+    assert codes(item(colour="red")) == [("colour", "unknown_field")]
+
+
+def test_a_reason_quotes_the_value_but_never_at_length() -> None:
+    with pytest.raises(Reject) as caught:
+        RECORD.quote(item(price="x" * 1_000_000))
+    [reason] = caught.value.reasons
+    assert reason["detail"] == f"expected a number, got 'xxx{'x' * 53}…"

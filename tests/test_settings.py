@@ -1,0 +1,237 @@
+"""The environment, read once: every mistake said at once, and no secret said at all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from settings import (
+    Settings,
+    SettingsError,
+    UpstreamSettings,
+    read_settings,
+    read_upstream,
+    secrets_in,
+    table,
+)
+
+PASSWORD = "p4ssw0rd%2Fof%40the-database"
+TOKEN = "t0ken-of-the-operator-32-characters"
+KEY = "k3y-of-an-upstream"
+NEEDED = {
+    "DATABASE_URL": f"postgresql://kasparro:{PASSWORD}@127.0.0.1:5432/kasparro",
+    "REDIS_URL": "redis://:v4lkey@127.0.0.1:6379/0",
+}
+
+
+def mistakes(**environ: str) -> dict[str, str]:
+    """What is said of each variable that is wrong."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings({**NEEDED, **environ})
+    return dict(line.strip().split(": ", 1) for line in str(caught.value).splitlines()[1:])
+
+
+def contradictions(**environ: str) -> list[str]:
+    with pytest.raises(SettingsError, match="contradict each other") as caught:
+        read_settings({**NEEDED, **environ})
+    return [line.split()[0] for line in str(caught.value).splitlines()[1:]]
+
+
+def test_the_addresses_of_the_servers_are_all_that_is_needed() -> None:
+    settings = read_settings(NEEDED)
+    assert settings.database_url == NEEDED["DATABASE_URL"]
+    assert settings.api_token is None
+    assert settings.task_slice == 240
+
+
+def test_every_mistake_is_said_at_once_with_the_name_of_its_variable() -> None:
+    said = mistakes(
+        DATABASE_URL="mysql://localhost/x",
+        REDIS_URL="localhost:6379",
+        API_TOKEN="short",
+        READS_NEED_TOKEN="perhaps",
+        LOG_FORMAT="xml",
+        LOG_LEVEL="loud",
+        LEASE="0",
+        TASK_SLICE="-1",
+        SWEEP_EVERY="soon",
+        CLOCK_SKEW="inf",
+        STATEMENT_TIMEOUT="nan",
+        RETRY_AFTER_FAILURE="1e12",
+        MAX_ATTEMPTS="2.5",
+        MAX_WAITS="0",
+        MAX_BODY_BYTES="64MB",
+    )
+    assert said == {
+        "DATABASE_URL": "must be a URL that starts with postgresql:// or postgres://",
+        "REDIS_URL": "must be a URL that starts with redis:// or rediss://",
+        "API_TOKEN": "must have at least 16 characters; `openssl rand -hex 32` makes one",
+        "READS_NEED_TOKEN": "Not a valid boolean.",
+        "LOG_FORMAT": "Must be one of: auto, json, console.",
+        "LOG_LEVEL": "Must be one of: DEBUG, INFO, WARNING, ERROR.",
+        "LEASE": "must be more than 0 and at most 31622400, which is a year",
+        "TASK_SLICE": "must be more than 0 and at most 31622400, which is a year",
+        "SWEEP_EVERY": "Not a valid number.",
+        "CLOCK_SKEW": "Special numeric values (nan or infinity) are not permitted.",
+        "STATEMENT_TIMEOUT": "Special numeric values (nan or infinity) are not permitted.",
+        "RETRY_AFTER_FAILURE": "must be more than 0 and at most 31622400, which is a year",
+        "MAX_ATTEMPTS": "Not a valid integer.",
+        "MAX_WAITS": "must be more than 0",
+        "MAX_BODY_BYTES": "Not a valid integer.",
+    }
+
+
+def test_what_is_needed_and_not_set_is_said() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings({"DATABASE_URL": " "})
+    assert re.findall(r"^  (\w+): ", str(caught.value), re.MULTILINE) == ["DATABASE_URL", "REDIS_URL"]
+
+
+@pytest.mark.parametrize("name", [knob.name.upper() for knob in fields(Settings) if knob.name.upper() not in NEEDED])
+@pytest.mark.parametrize("empty", ["", " ", "\n"], ids=ascii)
+def test_empty_means_unset(name: str, empty: str) -> None:
+    assert read_settings({**NEEDED, name: empty}) == read_settings(NEEDED)
+
+
+def test_spaces_around_a_value_are_not_part_of_it() -> None:
+    assert read_settings({**NEEDED, "API_TOKEN": f"{TOKEN}\n", "LOG_LEVEL": " DEBUG "}).api_token == TOKEN
+    assert read_upstream("coingecko", {"COINGECKO_API_KEY": f" {KEY}\r\n"}).api_key == KEY
+
+
+def test_what_is_not_a_knob_is_left_alone() -> None:
+    assert read_settings({**NEEDED, "PATH": "/bin", "LEASES": "many"}) == read_settings(NEEDED)
+
+
+# Contradictions
+
+
+def test_the_defaults_do_not_contradict_each_other_and_stand_at_no_edge() -> None:
+    settings = read_settings(NEEDED)
+    assert settings.lease > settings.request_deadline + settings.transaction_timeout
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"LEASE": "105"}, ["LEASE"]),
+        ({"LEASE": "105.1"}, []),
+        ({"REQUEST_DEADLINE": "75"}, ["LEASE"]),
+        ({"TRANSACTION_TIMEOUT": "60"}, ["LEASE"]),
+        ({"TASK_SLICE": "255"}, []),
+        ({"TASK_SLICE": "255.1"}, ["TASK_SOFT_LIMIT"]),
+        ({"TASK_SOFT_LIMIT": "390"}, ["TASK_HARD_LIMIT"]),
+        ({"TASK_HARD_LIMIT": "450"}, ["VISIBILITY_TIMEOUT"]),
+        ({"TASK_HARD_LIMIT": "449"}, []),
+        ({"LEASE": "1", "TASK_SLICE": "400"}, ["LEASE", "TASK_SOFT_LIMIT"]),
+        (
+            {"LEASE": "1", "TASK_SLICE": "500", "TASK_HARD_LIMIT": "300", "VISIBILITY_TIMEOUT": "600"},
+            ["LEASE", "TASK_SOFT_LIMIT", "TASK_HARD_LIMIT", "VISIBILITY_TIMEOUT"],
+        ),
+    ],
+)
+def test_times_that_contradict_each_other_are_all_said(environ: dict[str, str], said: list[str]) -> None:
+    assert (contradictions(**environ) if said else read_settings({**NEEDED, **environ}) and []) == said
+
+
+# One source's settings
+
+
+def test_every_variable_of_a_source_has_its_name_before_it() -> None:
+    environ = {
+        "COINGECKO_URL": "http://127.0.0.1:8080/api",
+        "COINGECKO_PLAN": "pro",
+        "COINGECKO_API_KEY": KEY,
+        "COINGECKO_EVERY": "60",
+        "COINGECKO_CALLS_PER_MINUTE": "5",
+        "COINGECKO_CALLS_PER_MONTH": "1000",
+        "COINGECKO_PAGES": "2",
+    }
+    assert read_upstream("coingecko", environ) == UpstreamSettings(
+        "http://127.0.0.1:8080/api", "pro", KEY, 60, 5, 1000, 2
+    )
+    assert read_upstream("coinpaprika", environ) == UpstreamSettings(None, None, None, None, None, None, None)
+
+
+def test_every_mistake_of_a_source_is_said_at_once_and_without_its_key() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_upstream(
+            "coingecko",
+            {
+                "COINGECKO_URL": "https://user:p4ss@host/",
+                "COINGECKO_API_KEY": "kéy in two words",
+                "COINGECKO_EVERY": "0",
+                "COINGECKO_CALLS_PER_MINUTE": "many",
+                "COINGECKO_CALLS_PER_MONTH": "-1",
+                "COINGECKO_PAGES": "0",
+            },
+        )
+    assert str(caught.value).splitlines() == [
+        "These settings are wrong or missing:",
+        "  COINGECKO_URL: must hold no user and no password: it is stored with each page",
+        "  COINGECKO_API_KEY: must be of visible ASCII characters, without spaces",
+        "  COINGECKO_EVERY: must be more than 0 and at most 31622400, which is a year",
+        "  COINGECKO_CALLS_PER_MINUTE: Not a valid integer.",
+        "  COINGECKO_CALLS_PER_MONTH: must be more than 0",
+        "  COINGECKO_PAGES: must be more than 0",
+    ]
+
+
+# Secrets
+
+
+def test_no_secret_is_in_what_a_traceback_shows_of_the_settings() -> None:
+    settings = read_settings({**NEEDED, "API_TOKEN": TOKEN})
+    upstream = read_upstream("coingecko", {"COINGECKO_API_KEY": KEY, "COINGECKO_PLAN": "pro"})
+    shown = repr(settings) + repr(upstream)
+    assert "task_slice=240" in shown
+    assert "plan='pro'" in shown
+    for secret in (PASSWORD, "v4lkey", TOKEN, KEY):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "API_TOKEN", "COINGECKO_API_KEY", "COINGECKO_URL"])
+def test_no_secret_is_in_what_is_said_of_a_mistake(name: str) -> None:
+    environ = {**NEEDED, name: "ftp://u:s3cret@h/ x", "LEASE": "0", "COINGECKO_EVERY": "0"}
+    said = []
+    for read in (lambda: read_settings(environ), lambda: read_upstream("coingecko", environ)):
+        with pytest.raises(SettingsError) as caught:
+            read()
+        said.append(str(caught.value))
+    assert name in "".join(said)
+    assert "s3cret" not in "".join(said)
+
+
+def test_the_secrets_of_an_environment_are_found_longest_first() -> None:
+    environ = {
+        **NEEDED,
+        "API_TOKEN": TOKEN,
+        "COINGECKO_API_KEY": f"{KEY}\n",
+        "COINPAPRIKA_API_KEY": "",
+        "POSTGRES_PASSWORD": "p0stgres",
+        "FLOWER_BASIC_AUTH": "kasparro:fl0wer",
+        "PROXY_URL": "http://me:pr0xy@host/",
+        "BROKEN_URL": "http://[::1",
+        "COINGECKO_PLAN": "pro",
+    }
+    decoded = "p4ssw0rd/of@the-database"
+    found = secrets_in(environ)
+    assert set(found) == {PASSWORD, decoded, "v4lkey", TOKEN, KEY, "p0stgres", "fl0wer", "pr0xy"}
+    assert list(found) == sorted(found, key=len, reverse=True)
+
+
+# README.md's tables
+
+
+@pytest.mark.parametrize("settings_class", [Settings, UpstreamSettings])
+def test_every_knob_has_a_row_in_the_table_with_its_default_and_its_meaning(settings_class: type) -> None:
+    rows = table(settings_class)
+    assert [name for name, _, _ in rows] == [knob.name.upper() for knob in fields(settings_class)]
+    assert all(about for _, _, about in rows)
+
+
+def test_the_table_shows_the_defaults() -> None:
+    rows = {name: default for name, default, _ in table(Settings)}
+    assert (rows["LEASE"], rows["LOG_FORMAT"], rows["READS_NEED_TOKEN"]) == ("120", "auto", "False")
+    assert (rows["DATABASE_URL"], rows["API_TOKEN"]) == ("", "")
