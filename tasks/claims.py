@@ -22,7 +22,6 @@ class Claim:
     kind: str
     parameters: dict[str, Any]
     attempts: int
-    waits: int
     request_id: str | None
     traceparent: str | None
     now: datetime
@@ -46,7 +45,7 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
                       FROM sources
                      WHERE runs.id = :run AND status IN ('queued', 'waiting') AND sources.name = runs.source
                        AND (next_attempt_at IS NULL OR next_attempt_at <= clock_timestamp())
-                    RETURNING runs.id AS run, claims AS number, source, kind, parameters, attempts, waits,
+                    RETURNING runs.id AS run, claims AS number, source, kind, parameters, attempts,
                               request_id, traceparent, claimed_at AS now,
                               CASE WHEN paused_until > clock_timestamp() OR paused_until IS NULL
                                    THEN paused_reason END AS paused_reason,
@@ -63,7 +62,7 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
 def put_back(engine: Engine, claim: Claim) -> None:
     """End a slice whose run goes on: the run is due at once."""
     with engine.begin() as connection:
-        _move(connection, claim, "status = 'queued', attempts = greatest(attempts - 1, 0)")
+        _move(connection, claim, f"{_unless_cancelled('queued')}, attempts = greatest(attempts - 1, 0)")
 
 
 def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failure: bool) -> None:
@@ -72,12 +71,19 @@ def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failur
         _move(
             connection,
             claim,
-            """status = 'waiting', attempts = greatest(attempts - 1, 0), waits = waits + :failures,
+            f"""{_unless_cancelled("waiting")}, attempts = greatest(attempts - 1, 0), waits = waits + :failures,
                waiting_reason = :reason, next_attempt_at = clock_timestamp() + :gap""",
             reason=reason,
             gap=timedelta(seconds=seconds),
             failures=int(is_failure),
         )
+
+
+def waits_since_page(engine: Engine, claim: Claim) -> int:
+    """How often the run has waited after a failure since its last committed page, which may be of this slice."""
+    with engine.connect() as connection:
+        waits: int = connection.execute(text("SELECT waits FROM runs WHERE id = :run"), {"run": claim.run}).scalar_one()
+    return waits
 
 
 def succeed(engine: Engine, claim: Claim) -> str:
@@ -126,6 +132,12 @@ def end(connection: Connection, claim: Claim, status: str, code: str | None = No
         code=code,
         detail=detail,
     )
+
+
+def _unless_cancelled(status: str) -> str:
+    """The assignments that move a run on, or end it if somebody asked for that meanwhile."""
+    return f"""status = CASE WHEN cancel_requested THEN 'cancelled' ELSE '{status}' END,
+               finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END"""
 
 
 def _move(connection: Connection, claim: Claim, assignments: str, **values: Any) -> None:

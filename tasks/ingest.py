@@ -16,7 +16,7 @@ from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
 from store.tables import Checkpoint
 from tasks.celery import celery
-from tasks.claims import Claim, ClaimLost, claim_run, end, fail, put_back, succeed, wait
+from tasks.claims import Claim, ClaimLost, claim_run, end, fail, put_back, succeed, wait, waits_since_page
 from tasks.database import worker_engine
 from tasks.leases import Cancelled, LeaseHeld, LeaseLost
 from tasks.pipeline import PartitionsFailed, Slice, SliceEnded
@@ -80,13 +80,14 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         wait(engine, claim, str(held), seconds=held.seconds, is_failure=False)
         log.info("run_waits", reason=str(held), seconds=held.seconds)
     except TransientError as error:
-        _wait_for_upstream(engine, settings, claim, error)
+        _wait(engine, settings, claim, error.code, error.detail, error.retry_after)
     except PartitionsFailed as error:
         _give_up(engine, claim, error.first.code, str(error), error.first.pause)
     except TerminalError as error:
         _give_up(engine, claim, error.code, error.detail, error.pause)
     except (OperationalError, InterfaceError) as error:
-        _wait_for_database(engine, settings, claim, error)
+        # If it does not even answer to this, the lease runs out, and the reconciler puts the run back.
+        _wait(engine, settings, claim, "database_unavailable", type(error.orig or error).__name__)
     except SoftTimeLimitExceeded:
         # The attempt counts: a page that never gets done in time must not be tried for ever.
         log.warning("slice_timed_out")
@@ -120,18 +121,17 @@ def _wait_out_the_pause(engine: Engine, claim: Claim) -> None:
     log.info("run_waits", reason="paused", seconds=left)
 
 
-def _wait_for_upstream(engine: Engine, settings: Settings, claim: Claim, error: TransientError) -> None:
-    if claim.waits >= settings.max_waits:
-        _give_up(engine, claim, error.code, f"{error.detail}; gave up after {claim.waits} waits")
-        return
-    gap = error.retry_after
-    seconds = min(LONGEST_WAIT, settings.retry_after_failure * 2**claim.waits) if gap is None else gap
-    wait(engine, claim, f"{error.code}: {error.detail}", seconds=seconds, is_failure=gap is None)
-    log.warning("run_waits", code=error.code, reason=error.detail, seconds=round(seconds, 1))
-
-
-def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
-    """Only where the database answers again already; else the lease runs out, and the reconciler puts the run back."""
-    reason = f"database: {type(getattr(error, 'orig', error)).__name__}"
-    log.warning("run_waits", code="database_unavailable", reason=reason)
-    wait(engine, claim, reason, seconds=settings.retry_after_failure, is_failure=True)
+def _wait(
+    engine: Engine, settings: Settings, claim: Claim, code: str, detail: str, retry_after: float | None = None
+) -> None:
+    """Go on later: when the upstream or the limiter says, else after a gap that doubles, for so many times."""
+    if retry_after is not None:
+        seconds = retry_after
+    else:
+        waits = waits_since_page(engine, claim)
+        if waits >= settings.max_waits:
+            _give_up(engine, claim, code, f"{detail}; gave up after {waits} waits")
+            return
+        seconds = min(LONGEST_WAIT, settings.retry_after_failure * 2**waits)
+    wait(engine, claim, f"{code}: {detail}", seconds=seconds, is_failure=retry_after is None)
+    log.warning("run_waits", code=code, reason=detail, seconds=round(seconds, 1))

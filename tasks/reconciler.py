@@ -26,7 +26,9 @@ def _put_back_abandoned(engine: Engine, settings: Settings) -> None:
     with engine.begin() as connection:
         abandoned = connection.scalars(
             text("""
-                UPDATE runs SET status = 'queued', published_at = NULL, publish_count = 0
+                UPDATE runs SET published_at = NULL, publish_count = 0,
+                       status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
+                       finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END
                  WHERE status = 'running' AND claimed_at < clock_timestamp() - :lease
                    AND NOT EXISTS (SELECT FROM checkpoints
                                     WHERE lease_run = runs.id AND lease_expires > clock_timestamp())

@@ -203,6 +203,52 @@ def test_a_run_gives_up_after_so_many_waits_and_a_committed_page_starts_the_coun
     assert "gave up after 3 waits" in bench.run(run)["error_detail"]
 
 
+def test_a_page_committed_in_the_same_slice_starts_the_count_of_waits_anew(bench: Bench) -> None:
+    tries: list[int] = []
+
+    def down_but_for_the_first_page(number: int) -> None:
+        tries.append(number)
+        if number == 1 or len(tries) <= 3:
+            raise TransientError("down")
+
+    run = bench.request(canned([item(0)], [item(1)], before=down_but_for_the_first_page))
+    for _ in range(4):
+        bench.rows("UPDATE runs SET next_attempt_at = NULL WHERE status = 'waiting'")
+        row = bench.slice(run, max_waits=4)
+    assert tries == [0, 0, 0, 0, 1]
+    assert (row["status"], row["waits"]) == ("waiting", 1)
+
+
+def test_being_rate_limited_is_no_failure_however_often(bench: Bench) -> None:
+    def limited(number: int) -> None:
+        raise TransientError("slow down", code="rate_limited", retry_after=0.001)
+
+    run = bench.request(canned([item(0)], before=limited))
+    for _ in range(5):
+        bench.rows("UPDATE runs SET next_attempt_at = NULL WHERE status = 'waiting'")
+        row = bench.slice(run, max_waits=2)
+    assert (row["status"], row["waits"]) == ("waiting", 0)
+
+
+def test_a_run_that_would_wait_or_go_on_ends_if_it_was_cancelled_meanwhile(bench: Bench) -> None:
+    def cancelled_then_down(number: int) -> None:
+        request_cancel(bench.engine, run)
+        raise TransientError("down")
+
+    run = bench.request(canned([item(0)], before=cancelled_then_down))
+    ended = bench.slice(run)
+    assert (ended["status"], bool(ended["finished_at"])) == ("cancelled", True)
+
+
+def test_a_cancelled_run_whose_worker_is_gone_is_closed(bench: Bench) -> None:
+    run = bench.request(canned([item(0)]))
+    assert claim_run(bench.engine, run)
+    assert request_cancel(bench.engine, run) == "running"
+    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
+    reconcile(bench.engine, bench.settings)
+    assert bench.run(run)["status"] == "cancelled"
+
+
 def test_what_waiting_cannot_mend_fails_the_run_and_pauses_the_source(bench: Bench) -> None:
     def refused(number: int) -> None:
         raise TerminalError("quota used up", code="payment_required", pause=timedelta(days=1))
