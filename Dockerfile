@@ -26,4 +26,4 @@ EXPOSE 8000
 # For the API; docker-compose.yml has the other roles' own.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import http.client, os; api = http.client.HTTPConnection('127.0.0.1', int(os.environ['WEB_PORT']), timeout=4); api.request('GET', '/health/live'); raise SystemExit(api.getresponse().status != 200)"]
-CMD ["gunicorn", "--config", "app/gunicorn.py", "app:create_app()"]
+CMD ["gunicorn", "--config", "app/gunicorn.py"]

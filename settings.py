@@ -82,10 +82,10 @@ class Settings:
     )
 
     task_slice: float = _seconds(240, "seconds a task works on its run before it makes room for others")
-    task_soft_limit: float = _seconds(360, "seconds after which Celery interrupts a task")
-    task_hard_limit: float = _seconds(390, "seconds after which Celery kills a task's process")
+    task_soft_limit: float = _seconds(400, "seconds after which Celery interrupts a task")
+    task_hard_limit: float = _seconds(430, "seconds after which Celery kills a task's process")
     visibility_timeout: float = _seconds(900, "seconds after which Redis hands an unacknowledged message out again")
-    lease: float = _seconds(120, "seconds a run may write to a partition without having committed a page")
+    lease: float = _seconds(180, "seconds a run may write to a partition without having committed a page")
     transaction_timeout: float = _seconds(45, "seconds a page's transaction may take")
     request_deadline: float = _seconds(60, "seconds one upstream request may take, its repeats included")
     sweep_every: float = _seconds(15, "seconds between two looks of the reconciler")
@@ -94,7 +94,7 @@ class Settings:
     )
     publish_gap: float = _seconds(30, "seconds before a queued run nobody took is published again; doubles with each")
     max_attempts: int = _count(4, "starts without a committed page after which a run is given up as poisoned")
-    max_waits: int = _count(10, "waits without a committed page after which a run is given up as failed")
+    max_waits: int = _count(10, "failures in a row that a run waits out; those with a Retry-After are not counted")
 
     max_body_bytes: int = _count(64 * 1024 * 1024, "largest answer of an upstream, unpacked, in bytes")
     csv_block_bytes: int = _count(1024 * 1024, "size of a page of a CSV file, in bytes")
@@ -185,13 +185,17 @@ def _read(settings_class: type, environ: Mapping[str, str], prefix: str) -> dict
 
 def _contradictions(settings: Settings) -> Iterable[str]:
     """The inequalities without which one page could be worked on twice; docs/design.md says why each."""
-    longest_page = settings.request_deadline + settings.transaction_timeout
+    # One transaction resolves the page's listings, another loads it.
+    longest_page = settings.request_deadline + 2 * settings.transaction_timeout
     if settings.lease <= longest_page:
-        yield f"LEASE ({settings.lease:g}) must be more than REQUEST_DEADLINE + TRANSACTION_TIMEOUT ({longest_page:g})"
+        yield (
+            f"LEASE ({settings.lease:g}) must be more than "
+            f"REQUEST_DEADLINE + 2 x TRANSACTION_TIMEOUT ({longest_page:g})"
+        )
     if settings.task_soft_limit < settings.task_slice + longest_page:
         yield (
             f"TASK_SOFT_LIMIT ({settings.task_soft_limit:g}) must be at least "
-            f"TASK_SLICE + REQUEST_DEADLINE + TRANSACTION_TIMEOUT ({settings.task_slice + longest_page:g})"
+            f"TASK_SLICE + REQUEST_DEADLINE + 2 x TRANSACTION_TIMEOUT ({settings.task_slice + longest_page:g})"
         )
     if settings.task_hard_limit <= settings.task_soft_limit:
         yield (

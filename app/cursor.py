@@ -16,7 +16,7 @@ from app.problems import Code, Problem
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 BigId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 # Postgres's text cannot hold NUL.
-Word = Annotated[str, msgspec.Meta(max_length=400, pattern=r"^[^\x00]*$")]
+Word = Annotated[str, msgspec.Meta(max_length=5000, pattern=r"^[^\x00]*$")]
 
 UNFILTERED = ("cursor", "limit", "members", "count")
 """What may differ between two pages of one list."""

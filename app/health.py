@@ -100,8 +100,8 @@ def live() -> dict[str, str]:
 
 def _checks(state: State) -> dict[str, Any]:
     until = monotonic() + PROBE_TIMEOUT
-    database = state.probes.submit(_ask_database, state)
-    broker = state.probes.submit(broker_answers)
+    database = state.database_probes.submit(_ask_database, state)
+    broker = state.broker_probes.submit(broker_answers)
     found, problem = _outcome(database, until)
     answers, _ = _outcome(broker, until)
     unknown = {"status": "unknown", "detail": "The database does not answer."}

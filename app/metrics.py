@@ -55,7 +55,7 @@ def _observe(response: Response) -> Response:
 def get_metrics() -> Response:
     """Metrics for Prometheus
 
-    Runs, rows, rejects, lag and heartbeats are read from the database at each scrape; `kasparro_database_up` is 0, and
+    Runs, rows, lag and heartbeats are read from the database at each scrape; `kasparro_database_up` is 0, and
     they are absent, while it does not answer. Request times are summed over the processes of this server.
     """
     registry = CollectorRegistry()
@@ -104,10 +104,7 @@ def _rows(connection: Connection) -> Iterator[Metric]:
         pages.add_metric([row.source], row.pages)
         for outcome in outcomes:
             rows.add_metric([row.source, outcome], row._mapping[outcome])
-    rejects = GaugeMetricFamily("kasparro_rejects", "Rejects that are kept.", labels=("source", "state"))
-    for source, state, count in connection.execute(text("SELECT source, state, count(*) FROM rejects GROUP BY 1, 2")):
-        rejects.add_metric([source, state], count)
-    yield from (pages, rows, rejects)
+    yield from (pages, rows)
 
 
 def _lag(connection: Connection) -> Iterator[Metric]:

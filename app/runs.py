@@ -262,7 +262,7 @@ def list_rejects(arguments: dict[str, Any], run: str) -> Response:
     wanted = (
         select(Reject.item, Reject.reasons, Reject.state, Reject.rejected_at, *key)
         .join(Page, (Page.source == Reject.source) & (Page.body_digest == Reject.digest))
-        .where(Page.run == run_id(run))
+        .where(Page.run == run_id(run), Page.rejected > 0)
         .order_by(*key)
         .limit(limit + 1)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from flask import Response
@@ -18,8 +18,6 @@ from sources.contract import Source as Declared
 from sources.registry import SOURCES
 from store.tables import Checkpoint, Source
 from tasks.runs import pause_source, resume_source
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 blueprint = Resource(
     "sources", __name__, url_prefix="/sources", description="The upstreams, their schedules and how far each has come."
@@ -119,6 +117,12 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
     A run that is under way ends its slice and waits.
     """
     _check(name)
+    if body["until"] is not None and body["until"] <= datetime.now(UTC):
+        raise Problem(
+            Code.INVALID_BODY,
+            "until: expected a time to come",
+            errors=[{"in": "body", "name": "until", "detail": "expected a time to come"}],
+        )
     pause_source(state().engine, name, body["until"], body["reason"])
     return _one(name)
 
@@ -171,7 +175,7 @@ def _schedule(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
     start: Any = until if paused and until else now
     return {
         "every_s": source.every.total_seconds(),
-        "next_run_at": None if endless else EPOCH + ((start - EPOCH) // source.every + 1) * source.every,
+        "next_run_at": None if endless else source.slot_at(start) + source.every,
         "paused": paused,
         "paused_until": until if paused else None,
         "paused_reason": row.paused_reason if row and paused else None,

@@ -25,7 +25,9 @@ class State:
     """The same pool, each statement its own transaction: a read costs no BEGIN and no ROLLBACK."""
     prober: Engine
     """A connection of its own for each /health: a pool that is busy is not a database that is down."""
-    probes: ThreadPoolExecutor
+    # Apart, so that a database that swallows questions does not make the broker look dead as well.
+    database_probes: ThreadPoolExecutor
+    broker_probes: ThreadPoolExecutor
 
 
 def install(app: Flask, settings: Settings, connections: int) -> None:
@@ -48,7 +50,8 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
         ),
-        probes=ThreadPoolExecutor(max_workers=4, thread_name_prefix="probe"),
+        database_probes=ThreadPoolExecutor(max_workers=2, thread_name_prefix="database-probe"),
+        broker_probes=ThreadPoolExecutor(max_workers=2, thread_name_prefix="broker-probe"),
     )
 
 

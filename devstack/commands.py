@@ -19,7 +19,7 @@ from rich.console import Console
 
 from devstack.claim import claimant, end_leftovers
 from devstack.environment import CHECKOUT, LIVE, REPLAY, data_folder, upstream
-from devstack.first_runs import ARRIVED, NoFirstRuns, Run, described, first_runs
+from devstack.first_runs import ASTRAY, NoFirstRuns, Run, described, first_runs
 from devstack.kept import Kept, make_folder
 from devstack.logs import LogReader
 from devstack.postgres import Postgres
@@ -195,7 +195,7 @@ def _first_runs(folder: Path, environ: Mapping[str, str]) -> list[Run]:
         runs = first_runs(stack["api"], stack["token"], progress)
     except NoFirstRuns as error:
         raise UpFailed(str(error) + _end_of(folder, "web")) from None
-    astray = [run for run in runs if run["status"] not in ARRIVED]
+    astray = [run for run in runs if run["status"] in ASTRAY]
     # A real upstream may be down or refuse; that is a source's trouble, and the stack goes on trying.
     if astray and upstream(environ) != LIVE:
         told = "\n".join(f"  {run['source']}: {described(run)}" for run in astray)

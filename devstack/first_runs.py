@@ -11,10 +11,12 @@ import requests
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-DEADLINE = 180.0
+DEADLINE = 60.0
+"""Seconds until the runs are left to themselves: a large one goes on, and one that waits has said why."""
+
 LOOK_EVERY = 0.2
 ENDED = ("succeeded", "partial", "failed", "cancelled")
-ARRIVED = ("succeeded", "partial")
+ASTRAY = ("failed", "cancelled")
 
 Run = dict[str, Any]
 
@@ -32,7 +34,7 @@ def first_runs(api: str, token: str, console: Console) -> list[Run]:
     """The runs as they ended, or as they stood at the deadline. Raises NoFirstRuns."""
     try:
         with requests.Session() as session, _screen(console) as show:
-            return _follow(session, api, _ask(session, api, token), show)
+            return _follow(session, api, _ask(session, api, token, console), show)
     except requests.RequestException as error:
         raise NoFirstRuns(f"The API does not answer as it should: {error}") from None
 
@@ -56,18 +58,33 @@ WORDS = {
 }
 
 
-def _ask(session: requests.Session, api: str, token: str) -> list[Run]:
-    answer = session.post(f"{api}/runs", json={"all": True}, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+def _ask(session: requests.Session, api: str, token: str, console: Console) -> list[Run]:
+    session.headers["Authorization"] = f"Bearer {token}"
+    runs = []
+    for source in _get(session, f"{api}/sources")["data"]:
+        if source["paused"]:
+            why = f"{source['name']:<14} is paused: {source['paused_reason']}"
+            console.print(f"  {why}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            runs.append(_run_of(session, api, source["name"]))
+    return runs
+
+
+def _run_of(session: requests.Session, api: str, source: str) -> Run:
+    """A new run of the source, or the one that an earlier start left unfinished."""
+    answer = session.post(f"{api}/runs", json={"source": source}, timeout=30)
+    if answer.status_code == requests.codes.conflict:
+        return _get(session, f"{api}/runs/{_get(session, f'{api}/sources/{source}')['live_run']['run']}")
     if answer.status_code != requests.codes.accepted:
         raise NoFirstRuns(f"POST /runs answered {answer.status_code}: {answer.text[:500]}")
-    asked: list[Run] = answer.json()["data"]
-    return asked
+    run: Run = answer.json()["data"][0]
+    return run
 
 
 def _follow(session: requests.Session, api: str, runs: list[Run], show: Screen) -> list[Run]:
     deadline = time.monotonic() + DEADLINE
     while True:
-        runs = [run if run["status"] in ENDED else _look(session, api, run) for run in runs]
+        runs = [run if run["status"] in ENDED else _get(session, f"{api}/runs/{run['id']}") for run in runs]
         for run in runs:
             show(run)
         if all(run["status"] in ENDED for run in runs) or time.monotonic() > deadline:
@@ -75,10 +92,10 @@ def _follow(session: requests.Session, api: str, runs: list[Run], show: Screen) 
         time.sleep(LOOK_EVERY)
 
 
-def _look(session: requests.Session, api: str, run: Run) -> Run:
-    answer = session.get(f"{api}/runs/{run['id']}", timeout=30)
+def _get(session: requests.Session, url: str) -> dict[str, Any]:
+    answer = session.get(url, timeout=30)
     answer.raise_for_status()
-    found: Run = answer.json()
+    found: dict[str, Any] = answer.json()
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 Item = Any
@@ -15,6 +15,8 @@ Cursor = Mapping[str, Any]
 
 BLANK: Final = object()
 """What `parse` yields for a row with nothing in it: no item, counted apart."""
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 WHOLE: Final = ""
 """The partition of a source that has only one."""
@@ -144,3 +146,7 @@ class Source:
     rate: Rate = field(default_factory=Rate)
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     partitions: Callable[[], Iterable[str]] = lambda: (WHOLE,)
+
+    def slot_at(self, now: datetime) -> datetime:
+        """The slot of the schedule that `now` lies in: intervals are counted from the epoch, in UTC."""
+        return EPOCH + (now - EPOCH) // self.every * self.every

@@ -42,7 +42,8 @@ def _declared(module: str) -> Source:
     try:
         source = import_module(module).source
     except (ImportError, AttributeError, TypeError) as error:
-        raise SettingsError(f"EXTRA_SOURCES: {module} is no module with a `source`: {error}.") from error
+        where = "MODULES of sources/registry.py" if module in MODULES else "EXTRA_SOURCES"
+        raise SettingsError(f"{where}: {module} is no module with a `source`: {error}.") from error
     if not isinstance(source, Source):
         raise SettingsError(f"{module}.source must be a sources.contract.Source, not a {type(source).__name__}.")
     if not NAME.fullmatch(source.name):

@@ -139,6 +139,8 @@ class Checkpoint(Base):
     # Rises with every lease taken: whoever holds an older one may no longer write.
     lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires: Mapped[datetime | None]
+    # The last run that has been through all there was of the partition.
+    done_by: Mapped[uuid.UUID | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 

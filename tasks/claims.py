@@ -9,7 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from tasks.runs import pause
+from tasks.logs import hide_secrets
+
+LONGEST_DETAIL = 2000
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failur
             claim,
             f"""{_unless_cancelled("waiting")}, attempts = greatest(attempts - 1, 0), waits = waits + :failures,
                waiting_reason = :reason, next_attempt_at = clock_timestamp() + :gap""",
-            reason=reason,
+            reason=storable(reason),
             gap=timedelta(seconds=seconds),
             failures=int(is_failure),
         )
@@ -94,7 +96,7 @@ def succeed(engine: Engine, claim: Claim) -> str:
                 SELECT coalesce(sum(fetched), 0) AS fetched, coalesce(sum(rejected), 0) AS rejected,
                        EXISTS (SELECT FROM pages AS p
                                  JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
-                                WHERE p.run = :run
+                                WHERE p.run = :run AND p.rejected > 0
                                   AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
                        ) AS noteworthy
                   FROM pages WHERE run = :run
@@ -118,8 +120,7 @@ def fail(engine: Engine, claim: Claim, code: str, detail: str, pause_for: timede
     with engine.begin() as connection:
         end(connection, claim, "failed", code, detail)
         if pause_for is not None:
-            until = connection.scalar(text("SELECT clock_timestamp() + :gap"), {"gap": pause_for})
-            pause(connection, claim.source, until, f"{code}: {detail}")
+            _pause_at_least(connection, claim.source, pause_for, storable(f"{code}: {detail}"))
 
 
 def end(connection: Connection, claim: Claim, status: str, code: str | None = None, detail: str | None = None) -> None:
@@ -127,10 +128,27 @@ def end(connection: Connection, claim: Claim, status: str, code: str | None = No
     _move(
         connection,
         claim,
-        "status = :status, finished_at = clock_timestamp(), error_code = :code, error_detail = left(:detail, 2000)",
+        "status = :status, finished_at = clock_timestamp(), error_code = :code, error_detail = :detail",
         status=status,
         code=code,
-        detail=detail,
+        detail=storable(detail) if detail else None,
+    )
+
+
+def storable(text: str) -> str:
+    """An error's text as it may stand in a row and be read by all: no secret, nothing Postgres refuses, no megabyte."""
+    return hide_secrets(text).replace("\x00", "").encode("utf-8", "replace").decode()[:LONGEST_DETAIL]
+
+
+def _pause_at_least(connection: Connection, source: str, gap: timedelta, reason: str) -> None:
+    """Pause a source, unless it is paused for longer already: an operator's word stands."""
+    connection.execute(
+        text("""
+            UPDATE sources SET paused_until = clock_timestamp() + :gap, paused_reason = :reason
+             WHERE name = :source
+               AND (paused_reason IS NULL OR paused_until < clock_timestamp() + :gap)
+        """),
+        {"source": source, "gap": gap, "reason": reason},
     )
 
 

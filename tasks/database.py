@@ -16,7 +16,9 @@ from store.engine import make_engine
 def worker_engine() -> Engine:
     """Sessions that can hold a row for less than a lease, whatever becomes of their process."""
     settings = get_settings()
-    return make_engine(settings.database_url, "worker", transaction_timeout=settings.transaction_timeout)
+    return make_engine(
+        settings.database_url, "worker", transaction_timeout=settings.transaction_timeout, pool_size=2, max_overflow=0
+    )
 
 
 @worker_process_init.connect

@@ -90,14 +90,17 @@ def decide_assets(connection: Connection, source: str, quotes: Sequence[Quote]) 
     by_pair = _assets_by_known_pair(connection, source, quotes)
     by_name = _assets_by_name(connection, source, quotes)
     slugs = _Slugs(connection, quotes)
+    ids_of_name: dict[tuple[str, str], set[str]] = {}
+    for quote in quotes:
+        ids_of_name.setdefault(_named(quote), set()).add(quote.source_asset_id)
     decisions, new = [], []
     for quote in quotes:
-        id_, named = quote.source_asset_id, (quote.symbol.upper(), normalise_name(quote.name))
+        id_, named = quote.source_asset_id, _named(quote)
         if id_ in by_id:
             decision = Decision(by_id[id_], "same_id", 1)
         elif id_ in by_pair:
             decision = Decision(by_pair[id_], "known_pair", 1)
-        elif len(by_name.get(named, ())) == 1:
+        elif len(by_name.get(named, ())) == 1 and len(ids_of_name[named]) == 1:
             # Taken out: what one source lists under two ids, it holds for two things.
             decision = Decision(by_name.pop(named)[0], "symbol_and_name", 0.95)
         else:
@@ -107,6 +110,10 @@ def decide_assets(connection: Connection, source: str, quotes: Sequence[Quote]) 
         decisions.append(decision)
     _add_assets(connection, new)
     return decisions
+
+
+def _named(quote: Quote) -> tuple[str, str]:
+    return quote.symbol.upper(), normalise_name(quote.name)
 
 
 def normalise_name(name: str) -> str:

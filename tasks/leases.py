@@ -78,14 +78,16 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
     return Lease(claim, partition, taken.lease_token, taken.cursor, seconds)
 
 
-def release_lease(engine: Engine, lease: Lease) -> None:
+def release_lease(engine: Engine, lease: Lease, *, done: bool = False) -> None:
+    """Let go of a partition. done: the run has been through it, and need not look at it again."""
     with engine.begin() as connection:
         connection.execute(
             text("""
-                UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL
+                UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL,
+                       done_by = CASE WHEN :done THEN :run ELSE done_by END
                  WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
             """),
-            lease.key,
+            {**lease.key, "done": done},
         )
 
 

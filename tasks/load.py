@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 
 from sources.contract import Page
 from sources.record import Quote
+from tasks.claims import ClaimLost
 from tasks.leases import Cancelled, Lease, LeaseLost
 from tasks.normalize import Normalized, RejectedItem
 
@@ -54,7 +55,7 @@ _MERGE_QUOTES = f"""
         MERGE INTO quotes AS q
         USING (SELECT * FROM staged_quotes ORDER BY listing_id, observed_at) AS s
            ON q.listing_id = s.listing_id AND q.observed_at = s.observed_at
-         WHEN MATCHED AND q.fetched_at < :fetched_at
+         WHEN MATCHED AND q.fetched_at <= :fetched_at
               AND ({", ".join(f"q.{name}" for name in VALUES)})
                   IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUES)})
          THEN UPDATE SET {", ".join(f"{name} = s.{name}" for name in VALUES)},
@@ -97,7 +98,8 @@ def load_page(
 ) -> tuple[int, Counters]:
     """Write a page and move its checkpoint, within the caller's transaction; gives its number in its run's partition.
 
-    listings: the id of each (source_asset_id, quote_currency). Raises LeaseLost, Cancelled; what `page.confirm` raises.
+    listings: the id of each (source_asset_id, quote_currency). Raises LeaseLost, ClaimLost, Cancelled, and what
+    `page.confirm` raises.
     """
     _pass_fence(connection, lease, page)
     if normalized.quotes:
@@ -140,8 +142,15 @@ def _pass_fence(connection: Connection, lease: Lease, page: Page) -> None:
     if passed.rowcount == 0:
         raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
     run = connection.execute(
-        text("SELECT cancel_requested, attempts, waits FROM runs WHERE id = :run"), {"run": lease.claim.run}
-    ).one()
+        # Held until the commit: nobody ends the run, or puts it back, between this look and that.
+        text("""
+            SELECT cancel_requested, attempts, waits FROM runs
+             WHERE id = :run AND claims = :number AND status = 'running' FOR SHARE
+        """),
+        {"run": lease.claim.run, "number": lease.claim.number},
+    ).one_or_none()
+    if run is None:
+        raise ClaimLost(str(lease.claim.run))
     if run.cancel_requested:
         raise Cancelled
     if run.attempts or run.waits:
@@ -188,6 +197,14 @@ def _keep_body(connection: Connection, lease: Lease, page: Page, digest: bytes) 
 
 
 def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
+    """What today's mapping refuses of a body: where the body came before, its rejects of that day give way."""
+    connection.execute(
+        text("""
+            DELETE FROM rejects WHERE source = :source AND digest = :digest AND state = 'quarantined'
+               AND item_index <> ALL(CAST(:indexes AS int[]))
+        """),
+        {"source": lease.claim.source, "digest": digest, "indexes": [reject.index for reject in rejects]},
+    )
     if not rejects:
         return
     connection.execute(
@@ -196,7 +213,8 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
             SELECT :source, :digest, item_index, item, CAST(reasons AS jsonb), now()
               FROM unnest(CAST(:indexes AS int[]), CAST(:items AS text[]), CAST(:reasons AS text[]))
                 AS it(item_index, item, reasons)
-            ON CONFLICT DO NOTHING
+            ON CONFLICT (source, digest, item_index) DO UPDATE SET item = excluded.item, reasons = excluded.reasons
+             WHERE (rejects.item, rejects.reasons) IS DISTINCT FROM (excluded.item, excluded.reasons)
         """),
         {
             "source": lease.claim.source,

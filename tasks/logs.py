@@ -6,6 +6,7 @@ import logging
 import logging.config
 import os
 import sys
+from functools import cache
 from typing import Any, TextIO, cast
 
 import structlog
@@ -77,6 +78,16 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.handle(logging.makeLogRecord(known | where))
 
 
+def hide_secrets(text: str) -> str:
+    """The text, with a mark in place of every secret of the environment."""
+    return _redactor().hide(text)
+
+
+@cache
+def _redactor() -> _Redactor:
+    return _Redactor(secrets_in(os.environ))
+
+
 class _Redactor:
     """Takes every secret of the environment out of an event, wherever it stands in it."""
 
@@ -95,7 +106,9 @@ class _Redactor:
             return [self._without_secrets(inner) for inner in value]
         if isinstance(value, int | float | None):
             return value
-        text = str(value)
+        return self.hide(str(value))
+
+    def hide(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return text

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from billiard.exceptions import SoftTimeLimitExceeded
+
 from sources.contract import BLANK, Item, Page, Reject, Source
 from sources.record import Quote, Record
 
@@ -69,7 +71,7 @@ def _quote(source: Source, record: Record, item: Item) -> Quote:
         raise item
     try:
         return record.quote(source.normalize(item))
-    except Reject:
+    except (Reject, SoftTimeLimitExceeded):
         raise
     except Exception as error:
         raise Reject("", "unmappable", f"the mapping of {source.name} failed: {type(error).__name__}") from error
@@ -77,4 +79,7 @@ def _quote(source: Source, record: Record, item: Item) -> Quote:
 
 def _as_text(item: Item) -> str:
     shown = item.item if isinstance(item, Reject) else item
-    return json.dumps(shown, default=str)[:LONGEST_ITEM]
+    try:
+        return json.dumps(shown, default=str)[:LONGEST_ITEM]
+    except (TypeError, ValueError):  # keys that JSON has not, or a circle
+        return ascii(shown)[:LONGEST_ITEM]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 
 import backoff
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 
 from settings import Settings
-from sources.contract import Page, Source, TerminalError, Window
+from sources.contract import Page, Source, TerminalError, TransientError, Window
 from sources.http import Access, HttpClient, address
 from store import tables
 from tasks.claims import Claim
@@ -35,9 +36,9 @@ class SliceEnded(Exception):
 class PartitionsFailed(Exception):
     """Some partitions could not be read; the others are in. first: the first partition's error."""
 
-    def __init__(self, errors: dict[str, TerminalError]):
-        super().__init__("; ".join(error.detail for error in errors.values()))
-        self.first = next(iter(errors.values()))
+    def __init__(self, errors: Sequence[TerminalError]):
+        super().__init__("; ".join(error.detail for error in errors))
+        self.first = errors[0]
 
 
 class Slice:
@@ -51,16 +52,39 @@ class Slice:
 
     def work(self) -> None:
         """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
-        errors: dict[str, TerminalError] = {}
+        failed: list[TerminalError] = []
+        unsettled: list[TransientError] = []
         with self._http() as http:
-            for partition in self._source.partitions():
+            for place, partition in enumerate(self._partitions_left()):
+                if place:
+                    self._end_in_time()
                 try:
                     self._work_on(partition, http)
                 except TerminalError as error:
                     log.warning("partition_failed", partition=partition, code=error.code, detail=error.detail)
-                    errors[partition] = error
-        if errors:
-            raise PartitionsFailed(errors)
+                    failed.append(error)
+                except TransientError as error:
+                    if error.retry_after is not None:
+                        raise  # said of the upstream, not of the partition
+                    log.warning("partition_waits", partition=partition, code=error.code, detail=error.detail)
+                    unsettled.append(error)
+        if unsettled:
+            raise unsettled[0]
+        if failed:
+            raise PartitionsFailed(failed)
+
+    def _partitions_left(self) -> list[str]:
+        """Those that the run has not been through: a slice begins where the last one ended, however many there are."""
+        been_through = select(tables.Checkpoint.partition).where(
+            tables.Checkpoint.source == self._source.name, tables.Checkpoint.done_by == self._claim.run
+        )
+        with self._engine.connect() as connection:
+            done = set(connection.scalars(been_through))
+        return [partition for partition in self._source.partitions() if partition not in done]
+
+    def _end_in_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise SliceEnded
 
     def _work_on(self, partition: str, http: HttpClient) -> None:
         with self._lease(partition) as lease, self._pages(lease, http) as pages:
@@ -74,8 +98,7 @@ class Slice:
                     seconds=round(time.monotonic() - started, 3),
                     **vars(counters),
                 )
-                if time.monotonic() > self._deadline:
-                    raise SliceEnded
+                self._end_in_time()
 
     @contextmanager
     def _pages(self, lease: Lease, http: HttpClient) -> Iterator[Iterator[Page]]:
@@ -116,8 +139,13 @@ class Slice:
         lease = take_lease(self._engine, self._claim, partition, self._settings.lease)
         try:
             yield lease
-        finally:
+        except SoftTimeLimitExceeded:
+            raise  # kept: where it stands is where the run, if it is given up, is said to have died
+        except BaseException:
             release_lease(self._engine, lease)
+            raise
+        else:
+            release_lease(self._engine, lease, done=True)
 
     @contextmanager
     def _http(self) -> Iterator[HttpClient]:

@@ -86,7 +86,8 @@ def request_runs(
             return answered
         # In sorted order, so that two who ask for the same sources wait for each other, not in a circle.
         by_source = {
-            request: _insert_run(connection, request, origin) for request in sorted(requests, key=lambda it: it.source)
+            request: _insert_run(connection, request, origin)
+            for request in sorted(set(requests), key=lambda it: it.source)
         }
         requested = [by_source[request] for request in requests]
         if idempotency_key:
@@ -131,18 +132,13 @@ def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
 def pause_source(engine: Engine, source: str, until: datetime | None, reason: str) -> None:
     """Run the source no more until then, or until it is resumed; a run that is under way ends its slice."""
     with engine.begin() as connection:
-        pause(connection, source, until, reason)
-
-
-def pause(connection: Connection, source: str, until: datetime | None, reason: str) -> None:
-    """`pause_source` as a part of a transaction."""
-    connection.execute(
-        text("""
-            INSERT INTO sources (name, paused_until, paused_reason) VALUES (:source, :until, :reason)
-            ON CONFLICT (name) DO UPDATE SET paused_until = :until, paused_reason = :reason
-        """),
-        {"source": source, "until": until, "reason": reason},
-    )
+        connection.execute(
+            text("""
+                INSERT INTO sources (name, paused_until, paused_reason) VALUES (:source, :until, :reason)
+                ON CONFLICT (name) DO UPDATE SET paused_until = :until, paused_reason = :reason
+            """),
+            {"source": source, "until": until, "reason": reason},
+        )
 
 
 def resume_source(engine: Engine, source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -20,7 +20,6 @@ log = structlog.get_logger()
 
 REQUEST_DUE = "request-due-runs"
 LOOK_EVERY = 5.0
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SlotScheduler(Scheduler):
@@ -80,15 +79,10 @@ def request_due_runs(engine: Engine, answered: dict[str, datetime]) -> None:
         )
     beat_heart(engine, "beat")
     for name, source in SOURCES.items():
-        slot = slot_at(now, source.every)
+        slot = source.slot_at(now)
         if name in paused or answered.get(name) == slot:
             continue
         requested = request_slot(engine, name, slot)
         answered[name] = slot
         outcome = "requested" if requested and requested.created else "dropped"
         log.info("slot_" + outcome, source=name, slot=slot.isoformat(), run=str(requested.run) if requested else None)
-
-
-def slot_at(now: datetime, every: timedelta) -> datetime:
-    """The start of the interval that `now` lies in, counted from the epoch."""
-    return EPOCH + (now - EPOCH) // every * every

@@ -30,7 +30,7 @@ ROLES = {
         "--without-mingle",
     ],
     "beat": [*CELERY, "beat"],
-    "web": [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "app:create_app()"],
+    "web": [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py"],
 }
 ROOT = Path(__file__).parent.parent
 

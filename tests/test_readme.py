@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import uuid
@@ -15,6 +16,7 @@ from sqlalchemy import Engine, text
 
 import settings
 from app import create_app
+from sources.registry import MODULES
 from tests.processes import Process, until
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +71,19 @@ def test_the_source_of_the_readme_works_as_it_stands(
     assert [tuple(row) for row in prices] == [("BTC", Decimal("1.10")), ("ETH", Decimal("2e-9"))]
 
 
+def test_the_line_of_the_readme_registers_it() -> None:
+    [line] = re.findall(r"this is the line.*?```\n(.*?\n)```", README, re.DOTALL)
+    registry = (ROOT / "sources" / "registry.py").read_text()
+    assert '    "sources.csv_history",\n' in registry
+    registered = ast.parse(registry.replace('    "sources.csv_history",\n', '    "sources.csv_history",\n' + line))
+    [modules] = [
+        ast.literal_eval(node.value)
+        for node in registered.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
+    ]
+    assert modules == (*MODULES, "sources.deskfeed")
+
+
 @pytest.mark.parametrize(("kind", "prefix"), [(settings.Settings, ""), (settings.UpstreamSettings, "…_")])
 def test_every_setting_stands_in_the_readme_with_its_default_and_meaning(kind: type, prefix: str) -> None:
     for name, default, about in settings.table(kind):
@@ -86,7 +101,7 @@ def test_every_path_that_the_readme_names_is_one_of_the_api(settings: settings.S
 
 def test_every_target_that_the_readme_names_is_in_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z]+)", README)) <= targets
+    assert set(re.findall(r"`make ([a-z]+)", README)) <= targets
 
 
 def test_every_file_that_the_readme_links_is_there() -> None:

@@ -109,19 +109,19 @@ def test_what_is_not_a_knob_is_left_alone() -> None:
 
 def test_the_defaults_do_not_contradict_each_other_and_stand_at_no_edge() -> None:
     settings = read_settings(NEEDED)
-    assert settings.lease > settings.request_deadline + settings.transaction_timeout
+    assert settings.lease > settings.request_deadline + 2 * settings.transaction_timeout
 
 
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"LEASE": "105"}, ["LEASE"]),
-        ({"LEASE": "105.1"}, []),
-        ({"REQUEST_DEADLINE": "75"}, ["LEASE"]),
-        ({"TRANSACTION_TIMEOUT": "60"}, ["LEASE"]),
-        ({"TASK_SLICE": "255"}, []),
-        ({"TASK_SLICE": "255.1"}, ["TASK_SOFT_LIMIT"]),
-        ({"TASK_SOFT_LIMIT": "390"}, ["TASK_HARD_LIMIT"]),
+        ({"LEASE": "150"}, ["LEASE"]),
+        ({"LEASE": "150.1"}, []),
+        ({"REQUEST_DEADLINE": "70", "LEASE": "160"}, ["LEASE"]),
+        ({"TRANSACTION_TIMEOUT": "50", "LEASE": "160"}, ["LEASE"]),
+        ({"TASK_SLICE": "250"}, []),
+        ({"TASK_SLICE": "250.1"}, ["TASK_SOFT_LIMIT"]),
+        ({"TASK_SOFT_LIMIT": "430"}, ["TASK_HARD_LIMIT"]),
         ({"TASK_HARD_LIMIT": "450"}, ["VISIBILITY_TIMEOUT"]),
         ({"TASK_HARD_LIMIT": "449"}, []),
         ({"LEASE": "1", "TASK_SLICE": "400"}, ["LEASE", "TASK_SOFT_LIMIT"]),
@@ -233,5 +233,5 @@ def test_every_knob_has_a_row_in_the_table_with_its_default_and_its_meaning(sett
 
 def test_the_table_shows_the_defaults() -> None:
     rows = {name: default for name, default, _ in table(Settings)}
-    assert (rows["LEASE"], rows["LOG_FORMAT"], rows["READS_NEED_TOKEN"]) == ("120", "auto", "False")
+    assert (rows["LEASE"], rows["LOG_FORMAT"], rows["READS_NEED_TOKEN"]) == ("180", "auto", "False")
     assert (rows["DATABASE_URL"], rows["API_TOKEN"]) == ("", "")

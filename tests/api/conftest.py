@@ -48,4 +48,5 @@ def serve(settings: Settings) -> Iterator[Flask]:
     app = create_app(settings)
     yield app
     state_of(app).engine.dispose()
-    state_of(app).probes.shutdown()
+    state_of(app).database_probes.shutdown()
+    state_of(app).broker_probes.shutdown()

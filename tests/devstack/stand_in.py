@@ -7,6 +7,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 COUNTERS = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "deduplicated", "rejected"), 7)
 RUN = {"id": "1", "source": "stand_in", "status": "succeeded", "counters": COUNTERS, "error": None}
+SOURCES = {
+    "data": [
+        {"name": "stand_in", "paused": False},
+        {"name": "resting", "paused": True, "paused_reason": "until somebody says so"},
+    ]
+}
 HAS_KEY = any(name.endswith("_API_KEY") for name in os.environ)
 
 
@@ -19,7 +25,8 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(sent)
 
     def do_GET(self) -> None:
-        self.answer(200, RUN if self.path.startswith("/runs/") else {"status": "ok", "has_key": HAS_KEY})
+        answers = {"/runs/1": RUN, "/sources": SOURCES}
+        self.answer(200, answers.get(self.path, {"status": "ok", "has_key": HAS_KEY}))
 
     def do_POST(self) -> None:
         allowed = self.headers["Authorization"] == f"Bearer {os.environ['API_TOKEN']}"

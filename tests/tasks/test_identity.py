@@ -71,6 +71,12 @@ def test_what_one_source_lists_apart_stays_apart(engine: Engine) -> None:
     assert assets(engine) == {"stockchain": ["a"], "stock-chain": ["b"]}
 
 
+def test_a_clone_does_not_take_the_real_coins_place(engine: Engine) -> None:
+    resolve(engine, "coinpaprika", quote("btc-bitcoin", "BTC", "Bitcoin"))
+    resolve(engine, "coingecko", quote("a-clone", "btc", "Bitcoin"), quote("bitcoin", "btc", "Bitcoin"))
+    assert assets(engine)["bitcoin"] == ["btc-bitcoin"]
+
+
 def test_where_two_assets_fit_the_listing_gets_its_own(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("a", "SCC", "StockChain"), quote("b", "SCC", "Stock Chain"))
     resolve(engine, "coingecko", quote("stockchain", "scc", "stockchain"))

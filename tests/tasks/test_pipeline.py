@@ -8,14 +8,16 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine
 
 from sources.contract import BLANK, Http, Page, Reject, TerminalError, TransientError, Window
+from store.engine import make_engine
 from tasks.claims import ClaimLost, claim_run
 from tasks.ingest import work_on
 from tasks.leases import LeaseLost, take_lease
 from tasks.reconciler import reconcile
-from tasks.runs import request_cancel
+from tasks.runs import pause_source, request_cancel
 from tests.tasks.conftest import Bench
 from tests.upstreams import FETCHED, OBSERVED, canned, item
 
@@ -283,6 +285,106 @@ def test_a_bug_in_a_source_fails_its_run_and_shows_no_trace_to_readers(bench: Be
     run = bench.ingest(canned([item()], before=broken))
     assert (run["status"], run["error_code"]) == ("failed", "internal_error")
     assert run["error_detail"] == "ZeroDivisionError; the log has the traceback"
+
+
+def test_one_instant_in_two_pages_ends_the_same_however_the_run_was_sliced(
+    bench: Bench, make_database: Callable[[], str], content: Callable[[Engine], str]
+) -> None:
+    loaded = []
+    for task_slice in (60, 0):
+        engine = make_engine(make_database(), "test")
+        sliced = replace(bench, engine=engine)
+        run = sliced.request(canned([item(price="10")], [item(price="11")]))
+        while sliced.slice(run, task_slice=task_slice)["status"] == "queued":
+            pass
+        assert sliced.one("SELECT price FROM quotes") == 11
+        loaded.append(content(engine))
+        engine.dispose()
+    assert loaded[0] == loaded[1]
+
+
+def test_a_slice_whose_run_has_ended_meanwhile_writes_nothing_more(bench: Bench) -> None:
+    def end_it(number: int) -> None:
+        if number == 1:
+            bench.rows("UPDATE runs SET status = 'failed', finished_at = clock_timestamp()")
+
+    run = bench.request(canned([item(0)], [item(1)], before=end_it))
+    claim = claim_run(bench.engine, run)
+    assert claim
+    with pytest.raises(ClaimLost):
+        work_on(bench.engine, bench.settings, claim)
+    assert bench.one("SELECT count(*) FROM pages") == 1
+    assert bench.run(run)["status"] == "failed"
+
+
+def test_running_out_of_time_is_no_items_fault(bench: Bench) -> None:
+    def slow(it: dict[str, str]) -> dict[str, str]:
+        raise SoftTimeLimitExceeded
+
+    run = bench.request(canned([item(0)], normalize=slow))
+    claim = claim_run(bench.engine, run)
+    assert claim
+    with pytest.raises(SoftTimeLimitExceeded):
+        work_on(bench.engine, bench.settings, claim)
+    assert bench.one("SELECT count(*) FROM rejects") == 0
+    assert bench.run(run)["status"] == "running"
+    assert bench.one("SELECT lease_run FROM checkpoints") == run
+
+
+def test_what_an_error_says_is_stored_short_and_without_what_postgres_refuses(bench: Bench) -> None:
+    def says_too_much(number: int) -> None:
+        raise TransientError("a\x00b\ud800" + "x" * 5000)
+
+    run = bench.ingest(canned([item(0)], before=says_too_much))
+    assert run["status"] == "waiting"
+    assert run["waiting_reason"].startswith("upstream_unavailable: ab?xxx")
+    assert len(run["waiting_reason"]) == 2000
+
+
+def test_a_mapping_that_was_mended_takes_its_old_rejects_back(bench: Bench) -> None:
+    broken = canned([item(0), item(1, price="1,5")])
+    assert bench.ingest(broken)["status"] == "partial"
+    mended = replace(broken, normalize=lambda it: it | {"price": it["price"].replace(",", ".")})
+    assert bench.ingest(mended)["status"] == "succeeded"
+    assert bench.one("SELECT count(*) FROM rejects") == 0
+    assert bench.one("SELECT count(*) FROM quotes") == 2
+
+
+def test_an_operators_pause_is_not_shortened_by_a_failure(bench: Bench) -> None:
+    def refused(number: int) -> None:
+        pause_source(bench.engine, "canned", None, "until the contract is signed")
+        raise TerminalError("no key", code="key_refused", pause=timedelta(hours=1))
+
+    assert bench.ingest(canned([item()], before=refused))["status"] == "failed"
+    [source] = bench.rows("SELECT paused_until, paused_reason FROM sources WHERE name = 'canned'")
+    assert dict(source) == {"paused_until": None, "paused_reason": "until the contract is signed"}
+
+
+def test_a_partition_that_must_wait_does_not_keep_the_others_out(bench: Bench) -> None:
+    source = canned([item(0)], partitions=("changing.csv", "still.csv"))
+    whole = source.fetch
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        if window.partition == "changing.csv":
+            raise TransientError("it changed while it was read", code="file_changed")
+        return whole(window, http)
+
+    run = bench.ingest(replace(source, fetch=fetch))
+    assert (run["status"], run["waiting_reason"]) == ("waiting", "file_changed: it changed while it was read")
+    assert [row["partition"] for row in bench.rows("SELECT partition FROM pages")] == ["still.csv"]
+
+
+def test_a_slice_ends_in_time_between_partitions_and_the_next_goes_on_from_there(bench: Bench) -> None:
+    looked_at: list[str] = []
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        looked_at.append(window.partition)
+        return iter(())
+
+    run = bench.request(replace(canned(partitions=("a", "b", "c")), fetch=fetch))
+    statuses = [bench.slice(run, task_slice=0)["status"] for _ in range(3)]
+    assert statuses == ["queued", "queued", "succeeded"]
+    assert looked_at == ["a", "b", "c"]
 
 
 def test_a_slice_that_was_given_up_for_dead_writes_nothing_more(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,7 +23,7 @@ from tasks.runs import (
     request_slot,
     resume_source,
 )
-from tasks.schedule import request_due_runs, slot_at
+from tasks.schedule import request_due_runs
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
@@ -117,8 +118,8 @@ def test_two_beats_make_one_run_for_each_source(bench: Bench) -> None:
 
 def test_a_slot_starts_at_a_multiple_of_its_interval_since_the_epoch() -> None:
     at = datetime(2026, 3, 29, 2, 17, 5, tzinfo=UTC)
-    assert slot_at(at, timedelta(minutes=10)) == datetime(2026, 3, 29, 2, 10, tzinfo=UTC)
-    assert slot_at(at, timedelta(hours=1)) == datetime(2026, 3, 29, 2, tzinfo=UTC)
+    for every, slot in ((timedelta(minutes=10), "02:10"), (timedelta(hours=1), "02:00")):
+        assert replace(canned(), every=every).slot_at(at) == datetime.fromisoformat(f"2026-03-29T{slot}Z")
 
 
 def test_a_paused_source_is_not_scheduled_and_resuming_makes_its_waiting_run_due(bench: Bench) -> None:
