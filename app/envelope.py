@@ -57,4 +57,6 @@ def _splice(response: Response, members: dict[str, object]) -> None:
     body = response.get_data().rstrip()
     if body.startswith(b"{") and body.endswith(b"}"):
         comma = b"" if body[1:-1].isspace() or body == b"{}" else b","
-        response.set_data(body[:-1] + comma + json.dumps(members, sort_keys=False, separators=(",", ":")).encode()[1:])
+        response.set_data(
+            body[:-1] + comma + json.dumps(members, sort_keys=False, separators=(",", ":")).encode()[1:] + b"\n"
+        )

@@ -232,7 +232,7 @@ def _show_closing(folder: Path, runs: list[Run]) -> None:
     stack = _stack(folder)
     if stack is None:
         return
-    said.print("\nKasparro is up. Loaded:")
+    said.print("\nKasparro is up. First runs:")
     for one in runs:
         said.print(f"  {one['source']:<14} {described(one)}")
     _show_addresses(stack)

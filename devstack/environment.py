@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from honcho.environ import parse
 
@@ -18,8 +20,8 @@ MARK = "KASPARRO_STACK"
 WEB_PORT, FLOWER_PORT = 8000, 5555
 FLOWER_USER = "kasparro"
 REPLAY, LIVE = "replay", "live"
-REPLAYED = {"COINPAPRIKA_URL": "/coinpaprika/v1", "COINGECKO_URL": "/coingecko/api/v3"}
-OF_REAL_UPSTREAMS = ("_API_KEY", "_PLAN")
+REPLAYED = {"COINPAPRIKA": "/coinpaprika/v1", "COINGECKO": "/coingecko/api/v3"}
+OF_REAL_UPSTREAMS = {f"{source}_{variable}" for source in REPLAYED for variable in ("API_KEY", "PLAN")}
 
 
 class WrongEnvironment(Exception):
@@ -66,19 +68,31 @@ def choose_port(environ: Mapping[str, str], kept: Kept, variable: str, usual: in
     return int(asked)
 
 
+def check_reachable(variable: str, url: str) -> None:
+    """Raises WrongEnvironment where nothing listens at a server's URL: better said now than by every process."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return  # a Unix socket; or wrong, which the settings say better
+    port = parts.port or (5432 if parts.scheme.startswith("postgres") else 6379)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=5).close()
+    except OSError as error:
+        raise WrongEnvironment(f"{variable}: nothing answers at {parts.hostname}:{port}: {error}.") from None
+
+
 def for_processes(
     environ: Mapping[str, str], folder: Path, *, chosen: Mapping[str, str], replay: str | None
 ) -> dict[str, str]:
     """What the Procfile's processes see.
 
     chosen: used where the environment says nothing.
-    replay: base URL of the replay server; the upstreams' real addresses, keys and plans are then taken out.
+    replay: base URL of the replay server; the replayed upstreams' real addresses, keys and plans are then taken out.
     """
     set_names = {name for name, value in environ.items() if value.strip()}
     seen = {**environ, **{name: value for name, value in chosen.items() if name not in set_names}}
     if replay:
-        seen = {name: value for name, value in seen.items() if not name.endswith(OF_REAL_UPSTREAMS)}
-        seen |= {name: replay + path for name, path in REPLAYED.items()}
+        seen = {name: value for name, value in seen.items() if name not in OF_REAL_UPSTREAMS}
+        seen |= {f"{source}_URL": replay + path for source, path in REPLAYED.items()}
     path = f"{Path(sys.executable).parent}{os.pathsep}{seen.get('PATH') or os.defpath}"
     # Without compiled files beside the code every process would take seconds more to start, at every start.
     seen.pop("PYTHONDONTWRITEBYTECODE", None)

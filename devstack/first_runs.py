@@ -42,6 +42,8 @@ def first_runs(api: str, token: str, console: Console) -> list[Run]:
 def described(run: Run) -> str:
     """A run's progress in a line: `partial: 812 items, 806 new, 2 rejected`."""
     counters = run["counters"]
+    if run["status"] == "queued" and not counters["fetched"]:
+        return "queued"
     told = [f"{counters['fetched']:,} items"] + [
         f"{counters[name]:,} {word}" for name, word in WORDS.items() if counters[name]
     ]

@@ -121,6 +121,7 @@ class Supervisor:
         """Where a server of the user's is; else where ours is, started."""
         given = self.environ.get(variable, "").strip()
         if given:
+            environment.check_reachable(variable, given)
             self.channel.tell(step=f"Using the {server.name} of {variable}")
             return given
         began = time.monotonic()

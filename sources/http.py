@@ -65,6 +65,8 @@ def address(source: Source) -> tuple[str, Mapping[str, str]]:
         (plan for plan, it in source.upstreams.items() if bool(it.key_header) == bool(given.api_key)), ""
     )
     plan = source.upstreams.get(name)
+    if plan is None and not given.plan and not given.api_key:
+        raise SettingsError(f"{prefix}_API_KEY is not set: {source.name} has no plan that needs no key.")
     if plan is None:
         plans = ", ".join(source.upstreams)
         raise SettingsError(f"{prefix}_PLAN or {prefix}_API_KEY: no plan fits them; the plans are: {plans}.")

@@ -52,8 +52,10 @@ def _declared(module: str) -> Source:
 
 
 def _as_configured(source: Source) -> Source:
-    address(source)  # a wrong plan or key is for the start to say, not for the first run
     upstream = read_upstream(source.name)
+    if upstream.plan or upstream.api_key:
+        # A wrong one is for the start to say. A missing one is for the run: only workers need to have it.
+        address(source)
     rate = Rate(
         per_minute=upstream.calls_per_minute or source.rate.per_minute,
         per_month=upstream.calls_per_month or source.rate.per_month,

@@ -13,7 +13,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 
-from settings import Settings
+from settings import Settings, SettingsError
 from sources.contract import Page, Source, TerminalError, TransientError, Window
 from sources.http import Access, HttpClient, address
 from store import tables
@@ -80,7 +80,10 @@ class Slice:
         )
         with self._engine.connect() as connection:
             done = set(connection.scalars(been_through))
-        return [partition for partition in self._source.partitions() if partition not in done]
+        partitions = list(self._source.partitions())
+        if not partitions:
+            log.warning("nothing_to_read", hint="no file matches what the source declares; look at CSV_DIR")
+        return [partition for partition in partitions if partition not in done]
 
     def _end_in_time(self) -> None:
         if time.monotonic() > self._deadline:
@@ -149,7 +152,10 @@ class Slice:
 
     @contextmanager
     def _http(self) -> Iterator[HttpClient]:
-        url, headers = address(self._source)
+        try:
+            url, headers = address(self._source)
+        except SettingsError as error:
+            raise TerminalError(str(error), code="misconfigured") from None
         access = Access(
             source=self._source.name,
             url=url,

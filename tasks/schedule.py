@@ -11,6 +11,7 @@ from celery.schedules import schedule
 from sqlalchemy import Engine, text
 
 from settings import get_settings
+from sources.contract import EPOCH
 from sources.registry import SOURCES
 from tasks.control import beat_heart
 from tasks.database import worker_engine
@@ -38,18 +39,20 @@ class SlotScheduler(Scheduler):
 
     def setup_schedule(self) -> None:
         every = get_settings().sweep_every
+        # Both at once: who starts the service should not have to wait to see that it works.
+        due = {"last_run_at": EPOCH}
         self.update_from_dict(
             {
-                REQUEST_DUE: {"task": REQUEST_DUE, "schedule": timedelta(seconds=LOOK_EVERY)},
+                REQUEST_DUE: {"task": REQUEST_DUE, "schedule": timedelta(seconds=LOOK_EVERY), **due},
                 "reconcile": {
                     "task": "kasparro.reconcile",
                     "schedule": schedule(timedelta(seconds=every)),
+                    **due,
                     # One that waited for longer than the gap to the next has nothing to add to it.
                     "options": {"queue": "control", "expires": every, "retry": False},
                 },
             }
         )
-        self._request_due_runs()
 
     def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:
         if entry.name == REQUEST_DUE:

@@ -2,9 +2,10 @@
 
 from alembic import context
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
-from settings import get_settings
-from store.engine import check_postgres, make_engine
+from settings import SettingsError, get_settings
+from store.engine import UnsuitablePostgres, check_postgres, make_engine
 from store.tables import Base
 
 MIGRATION_LOCK = 7_274_651  # any number, as long as every migrator takes the same
@@ -21,4 +22,9 @@ def migrate() -> None:
     engine.dispose()
 
 
-migrate()
+try:
+    migrate()
+except (SettingsError, UnsuitablePostgres) as error:
+    raise SystemExit(str(error)) from None
+except OperationalError as error:
+    raise SystemExit(f"DATABASE_URL: {error.orig}") from None
