@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 BECOME = str(Path(__file__).with_name("become.py"))
+ASK_EVERY = 2.0
 KILL_GRACE = 10.0
 PROBE_TIMEOUT = 30.0
 
@@ -128,12 +129,15 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 def end(process: subprocess.Popen[bytes], stop_signal: int, grace: float) -> None:
     """Ask a child to stop; after `grace` seconds end it, and in any case what it has left behind."""
     started = family(process.pid)[1:]
-    if process.poll() is None:
-        process.send_signal(stop_signal)
-        try:
-            process.wait(grace)
-        except subprocess.TimeoutExpired:
+    give_up_at = time.monotonic() + grace
+    while process.poll() is None:
+        if time.monotonic() > give_up_at:
             started += family(process.pid)[1:]
             process.kill()
+            break
+        # Again and again: one that is just starting a child of its own may miss a signal.
+        process.send_signal(stop_signal)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ASK_EVERY)
     process.wait(KILL_GRACE)
     kill(started)

@@ -17,6 +17,9 @@ from sources.csv_blocks import UNFIT, decode, rows
 from sources.csv_fileset import FileSet
 from sources.csv_look import look_at, naming
 
+NOT_UTF8 = "\\udc"
+"""How a byte of a file's name that is not UTF-8 is written in its partition's."""
+
 REFUSED = {
     "record_too_large": "expected a record of at most CSV_RECORD_BYTES; is a quote in this line never closed?",
     "unclosed_quote": "expected a quote in this line to be closed before the file ends",
@@ -38,6 +41,8 @@ def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         settings = get_settings()
+        if NOT_UTF8 in window.partition:
+            raise TerminalError(f"{window.partition}: its name is not UTF-8; rename it", code="file_unreadable")
         return look_at(Path(settings.csv_dir, window.partition), declared(window.partition), window, settings)
 
     def parse(page: Page) -> Iterator[Item]:
@@ -52,23 +57,34 @@ def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
 def _files(folder: Path, files: Sequence[FileSet]) -> list[str]:
     with naming(f"CSV_DIR ({folder})", "csv_dir_unreadable"):
         found = {file for file_set in files for file in _matching(folder, file_set.pattern.split("/"))}
-    for file in found:
-        if UNFIT.search(file):
-            raise TerminalError(f"{file!a}: its name is not UTF-8; rename it", code="file_unreadable")
-    return sorted(found)
+    return sorted(file.encode("utf-8", "backslashreplace").decode() for file in found)
 
 
 def _matching(folder: Path, globs: Sequence[str], below: str = "") -> Iterator[str]:
-    # glob would keep silent about a folder that it may not read.
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            hidden = entry.name.startswith(".") and not globs[0].startswith(".")
-            if hidden or not fnmatchcase(entry.name, globs[0]):
-                continue
-            if len(globs) == 1 and not entry.is_dir():
-                yield below + entry.name
-            elif len(globs) > 1 and entry.is_dir():
-                yield from _matching(Path(entry.path), globs[1:], f"{below}{entry.name}/")
+    """The files below a folder, and what stands in a file's place: opening it will say what is wrong with it."""
+    try:
+        # glob would keep silent about a folder that it may not read.
+        entries = list(os.scandir(folder))
+    except OSError:
+        if not below:
+            raise
+        yield below + "/".join(globs)
+        return
+    for entry in entries:
+        hidden = entry.name.startswith(".") and not globs[0].startswith(".")
+        if hidden or not fnmatchcase(entry.name, globs[0]):
+            continue
+        if len(globs) == 1 and not _is_folder(entry):
+            yield below + entry.name
+        elif len(globs) > 1 and _is_folder(entry):
+            yield from _matching(Path(entry.path), globs[1:], f"{below}{entry.name}/")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _items(page: Page, file_set: FileSet) -> Iterator[Item]:

@@ -132,8 +132,10 @@ class HttpClient:
                         url, params = self._followed(response), {}
                         continue
                     self._check_status(response)
+                    body = self._read(response, give_up_at)
+                    self._check_body(body)
                     return Reply(
-                        body=self._read(response, give_up_at),
+                        body=body,
                         status=response.status_code,
                         content_type=response.headers.get("Content-Type", ""),
                         request=asked,
@@ -183,6 +185,11 @@ class HttpClient:
             code = "rate_limited" if status == 429 else "upstream_unavailable"
             raise TransientError(said, code=code, retry_after=_retry_after(response))
         raise TerminalError(said)
+
+    def _check_body(self, body: bytes) -> None:
+        """Bodies are kept as they came, and shown: one that says our key back must not be."""
+        if any(key.encode() in body for key in self._access.headers.values()):
+            raise TransientError(self._say("the answer repeats the key it was asked with"), code="unexpected_body")
 
     def _read(self, response: requests.Response, give_up_at: float) -> bytes:
         """The unpacked body, whole."""

@@ -267,9 +267,18 @@ def test_a_missing_folder_is_named(folder: Folder) -> None:
 
 
 def test_a_file_whose_name_is_not_text_is_named(folder: Folder) -> None:
+    folder.write("good.csv", HEADER)
     (folder.path / os.fsdecode(b"\xff.csv")).touch()
-    with pytest.raises(TerminalError, match=r"udcff\.csv"):
-        folder.partitions()
+    assert folder.partitions() == ["\\udcff.csv", "good.csv"]
+    with pytest.raises(TerminalError, match=r"udcff\.csv: its name is not UTF-8"):
+        folder.look("\\udcff.csv")
+
+
+def test_a_link_in_a_circle_is_named_and_keeps_no_other_file_out(folder: Folder) -> None:
+    folder.write("good.csv", HEADER)
+    (folder.path / "circle.csv").symlink_to("circle.csv")
+    assert folder.partitions() == ["circle.csv", "good.csv"]
+    unreadable(folder, "circle.csv")
 
 
 def test_a_file_that_is_gone_when_it_is_opened_is_named(folder: Folder) -> None:

@@ -440,6 +440,14 @@ def test_a_slow_answer_that_comes_in_time_is_a_reply(raw_upstream: RawUpstream, 
     assert client(raw_upstream(trickles).url).get("/tickers").body == b"[1, 2]"
 
 
+def test_an_answer_that_repeats_our_key_is_not_kept(upstream: HTTPServer, client: Clients) -> None:
+    upstream.expect_request("/tickers").respond_with_data(f'[{{"id": "coin", "name": "for {KEY}"}}]')
+    with pytest.raises(TransientError) as raised:
+        client(upstream.url_for("").rstrip("/")).get("/tickers")
+    assert raised.value.code == "unexpected_body"
+    assert KEY not in str(raised.value)
+
+
 # Which plan, which address, which key
 
 
