@@ -118,13 +118,14 @@ def test_a_worker_killed_in_the_middle_of_a_pages_transaction_leaves_no_trace_in
     content: Callable[[Engine], str],
 ) -> None:
     run = ask(engine)
-    with engine.connect() as holder:
+    holding = make_engine(settings.database_url, "holder", isolation_level="AUTOCOMMIT")
+    with holding.connect() as holder:
         # What every page's transaction asks for after its COPY.
         holder.execute(text("SELECT pg_advisory_lock(hashtextextended('coingecko', 0))"))
         doomed = start("worker", COINGECKO_URL=markets.url)
         until(lambda: holder.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")))
         doomed.kill()
-    engine.dispose()
+    holding.dispose()
     start("worker", COINGECKO_URL=markets.url)
     assert ended(engine, run, settings) == "succeeded"
     assert content(engine) == undisturbed
