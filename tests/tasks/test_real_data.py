@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from sources import coingecko, coinpaprika
+from sources import coingecko, coinpaprika, csv_files
 from sources.contract import Http, Page, Source, Window
+from store.engine import make_engine
+from tests.sources.csv_folder import environment
+from tests.sources.test_csv_real_data import FILES
 from tests.tasks.conftest import Bench
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -62,3 +65,24 @@ def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, real_data: Path) 
         SELECT source, source_asset_id FROM listings JOIN assets ON assets.id = asset WHERE slug = 'bitcoin' ORDER BY 1
     """)
     assert [tuple(row.values()) for row in rows] == [("coingecko", "bitcoin"), ("coinpaprika", "btc-bitcoin")]
+
+
+def test_every_real_csv_file_loads_but_for_the_rows_it_names(bench: Bench, database_url: str, real_data: Path) -> None:
+    source = csv_files.source("csv_real", timedelta(minutes=15), [file.declared for file in FILES])
+    unhurried = replace(bench, engine=make_engine(database_url, "test"))
+    with environment(CSV_DIR=str(real_data / "csv")):
+        run = unhurried.ingest(source)
+    unhurried.engine.dispose()
+    assert (run["status"], run["error_detail"]) == ("partial", None)
+    loaded = {
+        row["partition"]: (row["quotes"], row["rejected"], row["blank"])
+        for row in bench.rows("""
+            SELECT partition, sum(inserted + updated + unchanged + deduplicated) AS quotes, sum(rejected) AS rejected,
+                   sum(blank) AS blank
+              FROM pages GROUP BY partition
+        """)
+    }
+    assert loaded == {
+        file.name: (file.quotes, sum(file.rejects.values()), file.blank) for file in FILES if "empty" not in file.name
+    }
+    assert bench.one("SELECT count(*) FROM rejects") == sum(sum(file.rejects.values()) for file in FILES)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from redis import Redis
 
 from sources.registry import SOURCES
 from tasks.reconciler import reconcile
@@ -143,7 +144,7 @@ def test_a_queued_or_waiting_run_is_cancelled_at_once(bench: Bench) -> None:
     assert request_cancel(bench.engine, uuid.uuid4()) is None
 
 
-def test_the_reconciler_publishes_what_never_was_and_leaves_a_fresh_message_alone(bench: Bench, broker) -> None:  # type: ignore[no-untyped-def]
+def test_the_reconciler_publishes_what_never_was_and_leaves_a_fresh_message_alone(bench: Bench, broker: Redis) -> None:
     [run] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     assert broker.llen("ingest") == 1
     reconcile(bench.engine, bench.settings)
@@ -155,7 +156,7 @@ def test_the_reconciler_publishes_what_never_was_and_leaves_a_fresh_message_alon
     assert bench.run(run.run)["publish_count"] == 2
 
 
-def test_the_gap_to_the_next_publication_doubles(bench: Bench, broker) -> None:  # type: ignore[no-untyped-def]
+def test_the_gap_to_the_next_publication_doubles(bench: Bench, broker: Redis) -> None:
     request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     gap = bench.settings.publish_gap
     for count, seconds, published in ((1, gap + 1, 1), (3, gap * 4 - 1, 0), (3, gap * 4 + 1, 1)):
