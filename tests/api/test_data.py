@@ -315,7 +315,7 @@ def test_the_newest_of_each_listing_and_of_each_asset(api: FlaskClient, rows: Ro
 
 @effort(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    at=some.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=some.just(UTC)),  # noqa: DTZ001
+    at=some.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=some.just(UTC)),  # noqa: DTZ001 — bounds are naive there
     number=some.decimals(allow_nan=False, allow_infinity=False, places=None).filter(
         lambda number: -80 < number.adjusted() < 80
     ),

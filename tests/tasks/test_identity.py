@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from decimal import Decimal
 
 import pytest
 from sqlalchemy import Engine, text
@@ -13,7 +14,7 @@ from tests.upstreams import OBSERVED
 
 
 def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
-    return Quote(id_, symbol, name, currency, OBSERVED, price=1)  # type: ignore[arg-type]
+    return Quote(id_, symbol, name, currency, OBSERVED, price=Decimal(1))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -31,6 +31,12 @@ from tests.upstreams import Gate, Markets, coins
 TOKEN = "a-token-of-the-tests-0123456789"
 KEY = "CG-the-key-that-must-not-be-seen"
 Start = Callable[..., Process]
+
+
+class Held(NamedTuple):
+    run: uuid.UUID
+    worker: Process
+    gate: Gate
 
 
 @pytest.fixture
@@ -63,6 +69,17 @@ def ended(engine: Engine, run: uuid.UUID, settings: Settings | None = None, with
 
 
 @pytest.fixture
+def held(engine: Engine, start: Start, markets: Markets) -> Held:
+    """A run whose worker has committed its first page, and waits for the second."""
+    gate = Gate()
+    markets.before = lambda page: gate.pass_through() if page == 2 else None
+    run = ask(engine)
+    worker = start("worker", COINGECKO_URL=markets.url)
+    assert gate.reached.wait(20)
+    return Held(run, worker, gate)
+
+
+@pytest.fixture
 def undisturbed(
     make_database: Callable[[], str],
     content: Callable[[Engine], str],
@@ -92,19 +109,15 @@ def test_a_worker_killed_in_the_middle_of_a_run_leaves_no_trace_in_the_data(
     start: Start,
     markets: Markets,
     undisturbed: str,
+    held: Held,
     content: Callable[[Engine], str],
 ) -> None:
-    gate = Gate()
-    markets.before = lambda page: gate.pass_through() if page == 2 else None
-    run = ask(engine)
-    doomed = start("worker", COINGECKO_URL=markets.url)
-    assert gate.reached.wait(20)
-    doomed.kill()
-    gate.open.set()
-    assert status_of(engine, run) == "running"
+    held.worker.kill()
+    held.gate.open.set()
+    assert status_of(engine, held.run) == "running"
 
     start("worker", COINGECKO_URL=markets.url)
-    assert ended(engine, run, settings) == "succeeded"
+    assert ended(engine, held.run, settings) == "succeeded"
     assert markets.asked == [1, 2, 2, 3]
     assert content(engine) == undisturbed
 
@@ -145,16 +158,8 @@ def test_two_messages_of_one_run_do_its_work_once(
 
 
 def test_two_runs_of_one_source_at_once_one_works_and_the_other_steps_aside(
-    engine: Engine,
-    settings: Settings,
-    start: Start,
-    markets: Markets,
-    undisturbed: str,
-    content: Callable[[Engine], str],
+    engine: Engine, settings: Settings, undisturbed: str, held: Held, content: Callable[[Engine], str]
 ) -> None:
-    gate = Gate()
-    markets.before = lambda page: gate.pass_through() if page == 2 else None
-    first = ask(engine)
     second = uuid.uuid4()
     with engine.begin() as connection:
         # Live runs of one source exclude each other already when they are asked for; another kind does not.
@@ -165,12 +170,10 @@ def test_two_runs_of_one_source_at_once_one_works_and_the_other_steps_aside(
             """),
             {"run": second},
         )
-    start("worker", COINGECKO_URL=markets.url)
-    assert gate.reached.wait(20)
     publish(engine, [second])
     until(lambda: status_of(engine, second) == "waiting")
-    gate.open.set()
-    assert ended(engine, first, settings) == "succeeded"
+    held.gate.open.set()
+    assert ended(engine, held.run, settings) == "succeeded"
     assert ended(engine, second, settings) == "succeeded"
     assert content(engine) == undisturbed
 
@@ -262,24 +265,13 @@ def test_a_real_beat_has_each_source_run_and_a_canary_consumed(engine: Engine, s
     until(lambda: "succeeded" in rows("SELECT status FROM runs WHERE source = 'coingecko'"))
 
 
-def test_a_worker_that_is_told_to_stop_leaves_its_run_to_the_next(
-    engine: Engine,
-    settings: Settings,
-    start: Start,
-    markets: Markets,
-    undisturbed: str,
-    content: Callable[[Engine], str],
+def test_a_worker_that_is_told_to_stop_ends_its_slice_first(
+    engine: Engine, undisturbed: str, held: Held, content: Callable[[Engine], str]
 ) -> None:
-    gate = Gate()
-    markets.before = lambda page: gate.pass_through() if page == 2 else None
-    run = ask(engine)
-    worker = start("worker", COINGECKO_URL=markets.url)
-    assert gate.reached.wait(20)
-    os.kill(worker.pid, signal.SIGTERM)
-    gate.open.set()
-    worker.wait(20)
-    start("worker", COINGECKO_URL=markets.url)
-    assert ended(engine, run, settings) == "succeeded"
+    os.kill(held.worker.pid, signal.SIGTERM)
+    held.gate.open.set()
+    held.worker.wait(20)
+    assert status_of(engine, held.run) == "succeeded"
     assert content(engine) == undisturbed
 
 
