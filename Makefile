@@ -63,7 +63,7 @@ clean: ## stop everything; delete .data, .venv and what the tools left
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 COMPILE = $(VENV)/bin/uv pip compile setup.cfg --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header -q
+	--no-header -q
 
 # deptry reads no setup.cfg: this is what stands in there.
 DECLARED = import configparser; cfg = configparser.ConfigParser(); cfg.read("setup.cfg"); \

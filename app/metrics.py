@@ -60,7 +60,7 @@ def get_metrics() -> Response:
     """
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)
     else:
         registry.register(_RequestTimes())
     registry.register(_Database())

@@ -113,6 +113,7 @@ class Enveloped(Schema):
 class Parser(FlaskParser):
     """Reads arguments so that nothing is ignored, and says of each mistake where it is and what is taken."""
 
+    # As webargs declares it, which is not a ClassVar.
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE, "json": RAISE}  # noqa: RUF012
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:

@@ -158,7 +158,7 @@ class Replay(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # a client that left is no error
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # ours to hand on, whatever it is
 
 
 class Handler(BaseHTTPRequestHandler):

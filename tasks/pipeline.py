@@ -82,7 +82,7 @@ class Slice:
             done = set(connection.scalars(been_through))
         partitions = list(self._source.partitions())
         if not partitions:
-            log.warning("nothing_to_read", hint="no file matches what the source declares; look at CSV_DIR")
+            log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
         return [partition for partition in partitions if partition not in done]
 
     def _end_in_time(self) -> None:
