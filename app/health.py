@@ -20,12 +20,11 @@ from app.state import PROBE_TIMEOUT, State, state
 from app.wire import Instant
 from settings import Settings
 from sources.registry import SOURCES
-from tasks.health import broker_answers
+from tasks.health import broker_answers, late_after
 
 log = structlog.get_logger(__name__)
 
 PARTS = ("worker", "control", "beat")
-GRACE = 15.0
 
 blueprint = Resource("health", __name__, url_prefix="/health", description="Whether each part works.")
 
@@ -134,11 +133,6 @@ def _ask_database(state: State) -> dict[str, Any]:
             "oldest_queued_run": _oldest_queued(connection, state.settings),
             "sources": {name: _source(history) for name, history in histories(connection, list(SOURCES)).items()},
         }
-
-
-def late_after(settings: Settings) -> float:
-    """Seconds without a sign of life after which a part counts as down."""
-    return 3 * settings.sweep_every + GRACE
 
 
 def heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:

@@ -75,6 +75,13 @@ class Source(Base):
     # Calls made in the month (UTC) that starts on budget_month.
     budget_month: Mapped[date | None]
     budget_used: Mapped[int] = mapped_column(server_default="0")
+    # The circuit breaker of its host (tasks/breaker.py): failures in a row, since when no call is let through, and
+    # until when the one that probes whether the host is back keeps the others out.
+    breaker_failures: Mapped[int] = mapped_column(server_default="0")
+    breaker_opened_at: Mapped[datetime | None]
+    breaker_probe_until: Mapped[datetime | None]
+    # The newest slot that a run was asked for, or that was let go: catching up after an outage starts behind it.
+    last_slot: Mapped[datetime | None]
 
 
 class Run(Base):
@@ -142,6 +149,23 @@ class Checkpoint(Base):
     # The last run that has been through all there was of the partition.
     done_by: Mapped[uuid.UUID | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Validator(Base):
+    """What an upstream last answered to a request: moved with the page, so that it never speaks of one that is not in.
+
+    request is the sha256 of what was asked. mapping tells the code that read the body: another may see more in it.
+    """
+
+    __tablename__ = "validators"
+
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"), primary_key=True)
+    partition: Mapped[str] = mapped_column(primary_key=True)
+    request: Mapped[bytes] = mapped_column(primary_key=True)
+    etag: Mapped[str | None]
+    last_modified: Mapped[str | None]
+    digest: Mapped[bytes]
+    mapping: Mapped[bytes]
 
 
 class RawBody(Base):

@@ -15,17 +15,24 @@ LONGEST_DETAIL = 2000
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A slice's hold on its run. number fences: a run claimed anew since has a higher one."""
+class Hold:
+    """The right to move a run. number fences: a run claimed anew since has a higher one."""
 
     run: uuid.UUID
     number: int
     source: str
+
+
+@dataclass(frozen=True)
+class Claim(Hold):
+    """A slice's hold on its run, and what the slice needs to know of it."""
+
     kind: str
     parameters: dict[str, Any]
     attempts: int
     request_id: str | None
     traceparent: str | None
+    scheduled_for: datetime | None
     now: datetime
     paused_until: datetime | None
     paused_reason: str | None
@@ -48,7 +55,7 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
                      WHERE runs.id = :run AND status IN ('queued', 'waiting') AND sources.name = runs.source
                        AND (next_attempt_at IS NULL OR next_attempt_at <= clock_timestamp())
                     RETURNING runs.id AS run, claims AS number, source, kind, parameters, attempts,
-                              request_id, traceparent, claimed_at AS now,
+                              request_id, traceparent, scheduled_for, claimed_at AS now,
                               CASE WHEN paused_until > clock_timestamp() OR paused_until IS NULL
                                    THEN paused_reason END AS paused_reason,
                               CASE WHEN paused_until > clock_timestamp() THEN paused_until END AS paused_until
@@ -74,7 +81,9 @@ def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failur
             connection,
             claim,
             f"""{_unless_cancelled("waiting")}, attempts = greatest(attempts - 1, 0), waits = waits + :failures,
-               waiting_reason = :reason, next_attempt_at = clock_timestamp() + :gap""",
+               waiting_reason = :reason || to_char(
+                   clock_timestamp() + :gap, '"; looks again at "YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+               next_attempt_at = clock_timestamp() + :gap""",
             reason=storable(reason),
             gap=timedelta(seconds=seconds),
             failures=int(is_failure),
@@ -115,19 +124,18 @@ def succeed(engine: Engine, claim: Claim) -> str:
         return status
 
 
-def fail(engine: Engine, claim: Claim, code: str, detail: str, pause_for: timedelta | None = None) -> None:
+def fail(connection: Connection, hold: Hold, code: str, detail: str, pause_for: timedelta | None = None) -> None:
     """Give a run up; pause_for: and run its source no more for so long."""
-    with engine.begin() as connection:
-        end(connection, claim, "failed", code, detail)
-        if pause_for is not None:
-            _pause_at_least(connection, claim.source, pause_for, storable(f"{code}: {detail}"))
+    end(connection, hold, "failed", code, detail)
+    if pause_for is not None:
+        _pause_at_least(connection, hold.source, pause_for, storable(f"{code}: {detail}"))
 
 
-def end(connection: Connection, claim: Claim, status: str, code: str | None = None, detail: str | None = None) -> None:
+def end(connection: Connection, hold: Hold, status: str, code: str | None = None, detail: str | None = None) -> None:
     """Move a run to one of its ends."""
     _move(
         connection,
-        claim,
+        hold,
         "status = :status, finished_at = clock_timestamp(), error_code = :code, error_detail = :detail",
         status=status,
         code=code,
@@ -158,10 +166,10 @@ def _unless_cancelled(status: str) -> str:
                finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END"""
 
 
-def _move(connection: Connection, claim: Claim, assignments: str, **values: Any) -> None:
+def _move(connection: Connection, hold: Hold, assignments: str, **values: Any) -> None:
     moved = connection.execute(
         text(f"UPDATE runs SET {assignments} WHERE id = :run AND claims = :number AND status = 'running'"),
-        {"run": claim.run, "number": claim.number, **values},
+        {"run": hold.run, "number": hold.number, **values},
     )
     if moved.rowcount == 0:
-        raise ClaimLost(str(claim.run))
+        raise ClaimLost(str(hold.run))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from redis import Redis
 from redis.exceptions import RedisError
 
-from settings import get_settings
+from settings import Settings, get_settings
 
 TIMEOUT = 0.8
+GRACE = 15.0
 
 
 def broker_answers() -> bool:
@@ -19,3 +20,19 @@ def broker_answers() -> bool:
         return False
     finally:
         client.close()
+
+
+def ingest_queue_is_empty() -> bool:
+    """Whether no message waits for a worker; False where the broker does not say."""
+    client = Redis.from_url(get_settings().redis_url, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT)
+    try:
+        return client.llen("ingest") == 0
+    except RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def late_after(settings: Settings) -> float:
+    """Seconds without a sign of life after which a part counts as down."""
+    return 3 * settings.sweep_every + GRACE

@@ -8,19 +8,20 @@ from typing import Any
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
-from store.tables import Checkpoint
 from tasks.celery import celery
 from tasks.claims import Claim, ClaimLost, claim_run, end, fail, put_back, succeed, wait, waits_since_page
 from tasks.database import worker_engine
+from tasks.faults import reach
 from tasks.leases import Cancelled, LeaseHeld, LeaseLost
 from tasks.pipeline import PartitionsFailed, Slice, SliceEnded
 from tasks.runs import publish
+from tasks.shutdown import told_to_stop
 
 log = structlog.get_logger()
 
@@ -36,10 +37,18 @@ A_PAUSE = 86_400.0
     soft_time_limit=get_settings().task_soft_limit,
     time_limit=get_settings().task_hard_limit,
 )
-def ingest(run: str, *_: Any, **__: Any) -> None:
+def ingest(run: str = "", *_: Any, **__: Any) -> None:
     """Work on a run for one slice. Further arguments are tolerated: a newer version may have sent the message."""
+    try:
+        asked_for = uuid.UUID(run)
+    except (ValueError, TypeError, AttributeError):
+        log.error("message_not_understood", run=repr(run)[:100], expected="the id of a run")
+        return
     engine, settings = worker_engine(), get_settings()
-    claim = claim_run(engine, uuid.UUID(run))
+    if told_to_stop():
+        publish(engine, [asked_for])  # for a worker that stays
+        return
+    claim = claim_run(engine, asked_for)
     if claim is None:
         log.info("run_not_due", run=run)
         return
@@ -50,19 +59,17 @@ def ingest(run: str, *_: Any, **__: Any) -> None:
             work_on(engine, settings, claim)
         except (ClaimLost, LeaseLost) as lost:
             log.warning("slice_fenced_off", detail=str(lost))
+    reach("before_acknowledgement")
 
 
 def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     """One slice, and the move of the run that follows from how it went. Raises ClaimLost, LeaseLost."""
-    if claim.attempts > settings.max_attempts:
-        _give_up_poisoned(engine, claim)
-        return
-    if claim.paused_reason:
-        _wait_out_the_pause(engine, claim)
-        return
     source = SOURCES.get(claim.source)
     if source is None:
         _give_up(engine, claim, "unknown_source", f"no source is named {claim.source!r} any more")
+        return
+    if claim.paused_reason:
+        _wait_out_the_pause(engine, claim)
         return
     try:
         Slice(engine, settings, source, claim).work()
@@ -71,6 +78,7 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     except SliceEnded:
         put_back(engine, claim)
         log.info("slice_ended")
+        reach("between_slices")
         publish(engine, [claim.run])
     except Cancelled:
         with engine.begin() as connection:
@@ -89,7 +97,7 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         # If it does not even answer to this, the lease runs out, and the reconciler puts the run back.
         _wait(engine, settings, claim, "database_unavailable", type(error.orig or error).__name__)
     except SoftTimeLimitExceeded:
-        # The attempt counts: a page that never gets done in time must not be tried for ever.
+        # The lease runs out, and the attempt counts: a page that never gets done in time must not be tried for ever.
         log.warning("slice_timed_out")
         raise
     except Exception as error:
@@ -100,19 +108,9 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
 
 
 def _give_up(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
-    fail(engine, claim, code, detail, pause)
+    with engine.begin() as connection:
+        fail(connection, claim, code, detail, pause)
     log.error("run_ended", status="failed", code=code, detail=detail)
-
-
-def _give_up_poisoned(engine: Engine, claim: Claim) -> None:
-    """And pause the source for a day, or the run of each slot would kill its workers on the same page."""
-    leased = select(Checkpoint.partition, Checkpoint.cursor).where(Checkpoint.lease_run == claim.run)
-    with engine.connect() as connection:
-        places = [f"partition {partition!r} after cursor {cursor}" for partition, cursor in connection.execute(leased)]
-    detail = f"{claim.attempts - 1} starts in a row ended without a committed page; at " + (
-        ", ".join(places) or "the start"
-    )
-    _give_up(engine, claim, "poisoned", detail, timedelta(days=1))
 
 
 def _wait_out_the_pause(engine: Engine, claim: Claim) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from tasks.claims import Claim, ClaimLost
+from tasks.faults import reach
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Cancelled(Exception):
 def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> Lease:
     """The lease of a partition, free, run out, or our own run's; raises LeaseHeld, ClaimLost."""
     named = {"source": claim.source, "partition": partition}
+    reach("before_lease")
     with engine.begin() as connection:
         _touch(connection, claim)
         connection.execute(
@@ -61,7 +63,9 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
                 UPDATE checkpoints
                    SET lease_run = :run, lease_token = lease_token + 1, lease_expires = clock_timestamp() + :lease
                  WHERE source = :source AND partition = :partition
-                   AND (lease_run IS NULL OR lease_run = :run OR lease_expires <= clock_timestamp())
+                   AND (lease_run IS NULL OR lease_run = :run OR lease_expires <= clock_timestamp()
+                        -- taken while the clock was ahead: no lease of today ends so late
+                        OR lease_expires > clock_timestamp() + :lease)
                 RETURNING lease_token, cursor
             """),
             {**named, "run": claim.run, "lease": timedelta(seconds=seconds)},

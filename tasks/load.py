@@ -20,6 +20,7 @@ from sqlalchemy import Connection, text
 from sources.contract import Page
 from sources.record import Quote
 from tasks.claims import ClaimLost
+from tasks.faults import reach
 from tasks.leases import Cancelled, Lease, LeaseLost
 from tasks.normalize import Normalized, RejectedItem
 
@@ -104,12 +105,14 @@ def load_page(
     _pass_fence(connection, lease, page)
     if normalized.quotes:
         _copy_quotes(connection, normalized.quotes.values(), listings)
+    reach("after_copy")
     connection.execute(
         # One writer for each source at a time: it owns its listings' keys. Taken after the COPY, so that two overlap.
         text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"),
         {"source": lease.claim.source},
     )
     inserted, updated = _merge_quotes(connection, lease, page) if normalized.quotes else (0, 0)
+    reach("after_merge")
     counters = Counters(
         fetched=normalized.fetched,
         inserted=inserted,
@@ -124,8 +127,10 @@ def load_page(
     _keep_body(connection, lease, page, digest)
     _keep_rejects(connection, lease, digest, normalized.rejects)
     seq = _keep_page(connection, lease, page, digest, counters)
+    reach("after_raw_page")
     if page.confirm:
         page.confirm()
+    reach("before_commit")
     return seq, counters
 
 

@@ -18,11 +18,13 @@ from sources.contract import Page, Source, TerminalError, TransientError, Window
 from sources.http import Access, HttpClient, address
 from store import tables
 from tasks.claims import Claim
+from tasks.faults import reach
 from tasks.identity import Listings
 from tasks.leases import Lease, release_lease, take_lease
 from tasks.limits import spender
 from tasks.load import Counters, load_page
 from tasks.normalize import normalize_page
+from tasks.shutdown import told_to_stop
 
 log = structlog.get_logger()
 
@@ -30,7 +32,7 @@ _SERIALIZATION_FAILURE, _DEADLOCK = "40001", "40P01"
 
 
 class SliceEnded(Exception):
-    """The slice's time is up; what was committed stays, and the run goes on in the next."""
+    """The slice's time is up, or its worker is to stop; what was committed stays, and the run goes on in the next."""
 
 
 class PartitionsFailed(Exception):
@@ -86,14 +88,16 @@ class Slice:
         return [partition for partition in partitions if partition not in done]
 
     def _end_in_time(self) -> None:
-        if time.monotonic() > self._deadline:
+        if told_to_stop() or time.monotonic() > self._deadline:
             raise SliceEnded
 
     def _work_on(self, partition: str, http: HttpClient) -> None:
         with self._lease(partition) as lease, self._pages(lease, http) as pages:
             for page in pages:
+                reach("after_fetch")
                 started = time.monotonic()
                 seq, counters = self._take_in(lease, page)
+                reach("after_commit")
                 log.info(
                     "page_committed",
                     partition=partition,
@@ -106,7 +110,13 @@ class Slice:
     @contextmanager
     def _pages(self, lease: Lease, http: HttpClient) -> Iterator[Iterator[Page]]:
         cursor = None if self._starts_afresh(lease) else lease.cursor
-        window = Window(run=str(self._claim.run), partition=lease.partition, cursor=cursor, now=self._clock())
+        window = Window(
+            run=str(self._claim.run),
+            partition=lease.partition,
+            cursor=cursor,
+            now=self._clock(),
+            slot=self._claim.scheduled_for,
+        )
         pages = self._source.fetch(window, http)
         try:
             yield pages

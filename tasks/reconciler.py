@@ -1,56 +1,121 @@
-"""Every few seconds: put back runs whose worker vanished, publish runs whose message did. Safe to run twice at once."""
+"""Every few seconds: settle runs whose worker vanished, publish runs whose message did. Safe to run twice at once."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, RowMapping, select, text
 
 from settings import Settings
+from store.tables import Checkpoint
+from tasks.claims import Hold, end, fail
+from tasks.health import ingest_queue_is_empty, late_after
 from tasks.runs import publish
 
 log = structlog.get_logger()
 
 MOST_AT_ONCE = 500
+POISONED_PAUSE = timedelta(days=1)
 
 
 def reconcile(engine: Engine, settings: Settings) -> None:
-    """After it, every run that is due has been published, or was too lately to think its message lost."""
-    _put_back_abandoned(engine, settings)
+    """After it, no run is `running` without a worker, and every run that is due has been published."""
+    _settle_abandoned(engine, settings)
+    _say_whether_a_worker_is_missing(engine, settings)
     _publish_due(engine, settings)
 
 
-def _put_back_abandoned(engine: Engine, settings: Settings) -> None:
+def _settle_abandoned(engine: Engine, settings: Settings) -> None:
     """Runs that are `running` without a live lease, and have not been heard of for as long as a lease lasts."""
     with engine.begin() as connection:
-        abandoned = connection.scalars(
+        abandoned = connection.execute(
+            # A row that is locked is a page being committed, or another reconciler's.
             text("""
-                UPDATE runs SET published_at = NULL, publish_count = 0,
-                       status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
-                       finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END
-                 WHERE status = 'running' AND claimed_at < clock_timestamp() - :lease
-                   AND NOT EXISTS (SELECT FROM checkpoints
-                                    WHERE lease_run = runs.id AND lease_expires > clock_timestamp())
-                RETURNING id
+                SELECT id AS run, claims AS number, source, attempts, cancel_requested
+                  FROM runs
+                 WHERE status = 'running'
+                   AND claimed_at NOT BETWEEN clock_timestamp() - :lease AND clock_timestamp() + :lease
+                   AND NOT EXISTS (SELECT FROM checkpoints WHERE lease_run = runs.id
+                                      AND lease_expires BETWEEN clock_timestamp() AND clock_timestamp() + :lease)
+                   FOR NO KEY UPDATE SKIP LOCKED
             """),
             {"lease": timedelta(seconds=settings.lease)},
-        ).all()
-    for run in abandoned:
-        log.warning("run_put_back", run=str(run), reason="its lease ran out")
+        )
+        for run in abandoned.mappings().all():
+            _settle(connection, settings, run)
+
+
+def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None:
+    hold = Hold(run["run"], run["number"], run["source"])
+    if run["cancel_requested"]:
+        end(connection, hold, "cancelled")
+        log.info("run_ended", run=str(hold.run), source=hold.source, status="cancelled")
+    elif run["attempts"] >= settings.max_attempts:
+        detail = _where_it_died(connection, run)
+        # The source is paused, or the run of each slot would kill its workers on the same page.
+        fail(connection, hold, "poisoned", detail, POISONED_PAUSE)
+        log.error("run_ended", run=str(hold.run), source=hold.source, status="failed", code="poisoned", detail=detail)
+    else:
+        connection.execute(
+            text("UPDATE runs SET status = 'queued', published_at = NULL, publish_count = 0 WHERE id = :run"),
+            {"run": hold.run},
+        )
+        log.warning("run_put_back", run=str(hold.run), source=hold.source, attempts=run["attempts"])
+
+
+def _where_it_died(connection: Connection, run: RowMapping) -> str:
+    leased = select(Checkpoint.partition, Checkpoint.cursor).where(Checkpoint.lease_run == run["run"])
+    places = [
+        f"the page of partition {partition!r} after cursor {cursor}" for partition, cursor in connection.execute(leased)
+    ]
+    return f"{run['attempts']} starts in a row ended without a committed page; at " + (
+        ", ".join(places) or "the start, before any page"
+    )
+
+
+def _say_whether_a_worker_is_missing(engine: Engine, settings: Settings) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                WITH seen AS (
+                    SELECT greatest((SELECT beaten_at FROM heartbeats WHERE part = 'worker'),
+                                    (SELECT max(committed_at) FROM pages)) AS at),
+                     word AS (
+                    SELECT CASE WHEN at IS NULL THEN 'no worker has shown itself yet'
+                                WHEN at < clock_timestamp() - :late
+                                THEN to_char(at, '"no worker has been seen since "YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                           END AS reason FROM seen)
+                UPDATE runs SET waiting_reason = word.reason FROM word
+                 WHERE status = 'queued' AND waiting_reason IS DISTINCT FROM word.reason
+            """),
+            {"late": timedelta(seconds=late_after(settings))},
+        )
 
 
 def _publish_due(engine: Engine, settings: Settings) -> None:
-    """The gap doubles with each publication: a backlog is no loss, and must not be fed."""
+    """While messages wait in the queue, the gap doubles with each publication: a backlog is no loss.
+
+    Where none waits, what is due and was sent a while ago has been lost, however often that happened.
+    """
     with engine.connect() as connection:
         due = connection.scalars(
             text("""
                 SELECT id FROM runs
                  WHERE (status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp())
-                   AND (published_at IS NULL
-                        OR published_at < clock_timestamp() - :gap * 2 ^ least(publish_count - 1, 8))
+                   AND (published_at IS NULL OR published_at NOT BETWEEN clock_timestamp() - :gap
+                        * CASE WHEN :empty THEN 1 ELSE 2 ^ least(publish_count - 1, 8) END AND clock_timestamp())
                  ORDER BY requested_at LIMIT :most
             """),
-            {"gap": timedelta(seconds=settings.publish_gap), "most": MOST_AT_ONCE},
+            _publishing(settings),
         ).all()
     publish(engine, due)
+
+
+def _publishing(settings: Settings) -> dict[str, Any]:
+    return {
+        "gap": timedelta(seconds=settings.publish_gap),
+        "empty": ingest_queue_is_empty(),
+        "most": MOST_AT_ONCE,
+    }

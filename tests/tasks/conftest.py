@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from sources.registry import SOURCES
 from tasks.claims import claim_run
 from tasks.ingest import work_on
 from tasks.runs import RunRequest, request_runs
+from tests.content import content_hash
 
 
 @dataclass
@@ -65,23 +65,7 @@ def bench(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, b
     return Bench(engine, settings, monkeypatch)
 
 
-CONTENT = """
-    SELECT l.source, l.source_asset_id, l.quote_currency, l.symbol, l.name, a.slug, q.observed_at, q.price, q.open,
-           q.high, q.low, q.volume_24h, q.market_cap, q.change_24h_pct, q.rank, q.circulating_supply, q.total_supply,
-           q.max_supply, n.observed_at = q.observed_at AS newest
-      FROM quotes q JOIN listings l ON l.id = q.listing_id JOIN assets a ON a.id = l.asset
-      LEFT JOIN latest_quotes n ON n.listing_id = l.id
-     ORDER BY l.source, l.source_asset_id, l.quote_currency, q.observed_at
-"""
-
-
 @pytest.fixture
 def content() -> Callable[[Engine], str]:
     """A hash over all that was loaded, by natural keys and values: equal for equal data, however it came."""
-
-    def content(engine: Engine) -> str:
-        with engine.connect() as connection:
-            rows = [tuple(map(str, row)) for row in connection.execute(text(CONTENT))]
-        return f"{len(rows)} quotes, {hashlib.sha256(repr(rows).encode()).hexdigest()}"
-
-    return content
+    return content_hash

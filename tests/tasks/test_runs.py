@@ -9,10 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from redis import Redis
 
 from sources.registry import SOURCES
-from tasks.reconciler import reconcile
 from tasks.runs import (
     IdempotencyMismatch,
     RunConflict,
@@ -133,7 +131,8 @@ def test_a_paused_source_is_not_scheduled_and_resuming_makes_its_waiting_run_due
     source = canned([item()])
     pause_source(bench.engine, "canned", None, "maintenance")
     run = bench.ingest(source)
-    assert (run["status"], run["waiting_reason"]) == ("waiting", "the source is paused: maintenance")
+    assert run["status"] == "waiting"
+    assert run["waiting_reason"].startswith("the source is paused: maintenance; looks again at 2")
     resume_source(bench.engine, "canned")
     assert bench.slice(run["id"])["status"] == "succeeded"
 
@@ -144,45 +143,3 @@ def test_a_queued_or_waiting_run_is_cancelled_at_once(bench: Bench) -> None:
     assert bench.slice(queued.run)["status"] == "cancelled"
     assert request_cancel(bench.engine, queued.run) == "cancelled"
     assert request_cancel(bench.engine, uuid.uuid4()) is None
-
-
-def test_the_reconciler_publishes_what_never_was_and_leaves_a_fresh_message_alone(bench: Bench, broker: Redis) -> None:
-    [run] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
-    assert broker.llen("ingest") == 1
-    reconcile(bench.engine, bench.settings)
-    assert broker.llen("ingest") == 1
-    broker.flushall()
-    bench.rows("UPDATE runs SET published_at = clock_timestamp() - interval '3s'")
-    reconcile(bench.engine, bench.settings)
-    assert broker.llen("ingest") == 1
-    assert bench.run(run.run)["publish_count"] == 2
-
-
-def test_the_gap_to_the_next_publication_doubles(bench: Bench, broker: Redis) -> None:
-    request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
-    gap = bench.settings.publish_gap
-    for count, seconds, published in ((1, gap + 1, 1), (3, gap * 4 - 1, 0), (3, gap * 4 + 1, 1)):
-        broker.flushall()
-        bench.rows(
-            "UPDATE runs SET publish_count = :count, published_at = clock_timestamp() - :ago",
-            count=count,
-            ago=timedelta(seconds=seconds),
-        )
-        reconcile(bench.engine, bench.settings)
-        assert broker.llen("ingest") == published
-
-
-def test_the_reconciler_leaves_a_run_with_a_live_lease_alone(bench: Bench) -> None:
-    from tasks.claims import claim_run
-    from tasks.leases import take_lease
-
-    run = bench.request(canned([item()]))
-    claim = claim_run(bench.engine, run)
-    assert claim
-    take_lease(bench.engine, claim, "", 60)
-    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
-    reconcile(bench.engine, bench.settings)
-    assert bench.run(run)["status"] == "running"
-    bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
-    reconcile(bench.engine, bench.settings)
-    assert bench.run(run)["status"] == "queued"

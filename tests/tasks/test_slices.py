@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -24,7 +25,7 @@ def test_a_transient_error_makes_the_run_wait_as_long_as_the_upstream_says(bench
 
     run = bench.ingest(canned([item()], before=rate_limited))
     assert run["status"] == "waiting"
-    assert run["waiting_reason"] == "rate_limited: too many calls"
+    assert re.fullmatch(r"rate_limited: too many calls; looks again at 20\S+Z", run["waiting_reason"])
     assert bench.one("SELECT next_attempt_at - clock_timestamp() BETWEEN '50s' AND '53s' FROM runs")
     assert claim_run(bench.engine, run["id"]) is None
     assert bench.one("SELECT lease_run FROM checkpoints") is None
@@ -152,7 +153,7 @@ def test_what_an_error_says_is_stored_short_and_without_what_postgres_refuses(be
     run = bench.ingest(canned([item(0)], before=says_too_much))
     assert run["status"] == "waiting"
     assert run["waiting_reason"].startswith("upstream_unavailable: ab?xxx")
-    assert len(run["waiting_reason"]) == 2000
+    assert 2000 <= len(run["waiting_reason"]) < 2050
 
 
 def test_an_operators_pause_is_not_shortened_by_a_failure(bench: Bench) -> None:
@@ -175,7 +176,8 @@ def test_a_partition_that_must_wait_does_not_keep_the_others_out(bench: Bench) -
         return whole(window, http)
 
     run = bench.ingest(replace(source, fetch=fetch))
-    assert (run["status"], run["waiting_reason"]) == ("waiting", "file_changed: it changed while it was read")
+    assert run["status"] == "waiting"
+    assert run["waiting_reason"].startswith("file_changed: it changed while it was read; ")
     assert [row["partition"] for row in bench.rows("SELECT partition FROM pages")] == ["still.csv"]
 
 
@@ -222,7 +224,7 @@ def test_a_slice_whose_run_was_claimed_anew_cannot_end_it(bench: Bench) -> None:
 
 def test_a_partition_leased_to_another_run_makes_a_run_step_aside(bench: Bench) -> None:
     bench.ingest(canned([item(0)]))
-    bench.rows("UPDATE checkpoints SET lease_run = gen_random_uuid(), lease_expires = clock_timestamp() + '1 min'")
+    bench.rows("UPDATE checkpoints SET lease_run = gen_random_uuid(), lease_expires = clock_timestamp() + '3 s'")
     run = bench.ingest(canned([item(1)]))
     assert run["status"] == "waiting"
     assert "is leased to run" in run["waiting_reason"]
@@ -233,13 +235,13 @@ def test_a_run_whose_starts_all_die_is_poisoned_says_where_and_pauses_its_source
     run = bench.request(canned([item(0)], [item(1)]))
     bench.slice(run, task_slice=0)
     for _ in range(bench.settings.max_attempts):
+        assert bench.run(run)["status"] == "queued"
         claim = claim_run(bench.engine, run)
         assert claim
         take_lease(bench.engine, claim, "", 0)  # and then its worker is gone
         bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
         reconcile(bench.engine, bench.settings)
-        assert bench.run(run)["status"] == "queued"
-    ended = bench.slice(run)
+    ended = bench.run(run)
     assert (ended["status"], ended["error_code"]) == ("failed", "poisoned")
     assert "partition '' after cursor" in ended["error_detail"]
     assert "'next': 1" in ended["error_detail"]

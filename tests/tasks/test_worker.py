@@ -265,13 +265,18 @@ def test_a_real_beat_has_each_source_run_and_a_canary_consumed(engine: Engine, s
     until(lambda: "succeeded" in rows("SELECT status FROM runs WHERE source = 'coingecko'"))
 
 
-def test_a_worker_that_is_told_to_stop_ends_its_slice_first(
-    engine: Engine, undisturbed: str, held: Held, content: Callable[[Engine], str]
+def test_a_worker_that_is_told_to_stop_loads_the_page_in_hand_and_leaves_the_rest_to_others(
+    engine: Engine, start: Start, markets: Markets, undisturbed: str, held: Held, content: Callable[[Engine], str]
 ) -> None:
     os.kill(held.worker.pid, signal.SIGTERM)
+    until(lambda: "Warm shutdown" in held.worker.log.read_text())
     held.gate.open.set()
     held.worker.wait(20)
-    assert status_of(engine, held.run) == "succeeded"
+    assert markets.asked == [1, 2]
+    assert status_of(engine, held.run) == "queued"
+    start("worker", COINGECKO_URL=markets.url)
+    assert ended(engine, held.run) == "succeeded"
+    assert markets.asked == [1, 2, 3]
     assert content(engine) == undisturbed
 
 
