@@ -23,24 +23,11 @@ from settings import Settings, read_settings
 from store.engine import make_engine
 from store.tables import Base
 from tests.processes import Process
+from tests.short_times import SHORT_TIMES, forget_the_callers_settings
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "real-data"))
 TEMPLATE = "migrated"
-
-# What runs into these in a test has gone wrong; together they pass the settings' own inequalities.
-SHORT_TIMES = {
-    "TASK_SLICE": "20",
-    "TASK_SOFT_LIMIT": "30",
-    "TASK_HARD_LIMIT": "35",
-    "VISIBILITY_TIMEOUT": "75",
-    "LEASE": "4",
-    "TRANSACTION_TIMEOUT": "1.2",
-    "REQUEST_DEADLINE": "1.5",
-    "SWEEP_EVERY": "1",
-    "RETRY_AFTER_FAILURE": "0.2",
-    "PUBLISH_GAP": "2",
-}
 
 _servers = ExitStack()
 _empty: list[str] = []
@@ -48,9 +35,7 @@ _empty: list[str] = []
 
 def _start_servers() -> None:
     """Start the servers; nothing of the caller's environment reaches the tests."""
-    for name in list(os.environ):
-        if name.startswith(("COINPAPRIKA_", "COINGECKO_", "CSV_", "API_TOKEN", "READS_", "EXTRA_", "LOG_")):
-            del os.environ[name]
+    forget_the_callers_settings()
     folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-"))
     _servers.callback(shutil.rmtree, folder, ignore_errors=True)
     postgres, valkey = Postgres(folder), Valkey(folder)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -36,13 +36,13 @@ ROOT = Path(__file__).parent.parent
 
 
 class Process:
-    """A running part of the service, in a process group of its own."""
+    """A running part of the service, in a process group of its own. prefix: a command that starts it elsewhere."""
 
-    def __init__(self, role: str, log: Path, environ: Mapping[str, str]):
+    def __init__(self, role: str, log: Path, environ: Mapping[str, str], prefix: Sequence[str] = ()):
         self.role, self.log = role, log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                ROLES[role],
+                [*prefix, *ROLES[role]],
                 cwd=ROOT,
                 env={**os.environ, "LOG_FORMAT": "json", "PYTHONWARNINGS": "default", **environ},
                 stdout=out,

@@ -15,6 +15,7 @@ from sources.contract import Source
 from sources.registry import SOURCES
 from tasks.claims import claim_run
 from tasks.ingest import work_on
+from tasks.reconciler import reconcile
 from tasks.runs import RunRequest, request_runs
 from tests.content import content_hash
 
@@ -44,6 +45,12 @@ class Bench:
     def ingest(self, source: Source, **parameters: Any) -> RowMapping:
         """One run of one slice, from its request to its row."""
         return self.slice(self.request(source, **parameters))
+
+    def let_leases_run_out(self) -> None:
+        """What time does where a worker has left its run: the reconciler sees to it."""
+        self.rows("UPDATE checkpoints SET lease_expires = clock_timestamp() WHERE lease_run IS NOT NULL")
+        self.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h' WHERE status = 'running'")
+        reconcile(self.engine, self.settings)
 
     def run(self, run: uuid.UUID) -> RowMapping:
         return self.rows("SELECT * FROM runs WHERE id = :run", run=run)[0]

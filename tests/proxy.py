@@ -1,0 +1,180 @@
+"""A TCP proxy on loopback that misbehaves when it is told to, so that packets get lost between two real parts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+PATIENCE = 10
+
+
+@dataclass(eq=False)
+class _Connection:
+    """lost: bytes of it were swallowed. A stream with a hole in it never passes anything again, whoever heals."""
+
+    client: StreamWriter
+    server: StreamWriter | None = None
+    lost: bool = False
+
+    @property
+    def sides(self) -> list[StreamWriter]:
+        return [self.client] if self.server is None else [self.client, self.server]
+
+    def abort(self) -> None:
+        for side in self.sides:
+            with suppress(OSError):  # closed meanwhile
+                side.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            side.transport.abort()
+
+
+class Proxy:
+    """Stands before the server of `url`; `proxy.url` is the same URL, through the proxy. Tell it from any thread.
+
+    As it starts and after heal() it passes everything on; `latency` is how many seconds it keeps each chunk back.
+    """
+
+    def __init__(self, url: str):
+        parts = urlsplit(url)
+        self._target = parts.hostname or "127.0.0.1", parts.port
+        # Bound, never listening: nobody else gets the port while connections to it are refused.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
+        login, at, _ = parts.netloc.rpartition("@")
+        self.url = parts._replace(netloc=f"{login}{at}127.0.0.1:{self.port}").geturl()
+        self.latency = 0.0
+        self._stalled = False
+        self._listener: asyncio.Server | None = None
+        self._connections: list[_Connection] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.heal()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._do(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        self._loop.close()
+        self._reserved.close()
+
+    def heal(self) -> None:
+        """Pass everything on again; what was swallowed stays lost, and with it the connections that it was on."""
+        self._do(self._heal())
+
+    def stall(self) -> None:
+        """Swallow every byte both ways, and take new connections that nobody answers: a half-open connection."""
+        self._stalled = True
+
+    def reset(self) -> None:
+        """Break every connection with a RST; new ones are welcome."""
+        self._do(self._reset())
+
+    def refuse(self) -> None:
+        """Break every connection, and refuse new ones."""
+        self._do(self._refuse())
+
+    def half_close(self) -> None:
+        """Tell every client that the server will send no more, though the server still hears what they send."""
+        self._do(self._half_close())
+
+    @property
+    def open(self) -> int:
+        """How many connections there are, lost ones too."""
+        return len(self._connections)
+
+    def _do(self, work: Awaitable[None]) -> None:
+        async def done() -> None:
+            await work
+
+        asyncio.run_coroutine_threadsafe(done(), self._loop).result(PATIENCE)
+
+    async def _heal(self) -> None:
+        self._stalled = False
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port, reuse_port=True)
+
+    async def _reset(self) -> None:
+        # The newest first, every time: some clients take it differently depending on which one they miss first.
+        for connection in reversed(self._connections):
+            connection.abort()
+
+    async def _refuse(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        await self._reset()
+
+    async def _half_close(self) -> None:
+        for connection in self._connections:
+            if not connection.client.is_closing():
+                connection.client.write_eof()
+
+    async def _end(self) -> None:
+        await self._refuse()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _accept(self, reader: StreamReader, client: StreamWriter) -> None:
+        connection = _Connection(client, lost=self._stalled)
+        self._connections.append(connection)
+        try:
+            if connection.lost:
+                await self._forward(connection, reader, None)
+            else:
+                from_server, connection.server = await asyncio.open_connection(*self._target)
+                await asyncio.gather(
+                    self._forward(connection, reader, connection.server),
+                    self._forward(connection, from_server, client),
+                )
+        except (OSError, asyncio.CancelledError):  # the server refused, or one side broke: so does the other
+            connection.abort()
+        finally:
+            self._connections.remove(connection)
+            for side in connection.sides:
+                side.close()
+
+    async def _forward(self, connection: _Connection, reader: StreamReader, writer: StreamWriter | None) -> None:
+        while True:
+            try:
+                chunk = await reader.read(65536)
+            except ConnectionError:
+                connection.lost |= self._stalled
+                if connection.lost:  # the other side hears of that as little as of all else
+                    return
+                raise
+            if self.latency:
+                await asyncio.sleep(self.latency)
+            connection.lost |= self._stalled
+            if writer is not None and not connection.lost:
+                await _pass_on(chunk, writer)
+            if not chunk:
+                return
+
+
+async def _pass_on(chunk: bytes, writer: StreamWriter) -> None:
+    """No bytes are the end of the stream. After half_close() nothing goes to the client any more."""
+    with suppress(RuntimeError):
+        if chunk:
+            writer.write(chunk)
+            await writer.drain()
+        else:
+            writer.write_eof()
