@@ -20,7 +20,8 @@ TOKEN = "a-token-that-only-these-tests-know"
 
 @pytest.fixture
 def api_settings(settings: Settings) -> Settings:
-    return replace(settings, api_token=TOKEN)
+    # Minutes, so that a breaker which a test sets stands as long as the test.
+    return replace(settings, api_token=TOKEN, breaker_cooldown=60.0, request_deadline=60.0)
 
 
 @pytest.fixture

@@ -131,6 +131,12 @@ class Rows:
             connection.execute(upsert(Source).values(name=source).on_conflict_do_nothing())
             connection.execute(insert(Checkpoint).values(source=source, partition=partition, **more))
 
+    def breaker(self, source: str = "coingecko", **state: Any) -> None:
+        """state: failures, opened_at, probe_until."""
+        with self.engine.begin() as connection:
+            values = {f"breaker_{name}": value for name, value in state.items()}
+            connection.execute(insert(Source).values(name=source, **values))
+
     def heartbeat(self, part: str, beaten_at: datetime) -> None:
         with self.engine.begin() as connection:
             connection.execute(insert(Heartbeat).values(part=part, beaten_at=beaten_at))

@@ -39,9 +39,13 @@ def another_upstream(two_upstreams: tuple[HTTPServer, HTTPServer]) -> HTTPServer
 
 @dataclass
 class Clients:
-    """Makes clients, and counts what they spend. forbid: raised in place of spending, where it is set."""
+    """Makes clients, and counts what they spend. forbid: raised in place of spending, where it is set.
+
+    answers: for each request, whether it was told to have been answered.
+    """
 
     spent: int = 0
+    answers: list[bool] = field(default_factory=list)
     forbid: Exception | None = None
     closing: ExitStack = field(default_factory=ExitStack)
 
@@ -55,6 +59,7 @@ class Clients:
             deadline=deadline,
             max_body=max_body,
             spend=self.spend,
+            answered=self.answers.append,
             clock=lambda: NOW,
         )
         client = HttpClient(access)

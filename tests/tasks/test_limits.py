@@ -15,19 +15,32 @@ from datetime import date
 from typing import Any
 
 import pytest
-from limits import RateLimitItemPerSecond
+from pytest_httpserver import HTTPServer
+from redis import Redis
 from sqlalchemy import Engine, text
+from werkzeug import Request, Response
 
-from settings import Settings
+from settings import Settings, get_settings
 from sources.contract import Rate, Source, TransientError
 from tasks import limits
+from tasks.breaker import Breaker
 from tasks.limits import spender
 from tests.processes import ROOT, until
 from tests.upstreams import canned
 
-pytestmark = pytest.mark.usefixtures("broker")
-
 MONTH = "date_trunc('month', clock_timestamp())::date"
+
+
+@pytest.fixture(autouse=True)
+def emptied(broker: Redis) -> Redis:
+    """A Redis that knows nothing."""
+    return broker
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy with other things counts no call too late."""
+    monkeypatch.setattr(limits, "LATEST", 30.0)
 
 
 def source(engine: Engine, per_minute: int | None = None, per_month: int | None = None, name: str = "canned") -> Source:
@@ -48,7 +61,7 @@ def budget(engine: Engine, name: str = "canned") -> tuple[int, date | None]:
 def tried(engine: Engine, source: Source, times: int) -> list[TransientError | None]:
     """What becomes of so many calls, one after the other: None is one that is allowed."""
     outcomes: list[TransientError | None] = []
-    spend = spender(engine, source)
+    spend = spender(engine, source, Breaker(engine, source.name, get_settings()))
     for _ in range(times):
         try:
             spend()
@@ -73,47 +86,102 @@ def test_threads_together_get_no_more_calls_than_a_minute_has(engine: Engine) ->
     refused = [error for error in outcomes if error]
     assert len(refused) == 40 - 20
     for error in refused:
-        assert error.code == "rate_limited"
+        assert (error.code, error.is_failure) == ("rate_limited", False)
         assert error.detail == "canned: 20 calls a minute are used up"
         assert error.retry_after is not None
-        assert 1 <= error.retry_after <= 60
+        assert 1 <= error.retry_after <= limits.MINUTE + limits.LEEWAY
     assert max(error.retry_after or 0 for error in refused) > 30
     assert budget(engine)[0] == 20
 
 
-ANOTHER_PROCESS = """
+@pytest.fixture
+def stranger() -> Iterator[HTTPServer]:
+    """Another host than the upstream."""
+    with HTTPServer(host="127.0.0.1") as server:
+        yield server
+
+
+A_WORKER = """
 from datetime import timedelta
 from settings import get_settings
-from sources.contract import Rate, Source, TransientError
+from sources.contract import Page, Rate, Source, Upstream
+from sources.registry import SOURCES
 from store.engine import make_engine
-from tasks.limits import spender
-source = Source("canned", timedelta(hours=1), None, None, None, Rate(20))
-spend = spender(make_engine(get_settings().database_url, "test"), source)
-allowed = 0
-for _ in range(10):
-    try:
-        spend()
-        allowed += 1
-    except TransientError as error:
-        assert error.code == "rate_limited"
-print(allowed)
+from tasks import limits
+from tasks.claims import claim_run
+from tasks.ingest import work_on
+from tasks.runs import RunRequest, request_runs
+from tests.processes import until
+import os
+
+def fetch(window, http):
+    for number in range(window.cursor["next"] if window.cursor else 0, 4):
+        yield Page.of(http.get("/prices", {"page": number}), cursor={"next": number + 1})
+    http.get("/moved")
+
+SOURCES["desk"] = Source(
+    name="desk", every=timedelta(hours=1), rate=Rate(per_minute=12), fetch=fetch,
+    parse=lambda page: [], normalize=lambda item: item,
+    upstreams={"desk": Upstream("https://prices.example.com", key_header="X-Api-Key")},
+    partitions=lambda: [str(os.getpid())],  # so that no worker waits for another's lease
+)
+limits.MINUTE = limits.LEEWAY = 1.0
+settings = get_settings()
+engine = make_engine(settings.database_url, "test", transaction_timeout=settings.transaction_timeout)
+run = request_runs(engine, [RunRequest("desk", kind="backfill")], requested_by="test")[0].run
+
+def ended():
+    claim = claim_run(engine, run)
+    if claim:
+        work_on(engine, settings, claim)
+    with engine.connect() as connection:
+        [status, code] = connection.exec_driver_sql(f"SELECT status, error_code FROM runs WHERE id = '{run}'").one()
+    return code if status == "failed" else None
+
+print(until(ended, within=60))
 """
 
 
-def test_processes_together_get_no_more_calls_than_a_minute_has(engine: Engine, settings: Settings) -> None:
-    source(engine, per_minute=20)
-    environ = {**os.environ, "DATABASE_URL": settings.database_url, "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", ANOTHER_PROCESS], env=environ, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
+def test_eight_workers_never_exceed_the_limit_and_keep_the_key_to_its_host(
+    engine: Engine, settings: Settings, httpserver: HTTPServer, stranger: HTTPServer
+) -> None:
+    arrivals: list[float] = []
+    keys: list[str | None] = []
+
+    def answer(request: Request) -> Response:
+        arrivals.append(time.monotonic())
+        keys.append(request.headers.get("X-Api-Key"))
+        moved = request.path == "/moved"
+        return Response("[]", 302 if moved else 200, {"Location": stranger.url_for("/moved")} if moved else {})
+
+    for path in ("/prices", "/moved"):
+        httpserver.expect_request(path).respond_with_handler(answer)
+    environ = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url,
+        "PYTHONPATH": str(ROOT),
+        "DESK_URL": httpserver.url_for("").rstrip("/"),
+        "DESK_API_KEY": "the-key-of-the-desk",
+    }
+    workers = [
+        subprocess.Popen([sys.executable, "-c", A_WORKER], env=environ, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
     ]
-    assert sum(int(process.communicate(timeout=30)[0]) for process in processes) == 20
+    said = [worker.communicate(timeout=90)[0].splitlines()[-1:] for worker in workers]
+    assert said == [["redirected"]] * 8
+    assert len(arrivals) == 8 * 5
+    arrivals.sort()
+    for first, past_the_limit in zip(arrivals, arrivals[12:], strict=False):
+        assert past_the_limit - first > 1.0
+    assert set(keys) == {"the-key-of-the-desk"}
+    assert stranger.log == []
 
 
 def test_no_window_ever_holds_more_than_its_calls(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The library's own shorter window in place of its minute.
-    monkeypatch.setattr(limits, "RateLimitItemPerMinute", RateLimitItemPerSecond)
-    spend = spender(engine, source(engine, per_minute=5))
+    monkeypatch.setattr(limits, "MINUTE", 1.0)
+    monkeypatch.setattr(limits, "LEEWAY", 0.0)
+    limited = source(engine, per_minute=5)
+    spend = spender(engine, limited, Breaker(engine, limited.name, get_settings()))
     give_up_at = time.monotonic() + 10
     allowed: list[tuple[float, float]] = []
     while len(allowed) < 12 and time.monotonic() < give_up_at:
@@ -136,15 +204,106 @@ def test_sources_do_not_share_their_calls(engine: Engine) -> None:
     assert tried(engine, other, 1) == [None]
 
 
+@pytest.mark.parametrize("wrong_by", [-3600, -61, 61, 3600])
+def test_a_host_whose_clock_is_wrong_gets_no_more_calls_and_keeps_none_from_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, wrong_by: float
+) -> None:
+    limited, real = source(engine, per_minute=6), time.time
+    right = tried(engine, limited, 2)
+    monkeypatch.setattr(time, "time", lambda: real() + wrong_by)
+    wrong = tried(engine, limited, 2)
+    monkeypatch.undo()
+    right_again = tried(engine, limited, 3)
+    assert [error and error.code for error in right + wrong + right_again] == [None] * 6 + ["rate_limited"]
+    assert right_again[-1] is not None
+    assert (right_again[-1].retry_after or 0) < 70
+
+
+def test_a_call_that_took_long_to_count_is_not_made(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LATEST", 0.2)
+    limited = source(engine, per_minute=6)
+    with ThreadPoolExecutor(1) as pool, engine.begin() as connection:
+        connection.execute(text("SELECT FROM sources FOR UPDATE"))
+        caller = pool.submit(tried, engine, limited, 1)
+        until(lambda: waiting_for_a_lock(engine))
+        began = time.monotonic()
+        until(lambda: time.monotonic() > began + 0.2)
+        connection.rollback()
+        [error] = caller.result()
+    assert error is not None
+    assert (error.code, error.retry_after, error.is_failure) == ("rate_limited", 1, False)
+    assert "took more than 0.2 s" in error.detail
+    assert tried(engine, limited, 1) == [None]
+
+
+def waiting_for_a_lock(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")))
+
+
+# A Redis that lost what it knew
+
+
+def test_a_redis_that_came_back_empty_forgets_no_call_of_the_last_minute(engine: Engine, emptied: Redis) -> None:
+    limited = source(engine, per_minute=6)
+    assert tried(engine, limited, 4) == [None] * 4
+    emptied.flushall()
+    emptied.script_flush()
+    emptied.client_kill_filter(skipme=True)
+    outcomes = tried_by_threads(engine, limited, threads=4, times=2)
+    assert outcomes.count(None) == 2
+    assert budget(engine)[0] == 6
+
+
+def test_where_any_number_of_calls_may_have_been_made_a_minute_is_waited_out(engine: Engine, emptied: Redis) -> None:
+    limited = source(engine, per_minute=6)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE sources SET budget_used = 700, budget_month = {MONTH}"))
+    [error] = tried(engine, limited, 1)
+    assert error is not None
+    assert error.retry_after is not None
+    assert limits.MINUTE < error.retry_after <= limits.MINUTE + limits.LEEWAY
+
+
+@pytest.mark.parametrize(
+    ("months_ago", "minute_began_last_month", "allowed"),
+    [(0, False, 3), (1, False, 6), (0, True, 0), (1, True, 3), (2, True, 6)],
+)
+def test_the_turn_of_a_month_hides_no_call_from_an_emptied_redis(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, months_ago: int, minute_began_last_month: bool, allowed: int
+) -> None:
+    """Three calls were counted in a month; where that is this one, those of the minute's part before it are unknown."""
+    limited = source(engine, per_minute=6)
+    with engine.begin() as connection:
+        since: Any = connection.scalar(text(f"SELECT extract(epoch FROM clock_timestamp() - {MONTH})::float8"))
+        counted = f"UPDATE sources SET budget_used = 3, budget_month = ({MONTH} - :gap * interval '1 month')::date"
+        connection.execute(text(counted), {"gap": months_ago})
+    if minute_began_last_month:
+        monkeypatch.setattr(limits, "MINUTE", since + 10)
+    assert tried(engine, limited, 7).count(None) == allowed
+
+
+def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(engine: Engine, emptied: Redis) -> None:
+    limited = source(engine, per_minute=6)
+    assert tried(engine, limited, 2) == [None, None]
+    [key] = emptied.keys("kasparro/calls/*")
+    for place, called_at in enumerate(emptied.lrange(key, 0, -1)):
+        emptied.lset(key, place, str(float(called_at) + 86_400_000))
+    outcomes = tried(engine, limited, 5)
+    assert outcomes[:4] == [None] * 4
+    assert outcomes[4] is not None
+    assert (outcomes[4].retry_after or 0) <= limits.MINUTE + limits.LEEWAY
+
+
 @pytest.fixture
 def no_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Redis address where nobody listens."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
     monkeypatch.setattr(limits, "get_settings", lambda: replace(settings, redis_url=address))
-    limits._limiter.cache_clear()
+    limits._script.cache_clear()
     yield
-    limits._limiter.cache_clear()
+    limits._script.cache_clear()
 
 
 @pytest.mark.usefixtures("no_redis")
@@ -152,7 +311,7 @@ def test_with_redis_down_no_call_is_made_and_the_run_waits(engine: Engine) -> No
     began = time.monotonic()
     [error] = tried(engine, source(engine, per_minute=20), 1)
     assert error is not None
-    assert (error.code, error.retry_after) == ("limiter_unreachable", 15)
+    assert (error.code, error.retry_after, error.is_failure) == ("limiter_unreachable", 15, False)
     assert "ConnectionError" in error.detail
     assert time.monotonic() - began < 3
     assert budget(engine)[0] == 0
@@ -172,7 +331,7 @@ def test_every_call_counts_against_the_month(engine: Engine) -> None:
     assert outcomes[:3] == [None, None, None]
     for error in outcomes[3:]:
         assert error is not None
-        assert error.code == "budget_spent"
+        assert (error.code, error.is_failure) == ("budget_spent", False)
         assert error.detail == "canned: this month's 3 calls are used up"
         assert error.retry_after is not None
         assert 0 < error.retry_after <= 31 * 86400
