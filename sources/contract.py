@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Final, Literal, Protocol
 
 Item = Any
 """What `parse` yields for one future quote; opaque to the pipeline, which only hands it to `normalize`."""
@@ -21,16 +23,29 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 WHOLE: Final = ""
 """The partition of a source that has only one."""
 
+CatchUp = Literal["latest", "all", "skip"]
+"""What becomes of the slots that nobody could ask for, when somebody can again (tasks/schedule.py):
+one run of the present slot, at once; a run for each of them, oldest first; or none, and on with the next slot."""
+
 
 class TransientError(Exception):
     """The upstream cannot answer now; the run waits and goes on later.
 
-    retry_after: seconds to wait, where the upstream or the limiter said so.
+    retry_after: seconds to wait at the least, where the upstream or a limit of our own said so.
+    is_failure:  False where we ourselves hold the call back (rate, budget, breaker): the upstream was not asked, and
+                 the wait is not one of those after which a run gives up.
     """
 
-    def __init__(self, detail: str, *, code: str = "upstream_unavailable", retry_after: float | None = None):
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str = "upstream_unavailable",
+        retry_after: float | None = None,
+        is_failure: bool = True,
+    ):
         super().__init__(detail)
-        self.detail, self.code, self.retry_after = detail, code, retry_after
+        self.detail, self.code, self.retry_after, self.is_failure = detail, code, retry_after, is_failure
 
 
 class TerminalError(Exception):
@@ -66,24 +81,47 @@ class Window:
     cursor: Cursor | None
     now: datetime
     """The database's time when the slice began (aware, UTC)."""
+    slot: datetime | None = None
+    """The slot of the schedule that the run is for (aware, UTC), which may be long over; None: asked for by hand."""
+    skew: timedelta = timedelta()
+    """How far the upstream's clock may be ahead."""
+
+    @property
+    def latest(self) -> datetime:
+        """The last instant an observation may have. A cursor that is a time must never be later than this.
+
+        One record that says 2999 would keep all that comes until then from ever being asked for.
+        """
+        return self.now + self.skew
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A successful answer of an upstream: status 200, body whole and unpacked, secrets not in the request."""
+    """A successful answer of an upstream: status 200, body whole and unpacked, secrets not in the request.
+
+    Or status 304: what the upstream answered to this request before still holds, and is the body.
+    etag, last_modified: as sent, for asking again whether the answer changed.
+    unchanged: the body is the one that was last brought in for this request.
+    """
 
     body: bytes
     status: int
     content_type: str
     request: dict[str, Any]
     fetched_at: datetime
+    etag: str | None = None
+    last_modified: str | None = None
+    unchanged: bool = False
 
 
 class Http(Protocol):
-    """One source's access to its own upstream: base URL, key, rate limit, budget, timeouts and repeats are in it."""
+    """One source's access to its own upstream: base URL, key, limits, breaker, timeouts and repeats are in it."""
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
-        """GET base URL + path. Raises TransientError or TerminalError for everything but a 200."""
+        """GET base URL + path. Raises TransientError or TerminalError for everything but an answer.
+
+        Where the request was made before, it asks whether the answer changed.
+        """
 
 
 @dataclass(frozen=True)
@@ -91,6 +129,7 @@ class Page:
     """The unit of work: a body as received, and the cursor at which to resume once it is in.
 
     request: what was asked, as JSON; `parse` may read from it what the body alone does not say.
+    One request and one cursor make two pages of a slice only where `fetch` goes in a circle: it is stopped there.
     """
 
     body: bytes
@@ -101,10 +140,25 @@ class Page:
     status: int = 200
     confirm: Callable[[], None] | None = None
     """Called right before the page is committed; raises TransientError if the body is no longer what there is."""
+    reply: Reply | None = None
+    """The answer that the page is, just as it came. One that is unchanged is not parsed and loaded again."""
 
     @classmethod
     def of(cls, reply: Reply, cursor: Cursor | None) -> Page:
-        return cls(reply.body, reply.content_type, reply.request, reply.fetched_at, cursor, reply.status)
+        return cls(reply.body, reply.content_type, reply.request, reply.fetched_at, cursor, reply.status, reply=reply)
+
+    @cached_property
+    def digest(self) -> bytes:
+        return sha256(self.body).digest()
+
+    @property
+    def is_the_reply(self) -> bool:
+        """Whether the page is all that the upstream answered: no part of it, and nothing made of it."""
+        return self.reply is not None and (self.body, self.request) == (self.reply.body, self.reply.request)
+
+    @property
+    def unchanged(self) -> bool:
+        return self.reply is not None and self.reply.unchanged and self.is_the_reply
 
 
 @dataclass(frozen=True)
@@ -134,6 +188,8 @@ class Source:
     normalize:  an item to the unified record, by its field names (sources/record.py); pure. Raises Reject, or
                 leaves a value as it is for the record to judge.
     partitions: what has a checkpoint of its own, named anew at each slice.
+    catch_up:   what becomes of the slots that an outage or a pause took. `all` is for a fetch that heeds
+                `window.slot`; one that brings what there is now brings it once with `latest`.
     upstreams:  by plan; the first that takes no key serves without one, the first that takes one serves with one,
                 unless `<NAME>_PLAN` says otherwise. Empty: the source speaks no HTTP.
     """
@@ -146,6 +202,7 @@ class Source:
     rate: Rate = field(default_factory=Rate)
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     partitions: Callable[[], Iterable[str]] = lambda: (WHOLE,)
+    catch_up: CatchUp = "latest"
 
     def slot_at(self, now: datetime) -> datetime:
         """The slot of the schedule that `now` lies in: intervals are counted from the epoch, in UTC."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import backoff
@@ -16,6 +18,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from settings import SettingsError, read_upstream
+from sources.conditional import Known, etag_of, last_modified_of
 from sources.contract import Reply, Source, TerminalError, TransientError
 
 CONNECT_TIMEOUT = 5.0
@@ -25,6 +28,9 @@ LONGEST_SLEEP = 5.0
 """Seconds between two repeats of a request."""
 
 MAX_REDIRECTS = 3
+NO_ANSWER = ("upstream_unavailable", "upstream_slow")
+"""The codes of failures that speak of the host, not of what it was asked: these open its circuit breaker."""
+
 REFUSALS = {
     400: ("upstream_refused", None),
     401: ("key_refused", timedelta(hours=1)),
@@ -40,7 +46,8 @@ REFUSALS = {
 class Access:
     """What a client needs to speak with one upstream. deadline: seconds for one `get`, repeats included.
 
-    spend: asked before every single request; raises TransientError while the rate limit or the budget forbids it.
+    spend: asked before every single request; raises TransientError while rate, budget or circuit breaker forbid it.
+    answered: told after every single request whether the host gave an answer, a refusal included.
     clock: the time that pages are stamped with (aware, UTC).
     """
 
@@ -50,6 +57,7 @@ class Access:
     deadline: float
     max_body: int
     spend: Callable[[], None]
+    answered: Callable[[bool], None]
     clock: Callable[[], datetime]
 
 
@@ -83,10 +91,14 @@ class _Session(requests.Session):
 
 
 class HttpClient:
-    """See `sources.contract.Http`; to be closed after use."""
+    """See `sources.contract.Http`; to be closed after use.
+
+    known: what to ask before each request for what was answered to it before; None: nothing, or it is not to count.
+    """
 
     def __init__(self, access: Access):
         self._access = access
+        self.known: Callable[[Mapping[str, Any]], Known | None] = lambda request: None
         self._session = _Session()
         # Without an auth of its own, requests takes one for the host out of the user's .netrc.
         self._session.auth = lambda request: request
@@ -98,7 +110,7 @@ class HttpClient:
         self._session.close()
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
-        """GET base URL + path. Raises TransientError or TerminalError for everything but a 200."""
+        """GET base URL + path. Raises TransientError or TerminalError for everything but an answer."""
         half_time = time.monotonic() + self._access.deadline / 2
         give_up_at = half_time + self._access.deadline / 2
 
@@ -117,20 +129,39 @@ class HttpClient:
             giveup=is_the_runs_to_wait,
             logger=None,
         )
-        reply: Reply = asked_again(self._get_once)(path, params or {}, give_up_at)
+        failures: list[TransientError] = []
+
+        def ask() -> Reply:
+            try:
+                return self._get_once(path, params or {}, give_up_at)
+            except TransientError as error:
+                if failures and not error.is_failure:
+                    raise _not_repeated(failures[-1], error) from None
+                failures.append(error)
+                raise
+
+        reply: Reply = asked_again(ask)()
         return reply
 
     def _get_once(self, path: str, params: Mapping[str, str | int], give_up_at: float) -> Reply:
         url = self._access.url + path
         asked = {"method": "GET", "url": url, "params": dict(params)}
-        for _ in range(MAX_REDIRECTS + 1):
+        known = self.known(asked)
+        for hops in range(MAX_REDIRECTS + 1):
+            # Elsewhere than where it came from, a validator would speak of another body.
+            conditions = known.conditions if known and not hops else {}
             self._access.spend()
             fetched_at = self._access.clock()
-            try:
-                with self._ask(url, params, give_up_at) as response:
-                    if response.is_redirect:
-                        url, params = self._followed(response), {}
-                        continue
+            with (
+                self._telling(),
+                self._wrapping(path, give_up_at),
+                self._ask(url, params, conditions, give_up_at) as response,
+            ):
+                if response.is_redirect:
+                    url, params = self._followed(response), {}
+                    continue
+                still_holds = known if conditions and response.status_code == 304 else None
+                if still_holds is None:
                     self._check_status(response)
                     body = self._read(response, give_up_at)
                     self._check_body(body)
@@ -140,22 +171,60 @@ class HttpClient:
                         content_type=response.headers.get("Content-Type", ""),
                         request=asked,
                         fetched_at=fetched_at,
+                        etag=None if hops else etag_of(response.headers),
+                        last_modified=None if hops else last_modified_of(response.headers),
+                        unchanged=known is not None and known.digest == hashlib.sha256(body).digest(),
                     )
-            except (requests.RequestException, HTTPError) as error:
-                if time.monotonic() >= give_up_at:
-                    raise self._too_slow() from None
-                # The exception's text may hold what was sent; its kind says enough.
-                raise TransientError(self._say(f"GET {path} failed: {type(error).__name__}")) from None
+            return self._kept(still_holds, asked, fetched_at)
         raise TerminalError(self._say(f"GET {path} was redirected more than {MAX_REDIRECTS} times"), code="redirected")
 
-    def _ask(self, url: str, params: Mapping[str, str | int], give_up_at: float) -> requests.Response:
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tells the circuit breaker how a request went."""
+        try:
+            yield
+        except (TransientError, TerminalError) as error:
+            self._access.answered(error.code not in NO_ANSWER)
+            raise
+        self._access.answered(True)
+
+    @contextmanager
+    def _wrapping(self, path: str, give_up_at: float) -> Iterator[None]:
+        """Says in our words what the libraries raise."""
+        try:
+            yield
+        except (requests.RequestException, HTTPError) as error:
+            if time.monotonic() >= give_up_at:
+                raise self._too_slow() from None
+            # The exception's text may hold what was sent; its kind says enough.
+            raise TransientError(self._say(f"GET {path} failed: {type(error).__name__}")) from None
+
+    def _kept(self, known: Known, asked: dict[str, Any], fetched_at: datetime) -> Reply:
+        """The answer to which the upstream said that it holds."""
+        body = known.body()
+        if body is None:  # it was there a moment ago: the next request is made without a condition
+            raise TransientError(self._say("answered 304 to what has just been deleted"))
+        return Reply(
+            body=body,
+            status=304,
+            content_type=known.content_type,
+            request=asked,
+            fetched_at=fetched_at,
+            etag=known.etag,
+            last_modified=known.last_modified,
+            unchanged=True,
+        )
+
+    def _ask(
+        self, url: str, params: Mapping[str, str | int], conditions: Mapping[str, str], give_up_at: float
+    ) -> requests.Response:
         left = give_up_at - time.monotonic()
         if left <= 0:
             raise self._too_slow()
         return self._session.get(
             url,
             params=params,
-            headers=self._access.headers,
+            headers={**self._access.headers, **conditions},
             timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
             allow_redirects=False,
             stream=True,
@@ -181,6 +250,8 @@ class HttpClient:
         if status in REFUSALS:
             code, pause = REFUSALS[status]
             raise TerminalError(said, code=code, pause=pause)
+        if status == 304:
+            raise TransientError(f"{said}, which had set no condition", code="unexpected_status")
         if status in (408, 425, 429) or status >= 500:
             code = "rate_limited" if status == 429 else "upstream_unavailable"
             raise TransientError(said, code=code, retry_after=_retry_after(response))
@@ -227,6 +298,11 @@ def _hung_up_at(give_up_at: float, response: requests.Response) -> Iterator[None
         yield
     finally:
         timer.cancel()
+
+
+def _not_repeated(failure: TransientError, forbidden: TransientError) -> TransientError:
+    """The failure of a request that may not be repeated now: as what forbids it, it would not count as one."""
+    return TransientError(f"{failure.detail}; {forbidden.detail}", code=failure.code, retry_after=forbidden.retry_after)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

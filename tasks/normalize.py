@@ -29,13 +29,17 @@ class RejectedItem:
 
 @dataclass
 class Normalized:
-    """What became of a page's items: fetched = len(quotes) + deduplicated + len(rejects)."""
+    """What became of a page's items: fetched = len(quotes) + deduplicated + len(rejects).
+
+    mapping: a fingerprint of the code that judged them (tasks/validators.py).
+    """
 
     quotes: dict[QuoteKey, Quote] = field(default_factory=dict)
     rejects: list[RejectedItem] = field(default_factory=list)
     fetched: int = 0
     deduplicated: int = 0
     blank: int = 0
+    mapping: bytes = b""
 
 
 def normalize_page(source: Source, page: Page, clock_skew: float) -> Normalized:

@@ -186,7 +186,6 @@ def test_a_login_of_the_users_netrc_is_never_sent(
         (422, "upstream_refused", None),
         (204, "upstream_refused", None),
         (301, "upstream_refused", None),
-        (304, "upstream_refused", None),
         (451, "upstream_refused", None),
     ],
 )
@@ -219,6 +218,31 @@ def test_what_does_not_pass_is_given_back_to_the_run(upstream: HTTPServer, clien
     assert caught.value.detail == "example: answered 500 to GET /tickers"
     assert (caught.value.code, caught.value.retry_after) == ("upstream_unavailable", None)
     assert 2 <= len(asked) <= 3
+
+
+def test_the_pauses_between_repeats_are_drawn_from_a_range_that_doubles(
+    upstream: HTTPServer, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges: list[float] = []
+
+    def draw(low: float, high: float) -> float:
+        ranges.append(high)
+        return 0.2 * len(ranges) if low == 0 else 10
+
+    monkeypatch.setattr("random.uniform", draw)
+    arrivals: list[float] = []
+
+    def fails(request: Request) -> Response:
+        arrivals.append(time.monotonic())
+        return answer(500)
+
+    upstream.expect_request("/tickers").respond_with_handler(fails)
+    with pytest.raises(TransientError):
+        client(upstream.url_for("")).get("/tickers")
+    assert ranges == [1, 2]
+    first, second, third = arrivals
+    assert 0.2 <= second - first < third - second
+    assert third - second >= 0.4
 
 
 @pytest.mark.usefixtures("quick_repeats")
@@ -293,7 +317,7 @@ def test_who_names_no_useful_time_is_asked_again_after_a_moment(
     assert caught.value.retry_after is None
 
 
-# The rate and the budget
+# The rate, the budget and the circuit breaker
 
 
 def test_each_single_request_is_spent_before_it_is_made(upstream: HTTPServer, client: Clients) -> None:
@@ -303,6 +327,75 @@ def test_each_single_request_is_spent_before_it_is_made(upstream: HTTPServer, cl
         client(upstream.url_for("")).get("/tickers")
     assert caught.value is client.forbid
     assert asked == []
+
+
+@pytest.mark.usefixtures("quick_repeats")
+def test_a_repeat_that_our_own_limit_forbids_leaves_the_failure_what_it_was(
+    upstream: HTTPServer, client: Clients
+) -> None:
+    def fails(request: Request) -> Response:
+        client.forbid = TransientError("all used up", code="rate_limited", retry_after=7, is_failure=False)
+        return answer(502)
+
+    upstream.expect_request("/tickers").respond_with_handler(fails)
+    with within(1), pytest.raises(TransientError) as caught:
+        client(upstream.url_for("")).get("/tickers")
+    assert caught.value.detail == "example: answered 502 to GET /tickers; all used up"
+    assert (caught.value.code, caught.value.retry_after, caught.value.is_failure) == ("upstream_unavailable", 7, True)
+    assert client.spent == 1
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504])
+def test_the_breaker_is_told_of_each_request_that_the_host_could_not_answer(
+    upstream: HTTPServer, client: Clients, status: int
+) -> None:
+    serve(upstream, answer(status), answer(status), answer())
+    client(upstream.url_for("")).get("/tickers")
+    assert client.answers == [False, False, True]
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429, 451])
+def test_a_refusal_is_an_answer_to_the_breaker(upstream: HTTPServer, client: Clients, status: int) -> None:
+    serve(upstream, answer(status, Retry_After="7"))
+    with pytest.raises((TransientError, TerminalError)):
+        client(upstream.url_for("")).get("/tickers")
+    assert client.answers == [True]
+
+
+def test_so_is_a_body_that_is_too_large_or_says_our_key_back_and_a_redirect(
+    upstream: HTTPServer, client: Clients
+) -> None:
+    serve(upstream, answer(302, Location="/tickers"), answer(body=KEY), answer(body="x" * 100_001))
+    http = client(upstream.url_for(""), max_body=100_000)
+    with pytest.raises((TransientError, TerminalError)):
+        http.get("/tickers")
+    assert client.answers[:2] == [True, True]
+    with pytest.raises(TerminalError):
+        http.get("/tickers")
+    assert all(client.answers)
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize(
+    "says",
+    [b"", b"this is no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n["],
+    ids=["nothing", "no HTTP", "half a body"],
+)
+def test_what_is_no_whole_answer_is_none_to_the_breaker(
+    raw_upstream: RawUpstream, client: Clients, says: bytes
+) -> None:
+    server = raw_upstream(lambda _, connection: connection.sendall(says))
+    with pytest.raises(TransientError):
+        client(server.url).get("/tickers")
+    assert client.answers == [False] * 3
+
+
+def test_a_request_that_is_not_made_is_no_news_to_the_breaker(upstream: HTTPServer, client: Clients) -> None:
+    client.forbid = TransientError("used up", retry_after=7, is_failure=False)
+    with pytest.raises(TransientError):
+        client(upstream.url_for("")).get("/tickers")
+    assert client.answers == []
 
 
 # Bodies that are not what they should be
@@ -420,18 +513,54 @@ def test_an_upstream_that_falls_silent_is_left_at_the_deadline(
     with within(ENOUGH), pytest.raises(TransientError) as caught:
         client(server.url, deadline=DEADLINE).get("/tickers")
     assert caught.value.code == "upstream_slow"
+    assert client.answers == [False]
     assert client.spent == 1
 
 
-def test_an_upstream_that_takes_no_connection_is_left_at_the_deadline(client: Clients) -> None:
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize("begins", [b"", HEAD + b"Content-Length: 9\r\n\r\n[1,"], ids=["mute", "body"])
+def test_an_upstream_that_falls_silent_is_asked_again_long_before_the_deadline(
+    raw_upstream: RawUpstream, client: Clients, monkeypatch: pytest.MonkeyPatch, begins: bytes
+) -> None:
+    monkeypatch.setattr("sources.http.READ_TIMEOUT", 0.2)
+
+    def falls_silent(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(begins)
+        server.over.wait(30)
+
+    server = raw_upstream(falls_silent)
+    with within(3), pytest.raises(TransientError) as caught:
+        client(server.url, deadline=20).get("/tickers")
+    assert caught.value.code == "upstream_unavailable"
+    assert server.connections == 3
+
+
+@pytest.mark.usefixtures("quick_repeats")
+def test_an_upstream_that_takes_no_connection_is_left_long_before_the_deadline(
+    client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sources.http.CONNECT_TIMEOUT", 0.2)
+    with full_listener() as url, within(3), pytest.raises(TransientError) as caught:
+        client(url, deadline=20).get("/tickers")
+    assert caught.value.detail == "example: GET /tickers failed: ConnectTimeout"
+    assert client.answers == [False] * 3
+
+
+@contextmanager
+def full_listener() -> Iterator[str]:
+    """The address of one who takes no connection, since the queue of those who want one is full."""
     with ExitStack() as closing:
         listener = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):  # fill its queue
+        for _ in range(4):
             waiting = closing.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        with within(ENOUGH), pytest.raises(TransientError):
-            client(f"http://127.0.0.1:{listener.getsockname()[1]}", deadline=DEADLINE).get("/tickers")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_an_upstream_that_takes_no_connection_is_left_at_the_deadline(client: Clients) -> None:
+    with full_listener() as url, within(ENOUGH), pytest.raises(TransientError):
+        client(url, deadline=DEADLINE).get("/tickers")
 
 
 def test_a_slow_answer_that_comes_in_time_is_a_reply(raw_upstream: RawUpstream, client: Clients) -> None:

@@ -99,6 +99,17 @@ def test_all_that_is_wrong_is_said_at_once(registry: Registry, tmp_path: Path) -
     ]
 
 
+def test_a_policy_for_missed_slots_that_there_is_not_is_refused(registry: Registry, tmp_path: Path) -> None:
+    declared = GOOD.format(name="mine").replace("item: item)", 'item: item, catch_up="sometimes")')
+    (tmp_path / "mine.py").write_text(declared)
+    shown = registry({"EXTRA_SOURCES": "mine", "COINGECKO_CATCH_UP": "never"})
+    assert shown.splitlines() == [
+        "These settings are wrong or missing:",
+        "  COINGECKO_CATCH_UP: Must be one of: latest, all, skip.",
+        "mine.source: its catch_up must be one of latest, all, skip, it is 'sometimes'.",
+    ]
+
+
 def test_two_sources_of_one_name_are_refused(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD.format(name="coingecko"))
     assert registry({"EXTRA_SOURCES": "mine"}) == "Two sources have the same name: coingecko.\n"

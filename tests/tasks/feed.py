@@ -1,0 +1,85 @@
+"""An upstream on loopback that serves pages of items, and lies on demand; the source that asks it, page by page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from sources.contract import Http, Page, Source, Upstream, Window
+from sources.json_body import json_list
+
+
+@dataclass
+class Feed:
+    """Serves `pages` on /prices?page=1, …, and nothing on what follows. etags: it also says 304.
+
+    before: called with the page's number first; may answer in its place.
+    """
+
+    server: HTTPServer
+    pages: Sequence[Sequence[Any]]
+    etags: bool = True
+    before: Callable[[int], Response | None] = lambda _: None
+    asked: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server.expect_request("/prices").respond_with_handler(self._answer)
+
+    @property
+    def url(self) -> str:
+        return self.server.url_for("").rstrip("/")
+
+    @property
+    def numbers(self) -> list[int]:
+        """The pages that were asked for."""
+        return [int(request.args["page"]) for request in self.asked]
+
+    @property
+    def conditions(self) -> list[str | None]:
+        """The If-None-Match of each request."""
+        return [request.headers.get("If-None-Match") for request in self.asked]
+
+    def _answer(self, request: Request) -> Response:
+        self.asked.append(request)
+        number = int(request.args["page"])
+        return self.before(number) or self.page(number, request)
+
+    def page(self, number: int, request: Request) -> Response:
+        items = self.pages[number - 1] if number <= len(self.pages) else []
+        response = Response(json.dumps(items), content_type="application/json")
+        if self.etags:
+            response.add_etag()
+            response.make_conditional(request)
+        return response
+
+    def source(self, **changes: Any) -> Source:
+        return feed_source(self.url, **changes)
+
+
+def fetch(window: Window, http: Http) -> Iterator[Page]:
+    """A snapshot, until a page is empty; only the run that began it resumes it."""
+    resumed = window.cursor and window.cursor["run"] == window.run
+    number = window.cursor["next"] if window.cursor and resumed else 1
+    while number:
+        reply = http.get("/prices", {"page": number})
+        number = number + 1 if json_list(reply.body) else None
+        yield Page.of(reply, {"run": window.run, "next": number})
+
+
+def feed_source(url: str, **changes: Any) -> Source:
+    """A source of normalized items from `url`, with a key if FEED_API_KEY is set."""
+    declared: dict[str, Any] = {
+        "name": "feed",
+        "every": timedelta(hours=1),
+        "fetch": fetch,
+        "parse": lambda page: json_list(page.body),
+        "normalize": lambda it: it,
+        "upstreams": {"open": Upstream(url), "keyed": Upstream(url, key_header="X-Key")},
+    }
+    return Source(**{**declared, **changes})
