@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 from flask import Response
 from marshmallow import Schema, fields
@@ -14,9 +14,11 @@ from app.problems import Code, Problem, nearest, shown
 from app.resource import Arguments, Enveloped, NoQuery, Pagination, Resource, Text, listed
 from app.state import reading, state
 from app.wire import Instant
+from sources.contract import CatchUp
 from sources.contract import Source as Declared
 from sources.registry import SOURCES
 from store.tables import Checkpoint, Source
+from tasks.breaker import CLOSED, read_breakers
 from tasks.runs import pause_source, resume_source
 
 blueprint = Resource(
@@ -28,6 +30,21 @@ class RateSchema(Schema):
     per_minute = fields.Integer(allow_none=True)
     per_month = fields.Integer(allow_none=True)
     used_this_month = fields.Integer(metadata={"description": "Calls since the month began (UTC), repeats included."})
+
+
+class BreakerSchema(Schema):
+    """The circuit breaker of its host."""
+
+    state = fields.String(
+        metadata={
+            "enum": ["closed", "open", "half_open"],
+            "description": "Open: no request is made, so many in a row failed. Half open: the next is a trial.",
+        }
+    )
+    failures = fields.Integer(metadata={"description": "Requests in a row that failed."})
+    until = Instant(
+        allow_none=True, metadata={"description": "When the next request may be made; null: nothing is in its way."}
+    )
 
 
 class LeaseSchema(Schema):
@@ -50,6 +67,12 @@ class SourceSchema(Schema):
 
     name = fields.String(metadata={"examples": ["coingecko"]})
     every_s = fields.Float(metadata={"description": "Seconds between two scheduled runs."})
+    catch_up = fields.String(
+        metadata={
+            "enum": list(get_args(CatchUp)),
+            "description": "What the slots that an outage or a pause took get: one run for all, one each, or none.",
+        },
+    )
     next_run_at = Instant(
         allow_none=True, metadata={"description": "The next slot it runs in; null while paused without an end."}
     )
@@ -57,6 +80,7 @@ class SourceSchema(Schema):
     paused_until = Instant(allow_none=True, metadata={"description": "Null while paused: until it is resumed."})
     paused_reason = fields.String(allow_none=True)
     rate = fields.Nested(RateSchema, metadata={"description": "What the upstream allows; null: no limit."})
+    breaker = fields.Nested(BreakerSchema)
     checkpoints = fields.List(fields.Nested(CheckpointSchema))
     last_success = LAST_SUCCESS
     last_failure = LAST_FAILURE
@@ -153,6 +177,7 @@ def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]
     now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     known = {row.name: row for row in connection.execute(select(Source).where(Source.name.in_(names)))}
     history = histories(connection, names)
+    breakers = read_breakers(connection, state().settings)
     checkpoints = connection.execute(
         select(Checkpoint).where(Checkpoint.source.in_(names)).order_by(Checkpoint.source, Checkpoint.partition)
     ).all()
@@ -161,6 +186,7 @@ def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]
             "name": name,
             **_schedule(SOURCES[name], known.get(name), now),
             "rate": _rate(SOURCES[name], known.get(name), now),
+            "breaker": breakers.get(name, CLOSED),
             "checkpoints": [_checkpoint(row, now) for row in checkpoints if row.source == name],
             **history[name],
         }
@@ -175,6 +201,7 @@ def _schedule(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
     start: Any = until if paused and until else now
     return {
         "every_s": source.every.total_seconds(),
+        "catch_up": source.catch_up,
         "next_run_at": None if endless else source.slot_at(start) + source.every,
         "paused": paused,
         "paused_until": until if paused else None,

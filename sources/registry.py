@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
+from typing import get_args
 
 from settings import SettingsError, get_settings, read_upstream
-from sources.contract import Rate, Source
+from sources.contract import CatchUp, Rate, Source
 from sources.http import address
 
 MODULES = (
@@ -48,6 +49,10 @@ def _declared(module: str) -> Source:
         raise SettingsError(f"{module}.source must be a sources.contract.Source, not a {type(source).__name__}.")
     if not NAME.fullmatch(source.name):
         raise SettingsError(f"{module}.source: its name must match {NAME.pattern}, it is {source.name!r}.")
+    if source.catch_up not in get_args(CatchUp):
+        raise SettingsError(
+            f"{module}.source: its catch_up must be one of {', '.join(get_args(CatchUp))}, it is {source.catch_up!r}."
+        )
     return source
 
 
@@ -61,7 +66,7 @@ def _as_configured(source: Source) -> Source:
         per_month=upstream.calls_per_month or source.rate.per_month,
     )
     every = timedelta(seconds=upstream.every) if upstream.every else source.every
-    return replace(source, rate=rate, every=every)
+    return replace(source, rate=rate, every=every, catch_up=upstream.catch_up or source.catch_up)
 
 
 SOURCES = _registry()

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerUnreachable
@@ -43,6 +43,15 @@ class Requested:
     created: bool
 
 
+@dataclass(frozen=True)
+class SlotAnswer:
+    """What became of a slot: it got a run; had one; was let go, or left for later, since it met a live run; or
+    somebody else was faster. run: the one that was made."""
+
+    outcome: Literal["requested", "repeated", "dropped", "postponed", "outrun"]
+    run: uuid.UUID | None = None
+
+
 class UnknownSource(Exception):
     """No source has that name."""
 
@@ -52,7 +61,7 @@ class UnknownSource(Exception):
 
 
 class RunConflict(Exception):
-    """The source has a live run with other parameters."""
+    """The source has another live run: one with other parameters, or not of the slot that was asked for."""
 
     def __init__(self, source: str, run: uuid.UUID):
         super().__init__(f"{source} has an unfinished run with other parameters: {run}.")
@@ -96,17 +105,41 @@ def request_runs(
     return requested
 
 
-def request_slot(engine: Engine, source: str, slot: datetime) -> Requested | None:
-    """The run of a schedule's slot, created at most once. None where the slot is dropped: it met a live run."""
+def request_slot(
+    engine: Engine, source: str, slot: datetime, *, after: datetime | None, postpone: bool = False
+) -> SlotAnswer:
+    """Make the run of a schedule's slot, and note that the slot was answered: both or neither. Publishes nothing.
+
+    after: the newest slot that was answered, as the caller read it; where another one is by now, nothing is done.
+    postpone: a slot that meets a live run stays unanswered, instead of being let go.
+    """
     origin = {"requested_by": "schedule", "request_id": None, "traceparent": None}
-    with engine.begin() as connection:
+    with engine.connect() as connection:
+        # The run before the source's row, as a run that fails and pauses its source does it: else the two deadlock.
         try:
             requested = _insert_run(connection, RunRequest(source), origin, slot)
         except RunConflict:
-            return None
-    if requested.created:
-        publish(engine, [requested.run])
-    return requested
+            if postpone:
+                return SlotAnswer("postponed")
+            requested = None
+        if not note_answered(connection, source, slot, after=after):
+            return SlotAnswer("outrun")
+        connection.commit()
+    if requested is None:
+        return SlotAnswer("dropped")
+    return SlotAnswer("requested", requested.run) if requested.created else SlotAnswer("repeated")
+
+
+def note_answered(connection: Connection, source: str, slot: datetime, *, after: datetime | None) -> bool:
+    """Note the newest slot that was answered; False, and nothing done, where `after` is not that of before any more."""
+    noted = connection.execute(
+        text("""
+            INSERT INTO sources (name, last_slot) VALUES (:source, :slot)
+            ON CONFLICT (name) DO UPDATE SET last_slot = :slot WHERE sources.last_slot IS NOT DISTINCT FROM :after
+        """),
+        {"source": source, "slot": slot, "after": after},
+    )
+    return noted.rowcount == 1
 
 
 def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
@@ -174,7 +207,8 @@ def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
                 retry=False,
             )
         except (BrokerUnreachable, OSError) as error:
-            log.warning("publish_failed", run=str(run), error=type(error).__name__)
+            # Redis is away, says nothing, or refuses to write: so it would with the rest.
+            log.warning("publish_failed", run=str(run), error=type(error).__name__, detail=str(error))
             return
         with engine.begin() as connection:
             connection.execute(
@@ -216,7 +250,7 @@ def _insert_run(
             return Requested(run, created=True)
         existing = connection.execute(
             text("""
-                SELECT id, parameters FROM runs
+                SELECT id, parameters, scheduled_for FROM runs
                  WHERE source = :source AND (scheduled_for = :slot
                     OR kind = 'live' AND status IN ('queued', 'running', 'waiting'))
                  ORDER BY scheduled_for = :slot DESC NULLS LAST LIMIT 1
@@ -224,7 +258,8 @@ def _insert_run(
             {"source": request.source, "slot": slot},
         ).one_or_none()
         if existing is not None:
-            if existing.parameters != request.parameters:
+            # A slot is answered by its own run only; whoever asks by hand, by one that does the same.
+            if existing.scheduled_for != slot if slot else existing.parameters != request.parameters:
                 raise RunConflict(request.source, existing.id)
             return Requested(existing.id, created=False)
     raise RuntimeError(f"{request.source}: three live runs came and went while one was asked for")

@@ -22,6 +22,7 @@ def test_the_next_run_is_at_the_next_slot(api: FlaskClient) -> None:
     following = datetime.fromisoformat(source["next_run_at"])
     assert following.timestamp() % source["every_s"] == 0
     assert timedelta(0) < following - datetime.now(UTC) <= timedelta(seconds=source["every_s"])
+    assert source["catch_up"] == "latest"
 
 
 def test_a_source_tells_of_its_checkpoint_lease_budget_and_runs(api: FlaskClient, rows: Rows) -> None:
@@ -44,6 +45,25 @@ def test_a_source_tells_of_its_checkpoint_lease_budget_and_runs(api: FlaskClient
     assert len(source["last_failure"]["detail"]) == 500
     assert source["live_run"]["run"] == str(live)
     assert source["rate"]["used_this_month"] == 0
+
+
+def test_a_source_tells_how_its_circuit_breaker_stands(api: FlaskClient, rows: Rows) -> None:
+    now = datetime.now(UTC)
+    rows.breaker("coingecko", failures=5, opened_at=now)
+    rows.breaker("coinpaprika", failures=6, opened_at=now - timedelta(hours=1))
+    opened = get(api, "/sources/coingecko")["breaker"]
+    assert (opened["state"], opened["failures"]) == ("open", 5)
+    assert datetime.fromisoformat(opened["until"]) == now + timedelta(seconds=60)
+    assert get(api, "/sources/coinpaprika")["breaker"] == {"state": "half_open", "failures": 6, "until": None}
+    assert get(api, "/sources/csv_history")["breaker"] == {"state": "closed", "failures": 0, "until": None}
+
+
+def test_a_source_that_is_being_tried_says_until_when_others_wait(api: FlaskClient, rows: Rows) -> None:
+    now = datetime.now(UTC)
+    rows.breaker(failures=5, opened_at=now - timedelta(hours=1), probe_until=now + timedelta(seconds=40))
+    tried = get(api, "/sources/coingecko")["breaker"]
+    assert tried["state"] == "half_open"
+    assert datetime.fromisoformat(tried["until"]) == now + timedelta(seconds=40)
 
 
 def test_a_source_is_paused_with_a_reason_until_it_is_resumed(api: FlaskClient, token: dict[str, str]) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sources.registry import SOURCES
 from tasks.runs import (
     IdempotencyMismatch,
     RunConflict,
@@ -19,14 +16,10 @@ from tasks.runs import (
     pause_source,
     request_cancel,
     request_runs,
-    request_slot,
     resume_source,
 )
-from tasks.schedule import request_due_runs
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
-
-SLOT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_a_source_that_is_asked_for_again_while_it_runs_answers_with_that_run(bench: Bench) -> None:
@@ -86,48 +79,7 @@ def test_an_idempotency_key_is_forgotten_in_the_end(bench: Bench) -> None:
     assert other.created
 
 
-def test_a_slot_is_run_once_however_often_it_is_asked_for(bench: Bench) -> None:
-    source = canned([item()])
-    bench.register(source)
-    first = request_slot(bench.engine, "canned", SLOT)
-    assert first
-    assert first.created
-    bench.slice(first.run)
-    again = request_slot(bench.engine, "canned", SLOT)
-    assert again
-    assert (again.run, again.created) == (first.run, False)
-    following = request_slot(bench.engine, "canned", SLOT + timedelta(hours=1))
-    assert following
-    assert following.created
-
-
-def test_a_slot_that_meets_a_live_run_is_dropped(bench: Bench) -> None:
-    request_runs(bench.engine, [RunRequest("coingecko", full_refresh=True)], requested_by="a")
-    assert request_slot(bench.engine, "coingecko", SLOT) is None
-    assert bench.one("SELECT count(*) FROM runs") == 1
-
-
-def test_two_beats_make_one_run_for_each_source(bench: Bench) -> None:
-    for answered in ({}, {}):
-        request_due_runs(bench.engine, answered)
-    by_source = bench.rows("SELECT source, count(*) AS runs, min(scheduled_for) AS slot FROM runs GROUP BY source")
-    assert {row["source"]: row["runs"] for row in by_source} == dict.fromkeys(SOURCES, 1)
-    for row in by_source:
-        seconds = SOURCES[row["source"]].every.total_seconds()
-        assert row["slot"].timestamp() % seconds == 0
-
-
-def test_a_slot_starts_at_a_multiple_of_its_interval_since_the_epoch() -> None:
-    at = datetime(2026, 3, 29, 2, 17, 5, tzinfo=UTC)
-    for every, slot in ((timedelta(minutes=10), "02:10"), (timedelta(hours=1), "02:00")):
-        assert replace(canned(), every=every).slot_at(at) == datetime.fromisoformat(f"2026-03-29T{slot}Z")
-
-
-def test_a_paused_source_is_not_scheduled_and_resuming_makes_its_waiting_run_due(bench: Bench) -> None:
-    pause_source(bench.engine, "coingecko", None, "maintenance")
-    answered: dict[str, datetime] = {}
-    request_due_runs(bench.engine, answered)
-    assert bench.one("SELECT count(*) FROM runs WHERE source = 'coingecko'") == 0
+def test_resuming_a_source_makes_its_waiting_run_due(bench: Bench) -> None:
     source = canned([item()])
     pause_source(bench.engine, "canned", None, "maintenance")
     run = bench.ingest(source)
