@@ -6,17 +6,36 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 from settings import get_settings
 from tasks.logs import configure_logging
 
 settings = get_settings()
 
-celery = Celery("kasparro", include=["tasks.ingest", "tasks.control"])
+# More than the second after which Redis answers that there is no message: replies come over such connections, too.
+PUBLISHING = {"socket_timeout": 1.5}
+
+
+class Service(Celery):
+    """Celery, but that who publishes soon gives up on a Redis that says nothing: the reconciler makes up for it."""
+
+    events_cls = "tasks.consumer:PassingEvents"
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
+        given = options.pop("transport_options", None) or {}
+        connection: Connection = super().connection_for_write(url, transport_options=PUBLISHING | given, **options)
+        return connection
+
+
+celery = Service("kasparro", include=["tasks.ingest", "tasks.control"])
 celery.conf.update(
     broker_url=settings.redis_url,
     broker_connection_retry_on_startup=True,
+    # Celery's 100 tries are over within the hour; a Redis that is away for longer comes back, too.
+    broker_connection_max_retries=None,
+    # One that refuses to write (full, read-only) is one to wait for, not one to die of.
+    broker_channel_error_retry=True,
     broker_transport_options={
         "visibility_timeout": settings.visibility_timeout,
         # A dead worker's message is seen again within seconds of its time-out, not within kombu's 100.
@@ -25,7 +44,7 @@ celery.conf.update(
         # A Redis that vanished without a word is noticed; 0.8 s is what a request waits for a dead one.
         "socket_timeout": 10,
         "socket_connect_timeout": 0.8,
-        # Who publishes does not wait for Redis to come back: the reconciler makes up for it.
+        # Who publishes does not wait for Redis to come back.
         "max_retries": 0,
         "socket_keepalive": True,
         "health_check_interval": 10,
@@ -43,6 +62,7 @@ celery.conf.update(
     task_default_queue="control",
     task_create_missing_queues=False,
     timezone="UTC",
+    worker_consumer="tasks.consumer:LastingConsumer",
     worker_send_task_events=True,
     task_send_sent_event=True,
     # Memory that a parser fragmented goes back to the system now and then.

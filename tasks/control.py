@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
+from kombu.exceptions import OperationalError as BrokerUnreachable
+from redis.exceptions import RedisError
 from sqlalchemy import Engine, text
 
 from settings import get_settings
@@ -11,7 +14,9 @@ from tasks.celery import celery
 from tasks.database import worker_engine
 from tasks.reconciler import reconcile
 
-CANARY_EXPIRES = 60
+log = structlog.get_logger()
+
+MOST_WAITING = 100
 
 
 @celery.task(name="kasparro.reconcile", soft_time_limit=60, time_limit=90)
@@ -19,7 +24,20 @@ def reconcile_runs(**_: Any) -> None:
     """Make up for messages and workers that vanished; then send a canary down the ingest queue."""
     beat_heart(worker_engine(), "control")
     reconcile(worker_engine(), get_settings())
-    celery.send_task("kasparro.canary", queue="ingest", expires=CANARY_EXPIRES, retry=False)
+    try:
+        send_canary()
+    except (BrokerUnreachable, RedisError, OSError) as error:
+        log.warning("canary_not_sent", error=type(error).__name__, detail=str(error))
+
+
+def send_canary() -> None:
+    """Unless so much waits that no worker can be idle: where none consumes, canaries would pile up.
+
+    An expiry would do that too, but by the clocks of two hosts.
+    """
+    with celery.connection_for_write() as connection:
+        if connection.default_channel.queue_declare("ingest").message_count < MOST_WAITING:
+            celery.send_task("kasparro.canary", queue="ingest", retry=False, connection=connection)
 
 
 @celery.task(name="kasparro.canary", soft_time_limit=10, time_limit=20)

@@ -1,4 +1,4 @@
-"""Whether the broker can be reached, asked so that no one waits for it."""
+"""Whether the broker can be used, asked so that no one waits for it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ TIMEOUT = 0.8
 GRACE = 15.0
 
 
-def broker_answers() -> bool:
-    """True if Redis answers a ping within a second."""
+def broker_takes_messages() -> bool:
+    """True if Redis writes something within a second: one that is full or read-only still answers a ping."""
     client = Redis.from_url(get_settings().redis_url, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT)
     try:
-        return bool(client.ping())
+        return bool(client.set("kasparro:written", 1, ex=60))
     except RedisError:
         return False
     finally:
