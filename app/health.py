@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooSlow
+from datetime import datetime
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from flask import Response, jsonify
@@ -20,11 +21,21 @@ from app.state import PROBE_TIMEOUT, State, state
 from app.wire import Instant
 from settings import Settings
 from sources.registry import SOURCES
-from tasks.health import broker_answers, late_after
+from tasks.breaker import CLOSED, BreakerState, read_breakers
+from tasks.claims import DISK_FULL
+from tasks.health import broker_takes_messages, late_after
 
 log = structlog.get_logger(__name__)
 
 PARTS = ("worker", "control", "beat")
+
+
+class _Pause(NamedTuple):
+    """until: None for until it is resumed."""
+
+    reason: str
+    until: datetime | None
+
 
 blueprint = Resource("health", __name__, url_prefix="/health", description="Whether each part works.")
 
@@ -42,10 +53,15 @@ class CheckSchema(Schema):
 
 class SourceCheckSchema(CheckSchema):
     last_run_status = fields.String(allow_none=True, metadata={"description": "How its last finished run ended."})
+    paused_until = Instant(
+        allow_none=True, metadata={"description": "Absent: it is not paused. Null: paused until it is resumed."}
+    )
 
 
 class ChecksSchema(Schema):
-    database = fields.Nested(CheckSchema)
+    database = fields.Nested(
+        CheckSchema, metadata={"description": "`degraded` while sources are paused because its disk was found full."}
+    )
     broker = fields.Nested(CheckSchema)
     worker = fields.Nested(
         CheckSchema, metadata={"description": "A canary was consumed, or a page committed, of late."}
@@ -100,15 +116,15 @@ def live() -> dict[str, str]:
 def _checks(state: State) -> dict[str, Any]:
     until = monotonic() + PROBE_TIMEOUT
     database = state.database_probes.submit(_ask_database, state)
-    broker = state.broker_probes.submit(broker_answers)
+    broker = state.broker_probes.submit(broker_takes_messages)
     found, problem = _outcome(database, until)
     answers, _ = _outcome(broker, until)
     unknown = {"status": "unknown", "detail": "The database does not answer."}
     return {
-        "database": {"status": "ok"} if found else {"status": "down", "detail": problem},
+        "database": {"status": "down", "detail": problem},
         "broker": {"status": "ok"}
         if answers
-        else {"status": "down", "detail": "Redis does not answer; runs asked for wait."},
+        else {"status": "down", "detail": "Redis does not answer, or refuses to write; runs asked for wait."},
         **(
             found
             or {**dict.fromkeys((*PARTS, "oldest_queued_run"), unknown), "sources": dict.fromkeys(SOURCES, unknown)}
@@ -128,11 +144,32 @@ def _outcome(asked: Future[Any], until: float) -> tuple[Any, str | None]:
 
 def _ask_database(state: State) -> dict[str, Any]:
     with state.prober.connect() as connection:
+        paused = _paused(connection)
         return {
+            "database": _room(paused),
             **_heartbeats(connection, state.settings),
             "oldest_queued_run": _oldest_queued(connection, state.settings),
-            "sources": {name: _source(history) for name, history in histories(connection, list(SOURCES)).items()},
+            "sources": _sources(connection, state.settings, paused),
         }
+
+
+def _paused(connection: Connection) -> Mapping[str, _Pause]:
+    """By source that is paused now, whoever paused it."""
+    rows = connection.execute(
+        text("""
+            SELECT name, paused_reason, paused_until FROM sources
+             WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > clock_timestamp())
+             ORDER BY name
+        """)
+    )
+    return {row.name: _Pause(row.paused_reason, row.paused_until) for row in rows}
+
+
+def _room(paused: Mapping[str, _Pause]) -> dict[str, Any]:
+    without = [name for name, pause in paused.items() if pause.reason.startswith(f"{DISK_FULL}:")]
+    if not without:
+        return {"status": "ok"}
+    return {"status": "degraded", "detail": f"Its disk is full; paused because of that: {', '.join(without)}."}
 
 
 def heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
@@ -185,7 +222,35 @@ def _oldest_queued(connection: Connection, settings: Settings) -> dict[str, Any]
     return check
 
 
-def _source(history: Mapping[str, Any]) -> dict[str, Any]:
+def _sources(connection: Connection, settings: Settings, paused: Mapping[str, _Pause]) -> dict[str, Any]:
+    breakers = read_breakers(connection, settings)
+    return {
+        name: _at_rest(_left_alone(_last_run(history), breakers.get(name, CLOSED)), paused.get(name))
+        for name, history in histories(connection, list(SOURCES)).items()
+    }
+
+
+def _at_rest(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
+    """Nothing new comes in, and who looks here must not have to guess it: an operator's pause is shown as any other."""
+    if pause is None:
+        return check
+    end = f"{pause.until:%Y-%m-%dT%H:%M:%SZ}" if pause.until else "it is resumed"
+    detail = f"Paused until {end}: {pause.reason}"
+    return {**check, "status": "degraded", "detail": detail, "paused_until": pause.until}
+
+
+def _left_alone(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any]:
+    if breaker.state == "closed":
+        return check
+    after = f"until {breaker.until:%Y-%m-%dT%H:%M:%SZ}" if breaker.until else "but for one that tries it"
+    return {
+        **check,
+        "status": "degraded",
+        "detail": f"{breaker.failures} requests to its host failed in a row; no more are made {after}.",
+    }
+
+
+def _last_run(history: Mapping[str, Any]) -> dict[str, Any]:
     success, failure = history["last_success"], history["last_failure"]
     ended = [run for run in (success, failure) if run]
     if not ended:
@@ -198,7 +263,7 @@ def _source(history: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _worst(checks: Mapping[str, Any]) -> str:
-    if checks["database"]["status"] != "ok":
+    if checks["database"]["status"] == "down":
         return "down"
     parts = [check for name, check in checks.items() if name != "sources"] + list(checks["sources"].values())
     return "ok" if all(part["status"] in ("ok", "unknown") for part in parts) else "degraded"

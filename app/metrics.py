@@ -18,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.envelope import route
 from app.health import heartbeats, oldest_queued_age
 from app.resource import Resource
-from app.state import reading
+from app.state import reading, state
 from store.tables import Page
+from tasks.breaker import read_breakers
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +78,8 @@ class _Database(Collector):
         up = GaugeMetricFamily("kasparro_database_up", "1 while the database answers.")
         try:
             with reading() as connection:
-                families = [family for read in (_runs, _rows, _lag, _queued, _beats) for family in read(connection)]
+                reads = (_runs, _rows, _lag, _breakers, _queued, _beats)
+                families = [family for read in reads for family in read(connection)]
         except SQLAlchemyError as error:
             log.warning("metrics_without_database", error=type(error).__name__)
             families = []
@@ -120,6 +122,17 @@ def _lag(connection: Connection) -> Iterator[Metric]:
     for source, seconds in connection.execute(ended):
         lag.add_metric([source], seconds)
     yield lag
+
+
+def _breakers(connection: Connection) -> Iterator[Metric]:
+    breakers = GaugeMetricFamily(
+        "kasparro_breaker_open",
+        "1 while the source's host is left alone, or only tried, since so many requests in a row failed.",
+        labels=("source",),
+    )
+    for source, breaker in read_breakers(connection, state().settings).items():
+        breakers.add_metric([source], breaker.state != "closed")
+    yield breakers
 
 
 def _queued(connection: Connection) -> Iterator[Metric]:

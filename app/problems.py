@@ -14,6 +14,8 @@ from psycopg2 import errorcodes
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from store.trouble import Trouble, named, sqlstate, trouble_of
+
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
@@ -188,9 +190,19 @@ def _paths() -> list[str]:
     return [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
 
 
+_TOO_LONG = (errorcodes.QUERY_CANCELED, errorcodes.LOCK_NOT_AVAILABLE, errorcodes.TRANSACTION_TIMEOUT)
+
+# What a reader is told, and after how many seconds another try is worth it.
+_NOW = {
+    Trouble.CONFLICT: ("Others were in the way of it in the database.", 1),
+    Trouble.UNFIT: ("The database cannot do this now.", 5),
+    Trouble.FULL: ("No room is left on the database's disk.", 60),
+}
+
+
 def _of_database(error: exc.SQLAlchemyError) -> Response:
-    state = getattr(getattr(error, "orig", None), "pgcode", None)
-    if state in (errorcodes.QUERY_CANCELED, errorcodes.LOCK_NOT_AVAILABLE, "25P04"):  # 25P04: transaction_timeout
+    state, trouble = sqlstate(error), trouble_of(error)
+    if state in _TOO_LONG:
         log.warning("query_timeout", sqlstate=state)
         return Problem(
             Code.QUERY_TIMEOUT, "The query was stopped because it took too long.", headers=_later(5)
@@ -201,12 +213,11 @@ def _of_database(error: exc.SQLAlchemyError) -> Response:
         return Problem(
             Code.DATABASE_UNAVAILABLE, "The database lacks Kasparro's tables.", hint=hint, headers=_later(30)
         ).answer()
-    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError) or getattr(
-        error, "connection_invalidated", False
-    ):
-        log.error("database_unavailable", error=type(error).__name__, sqlstate=state)
-        return Problem(Code.DATABASE_UNAVAILABLE, "The database does not answer.", headers=_later(5)).answer()
-    return _unforeseen(error)
+    if trouble is None:
+        return _unforeseen(error)
+    log.error("database_unavailable", reason=named(error))
+    detail, seconds = _NOW.get(trouble, ("The database does not answer.", 5))
+    return Problem(Code.DATABASE_UNAVAILABLE, detail, headers=_later(seconds)).answer()
 
 
 def _later(seconds: int) -> dict[str, str]:

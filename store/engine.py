@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, make_url, text
+from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url, text
+
+from store.trouble import sqlstate
 
 MIN_POSTGRES = 17
+VANISHED = 20.0
+"""Seconds after which each side gives up the other, if that vanished without a word."""
 
 
 class UnsuitablePostgres(Exception):
@@ -18,29 +23,48 @@ def database_url(url: str) -> URL:
     return make_url(url).set(drivername="postgresql+psycopg2")
 
 
+def application_name(role: str) -> str:
+    """What Postgres calls the sessions of a role in pg_stat_activity."""
+    return f"kasparro-{role}"
+
+
 def make_engine(
     url: str, role: str, *, statement_timeout: float = 0, transaction_timeout: float = 0, **options: Any
 ) -> Engine:
-    """An engine whose sessions are named `role` in pg_stat_activity; timeouts are seconds, 0 for none."""
+    """An engine whose sessions are named for a role; timeouts are seconds, 0 for none."""
     session = {
         "timezone": "UTC",
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
         "idle_in_transaction_session_timeout": int(transaction_timeout * 1000),
-        # A page that hangs on a peer's lock is better given up early, and tried again, than late.
-        "lock_timeout": int(transaction_timeout * 1000 // 2),
+        # A page that hangs on a peer's lock is better given up early, while there is time to try it again, than late.
+        "lock_timeout": int(transaction_timeout * 1000 // 3),
+        # The server, too, is to notice a host that vanished. No timeout above ends a session that is sending to it:
+        # that one would hold its locks until TCP gives up, after a quarter of an hour.
+        "tcp_user_timeout": int(min(transaction_timeout, VANISHED) * 1000),
+        "tcp_keepalives_idle": 10,
+        "tcp_keepalives_interval": 3,
+        "tcp_keepalives_count": 3,
     }
     arguments = {
         "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
-        "application_name": f"kasparro-{role}",
+        "application_name": application_name(role),
         "connect_timeout": 5,
-        # A host that vanished without a word is noticed in about 20 s, not after TCP's two hours.
+        # A server that vanished is noticed within VANISHED seconds, not after TCP's two hours.
         "keepalives_idle": 10,
         "keepalives_interval": 3,
         "keepalives_count": 3,
-        "tcp_user_timeout": 20_000,
+        "tcp_user_timeout": int(VANISHED * 1000),
     }
-    return create_engine(database_url(url), connect_args=arguments, pool_pre_ping=True, **options)
+    engine = create_engine(database_url(url), connect_args=arguments, pool_pre_ping=True, **options)
+    event.listen(engine, "handle_error", _leave_a_standby)
+    return engine
+
+
+def _leave_a_standby(context: ExceptionContext) -> None:
+    """The server that a connection leads to is no longer the one that writes: the next must look for that one anew."""
+    if sqlstate(context.original_exception) == READ_ONLY_SQL_TRANSACTION:
+        context.is_disconnect = True
 
 
 def check_postgres(engine: Engine) -> None:

@@ -13,6 +13,9 @@ from tasks.logs import hide_secrets
 
 LONGEST_DETAIL = 2000
 
+DISK_FULL = "disk_full"
+"""With this code begins the reason of a pause that ends by itself once Postgres has room again."""
+
 
 @dataclass(frozen=True)
 class Hold:
@@ -128,7 +131,7 @@ def fail(connection: Connection, hold: Hold, code: str, detail: str, pause_for: 
     """Give a run up; pause_for: and run its source no more for so long."""
     end(connection, hold, "failed", code, detail)
     if pause_for is not None:
-        _pause_at_least(connection, hold.source, pause_for, storable(f"{code}: {detail}"))
+        pause_at_least(connection, hold.source, pause_for, storable(f"{code}: {detail}"))
 
 
 def end(connection: Connection, hold: Hold, status: str, code: str | None = None, detail: str | None = None) -> None:
@@ -148,7 +151,7 @@ def storable(text: str) -> str:
     return hide_secrets(text).replace("\x00", "").encode("utf-8", "replace").decode()[:LONGEST_DETAIL]
 
 
-def _pause_at_least(connection: Connection, source: str, gap: timedelta, reason: str) -> None:
+def pause_at_least(connection: Connection, source: str, gap: timedelta, reason: str) -> None:
     """Pause a source, unless it is paused for longer already: an operator's word stands."""
     connection.execute(
         text("""

@@ -11,13 +11,16 @@ from sqlalchemy import Engine
 from settings import get_settings
 from store.engine import make_engine
 
+WORKER = "worker"
+"""The role of these sessions, by which Postgres names them."""
+
 
 @cache
 def worker_engine() -> Engine:
     """Sessions that can hold a row for less than a lease, whatever becomes of their process."""
     settings = get_settings()
     return make_engine(
-        settings.database_url, "worker", transaction_timeout=settings.transaction_timeout, pool_size=2, max_overflow=0
+        settings.database_url, WORKER, transaction_timeout=settings.transaction_timeout, pool_size=2, max_overflow=0
     )
 
 

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Reject as HandBack
 from sqlalchemy import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
+from store.trouble import Trouble, named, trouble_of
 from tasks.celery import celery
-from tasks.claims import Claim, ClaimLost, claim_run, end, fail, put_back, succeed, wait, waits_since_page
+from tasks.claims import (
+    DISK_FULL,
+    Claim,
+    ClaimLost,
+    claim_run,
+    end,
+    fail,
+    pause_at_least,
+    put_back,
+    succeed,
+    wait,
+    waits_since_page,
+)
 from tasks.database import worker_engine
 from tasks.faults import reach
 from tasks.leases import Cancelled, LeaseHeld, LeaseLost
 from tasks.pipeline import PartitionsFailed, Slice, SliceEnded
 from tasks.runs import publish
-from tasks.shutdown import told_to_stop
+from tasks.shutdown import page_in_hand_first, told_to_stop
+from tasks.transactions import DATABASE_ERRORS, try_again
 
 log = structlog.get_logger()
 
 LONGEST_WAIT = 900.0
 """Seconds between two tries of a run whose upstream is down."""
+
+A_BREATH = 2.0
+"""Seconds between two tries of a message while the database does not answer."""
 
 A_PAUSE = 86_400.0
 """Seconds after which a run of a source that is paused until it is resumed looks again."""
@@ -48,7 +66,15 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
     if told_to_stop():
         publish(engine, [asked_for])  # for a worker that stays
         return
-    claim = claim_run(engine, asked_for)
+    try:
+        claim = claim_run(engine, asked_for)
+    except DATABASE_ERRORS as error:
+        if trouble_of(error) is None:
+            raise
+        log.warning("message_handed_back", run=run, reason=named(error))
+        time.sleep(A_BREATH)
+        # To be taken by a host that reaches the database, if there is one.
+        raise HandBack(requeue=True) from None
     if claim is None:
         log.info("run_not_due", run=run)
         return
@@ -56,14 +82,32 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
         log.info("slice_started", slice=claim.number, attempt=claim.attempts)
         try:
-            work_on(engine, settings, claim)
+            with page_in_hand_first():
+                work_on(engine, settings, claim)
         except (ClaimLost, LeaseLost) as lost:
             log.warning("slice_fenced_off", detail=str(lost))
+        except DATABASE_ERRORS as error:
+            if trouble_of(error) is None:
+                raise
+            # The lease runs out, and the reconciler puts the run back.
+            log.warning("slice_left", reason=named(error))
     reach("before_acknowledgement")
 
 
 def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
-    """One slice, and the move of the run that follows from how it went. Raises ClaimLost, LeaseLost."""
+    """One slice, and the move of the run that follows from how it went. Raises ClaimLost, LeaseLost.
+
+    And what Postgres raises, where not even the wait for it could be written: then the lease runs out.
+    """
+    try:
+        _work_on(engine, settings, claim)
+    except DATABASE_ERRORS as error:
+        if trouble_of(error) is None:
+            raise
+        _bear_the_database(engine, settings, claim, error)
+
+
+def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     source = SOURCES.get(claim.source)
     if source is None:
         _give_up(engine, claim, "unknown_source", f"no source is named {claim.source!r} any more")
@@ -73,6 +117,7 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         return
     try:
         Slice(engine, settings, source, claim).work()
+        status = succeed(engine, claim)
     except (ClaimLost, LeaseLost):
         raise
     except SliceEnded:
@@ -88,23 +133,44 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         wait(engine, claim, str(held), seconds=held.seconds, is_failure=False)
         log.info("run_waits", reason=str(held), seconds=held.seconds)
     except TransientError as error:
-        _wait(engine, settings, claim, error.code, error.detail, error.retry_after)
+        _wait(engine, settings, claim, error.code, error.detail, error.retry_after, error.is_failure)
     except PartitionsFailed as error:
         _give_up(engine, claim, error.first.code, str(error), error.first.pause)
     except TerminalError as error:
         _give_up(engine, claim, error.code, error.detail, error.pause)
-    except (OperationalError, InterfaceError) as error:
-        # If it does not even answer to this, the lease runs out, and the reconciler puts the run back.
-        _wait(engine, settings, claim, "database_unavailable", type(error.orig or error).__name__)
     except SoftTimeLimitExceeded:
         # The lease runs out, and the attempt counts: a page that never gets done in time must not be tried for ever.
         log.warning("slice_timed_out")
         raise
     except Exception as error:
+        if trouble_of(error) is not None:
+            raise
         log.exception("slice_crashed")
         _give_up(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
     else:
-        log.info("run_ended", status=succeed(engine, claim))
+        log.info("run_ended", status=status)
+
+
+def _bear_the_database(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
+    def step_aside() -> None:
+        if trouble_of(error) is Trouble.FULL:
+            _wait_for_room(engine, settings, claim, named(error))
+        else:
+            _wait(engine, settings, claim, "database_unavailable", named(error))
+
+    # A restart should cost a few seconds, not a lease.
+    try_again(step_aside, settings.transaction_timeout / 2)
+
+
+def _wait_for_room(engine: Engine, settings: Settings, claim: Claim, detail: str) -> None:
+    """Pause the source as well: each of its runs would fetch what cannot be kept."""
+    seconds, reason = settings.disk_full_pause, f"{DISK_FULL}: {detail}"
+    try:
+        with engine.begin() as connection:
+            pause_at_least(connection, claim.source, timedelta(seconds=seconds), reason)
+    finally:  # though there was no room for that either
+        wait(engine, claim, reason, seconds=seconds, is_failure=False)
+    log.error("run_waits", code=DISK_FULL, reason=detail, seconds=seconds)
 
 
 def _give_up(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
@@ -120,16 +186,22 @@ def _wait_out_the_pause(engine: Engine, claim: Claim) -> None:
 
 
 def _wait(
-    engine: Engine, settings: Settings, claim: Claim, code: str, detail: str, retry_after: float | None = None
+    engine: Engine,
+    settings: Settings,
+    claim: Claim,
+    code: str,
+    detail: str,
+    retry_after: float | None = None,
+    is_failure: bool = True,
 ) -> None:
-    """Go on later: when the upstream or the limiter says, else after a gap that doubles, for so many times."""
-    if retry_after is not None:
-        seconds = retry_after
-    else:
+    """Go on later. After a failure not before the upstream says, with a gap that doubles, and only so many times."""
+    seconds = settings.retry_after_failure if retry_after is None else retry_after
+    if is_failure:
         waits = waits_since_page(engine, claim)
         if waits >= settings.max_waits:
             _give_up(engine, claim, code, f"{detail}; gave up after {waits} waits")
             return
-        seconds = min(LONGEST_WAIT, settings.retry_after_failure * 2**waits)
-    wait(engine, claim, f"{code}: {detail}", seconds=seconds, is_failure=retry_after is None)
+        doubled = settings.retry_after_failure * 2 ** min(waits, 30)  # who waits for ever must not overflow
+        seconds = max(seconds, min(LONGEST_WAIT, doubled))
+    wait(engine, claim, f"{code}: {detail}", seconds=seconds, is_failure=is_failure)
     log.warning("run_waits", code=code, reason=detail, seconds=round(seconds, 1))

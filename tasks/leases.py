@@ -12,14 +12,18 @@ from tasks.claims import Claim, ClaimLost
 from tasks.faults import reach
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lease:
-    """token fences: whoever took the lease after us has a higher one. seconds: how long it lasts without a page."""
+    """token fences: whoever took the lease after us has a higher one. seconds: how long it lasts without a page.
+
+    version: the checkpoint's, as this slice last saw it; each page makes it one higher.
+    """
 
     claim: Claim
     partition: str
     token: int
     cursor: dict[str, Any] | None
+    version: int
     seconds: float
 
     @property
@@ -41,7 +45,7 @@ class LeaseHeld(Exception):
 
 
 class LeaseLost(Exception):
-    """Somebody else took the lease over: this slice was given up for dead, and must write nothing more."""
+    """Somebody else took the lease over, or the checkpoint is not where it was left; this slice writes nothing more."""
 
 
 class Cancelled(Exception):
@@ -53,7 +57,11 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
     named = {"source": claim.source, "partition": partition}
     reach("before_lease")
     with engine.begin() as connection:
-        _touch(connection, claim)
+        cancelled = _show_life(connection, claim)
+        if cancelled is None:
+            raise ClaimLost(str(claim.run))
+        if cancelled:
+            raise Cancelled
         connection.execute(
             text("INSERT INTO checkpoints (source, partition) VALUES (:source, :partition) ON CONFLICT DO NOTHING"),
             named,
@@ -66,7 +74,7 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
                    AND (lease_run IS NULL OR lease_run = :run OR lease_expires <= clock_timestamp()
                         -- taken while the clock was ahead: no lease of today ends so late
                         OR lease_expires > clock_timestamp() + :lease)
-                RETURNING lease_token, cursor
+                RETURNING lease_token, cursor, version
             """),
             {**named, "run": claim.run, "lease": timedelta(seconds=seconds)},
         ).one_or_none()
@@ -79,33 +87,37 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
                 named,
             ).one()
             raise LeaseHeld(partition, str(held.lease_run), held.left)
-    return Lease(claim, partition, taken.lease_token, taken.cursor, seconds)
+    return Lease(claim, partition, taken.lease_token, taken.cursor, taken.version, seconds)
 
 
 def release_lease(engine: Engine, lease: Lease, *, done: bool = False) -> None:
-    """Let go of a partition. done: the run has been through it, and need not look at it again."""
+    """Let go of a partition. done: the run has been through it, and need not look at it again; raises LeaseLost."""
     with engine.begin() as connection:
-        connection.execute(
+        _show_life(connection, lease.claim)
+        released = connection.execute(
             text("""
                 UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL,
                        done_by = CASE WHEN :done THEN :run ELSE done_by END
                  WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
+                   AND (version = :version OR NOT :done)
             """),
-            {**lease.key, "done": done},
+            {**lease.key, "version": lease.version, "done": done},
         )
+        if done and released.rowcount == 0:
+            raise LeaseLost(f"the checkpoint of partition {lease.partition!r} is not where this slice left it")
 
 
-def _touch(connection: Connection, claim: Claim) -> None:
-    """Show that the slice still works, between the lease of one partition and that of the next."""
-    touched = connection.execute(
+def _show_life(connection: Connection, claim: Claim) -> bool | None:
+    """Show that the slice still works, between one partition's lease and the next; gives whether it is to be cancelled.
+
+    None where the claim is lost.
+    """
+    cancelled: bool | None = connection.scalar(
         text("""
             UPDATE runs SET claimed_at = clock_timestamp()
              WHERE id = :run AND claims = :number AND status = 'running'
             RETURNING cancel_requested
         """),
         {"run": claim.run, "number": claim.number},
-    ).one_or_none()
-    if touched is None:
-        raise ClaimLost(str(claim.run))
-    if touched.cancel_requested:
-        raise Cancelled
+    )
+    return cancelled

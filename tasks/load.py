@@ -5,10 +5,8 @@ The quotes go by COPY into a temporary table and from there by MERGE, which writ
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,15 +17,12 @@ from sqlalchemy import Connection, text
 
 from sources.contract import Page
 from sources.record import Quote
+from tasks.bodies import keep_body
 from tasks.claims import ClaimLost
 from tasks.faults import reach
 from tasks.leases import Cancelled, Lease, LeaseLost
 from tasks.normalize import Normalized, RejectedItem
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from tasks.validators import keep_validator
 
 VALUES = (
     "price",
@@ -97,12 +92,10 @@ class Counters:
 def load_page(
     connection: Connection, lease: Lease, page: Page, normalized: Normalized, listings: Mapping[tuple[str, str], int]
 ) -> tuple[int, Counters]:
-    """Write a page and move its checkpoint, within the caller's transaction; gives its number in its run's partition.
+    """Write a page, within the transaction that passed its fence; gives its number in its run's partition.
 
-    listings: the id of each (source_asset_id, quote_currency). Raises LeaseLost, ClaimLost, Cancelled, and what
-    `page.confirm` raises.
+    listings: the id of each (source_asset_id, quote_currency). Raises what `page.confirm` raises.
     """
-    _pass_fence(connection, lease, page)
     if normalized.quotes:
         _copy_quotes(connection, normalized.quotes.values(), listings)
     reach("after_copy")
@@ -121,12 +114,13 @@ def load_page(
         deduplicated=normalized.deduplicated,
         rejected=len(normalized.rejects),
         blank=normalized.blank,
-        bytes=len(page.body),
+        bytes=0 if page.status == 304 else len(page.body),
     )
-    digest = hashlib.sha256(page.body).digest()
-    _keep_body(connection, lease, page, digest)
-    _keep_rejects(connection, lease, digest, normalized.rejects)
-    seq = _keep_page(connection, lease, page, digest, counters)
+    keep_body(connection, lease.claim.source, page)
+    if not page.unchanged:
+        _keep_rejects(connection, lease, page.digest, normalized.rejects)
+    keep_validator(connection, lease, page, normalized, overwrites=updated > 0)
+    seq = _keep_page(connection, lease, page, counters)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()
@@ -134,17 +128,22 @@ def load_page(
     return seq, counters
 
 
-def _pass_fence(connection: Connection, lease: Lease, page: Page) -> None:
-    passed = connection.execute(
+def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
+    """Move the checkpoint to behind the page, if that is still ours to do; gives the version that it has then.
+
+    Raises LeaseLost, ClaimLost, Cancelled.
+    """
+    version: int | None = connection.scalar(
         text("""
             UPDATE checkpoints
                SET cursor = CAST(:cursor AS jsonb), version = version + 1, updated_at = clock_timestamp(),
                    lease_expires = clock_timestamp() + :lease
              WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
+            RETURNING version
         """),
         {**lease.key, "cursor": _json(page.cursor), "lease": timedelta(seconds=lease.seconds)},
     )
-    if passed.rowcount == 0:
+    if version is None:
         raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
     run = connection.execute(
         # Held until the commit: nobody ends the run, or puts it back, between this look and that.
@@ -158,8 +157,10 @@ def _pass_fence(connection: Connection, lease: Lease, page: Page) -> None:
         raise ClaimLost(str(lease.claim.run))
     if run.cancel_requested:
         raise Cancelled
-    if run.attempts or run.waits:
+    # A page that leaves the checkpoint where this slice found it is no progress: the next slice would do it again.
+    if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
+    return version
 
 
 def _copy_quotes(connection: Connection, quotes: Iterable[Quote], listings: Mapping[tuple[str, str], int]) -> None:
@@ -180,25 +181,6 @@ def _merge_quotes(connection: Connection, lease: Lease, page: Page) -> tuple[int
     merged = connection.execute(text(_MERGE_QUOTES), {"run": lease.claim.run, "fetched_at": page.fetched_at}).one()
     connection.execute(text(_MERGE_LATEST))
     return merged.inserted, merged.updated
-
-
-def _keep_body(connection: Connection, lease: Lease, page: Page, digest: bytes) -> None:
-    key = {"source": lease.claim.source, "digest": digest}
-    if connection.scalar(text("SELECT 1 FROM raw_bodies WHERE source = :source AND digest = :digest"), key):
-        return
-    connection.execute(
-        text("""
-            INSERT INTO raw_bodies (source, digest, body, content_type, size, received_at)
-            VALUES (:source, :digest, :body, :content_type, :size, :received_at) ON CONFLICT DO NOTHING
-        """),
-        {
-            **key,
-            "body": zstd.compress(page.body),
-            "content_type": page.content_type,
-            "size": len(page.body),
-            "received_at": page.fetched_at,
-        },
-    )
 
 
 def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
@@ -231,7 +213,7 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
     )
 
 
-def _keep_page(connection: Connection, lease: Lease, page: Page, digest: bytes, counters: Counters) -> int:
+def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Counters) -> int:
     seq: int = connection.execute(
         text("""
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
@@ -248,7 +230,7 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, digest: bytes, 
             "request": _json(page.request),
             "status": page.status,
             "fetched_at": page.fetched_at,
-            "digest": digest,
+            "digest": page.digest,
             "cursor": _json(page.cursor),
         },
     ).scalar_one()

@@ -6,29 +6,30 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
-import backoff
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import DBAPIError
 
 from settings import Settings, SettingsError
 from sources.contract import Page, Source, TerminalError, TransientError, Window
 from sources.http import Access, HttpClient, address
 from store import tables
+from tasks.breaker import Breaker
 from tasks.claims import Claim
 from tasks.faults import reach
 from tasks.identity import Listings
 from tasks.leases import Lease, release_lease, take_lease
 from tasks.limits import spender
-from tasks.load import Counters, load_page
-from tasks.normalize import normalize_page
+from tasks.load import Counters
+from tasks.normalize import Normalized, normalize_page
 from tasks.shutdown import told_to_stop
+from tasks.trail import Trail
+from tasks.transactions import commit_page, try_again
+from tasks.validators import forget_unasked, known, mapping_of
 
 log = structlog.get_logger()
-
-_SERIALIZATION_FAILURE, _DEADLOCK = "40001", "40P01"
 
 
 class SliceEnded(Exception):
@@ -51,6 +52,7 @@ class Slice:
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + settings.task_slice
         self._listings = Listings(engine, source.name)
+        self._mapping = mapping_of(source)
 
     def work(self) -> None:
         """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
@@ -87,16 +89,20 @@ class Slice:
             log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
         return [partition for partition in partitions if partition not in done]
 
-    def _end_in_time(self) -> None:
-        if told_to_stop() or time.monotonic() > self._deadline:
+    def _end_in_time(self, trail: Trail | None = None) -> None:
+        if told_to_stop():
+            raise SliceEnded
+        if time.monotonic() > self._deadline:
+            if trail:
+                trail.check_end()
             raise SliceEnded
 
     def _work_on(self, partition: str, http: HttpClient) -> None:
-        with self._lease(partition) as lease, self._pages(lease, http) as pages:
+        with self._lease(partition) as lease, self._pages(lease, http) as (pages, trail):
             for page in pages:
                 reach("after_fetch")
                 started = time.monotonic()
-                seq, counters = self._take_in(lease, page)
+                seq, counters = self._take_in(lease, trail, page)
                 reach("after_commit")
                 log.info(
                     "page_committed",
@@ -105,10 +111,12 @@ class Slice:
                     seconds=round(time.monotonic() - started, 3),
                     **vars(counters),
                 )
-                self._end_in_time()
+                self._end_in_time(trail)
+            if self._source.upstreams:
+                forget_unasked(self._engine, lease)
 
     @contextmanager
-    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[Iterator[Page]]:
+    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[tuple[Iterator[Page], Trail]]:
         cursor = None if self._starts_afresh(lease) else lease.cursor
         window = Window(
             run=str(self._claim.run),
@@ -116,10 +124,14 @@ class Slice:
             cursor=cursor,
             now=self._clock(),
             slot=self._claim.scheduled_for,
+            skew=timedelta(seconds=self._settings.clock_skew),
         )
+        if not self._claim.parameters.get("full_refresh"):
+            http.known = partial(known, self._engine, self._source, lease.partition)
+        trail = Trail(self._engine, self._source, lease, window)
         pages = self._source.fetch(window, http)
         try:
-            yield pages
+            yield pages, trail
         finally:
             if isinstance(pages, Generator):
                 pages.close()
@@ -136,16 +148,21 @@ class Slice:
         with self._engine.connect() as connection:
             return connection.scalar(begun) is None
 
-    def _take_in(self, lease: Lease, page: Page) -> tuple[int, Counters]:
-        normalized = normalize_page(self._source, page, self._settings.clock_skew)
-        listings = self._listings.resolve(normalized.quotes.values())
+    def _take_in(self, lease: Lease, trail: Trail, page: Page) -> tuple[int, Counters]:
+        trail.follow(page, self._normalized)
+        # What is unchanged is in.
+        normalized = Normalized() if page.unchanged else self._normalized(page)
+        normalized.mapping = self._mapping
+        trail.check_cursor(page, normalized)
+        # Begun later, the last try could outlive the lease.
+        ends_at = time.monotonic() + self._settings.transaction_timeout / 2
+        listings = try_again(
+            lambda: self._listings.resolve(normalized.quotes.values()), within=ends_at - time.monotonic()
+        )
+        return commit_page(self._engine, lease, page, normalized, listings, within=ends_at - time.monotonic())
 
-        @backoff.on_exception(backoff.expo, DBAPIError, max_tries=4, max_value=2, giveup=_is_for_the_run, logger=None)
-        def commit() -> tuple[int, Counters]:
-            with self._engine.begin() as connection:
-                return load_page(connection, lease, page, normalized, listings)
-
-        return commit()
+    def _normalized(self, page: Page) -> Normalized:
+        return normalize_page(self._source, page, self._settings.clock_skew)
 
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:
@@ -166,13 +183,15 @@ class Slice:
             url, headers = address(self._source)
         except SettingsError as error:
             raise TerminalError(str(error), code="misconfigured") from None
+        breaker = Breaker(self._engine, self._source.name, self._settings)
         access = Access(
             source=self._source.name,
             url=url,
             headers=headers,
             deadline=self._settings.request_deadline,
             max_body=self._settings.max_body_bytes,
-            spend=spender(self._engine, self._source),
+            spend=spender(self._engine, self._source, breaker),
+            answered=breaker.answered,
             clock=self._clock,
         )
         with closing(HttpClient(access)) as http:
@@ -183,9 +202,3 @@ def _database_clock(now: datetime) -> Callable[[], datetime]:
     """The database's time, kept on by this host's monotonic clock: hosts' clocks disagree, and jump."""
     started = time.monotonic()
     return lambda: now + timedelta(seconds=time.monotonic() - started)
-
-
-def _is_for_the_run(error: Exception) -> bool:
-    """Whether trying the same transaction again at once is no use."""
-    cause = error.orig if isinstance(error, DBAPIError) else None
-    return getattr(cause, "pgcode", None) not in (_SERIALIZATION_FAILURE, _DEADLOCK)

@@ -9,8 +9,10 @@ import structlog
 from sqlalchemy import Connection, Engine, RowMapping, select, text
 
 from settings import Settings
+from store.engine import application_name
 from store.tables import Checkpoint
 from tasks.claims import Hold, end, fail
+from tasks.database import WORKER
 from tasks.health import ingest_queue_is_empty, late_after
 from tasks.runs import publish
 
@@ -22,9 +24,28 @@ POISONED_PAUSE = timedelta(days=1)
 
 def reconcile(engine: Engine, settings: Settings) -> None:
     """After it, no run is `running` without a worker, and every run that is due has been published."""
+    _end_overdue_sessions(engine, settings)
     _settle_abandoned(engine, settings)
     _say_whether_a_worker_is_missing(engine, settings)
     _publish_due(engine, settings)
+
+
+def _end_overdue_sessions(engine: Engine, settings: Settings) -> None:
+    """Workers' sessions in a transaction that Postgres should have ended, and that hold rows others are waiting for.
+
+    It does not heed transaction_timeout while a COPY waits for more rows: a worker may be frozen in the middle of one.
+    """
+    with engine.begin() as connection:
+        ended = connection.execute(
+            text("""
+                SELECT pid, pg_terminate_backend(pid, 1000) AS ended FROM pg_stat_activity
+                 WHERE application_name = :worker AND datname = current_database() AND usename = current_user
+                   AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - :longest
+            """),
+            {"worker": application_name(WORKER), "longest": timedelta(seconds=2 * settings.transaction_timeout)},
+        )
+        for session in ended:
+            log.warning("session_ended", pid=session.pid, reason="its transaction outlived TRANSACTION_TIMEOUT")
 
 
 def _settle_abandoned(engine: Engine, settings: Settings) -> None:

@@ -67,6 +67,22 @@ def test_a_silent_worker_a_failed_source_and_an_old_queued_run_degrade(api: Flas
     assert health["checks"]["sources"]["coingecko"]["status"] == "degraded"
 
 
+def test_a_source_whose_host_is_left_alone_degrades_and_says_until_when(api: FlaskClient, rows: Rows) -> None:
+    now = datetime.now(UTC)
+    rows.breaker("coingecko", failures=5, opened_at=now)
+    rows.breaker("coinpaprika", failures=6, opened_at=now - timedelta(hours=1))
+    rows.run()
+    checks = get(api, "/health")["checks"]["sources"]
+    assert (checks["coingecko"]["status"], checks["coingecko"]["last_run_status"]) == ("degraded", "succeeded")
+    assert re.fullmatch(
+        r"5 requests to its host failed in a row; no more are made until 20\d\d-\d\d-\d\dT[\d:]{8}Z\.",
+        checks["coingecko"]["detail"],
+    )
+    assert checks["coinpaprika"]["status"] == "degraded"
+    assert checks["coinpaprika"]["detail"].startswith("6 requests to its host failed in a row; ")
+    assert checks["csv_history"]["status"] == "unknown"
+
+
 def test_a_page_committed_of_late_shows_that_a_worker_lives(api: FlaskClient, rows: Rows) -> None:
     rows.page(rows.run(), committed_at=datetime.now(UTC))
     assert get(api, "/health")["checks"]["worker"]["status"] == "ok"
@@ -225,6 +241,7 @@ def test_metrics_tell_the_databases_truth_and_the_request_times(api: FlaskClient
     rows.reject(rows.page(run, 1, body=b"x", rejected=1))
     rows.run(status="queued", requested_at=datetime.now(UTC) - timedelta(minutes=1), started_at=None)
     rows.heartbeat("beat", datetime.now(UTC) - timedelta(seconds=30))
+    rows.breaker("coinpaprika", failures=5, opened_at=NOON)
     api.get("/runs/not-a-run-at-all")
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
@@ -234,6 +251,8 @@ def test_metrics_tell_the_databases_truth_and_the_request_times(api: FlaskClient
     assert found["kasparro_database_up",] == 1
     assert found["kasparro_runs", "coingecko", "succeeded"] == 1
     assert found["kasparro_rows_total", "coingecko", "inserted"] == 3
+    assert found["kasparro_breaker_open", "coingecko"] == 0
+    assert found["kasparro_breaker_open", "coinpaprika"] == 1
     assert 3600 <= found["kasparro_source_lag_seconds", "coingecko"] < 3700
     assert 60 <= found["kasparro_oldest_queued_run_seconds",] < 160
     assert 30 <= found["kasparro_heartbeat_age_seconds", "beat"] < 130

@@ -8,7 +8,7 @@ from redis import Redis
 
 from tasks.claims import claim_run
 from tasks.control import beat_heart
-from tasks.leases import take_lease
+from tasks.leases import release_lease, take_lease
 from tasks.reconciler import reconcile
 from tasks.runs import RunRequest, request_cancel, request_runs
 from tests.tasks.conftest import Bench
@@ -81,6 +81,17 @@ def test_the_reconciler_leaves_a_run_with_a_live_lease_alone(bench: Bench) -> No
     bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
     reconcile(bench.engine, bench.settings)
     assert bench.run(run)["status"] == "queued"
+
+
+def test_a_slice_that_just_let_go_of_a_partition_is_not_taken_for_dead(bench: Bench) -> None:
+    run = bench.request(canned([item()]))
+    claim = claim_run(bench.engine, run)
+    assert claim
+    lease = take_lease(bench.engine, claim, "", bench.settings.lease)
+    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")  # when it began with the partition
+    release_lease(bench.engine, lease, done=True)
+    reconcile(bench.engine, bench.settings)
+    assert bench.run(run)["status"] == "running"
 
 
 def test_a_lease_taken_while_the_clock_was_ahead_holds_nobody_up(bench: Bench) -> None:

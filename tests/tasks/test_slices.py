@@ -66,15 +66,41 @@ def test_a_page_committed_in_the_same_slice_starts_the_count_of_waits_anew(bench
     assert (row["status"], row["waits"]) == ("waiting", 1)
 
 
-def test_being_rate_limited_is_no_failure_however_often(bench: Bench) -> None:
+def test_a_limit_of_our_own_is_no_failure_however_often(bench: Bench) -> None:
     def limited(number: int) -> None:
-        raise TransientError("slow down", code="rate_limited", retry_after=0.001)
+        raise TransientError("used up", code="rate_limited", retry_after=0.001, is_failure=False)
 
     run = bench.request(canned([item(0)], before=limited))
     for _ in range(5):
         bench.rows("UPDATE runs SET next_attempt_at = NULL WHERE status = 'waiting'")
-        row = bench.slice(run, max_waits=2)
+        row = bench.slice(run, max_waits=2, retry_after_failure=60.0)
     assert (row["status"], row["waits"]) == ("waiting", 0)
+    assert bench.one("SELECT next_attempt_at < clock_timestamp() + interval '5 s' FROM runs")
+
+
+def test_an_upstream_that_says_retry_after_for_ever_is_asked_with_growing_gaps_and_given_up(bench: Bench) -> None:
+    def limited(number: int) -> None:
+        raise TransientError("slow down", code="rate_limited", retry_after=100)
+
+    run = bench.request(canned([item(0)], before=limited))
+    gaps: list[float] = []
+    for _ in range(6):
+        bench.rows("UPDATE runs SET next_attempt_at = NULL WHERE status = 'waiting'")
+        row = bench.slice(run, max_waits=5, retry_after_failure=30.0)
+        if row["status"] == "waiting":
+            gaps.append(bench.one("SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8 FROM runs"))
+    assert (row["error_code"], row["error_detail"]) == ("rate_limited", "slow down; gave up after 5 waits")
+    assert [round(gap, -1) for gap in gaps] == [100, 100, 120, 240, 480]
+
+
+def test_a_run_that_may_wait_for_ever_does(bench: Bench) -> None:
+    def down(number: int) -> None:
+        raise TransientError("down")
+
+    run = bench.request(canned([item(0)], before=down))
+    bench.rows("UPDATE runs SET waits = 100000")
+    assert bench.slice(run, max_waits=10**9)["status"] == "waiting"
+    assert bench.one("SELECT next_attempt_at < clock_timestamp() + interval '15 min' FROM runs")
 
 
 def test_a_run_that_would_wait_or_go_on_ends_if_it_was_cancelled_meanwhile(bench: Bench) -> None:

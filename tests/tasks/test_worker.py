@@ -265,10 +265,18 @@ def test_a_real_beat_has_each_source_run_and_a_canary_consumed(engine: Engine, s
     until(lambda: "succeeded" in rows("SELECT status FROM runs WHERE source = 'coingecko'"))
 
 
+@pytest.mark.parametrize("tell", [os.kill, os.killpg])
 def test_a_worker_that_is_told_to_stop_loads_the_page_in_hand_and_leaves_the_rest_to_others(
-    engine: Engine, start: Start, markets: Markets, undisturbed: str, held: Held, content: Callable[[Engine], str]
+    engine: Engine,
+    start: Start,
+    markets: Markets,
+    undisturbed: str,
+    held: Held,
+    content: Callable[[Engine], str],
+    tell: Callable[[int, int], None],
 ) -> None:
-    os.kill(held.worker.pid, signal.SIGTERM)
+    """Told alone, or together with the processes that it forked: supervisors do either."""
+    tell(held.worker.pid, signal.SIGTERM)
     until(lambda: "Warm shutdown" in held.worker.log.read_text())
     held.gate.open.set()
     held.worker.wait(20)

@@ -1,0 +1,106 @@
+"""Transactions tried again, whole, where Postgres lets it be thought that they pass the next time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import backoff
+import psycopg2
+import structlog
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from sources.contract import Page
+from store.trouble import Trouble, named, trouble_of
+from tasks.leases import Lease, LeaseLost
+from tasks.load import Counters, load_page, pass_fence
+from tasks.normalize import Normalized
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+DATABASE_ERRORS = (SQLAlchemyError, psycopg2.Error)
+"""Every error of Postgres: a COPY raises the driver's own."""
+
+_PASSING = (Trouble.CONFLICT, Trouble.LOST)
+# Half a second's restart is over with the third try; five seconds are the most that a worker's slot is held asleep.
+_FIRST_GAP, _LONGEST_GAP, _TRIES = 0.1, 2.0, 7
+
+
+def try_again(transaction: Callable[[], T], within: float) -> T:
+    """What the transaction gives, begun again for as many seconds while others are in its way or the connection breaks.
+
+    transaction: must bear to be carried out twice, since the answer to a COMMIT can get lost.
+    """
+    tried = backoff.on_exception(
+        backoff.expo,
+        DATABASE_ERRORS,
+        factor=_FIRST_GAP,
+        max_value=_LONGEST_GAP,
+        max_tries=_TRIES,
+        max_time=within,
+        giveup=lambda error: trouble_of(error) not in _PASSING,
+        on_backoff=_say,
+        logger=None,
+    )
+    return tried(transaction)()
+
+
+class _IsIn(Exception):
+    """An earlier try was committed; only the answer to its COMMIT got lost."""
+
+
+def commit_page(
+    engine: Engine,
+    lease: Lease,
+    page: Page,
+    normalized: Normalized,
+    listings: Mapping[tuple[str, str], int],
+    within: float,
+) -> tuple[int, Counters]:
+    """Load a page in one transaction, tried again whole; raises what pass_fence and load_page do.
+
+    What tells whether a try was committed whose connection broke is the checkpoint's version: each page makes it one
+    higher, and under one token none but this slice does. Until Postgres has settled what became of that try, it holds
+    the checkpoint's row, and the next try's fence waits for it.
+    """
+    following, tries = lease.version + 1, 0
+
+    def load() -> tuple[int, Counters]:
+        nonlocal tries
+        tries += 1
+        with engine.begin() as connection:
+            version = pass_fence(connection, lease, page)
+            if tries > 1 and version == following + 1:
+                raise _IsIn
+            if version != following:  # Postgres was set back to an older state, by a failover or from a backup
+                raise LeaseLost(f"the checkpoint of partition {lease.partition!r} is not where this slice left it")
+            return load_page(connection, lease, page, normalized, listings)
+
+    try:
+        committed = try_again(load, within)
+    except _IsIn:
+        log.info("commit_answer_lost", partition=lease.partition, version=following)
+        committed = _as_committed(engine, lease)
+    lease.version = following
+    return committed
+
+
+def _as_committed(engine: Engine, lease: Lease) -> tuple[int, Counters]:
+    """The number and the counters of the newest page of a run's partition."""
+    names = Counters.__dataclass_fields__
+    with engine.connect() as connection:
+        row = connection.execute(
+            text(f"""
+                SELECT seq, {", ".join(names)} FROM pages
+                 WHERE run = :run AND partition = :partition ORDER BY seq DESC LIMIT 1
+            """),
+            lease.key,
+        ).one()
+    return row.seq, Counters(*row[1:])
+
+
+def _say(details: Mapping[str, Any]) -> None:
+    log.warning("transaction_tried_again", reason=named(details["exception"]), after_s=round(details["elapsed"], 2))

@@ -1,0 +1,129 @@
+"""What becomes of a source, and of its runs, while the disk of Postgres is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from tasks.runs import pause_source, resume_source
+from tests.processes import until
+from tests.tasks.conftest import Bench
+from tests.upstreams import canned, item
+
+
+class Disk:
+    """Lets Postgres report, of the tables that a test names, what it reports where there is no room for their rows."""
+
+    def __init__(self, bench: Bench):
+        self._bench, self._full = bench, set[str]()
+
+    def fill(self, table: str, code: str = "disk_full") -> None:
+        self._full.add(table)
+        self._bench.rows(f"""
+            CREATE OR REPLACE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE USING ERRCODE = '{code}', MESSAGE = 'could not extend file "base/1/2"'; END $$;
+            CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION no_room();
+        """)
+
+    def make_room(self) -> None:
+        for table in self._full:
+            self._bench.rows(f"DROP TRIGGER no_room ON {table}")
+        self._full.clear()
+
+
+@pytest.fixture
+def disk(bench: Bench) -> Iterator[Disk]:
+    disk = Disk(bench)
+    yield disk
+    disk.make_room()
+    bench.rows("DROP FUNCTION IF EXISTS no_room")
+
+
+PAUSES = "SELECT name, paused_reason, paused_until - clock_timestamp() AS left FROM sources ORDER BY name"
+
+
+def test_a_full_disk_pauses_each_source_that_meets_it_until_it_has_room_again(bench: Bench, disk: Disk) -> None:
+    disk.fill("quotes")
+    runs = [bench.ingest(canned([item()], name=name)) for name in ("one", "other")]
+    for run, pause in zip(runs, bench.rows(PAUSES), strict=True):
+        assert (run["status"], run["waits"]) == ("waiting", 0)
+        assert run["waiting_reason"].startswith("disk_full: Postgres reported disk_full (53100); looks again at 2")
+        assert pause["paused_reason"] == "disk_full: Postgres reported disk_full (53100)"
+        assert 0 <= bench.settings.disk_full_pause - pause["left"].total_seconds() < 5
+        assert run["next_attempt_at"] is not None
+    disk.make_room()
+    for run in runs:
+        resume_source(bench.engine, run["source"])
+        assert bench.slice(run["id"])["status"] == "succeeded"
+    assert bench.one("SELECT count(*) FROM quotes") == 2
+
+
+def test_the_pause_of_a_full_disk_ends_by_itself(bench: Bench, disk: Disk) -> None:
+    run = bench.request(canned([item()]))
+    disk.fill("quotes")
+    assert bench.slice(run, disk_full_pause=0.1)["status"] == "waiting"
+    disk.make_room()
+    until(lambda: bench.slice(run)["status"] == "succeeded")
+
+
+def test_a_disk_that_has_no_room_for_the_pause_either_makes_the_run_wait_no_less(bench: Bench, disk: Disk) -> None:
+    run = bench.request(canned([item()]))
+    disk.fill("quotes")
+    disk.fill("sources")
+    with pytest.raises(DBAPIError, match="could not extend file"):
+        bench.slice(run)
+    assert bench.run(run)["status"] == "waiting"
+    assert bench.one("SELECT paused_reason FROM sources") is None
+
+
+def test_a_disk_that_has_no_room_for_anything_leaves_the_run_to_the_reconciler(bench: Bench, disk: Disk) -> None:
+    def fill(number: int) -> None:
+        for table in ("quotes", "sources", "runs"):
+            disk.fill(table)
+
+    run = bench.request(canned([item()], before=fill))
+    with pytest.raises(DBAPIError, match="could not extend file"):
+        bench.slice(run)
+    assert bench.run(run)["status"] == "running"
+    disk.make_room()
+    bench.register(canned([item()]))
+    bench.let_leases_run_out()
+    assert bench.slice(run)["status"] == "succeeded"
+
+
+def test_a_copy_that_finds_no_room_pauses_its_source_too(bench: Bench) -> None:
+    """Its error comes from the driver, as SQLAlchemy never saw it."""
+
+    def fill(connection: Any, _: object) -> None:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("CREATE TEMPORARY TABLE staged_quotes (LIKE quotes) ON COMMIT DELETE ROWS")
+            cursor.execute("""
+                CREATE FUNCTION pg_temp.no_room() RETURNS trigger LANGUAGE plpgsql
+                    AS $$ BEGIN RAISE USING ERRCODE = 'disk_full'; END $$;
+                CREATE TRIGGER no_room BEFORE INSERT ON staged_quotes EXECUTE FUNCTION pg_temp.no_room();
+            """)
+        connection.commit()
+
+    bench.engine.dispose()
+    event.listen(bench.engine, "connect", fill)
+    run = bench.ingest(canned([item()]))
+    assert run["waiting_reason"].startswith("disk_full: ")
+    assert bench.one("SELECT paused_reason FROM sources").startswith("disk_full: ")
+
+
+def test_an_operators_longer_pause_outlives_the_one_of_a_full_disk(bench: Bench, disk: Disk) -> None:
+    run = bench.request(canned([item()], before=lambda _: pause_source(bench.engine, "canned", None, "moving house")))
+    disk.fill("quotes")
+    assert bench.slice(run)["status"] == "waiting"
+    assert bench.one("SELECT paused_reason FROM sources") == "moving house"
+
+
+def test_what_is_no_trouble_of_the_server_but_a_mistake_fails_the_run(bench: Bench, disk: Disk) -> None:
+    disk.fill("quotes", "division_by_zero")
+    run = bench.ingest(canned([item()]))
+    assert (run["status"], run["error_code"]) == ("failed", "internal_error")
