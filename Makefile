@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs run test check lock clean venv install-devstack install-dev
+.PHONY: help up down status logs run test chaos check lock clean venv install-devstack install-dev
 .NOTPARALLEL:
 
 help: ## show this
@@ -39,6 +39,9 @@ run: install-devstack ## like up, but in the foreground with its logs, until Ctr
 
 test: install-dev ## run the tests, on servers of their own; TESTS= chooses some
 	$(PY) -m pytest $(TESTS)
+
+chaos: install-dev ## hurt it in every way we know, and check that nothing is lost; ROUNDS=, SEED=, ONLY=
+	$(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 check: install-dev ## lint, format, types, import contracts, security, dependencies, container files
 	$(VENV)/bin/ruff check .

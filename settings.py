@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
@@ -93,8 +93,11 @@ class Settings:
         30, "seconds a run waits after its first failure; doubles with each, up to 15 minutes"
     )
     publish_gap: float = _seconds(30, "seconds before a queued run nobody took is published again; doubles with each")
+    disk_full_pause: float = _seconds(900, "seconds a source is paused for that found the disk of Postgres full")
     max_attempts: int = _count(4, "starts without a committed page after which a run is given up as poisoned")
-    max_waits: int = _count(10, "failures in a row that a run waits out; those with a Retry-After are not counted")
+    max_waits: int = _count(10, "failures in a row that a run waits out; waits for our own limits are not counted")
+    breaker_failures: int = _count(5, "requests to a source that fail in a row before it is left alone for a while")
+    breaker_cooldown: float = _seconds(60, "seconds it is left alone, until one request tries whether it is back")
 
     max_body_bytes: int = _count(64 * 1024 * 1024, "largest answer of an upstream, unpacked, in bytes")
     csv_block_bytes: int = _count(1024 * 1024, "size of a page of a CSV file, in bytes")
@@ -113,6 +116,10 @@ class UpstreamSettings:
     plan: str | None = _text("which of the upstream's plans the key is for")
     api_key: str | None = _text("key, sent to this upstream only", IN_A_HEADER, secret=True)
     every: float | None = _seconds(None, "seconds between two scheduled runs")
+    catch_up: Literal["latest", "all", "skip"] | None = _text(
+        "what an outage's missed slots get: `latest`, one run for all of them; `all`, one each; `skip`, none",
+        validate.OneOf(("latest", "all", "skip")),
+    )
     calls_per_minute: int | None = _count(None, "most calls in a minute, over all workers")
     calls_per_month: int | None = _count(None, "most calls in a calendar month (UTC), repeats and manual runs included")
     pages: int | None = _count(None, "most pages of one snapshot, for a source that pages")

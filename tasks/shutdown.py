@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import mmap
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery.signals import worker_shutting_down
 
-# One byte that the worker shares with the processes it forks: the signal reaches it alone.
+# One byte that the worker shares with the processes it forks: many a supervisor signals it alone.
 _TOLD = mmap.mmap(-1, 1)
+
+_told_here = False
 
 
 def told_to_stop() -> bool:
-    return _TOLD[0] == 1
+    return _told_here or _TOLD[0] == 1
+
+
+@contextmanager
+def page_in_hand_first() -> Iterator[None]:
+    """Let SIGTERM end the slice at its next page, not its process: other supervisors signal the whole group."""
+    global _told_here
+    usual = signal.signal(signal.SIGTERM, _note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+        _told_here = False  # whoever told this process alone has ended one slice, not all that are to come
+
+
+def _note(*_: Any) -> None:
+    global _told_here
+    _told_here = True
 
 
 @worker_shutting_down.connect

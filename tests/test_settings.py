@@ -144,14 +144,15 @@ def test_every_variable_of_a_source_has_its_name_before_it() -> None:
         "COINGECKO_PLAN": "pro",
         "COINGECKO_API_KEY": KEY,
         "COINGECKO_EVERY": "60",
+        "COINGECKO_CATCH_UP": "all",
         "COINGECKO_CALLS_PER_MINUTE": "5",
         "COINGECKO_CALLS_PER_MONTH": "1000",
         "COINGECKO_PAGES": "2",
     }
     assert read_upstream("coingecko", environ) == UpstreamSettings(
-        "http://127.0.0.1:8080/api", "pro", KEY, 60, 5, 1000, 2
+        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2
     )
-    assert read_upstream("coinpaprika", environ) == UpstreamSettings(None, None, None, None, None, None, None)
+    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 8)
 
 
 def test_every_mistake_of_a_source_is_said_at_once_and_without_its_key() -> None:
