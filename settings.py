@@ -82,9 +82,9 @@ class Settings:
     )
 
     task_slice: float = _seconds(240, "seconds a task works on its run before it makes room for others")
-    task_soft_limit: float = _seconds(400, "seconds after which Celery interrupts a task")
-    task_hard_limit: float = _seconds(430, "seconds after which Celery kills a task's process")
-    visibility_timeout: float = _seconds(900, "seconds after which Redis hands an unacknowledged message out again")
+    task_soft_limit: float = _seconds(420, "seconds after which Celery interrupts a task")
+    task_hard_limit: float = _seconds(450, "seconds after which Celery kills a task's process")
+    visibility_timeout: float = _seconds(960, "seconds after which Redis hands an unacknowledged message out again")
     lease: float = _seconds(180, "seconds a run may write to a partition without having committed a page")
     transaction_timeout: float = _seconds(45, "seconds a page's transaction may take")
     request_deadline: float = _seconds(60, "seconds one upstream request may take, its repeats included")
@@ -192,17 +192,17 @@ def _read(settings_class: type, environ: Mapping[str, str], prefix: str) -> dict
 
 def _contradictions(settings: Settings) -> Iterable[str]:
     """The inequalities without which one page could be worked on twice; docs/design.md says why each."""
-    # One transaction resolves the page's listings, another loads it.
-    longest_page = settings.request_deadline + 2 * settings.transaction_timeout
+    # One transaction resolves the page's listings, another loads it; either may be begun anew for half of one's time.
+    longest_page = settings.request_deadline + 2.5 * settings.transaction_timeout
     if settings.lease <= longest_page:
         yield (
             f"LEASE ({settings.lease:g}) must be more than "
-            f"REQUEST_DEADLINE + 2 x TRANSACTION_TIMEOUT ({longest_page:g})"
+            f"REQUEST_DEADLINE + 2.5 x TRANSACTION_TIMEOUT ({longest_page:g})"
         )
     if settings.task_soft_limit < settings.task_slice + longest_page:
         yield (
             f"TASK_SOFT_LIMIT ({settings.task_soft_limit:g}) must be at least "
-            f"TASK_SLICE + REQUEST_DEADLINE + 2 x TRANSACTION_TIMEOUT ({settings.task_slice + longest_page:g})"
+            f"TASK_SLICE + REQUEST_DEADLINE + 2.5 x TRANSACTION_TIMEOUT ({settings.task_slice + longest_page:g})"
         )
     if settings.task_hard_limit <= settings.task_soft_limit:
         yield (

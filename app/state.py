@@ -35,6 +35,8 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
         settings.database_url,
         "web",
         statement_timeout=settings.statement_timeout,
+        # A frozen process must not keep a run's row from the workers.
+        transaction_timeout=settings.statement_timeout,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=5,

@@ -41,7 +41,7 @@ def make_engine(
         "lock_timeout": int(transaction_timeout * 1000 // 3),
         # The server, too, is to notice a host that vanished. No timeout above ends a session that is sending to it:
         # that one would hold its locks until TCP gives up, after a quarter of an hour.
-        "tcp_user_timeout": int(min(transaction_timeout, VANISHED) * 1000),
+        "tcp_user_timeout": int(min(transaction_timeout or VANISHED, VANISHED) * 1000),
         "tcp_keepalives_idle": 10,
         "tcp_keepalives_interval": 3,
         "tcp_keepalives_count": 3,

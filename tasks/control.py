@@ -10,9 +10,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine, text
 
 from settings import get_settings
+from store.trouble import named
 from tasks.celery import celery
 from tasks.database import worker_engine
 from tasks.reconciler import reconcile
+from tasks.transactions import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
@@ -22,8 +24,8 @@ MOST_WAITING = 100
 @celery.task(name="kasparro.reconcile", soft_time_limit=60, time_limit=90)
 def reconcile_runs(**_: Any) -> None:
     """Make up for messages and workers that vanished; then send a canary down the ingest queue."""
-    beat_heart(worker_engine(), "control")
-    reconcile(worker_engine(), get_settings())
+    if reconcile(worker_engine(), get_settings()):
+        note_life("control")
     try:
         send_canary()
     except (BrokerUnreachable, RedisError, OSError) as error:
@@ -43,7 +45,15 @@ def send_canary() -> None:
 @celery.task(name="kasparro.canary", soft_time_limit=10, time_limit=20)
 def canary(**_: Any) -> None:
     """Prove that an ingest worker consumes: one that only answers a ping may have stopped doing so."""
-    beat_heart(worker_engine(), "worker")
+    note_life("worker")
+
+
+def note_life(part: str) -> None:
+    """Beat a part's heart, unless the database is away: then nobody could look at it either."""
+    try:
+        beat_heart(worker_engine(), part)
+    except DATABASE_ERRORS as error:
+        log.warning("heart_not_beaten", part=part, reason=named(error))
 
 
 def beat_heart(engine: Engine, part: str) -> None:

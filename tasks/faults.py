@@ -23,6 +23,7 @@ Point = Literal[
     "before_acknowledgement",
 ]
 
+# No setting of the service: a deployment has no use for it.
 _FOLDER = os.environ.get("KASPARRO_FAULTS")
 
 

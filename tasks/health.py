@@ -1,6 +1,8 @@
-"""Whether the broker can be used, asked so that no one waits for it."""
+"""How one tells that a part works; the broker is asked so that no one waits for it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -13,20 +15,18 @@ GRACE = 15.0
 
 def broker_takes_messages() -> bool:
     """True if Redis writes something within a second: one that is full or read-only still answers a ping."""
-    client = Redis.from_url(get_settings().redis_url, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT)
-    try:
-        return bool(client.set("kasparro:written", 1, ex=60))
-    except RedisError:
-        return False
-    finally:
-        client.close()
+    return _says(lambda client: bool(client.set("kasparro:written", 1, ex=60)))
 
 
 def ingest_queue_is_empty() -> bool:
     """Whether no message waits for a worker; False where the broker does not say."""
+    return _says(lambda client: client.llen("ingest") == 0)
+
+
+def _says(question: Callable[[Redis], bool]) -> bool:
     client = Redis.from_url(get_settings().redis_url, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT)
     try:
-        return client.llen("ingest") == 0
+        return question(client)
     except RedisError:
         return False
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +12,12 @@ from sqlalchemy import Connection, Engine, RowMapping, select, text
 from settings import Settings
 from store.engine import application_name
 from store.tables import Checkpoint
+from store.trouble import named
 from tasks.claims import Hold, end, fail
 from tasks.database import WORKER
 from tasks.health import ingest_queue_is_empty, late_after
 from tasks.runs import publish
+from tasks.transactions import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
@@ -22,12 +25,23 @@ MOST_AT_ONCE = 500
 POISONED_PAUSE = timedelta(days=1)
 
 
-def reconcile(engine: Engine, settings: Settings) -> None:
-    """After it, no run is `running` without a worker, and every run that is due has been published."""
-    _end_overdue_sessions(engine, settings)
-    _settle_abandoned(engine, settings)
-    _say_whether_a_worker_is_missing(engine, settings)
-    _publish_due(engine, settings)
+def reconcile(engine: Engine, settings: Settings) -> bool:
+    """After it, no run is `running` without a worker, and every run that is due has been published.
+
+    False where the database kept a step from being done; the others are done all the same.
+    """
+    steps = (_end_overdue_sessions, _settle_abandoned, _say_whether_a_worker_is_missing, _publish_due)
+    done = [_is_done(step, engine, settings) for step in steps]
+    return all(done)
+
+
+def _is_done(step: Callable[[Engine, Settings], None], engine: Engine, settings: Settings) -> bool:
+    try:
+        step(engine, settings)
+    except DATABASE_ERRORS as error:
+        log.warning("sweep_not_done", step=step.__name__.strip("_"), reason=named(error))
+        return False
+    return True
 
 
 def _end_overdue_sessions(engine: Engine, settings: Settings) -> None:
@@ -109,7 +123,9 @@ def _say_whether_a_worker_is_missing(engine: Engine, settings: Settings) -> None
                                 THEN to_char(at, '"no worker has been seen since "YYYY-MM-DD"T"HH24:MI:SS"Z"')
                            END AS reason FROM seen)
                 UPDATE runs SET waiting_reason = word.reason FROM word
-                 WHERE status = 'queued' AND waiting_reason IS DISTINCT FROM word.reason
+                 WHERE waiting_reason IS DISTINCT FROM word.reason
+                   AND (status = 'queued'
+                        OR status = 'waiting' AND next_attempt_at <= clock_timestamp() AND word.reason IS NOT NULL)
             """),
             {"late": timedelta(seconds=late_after(settings))},
         )

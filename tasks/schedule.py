@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import structlog
 from celery.beat import Scheduler
 from sqlalchemy import Connection, Engine, Row, text
-from sqlalchemy.exc import DBAPIError
 
 from settings import get_settings
 from sources.contract import Source
 from sources.registry import SOURCES
+from store.trouble import Trouble, trouble_of
 from tasks.control import beat_heart
 from tasks.database import worker_engine
 from tasks.runs import note_answered, publish, request_slot
@@ -135,8 +135,8 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = d
         try:
             made, is_behind = _answer_slots(engine, source, row.last_slot if row else None, now)
         except Exception as error:
-            if isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) is None:
-                raise  # not Postgres said this, but its absence
+            if trouble_of(error) is Trouble.LOST:
+                raise
             # What ails one source must not keep the others from running.
             log.exception("slot_not_requested", source=name)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -29,10 +30,11 @@ _PASSING = (Trouble.CONFLICT, Trouble.LOST)
 _FIRST_GAP, _LONGEST_GAP, _TRIES = 0.1, 2.0, 7
 
 
-def try_again(transaction: Callable[[], T], within: float) -> T:
-    """What the transaction gives, begun again for as many seconds while others are in its way or the connection breaks.
+def try_again(transaction: Callable[[], T], until: float) -> T:
+    """What the transaction gives, begun again while others are in its way or the connection breaks.
 
     transaction: must bear to be carried out twice, since the answer to a COMMIT can get lost.
+    until: on the monotonic clock, when it is begun no more.
     """
     tried = backoff.on_exception(
         backoff.expo,
@@ -40,8 +42,8 @@ def try_again(transaction: Callable[[], T], within: float) -> T:
         factor=_FIRST_GAP,
         max_value=_LONGEST_GAP,
         max_tries=_TRIES,
-        max_time=within,
-        giveup=lambda error: trouble_of(error) not in _PASSING,
+        # Not `max_time`: that goes by when the try that failed had begun, and by a clock that may be set.
+        giveup=lambda error: trouble_of(error) not in _PASSING or time.monotonic() >= until,
         on_backoff=_say,
         logger=None,
     )
@@ -58,7 +60,7 @@ def commit_page(
     page: Page,
     normalized: Normalized,
     listings: Mapping[tuple[str, str], int],
-    within: float,
+    until: float,
 ) -> tuple[int, Counters]:
     """Load a page in one transaction, tried again whole; raises what pass_fence and load_page do.
 
@@ -80,7 +82,7 @@ def commit_page(
             return load_page(connection, lease, page, normalized, listings)
 
     try:
-        committed = try_again(load, within)
+        committed = try_again(load, until)
     except _IsIn:
         log.info("commit_answer_lost", partition=lease.partition, version=following)
         committed = _as_committed(engine, lease)

@@ -10,7 +10,7 @@ SHORT_TIMES = {
     "TASK_SOFT_LIMIT": "30",
     "TASK_HARD_LIMIT": "35",
     "VISIBILITY_TIMEOUT": "75",
-    "LEASE": "4",
+    "LEASE": "5",
     "TRANSACTION_TIMEOUT": "1.2",
     "REQUEST_DEADLINE": "1.5",
     "SWEEP_EVERY": "1",

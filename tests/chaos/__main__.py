@@ -19,13 +19,15 @@ from pkgutil import iter_modules
 import tests.chaos
 from tests.chaos.outcome import Outcome
 from tests.chaos.perform import learn_undisturbed, perform
-from tests.chaos.report import last_line, show, write
+from tests.chaos.report import around_the_table, last_line, show, write
 from tests.chaos.servers import Servers
 from tests.chaos.stage import FAULTS, Fault
 
 
 def main() -> int:
     given = _parser().parse_args()
+    if given.write:
+        around_the_table(given.write)  # better now than at the end
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # So that all that was started is ended. Hypothesis would take any other exception for a finding.
         signal.signal(signum, signal.default_int_handler)
@@ -37,7 +39,7 @@ def main() -> int:
     outcomes = perform_all(chosen, given.seed, given.rounds)
     show(outcomes, given.seed)
     if given.write:
-        write(Path(given.write), outcomes, given.seed, given.rounds)
+        write(given.write, outcomes, given.seed, given.rounds)
     broken = [outcome.name for outcome in outcomes if outcome.broken]
     for name in broken:
         sys.stdout.write(f"BROKEN: {name}\n")
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", default="", metavar="PHRASES", help="faults whose name has one of these in it, separated by commas"
     )
     parser.add_argument("--short", action="store_true", help="the few faults that `make test` runs")
-    parser.add_argument("--write", metavar="FILE", help="put the table between the two markers of this file")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the two markers of this file")
     return parser
 
 

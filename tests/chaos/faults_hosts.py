@@ -187,7 +187,7 @@ def _comes_back(lab: TwoHosts, lost: Process, other: Process) -> str:
 @fault("a host cut off from Postgres in the middle of a page's transaction")
 def cut_off_in_a_transaction(stage: Stage) -> str:
     """It can no more say that it gives up: the server has to see that by itself, and free its locks."""
-    stage.environ |= {"LEASE": "8", "TRANSACTION_TIMEOUT": "3"}  # time to look at the transaction
+    stage.environ |= {"LEASE": "10", "TRANSACTION_TIMEOUT": "3"}  # time to look at the transaction
     with two_hosts(stage) as lab:
         lost = lab.start_worker(lab.a)
         stage.until_ready(lost, stage.start("control"))

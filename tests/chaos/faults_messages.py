@@ -46,9 +46,9 @@ def copies_of_a_message(stage: Stage) -> str:
     _send_copies(stage, run)
     stage.settle()
     _send_copies(stage, run)
-    until(lambda: worker.log.read_text().count("run_not_due") == 9, what="the copies ended")
+    until(lambda: worker.log.read_text().count("run_not_due") >= 9, what="the copies ended")
     assert stage.run(run).claims == 1, "a copy worked on the run"
-    return "ten messages, one start"
+    return "ten messages or more, one start"
 
 
 def _send_copies(stage: Stage, run: uuid.UUID) -> None:

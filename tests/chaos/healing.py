@@ -1,4 +1,4 @@
-"""The end of a round: what was hurt is healed, what was cancelled asked for again, and the next one finds nothing of it."""
+"""The end of a round: what was hurt is healed, what was cancelled asked for again; the next one finds nothing of it."""
 
 from __future__ import annotations
 

@@ -44,12 +44,18 @@ def last_line(outcomes: Sequence[Outcome]) -> str:
     return f"chaos: {counts} faults, {lost} rows lost, {doubled} rows doubled, {stuck} runs stuck"
 
 
-def write(file: Path, outcomes: Sequence[Outcome], seed: int, rounds: int) -> None:
-    """Put the table into a document, in the place that its two markers leave for it."""
+def around_the_table(file: Path) -> tuple[str, str]:
+    """What stands before and behind a document's table; raises ValueError if it has no place for one."""
     before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, marked, after = rest.partition(END)
     if not marked:
         raise ValueError(f"{file} has no place for the table: it needs the lines {BEGIN} and {END}")
+    return before, after
+
+
+def write(file: Path, outcomes: Sequence[Outcome], seed: int, rounds: int) -> None:
+    """Put the table into a document, in the place that its two markers leave for it."""
+    before, after = around_the_table(file)
     lines = [
         f"`make chaos ROUNDS={rounds} SEED={seed}`",
         "",

@@ -66,8 +66,24 @@ def test_a_queued_run_says_that_no_worker_has_been_seen_until_one_is(bench: Benc
     assert reason() == "no worker has shown itself yet"
     bench.rows("INSERT INTO heartbeats VALUES ('worker', '2026-01-01T10:00:00Z')")
     assert reason() == "no worker has been seen since 2026-01-01T10:00:00Z"
+    bench.rows("UPDATE runs SET status = 'waiting', waiting_reason = 'rate', next_attempt_at = clock_timestamp()")
+    assert reason() == "no worker has been seen since 2026-01-01T10:00:00Z"
+    bench.rows("UPDATE runs SET status = 'queued'")
     beat_heart(bench.engine, "worker")
     assert reason() is None
+
+
+def test_a_step_that_the_database_refuses_keeps_no_other_from_being_done(bench: Bench, broker: Redis) -> None:
+    request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
+    broker.flushall()
+    bench.rows("UPDATE runs SET published_at = NULL")
+    bench.rows("ALTER TABLE heartbeats RENAME TO hidden")
+    try:
+        assert not reconcile(bench.engine, bench.settings)
+    finally:
+        bench.rows("ALTER TABLE hidden RENAME TO heartbeats")
+    assert broker.llen("ingest") == 1
+    assert reconcile(bench.engine, bench.settings)
 
 
 def test_the_reconciler_leaves_a_run_with_a_live_lease_alone(bench: Bench) -> None:
