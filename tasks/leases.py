@@ -86,7 +86,8 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
                 """),
                 named,
             ).one()
-            raise LeaseHeld(partition, str(held.lease_run), held.left)
+            # It may have been let go of just now.
+            raise LeaseHeld(partition, str(held.lease_run or "no more"), held.left or 0.0)
     return Lease(claim, partition, taken.lease_token, taken.cursor, taken.version, seconds)
 
 

@@ -59,7 +59,9 @@ def _end_overdue_sessions(engine: Engine, settings: Settings) -> None:
             {"worker": application_name(WORKER), "longest": timedelta(seconds=2 * settings.transaction_timeout)},
         )
         for session in ended:
-            log.warning("session_ended", pid=session.pid, reason="its transaction outlived TRANSACTION_TIMEOUT")
+            log.warning(
+                "session_ended", pid=session.pid, at_once=session.ended, reason="it outlived TRANSACTION_TIMEOUT"
+            )
 
 
 def _settle_abandoned(engine: Engine, settings: Settings) -> None:
