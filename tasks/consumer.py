@@ -20,7 +20,26 @@ LONGEST_WAIT = 10
 
 
 class LastingConsumer(Consumer):
-    """Celery's, without the ways in which a lost connection ends the worker, or leaves it alive and deaf."""
+    """Celery's, without the ways in which a lost connection, or a message, ends the worker or leaves it deaf."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.loop = partial(read_or_reconnect, self.loop)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        take = super().create_task_handler(*args, **kwargs)
+
+        def take_or_drop(message: Any) -> None:
+            try:
+                take(message)
+            except self.connection_errors:
+                raise
+            except Exception:
+                # Left in the queue, it would end one worker after the other.
+                log.exception("message_not_understood")
+                message.reject_log_error(log, self.connection_errors)
+
+        return take_or_drop
 
     def ensure_connected(self, conn: Any) -> Any:
         conn.ensure_connection = partial(conn.ensure_connection, interval_max=LONGEST_WAIT)
@@ -58,6 +77,15 @@ class PassingDispatcher(EventDispatcher):
 
     def send(self, type: str, *args: Any, retry: bool = False, **fields: Any) -> Any:
         return super().send(type, *args, retry=False, **fields)
+
+
+def read_or_reconnect(loop: Callable[..., None], *args: Any) -> None:
+    """Celery's loop over what Redis sends. What is no message at all has left the queue, and costs the connection."""
+    try:
+        loop(*args)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        log.exception("message_not_understood")
+        raise ConnectionError("what was read is no message; another connection is needed") from error
 
 
 def settle_or_reconnect(settle: Callable[..., None], *args: Any) -> None:

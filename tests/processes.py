@@ -55,6 +55,10 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def wait(self, timeout: float) -> None:
         """Wait until the process has ended by itself."""
         self._process.wait(timeout)
