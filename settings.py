@@ -20,6 +20,7 @@ YEAR = 366 * 86400
 DURATION = validate.Range(
     min=0, max=YEAR, min_inclusive=False, error=f"must be more than 0 and at most {YEAR}, which is a year"
 )
+INTERVAL = validate.Range(min=1, max=YEAR, error=f"must be at least 1 and at most {YEAR}, which is a year")
 IN_A_HEADER = validate.Regexp(r"[!-~]+\Z", error="must be of visible ASCII characters, without spaces")
 NO_PASSWORD = validate.Regexp(r"[^@]*\Z", error="must hold no user and no password: it is stored with each page")
 MIN_TOKEN_LENGTH = 16
@@ -115,7 +116,7 @@ class UpstreamSettings:
     url: str | None = _text("base URL, in place of the declared one", _url("http", "https"), NO_PASSWORD)
     plan: str | None = _text("which of the upstream's plans the key is for")
     api_key: str | None = _text("key, sent to this upstream only", IN_A_HEADER, secret=True)
-    every: float | None = _seconds(None, "seconds between two scheduled runs")
+    every: float | None = _knob(kinds.Float(load_default=None, validate=INTERVAL), "seconds between two scheduled runs")
     catch_up: Literal["latest", "all", "skip"] | None = _text(
         "what an outage's missed slots get: `latest`, one run for all of them; `all`, one each; `skip`, none",
         validate.OneOf(("latest", "all", "skip")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 from flask import Response
@@ -20,6 +20,8 @@ from sources.registry import SOURCES
 from store.tables import Checkpoint, Source
 from tasks.breaker import CLOSED, read_breakers
 from tasks.runs import pause_source, resume_source
+
+LONGEST_PAUSE = timedelta(days=366)
 
 blueprint = Resource(
     "sources", __name__, url_prefix="/sources", description="The upstreams, their schedules and how far each has come."
@@ -141,11 +143,13 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
     A run that is under way ends its slice and waits.
     """
     _check(name)
-    if body["until"] is not None and body["until"] <= datetime.now(UTC):
+    now = datetime.now(UTC)
+    if body["until"] is not None and not now < body["until"] <= now + LONGEST_PAUSE:
+        expected = f"expected a time to come, within {LONGEST_PAUSE.days} days; without one the pause has no end"
         raise Problem(
             Code.INVALID_BODY,
-            "until: expected a time to come",
-            errors=[{"in": "body", "name": "until", "detail": "expected a time to come"}],
+            f"until: {expected}",
+            errors=[{"in": "body", "name": "until", "detail": expected}],
         )
     pause_source(state().engine, name, body["until"], body["reason"])
     return _one(name)

@@ -20,6 +20,9 @@ BLANK: Final = object()
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+LONGEST_WAIT: Final = 32 * 86_400.0
+"""Seconds: until the next month, when every budget is new."""
+
 WHOLE: Final = ""
 """The partition of a source that has only one."""
 
@@ -45,7 +48,9 @@ class TransientError(Exception):
         is_failure: bool = True,
     ):
         super().__init__(detail)
-        self.detail, self.code, self.retry_after, self.is_failure = detail, code, retry_after, is_failure
+        self.detail, self.code, self.is_failure = detail, code, is_failure
+        # What is no number of seconds that can be waited says nothing.
+        self.retry_after = min(retry_after, LONGEST_WAIT) if retry_after is not None and retry_after >= 0 else None
 
 
 class TerminalError(Exception):

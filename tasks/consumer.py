@@ -22,6 +22,8 @@ LONGEST_WAIT = 10
 class LastingConsumer(Consumer):
     """Celery's, without the ways in which a lost connection, or a message, ends the worker or leaves it deaf."""
 
+    loop: Any
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.loop = partial(read_or_reconnect, self.loop)

@@ -172,7 +172,7 @@ def test_every_mistake_of_a_source_is_said_at_once_and_without_its_key() -> None
         "These settings are wrong or missing:",
         "  COINGECKO_URL: must hold no user and no password: it is stored with each page",
         "  COINGECKO_API_KEY: must be of visible ASCII characters, without spaces",
-        "  COINGECKO_EVERY: must be more than 0 and at most 31622400, which is a year",
+        "  COINGECKO_EVERY: must be at least 1 and at most 31622400, which is a year",
         "  COINGECKO_CALLS_PER_MINUTE: Not a valid integer.",
         "  COINGECKO_CALLS_PER_MONTH: must be more than 0",
         "  COINGECKO_PAGES: must be more than 0",

@@ -86,9 +86,18 @@ def test_a_source_is_paused_with_a_reason_until_it_is_resumed(api: FlaskClient, 
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"reason": ""}, {"reason": "x\0"}, {"reason": "x", "until": "soon"}, {"why": "x"}]
+    "body",
+    [
+        {},
+        {"reason": ""},
+        {"reason": "x\0"},
+        {"reason": "x", "until": "soon"},
+        {"reason": "x", "until": "2020-01-01T00:00:00Z"},
+        {"reason": "x", "until": "9999-12-31T23:59:59Z"},
+        {"why": "x"},
+    ],
 )
-def test_a_pause_without_a_proper_reason_is_refused(
+def test_a_pause_without_a_proper_reason_or_end_is_refused(
     api: FlaskClient, token: dict[str, str], body: dict[str, str]
 ) -> None:
     assert api.post("/sources/coingecko/pause", json=body, headers=token).status_code == 422

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sources.contract import Page, Source, TerminalError, TransientError
+from sources.contract import LONGEST_WAIT, Page, Source, TerminalError, TransientError
 from sources.registry import MODULES, SOURCES
 
 NOT_AN_ANSWER = {
@@ -55,3 +55,11 @@ def test_what_is_no_answer_is_never_an_empty_page(source: Source, body: bytes) -
     page = Page(body, "application/json", {}, datetime(2026, 1, 1, tzinfo=UTC), None)
     with pytest.raises((TransientError, TerminalError)):
         list(source.parse(page))
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [(5.0, 5.0), (0.0, 0.0), (None, None), (-1.0, None), (float("nan"), None), (1e300, LONGEST_WAIT)],
+)
+def test_a_time_to_wait_is_one_that_can_be_waited(asked: float | None, waited: float | None) -> None:
+    assert TransientError("later", retry_after=asked).retry_after == waited
