@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
+import backoff
 import pytest
 from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from sources.http import Access, HttpClient
 
 KEY = "s3cret-key-of-an-upstream"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def serve(upstream: HTTPServer, *answers: Response) -> list[Request]:
+    """Answer the requests in turn, the last answer for ever; gives the requests as they come in."""
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        asked.append(request)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    upstream.expect_request("/tickers").respond_with_handler(answer)
+    return asked
+
+
+def answer(status: int = 200, body: str | bytes = "[]", **headers: str) -> Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Response(body, status, named, content_type="application/json")
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+@pytest.fixture
+def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the chance out of the library's pauses, and most of their length."""
+    monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
 @pytest.fixture(scope="session")
@@ -81,15 +117,20 @@ def client() -> Iterator[Clients]:
 
 @dataclass
 class RawServer:
-    """Answers each connection, once the head of a request is in, with what `answer` does to the socket."""
+    """Answers each connection, once it has sent what is awaited, with what `answer` does to the socket.
+
+    tls: what the server speaks TLS with, if it does.
+    """
 
     answer: Callable[[socket.socket], None]
+    tls: ssl.SSLContext | None = None
+    awaits: bytes = b"\r\n\r\n"
     connections: int = 0
     over: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -101,13 +142,19 @@ class RawServer:
 
     def _speak(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            head = b""
-            while b"\r\n\r\n" not in head:
-                received = connection.recv(65536)
-                if not received:
-                    return
-                head += received
-            self.answer(connection)
+            if self.tls is None:
+                return self._answer(connection)
+            with self.tls.wrap_socket(connection, server_side=True) as secured:
+                self._answer(secured)
+
+    def _answer(self, connection: socket.socket) -> None:
+        said = b""
+        while self.awaits not in said:
+            received = connection.recv(65536)
+            if not received:
+                return
+            said += received
+        self.answer(connection)
 
     def trickle(self, connection: socket.socket, text: bytes) -> None:
         """Send a byte every 20 ms, for as long as the test lasts."""
@@ -122,13 +169,16 @@ class RawServer:
         self._listener.close()
 
 
+RawUpstream = Callable[..., RawServer]
+
+
 @pytest.fixture
-def raw_upstream() -> Iterator[Callable[[Callable[[RawServer, socket.socket], None]], RawServer]]:
+def raw_upstream() -> Iterator[RawUpstream]:
     """Starts a server whose answers are written byte by byte: raw_upstream(lambda server, connection: …)."""
     with ExitStack() as closing:
 
-        def start(answer: Callable[[RawServer, socket.socket], None]) -> RawServer:
-            server = RawServer(lambda connection: answer(server, connection))
+        def start(answer: Callable[[RawServer, socket.socket], None], **spoken: Any) -> RawServer:
+            server = RawServer(lambda connection: answer(server, connection), **spoken)
             closing.callback(server.close)
             return server
 

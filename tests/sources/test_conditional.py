@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import backoff
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
@@ -37,12 +36,6 @@ def serve(upstream: HTTPServer) -> Callable[..., list[Request]]:
         return asked
 
     return serve
-
-
-@pytest.fixture
-def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the chance out of the library's pauses, and most of their length."""
-    monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
 def conditions(asked: Request) -> tuple[str | None, str | None]:
@@ -115,8 +108,7 @@ def test_what_still_holds_is_the_body_that_is_kept(
     sent: tuple[str | None, str | None],
 ) -> None:
     asked = serve(Response(status=304))
-    http = client(upstream.url_for(""))
-    http.known = lambda request: known
+    http = client(upstream.url_for("")).knowing(lambda request: known)
     reply = http.get("/tickers")
     assert [conditions(request) for request in asked] == [sent]
     assert (reply.status, reply.body, reply.content_type) == (304, BODY, "application/json")
@@ -129,8 +121,7 @@ def test_an_answer_that_comes_whole_is_unchanged_if_its_body_is(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], body: bytes, unchanged: bool
 ) -> None:
     serve(Response(body, headers={"ETag": '"v2"'}))
-    http = client(upstream.url_for(""))
-    http.known = lambda request: KNOWN
+    http = client(upstream.url_for("")).knowing(lambda request: KNOWN)
     reply = http.get("/tickers")
     assert (reply.status, reply.body, reply.etag, reply.unchanged) == (200, body, '"v2"', unchanged)
 
@@ -140,13 +131,12 @@ def test_each_request_is_asked_with_what_was_answered_to_it_and_no_other(
 ) -> None:
     asked = serve(Response(BODY))
     requests: list[Mapping[str, Any]] = []
-    http = client(upstream.url_for(""))
 
     def known(request: Mapping[str, Any]) -> Known | None:
         requests.append(request)
         return KNOWN if request["params"] == {"page": 2} else None
 
-    http.known = known
+    http = client(upstream.url_for("")).knowing(known)
     replies = [http.get("/tickers", {"page": page}) for page in (1, 2)]
     assert [conditions(request) for request in asked] == [(None, None), ('"v1"', None)]
     assert requests == [reply.request for reply in replies]
@@ -157,8 +147,9 @@ def test_a_body_that_was_deleted_meanwhile_is_asked_for_again(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], quick_repeats: None
 ) -> None:
     asked = serve(Response(status=304), Response(BODY))
-    http = client(upstream.url_for(""))
-    http.known = lambda request: replace(KNOWN, body=lambda: None) if not asked else None
+    http = client(upstream.url_for("")).knowing(
+        lambda request: replace(KNOWN, body=lambda: None) if not asked else None
+    )
     assert http.get("/tickers").body == BODY
     assert [conditions(request) for request in asked] == [('"v1"', None), (None, None)]
 
@@ -169,8 +160,7 @@ def test_an_answer_that_nothing_changed_is_none_where_that_was_not_asked(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], known: Known | None
 ) -> None:
     asked = serve(Response(status=304))
-    http = client(upstream.url_for(""))
-    http.known = lambda request: known
+    http = client(upstream.url_for("")).knowing(lambda request: known)
     with pytest.raises(TransientError) as caught:
         http.get("/tickers")
     assert caught.value.detail == "example: answered 304 to GET /tickers, which had set no condition"
@@ -189,8 +179,7 @@ def test_what_is_said_elsewhere_is_not_sent_there_or_back(
 
     upstream.expect_request("/moved").respond_with_handler(redirect)
     asked = serve(Response(BODY, headers={"ETag": '"v2"', "Last-Modified": "Sat, 03 Jan 2009 18:15:05 GMT"}))
-    http = client(upstream.url_for(""))
-    http.known = lambda request: KNOWN
+    http = client(upstream.url_for("")).knowing(lambda request: KNOWN)
     reply = http.get("/moved")
     assert (conditions(first[0]), conditions(asked[0])) == (('"v1"', None), (None, None))
     assert (reply.body, reply.etag, reply.last_modified, reply.unchanged) == (BODY, None, None, True)
@@ -206,7 +195,6 @@ def test_an_upstream_that_hangs_up_is_asked_again_with_the_condition(
             connection.sendall(b"HTTP/1.1 304 Not Modified\r\n\r\n")
 
     server = raw_upstream(hangs_up)
-    http = client(server.url)
-    http.known = lambda request: KNOWN
+    http = client(server.url).knowing(lambda request: KNOWN)
     reply = http.get("/tickers")
     assert (reply.status, reply.body, server.connections) == (304, BODY, 2)

@@ -1,0 +1,170 @@
+"""What an upstream's answer is taken for: a body, a refusal, or a word to come again."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from sources.contract import TerminalError, TransientError
+from sources.json_body import json_list
+from tests.sources.conftest import HEAD, KEY, Clients, RawUpstream, answer, serve, within
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "pause"),
+    [
+        (400, "upstream_refused", None),
+        (401, "key_refused", timedelta(hours=1)),
+        (402, "payment_required", timedelta(days=1)),
+        (403, "key_refused", timedelta(hours=1)),
+        (404, "upstream_refused", None),
+        (422, "upstream_refused", None),
+        (204, "upstream_refused", None),
+        (301, "upstream_refused", None),
+        (451, "upstream_refused", None),
+    ],
+)
+def test_a_refusal_is_asked_for_once_and_names_source_status_and_path_and_no_secret(
+    upstream: HTTPServer, client: Clients, status: int, code: str, pause: timedelta | None
+) -> None:
+    asked = serve(upstream, answer(status, body=f'{{"error": "{KEY} is wrong"}}', Retry_After="0"))
+    with pytest.raises(TerminalError) as caught:
+        client(upstream.url_for("")).get("/tickers", {"quotes": "USD"})
+    assert len(asked) == 1
+    assert caught.value.detail == f"example: answered {status} to GET /tickers"
+    assert (caught.value.code, caught.value.pause) == (code, pause)
+
+
+# Retry-After
+
+
+def in_seconds(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("53", 53, 53),
+        (" 7 ", 7, 7),
+        ("1", 1, 1),
+        ("in an hour", 3590, 3600),
+        ("21600", 21600, 21600),
+        ("9" * 500, 21600, 21600),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 21600, 21600),
+    ],
+    ids=["seconds", "spaces", "one", "date", "6 hours", "huge", "far date"],
+)
+def test_who_names_a_time_is_not_asked_again_before_it(
+    upstream: HTTPServer, client: Clients, status: int, header: str, least: float, most: float
+) -> None:
+    if header == "in an hour":
+        header = in_seconds(3600)
+    asked = serve(upstream, answer(status, Retry_After=header))
+    with within(1), pytest.raises(TransientError) as caught:
+        client(upstream.url_for("")).get("/tickers")
+    assert len(asked) == 1
+    assert caught.value.retry_after is not None
+    assert least <= caught.value.retry_after <= most
+    assert caught.value.code == ("rate_limited" if status == 429 else "upstream_unavailable")
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "0", "-5", "1.5", "soon", "9" * 5000, in_seconds(-60), "Fri, 31 Dec 99999 23:59:59 GMT"],
+    ids=lambda header: ascii(header)[:20],
+)
+def test_who_names_no_useful_time_is_asked_again_after_a_moment(
+    upstream: HTTPServer, client: Clients, header: str | None
+) -> None:
+    asked = serve(upstream, answer(429, **({} if header is None else {"Retry_After": header})))
+    with pytest.raises(TransientError) as caught:
+        client(upstream.url_for("")).get("/tickers")
+    assert len(asked) == 3
+    assert caught.value.code == "rate_limited"
+    assert caught.value.retry_after is None
+
+
+# Bodies that are not what they should be
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"Content-Length: 100\r\n\r\n[1, 2]",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n6\r\n[1, 2]\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n64\r\n[1, 2]",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n[1, 2]\r\n0\r\n\r\n",
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 6\r\n\r\n[1, 2]",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n[]",
+        b"this is no HTTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n[]",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n[]",
+    ],
+    ids=["half", "no last chunk", "half a chunk", "no size", "no gzip", "two lengths", "no HTTP", "headers", "header"],
+)
+def test_a_broken_answer_is_never_a_reply(raw_upstream: RawUpstream, client: Clients, answer: bytes) -> None:
+    server = raw_upstream(lambda _, connection: connection.sendall(answer))
+    with pytest.raises(TransientError) as caught:
+        client(server.url).get("/tickers")
+    assert caught.value.code == "upstream_unavailable"
+    assert caught.value.detail.startswith("example: GET /tickers failed: ")
+    assert server.connections == 3
+
+
+def test_a_packed_body_that_was_cut_is_no_page(upstream: HTTPServer, client: Clients) -> None:
+    packed = gzip.compress(b"[" + b"1, " * 1000 + b"1]")
+    for cut in (1, 8, len(packed) // 2, len(packed) - 1):
+        serve(upstream, answer(body=packed[:-cut], Content_Encoding="gzip"))
+        http = client(upstream.url_for(""))
+        if cut <= 8:  # only its checksum is gone
+            assert len(json_list(http.get("/tickers").body)) == 1001
+        else:
+            with pytest.raises(TransientError):
+                json_list(http.get("/tickers").body)
+        upstream.clear()
+
+
+def test_a_body_may_be_as_large_as_the_cap_and_no_larger(upstream: HTTPServer, client: Clients) -> None:
+    asked = serve(upstream, answer(body="x" * 100_000))
+    assert len(client(upstream.url_for(""), max_body=100_000).get("/tickers").body) == 100_000
+    with pytest.raises(TerminalError, match="larger than 99999 bytes") as caught:
+        client(upstream.url_for(""), max_body=99_999).get("/tickers")
+    assert (caught.value.code, len(asked)) == ("body_too_large", 2)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_packed_bomb_is_given_up_before_it_fills_the_memory(
+    upstream: HTTPServer, client: Clients, times: int
+) -> None:
+    bomb = b"\0" * 100_000_000
+    for _ in range(times):
+        bomb = gzip.compress(bomb, 1)
+    serve(upstream, answer(body=bomb, Content_Encoding=", ".join(["gzip"] * times)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TerminalError) as caught:
+            client(upstream.url_for("")).get("/tickers")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == "body_too_large"
+    assert peak < 20_000_000
+
+
+def test_an_answer_that_repeats_our_key_is_not_kept(upstream: HTTPServer, client: Clients) -> None:
+    upstream.expect_request("/tickers").respond_with_data(f'[{{"id": "coin", "name": "for {KEY}"}}]')
+    with pytest.raises(TransientError) as raised:
+        client(upstream.url_for("").rstrip("/")).get("/tickers")
+    assert raised.value.code == "unexpected_body"
+    assert KEY not in str(raised.value)

@@ -1,0 +1,53 @@
+"""Which plan, which address, which key."""
+
+from __future__ import annotations
+
+import pytest
+
+from settings import SettingsError
+from sources.coingecko import source as coingecko
+from sources.plans import address
+from tests.sources.conftest import KEY
+from tests.upstreams import canned
+
+
+@pytest.mark.parametrize(
+    ("environ", "url", "headers"),
+    [
+        ({}, "https://api.coingecko.com/api/v3", {}),
+        ({"API_KEY": KEY}, "https://api.coingecko.com/api/v3", {"x-cg-demo-api-key": KEY}),
+        ({"API_KEY": KEY, "PLAN": "pro"}, "https://pro-api.coingecko.com/api/v3", {"x-cg-pro-api-key": KEY}),
+        ({"PLAN": "free"}, "https://api.coingecko.com/api/v3", {}),
+        ({"PLAN": " ", "API_KEY": ""}, "https://api.coingecko.com/api/v3", {}),
+        ({"API_KEY": KEY, "URL": "http://127.0.0.1:1/"}, "http://127.0.0.1:1", {"x-cg-demo-api-key": KEY}),
+    ],
+)
+def test_a_plan_has_an_address_and_a_header_for_its_key(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], url: str, headers: dict[str, str]
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(f"COINGECKO_{name}", value)
+    assert address(coingecko) == (url, headers)
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"PLAN": "gold"}, "COINGECKO_PLAN or COINGECKO_API_KEY: no plan fits them; the plans are: free, demo, pro."),
+        ({"PLAN": "pro"}, "COINGECKO_API_KEY: the plan 'pro' needs a key."),
+        ({"PLAN": "free", "API_KEY": KEY}, "COINGECKO_API_KEY: the plan 'free' takes no key."),
+    ],
+)
+def test_a_plan_and_a_key_that_do_not_fit_are_said_before_any_call(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], says: str
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(f"COINGECKO_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        address(coingecko)
+    assert str(caught.value) == says
+
+
+def test_a_source_without_upstreams_has_no_address_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANNED_API_KEY", KEY)
+    assert address(canned()) == ("", {})
