@@ -162,6 +162,9 @@ def compare(connection: Connection, undisturbed: Mapping[str, list[Row]], source
     lost = doubled = 0
     words = []
     for source in sorted(sources):
+        if source not in undisturbed:
+            words.append(f"{source}: nobody knows what its data is undisturbed")
+            continue
         there, expected = loaded.get(source, []), undisturbed[source]
         keys, expected_keys = Counter(key for key, _ in there), Counter(key for key, _ in expected)
         missing, more = expected_keys - keys, keys - expected_keys

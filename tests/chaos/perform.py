@@ -7,8 +7,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from tests.chaos.invariants import Loaded, assets, broken, compare, content_by_source, of_other_assets
 from tests.chaos.outcome import Outcome
 from tests.chaos.servers import Servers
@@ -57,8 +55,8 @@ def judge(stage: Stage) -> None:
         stage.heal_servers()
         _judge_runs(stage, stage.outcome)
         _judge_data(stage, stage.outcome)
-    except SQLAlchemyError as error:
-        stage.outcome.broken.append(f"the database cannot be asked: {error}")
+    except Exception as error:  # noqa: BLE001 — what cannot be judged is not in order
+        stage.outcome.broken.append(f"it cannot be judged: {type(error).__name__}: {error}")
 
 
 def _judge_runs(stage: Stage, outcome: Outcome) -> None:
@@ -84,8 +82,8 @@ def _judge_data(stage: Stage, outcome: Outcome) -> None:
         outcome.broken += broken(connection)
         sources = stage.compared()
         difference = compare(connection, stage.undisturbed, sources)
-        known = [name for name in sources if stage.undisturbed[name] is stage.base.content.get(name)]
-        outcome.broken += of_other_assets(assets(connection), stage.base.assets, known)
+        as_ever = {name for name, rows in stage.base.content.items() if stage.undisturbed[name] is rows}
+        outcome.broken += of_other_assets(assets(connection), stage.base.assets, sources & as_ever)
     outcome.lost += difference.lost
     outcome.doubled += difference.doubled
     outcome.broken += difference.broken

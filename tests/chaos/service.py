@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from devstack.process import family
+from devstack.process import family, last_lines
 from tests.processes import Process, until
 
 CHILDREN = 2
@@ -50,7 +50,11 @@ class Service:
 
     def until_ready(self, *started: Process) -> None:
         for process in started:
-            until(partial(self.is_ready, process), within=30, what=f"ready; see {process.log}")
+            until(partial(self._is_ready_or_ended, process), within=30, what=f"ready; see {process.log}")
+
+    def _is_ready_or_ended(self, process: Process) -> bool:
+        assert not self.has_ended(process), f"{process.role} has ended: {last_lines(process.log, 3)}"
+        return self.is_ready(process)
 
     def children(self, process: Process) -> list[psutil.Process]:
         """What a worker forked and that is alive, stopped or not."""

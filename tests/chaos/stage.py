@@ -309,6 +309,8 @@ class Stage(Service):
         self.settle()
         with self.engine.connect() as connection:
             loaded = content_by_source(connection)
+        ended = {run.source: f"{run.status}: {run.error_detail}" for run in self.rows("SELECT * FROM runs")}
+        assert loaded.keys() >= set(sources), f"undisturbed, not all of them have data: {ended}"
         self.undisturbed |= {source: loaded[source] for source in sources}
         for process in doomed:
             process.kill()

@@ -107,6 +107,10 @@ def test_what_differs_from_the_undisturbed_run_is_counted_and_named(
     assert bool(difference.broken) == bool(words)
 
 
+def test_a_source_that_nothing_is_known_of_is_not_taken_for_whole(loaded: Connection) -> None:
+    assert compare(loaded, {}, ["canned"]).broken == ["canned: nobody knows what its data is undisturbed"]
+
+
 def test_a_listing_that_is_of_another_asset_than_undisturbed_is_named(loaded: Connection) -> None:
     undisturbed = assets(loaded)
     loaded.execute(text("UPDATE listings SET asset = (SELECT min(id) FROM assets) WHERE source_asset_id = 'coin-3'"))
