@@ -148,6 +148,10 @@ class Checkpoint(Base):
     lease_expires: Mapped[datetime | None]
     # The last run that has been through all there was of the partition.
     done_by: Mapped[uuid.UUID | None]
+    # The last run that could not read it, when and why: {"code", "detail", "pause"}. With done_by, it gave it up.
+    failed_by: Mapped[uuid.UUID | None]
+    failed_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 

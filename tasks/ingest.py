@@ -33,7 +33,8 @@ from tasks.claims import (
 from tasks.database import worker_engine
 from tasks.faults import reach
 from tasks.leases import Cancelled, LeaseHeld, LeaseLost
-from tasks.pipeline import PartitionsFailed, Slice, SliceEnded
+from tasks.partitions import with_failures
+from tasks.pipeline import Slice, SliceEnded
 from tasks.runs import publish
 from tasks.shutdown import page_in_hand_first, told_to_stop
 from tasks.transactions import DATABASE_ERRORS, try_again
@@ -64,8 +65,7 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
         return
     engine, settings = worker_engine(), get_settings()
     if told_to_stop():
-        publish(engine, [asked_for])  # for a worker that stays
-        return
+        raise HandBack(requeue=True)  # for a worker that stays
     try:
         claim = claim_run(engine, asked_for)
     except DATABASE_ERRORS as error:
@@ -134,8 +134,6 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         log.info("run_waits", reason=str(held), seconds=held.seconds)
     except TransientError as error:
         _wait(engine, settings, claim, error.code, error.detail, error.retry_after, error.is_failure)
-    except PartitionsFailed as error:
-        _give_up(engine, claim, error.first.code, str(error), error.first.pause)
     except TerminalError as error:
         _give_up(engine, claim, error.code, error.detail, error.pause)
     except SoftTimeLimitExceeded:
@@ -159,7 +157,7 @@ def _bear_the_database(engine: Engine, settings: Settings, claim: Claim, error: 
             _wait(engine, settings, claim, "database_unavailable", named(error))
 
     # A restart should cost a few seconds, not a lease.
-    try_again(step_aside, settings.transaction_timeout / 2)
+    try_again(step_aside, time.monotonic() + settings.transaction_timeout / 2)
 
 
 def _wait_for_room(engine: Engine, settings: Settings, claim: Claim, detail: str) -> None:
@@ -174,6 +172,7 @@ def _wait_for_room(engine: Engine, settings: Settings, claim: Claim, detail: str
 
 
 def _give_up(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
+    detail = with_failures(engine, claim, detail)
     with engine.begin() as connection:
         fail(connection, claim, code, detail, pause)
     log.error("run_ended", status="failed", code=code, detail=detail)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from tasks.claims import Claim, ClaimLost
+from sources.contract import TerminalError, TransientError
+from tasks.claims import Claim, ClaimLost, storable
 from tasks.faults import reach
 
 
@@ -91,21 +93,41 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
     return Lease(claim, partition, taken.lease_token, taken.cursor, taken.version, seconds)
 
 
-def release_lease(engine: Engine, lease: Lease, *, done: bool = False) -> None:
-    """Let go of a partition. done: the run has been through it, and need not look at it again; raises LeaseLost."""
+def release_lease(
+    engine: Engine, lease: Lease, *, done: bool = False, failed: TransientError | TerminalError | None = None
+) -> None:
+    """Let go of a partition. done: the run need not look at it again; raises LeaseLost.
+
+    failed: why it could not be read. Without done, the run tries it again after its other partitions.
+    """
     with engine.begin() as connection:
         _show_life(connection, lease.claim)
         released = connection.execute(
             text("""
-                UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL,
-                       done_by = CASE WHEN :done THEN :run ELSE done_by END
+                UPDATE checkpoints
+                   SET lease_run = NULL, lease_expires = NULL,
+                       done_by = CASE WHEN :done THEN :run ELSE done_by END,
+                       (failed_by, failed_at, error) = (
+                           SELECT :run, clock_timestamp(), CAST(:error AS jsonb) WHERE :failed
+                            UNION ALL SELECT failed_by, failed_at, error WHERE NOT :failed AND NOT :done)
                  WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
                    AND (version = :version OR NOT :done)
             """),
-            {**lease.key, "version": lease.version, "done": done},
+            {
+                **lease.key,
+                "version": lease.version,
+                "done": done,
+                "failed": failed is not None,
+                "error": json.dumps(_error(failed)) if failed else None,
+            },
         )
         if done and released.rowcount == 0:
             raise LeaseLost(f"the checkpoint of partition {lease.partition!r} is not where this slice left it")
+
+
+def _error(failed: TransientError | TerminalError) -> dict[str, Any]:
+    pause = failed.pause.total_seconds() if isinstance(failed, TerminalError) and failed.pause else None
+    return {"code": failed.code, "detail": storable(failed.detail), "pause": pause}
 
 
 def _show_life(connection: Connection, claim: Claim) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,7 +14,8 @@ from sqlalchemy import Engine, select
 
 from settings import Settings, SettingsError
 from sources.contract import Page, Source, TerminalError, TransientError, Window
-from sources.http import Access, HttpClient, address
+from sources.http import Access, HttpClient
+from sources.plans import address
 from store import tables
 from tasks.breaker import Breaker
 from tasks.claims import Claim
@@ -24,6 +25,7 @@ from tasks.leases import Lease, release_lease, take_lease
 from tasks.limits import spender
 from tasks.load import Counters
 from tasks.normalize import Normalized, normalize_page
+from tasks.partitions import partitions_left, raise_failed
 from tasks.shutdown import told_to_stop
 from tasks.trail import Trail
 from tasks.transactions import commit_page, try_again
@@ -36,16 +38,8 @@ class SliceEnded(Exception):
     """The slice's time is up, or its worker is to stop; what was committed stays, and the run goes on in the next."""
 
 
-class PartitionsFailed(Exception):
-    """Some partitions could not be read; the others are in. first: the first partition's error."""
-
-    def __init__(self, errors: Sequence[TerminalError]):
-        super().__init__("; ".join(error.detail for error in errors))
-        self.first = errors[0]
-
-
 class Slice:
-    """One Celery task's share of a run. Raises SliceEnded, PartitionsFailed, and what its parts raise."""
+    """One Celery task's share of a run. Raises SliceEnded, and what its parts raise."""
 
     def __init__(self, engine: Engine, settings: Settings, source: Source, claim: Claim):
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
@@ -56,38 +50,34 @@ class Slice:
 
     def work(self) -> None:
         """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
-        failed: list[TerminalError] = []
         unsettled: list[TransientError] = []
         with self._http() as http:
-            for place, partition in enumerate(self._partitions_left()):
-                if place:
-                    self._end_in_time()
+            untried, waiting = self._partitions_left()
+            for place, partition in enumerate((*untried, *waiting)):
                 try:
+                    if place:
+                        self._end_in_time()
                     self._work_on(partition, http)
                 except TerminalError as error:
                     log.warning("partition_failed", partition=partition, code=error.code, detail=error.detail)
-                    failed.append(error)
-                except TransientError as error:
-                    if error.retry_after is not None:
-                        raise  # said of the upstream, not of the partition
-                    log.warning("partition_waits", partition=partition, code=error.code, detail=error.detail)
-                    unsettled.append(error)
+                except (SliceEnded, TransientError) as error:
+                    if isinstance(error, TransientError) and error.retry_after is None:
+                        log.warning("partition_waits", partition=partition, code=error.code, detail=error.detail)
+                        unsettled.append(error)
+                        continue
+                    # Said of the slice or of the upstream. To have come to partitions that were not tried is progress.
+                    if unsettled and place >= len(untried):
+                        raise _after(unsettled[0], error) from None
+                    raise
         if unsettled:
             raise unsettled[0]
-        if failed:
-            raise PartitionsFailed(failed)
+        raise_failed(self._engine, self._claim)
 
-    def _partitions_left(self) -> list[str]:
-        """Those that the run has not been through: a slice begins where the last one ended, however many there are."""
-        been_through = select(tables.Checkpoint.partition).where(
-            tables.Checkpoint.source == self._source.name, tables.Checkpoint.done_by == self._claim.run
-        )
-        with self._engine.connect() as connection:
-            done = set(connection.scalars(been_through))
+    def _partitions_left(self) -> tuple[list[str], list[str]]:
         partitions = list(self._source.partitions())
         if not partitions:
             log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
-        return [partition for partition in partitions if partition not in done]
+        return partitions_left(self._engine, self._claim, partitions)
 
     def _end_in_time(self, trail: Trail | None = None) -> None:
         if told_to_stop():
@@ -127,8 +117,8 @@ class Slice:
             skew=timedelta(seconds=self._settings.clock_skew),
         )
         if not self._claim.parameters.get("full_refresh"):
-            http.known = partial(known, self._engine, self._source, lease.partition)
-        trail = Trail(self._engine, self._source, lease, window)
+            http = http.knowing(partial(known, self._engine, self._source, lease.partition))
+        trail = Trail(self._engine, self._source, lease, window, self._normalized)
         pages = self._source.fetch(window, http)
         try:
             yield pages, trail
@@ -149,17 +139,15 @@ class Slice:
             return connection.scalar(begun) is None
 
     def _take_in(self, lease: Lease, trail: Trail, page: Page) -> tuple[int, Counters]:
-        trail.follow(page, self._normalized)
         # What is unchanged is in.
         normalized = Normalized() if page.unchanged else self._normalized(page)
+        trail.follow(page, None if page.unchanged else normalized)
         normalized.mapping = self._mapping
         trail.check_cursor(page, normalized)
         # Begun later, the last try could outlive the lease.
-        ends_at = time.monotonic() + self._settings.transaction_timeout / 2
-        listings = try_again(
-            lambda: self._listings.resolve(normalized.quotes.values()), within=ends_at - time.monotonic()
-        )
-        return commit_page(self._engine, lease, page, normalized, listings, within=ends_at - time.monotonic())
+        until = time.monotonic() + self._settings.transaction_timeout / 2
+        listings = try_again(lambda: self._listings.resolve(normalized.quotes.values()), until)
+        return commit_page(self._engine, lease, page, normalized, listings, until)
 
     def _normalized(self, page: Page) -> Normalized:
         return normalize_page(self._source, page, self._settings.clock_skew)
@@ -171,6 +159,12 @@ class Slice:
             yield lease
         except SoftTimeLimitExceeded:
             raise  # kept: where it stands is where the run, if it is given up, is said to have died
+        except TerminalError as error:
+            release_lease(self._engine, lease, done=True, failed=error)
+            raise
+        except TransientError as error:
+            release_lease(self._engine, lease, failed=error if error.is_failure else None)
+            raise
         except BaseException:
             release_lease(self._engine, lease)
             raise
@@ -196,6 +190,12 @@ class Slice:
         )
         with closing(HttpClient(access)) as http:
             yield http
+
+
+def _after(failure: TransientError, end: SliceEnded | TransientError) -> TransientError:
+    """The failure of a partition, as the end of a slice that ended for another reason: else it would never count."""
+    retry_after = end.retry_after if isinstance(end, TransientError) else None
+    return TransientError(failure.detail, code=failure.code, retry_after=retry_after)
 
 
 def _database_clock(now: datetime) -> Callable[[], datetime]:

@@ -7,24 +7,34 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, select
 
-from sources.contract import Page, Source, TerminalError, TransientError, Window
+from sources.contract import EPOCH, Page, Source, TerminalError, TransientError, Window
 from store.tables import Page as PageRow
+from store.tables import RawBody
+from tasks.bodies import read_body
 from tasks.leases import Lease
 from tasks.normalize import Normalized
 
 LONGEST_SHOWN = 300
 
 
+Read = Callable[[Page], Normalized]
+"""Gives what a page's items are."""
+
+
 class _Step(NamedTuple):
-    """What was asked, and what came: JSON texts, and the digest of the body."""
+    """What was asked, and where it led: JSON texts."""
 
     request: str
     cursor: str
-    digest: bytes
+
+    @classmethod
+    def of(cls, page: Page) -> _Step:
+        return cls(_text(page.request), _text(page.cursor))
 
 
 class Trail:
@@ -34,27 +44,32 @@ class Trail:
     count anew.
     """
 
-    def __init__(self, engine: Engine, source: Source, lease: Lease, window: Window):
-        self._source, self._latest = source, window.latest
+    def __init__(self, engine: Engine, source: Source, lease: Lease, window: Window, read: Read):
+        self._source, self._latest, self._read = source, window.latest, read
         self._begun_at = self._cursor = _text(window.cursor)
-        self._last = _last_step(engine, lease) if source.upstreams else None
-        self._passed: set[tuple[str, str]] = set()
+        self._passed: set[_Step] = set()
+        self._said: dict[bytes, _Step] = {}
+        # Read only when another page follows: most partitions have one.
+        self._last: tuple[Page | None, Normalized | None] = (None, None)
+        if source.upstreams:
+            self._last = _last_page(engine, lease), None
 
-    def follow(self, page: Page, read: Callable[[Page], Normalized]) -> None:
-        """Before a page is taken in, raise TransientError if it leads nowhere. read: gives what a page's items are."""
-        step = _Step(_text(page.request), _text(page.cursor), page.digest)
-        if (step.request, step.cursor) in self._passed:
+    def follow(self, page: Page, normalized: Normalized | None) -> None:
+        """Before a page is taken in, raise TransientError if it leads nowhere. normalized: None if it was not read."""
+        step = _Step.of(page)
+        if step in self._passed:
             raise self._stuck(f"its cursor stays while the same is asked again: {_shown(step.request)}")
-        if self._last and self._repeats(self._last, step, page, read):
-            raise TransientError(
-                f"{self._source.name}: the answer to {_shown(step.request)} repeats, item for item, that to "
-                f"{_shown(self._last.request)}",
-                code="repeated_page",
-            )
-        self._passed.add((step.request, step.cursor))
-        self._cursor = step.cursor
         # Files may say one thing twice. An upstream that is asked for another page must not.
-        self._last = step if self._source.upstreams else None
+        if self._source.upstreams:
+            if earlier := self._repeated(step, page, normalized):
+                raise TransientError(
+                    f"{self._source.name}: the answer to {_shown(step.request)} repeats, item for item, that to "
+                    f"{_shown(earlier.request)}",
+                    code="repeated_page",
+                )
+            self._last = page, normalized
+        self._passed.add(step)
+        self._cursor = step.cursor
 
     def check_cursor(self, page: Page, normalized: Normalized) -> None:
         """Raise TerminalError where an item that is refused for its time has moved the cursor there.
@@ -76,27 +91,49 @@ class Trail:
             # With a time, as what is said of all partitions: no other is begun when the slice is over.
             raise self._stuck("its cursor did not move in a whole slice", retry_after=0)
 
-    def _repeats(self, last: _Step, step: _Step, page: Page, read: Callable[[Page], Normalized]) -> bool:
-        if step.digest != last.digest or step.request == last.request or step.cursor == last.cursor:
-            return False
-        items = read(page)
-        # One body may well answer two requests, where what was asked for makes the difference: two coins at one price.
-        return items.fetched > 0 and items == read(replace(page, request=json.loads(last.request)))
+    def _repeated(self, step: _Step, page: Page, normalized: Normalized | None) -> _Step | None:
+        """The step to which another was asked for and the same items came, be it in another body."""
+        last, as_read = self._last
+        if last is None:
+            return None
+        self._said.setdefault(self._items(last, as_read), _Step.of(last))
+        earlier = self._said.get(self._items(page, normalized))
+        led_on = earlier and earlier.request != step.request and earlier.cursor != step.cursor
+        return earlier if led_on else None
+
+    def _items(self, page: Page, normalized: Normalized | None) -> bytes:
+        """A digest of what a page says, whenever it was fetched and in whatever order; of an empty one, of where it is.
+
+        It goes by what was read, not by the body: that may tell the time. And a body may well answer two requests, if
+        what was asked for makes the difference: two coins at one price.
+        """
+        normalized = normalized or self._read(page)
+        if not normalized.fetched:
+            return repr(_Step.of(page)).encode()
+        timeless = (
+            replace(quote, observed_at=EPOCH) if quote.observed_at == page.fetched_at else quote
+            for quote in normalized.quotes.values()
+        )
+        said = sorted(map(repr, timeless)) + sorted(repr((it.item, it.reasons)) for it in normalized.rejects)
+        return sha256("\n".join(said).encode("utf-8", "surrogatepass")).digest()
 
     def _stuck(self, why: str, retry_after: float | None = None) -> TransientError:
         return TransientError(f"{self._source.name}: {why}", code="cursor_stuck", retry_after=retry_after)
 
 
-def _last_step(engine: Engine, lease: Lease) -> _Step | None:
-    """That of the run's last slice: a repeat may come to light only in the next."""
+def _last_page(engine: Engine, lease: Lease) -> Page | None:
+    """That of the run's last slice: a repeat may come to light only in the next. None if its body is kept no more."""
     with engine.connect() as connection:
         row = connection.execute(
-            select(PageRow.request, PageRow.cursor, PageRow.body_digest)
+            select(PageRow.request, PageRow.cursor, PageRow.fetched_at, RawBody.content_type, PageRow.body_digest)
+            .join(RawBody, (RawBody.source == PageRow.source) & (RawBody.digest == PageRow.body_digest))
             .where(PageRow.run == lease.claim.run, PageRow.partition == lease.partition)
             .order_by(PageRow.seq.desc())
             .limit(1)
         ).one_or_none()
-    return _Step(_text(row.request), _text(row.cursor), bytes(row.body_digest)) if row else None
+        if row is None or (body := read_body(connection, lease.claim.source, bytes(row.body_digest))) is None:
+            return None
+    return Page(body, row.content_type, row.request, row.fetched_at, row.cursor)
 
 
 def _times(value: Any) -> Iterator[datetime]:

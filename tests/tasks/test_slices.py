@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
 import pytest
 
-from sources.contract import Http, Page, TerminalError, TransientError, Window
-from tasks.claims import ClaimLost, claim_run
+from sources.contract import Http, Page, Source, TerminalError, TransientError, Window
+from tasks.claims import LONGEST_DETAIL, ClaimLost, claim_run
 from tasks.ingest import work_on
 from tasks.leases import LeaseLost, take_lease
 from tasks.reconciler import reconcile
@@ -205,6 +207,130 @@ def test_a_partition_that_must_wait_does_not_keep_the_others_out(bench: Bench) -
     assert run["status"] == "waiting"
     assert run["waiting_reason"].startswith("file_changed: it changed while it was read; ")
     assert [row["partition"] for row in bench.rows("SELECT partition FROM pages")] == ["still.csv"]
+
+
+def without_gaps(bench: Bench, run: UUID, **settings: Any) -> list[str]:
+    """The statuses of the run, slice after slice, without the waits between them."""
+    statuses: list[str] = []
+    while len(statuses) < 30:
+        bench.rows("UPDATE runs SET next_attempt_at = NULL")
+        row = bench.slice(run, **settings)
+        statuses.append(row["status"])
+        if row["finished_at"]:
+            return statuses
+    raise AssertionError(f"the run goes on for ever: {dict(row)}")
+
+
+def shaky(errors: Mapping[str, Exception], asked: list[str], **changes: Any) -> Source:
+    """A source of four files with a quote each, a.csv to d.csv; those in `errors` raise."""
+    source = canned([item(0)], partitions=("a.csv", "b.csv", "c.csv", "d.csv"), **changes)
+    whole = source.fetch
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        letter = window.partition[0]
+        asked.append(letter)
+        if letter in errors:
+            raise errors[letter]
+        return whole(window, http)
+
+    return replace(source, fetch=fetch)
+
+
+def brought_in(bench: Bench) -> list[str]:
+    return [row["partition"] for row in bench.rows("SELECT partition FROM pages ORDER BY 1")]
+
+
+def test_partitions_that_cannot_be_read_are_asked_once_in_a_run_of_many_slices_and_all_named(bench: Bench) -> None:
+    asked: list[str] = []
+    errors = {
+        "a": TerminalError("a.csv: cannot be read", code="file_unreadable", pause=timedelta(hours=1)),
+        "b": TerminalError("no header\x00", code="bad_header"),
+    }
+    run = bench.request(shaky(errors, asked))
+    statuses = without_gaps(bench, run, task_slice=0)
+    assert (statuses, "".join(asked)) == (["queued"] * 5 + ["failed"], "abccdd")
+    ended = bench.run(run)
+    assert (ended["error_code"], ended["error_detail"]) == (
+        "file_unreadable",
+        "a.csv: cannot be read; b.csv: no header",
+    )
+    assert brought_in(bench) == ["c.csv", "d.csv"]
+    assert bench.one("SELECT paused_until > clock_timestamp() + interval '59 min' FROM sources WHERE name = 'canned'")
+
+
+def test_a_partition_that_can_be_read_again_fails_no_later_run(bench: Bench) -> None:
+    errors: dict[str, Exception] = {"b": TerminalError("cannot be read", code="file_unreadable")}
+    assert bench.ingest(shaky(errors, []))["error_detail"] == "b.csv: cannot be read"
+    errors.clear()
+    assert bench.ingest(shaky(errors, []))["status"] == "succeeded"
+    assert bench.one("SELECT count(*) FROM checkpoints WHERE error IS NOT NULL OR failed_by IS NOT NULL") == 0
+
+
+def test_a_file_that_had_to_wait_and_then_is_gone_fails_no_run(bench: Bench) -> None:
+    source = shaky({"a": TransientError("it changed while it was read", code="file_changed")}, [])
+    run = bench.request(source)
+    assert bench.slice(run)["status"] == "waiting"
+    bench.register(replace(source, partitions=lambda: ("b.csv", "c.csv", "d.csv")))
+    assert without_gaps(bench, run) == ["succeeded"]
+
+
+def test_so_many_partitions_that_cannot_be_read_are_counted_where_they_are_not_named(bench: Bench) -> None:
+    partitions = [f"{number:03}.csv" for number in range(100)]
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        raise TerminalError("x" * 200, code="file_unreadable")
+
+    ended = bench.ingest(replace(canned(partitions=partitions), fetch=fetch))
+    assert len(ended["error_detail"]) <= LONGEST_DETAIL
+    named = ended["error_detail"].count(".csv: xxx")
+    assert 5 < named < 12
+    assert ended["error_detail"].endswith(f"; and {100 - named} more")
+
+
+def test_partitions_that_must_wait_are_tried_again_after_all_others_and_so_many_times_only(bench: Bench) -> None:
+    asked: list[str] = []
+    errors = {
+        "a": TransientError("a.csv is down"),
+        "b": TransientError("no answer"),
+        "c": TerminalError("c.csv: cannot be read", code="file_unreadable"),
+    }
+    run = bench.request(shaky(errors, asked))
+    statuses = without_gaps(bench, run, task_slice=0, max_waits=2)
+    # While there are partitions that were not tried, to go on is progress.
+    assert "".join(asked) == "abcdd" + "aba"
+    assert statuses == ["queued"] * 5 + ["waiting"] * 2 + ["failed"]
+    ended = bench.run(run)
+    assert (ended["error_code"], brought_in(bench)) == ("upstream_unavailable", ["d.csv"])
+    assert ended["error_detail"] == "a.csv is down; gave up after 2 waits; b.csv: no answer; c.csv: cannot be read"
+
+
+def test_a_partition_that_keeps_its_slice_waiting_does_not_keep_the_others_out(bench: Bench) -> None:
+    asked: list[str] = []
+    errors = {"a": TransientError("slow down", code="rate_limited", retry_after=1)}
+    run = bench.request(shaky(errors, asked))
+    assert without_gaps(bench, run, task_slice=0, max_waits=2)[-1] == "failed"
+    assert ("".join(asked), brought_in(bench)) == ("abbccddaaa", ["b.csv", "c.csv", "d.csv"])
+
+
+def test_a_limit_of_our_own_does_not_hide_that_partitions_fail(bench: Bench) -> None:
+    """Else the breaker that they open would keep their run alive for ever."""
+    asked: list[str] = []
+    held_back = TransientError("used up", code="rate_limited", retry_after=7000, is_failure=False)
+    errors: dict[str, Exception] = {"a": TransientError("a is down"), "b": TransientError("b is down"), "c": held_back}
+    run = bench.request(shaky(errors, asked))
+    row = bench.slice(run)
+    # c was not asked: it is not its turn to stand back, and the run is not to give up on it.
+    assert (row["waits"], row["waiting_reason"][:21], "".join(asked)) == (0, "rate_limited: used up", "abc")
+    errors["b"] = held_back
+    del errors["c"]
+    bench.rows("UPDATE runs SET next_attempt_at = NULL")
+    row = bench.slice(run)
+    assert (row["waits"], row["waiting_reason"][:31], "".join(asked)) == (
+        1,
+        "upstream_unavailable: a is down",
+        "abc" + "cdab",
+    )
+    assert bench.one("SELECT next_attempt_at > clock_timestamp() + interval '6900 s' FROM runs")
 
 
 def test_a_slice_ends_in_time_between_partitions_and_the_next_goes_on_from_there(bench: Bench) -> None:

@@ -90,6 +90,60 @@ def test_a_page_of_nothing_but_rejects_is_no_other_either(bench: Bench, feed: Fe
     assert bench.ingest(feed.source())["waiting_reason"].startswith("repeated_page")
 
 
+def in_envelopes(upstream: HTTPServer, *answers: list[Any], **changes: Any) -> tuple[Source, list[int]]:
+    """A source of an upstream that gives its answers in turn, whatever page is asked for, each with a time of its own.
+
+    Gives also the numbers of the pages that were asked for.
+    """
+    upstream.clear()
+    numbers: list[int] = []
+
+    def answer(request: Request) -> Response:
+        numbers.append(int(request.args["page"]))
+        body = {"served": len(numbers), "items": answers[(len(numbers) - 1) % len(answers)]}
+        return Response(json.dumps(body), content_type="application/json")
+
+    upstream.expect_request("/all").respond_with_handler(answer)
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        for number in range(window.cursor["next"] if window.cursor else 1, 20):
+            yield Page.of(http.get("/all", {"page": number}), {"next": number + 1})
+
+    declared = {"fetch": fetch, "parse": lambda page: read_json(page.body)["items"], **changes}
+    return Feed(upstream, []).source(**declared), numbers
+
+
+@pytest.mark.parametrize("task_slice", [0, 20])
+def test_a_page_that_only_tells_another_time_is_no_other(bench: Bench, upstream: HTTPServer, task_slice: float) -> None:
+    source, numbers = in_envelopes(upstream, [item(0), item(1, price="much")])
+    ended = until_ended(bench, source, max_waits=2, task_slice=task_slice)
+    assert (ended["status"], ended["error_code"], numbers) == ("failed", "repeated_page", [1, 2, 2, 2])
+    assert bench.one("SELECT count(*) FROM raw_bodies") == 1
+
+
+def test_nor_is_one_whose_items_stand_at_the_time_of_their_fetch(bench: Bench, upstream: HTTPServer) -> None:
+    def parse(page: Page) -> Iterator[Any]:
+        for it in read_json(page.body)["items"]:
+            yield {**it, "observed_at": page.fetched_at}
+
+    source, numbers = in_envelopes(upstream, [item(0)], parse=parse)
+    assert until_ended(bench, source, max_waits=2)["error_code"] == "repeated_page"
+    assert numbers == [1, 2, 2, 2]
+
+
+def test_nor_are_those_of_caches_that_answer_in_turn(bench: Bench, upstream: HTTPServer) -> None:
+    source, numbers = in_envelopes(upstream, [item(0), item(1)], [item(2)], [item(1), item(0)])
+    assert bench.ingest(source)["waiting_reason"].startswith("repeated_page")
+    assert numbers == [1, 2, 3]
+
+
+def test_pages_that_differ_in_one_value_or_time_are_others(bench: Bench, upstream: HTTPServer) -> None:
+    later = item(0, price="2", observed_at="2026-01-02T00:00:00+00:00")
+    source, numbers = in_envelopes(upstream, [item(0)], [item(0, price="2")], [later], [later])
+    assert bench.ingest(source)["waiting_reason"].startswith("repeated_page")
+    assert (numbers, bench.one("SELECT count(*) FROM pages")) == ([1, 2, 3, 4], 3)
+
+
 def test_pages_without_items_may_be_alike(bench: Bench, feed: Feed) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         for number in (3, 4, 5):
