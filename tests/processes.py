@@ -44,7 +44,13 @@ class Process:
             self._process = subprocess.Popen(
                 [*prefix, *ROLES[role]],
                 cwd=ROOT,
-                env={**os.environ, "LOG_FORMAT": "json", "PYTHONWARNINGS": "default", **environ},
+                env={
+                    **os.environ,
+                    "LOG_FORMAT": "json",
+                    "PYTHONUNBUFFERED": "1",
+                    "PYTHONWARNINGS": "default",
+                    **environ,
+                },
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
