@@ -172,6 +172,8 @@ def deaf(stage: Stage) -> str:
 def not_acknowledged(stage: Stage) -> str:
     """Nothing acknowledges their messages in time: as long as those count as in hand, the worker takes no others."""
     prepare(stage)
+    # Beyond what the outage and Celery's next try to connect take: a slice interrupted for its length ends its process.
+    stage.environ |= {"TASK_SOFT_LIMIT": "70", "TASK_HARD_LIMIT": "72", "VISIBILITY_TIMEOUT": "150"}
     worker = stage.start("worker")
     stage.until_ready(worker, stage.start("control"))
     for source in SHORT[:2]:
