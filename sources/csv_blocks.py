@@ -145,6 +145,53 @@ def cut(file: BinaryIO, offset: int, line: int, reading: Reading) -> Iterator[Bl
 
 
 def _next_block(file: BinaryIO, offset: int, line: int, reading: Reading) -> Block | None:
+    return _plain_block(file, offset, line, reading) or _any_block(file, offset, line, reading)
+
+
+def _plain_block(file: BinaryIO, offset: int, line: int, reading: Reading) -> Block | None:
+    """A block of records that are surely one line each, found without reading it as CSV; None if it is not of those."""
+    if reading.encoding.startswith("utf-16") or reading.delimiter in "\r\n":
+        return None
+    data = _read(file, offset, reading.block_bytes, reading)
+    body = data[: data.rfind(b"\n") + 1]
+    if not is_line_by_line(body, reading.delimiter) or _has_longer_line(body, reading.record_bytes):
+        return None
+    return Block(body, offset, len(body), line, body.count(b"\n"))
+
+
+def is_line_by_line(text: bytes, delimiter: str) -> bool:
+    """Whether each line of a text, in an encoding that keeps ASCII as it is, is surely a record."""
+    if b"\r" in text and text.count(b"\r") != text.count(b"\r\n"):
+        return False
+    return bool(text) and (b'"' not in text or outside_quotes(text, delimiter) is not None)
+
+
+def outside_quotes(text: bytes, delimiter: str) -> bytes | None:
+    """What stands outside of quotes; None unless each cell that has quotes is all within them, and on one line."""
+    parts = text.split(b'"')
+    outside, inside = parts[::2], parts[1::2]
+    before, behind = (delimiter.encode(), b"\n"), (delimiter.encode(), b"\n", b"\r")
+    # A part that is empty stands between two quotes, which are one in the cell.
+    well_formed = (
+        len(parts) % 2 == 1
+        and all(part.endswith(before) for part in set(outside[:-1]) if part)
+        and all(part.startswith(behind) for part in set(outside[1:]) if part)
+        and not any(b"\n" in part for part in inside)
+    )
+    return b"".join(outside) if well_formed else None
+
+
+def _has_longer_line(text: bytes, most: int) -> bool:
+    end = 0
+    while end < len(text):
+        following = text.rfind(b"\n", end, end + most)
+        if following < 0:
+            return True
+        end = following + 1
+    return False
+
+
+def _any_block(file: BinaryIO, offset: int, line: int, reading: Reading) -> Block | None:
     # 4 more bytes than a record may have show whether its line end is one character or two.
     enough = reading.record_bytes + 4
     for size in (reading.block_bytes, enough) if reading.block_bytes < enough else (reading.block_bytes,):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from settings import get_settings
-from sources.contract import BLANK, Http, Item, Page, Reject, Source, TerminalError, Window
+from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
 from sources.csv_blocks import UNFIT, decode, rows
+from sources.csv_columns import columns_of
 from sources.csv_fileset import FileSet
 from sources.csv_look import look_at, naming
 
@@ -48,10 +49,22 @@ def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
     def parse(page: Page) -> Iterator[Item]:
         return _items(page, declared(page.request["file"]))
 
+    def columns(page: Page) -> Columns | None:
+        file_set = declared(page.request["file"])
+        return columns_of(page, file_set, lambda row, line: items_of(row, line, page, file_set))
+
     def normalize(item: Item) -> Mapping[str, Any]:
         return declared(item["file"]).record(item["file"], item["row"], item.get("currency"))
 
-    return Source(name=name, every=every, fetch=fetch, parse=parse, normalize=normalize, partitions=partitions)
+    return Source(
+        name=name,
+        every=every,
+        fetch=fetch,
+        parse=parse,
+        normalize=normalize,
+        columns=columns,
+        partitions=partitions,
+    )
 
 
 def _files(folder: Path, files: Sequence[FileSet]) -> list[str]:
@@ -90,26 +103,32 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _items(page: Page, file_set: FileSet) -> Iterator[Item]:
     """For each row an item for each of its prices, a reject, or BLANK."""
     request = page.request
-    file, header, width = request["file"], request["header"], len(request["header"])
     text = decode(page.body[request["head"] :], request["encoding"])
     if not text:
         return
-    file_set.check_header(header, file)
+    file_set.check_header(request["header"], request["file"])
     if code := request["refused"]:
-        yield Reject("row", code, REFUSED[code], item={"file": file, "line": request["line"], "row": text})
+        where = {"file": request["file"], "line": request["line"]}
+        yield Reject("row", code, REFUSED[code], item={**where, "row": text})
         return
     suspect = UNFIT.search(text) is not None
     reader, line = rows(io.StringIO(text, newline=""), file_set.delimiter), request["line"]
     for row in reader:
-        place, line = {"file": file, "line": line}, request["line"] + reader.line_num
-        if not "".join(row).strip() or (row[0].strip() == header[0] and [cell.strip() for cell in row] == header):
-            yield BLANK
-        elif suspect and any(map(UNFIT.search, row)):
-            detail = f"expected {request['encoding']} without NUL in every cell"
-            yield Reject("row", "encoding", detail, item={**place, "row": row})
-        elif len(row) != width:
-            yield Reject("row", "ragged", f"expected {width} cells, got {len(row)}", item={**place, "row": row})
-        else:
-            cells = dict(zip(header, row, strict=True))
-            for currency in file_set.currencies or (None,):
-                yield {**place, "row": cells, "currency": currency} if currency else {**place, "row": cells}
+        yield from items_of(row, line, page, file_set, suspect=suspect)
+        line = request["line"] + reader.line_num
+
+
+def items_of(row: list[str], line: int, page: Page, file_set: FileSet, *, suspect: bool = True) -> Iterator[Item]:
+    """An item for each price of a row, a reject, or BLANK. suspect: its cells may have what no text may."""
+    header, place = page.request["header"], {"file": page.request["file"], "line": line}
+    if not "".join(row).strip() or (row[0].strip() == header[0] and [cell.strip() for cell in row] == header):
+        yield BLANK
+    elif suspect and any(map(UNFIT.search, row)):
+        detail = f"expected {page.request['encoding']} without NUL in every cell"
+        yield Reject("row", "encoding", detail, item={**place, "row": row})
+    elif len(row) != len(header):
+        yield Reject("row", "ragged", f"expected {len(header)} cells, got {len(row)}", item={**place, "row": row})
+    else:
+        cells = dict(zip(header, row, strict=True))
+        for currency in file_set.currencies or (None,):
+            yield {**place, "row": cells, "currency": currency} if currency else {**place, "row": cells}

@@ -28,7 +28,7 @@ COUNTED = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
-class _Unreadable(Exception):
+class Unreadable(Exception):
     """A cell is not what its file set declares: (code, what was expected)."""
 
 
@@ -114,7 +114,7 @@ class FileSet:
         for name, column, read in self._readers[currency]:
             try:
                 record[name] = read(row[column].strip())
-            except _Unreadable as error:
+            except Unreadable as error:
                 code, expected = error.args
                 reasons.append(
                     {"field": name, "code": code, "detail": f"expected {expected}, got {_shown(row[column])}"}
@@ -122,7 +122,7 @@ class FileSet:
         if reasons:
             raise Reject.because(reasons)
         for name, text in self.templates.items():
-            record[name] = self._filled(text, {**row, **self._path_groups(file)})
+            record[name] = self._filled(text, {**row, **self.path_groups(file)})
         if currency:
             record["quote_currency"] = currency
         return record
@@ -140,7 +140,7 @@ class FileSet:
         if name in TEXTS:
             return lambda cell: "" if cell in self.nulls else cell
         if name == "observed_at":
-            return self._time
+            return self.time
         if self.decimal == "." and not self.thousands and not self.suffixes:
             return partial(self._plain_number, percent=name == "change_24h_pct")
         return partial(self._number, percent=name == "change_24h_pct")
@@ -157,7 +157,7 @@ class FileSet:
             return None
         written = self._written_number.fullmatch(cell.removesuffix("%") if percent else cell)
         if not written:
-            raise _Unreadable("not_a_number", f"a number such as {self._example}")
+            raise Unreadable("not_a_number", f"a number such as {self._example}")
         sign, whole, decimals, only_decimals, power, suffix = written.groups()
         digits = sign + (whole.replace(self.thousands, "") if whole else "0")
         if fraction := decimals or only_decimals:
@@ -178,19 +178,20 @@ class FileSet:
         suffixes = f" or 1{self.decimal}5{next(iter(self.suffixes))}" if self.suffixes else ""
         return f"1{self.thousands}234{self.decimal}5{suffixes}"
 
-    def _time(self, cell: str) -> datetime:
+    def time(self, cell: str) -> datetime:
+        """The time that a cell states, with its offset; raises Unreadable."""
         for written in self.times:
             try:
                 at = _at(cell, written)
             except (ValueError, OverflowError):
                 continue
             return at if at.tzinfo else self._in_timezone(at)
-        raise _Unreadable("not_a_time", f"a time as {' or '.join(self.times)}")
+        raise Unreadable("not_a_time", f"a time as {' or '.join(self.times)}")
 
     def _in_timezone(self, at: datetime) -> datetime:
         early, late = (at.replace(tzinfo=self.timezone, fold=fold) for fold in (0, 1))
         if early.utcoffset() != late.utcoffset():
-            raise _Unreadable("not_a_time", f"a time that exists once in {self.timezone}")
+            raise Unreadable("not_a_time", f"a time that exists once in {self.timezone}")
         return early
 
     def _filled(self, text: str, values: Mapping[str, str]) -> str:
@@ -200,7 +201,7 @@ class FileSet:
             return ""
         return PLACEHOLDER.sub(lambda placeholder: found[placeholder[1]], text)
 
-    def _path_groups(self, file: str) -> Mapping[str, str]:
+    def path_groups(self, file: str) -> Mapping[str, str]:
         found = re.fullmatch(self.path, file) if self.path else None
         return found.groupdict("") if found else dict.fromkeys(re.compile(self.path).groupindex, "")
 

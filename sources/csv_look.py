@@ -78,7 +78,7 @@ class _Progress:
 
     def __init__(self, name: str, file: BinaryIO):
         self.offset, self.line, self.header = 0, 1, list[str]()
-        self._name, self._file, self._hash = name, file, hashlib.blake2b(digest_size=16)
+        self._name, self._file, self._hash = name, file, hashlib.sha256()
 
     @classmethod
     def at(cls, name: str, file: BinaryIO, size: int, cursor: Cursor) -> _Progress | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, cast
@@ -45,6 +46,10 @@ class Quote:
     circulating_supply: Decimal | None = None
     total_supply: Decimal | None = None
     max_supply: Decimal | None = None
+
+
+VALUES = tuple(field.name for field in fields_of(Quote))[5:]
+"""What a quote says, beside what it is of and when: its numbers."""
 
 
 def _wrong(code: str, detail: str) -> ValidationError:

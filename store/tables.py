@@ -301,7 +301,7 @@ class Quote(Base):
     max_supply: Mapped[Decimal | None]
     fetched_at: Mapped[datetime]
     # The start of the transaction that wrote it: /data's ingested_until rests on that.
-    ingested_at: Mapped[datetime]
+    ingested_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     run: Mapped[uuid.UUID]
 
 

@@ -23,7 +23,8 @@ class Trouble(Enum):
     """No room is left on the server's disk."""
 
 
-_CONFLICTS = {errorcodes.LOCK_NOT_AVAILABLE}
+# The same key at the same time as another: to whoever tries again it is there.
+_CONFLICTS = {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.UNIQUE_VIOLATION}
 _LOSSES = {
     errorcodes.ADMIN_SHUTDOWN,
     errorcodes.CRASH_SHUTDOWN,

@@ -16,16 +16,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.record import Quote
+from sources.judge import Listed
+from tasks.quotes import ListingKey, key_of
 
 KNOWN_PAIRS = Path(__file__).with_name("known_pairs.csv")
 
 # One lock for all sources: two that meet Bitcoin at once must not make it twice.
 _RESOLVE_LOCK = 7_274_652
-
-
-ListingKey = tuple[str, str]
-"""source_asset_id and quote_currency: a listing's key within its source."""
 
 
 @dataclass(frozen=True)
@@ -51,51 +48,51 @@ class Listings:
         self._engine, self._source = engine, source
         self._known: dict[ListingKey, _Listing] = {}
 
-    def resolve(self, quotes: Iterable[Quote]) -> Mapping[ListingKey, int]:
-        """The id of each quote's listing.
+    def resolve(self, listed: Sequence[Listed]) -> list[int]:
+        """The id of each listing, of which no two have the same key.
 
-        New listings are committed here, before the page: inside the page's transaction, two sources would deadlock.
+        New ones are committed here, before the page: inside the page's transaction, two sources would deadlock.
         """
-        met = {(quote.source_asset_id, quote.quote_currency): quote for quote in quotes}
+        met = {key_of(one): one for one in listed}
         if unmet := met.keys() - self._known.keys():
             with self._engine.connect() as connection:
                 self._known |= _listed(connection, self._source, unmet)
-        if news := {key: quote for key, quote in met.items() if not _says_the_same(self._known.get(key), quote)}:
+        if news := {key: one for key, one in met.items() if not _says_the_same(self._known.get(key), one)}:
             with self._engine.begin() as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
                 learned = _learn(connection, self._source, news)
             self._known |= learned
-        return {key: self._known[key].id for key in met}
+        return [self._known[key].id for key in met]
 
 
-def _learn(connection: Connection, source: str, news: Mapping[ListingKey, Quote]) -> dict[ListingKey, _Listing]:
+def _learn(connection: Connection, source: str, news: Mapping[ListingKey, Listed]) -> dict[ListingKey, _Listing]:
     """The listings that `news` speaks of, added or renamed where the table does not say the same; in sorted order."""
     listed = _listed(connection, source, news)
     for key, listing in listed.items():
         if not _says_the_same(listing, news[key]):
             _rename_listing(connection, listing.id, news[key])
-    new = [quote for key, quote in sorted(news.items()) if key not in listed]
+    new = [one for key, one in sorted(news.items()) if key not in listed]
     if new:
         _add_listings(connection, source, new, decide_assets(connection, source, new))
     return _listed(connection, source, news)
 
 
-def _says_the_same(listing: _Listing | None, quote: Quote) -> bool:
-    return listing is not None and (listing.symbol, listing.name) == (quote.symbol, quote.name)
+def _says_the_same(listing: _Listing | None, listed: Listed) -> bool:
+    return listing is not None and (listing.symbol, listing.name) == (listed.symbol, listed.name)
 
 
-def decide_assets(connection: Connection, source: str, quotes: Sequence[Quote]) -> list[Decision]:
+def decide_assets(connection: Connection, source: str, listed: Sequence[Listed]) -> list[Decision]:
     """The asset of each listing, none of which was met before; makes one where none fits."""
-    by_id = _assets_by_id(connection, source, quotes)
-    by_pair = _assets_by_known_pair(connection, source, quotes)
-    by_name = _assets_by_name(connection, source, quotes)
-    slugs = _Slugs(connection, quotes)
+    by_id = _assets_by_id(connection, source, listed)
+    by_pair = _assets_by_known_pair(connection, source, listed)
+    by_name = _assets_by_name(connection, source, listed)
+    slugs = _Slugs(connection, listed)
     ids_of_name: dict[tuple[str, str], set[str]] = {}
-    for quote in quotes:
-        ids_of_name.setdefault(_named(quote), set()).add(quote.source_asset_id)
+    for one in listed:
+        ids_of_name.setdefault(_named(one), set()).add(one.source_asset_id)
     decisions, new = [], []
-    for quote in quotes:
-        id_, named = quote.source_asset_id, _named(quote)
+    for one in listed:
+        id_, named = one.source_asset_id, _named(one)
         if id_ in by_id:
             decision = Decision(by_id[id_], "same_id", 1)
         elif id_ in by_pair:
@@ -104,16 +101,16 @@ def decide_assets(connection: Connection, source: str, quotes: Sequence[Quote]) 
             # Taken out: what one source lists under two ids, it holds for two things.
             decision = Decision(by_name.pop(named)[0], "symbol_and_name", 0.95)
         else:
-            decision = Decision(slugs.free(quote), "new", 1)
-            new.append((decision.slug, quote))
+            decision = Decision(slugs.free(one), "new", 1)
+            new.append((decision.slug, one))
         by_id[id_] = decision.slug
         decisions.append(decision)
     _add_assets(connection, new)
     return decisions
 
 
-def _named(quote: Quote) -> tuple[str, str]:
-    return quote.symbol.upper(), normalise_name(quote.name)
+def _named(one: Listed) -> tuple[str, str]:
+    return one.symbol.upper(), normalise_name(one.name)
 
 
 def normalise_name(name: str) -> str:
@@ -142,22 +139,22 @@ def _listed(connection: Connection, source: str, keys: Iterable[ListingKey]) -> 
     return {(row.source_asset_id, row.quote_currency): _Listing(row.id, row.symbol, row.name) for row in rows}
 
 
-def _assets_by_id(connection: Connection, source: str, quotes: Iterable[Quote]) -> dict[str, str]:
+def _assets_by_id(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, str]:
     """By source_asset_id, for what the source lists already: in another quote currency, say."""
     rows = connection.execute(
         text("""
             SELECT DISTINCT source_asset_id, slug FROM listings JOIN assets ON assets.id = listings.asset
              WHERE source = :source AND source_asset_id = ANY(:ids)
         """),
-        {"source": source, "ids": [quote.source_asset_id for quote in quotes]},
+        {"source": source, "ids": [one.source_asset_id for one in listed]},
     )
     return {row.source_asset_id: row.slug for row in rows}
 
 
-def _assets_by_known_pair(connection: Connection, source: str, quotes: Iterable[Quote]) -> dict[str, str]:
+def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, str]:
     """By source_asset_id, for those of which another source lists the known counterpart."""
     found = {}
-    for id_ in {quote.source_asset_id for quote in quotes}:
+    for id_ in {one.source_asset_id for one in listed}:
         for other_source, other_id in known_pairs().get((source, id_), ()):
             slug = connection.scalar(
                 text("""
@@ -171,7 +168,7 @@ def _assets_by_known_pair(connection: Connection, source: str, quotes: Iterable[
     return found
 
 
-def _assets_by_name(connection: Connection, source: str, quotes: Iterable[Quote]) -> dict[tuple[str, str], list[str]]:
+def _assets_by_name(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[tuple[str, str], list[str]]:
     """By symbol and normalised name, for assets that the source does not list; names that say nothing match nothing."""
     rows = connection.execute(
         text("""
@@ -179,7 +176,7 @@ def _assets_by_name(connection: Connection, source: str, quotes: Iterable[Quote]
              WHERE upper(symbol) = ANY(:symbols)
                AND NOT EXISTS (SELECT FROM listings WHERE listings.asset = assets.id AND listings.source = :source)
         """),
-        {"symbols": list({quote.symbol.upper() for quote in quotes}), "source": source},
+        {"symbols": list({one.symbol.upper() for one in listed}), "source": source},
     )
     by_name: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -191,27 +188,27 @@ def _assets_by_name(connection: Connection, source: str, quotes: Iterable[Quote]
 class _Slugs:
     """Slugs that no asset has: `bitcoin`; where that is taken `bitcoin-btc2`; then `bitcoin-btc2-2`, `-3`, …"""
 
-    def __init__(self, connection: Connection, quotes: Iterable[Quote]):
+    def __init__(self, connection: Connection, listed: Iterable[Listed]):
         self._connection = connection
-        self._taken = self._among({slug for quote in quotes for slug in self._plain(quote)})
+        self._taken = self._among({slug for one in listed for slug in self._plain(one)})
 
-    def free(self, quote: Quote) -> str:
+    def free(self, one: Listed) -> str:
         """The first that is free; it is taken from now on."""
-        slug = next(slug for slug in self._candidates(quote) if slug not in self._taken)
+        slug = next(slug for slug in self._candidates(one) if slug not in self._taken)
         self._taken.add(slug)
         return slug
 
-    def _candidates(self, quote: Quote) -> Iterator[str]:
-        yield from self._plain(quote)
-        with_symbol = self._plain(quote)[-1]
+    def _candidates(self, one: Listed) -> Iterator[str]:
+        yield from self._plain(one)
+        with_symbol = self._plain(one)[-1]
         for number in count(2):
             slug = f"{with_symbol}-{number}"
             self._taken |= self._among({slug})
             yield slug
 
-    def _plain(self, quote: Quote) -> tuple[str, str]:
-        name = _slug(quote.name) or _slug(quote.source_asset_id) or "asset"
-        return name, f"{name}-{_slug(quote.symbol)}".rstrip("-")
+    def _plain(self, one: Listed) -> tuple[str, str]:
+        name = _slug(one.name) or _slug(one.source_asset_id) or "asset"
+        return name, f"{name}-{_slug(one.symbol)}".rstrip("-")
 
     def _among(self, slugs: Collection[str]) -> set[str]:
         taken = self._connection.scalars(
@@ -220,7 +217,7 @@ class _Slugs:
         return set(taken)
 
 
-def _add_assets(connection: Connection, new: Sequence[tuple[str, Quote]]) -> None:
+def _add_assets(connection: Connection, new: Sequence[tuple[str, Listed]]) -> None:
     connection.execute(
         text("""
             INSERT INTO assets (slug, symbol, name)
@@ -228,8 +225,8 @@ def _add_assets(connection: Connection, new: Sequence[tuple[str, Quote]]) -> Non
         """),
         {
             "slugs": [slug for slug, _ in new],
-            "symbols": [quote.symbol.upper() for _, quote in new],
-            "names": [quote.name for _, quote in new],
+            "symbols": [one.symbol.upper() for _, one in new],
+            "names": [one.name for _, one in new],
         },
     )
 
@@ -239,7 +236,7 @@ def _slug(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def _add_listings(connection: Connection, source: str, quotes: Sequence[Quote], decisions: Sequence[Decision]) -> None:
+def _add_listings(connection: Connection, source: str, listed: Sequence[Listed], decisions: Sequence[Decision]) -> None:
     connection.execute(
         text("""
             INSERT INTO listings (source, source_asset_id, quote_currency, symbol, name, asset, method, confidence)
@@ -252,10 +249,10 @@ def _add_listings(connection: Connection, source: str, quotes: Sequence[Quote], 
         """),
         {
             "source": source,
-            "ids": [quote.source_asset_id for quote in quotes],
-            "currencies": [quote.quote_currency for quote in quotes],
-            "symbols": [quote.symbol for quote in quotes],
-            "names": [quote.name for quote in quotes],
+            "ids": [one.source_asset_id for one in listed],
+            "currencies": [one.quote_currency for one in listed],
+            "symbols": [one.symbol for one in listed],
+            "names": [one.name for one in listed],
             "slugs": [decision.slug for decision in decisions],
             "methods": [decision.method for decision in decisions],
             "confidences": [decision.confidence for decision in decisions],
@@ -263,8 +260,8 @@ def _add_listings(connection: Connection, source: str, quotes: Sequence[Quote], 
     )
 
 
-def _rename_listing(connection: Connection, listing: int, quote: Quote) -> None:
+def _rename_listing(connection: Connection, listing: int, one: Listed) -> None:
     connection.execute(
         text("UPDATE listings SET symbol = :symbol, name = :name WHERE id = :listing"),
-        {"symbol": quote.symbol, "name": quote.name, "listing": listing},
+        {"symbol": one.symbol, "name": one.name, "listing": listing},
     )

@@ -1,77 +1,85 @@
 """One page in one transaction: fence, raw body, quotes, rejects, page, checkpoint. All of it, or none.
 
-The quotes go by COPY into a temporary table and from there by MERGE, which writes nothing for a quote that is the same.
+Quotes of which Postgres has none yet go by COPY straight into their table. The others go by COPY into a temporary one
+and are held against those that are there: nothing is written for a quote that is the same.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
+import polars as pl
 import psycopg2.extensions
 from sqlalchemy import Connection, text
 
 from sources.contract import Page
-from sources.record import Quote
-from tasks.bodies import keep_body
+from sources.record import VALUES
+from tasks.bodies import begin_to_keep, keep_body
 from tasks.claims import ClaimLost
 from tasks.faults import reach
 from tasks.leases import Cancelled, Lease, LeaseLost
 from tasks.normalize import Normalized, RejectedItem
+from tasks.quotes import Quotes
 from tasks.validators import keep_validator
 
-VALUES = (
-    "price",
-    "open",
-    "high",
-    "low",
-    "volume_24h",
-    "market_cap",
-    "change_24h_pct",
-    "rank",
-    "circulating_supply",
-    "total_supply",
-    "max_supply",
-)
+ROWS_AT_ONCE = 16_384
+"""So many are written out while Postgres reads those before."""
 
 _CREATE_STAGED = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_quotes ON COMMIT DELETE ROWS AS
-    SELECT listing_id, observed_at, {", ".join(VALUES)} FROM quotes WITH NO DATA
+    SELECT listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run FROM quotes WITH NO DATA
 """
 
-_COPY_STAGED = f"COPY staged_quotes (listing_id, observed_at, {', '.join(VALUES)}) FROM STDIN"
-
-# Sorted, so that two writers of the same keys wait for each other instead of in a circle.
-_MERGE_QUOTES = f"""
-    WITH merged AS (
-        MERGE INTO quotes AS q
-        USING (SELECT * FROM staged_quotes ORDER BY listing_id, observed_at) AS s
-           ON q.listing_id = s.listing_id AND q.observed_at = s.observed_at
-         WHEN MATCHED AND q.fetched_at <= :fetched_at
-              AND ({", ".join(f"q.{name}" for name in VALUES)})
-                  IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUES)})
-         THEN UPDATE SET {", ".join(f"{name} = s.{name}" for name in VALUES)},
-                         fetched_at = :fetched_at, ingested_at = now(), run = :run
-         WHEN NOT MATCHED
-         THEN INSERT (listing_id, observed_at, {", ".join(VALUES)}, fetched_at, ingested_at, run)
-              VALUES (s.listing_id, s.observed_at, {", ".join(f"s.{name}" for name in VALUES)},
-                      :fetched_at, now(), :run)
-        RETURNING merge_action() AS action
-    )
-    SELECT count(*) FILTER (WHERE action = 'INSERT') AS inserted, count(*) FILTER (WHERE action = 'UPDATE') AS updated
-      FROM merged
+# The spans that a page's quotes take up, by listing: OFFSET keeps the planner from reading the whole table for a join.
+_THERE = """
+    SELECT there.* FROM unnest(CAST(:listings AS int[]), CAST(:since AS timestamptz[]), CAST(:until AS timestamptz[]))
+                     AS span(listing_id, since, until)
+     CROSS JOIN LATERAL (SELECT * FROM quotes AS q WHERE q.listing_id = span.listing_id
+                            AND q.observed_at BETWEEN span.since AND span.until OFFSET 0) AS there
 """
 
-_MERGE_LATEST = """
-    MERGE INTO latest_quotes AS l
-    USING (SELECT listing_id, max(observed_at) AS observed_at FROM staged_quotes GROUP BY 1 ORDER BY 1) AS s
-       ON l.listing_id = s.listing_id
-     WHEN MATCHED AND l.observed_at < s.observed_at THEN UPDATE SET observed_at = s.observed_at
-     WHEN NOT MATCHED THEN INSERT (listing_id, observed_at) VALUES (s.listing_id, s.observed_at)
+_ANY_THERE = f"SELECT EXISTS ({_THERE})"
+
+# What is written is written in order, so that two writers of the same keys wait for each other and not in a circle.
+_LOAD_STAGED = f"""
+    WITH differing AS MATERIALIZED (
+        SELECT s.*, there.listing_id IS NULL AS is_new
+          FROM staged_quotes AS s LEFT JOIN ({_THERE}) AS there USING (listing_id, observed_at)
+         WHERE there.listing_id IS NULL
+            OR there.fetched_at <= :fetched_at AND ({", ".join(f"there.{name}" for name in VALUES)})
+               IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUES)})
+         ORDER BY listing_id, observed_at),
+    added AS (
+        INSERT INTO quotes (listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run)
+        SELECT listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run FROM differing WHERE is_new
+        RETURNING 1),
+    corrected AS (
+        UPDATE quotes AS q
+           SET {", ".join(f"{name} = d.{name}" for name in VALUES)},
+               fetched_at = d.fetched_at, ingested_at = now(), run = d.run
+          FROM differing AS d
+         WHERE NOT d.is_new AND q.listing_id = d.listing_id AND q.observed_at = d.observed_at
+           AND q.fetched_at <= d.fetched_at
+        RETURNING 1)
+    SELECT (SELECT count(*) FROM added) AS inserted, (SELECT count(*) FROM corrected) AS updated
+"""
+
+_SPAN = {"listings": "listing_id", "since": "since", "until": "until"}
+
+_MOVE_LATEST = """
+    INSERT INTO latest_quotes (listing_id, observed_at)
+    SELECT span.listing_id, span.until
+      FROM unnest(CAST(:listings AS int[]), CAST(:until AS timestamptz[])) AS span(listing_id, until)
+     WHERE NOT EXISTS (SELECT FROM latest_quotes AS l
+                        WHERE l.listing_id = span.listing_id AND l.observed_at >= span.until)
+     ORDER BY span.listing_id
+    ON CONFLICT (listing_id) DO UPDATE SET observed_at = excluded.observed_at
+     WHERE latest_quotes.observed_at < excluded.observed_at
 """
 
 
@@ -89,34 +97,35 @@ class Counters:
     bytes: int
 
 
+def arrange(quotes: Quotes, listings: Sequence[int]) -> pl.DataFrame:
+    """Quotes as their table has them, in the order of its key. listings: the id of each that they are of."""
+    ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listed"])
+    arranged = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listed")).sort("listing_id", "observed_at")
+    return arranged.select(name for name in arranged.columns if arranged[name].null_count() < len(arranged))
+
+
 def load_page(
-    connection: Connection, lease: Lease, page: Page, normalized: Normalized, listings: Mapping[tuple[str, str], int]
+    connection: Connection, lease: Lease, page: Page, normalized: Normalized, rows: pl.DataFrame
 ) -> tuple[int, Counters]:
     """Write a page, within the transaction that passed its fence; gives its number in its run's partition.
 
-    listings: the id of each (source_asset_id, quote_currency). Raises what `page.confirm` raises.
+    rows: its quotes, as `arrange` gives them. Raises what `page.confirm` raises.
     """
-    if normalized.quotes:
-        _copy_quotes(connection, normalized.quotes.values(), listings)
-    reach("after_copy")
-    connection.execute(
-        # One writer for each source at a time: it owns its listings' keys. Taken after the COPY, so that two overlap.
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"),
-        {"source": lease.claim.source},
-    )
-    inserted, updated = _merge_quotes(connection, lease, page) if normalized.quotes else (0, 0)
+    compressed = begin_to_keep(connection, lease.claim.source, page)
+    inserted, updated = _load_quotes(connection, lease, page, rows) if len(rows) else (0, 0)
     reach("after_merge")
     counters = Counters(
         fetched=normalized.fetched,
         inserted=inserted,
         updated=updated,
-        unchanged=len(normalized.quotes) - inserted - updated,
+        unchanged=len(rows) - inserted - updated,
         deduplicated=normalized.deduplicated,
         rejected=len(normalized.rejects),
         blank=normalized.blank,
         bytes=0 if page.status == 304 else len(page.body),
     )
-    keep_body(connection, lease.claim.source, page)
+    if compressed:
+        keep_body(connection, lease.claim.source, page, compressed)
     if not page.unchanged:
         _keep_rejects(connection, lease, page.digest, normalized.rejects)
     keep_validator(connection, lease, page, normalized, overwrites=updated > 0)
@@ -163,24 +172,59 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     return version
 
 
-def _copy_quotes(connection: Connection, quotes: Iterable[Quote], listings: Mapping[tuple[str, str], int]) -> None:
-    connection.exec_driver_sql(_CREATE_STAGED)
-    rows = io.StringIO()
-    for quote in quotes:
-        values = [getattr(quote, name) for name in VALUES]
-        listing = listings[quote.source_asset_id, quote.quote_currency]
-        cells = (str(listing), quote.observed_at.isoformat(), *("\\N" if v is None else str(v) for v in values))
-        rows.write("\t".join(cells) + "\n")
-    rows.seek(0)
+def _load_quotes(connection: Connection, lease: Lease, page: Page, rows: pl.DataFrame) -> tuple[int, int]:
+    """How many were inserted and how many updated."""
+    spans = rows.group_by("listing_id", maintain_order=True).agg(
+        pl.col("observed_at").first().alias("since"), pl.col("observed_at").last().alias("until")
+    )
+    named = {name: spans[column].to_list() for name, column in _SPAN.items()}
+    encoded = _Encoded(rows, page, lease)
+    if connection.scalar(text(_ANY_THERE), named):
+        connection.exec_driver_sql(_CREATE_STAGED)
+        # A page is sorted and hashed in memory, not on disk.
+        connection.execute(text("SET LOCAL work_mem = '64MB'"))
+        _copy(connection, "staged_quotes", encoded)
+        reach("after_copy")
+        loaded = connection.execute(text(_LOAD_STAGED), {**named, "fetched_at": page.fetched_at}).one()
+        inserted, updated = loaded.inserted, loaded.updated
+    else:
+        _copy(connection, "quotes", encoded)
+        reach("after_copy")
+        inserted, updated = len(rows), 0
+    connection.execute(text(_MOVE_LATEST), named)
+    return inserted, updated
+
+
+class _Encoded:
+    """Rows as COPY reads them, from something like a file. What all of them share is the end of each line."""
+
+    def __init__(self, rows: pl.DataFrame, page: Page, lease: Lease):
+        self.columns = (*rows.columns, "fetched_at", "run")
+        self._parts = rows.iter_slices(ROWS_AT_ONCE)
+        self._end = f"\t{page.fetched_at.isoformat()}\t{lease.claim.run}\n"
+
+    def read(self, _: int) -> bytes:
+        """The next part, of whatever size; nothing at the end."""
+        part = next(self._parts, None)
+        if part is None:
+            return b""
+        written = io.BytesIO()
+        part.write_csv(
+            written,
+            include_header=False,
+            separator="\t",
+            line_terminator=self._end,
+            null_value="\\N",
+            quote_style="never",
+            datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ",
+        )
+        return written.getvalue()
+
+
+def _copy(connection: Connection, table: str, encoded: _Encoded) -> None:
     driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
     with driver.cursor() as cursor:
-        cursor.copy_expert(_COPY_STAGED, rows)
-
-
-def _merge_quotes(connection: Connection, lease: Lease, page: Page) -> tuple[int, int]:
-    merged = connection.execute(text(_MERGE_QUOTES), {"run": lease.claim.run, "fetched_at": page.fetched_at}).one()
-    connection.execute(text(_MERGE_LATEST))
-    return merged.inserted, merged.updated
+        cursor.copy_expert(f"COPY {table} ({', '.join(encoded.columns)}) FROM STDIN", cast(Any, encoded))
 
 
 def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:

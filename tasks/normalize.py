@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
+import polars as pl
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from sources.contract import BLANK, Item, Page, Reject, Source
-from sources.record import Quote, Record
+from sources.contract import BLANK, Columns, Item, Page, Reject, Source
+from sources.judge import KEYS, judge
+from sources.record import VALUES, Quote, Record
+from tasks.quotes import Quotes
 
 LONGEST_ITEM = 64 * 1024
 """Characters of a rejected item that are kept in its row; the whole of it is in the raw body."""
 
-QuoteKey = tuple[str, str, datetime]
+TEXTS = (*KEYS, "observed_at")
+FIELDS = frozenset((*TEXTS, *VALUES))
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Normalized:
     mapping: a fingerprint of the code that judged them (tasks/validators.py).
     """
 
-    quotes: dict[QuoteKey, Quote] = field(default_factory=dict)
+    quotes: Quotes = field(default_factory=Quotes)
     rejects: list[RejectedItem] = field(default_factory=list)
     fetched: int = 0
     deduplicated: int = 0
@@ -47,34 +54,82 @@ def normalize_page(source: Source, page: Page, clock_skew: float) -> Normalized:
 
     Raises what `source.parse` raises for a body that it cannot read at all.
     """
-    record = Record(latest=page.fetched_at + timedelta(seconds=clock_skew))
-    normalized = Normalized()
-    for item in _items(source, page, normalized):
+    latest = page.fetched_at + timedelta(seconds=clock_skew)
+    columns = (source.columns(page) if source.columns else None) or _side_by_side(source, page)
+    judged = judge(columns.frame, latest)
+    closer = {**columns.apart, **{place: columns.item(place) for place in judged.left}}
+    record, taken, rejects = Record(latest), [], []
+    for place, item in sorted(closer.items(), key=lambda it: it[0]):
         try:
-            quote = _quote(source, record, item)
+            taken.append((place, _quote(source, record, item)))
         except Reject as reject:
-            normalized.rejects.append(RejectedItem(normalized.fetched, _as_text(item), reject.reasons))
-        else:
-            key = (quote.source_asset_id, quote.quote_currency, quote.observed_at)
-            normalized.deduplicated += key in normalized.quotes
-            normalized.quotes[key] = quote
-        normalized.fetched += 1
-    return normalized
+            rejects.append(RejectedItem(place, _as_text(item), reject.reasons))
+    quotes = Quotes.of(judged, taken)
+    return Normalized(
+        quotes=quotes,
+        rejects=rejects,
+        fetched=columns.fetched,
+        deduplicated=columns.fetched - len(rejects) - len(quotes),
+        blank=columns.blank,
+    )
 
 
-def _items(source: Source, page: Page, normalized: Normalized) -> Iterator[Item]:
-    for item in source.parse(page):
-        if item is BLANK:
-            normalized.blank += 1
+def _side_by_side(source: Source, page: Page) -> Columns:
+    """The items of a page as columns; apart from those that are no rows of plain values."""
+    items = list(source.parse(page))
+    blank = sum(item is BLANK for item in items)
+    items = [item for item in items if item is not BLANK] if blank else items
+    rows, apart = [], {}
+    for place, item in enumerate(items):
+        row = None if isinstance(item, Reject) else _row(source, item)
+        if row is None:
+            apart[place] = item
         else:
-            yield item
+            rows.append([place, *row])
+    schema = {"item": pl.UInt32, **dict.fromkeys((*TEXTS, *VALUES), pl.String)}
+    frame = pl.DataFrame(dict(zip(schema, zip(*rows, strict=True), strict=True)) if rows else None, schema)
+    return Columns(frame, items.__getitem__, len(items), blank, apart)
+
+
+def _row(source: Source, item: Item) -> list[str | None] | None:
+    """The fields of a normalized item as text; None if it must be looked at more closely."""
+    try:
+        normalized = _mapped(source, item)
+        texts = [*(_text(normalized.get(name)) for name in KEYS), _time(normalized.get("observed_at"))]
+        numbers = [_number(normalized.get(name)) for name in VALUES]
+    except (Reject, TypeError, ValueError):
+        return None
+    return [*texts, *numbers] if normalized.keys() <= FIELDS else None
+
+
+def _time(value: Any) -> str | None:
+    return value.isoformat() if isinstance(value, datetime) else _text(value)
+
+
+def _text(value: Any) -> str | None:
+    """A text as it is; raises TypeError or ValueError for what is none."""
+    if value is None:
+        return None
+    if type(value) is not str:
+        raise TypeError
+    if not value.isascii():
+        value.encode()  # half a character cannot be
+    return str(value)
+
+
+def _number(value: Any) -> str | None:
+    return str(value) if type(value) is Decimal or type(value) is int else _text(value)
 
 
 def _quote(source: Source, record: Record, item: Item) -> Quote:
     if isinstance(item, Reject):
         raise item
+    return record.quote(_mapped(source, item))
+
+
+def _mapped(source: Source, item: Item) -> Mapping[str, Any]:
     try:
-        return record.quote(source.normalize(item))
+        return source.normalize(item)
     except (Reject, SoftTimeLimitExceeded):
         raise
     except Exception as error:
@@ -83,7 +138,8 @@ def _quote(source: Source, record: Record, item: Item) -> Quote:
 
 def _as_text(item: Item) -> str:
     shown = item.item if isinstance(item, Reject) else item
-    try:
-        return json.dumps(shown, default=str)[:LONGEST_ITEM]
-    except (TypeError, ValueError):  # keys that JSON has not, or a circle
-        return ascii(shown)[:LONGEST_ITEM]
+    for written in (lambda it: json.dumps(it, default=str), ascii):
+        # Keys that JSON has not, a circle, a number of thousands of digits.
+        with suppress(TypeError, ValueError, RecursionError):
+            return written(shown)[:LONGEST_ITEM]
+    return type(shown).__name__

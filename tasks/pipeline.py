@@ -17,13 +17,14 @@ from sources.contract import Page, Source, TerminalError, TransientError, Window
 from sources.http import Access, HttpClient
 from sources.plans import address
 from store import tables
+from tasks.ahead import ahead
 from tasks.breaker import Breaker
 from tasks.claims import Claim
 from tasks.faults import reach
 from tasks.identity import Listings
 from tasks.leases import Lease, release_lease, take_lease
 from tasks.limits import spender
-from tasks.load import Counters
+from tasks.load import Counters, arrange
 from tasks.normalize import Normalized, normalize_page
 from tasks.partitions import partitions_left, raise_failed
 from tasks.shutdown import told_to_stop
@@ -89,10 +90,10 @@ class Slice:
 
     def _work_on(self, partition: str, http: HttpClient) -> None:
         with self._lease(partition) as lease, self._pages(lease, http) as (pages, trail):
-            for page in pages:
+            for page, normalized in pages:
                 reach("after_fetch")
                 started = time.monotonic()
-                seq, counters = self._take_in(lease, trail, page)
+                seq, counters = self._take_in(lease, trail, page, normalized)
                 reach("after_commit")
                 log.info(
                     "page_committed",
@@ -106,7 +107,8 @@ class Slice:
                 forget_unasked(self._engine, lease)
 
     @contextmanager
-    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[tuple[Iterator[Page], Trail]]:
+    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[tuple[Iterator[tuple[Page, Normalized]], Trail]]:
+        """The pages of a partition, each with what its items are."""
         cursor = None if self._starts_afresh(lease) else lease.cursor
         window = Window(
             run=str(self._claim.run),
@@ -118,10 +120,15 @@ class Slice:
         )
         if not self._claim.parameters.get("full_refresh"):
             http = http.knowing(partial(known, self._engine, self._source, lease.partition))
-        trail = Trail(self._engine, self._source, lease, window, self._normalized)
+        trail = Trail(self._engine, self._source, lease, window, self._judged)
         pages = self._source.fetch(window, http)
+        read = ((page, self._normalized(page)) for page in pages)
         try:
-            yield pages, trail
+            if self._source.columns is None:
+                yield read, trail
+            else:
+                with closing(ahead(read)) as one_ahead:
+                    yield one_ahead, trail
         finally:
             if isinstance(pages, Generator):
                 pages.close()
@@ -138,18 +145,20 @@ class Slice:
         with self._engine.connect() as connection:
             return connection.scalar(begun) is None
 
-    def _take_in(self, lease: Lease, trail: Trail, page: Page) -> tuple[int, Counters]:
-        # What is unchanged is in.
-        normalized = Normalized() if page.unchanged else self._normalized(page)
+    def _take_in(self, lease: Lease, trail: Trail, page: Page, normalized: Normalized) -> tuple[int, Counters]:
         trail.follow(page, None if page.unchanged else normalized)
         normalized.mapping = self._mapping
         trail.check_cursor(page, normalized)
         # Begun later, the last try could outlive the lease.
         until = time.monotonic() + self._settings.transaction_timeout / 2
-        listings = try_again(lambda: self._listings.resolve(normalized.quotes.values()), until)
-        return commit_page(self._engine, lease, page, normalized, listings, until)
+        listings = try_again(lambda: self._listings.resolve(normalized.quotes.listed), until)
+        return commit_page(self._engine, lease, page, normalized, arrange(normalized.quotes, listings), until)
 
     def _normalized(self, page: Page) -> Normalized:
+        # What is unchanged is in.
+        return Normalized() if page.unchanged else self._judged(page)
+
+    def _judged(self, page: Page) -> Normalized:
         return normalize_page(self._source, page, self._settings.clock_skew)
 
     @contextmanager

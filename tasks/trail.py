@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, select
 
-from sources.contract import EPOCH, Page, Source, TerminalError, TransientError, Window
+from sources.contract import Page, Source, TerminalError, TransientError, Window
 from store.tables import Page as PageRow
 from store.tables import RawBody
 from tasks.bodies import read_body
@@ -110,9 +109,10 @@ class Trail:
         normalized = normalized or self._read(page)
         if not normalized.fetched:
             return repr(_Step.of(page)).encode()
+        quotes = normalized.quotes
         timeless = (
-            replace(quote, observed_at=EPOCH) if quote.observed_at == page.fetched_at else quote
-            for quote in normalized.quotes.values()
+            (quotes.listed[place], None if at == page.fetched_at else at, values)
+            for place, at, *values in quotes.rows()
         )
         said = sorted(map(repr, timeless)) + sorted(repr((it.item, it.reasons)) for it in normalized.rejects)
         return sha256("\n".join(said).encode("utf-8", "surrogatepass")).digest()

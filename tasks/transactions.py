@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import backoff
+import polars as pl
 import psycopg2
 import structlog
 from sqlalchemy import Engine, text
@@ -59,7 +60,7 @@ def commit_page(
     lease: Lease,
     page: Page,
     normalized: Normalized,
-    listings: Mapping[tuple[str, str], int],
+    rows: pl.DataFrame,
     until: float,
 ) -> tuple[int, Counters]:
     """Load a page in one transaction, tried again whole; raises what pass_fence and load_page do.
@@ -79,7 +80,7 @@ def commit_page(
                 raise _IsIn
             if version != following:  # Postgres was set back to an older state, by a failover or from a backup
                 raise LeaseLost(f"the checkpoint of partition {lease.partition!r} is not where this slice left it")
-            return load_page(connection, lease, page, normalized, listings)
+            return load_page(connection, lease, page, normalized, rows)
 
     try:
         committed = try_again(load, until)

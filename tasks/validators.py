@@ -64,14 +64,18 @@ def keep_validator(
 
     overwrites: the page changed quotes that were there, so that another's body is no longer what they say.
     """
+    reply = page.reply if page.is_the_reply else None
+    if reply is None and not overwrites:
+        return
     key = {"source": lease.claim.source, "partition": lease.partition, "request": json.dumps(page.request)}
+    _one_at_a_time(connection, lease)
     if overwrites:
         connection.execute(text("DELETE FROM validators WHERE source = :source"), key)
-    if page.reply is None or not page.is_the_reply:
+    if reply is None:
         return
     answered = {
-        "etag": page.reply.etag,
-        "last_modified": page.reply.last_modified,
+        "etag": reply.etag,
+        "last_modified": reply.last_modified,
         "digest": page.digest,
         "mapping": normalized.mapping,
     }
@@ -109,7 +113,7 @@ def keep_validator(
 
 def _means_the_same_later(page: Page, normalized: Normalized) -> bool:
     """Whether no quote stands at the time of the fetch, and no item was refused only for being ahead of its time."""
-    return all(observed_at != page.fetched_at for _, _, observed_at in normalized.quotes) and not any(
+    return page.fetched_at not in normalized.quotes.frame["observed_at"] and not any(
         reason["code"] == "in_future" for reject in normalized.rejects for reason in reject.reasons
     )
 
@@ -120,8 +124,7 @@ def forget_unasked(engine: Engine, lease: Lease) -> None:
     A source that asks from a time on never asks the same again, and its rows would become ever more.
     """
     with engine.begin() as connection:
-        # As a page does, so that the two never wait for each other.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), lease.key)
+        _one_at_a_time(connection, lease)
         connection.execute(
             text("""
                 WITH asked AS (SELECT sha256(convert_to(request::text, 'UTF8')) AS request
@@ -133,6 +136,11 @@ def forget_unasked(engine: Engine, lease: Lease) -> None:
             """),
             lease.key,
         )
+
+
+def _one_at_a_time(connection: Connection, lease: Lease) -> None:
+    """Two who move a source's rows, in whatever order, must not wait for each other."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), lease.key)
 
 
 def mapping_of(source: Source) -> bytes:

@@ -74,7 +74,7 @@ def silent_in_a_copy(stage: Stage) -> str:
         stage.start("worker", DATABASE_URL=wire.url)
         stage.request("csv_history")
         for number in range(1, 4):
-            wire.cut(1, since=b"COPY staged_quotes", silent=True)
+            wire.cut(1, since=b"COPY quotes", silent=True)
             until(lambda: wire.struck, what="a page is copied")
             stage.hurt()
             until(partial(_has_ended_sessions, control, number), what="the reconciler ended the session")

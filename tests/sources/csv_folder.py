@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sources import csv_files
 from sources.contract import BLANK, Cursor, Page, Reject, Source, Window
 from sources.csv_fileset import FileSet
 from sources.record import Quote, Record
+from tasks.normalize import normalize_page
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 NO_HTTP: Any = None
@@ -70,8 +71,10 @@ class Folder:
             return list(self.source.fetch(Window("run", name, cursor, now), NO_HTTP))
 
     def judge(self, pages: Iterable[Page]) -> Judged:
+        """What the reference says of each item, row by row. That the pipeline says the same is asserted each time."""
         judged = Judged()
         for page in pages:
+            agree(self.source, stored(page))
             record = Record(page.fetched_at)
             for item in self.source.parse(stored(page)):
                 if item is BLANK:
@@ -92,6 +95,14 @@ class Folder:
     def partitions(self) -> list[str]:
         with environment(CSV_DIR=str(self.path)):
             return list(self.source.partitions())
+
+
+def agree(source: Source, page: Page) -> None:
+    """Assert that columns and rows are judged alike: the same quotes, the same rejects, for the same reasons."""
+    as_columns, as_rows = normalize_page(source, page, 0), normalize_page(replace(source, columns=None), page, 0)
+    assert (as_columns.fetched, as_columns.blank) == (as_rows.fetched, as_rows.blank)
+    assert as_columns.rejects == as_rows.rejects
+    assert [*as_columns.quotes] == [*as_rows.quotes]
 
 
 def stored(page: Page) -> Page:

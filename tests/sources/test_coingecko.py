@@ -146,7 +146,7 @@ def test_an_error_under_status_200_is_no_last_page(upstream: HTTPServer, client:
 
 
 def test_a_coin_becomes_a_quote() -> None:
-    [quote] = normalized(BITCOIN).quotes.values()
+    [quote] = normalized(BITCOIN).quotes
     assert (quote.source_asset_id, quote.symbol, quote.name) == ("bitcoin", "btc", "Bitcoin")
     assert (quote.quote_currency, quote.rank) == ("USD", 1)
     assert quote.observed_at == datetime(2024, 4, 7, 16, 49, 31, 736000, tzinfo=UTC)
@@ -157,7 +157,7 @@ def test_a_coin_becomes_a_quote() -> None:
 
 
 def test_null_is_what_it_does_not_know_and_zero_is_zero() -> None:
-    [quote] = normalized({**BITCOIN, "max_supply": None, "market_cap_rank": None, "total_volume": 0}).quotes.values()
+    [quote] = normalized({**BITCOIN, "max_supply": None, "market_cap_rank": None, "total_volume": 0}).quotes
     assert (quote.max_supply, quote.rank, quote.volume_24h) == (None, None, 0)
 
 
@@ -197,7 +197,7 @@ def test_the_tiniest_price_and_the_largest_supply_are_exact() -> None:
     body = body.replace('"current_price": 0', '"current_price": 3.000000000000000007e-09')
     body = body.replace('"total_supply": 0', '"total_supply": 420690000000000001')
     page = Page(body.encode(), "application/json", {}, NOW, None)
-    [quote] = normalize_page(source, page, clock_skew=0).quotes.values()
+    [quote] = normalize_page(source, page, clock_skew=0).quotes
     assert quote.price == Decimal("0.000000003000000000000000007")
     assert quote.total_supply == 420690000000000001
 
@@ -213,7 +213,7 @@ def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(real_da
     assert result.rejects == []
     assert (result.fetched, len(result.quotes), result.deduplicated) == (250, 250, 0)
     as_text = {coin["id"]: coin for coin in coins}
-    for quote in result.quotes.values():
+    for quote in result.quotes:
         coin = as_text[quote.source_asset_id]
         assert quote.price.as_tuple() == Decimal(coin["current_price"]).as_tuple()
         for ours, theirs in [("high", "high_24h"), ("total_supply", "total_supply"), ("max_supply", "max_supply")]:

@@ -61,7 +61,7 @@ def bitcoin(quote: dict[str, Any] | None = None, **changes: Any) -> dict[str, An
 
 
 def test_a_coin_becomes_a_quote() -> None:
-    [quote] = normalized(BITCOIN).quotes.values()
+    [quote] = normalized(BITCOIN).quotes
     assert (quote.source_asset_id, quote.symbol, quote.name) == ("btc-bitcoin", "BTC", "Bitcoin")
     assert (quote.quote_currency, quote.rank) == ("USD", 1)
     assert quote.observed_at == datetime(2023, 7, 11, 8, 40, 17, tzinfo=UTC)
@@ -75,26 +75,26 @@ def test_a_coin_becomes_a_quote() -> None:
 
 def test_each_currency_of_a_coin_is_a_quote_of_its_own() -> None:
     coin = {**BITCOIN, "quotes": {"USD": {"price": 1}, "BTC": {"price": 2}, "eur": {"price": 3}}}
-    quotes = normalized(coin).quotes.values()
+    quotes = normalized(coin).quotes
     assert {quote.quote_currency: quote.price for quote in quotes} == {"USD": 1, "BTC": 2, "EUR": 3}
 
 
 def test_zero_is_what_it_does_not_know() -> None:
     unknown = bitcoin({"market_cap": 0, "volume_24h": 0.0}, rank=0, circulating_supply=0, total_supply=0, max_supply=0)
-    [quote] = normalized(unknown).quotes.values()
+    [quote] = normalized(unknown).quotes
     assert (quote.market_cap, quote.volume_24h, quote.rank) == (None, None, None)
     assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (None, None, None)
 
 
 def test_a_change_of_zero_is_a_change_that_is_known() -> None:
-    [quote] = normalized(bitcoin({"percent_change_24h": 0})).quotes.values()
+    [quote] = normalized(bitcoin({"percent_change_24h": 0})).quotes
     assert quote.change_24h_pct == 0
 
 
 def test_what_newer_answers_leave_out_is_unknown() -> None:
     coin = bitcoin()
     del coin["circulating_supply"]
-    [quote] = normalized(coin).quotes.values()
+    [quote] = normalized(coin).quotes
     assert quote.circulating_supply is None
 
 
@@ -154,14 +154,14 @@ def test_a_recorded_answer_becomes_a_quote_for_each_coin_to_the_last_digit(real_
     assert Counter(why["code"] for reject in result.rejects for why in reject.reasons) == {}
     assert (result.fetched, len(result.quotes), result.deduplicated) == (2541, 2541, 0)
     as_text = {coin["id"]: coin for coin in json.loads(body, parse_float=str, parse_int=str)}
-    for quote in result.quotes.values():
+    for quote in result.quotes:
         coin = as_text[quote.source_asset_id]
         assert quote.price.as_tuple() == Decimal(coin["quotes"]["USD"]["price"]).as_tuple()
         assert str(quote.change_24h_pct) == str(Decimal(coin["quotes"]["USD"]["percent_change_24h"]))
         assert (quote.market_cap or 0) == Decimal(coin["quotes"]["USD"]["market_cap"])
         assert (quote.rank or 0) == int(coin["rank"])
-    assert sum(quote.market_cap is None for quote in result.quotes.values()) == 680
-    assert sum(quote.max_supply is None for quote in result.quotes.values()) == 1998
+    assert sum(quote.market_cap is None for quote in result.quotes) == 680
+    assert sum(quote.max_supply is None for quote in result.quotes) == 1998
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def judged(*items: str) -> tuple[list[str], list[tuple[int, str, str]]]:
     body = f"[{', '.join(items)}]".encode("utf-8", "surrogateescape")
     normalized = normalize_page(canned(), Page(body, "application/json", {}, FETCHED, None), clock_skew=0)
     reasons = [(reject.index, why["field"], why["code"]) for reject in normalized.rejects for why in reject.reasons]
-    return [quote.source_asset_id for quote in normalized.quotes.values()], reasons
+    return [quote.source_asset_id for quote in normalized.quotes], reasons
 
 
 def with_raw(field: str, raw: str) -> str:

@@ -35,6 +35,7 @@ def reported(engine: Engine, state: str, message: str = "as the test wants it") 
         ("40001", Trouble.CONFLICT),  # serialization_failure
         ("40P01", Trouble.CONFLICT),  # deadlock_detected
         ("55P03", Trouble.CONFLICT),  # lock_not_available
+        ("23505", Trouble.CONFLICT),  # unique_violation
         ("08006", Trouble.LOST),  # connection_failure
         ("57P01", Trouble.LOST),  # admin_shutdown
         ("57P03", Trouble.LOST),  # cannot_connect_now
@@ -46,7 +47,6 @@ def reported(engine: Engine, state: str, message: str = "as the test wants it") 
         ("58030", Trouble.UNFIT),  # io_error
         ("53100", Trouble.FULL),  # disk_full
         ("22012", None),  # division_by_zero
-        ("23505", None),  # unique_violation
         ("42P01", None),  # undefined_table
         ("XX000", None),  # internal_error
     ],

@@ -109,9 +109,10 @@ def test_a_copy_that_finds_no_room_pauses_its_source_too(bench: Bench) -> None:
             """)
         connection.commit()
 
+    bench.ingest(canned([item()]))
     bench.engine.dispose()
     event.listen(bench.engine, "connect", fill)
-    run = bench.ingest(canned([item()]))
+    run = bench.ingest(canned([item(price="2")]))
     assert run["waiting_reason"].startswith("disk_full: ")
     assert bench.one("SELECT paused_reason FROM sources").startswith("disk_full: ")
 

@@ -27,11 +27,11 @@ LATER = FETCHED + timedelta(hours=1)
 
 
 class Watched:
-    """What the sessions of an engine went through: the errors' codes, and how often a page was merged."""
+    """What the sessions of an engine went through: the errors' codes, and how often a page was loaded."""
 
     def __init__(self, engine: Engine):
         self.codes: list[str | None] = []
-        self.merges = 0
+        self.loads = 0
         event.listen(engine, "handle_error", self._on_error)
         event.listen(engine, "before_cursor_execute", self._on_statement)
 
@@ -39,7 +39,7 @@ class Watched:
         self.codes.append(sqlstate(context.original_exception))
 
     def _on_statement(self, connection: Connection, cursor: object, statement: str, *_: object) -> None:
-        self.merges += "MERGE INTO quotes" in statement
+        self.loads += "INSERT INTO quotes" in statement
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def test_a_page_that_met_a_deadlock_is_loaded_by_another_try(
         other = in_time(close_the_circle)
         run = sliced.ingest(correction())
         other.join()
-    assert (run["status"], run["claims"], watched.codes, watched.merges) == ("succeeded", 1, ["40P01"], 2)
+    assert (run["status"], run["claims"], watched.codes, watched.loads) == ("succeeded", 1, ["40P01"], 2)
     assert bench.one("SELECT price FROM quotes") == 2
 
 
@@ -130,14 +130,14 @@ def test_a_page_that_cannot_be_serialized_is_loaded_by_another_try(bench: Bench,
         other = in_time(write_first)
         run = sliced.ingest(correction())
         other.join()
-    assert (run["status"], run["claims"], watched.codes, watched.merges) == ("succeeded", 1, ["40001"], 2)
+    assert (run["status"], run["claims"], watched.codes, watched.loads) == ("succeeded", 1, ["40001"], 2)
     assert bench.one("SELECT price FROM quotes") == 2
 
 
 def test_a_statement_that_takes_too_long_makes_the_run_wait(bench: Bench, rival: Connection) -> None:
     with as_a_worker(bench, statement_timeout=0.2) as (sliced, watched):
         run = sliced.ingest(correction())
-    assert (run["status"], watched.merges) == ("waiting", 1)
+    assert (run["status"], watched.loads) == ("waiting", 1)
     assert run["waiting_reason"].startswith("database_unavailable: Postgres reported query_canceled (57014); ")
     assert bench.one("SELECT count(*) FROM pages WHERE run = :run", run=run["id"]) == 0
 

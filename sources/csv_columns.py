@@ -1,0 +1,164 @@
+"""A block of a CSV file as columns: its cells as polars splits them, in the fields that the file set gives them.
+
+It is bound to say what csv_files.py says row by row. A block in which quotes or line ends stand where no writer of CSV
+files puts them is left to that, and so is each line that has not as many cells as there are columns.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from sources.contract import BLANK, Columns, Item, Page
+from sources.csv_blocks import decode, is_line_by_line, outside_quotes, rows
+from sources.csv_fields import fields_of
+from sources.csv_fileset import FileSet
+
+UNUSUAL = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
+"""NUL, which no cell may have; and what Python strips from the ends of a text and polars does not."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+ItemsOf = Callable[[list[str], int], Iterable[Item]]
+"""Gives the items of a row, by its cells and its line."""
+
+
+def columns_of(page: Page, file_set: FileSet, items_of: ItemsOf) -> Columns | None:
+    """The items of a block; None where it is to be read row by row."""
+    request, header = page.request, page.request["header"]
+    text = None if request["refused"] else _utf8(page.body[request["head"] :], request["encoding"])
+    block = _Block.of(text, file_set.delimiter, len(header)) if text else None
+    if block is None:
+        return None
+    file_set.check_header(header, request["file"])
+    # The first cell of a row says whether it may be a blank one.
+    needed = sorted({0, *map(header.index, file_set.named)})
+    cells = block.cells(needed)
+    if cells is None:
+        return None
+    cells = cells.rename({old: header[at] for old, at in zip(cells.columns, needed, strict=True)})
+    numbering = _Numbering(block, cells[header[0]], header[0], lambda number: _items(block, page, number, items_of))
+    fields = fields_of(file_set, request["file"], cells.filter(numbering.is_row))
+    return None if fields is None else numbering.columns(fields)
+
+
+def _items(block: _Block, page: Page, number: int, items_of: ItemsOf) -> list[Item]:
+    [row] = rows([decode(block.lines[number], "utf-8") + "\n"], block.delimiter)
+    return list(items_of(row, page.request["line"] + number))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Records of one line each, in UTF-8. odd: the numbers of those that are to be read each by itself."""
+
+    text: bytes
+    lines: Sequence[bytes]
+    odd: Sequence[int]
+    width: int
+    delimiter: str
+    is_quoted: bool
+
+    @classmethod
+    def of(cls, text: bytes, delimiter: str, width: int) -> _Block | None:
+        """None where a record may be more than one line, or a quote or a line end not what it seems."""
+        sign = delimiter.encode()
+        if len(sign) != 1 or sign in b'"\r\n' or text.startswith(BYTE_ORDER_MARK):
+            return None
+        if not is_line_by_line(text, delimiter):
+            return None
+        is_quoted = b'"' in text
+        lines = _lines(text)
+        counted = _lines(outside_quotes(text, delimiter) or b"") if is_quoted else lines
+        odd = {number for number, line in enumerate(counted) if line.count(sign) != width - 1}
+        if not _is_usual(text):
+            odd.update(number for number, line in enumerate(lines) if not _is_usual(line))
+        return cls(text, lines, sorted(odd), width, delimiter, is_quoted)
+
+    @cached_property
+    def whole(self) -> pl.Series:
+        """The numbers of the lines that are not odd."""
+        numbers = pl.int_range(len(self.lines), eager=True)
+        return numbers.filter(~numbers.is_in(self.odd)) if self.odd else numbers
+
+    def cells(self, needed: Sequence[int]) -> pl.DataFrame | None:
+        """The columns at these places, of the lines that are not odd, without white space around the cells."""
+        if not len(self.whole):
+            return None
+        text = b"\n".join([*map(self.lines.__getitem__, self.whole), b""]) if self.odd else self.text
+        cells = pl.read_csv(
+            text,
+            has_header=False,
+            schema={str(at): pl.String for at in range(self.width)},
+            columns=needed,
+            separator=self.delimiter,
+            quote_char='"' if self.is_quoted else None,
+            empty_string_is_null=False,
+        )
+        return cells.select(pl.all().str.strip_chars()) if len(cells) == len(self.whole) else None
+
+
+class _Numbering:
+    """Which places among a block's items its lines have: a blank one has none, one with three prices has three."""
+
+    def __init__(self, block: _Block, first: pl.Series, header: str, items_at: Callable[[int], list[Item]]):
+        self._block, self._items_at = block, items_at
+        apart = {number: items_at(number) for number in block.odd}
+        maybe_blank = block.whole.filter((first == "") | (first == header))
+        blank = {number: items for number in maybe_blank if (items := items_at(number)) == [BLANK]}
+        self._apart = apart | blank
+        self.is_row = (
+            ~block.whole.is_in(list(blank)) if blank else pl.repeat(value=True, n=len(block.whole), eager=True)
+        )
+
+    def columns(self, sides: Sequence[pl.DataFrame]) -> Columns:
+        """sides: the fields of the rows, one frame for each price that a row has."""
+        counts = [len(sides)] * len(self._block.lines)
+        for number, items in self._apart.items():
+            counts[number] = sum(item is not BLANK for item in items)
+        ends = pl.Series(counts, dtype=pl.UInt32).cum_sum()
+        begins = ends - pl.Series(counts, dtype=pl.UInt32)
+        place = begins.gather(self._block.whole.filter(self.is_row))
+        frames = [side.with_columns((place + at).alias("item")) for at, side in enumerate(sides)]
+        items = [item for items in self._apart.values() for item in items]
+        return Columns(
+            frame=pl.concat(frames),
+            item=lambda place: self._item(begins, place),
+            fetched=ends[-1],
+            blank=sum(item is BLANK for item in items),
+            apart={
+                begins[number] + at: item
+                for number, items in self._apart.items()
+                for at, item in enumerate(item for item in items if item is not BLANK)
+            },
+        )
+
+    def _item(self, begins: pl.Series, place: int) -> Item:
+        number = bisect_right(begins, place) - 1
+        return self._items_at(number)[place - begins[number]]
+
+
+def _utf8(body: bytes, encoding: str) -> bytes | None:
+    if encoding == "utf-8" or (body.isascii() and not encoding.startswith("utf-16")):
+        return body
+    try:
+        return body.decode(encoding).encode()
+    except UnicodeError:
+        return None
+
+
+def _is_usual(text: bytes) -> bool:
+    if any(sign in text for sign in UNUSUAL):
+        return False
+    try:
+        return text.isascii() or bool(text.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _lines(text: bytes) -> list[bytes]:
+    lines = text.split(b"\n")
+    return lines[:-1] if text.endswith(b"\n") else lines

@@ -1,0 +1,148 @@
+"""The columnar validator: of many normalized items at once, those that the reference validator surely takes. Pure.
+
+It errs on the side of caution. What it takes, sources/record.py takes, with the same values; of what it leaves, that
+one judges each by itself and writes the reasons. A number in an odd spelling costs time, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import polars as pl
+from marshmallow import ValidationError
+
+from sources.record import EARLIEST, MAX_DIGITS, VALUES, Record
+
+KEYS = ("source_asset_id", "symbol", "name", "quote_currency")
+TIME = pl.Datetime("us", "UTC")
+
+PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?$"
+WHOLE_NUMBER = r"^[0-9]{1,9}$"
+# Well within the record's own limits: a float is only near the number, and nothing else is done with it.
+LARGEST, SMALLEST = 1e39, 1e-59
+
+DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+# No second 60: polars knows leap seconds, Python does not.
+CLOCK = r"[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,6})?"
+OFFSET = r"(?:Z|\+00:00)$"
+WITH_OFFSET = {
+    f"^{DAY}T{CLOCK}{OFFSET}": "%Y-%m-%dT%H:%M:%S%.f",
+    f"^{DAY} {CLOCK}{OFFSET}": "%Y-%m-%d %H:%M:%S%.f",
+}
+WITHOUT = {
+    f"^{DAY} {CLOCK}$": "%Y-%m-%d %H:%M:%S%.f",
+    f"^{DAY}T{CLOCK}$": "%Y-%m-%dT%H:%M:%S%.f",
+    f"^{DAY}$": "%Y-%m-%d",
+}
+
+
+class Listed(NamedTuple):
+    """What a quote is of, as its source has it."""
+
+    source_asset_id: str
+    symbol: str
+    name: str
+    quote_currency: str
+
+
+class Judged(NamedTuple):
+    """taken: `item`, `listed` (a place in `listed`), `observed_at`, and the values as text. left: places of items."""
+
+    taken: pl.DataFrame
+    listed: Sequence[Listed]
+    left: Sequence[int]
+
+
+def judge(frame: pl.DataFrame, latest: datetime) -> Judged:
+    """Judge a frame as sources/contract.py's Columns has it. latest: as of sources/record.py's Record."""
+    missing = [name for name in (*KEYS, "observed_at", "price") if name not in frame.columns]
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+    listed, of_row = _listed(frame, Record(latest))
+    at = frame["observed_at"]
+    at = at if at.dtype == TIME else read_iso(at, naive=False)
+    columns = [frame["item"], of_row.alias("listed"), at]
+    columns += [frame[name].cast(pl.String) for name in VALUES if name in frame.columns]
+    judged = pl.DataFrame(columns)
+    surely = judged.select(pl.all_horizontal(*_checks(judged, latest)).fill_null(value=False)).to_series()
+    return Judged(judged.filter(surely), listed, frame["item"].filter(~surely).to_list())
+
+
+def read_iso(text: pl.Series, *, naive: bool) -> pl.Series:
+    """ISO texts as times in UTC; null for what is not in a usual spelling. naive: without an offset, else with one."""
+    spellings = WITHOUT if naive else WITH_OFFSET
+    first = text.drop_nulls().head(1).to_list()
+    # Most are like the first.
+    likely = sorted(spellings, key=lambda pattern: not any(re.search(pattern, one) for one in first))
+    found = pl.repeat(None, len(text), dtype=pl.Datetime("us"), eager=True)
+    for pattern in likely:
+        if found.null_count():
+            found = found.fill_null(_read(text, pattern, spellings[pattern]))
+    return found.dt.replace_time_zone("UTC").alias(text.name)
+
+
+def _read(text: pl.Series, pattern: str, written: str) -> pl.Series:
+    """As polars reads it, where the pattern leaves it no choice."""
+    plain = pl.col("text").str.replace(OFFSET, "") if pattern.endswith(OFFSET) else pl.col("text")
+    read = plain.str.to_datetime(written, strict=False, time_unit="us")
+    return text.to_frame("text").select(pl.when(pl.col("text").str.contains(pattern)).then(read)).to_series()
+
+
+def _listed(frame: pl.DataFrame, record: Record) -> tuple[list[Listed], pl.Series]:
+    """The different things that the rows are of, as the record spells them; and for each row which, null if none.
+
+    Of many rows in a row it is the same, or of few things in turn.
+    """
+    begins = frame.select(
+        pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in KEYS)
+        | (pl.int_range(pl.len()) == 0)
+    ).to_series()
+    places: dict[Listed, int] = {}
+    known: dict[tuple[str | None, ...], int | None] = {}
+    of_begin = []
+    for texts in frame.filter(begins).select(KEYS).iter_rows():
+        if texts not in known:
+            listed = _spelled(texts, record)
+            known[texts] = None if listed is None else places.setdefault(listed, len(places))
+        of_begin.append(known[texts])
+    of_row = pl.Series(of_begin, dtype=pl.UInt32).gather(begins.cum_sum() - 1)
+    return list(places), of_row
+
+
+def _spelled(texts: tuple[str | None, ...], record: Record) -> Listed | None:
+    try:
+        spelled = [record.fields[name].deserialize(text) for name, text in zip(KEYS, texts, strict=True)]
+        return Listed(*map(str, spelled))
+    except ValidationError:
+        return None
+
+
+def _checks(judged: pl.DataFrame, latest: datetime) -> Iterator[pl.Expr]:
+    yield pl.col("listed").is_not_null()
+    yield pl.col("observed_at").is_between(EARLIEST, latest)
+    yield pl.col("price").is_not_null()
+    for name in set(judged.columns).intersection(VALUES):
+        check = _is_rank(name) if name == "rank" else _is_number(name)
+        yield pl.col(name).is_null() | check
+    if {"high", "low"} <= set(judged.columns):
+        high, low = pl.col("high"), pl.col("low")
+        yield high.is_null() | low.is_null() | (high == low) | (_near(high) > _near(low))
+
+
+def _is_number(name: str) -> pl.Expr:
+    text, near = pl.col(name), _near(pl.col(name))
+    # What is too small for a float is no zero.
+    is_zero = (near == 0) & ~text.str.contains("[1-9]")
+    is_in_range = near.abs().is_between(SMALLEST, LARGEST)
+    sign = near > 0 if name == "price" else near >= 0 if name != "change_24h_pct" else pl.lit(value=True)
+    return text.str.contains(PLAIN_NUMBER) & (text.str.len_bytes() <= MAX_DIGITS) & (is_in_range | is_zero) & sign
+
+
+def _is_rank(name: str) -> pl.Expr:
+    return pl.col(name).str.contains(WHOLE_NUMBER) & (pl.col(name).cast(pl.Int64, strict=False) >= 1)
+
+
+def _near(text: pl.Expr) -> pl.Expr:
+    return text.cast(pl.Float64, strict=False)
