@@ -11,9 +11,9 @@ from decimal import Decimal
 
 import polars as pl
 
-from sources.csv_fileset import EPOCHS, PLACEHOLDER, TEXTS, FileSet, Unreadable
+from sources.csv_fileset import EPOCHS, PLACEHOLDER, FileSet, Unreadable
 from sources.judge import TIME, read_iso
-from sources.record import VALUES
+from sources.record import KEYS, VALUES
 
 NO_NUMBER = "?"
 # In each unit so many that a date's microseconds do not overflow.
@@ -49,7 +49,7 @@ def _fields(file_set: FileSet, file: str, columns: Mapping[str, str], currency: 
     for name, value in file_set.constants.items():
         yield pl.lit(str(value)).alias(name)
     for name, column in columns.items():
-        if name in TEXTS:
+        if name in KEYS:
             yield _known_text(file_set, pl.col(column)).alias(name)
         elif name != "observed_at":
             yield _number(file_set, pl.col(column), percent=name == "change_24h_pct").alias(name)

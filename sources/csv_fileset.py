@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from sources.contract import Reject, TerminalError
-from sources.record import Quote
+from sources.record import KEYS, Quote
 
 SUFFIXES: Mapping[str, int] = {"K": 3, "M": 6, "B": 9, "T": 12}
 """The usual letters behind a number, and the powers of ten that they stand for."""
@@ -21,7 +21,6 @@ SUFFIXES: Mapping[str, int] = {"K": 3, "M": 6, "B": 9, "T": 12}
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """Microseconds in a unit of each kind of time that counts from 1970."""
 
-TEXTS = frozenset({"source_asset_id", "symbol", "name", "quote_currency"})
 FIELDS = frozenset(field.name for field in fields(Quote))
 ASCII = bytes(range(128))
 COUNTED = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
@@ -137,7 +136,7 @@ class FileSet:
         }
 
     def _reader(self, name: str) -> Callable[[str], Any]:
-        if name in TEXTS:
+        if name in KEYS:
             return lambda cell: "" if cell in self.nulls else cell
         if name == "observed_at":
             return self.time

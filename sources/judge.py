@@ -14,9 +14,8 @@ from typing import NamedTuple
 import polars as pl
 from marshmallow import ValidationError
 
-from sources.record import EARLIEST, MAX_DIGITS, VALUES, Record
+from sources.record import EARLIEST, KEYS, MAX_DIGITS, VALUES, Record
 
-KEYS = ("source_asset_id", "symbol", "name", "quote_currency")
 TIME = pl.Datetime("us", "UTC")
 
 PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?$"

@@ -48,8 +48,10 @@ class Quote:
     max_supply: Decimal | None = None
 
 
-VALUES = tuple(field.name for field in fields_of(Quote))[5:]
-"""What a quote says, beside what it is of and when: its numbers."""
+_NAMES = tuple(field.name for field in fields_of(Quote))
+
+KEYS, VALUES = _NAMES[:4], _NAMES[5:]
+"""What a quote is of: texts. And what it says, beside when: numbers."""
 
 
 def _wrong(code: str, detail: str) -> ValidationError:

@@ -14,8 +14,8 @@ import polars as pl
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
-from sources.judge import KEYS, judge
-from sources.record import VALUES, Quote, Record
+from sources.judge import judge
+from sources.record import KEYS, VALUES, Quote, Record
 from tasks.quotes import Quotes
 
 LONGEST_ITEM = 64 * 1024

@@ -132,10 +132,10 @@ def frozen(stage: Stage) -> str:
 def _refusing(stage: Stage, refuse: str, comply: str) -> str:
     @contextmanager
     def refusing() -> Iterator[None]:
-        stage.broker.execute_command(*refuse.split())  # type: ignore[no-untyped-call]
+        stage.broker.execute_command(*refuse.split())
         yield
         time.sleep(10)
-        stage.broker.execute_command(*comply.split())  # type: ignore[no-untyped-call]
+        stage.broker.execute_command(*comply.split())
 
     return trouble(stage, refusing())
 
