@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from settings import Settings
 from sources.contract import Cursor, Page, TerminalError, TransientError, Window
 from sources.csv_blocks import CHUNK, Block, Head, Reading, cut, read_head, read_mark
 from sources.csv_fileset import FileSet
+from sources.csv_ranges import Place, division, parted
 
 QUIET = timedelta(seconds=60)
 """After so long without a change nobody is writing to a file any more."""
@@ -37,8 +38,13 @@ def look_at(path: Path, file_set: FileSet, window: Window, settings: Settings) -
             raise TerminalError(f"{window.partition}: is not a regular file", code="file_unreadable")
         with path.open("rb") as file:
             seen = _Seen.of(os.fstat(file.fileno()))
-            if not seen.is_done(window.cursor or {}):
+            if not seen.is_done(window.cursor or {}, range_bytes_of(file_set, settings)):
                 yield from _Look(path, file, file_set, window, seen, settings).pages()
+
+
+def range_bytes_of(file_set: FileSet, settings: Settings) -> int | None:
+    """The size of the ranges that a file is divided in; None where it is read as one."""
+    return None if file_set.encoding.startswith("utf-16") else settings.csv_range_bytes
 
 
 @contextmanager
@@ -65,8 +71,10 @@ class _Seen:
     def is_that_of(self, cursor: Cursor) -> bool:
         return (cursor.get("size"), cursor.get("mtime_ns")) == (self.size, self.mtime_ns)
 
-    def is_done(self, cursor: Cursor) -> bool:
-        return self.is_that_of(cursor) and (cursor["offset"] == self.size or cursor["tail"] == TAKEN)
+    def is_done(self, cursor: Cursor, range_bytes: int | None) -> bool:
+        if not self.is_that_of(cursor) or cursor.get("range_bytes") != range_bytes:
+            return False
+        return bool(cursor["offset"] >= cursor["end"] or cursor["tail"] == TAKEN)
 
     def is_still(self, cursor: Cursor, now: datetime) -> bool:
         quiet = now - datetime.fromtimestamp(self.mtime_ns / 1e9, UTC) > QUIET
@@ -74,21 +82,20 @@ class _Seen:
 
 
 class _Progress:
-    """How far a file is read, and the hash of all before."""
+    """How far a range is read, and the hash of what stands before that in it."""
 
-    def __init__(self, name: str, file: BinaryIO):
-        self.offset, self.line, self.header = 0, 1, list[str]()
+    def __init__(self, name: str, file: BinaryIO, begin: Place):
+        self.begin, self.offset, self.line = begin, begin.offset, begin.line
         self._name, self._file, self._hash = name, file, hashlib.sha256()
 
     @classmethod
-    def at(cls, name: str, file: BinaryIO, size: int, cursor: Cursor) -> _Progress | None:
-        """That of a cursor, if the file still begins with what was read then."""
-        progress = cls(name, file)
-        if not 0 < cursor.get("offset", 0) <= size:
+    def at(cls, name: str, file: BinaryIO, size: int, begin: Place, cursor: Cursor) -> _Progress | None:
+        """That of a cursor, if the range still begins where it did, and with what was read then."""
+        progress = cls(name, file, begin)
+        if cursor.get("begin") != begin.offset or not begin.offset < cursor["offset"] <= size:
             return None
-        progress.pass_over(b"", cursor["offset"], cursor["line"] - 1)
-        progress.header = cursor["header"]
-        return progress if progress._hash.hexdigest() == cursor["digest"] else None
+        progress.pass_over(b"", cursor["offset"] - begin.offset, cursor["line"] - begin.line)
+        return progress if progress.digest == cursor["digest"] else None
 
     def pass_over(self, read: bytes, length: int, lines: int) -> None:
         """Hash what was read, which may be other than what stands there by now, and what is left of the length."""
@@ -104,23 +111,18 @@ class _Progress:
             self.offset += len(chunk)
         self.line += lines
 
-    def cursor(self, seen: _Seen, tail: str | None) -> Cursor:
-        return {
-            "offset": self.offset,
-            "line": self.line,
-            "digest": self._hash.hexdigest(),
-            "header": self.header,
-            "size": seen.size,
-            "mtime_ns": seen.mtime_ns,
-            "tail": tail,
-        }
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
 
 
 class _Look:
     def __init__(self, path: Path, file: BinaryIO, file_set: FileSet, window: Window, seen: _Seen, settings: Settings):
         self._path, self._file, self._file_set, self._seen = path, file, file_set, seen
-        self._name, self._now, self._known = window.partition, window.now, window.cursor or {}
-        self._mark, encoding = read_mark(file, self._name, file_set.encoding)
+        self._name, self._mark = parted(window.partition)
+        self._now, self._known = window.now, window.cursor or {}
+        self._order_mark, encoding = read_mark(file, self._name, file_set.encoding)
+        self._range_bytes = range_bytes_of(file_set, settings)
         self._reading = Reading(
             name=self._name,
             encoding=encoding,
@@ -130,47 +132,73 @@ class _Look:
             block_bytes=settings.csv_block_bytes,
             record_bytes=settings.csv_record_bytes,
         )
-        self._progress = _Progress(self._name, file)
+        self._header: list[str] = []
 
     def pages(self) -> Iterator[Page]:
-        if self._seen.size == len(self._mark):
+        if self._seen.size == len(self._order_mark):
             return
         head = self._head()
-        yield from self._records(head) if head else self._remembered(b"", self._known)
+        progress = _Progress(self._name, self._file, Place(0, 1))
+        if head is None:
+            yield from self._remembered(progress, b"", self._known)
+        elif head.unterminated:
+            yield self._page(progress, Block(b"", len(head.body), 0, 1 + head.lines, 0), head.body, TAKEN)
+        else:
+            yield from self._records(head)
 
     def _head(self) -> Head | None:
-        """What stands before the first record, where that is not behind us; None while it is being written."""
-        if progress := _Progress.at(self._name, self._file, self._seen.size, self._known):
-            self._progress = progress
-            return Head(b"", 0, progress.header)
+        """What stands before the first record of the file; None while it is being written."""
         skip_lines, header = self._file_set.skip_lines, self._file_set.header
-        return read_head(self._file, self._reading, self._mark, skip_lines, header)
+        head = read_head(self._file, self._reading, self._order_mark, skip_lines, header)
+        if head is not None:
+            self._file_set.check_header(head.header, self._name)
+            self._header = head.header
+        return head
 
     def _records(self, head: Head) -> Iterator[Page]:
-        """The head comes with the first page."""
-        progress, before, last = self._progress, head.body, self._known
-        self._file_set.check_header(head.header, self._name)
-        progress.header = head.header
-        if head.unterminated:
-            yield self._page(Block(b"", len(before), 0, 1 + head.lines, 0), before, TAKEN)
-            return
-        progress.pass_over(before, len(before), head.lines)
+        """The pages of the range; the head comes with the first of the file."""
+        begin = self._bound(Place(len(head.body), 1 + head.lines))
+        progress = self._resumed(begin)
+        before, last = b"", self._known
+        if progress is None:
+            progress = _Progress(self._name, self._file, begin)
+            if not self._mark:
+                before = head.body
+                progress.pass_over(before, len(before), head.lines)
         for block in cut(self._file, progress.offset, progress.line, self._reading):
             if block.unterminated:
-                yield self._page(block, before, TAKEN)
+                yield self._page(progress, block, before, TAKEN)
                 return
             progress.pass_over(block.body, block.length, block.lines)
-            yield self._page(block, before, None)
-            before, last = b"", progress.cursor(self._seen, None)
-        yield from self._remembered(before, last)
+            yield self._page(progress, block, before, None)
+            before, last = b"", self._cursor(progress, None)
+        yield from self._remembered(progress, before, last)
 
-    def _remembered(self, before: bytes, last: Cursor) -> Iterator[Page]:
+    def _bound(self, first: Place) -> Place:
+        """Where the range begins; that it reads no further than the range goes."""
+        begin, end, size = Place(0, 1), self._seen.size, self._seen.size
+        if self._range_bytes and size > self._range_bytes:
+            divided = division((self._path, self._seen, self._reading), first, self._range_bytes)
+            if self._mark:
+                begin = divided.place(self._mark, self._file, self._reading) or Place(size, 1)
+            if following := divided.place(self._mark + self._range_bytes, self._file, self._reading):
+                end = following.offset
+        if end < size:
+            self._reading = replace(self._reading, end=end, still=True)
+        return begin
+
+    def _resumed(self, begin: Place) -> _Progress | None:
+        if self._known.get("header") != self._header:
+            return None
+        return _Progress.at(self._name, self._file, self._seen.size, begin, self._known)
+
+    def _remembered(self, progress: _Progress, before: bytes, last: Cursor) -> Iterator[Page]:
         """A page without records, if the last cursor does not yet say all that is to be known at the next look."""
-        tail = WAITING if self._progress.offset < self._seen.size else None
-        if self._progress.cursor(self._seen, tail) != last:
-            yield self._page(Block(b"", self._progress.offset, 0, self._progress.line, 0), before, tail)
+        tail = WAITING if progress.offset < self._reading.end else None
+        if self._cursor(progress, tail) != last:
+            yield self._page(progress, Block(b"", progress.offset, 0, progress.line, 0), before, tail)
 
-    def _page(self, block: Block, before: bytes, tail: str | None) -> Page:
+    def _page(self, progress: _Progress, block: Block, before: bytes, tail: str | None) -> Page:
         """head: bytes of the body before its first record."""
         request = {
             "file": self._name,
@@ -178,12 +206,26 @@ class _Look:
             "length": block.length + len(before),
             "line": block.line,
             "head": len(before),
-            "header": self._progress.header,
+            "header": self._header,
             "encoding": self._reading.encoding,
             "refused": block.refused,
         }
-        cursor, confirm = self._progress.cursor(self._seen, tail), partial(_confirm, self._name, self._path, self._seen)
+        cursor, confirm = self._cursor(progress, tail), partial(_confirm, self._name, self._path, self._seen)
         return Page(before + block.body, "text/csv", request, self._now, cursor, confirm=confirm)
+
+    def _cursor(self, progress: _Progress, tail: str | None) -> Cursor:
+        return {
+            "begin": progress.begin.offset,
+            "offset": progress.offset,
+            "line": progress.line,
+            "digest": progress.digest,
+            "header": self._header,
+            "end": self._reading.end,
+            "range_bytes": self._range_bytes,
+            "size": self._seen.size,
+            "mtime_ns": self._seen.mtime_ns,
+            "tail": tail,
+        }
 
 
 def _confirm(partition: str, path: Path, seen: _Seen) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -64,11 +64,28 @@ class Folder:
         return file
 
     def look(
-        self, name: str, cursor: Cursor | None = None, *, now: datetime = NOW, block: int = 2**20, record: int = 2**18
+        self,
+        partition: str,
+        cursor: Cursor | None = None,
+        *,
+        now: datetime = NOW,
+        block: int = 2**20,
+        record: int = 2**18,
+        range_: int = 2**40,
     ) -> list[Page]:
-        """The pages of one look at a file."""
-        with environment(CSV_DIR=str(self.path), CSV_BLOCK_BYTES=str(block), CSV_RECORD_BYTES=str(record)):
-            return list(self.source.fetch(Window("run", name, cursor, now), NO_HTTP))
+        """The pages of one look at a file, or at one of its ranges of `range_` bytes."""
+        sizes = {"CSV_BLOCK_BYTES": block, "CSV_RECORD_BYTES": record, "CSV_RANGE_BYTES": range_}
+        with environment(CSV_DIR=str(self.path), **{name: str(size) for name, size in sizes.items()}):
+            return list(self.source.fetch(Window("run", partition, cursor, now), NO_HTTP))
+
+    def look_at_all(
+        self, cursors: Mapping[str, Cursor] | None = None, *, range_: int, **options: Any
+    ) -> dict[str, list[Page]]:
+        """The pages of one look at each partition there is."""
+        return {
+            partition: self.look(partition, (cursors or {}).get(partition), range_=range_, **options)
+            for partition in self.partitions(range_)
+        }
 
     def judge(self, pages: Iterable[Page]) -> Judged:
         """What the reference says of each item, row by row. That the pipeline says the same is asserted each time."""
@@ -92,8 +109,8 @@ class Folder:
     def read(self, name: str, **options: Any) -> Judged:
         return self.judge(self.look(name, **options))
 
-    def partitions(self) -> list[str]:
-        with environment(CSV_DIR=str(self.path)):
+    def partitions(self, range_: int = 2**40) -> list[str]:
+        with environment(CSV_DIR=str(self.path), CSV_RANGE_BYTES=str(range_)):
             return list(self.source.partitions())
 
 
