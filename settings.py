@@ -100,8 +100,13 @@ class Settings:
     breaker_failures: int = _count(5, "requests to a source that fail in a row before it is left alone for a while")
     breaker_cooldown: float = _seconds(60, "seconds it is left alone, until one request tries whether it is back")
 
+    run_workers: int = _count(4, "most workers at a time on one run of a source that is files")
+
     max_body_bytes: int = _count(64 * 1024 * 1024, "largest answer of an upstream, unpacked, in bytes")
-    csv_block_bytes: int = _count(1024 * 1024, "size of a page of a CSV file, in bytes")
+    csv_block_bytes: int = _count(4 * 1024 * 1024, "size of a page of a CSV file, in bytes")
+    csv_range_bytes: int = _count(
+        32 * 1024 * 1024, "size of the ranges in which workers share a larger CSV file, in bytes"
+    )
     csv_record_bytes: int = _count(256 * 1024, "largest record of a CSV file, in bytes; a larger one is refused")
     clock_skew: float = _seconds(300, "seconds an observation may lie in the future")
 

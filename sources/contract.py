@@ -216,6 +216,7 @@ class Source:
                 that it cannot read. For files of millions of rows, and bound to say the same. With it, a page is
                 fetched and read while the one before it is loaded.
     partitions: what has a checkpoint of its own, named anew at each slice.
+    is_shared:  several workers may bring in partitions of one run at the same time.
     catch_up:   what becomes of the slots that an outage or a pause took. `all` is for a fetch that heeds
                 `window.slot`; one that brings what there is now brings it once with `latest`.
     upstreams:  by plan; the first that takes no key serves without one, the first that takes one serves with one,
@@ -231,6 +232,7 @@ class Source:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     columns: Callable[[Page], Columns | None] | None = None
     partitions: Callable[[], Iterable[str]] = lambda: (WHOLE,)
+    is_shared: bool = False
     catch_up: CatchUp = "latest"
 
     def slot_at(self, now: datetime) -> datetime:

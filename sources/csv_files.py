@@ -1,4 +1,4 @@
-"""A source that is a folder of CSV files: each file a partition, each block of whole records a page."""
+"""A source that is a folder of CSV files: a file, or a range of a large one, is a partition, a block of it a page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, T
 from sources.csv_blocks import UNFIT, decode, rows
 from sources.csv_columns import columns_of
 from sources.csv_fileset import FileSet
-from sources.csv_look import look_at, naming
+from sources.csv_look import look_at, naming, range_bytes_of
+from sources.csv_ranges import parted, partitions_of
 
 NOT_UTF8 = "\\udc"
 """How a byte of a file's name that is not UTF-8 is written in its partition's."""
@@ -38,13 +39,19 @@ def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
         raise TerminalError(f"{file}: no file set of {name} declares it", code="file_undeclared")
 
     def partitions() -> list[str]:
-        return _files(Path(get_settings().csv_dir), files)
+        settings = get_settings()
+        folder = Path(settings.csv_dir)
+        return [
+            partition
+            for file in _files(folder, files)
+            for partition in partitions_of(file, _size(folder / file), range_bytes_of(declared(file), settings))
+        ]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        settings = get_settings()
-        if NOT_UTF8 in window.partition:
-            raise TerminalError(f"{window.partition}: its name is not UTF-8; rename it", code="file_unreadable")
-        return look_at(Path(settings.csv_dir, window.partition), declared(window.partition), window, settings)
+        settings, (file, _) = get_settings(), parted(window.partition)
+        if NOT_UTF8 in file:
+            raise TerminalError(f"{file}: its name is not UTF-8; rename it", code="file_unreadable")
+        return look_at(Path(settings.csv_dir, file), declared(file), window, settings)
 
     def parse(page: Page) -> Iterator[Item]:
         return _items(page, declared(page.request["file"]))
@@ -64,6 +71,7 @@ def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
         normalize=normalize,
         columns=columns,
         partitions=partitions,
+        is_shared=True,
     )
 
 
@@ -71,6 +79,14 @@ def _files(folder: Path, files: Sequence[FileSet]) -> list[str]:
     with naming(f"CSV_DIR ({folder})", "csv_dir_unreadable"):
         found = {file for file_set in files for file in _matching(folder, file_set.pattern.split("/"))}
     return sorted(file.encode("utf-8", "backslashreplace").decode() for file in found)
+
+
+def _size(path: Path) -> int:
+    """0 where opening it will say what is wrong with it."""
+    try:
+        return path.stat().st_size if os.access(path, os.R_OK) else 0
+    except OSError:
+        return 0
 
 
 def _matching(folder: Path, globs: Sequence[str], below: str = "") -> Iterator[str]:

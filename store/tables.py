@@ -143,6 +143,8 @@ class Checkpoint(Base):
     cursor: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_run: Mapped[uuid.UUID | None]
+    # The slice of that run whose lease it is, its own or an assistant's: runs.claims as it was then.
+    lease_claim: Mapped[int | None]
     # Rises with every lease taken: whoever holds an older one may no longer write.
     lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires: Mapped[datetime | None]

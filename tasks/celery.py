@@ -28,7 +28,7 @@ class Service(Celery):
         return connection
 
 
-celery = Service("kasparro", include=["tasks.ingest", "tasks.control"])
+celery = Service("kasparro", include=["tasks.ingest", "tasks.assist", "tasks.control"])
 celery.conf.update(
     broker_url=settings.redis_url,
     broker_connection_retry_on_startup=True,

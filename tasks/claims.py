@@ -28,7 +28,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Claim(Hold):
-    """A slice's hold on its run, and what the slice needs to know of it."""
+    """A slice's hold on its run, and what the slice needs to know of it. assists: the hold is another worker's."""
 
     kind: str
     parameters: dict[str, Any]
@@ -39,6 +39,7 @@ class Claim(Hold):
     now: datetime
     paused_until: datetime | None
     paused_reason: str | None
+    assists: bool = False
 
 
 class ClaimLost(Exception):
@@ -64,6 +65,25 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
                               CASE WHEN paused_until > clock_timestamp() THEN paused_until END AS paused_until
                 """),
                 {"run": run},
+            )
+            .mappings()
+            .one_or_none()
+        )
+    return Claim(**row) if row else None
+
+
+def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
+    """The claim of a slice that is under way, for a worker that is to assist it; None where it has ended."""
+    with engine.connect() as connection:
+        row = (
+            connection.execute(
+                text("""
+                    SELECT id AS run, claims AS number, source, kind, parameters, attempts, request_id, traceparent,
+                           scheduled_for, clock_timestamp() AS now, NULL AS paused_until, NULL AS paused_reason,
+                           true AS assists
+                      FROM runs WHERE id = :run AND claims = :number AND status = 'running' AND NOT cancel_requested
+                """),
+                {"run": run, "number": number},
             )
             .mappings()
             .one_or_none()
@@ -176,3 +196,11 @@ def _move(connection: Connection, hold: Hold, assignments: str, **values: Any) -
     )
     if moved.rowcount == 0:
         raise ClaimLost(str(hold.run))
+    # What its assistants are committing comes in before the move, and nothing after it.
+    connection.execute(
+        text("""
+            UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL
+             WHERE lease_run = :run AND lease_claim = :number
+        """),
+        {"run": hold.run, "number": hold.number},
+    )

@@ -39,11 +39,15 @@ class Lease:
 
 
 class LeaseHeld(Exception):
-    """Another run may write for the partition. seconds: until that right ends."""
+    """Somebody else may write for the partition. seconds: until that right ends. beside_us: it works on our own run."""
 
-    def __init__(self, partition: str, run: str, seconds: float):
+    def __init__(self, partition: str, run: str, seconds: float, *, beside_us: bool):
         super().__init__(f"partition {partition!r} is leased to run {run}")
-        self.seconds = seconds
+        self.seconds, self.beside_us = seconds, beside_us
+
+
+class PartitionDone(Exception):
+    """Another worker has been through the partition for our run."""
 
 
 class LeaseLost(Exception):
@@ -54,8 +58,12 @@ class Cancelled(Exception):
     """Somebody asked for the run to end."""
 
 
-def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> Lease:
-    """The lease of a partition, free, run out, or our own run's; raises LeaseHeld, ClaimLost."""
+def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float, *, silent: float | None = None) -> Lease:
+    """The lease of a partition: free, run out, or left by an earlier slice of our run.
+
+    silent: seconds after which one is taken from a worker of this slice's run, too, that has committed no page in them.
+    Raises LeaseHeld, PartitionDone, ClaimLost, Cancelled.
+    """
     named = {"source": claim.source, "partition": partition}
     reach("before_lease")
     with engine.begin() as connection:
@@ -71,26 +79,43 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float) -> 
         taken = connection.execute(
             text("""
                 UPDATE checkpoints
-                   SET lease_run = :run, lease_token = lease_token + 1, lease_expires = clock_timestamp() + :lease
-                 WHERE source = :source AND partition = :partition
-                   AND (lease_run IS NULL OR lease_run = :run OR lease_expires <= clock_timestamp()
+                   SET lease_run = :run, lease_claim = :number, lease_token = lease_token + 1,
+                       lease_expires = clock_timestamp() + :lease
+                 WHERE source = :source AND partition = :partition AND done_by IS DISTINCT FROM :run
+                   AND (lease_run IS NULL OR lease_run = :run AND lease_claim IS DISTINCT FROM :number
+                        OR lease_expires <= clock_timestamp()
+                           + CASE WHEN lease_run = :run THEN :left_when_silent ELSE interval '0' END
                         -- taken while the clock was ahead: no lease of today ends so late
                         OR lease_expires > clock_timestamp() + :lease)
                 RETURNING lease_token, cursor, version
             """),
-            {**named, "run": claim.run, "lease": timedelta(seconds=seconds)},
+            {
+                **named,
+                "run": claim.run,
+                "number": claim.number,
+                "lease": timedelta(seconds=seconds),
+                "left_when_silent": timedelta(seconds=0 if silent is None else seconds - silent),
+            },
         ).one_or_none()
         if taken is None:
-            held = connection.execute(
-                text("""
-                    SELECT lease_run, greatest(extract(epoch FROM lease_expires - clock_timestamp()), 0)::float AS left
-                      FROM checkpoints WHERE source = :source AND partition = :partition
-                """),
-                named,
-            ).one()
-            # It may have been let go of just now.
-            raise LeaseHeld(partition, str(held.lease_run or "no more"), held.left or 0.0)
+            raise _why_not(connection, claim, partition)
     return Lease(claim, partition, taken.lease_token, taken.cursor, taken.version, seconds)
+
+
+def _why_not(connection: Connection, claim: Claim, partition: str) -> LeaseHeld | PartitionDone:
+    held = connection.execute(
+        text("""
+            SELECT lease_run, greatest(extract(epoch FROM lease_expires - clock_timestamp()), 0)::float AS left,
+                   done_by IS NOT DISTINCT FROM :run AS is_done
+              FROM checkpoints WHERE source = :source AND partition = :partition
+        """),
+        {"source": claim.source, "partition": partition, "run": claim.run},
+    ).one()
+    if held.is_done:
+        return PartitionDone(partition)
+    # It may have been let go of just now.
+    run = str(held.lease_run or "no more")
+    return LeaseHeld(partition, run, held.left or 0.0, beside_us=held.lease_run in (None, claim.run))
 
 
 def release_lease(
@@ -133,14 +158,15 @@ def _error(failed: TransientError | TerminalError) -> dict[str, Any]:
 def _show_life(connection: Connection, claim: Claim) -> bool | None:
     """Show that the slice still works, between one partition's lease and the next; gives whether it is to be cancelled.
 
-    None where the claim is lost.
+    None where the claim is lost. An assistant waits for who is just moving the run, and leaves it as it is.
     """
+    held = "id = :run AND claims = :number AND status = 'running'"
     cancelled: bool | None = connection.scalar(
-        text("""
-            UPDATE runs SET claimed_at = clock_timestamp()
-             WHERE id = :run AND claims = :number AND status = 'running'
-            RETURNING cancel_requested
-        """),
+        text(
+            f"SELECT cancel_requested FROM runs WHERE {held} FOR SHARE"
+            if claim.assists
+            else f"UPDATE runs SET claimed_at = clock_timestamp() WHERE {held} RETURNING cancel_requested"
+        ),
         {"run": claim.run, "number": claim.number},
     )
     return cancelled

@@ -154,11 +154,13 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     )
     if version is None:
         raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
+    # Held until the commit: nobody ends the run, or puts it back, between this look and that. Who does either takes its
+    # leases from the run's assistants, and so waits for their pages without it: several at it would let nobody else in.
+    held = "" if lease.claim.assists else "FOR SHARE"
     run = connection.execute(
-        # Held until the commit: nobody ends the run, or puts it back, between this look and that.
-        text("""
+        text(f"""
             SELECT cancel_requested, attempts, waits FROM runs
-             WHERE id = :run AND claims = :number AND status = 'running' FOR SHARE
+             WHERE id = :run AND claims = :number AND status = 'running' {held}
         """),
         {"run": lease.claim.run, "number": lease.claim.number},
     ).one_or_none()
@@ -166,6 +168,8 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
         raise ClaimLost(str(lease.claim.run))
     if run.cancel_requested:
         raise Cancelled
+    if lease.claim.assists:
+        return version
     # A page that leaves the checkpoint where this slice found it is no progress: the next slice would do it again.
     if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})

@@ -22,11 +22,12 @@ from tasks.breaker import Breaker
 from tasks.claims import Claim
 from tasks.faults import reach
 from tasks.identity import Listings
-from tasks.leases import Lease, release_lease, take_lease
+from tasks.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
 from tasks.limits import spender
 from tasks.load import Counters, arrange
 from tasks.normalize import Normalized, normalize_page
 from tasks.partitions import partitions_left, raise_failed
+from tasks.runs import call_assistants
 from tasks.shutdown import told_to_stop
 from tasks.trail import Trail
 from tasks.transactions import commit_page, try_again
@@ -34,33 +35,48 @@ from tasks.validators import forget_unasked, known, mapping_of
 
 log = structlog.get_logger()
 
+A_BREATH = 0.5
+"""Seconds between two looks at the partitions that assistants are at."""
+
 
 class SliceEnded(Exception):
     """The slice's time is up, or its worker is to stop; what was committed stays, and the run goes on in the next."""
 
 
 class Slice:
-    """One Celery task's share of a run. Raises SliceEnded, and what its parts raise."""
+    """One Celery task's share of a run, for so many seconds. Raises SliceEnded, and what its parts raise."""
 
-    def __init__(self, engine: Engine, settings: Settings, source: Source, claim: Claim):
+    def __init__(
+        self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
+    ):
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock = _database_clock(claim.now)
-        self._deadline = time.monotonic() + settings.task_slice
+        self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
         self._listings = Listings(engine, source.name)
         self._mapping = mapping_of(source)
+        self._assistants = 0
 
     def work(self) -> None:
         """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
         unsettled: list[TransientError] = []
         with self._http() as http:
             untried, waiting = self._partitions_left()
-            for place, partition in enumerate((*untried, *waiting)):
+            if self._source.is_shared:
+                self._assistants = min(self._settings.run_workers, len(untried) + len(waiting)) - 1
+            assisted: list[str] = []
+            for place, partition in enumerate(_each_and_again([*untried, *waiting], assisted)):
                 try:
                     if place:
                         self._end_in_time()
                     self._work_on(partition, http)
+                except PartitionDone:
+                    continue
+                except LeaseHeld as held:
+                    if not held.beside_us:
+                        raise
+                    assisted.append(partition)
                 except TerminalError as error:
-                    log.warning("partition_failed", partition=partition, code=error.code, detail=error.detail)
+                    self._say_failed(partition, error)
                 except (SliceEnded, TransientError) as error:
                     if isinstance(error, TransientError) and error.retry_after is None:
                         log.warning("partition_waits", partition=partition, code=error.code, detail=error.detail)
@@ -73,6 +89,22 @@ class Slice:
         if unsettled:
             raise unsettled[0]
         raise_failed(self._engine, self._claim)
+
+    def assist(self) -> None:
+        """Bring in partitions that nobody has tried, beside the slice that holds the run and does all others."""
+        with self._http() as http:
+            for partition in self._partitions_left()[0]:
+                self._end_in_time()
+                try:
+                    self._work_on(partition, http)
+                except (PartitionDone, LeaseHeld):
+                    continue
+                except TerminalError as error:
+                    self._say_failed(partition, error)
+
+    @staticmethod
+    def _say_failed(partition: str, error: TerminalError) -> None:
+        log.warning("partition_failed", partition=partition, code=error.code, detail=error.detail)
 
     def _partitions_left(self) -> tuple[list[str], list[str]]:
         partitions = list(self._source.partitions())
@@ -102,9 +134,16 @@ class Slice:
                     seconds=round(time.monotonic() - started, 3),
                     **vars(counters),
                 )
+                self._call_assistants()
                 self._end_in_time(trail)
             if self._source.upstreams:
                 forget_unasked(self._engine, lease)
+
+    def _call_assistants(self) -> None:
+        """Once something new has been found, and not for files that nobody touched."""
+        if self._assistants > 0:
+            call_assistants(self._claim, self._assistants)
+            self._assistants = 0
 
     @contextmanager
     def _pages(self, lease: Lease, http: HttpClient) -> Iterator[tuple[Iterator[tuple[Page, Normalized]], Trail]]:
@@ -163,7 +202,9 @@ class Slice:
 
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:
-        lease = take_lease(self._engine, self._claim, partition, self._settings.lease)
+        # An assistant that is silent for longer is dead, or as good as dead; it loses the page that it is at.
+        silent = None if self._claim.assists else self._settings.transaction_timeout
+        lease = take_lease(self._engine, self._claim, partition, self._settings.lease, silent=silent)
         try:
             yield lease
         except SoftTimeLimitExceeded:
@@ -199,6 +240,14 @@ class Slice:
         )
         with closing(HttpClient(access)) as http:
             yield http
+
+
+def _each_and_again(partitions: list[str], again: list[str]) -> Iterator[str]:
+    """Each of these, and then, now and then, what has been put into `again` meanwhile."""
+    yield from partitions
+    while again:
+        time.sleep(A_BREATH)
+        yield from [again.pop(0) for _ in range(len(again))]
 
 
 def _after(failure: TransientError, end: SliceEnded | TransientError) -> TransientError:

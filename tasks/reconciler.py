@@ -81,7 +81,20 @@ def _settle_abandoned(engine: Engine, settings: Settings) -> None:
             {"lease": timedelta(seconds=settings.lease)},
         )
         for run in abandoned.mappings().all():
-            _settle(connection, settings, run)
+            if _is_left_alone(connection, run):
+                _settle(connection, settings, run)
+
+
+def _is_left_alone(connection: Connection, run: RowMapping) -> bool:
+    """Whether nobody is committing a page of it; nobody can until this transaction's end."""
+    alone: bool = connection.execute(
+        text("""
+            SELECT count(*) = (SELECT count(*) FROM checkpoints WHERE lease_run = :run)
+              FROM (SELECT FROM checkpoints WHERE lease_run = :run FOR NO KEY UPDATE SKIP LOCKED) AS free
+        """),
+        {"run": run["run"]},
+    ).scalar_one()
+    return alone
 
 
 def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None:

@@ -18,6 +18,7 @@ from settings import get_settings
 from sources.registry import SOURCES
 from store.tables import Run
 from tasks.celery import celery
+from tasks.claims import Hold
 
 log = structlog.get_logger()
 
@@ -218,6 +219,25 @@ def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
                 """),
                 {"run": run},
             )
+
+
+def call_assistants(hold: Hold, count: int) -> None:
+    """Send for other workers to take partitions of a run, beside the slice that holds it. Without them it takes longer.
+
+    Raises nothing: where Redis is away, none come.
+    """
+    for _ in range(count):
+        try:
+            celery.send_task(
+                "kasparro.assist",
+                args=[str(hold.run), hold.number],
+                shadow=f"assist {hold.source}",
+                queue="ingest",
+                retry=False,
+            )
+        except (BrokerUnreachable, OSError) as error:
+            log.warning("publish_failed", error=type(error).__name__, detail=str(error))
+            return
 
 
 def _insert_run(

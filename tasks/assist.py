@@ -1,0 +1,79 @@
+"""The task of an assistant: it takes partitions of a run that another worker's slice holds, and never moves the run.
+
+What it does not get done, for whatever reason, that slice does.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from settings import get_settings
+from sources.contract import TransientError
+from sources.registry import SOURCES
+from store.trouble import named, trouble_of
+from tasks.celery import celery
+from tasks.claims import ClaimLost, join_run
+from tasks.database import worker_engine
+from tasks.leases import Cancelled, LeaseLost
+from tasks.pipeline import Slice, SliceEnded
+from tasks.runs import call_assistants
+from tasks.shutdown import page_in_hand_first, told_to_stop
+from tasks.transactions import DATABASE_ERRORS
+
+log = structlog.get_logger()
+
+SHIFT = 20.0
+"""Seconds after which an assistant gets in line again, behind the runs that wait for a worker."""
+
+
+@celery.task(
+    name="kasparro.assist",
+    soft_time_limit=get_settings().task_soft_limit,
+    time_limit=get_settings().task_hard_limit,
+)
+def assist(run: str = "", number: int = 0, *_: Any, **__: Any) -> None:
+    """Assist a slice of a run. number: the run's claims, by which a slice that has ended since is known."""
+    try:
+        assisted, claims = uuid.UUID(run), int(number)
+    except (ValueError, TypeError, AttributeError):
+        log.error("message_not_understood", run=repr(run)[:100], expected="the id of a run, and the number of a slice")
+        return
+    if told_to_stop():
+        return
+    try:
+        _assist(assisted, claims)
+    except (ClaimLost, LeaseLost) as lost:
+        log.warning("slice_fenced_off", run=run, detail=str(lost))
+    except DATABASE_ERRORS as error:
+        if trouble_of(error) is None:
+            raise
+        log.warning("slice_left", run=run, reason=named(error))
+
+
+def _assist(run: uuid.UUID, number: int) -> None:
+    engine, settings = worker_engine(), get_settings()
+    claim = join_run(engine, run, number)
+    source = SOURCES.get(claim.source) if claim else None
+    if claim is None or source is None:
+        log.info("run_not_due", run=str(run))
+        return
+    context = {"run": str(run), "source": claim.source, "request_id": claim.request_id}
+    with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
+        log.info("slice_assisted", slice=number)
+        try:
+            with page_in_hand_first():
+                Slice(engine, settings, source, claim, seconds=SHIFT).assist()
+        except SliceEnded:
+            if not told_to_stop():
+                call_assistants(claim, 1)
+        except Cancelled:
+            pass  # whose slice it is ends the run
+        except TransientError as error:
+            log.warning("partition_waits", code=error.code, detail=error.detail)
+        except SoftTimeLimitExceeded:
+            log.warning("slice_timed_out")
+            raise
