@@ -31,7 +31,7 @@ STEPS = 10
 MOMENTS = (0, 0.05, 0.2, 0.6)
 """Seconds between two steps, one of these by chance."""
 
-LONG_RUNS = {"CSV_BLOCK_BYTES": "4096", "TASK_SLICE": "0.5"}
+LONG_RUNS = {"CSV_BLOCK_BYTES": "4096", "CSV_RANGE_BYTES": "12288", "RUN_WORKERS": "3", "TASK_SLICE": "0.5"}
 """A run of the files takes seconds, in several slices."""
 
 A_MOMENT = 0.5

@@ -74,6 +74,8 @@ class Servers:
             "CSV_DIR": str(self.csv),
             # So small that a run of the files has some sixty pages.
             "CSV_BLOCK_BYTES": "8192",
+            # What is hurt is to be the one process that works on a run; with others beside it: faults_assistants.py.
+            "RUN_WORKERS": "1",
             "API_TOKEN": TOKEN,
         }
 

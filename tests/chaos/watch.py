@@ -25,7 +25,7 @@ State = tuple[uuid.UUID, str, int]
 
 LOOK = """
     SELECT r.id, r.status, r.claims,
-           EXISTS (SELECT FROM checkpoints WHERE lease_run = r.id AND lease_expires > clock_timestamp()) AS leased,
+           (SELECT count(*) FROM checkpoints WHERE lease_run = r.id AND lease_expires > clock_timestamp()) AS leases,
            status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp() AS due
       FROM runs AS r WHERE status IN ('queued', 'running', 'waiting')
 """
@@ -96,12 +96,12 @@ class Watch:
 
     def _judge_runs(self, runs: Any, *, beating: bool) -> None:
         slots = self._stage.slots()
-        free = slots - sum(run.status == "running" and run.leased for run in runs)
+        free = slots - sum(run.leases for run in runs if run.status == "running")
         helpless = self.outages > 0 or not beating or slots == 0 or not self._stage.is_controlled()
         stuck: set[State] = {
             (run.id, run.status, run.claims)
             for run in runs
-            if not helpless and (free > 0 if run.due else run.status == "running" and not run.leased)
+            if not helpless and (free > 0 if run.due else run.status == "running" and not run.leases)
         }
         now = time.monotonic()
         self._overdue = {state: self._overdue.get(state, now) for state in stuck}
