@@ -21,6 +21,12 @@ DURATION = validate.Range(
     min=0, max=YEAR, min_inclusive=False, error=f"must be more than 0 and at most {YEAR}, which is a year"
 )
 INTERVAL = validate.Range(min=1, max=YEAR, error=f"must be at least 1 and at most {YEAR}, which is a year")
+DAY = 86_400
+CENTURY = 100 * YEAR
+# Given in days by mistake, it must not cost what cannot be had back.
+KEPT = validate.Range(
+    min=DAY, max=CENTURY, error=f"must be at least {DAY}, which is a day, and at most {CENTURY}, a century"
+)
 IN_A_HEADER = validate.Regexp(r"[!-~]+\Z", error="must be of visible ASCII characters, without spaces")
 NO_PASSWORD = validate.Regexp(r"[^@]*\Z", error="must hold no user and no password: it is stored with each page")
 MIN_TOKEN_LENGTH = 16
@@ -129,6 +135,14 @@ class UpstreamSettings:
     calls_per_minute: int | None = _count(None, "most calls in a minute, over all workers")
     calls_per_month: int | None = _count(None, "most calls in a calendar month (UTC), repeats and manual runs included")
     pages: int | None = _count(None, "most pages of one snapshot, for a source that pages")
+    quotes_kept: float | None = _knob(
+        kinds.Float(load_default=None, validate=KEPT),
+        "seconds a quote is kept after it was observed, but for the newest of each listing; unset: for ever",
+    )
+    bodies_kept: float | None = _knob(
+        kinds.Float(load_default=None, validate=KEPT),
+        "seconds a raw body is kept after it was last received; unset: for ever",
+    )
 
 
 @cache

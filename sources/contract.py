@@ -203,6 +203,18 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """How long what a source brought is kept; what is older has expired. None: for ever.
+
+    quotes: counted from when they were observed. The newest of each listing never expires.
+    bodies: counted from when they were last received.
+    """
+
+    quotes: timedelta | None = None
+    bodies: timedelta | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """One upstream under one name: what is different about it. All that sources share is the pipeline's.
 
@@ -219,6 +231,7 @@ class Source:
     is_shared:  several workers may bring in partitions of one run at the same time.
     catch_up:   what becomes of the slots that an outage or a pause took. `all` is for a fetch that heeds
                 `window.slot`; one that brings what there is now brings it once with `latest`.
+    retention:  how long what it brought is kept. `<NAME>_QUOTES_KEPT` and `<NAME>_BODIES_KEPT` come before it.
     upstreams:  by plan; the first that takes no key serves without one, the first that takes one serves with one,
                 unless `<NAME>_PLAN` says otherwise. Empty: the source speaks no HTTP.
     """
@@ -234,6 +247,7 @@ class Source:
     partitions: Callable[[], Iterable[str]] = lambda: (WHOLE,)
     is_shared: bool = False
     catch_up: CatchUp = "latest"
+    retention: Retention = field(default_factory=Retention)
 
     def slot_at(self, now: datetime) -> datetime:
         """The slot of the schedule that `now` lies in: intervals are counted from the epoch, in UTC."""

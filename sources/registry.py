@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import get_args
 
 from settings import SettingsError, get_settings, read_upstream
-from sources.contract import CatchUp, Rate, Source
+from sources.contract import CatchUp, Rate, Retention, Source
 from sources.plans import address
 
 MODULES = (
@@ -65,8 +65,21 @@ def _as_configured(source: Source) -> Source:
         per_minute=upstream.calls_per_minute or source.rate.per_minute,
         per_month=upstream.calls_per_month or source.rate.per_month,
     )
-    every = timedelta(seconds=upstream.every) if upstream.every else source.every
-    return replace(source, rate=rate, every=every, catch_up=upstream.catch_up or source.catch_up)
+    retention = Retention(
+        quotes=_duration(upstream.quotes_kept) or source.retention.quotes,
+        bodies=_duration(upstream.bodies_kept) or source.retention.bodies,
+    )
+    return replace(
+        source,
+        rate=rate,
+        every=_duration(upstream.every) or source.every,
+        catch_up=upstream.catch_up or source.catch_up,
+        retention=retention,
+    )
+
+
+def _duration(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 SOURCES = _registry()

@@ -148,11 +148,20 @@ def test_every_variable_of_a_source_has_its_name_before_it() -> None:
         "COINGECKO_CALLS_PER_MINUTE": "5",
         "COINGECKO_CALLS_PER_MONTH": "1000",
         "COINGECKO_PAGES": "2",
+        "COINGECKO_QUOTES_KEPT": "86400",
+        "COINGECKO_BODIES_KEPT": "172800",
     }
     assert read_upstream("coingecko", environ) == UpstreamSettings(
-        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2
+        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2, 86400, 172800
     )
-    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 8)
+    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 10)
+
+
+@pytest.mark.parametrize("kept", ["0", "90", "86399", "3162240001"])
+def test_a_retention_that_must_be_a_mistake_is_refused(kept: str) -> None:
+    """90 was meant to be days; taken as seconds, next to nothing would be kept."""
+    with pytest.raises(SettingsError, match="COINGECKO_QUOTES_KEPT: must be at least 86400, which is a day"):
+        read_upstream("coingecko", {"COINGECKO_QUOTES_KEPT": kept})
 
 
 def test_every_mistake_of_a_source_is_said_at_once_and_without_its_key() -> None:

@@ -27,6 +27,7 @@ except SettingsError as error:
 else:
     for source in SOURCES.values():
         print(source.name, int(source.every.total_seconds()), source.rate.per_minute, source.rate.per_month)
+        print(source.name, "keeps quotes", source.retention.quotes, "bodies", source.retention.bodies)
 """
 
 Registry = Callable[[Mapping[str, str]], str]
@@ -67,6 +68,13 @@ def test_the_environment_sets_schedule_and_rate(registry: Registry) -> None:
     shown = registry({"COINGECKO_EVERY": "90", "COINGECKO_CALLS_PER_MINUTE": "3", "COINPAPRIKA_CALLS_PER_MONTH": "7"})
     assert "coingecko 90 3 10000\n" in shown
     assert "coinpaprika 600 30 7\n" in shown
+
+
+def test_the_environment_sets_how_long_things_are_kept_and_else_they_are_kept_for_ever(registry: Registry) -> None:
+    shown = registry({"COINGECKO_QUOTES_KEPT": "2592000", "CSV_HISTORY_BODIES_KEPT": "86400"})
+    assert "coingecko keeps quotes 30 days, 0:00:00 bodies None\n" in shown
+    assert "csv_history keeps quotes None bodies 1 day, 0:00:00\n" in shown
+    assert "coinpaprika keeps quotes None bodies None\n" in shown
 
 
 def test_a_module_of_its_own_is_a_source_too(registry: Registry, tmp_path: Path) -> None:
