@@ -82,6 +82,9 @@ class Source(Base):
     breaker_probe_until: Mapped[datetime | None]
     # The newest slot that a run was asked for, or that was let go: catching up after an outage starts behind it.
     last_slot: Mapped[datetime | None]
+    # What retention has dropped of it so far (tasks/retention.py), counted in the transactions that drop it.
+    quotes_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    bodies_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class Run(Base):
@@ -175,13 +178,17 @@ class Validator(Base):
 
 
 class RawBody(Base):
-    """A body exactly as received, compressed with zstd, kept once per digest (sha256 of the uncompressed body)."""
+    """A body exactly as received, compressed with zstd, kept once per digest (sha256 of the uncompressed body).
+
+    Where retention has dropped the body, it is null: that it was received stays on record.
+    """
 
     __tablename__ = "raw_bodies"
+    __table_args__ = (Index("raw_bodies_kept", "source", "received_at", postgresql_where=text("body IS NOT NULL")),)
 
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"), primary_key=True)
     digest: Mapped[bytes] = mapped_column(primary_key=True)
-    body: Mapped[bytes]
+    body: Mapped[bytes | None]
     content_type: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     received_at: Mapped[datetime]
@@ -194,7 +201,7 @@ class Page(Base):
     __table_args__ = (
         ForeignKeyConstraint(["source", "body_digest"], ["raw_bodies.source", "raw_bodies.digest"]),
         CheckConstraint("fetched = inserted + updated + unchanged + deduplicated + rejected", name="conservation"),
-        Index(None, "source", "body_digest"),
+        Index(None, "source", "body_digest", "fetched_at"),
         Index(None, "committed_at"),
     )
 

@@ -6,6 +6,7 @@ import io
 import struct
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import cast
@@ -28,20 +29,57 @@ COPY_HEAD, COPY_TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), struct.pack("!h", -1)
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def begin_to_keep(connection: Connection, source: str, page: Page) -> Future[bytes] | None:
+_ON_RECORD = "SELECT FROM raw_bodies WHERE source = :source AND digest = :digest"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """A body on its way to where it is kept. again: it was kept before, and has been dropped since."""
+
+    compressed: Future[bytes]
+    again: bool
+
+
+def begin_to_keep(connection: Connection, source: str, page: Page) -> Keeping | None:
     """Have the body compressed while other things are done; None if it is there already."""
-    there = text("SELECT FROM raw_bodies WHERE source = :source AND digest = :digest")
-    if connection.execute(there, {"source": source, "digest": page.digest}).rowcount:
+    named = {"source": source, "digest": page.digest}
+    # Locked, or retention could drop it before the page is committed that shows it to be in use.
+    if connection.execute(text(f"{_ON_RECORD} AND body IS NOT NULL FOR SHARE"), named).rowcount:
         return None
-    return _compressor().submit(zstd.compress, page.body, LEVEL)
+    again = connection.execute(text(_ON_RECORD), named).rowcount > 0
+    return Keeping(_compressor().submit(zstd.compress, page.body, LEVEL), again)
 
 
-def keep_body(connection: Connection, source: str, page: Page, compressed: Future[bytes]) -> None:
-    """Write a body that is not there yet. In binary: as text it would be twice as long, and read twice."""
+def keep_body(connection: Connection, source: str, page: Page, keeping: Keeping) -> None:
+    """Write a body that is not there, as far as `begin_to_keep` saw."""
+    if keeping.again:
+        _keep_again(connection, source, page, keeping.compressed.result())
+    else:
+        _keep_first(connection, source, page, keeping.compressed.result())
+
+
+def _keep_again(connection: Connection, source: str, page: Page, compressed: bytes) -> None:
+    connection.execute(
+        text("""
+            UPDATE raw_bodies SET body = :body, content_type = :content_type, received_at = :received_at
+             WHERE source = :source AND digest = :digest
+        """),
+        {
+            "source": source,
+            "digest": page.digest,
+            "body": compressed,
+            "content_type": page.content_type,
+            "received_at": page.fetched_at,
+        },
+    )
+
+
+def _keep_first(connection: Connection, source: str, page: Page, compressed: bytes) -> None:
+    """In binary: as text it would be twice as long, and read twice."""
     row = (
         source.encode(),
         page.digest,
-        compressed.result(),
+        compressed,
         page.content_type.encode(),
         struct.pack("!q", len(page.body)),
         struct.pack("!q", (page.fetched_at - POSTGRES_EPOCH) // timedelta(microseconds=1)),

@@ -111,7 +111,7 @@ def load_page(
 
     rows: its quotes, as `arrange` gives them. Raises what `page.confirm` raises.
     """
-    compressed = begin_to_keep(connection, lease.claim.source, page)
+    keeping = begin_to_keep(connection, lease.claim.source, page)
     inserted, updated = _load_quotes(connection, lease, page, rows) if len(rows) else (0, 0)
     reach("after_merge")
     counters = Counters(
@@ -124,8 +124,8 @@ def load_page(
         blank=normalized.blank,
         bytes=0 if page.status == 304 else len(page.body),
     )
-    if compressed:
-        keep_body(connection, lease.claim.source, page, compressed)
+    if keeping:
+        keep_body(connection, lease.claim.source, page, keeping)
     if not page.unchanged:
         _keep_rejects(connection, lease, page.digest, normalized.rejects)
     keep_validator(connection, lease, page, normalized, overwrites=updated > 0)

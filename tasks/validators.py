@@ -38,6 +38,7 @@ def known(engine: Engine, source: Source, partition: str, request: Mapping[str, 
                 SELECT etag, last_modified, digest, content_type
                   FROM validators JOIN raw_bodies USING (source, digest)
                  WHERE source = :source AND partition = :partition AND request = {_REQUEST} AND mapping = :mapping
+                   AND body IS NOT NULL
             """),
             {
                 "source": source.name,
