@@ -19,7 +19,7 @@ from app.envelope import route
 from app.health import heartbeats, oldest_queued_age
 from app.resource import Resource
 from app.state import reading, state
-from store.tables import Page
+from store.tables import Page, Source
 from tasks.breaker import read_breakers
 
 log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ class _Database(Collector):
         up = GaugeMetricFamily("kasparro_database_up", "1 while the database answers.")
         try:
             with reading() as connection:
-                reads = (_runs, _rows, _lag, _breakers, _queued, _beats)
+                reads = (_runs, _rows, _dropped, _lag, _breakers, _queued, _beats)
                 families = [family for read in reads for family in read(connection)]
         except SQLAlchemyError as error:
             log.warning("metrics_without_database", error=type(error).__name__)
@@ -107,6 +107,16 @@ def _rows(connection: Connection) -> Iterator[Metric]:
         for outcome in outcomes:
             rows.add_metric([row.source, outcome], row._mapping[outcome])
     yield from (pages, rows)
+
+
+def _dropped(connection: Connection) -> Iterator[Metric]:
+    dropped = CounterMetricFamily(
+        "kasparro_dropped", "Quotes and raw bodies dropped for their age.", labels=("source", "what")
+    )
+    for row in connection.execute(select(Source.name, Source.quotes_dropped, Source.bodies_dropped)):
+        dropped.add_metric([row.name, "quotes"], row.quotes_dropped)
+        dropped.add_metric([row.name, "bodies"], row.bodies_dropped)
+    yield dropped
 
 
 def _lag(connection: Connection) -> Iterator[Metric]:

@@ -34,6 +34,20 @@ class RateSchema(Schema):
     used_this_month = fields.Integer(metadata={"description": "Calls since the month began (UTC), repeats included."})
 
 
+class RetentionSchema(Schema):
+    """How long things are kept, and what was dropped for its age so far."""
+
+    quotes_s = fields.Float(
+        allow_none=True,
+        metadata={"description": "Seconds since it was observed; the newest of each listing stays. Null: for ever."},
+    )
+    bodies_s = fields.Float(
+        allow_none=True, metadata={"description": "Seconds since it was last received. Null: for ever."}
+    )
+    quotes_dropped = fields.Integer()
+    bodies_dropped = fields.Integer()
+
+
 class BreakerSchema(Schema):
     """The circuit breaker of its host."""
 
@@ -82,6 +96,7 @@ class SourceSchema(Schema):
     paused_until = Instant(allow_none=True, metadata={"description": "Null while paused: until it is resumed."})
     paused_reason = fields.String(allow_none=True)
     rate = fields.Nested(RateSchema, metadata={"description": "What the upstream allows; null: no limit."})
+    retention = fields.Nested(RetentionSchema)
     breaker = fields.Nested(BreakerSchema)
     checkpoints = fields.List(fields.Nested(CheckpointSchema))
     last_success = LAST_SUCCESS
@@ -190,6 +205,7 @@ def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]
             "name": name,
             **_schedule(SOURCES[name], known.get(name), now),
             "rate": _rate(SOURCES[name], known.get(name), now),
+            "retention": _retention(SOURCES[name], known.get(name)),
             "breaker": breakers.get(name, CLOSED),
             "checkpoints": [_checkpoint(row, now) for row in checkpoints if row.source == name],
             **history[name],
@@ -217,6 +233,16 @@ def _rate(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
     this_month = now.date().replace(day=1)
     used = row.budget_used if row and row.budget_month == this_month else 0
     return {"per_minute": source.rate.per_minute, "per_month": source.rate.per_month, "used_this_month": used}
+
+
+def _retention(source: Declared, row: Any) -> dict[str, Any]:
+    quotes, bodies = source.retention.quotes, source.retention.bodies
+    return {
+        "quotes_s": quotes and quotes.total_seconds(),
+        "bodies_s": bodies and bodies.total_seconds(),
+        "quotes_dropped": row.quotes_dropped if row else 0,
+        "bodies_dropped": row.bodies_dropped if row else 0,
+    }
 
 
 def _checkpoint(row: Row[Any], now: datetime) -> dict[str, Any]:

@@ -137,6 +137,10 @@ class Rows:
             values = {f"breaker_{name}": value for name, value in state.items()}
             connection.execute(insert(Source).values(name=source, **values))
 
+    def dropped(self, source: str = "coingecko", *, quotes: int = 0, bodies: int = 0) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(insert(Source).values(name=source, quotes_dropped=quotes, bodies_dropped=bodies))
+
     def heartbeat(self, part: str, beaten_at: datetime) -> None:
         with self.engine.begin() as connection:
             connection.execute(insert(Heartbeat).values(part=part, beaten_at=beaten_at))

@@ -242,6 +242,7 @@ def test_metrics_tell_the_databases_truth_and_the_request_times(api: FlaskClient
     rows.run(status="queued", requested_at=datetime.now(UTC) - timedelta(minutes=1), started_at=None)
     rows.heartbeat("beat", datetime.now(UTC) - timedelta(seconds=30))
     rows.breaker("coinpaprika", failures=5, opened_at=NOON)
+    rows.dropped("csv_history", quotes=7, bodies=2)
     api.get("/runs/not-a-run-at-all")
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
@@ -251,6 +252,8 @@ def test_metrics_tell_the_databases_truth_and_the_request_times(api: FlaskClient
     assert found["kasparro_database_up",] == 1
     assert found["kasparro_runs", "coingecko", "succeeded"] == 1
     assert found["kasparro_rows_total", "coingecko", "inserted"] == 3
+    assert found["kasparro_dropped_total", "csv_history", "quotes"] == 7
+    assert found["kasparro_dropped_total", "bodies", "csv_history"] == 2
     assert found["kasparro_breaker_open", "coingecko"] == 0
     assert found["kasparro_breaker_open", "coinpaprika"] == 1
     assert 3600 <= found["kasparro_source_lag_seconds", "coingecko"] < 3700

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from flask.testing import FlaskClient
 
+from sources.contract import Retention
 from sources.registry import SOURCES
 from tests.api.rows import NOON, Rows
 from tests.api.test_data import get, pages
@@ -64,6 +66,22 @@ def test_a_source_that_is_being_tried_says_until_when_others_wait(api: FlaskClie
     tried = get(api, "/sources/coingecko")["breaker"]
     assert tried["state"] == "half_open"
     assert datetime.fromisoformat(tried["until"]) == now + timedelta(seconds=40)
+
+
+def test_a_source_tells_how_long_things_are_kept_and_what_was_dropped(
+    api: FlaskClient, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = replace(SOURCES["coingecko"], retention=Retention(quotes=timedelta(days=30)))
+    monkeypatch.setitem(SOURCES, "coingecko", kept)  # type: ignore[arg-type]  # a dict, to everyone a Mapping
+    rows.dropped(quotes=12, bodies=3)
+    assert get(api, "/sources/coingecko")["retention"] == {
+        "quotes_s": 2592000,
+        "bodies_s": None,
+        "quotes_dropped": 12,
+        "bodies_dropped": 3,
+    }
+    for_ever = {"quotes_s": None, "bodies_s": None, "quotes_dropped": 0, "bodies_dropped": 0}
+    assert get(api, "/sources/coinpaprika")["retention"] == for_ever
 
 
 def test_a_source_is_paused_with_a_reason_until_it_is_resumed(api: FlaskClient, token: dict[str, str]) -> None:
