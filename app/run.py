@@ -23,7 +23,9 @@ class CountersSchema(Schema):
     fetched = fields.Integer(metadata={"description": "Items read."})
     inserted = fields.Integer(metadata={"description": "New quotes."})
     updated = fields.Integer(metadata={"description": "Quotes that a later fetch corrected."})
-    unchanged = fields.Integer(metadata={"description": "Quotes that were there already."})
+    unchanged = fields.Integer(
+        metadata={"description": "Quotes that were there already, or that would expire at once."}
+    )
     deduplicated = fields.Integer(metadata={"description": "Items that came twice in one page."})
     rejected = fields.Integer(metadata={"description": "Items that could not become a quote."})
     blank = fields.Integer(metadata={"description": "Rows with nothing in them; not items."})

@@ -14,6 +14,7 @@ from store.trouble import named
 from tasks.celery import celery
 from tasks.database import worker_engine
 from tasks.reconciler import reconcile
+from tasks.retention import drop_expired
 from tasks.transactions import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -30,6 +31,12 @@ def reconcile_runs(**_: Any) -> None:
         send_canary()
     except (BrokerUnreachable, RedisError, OSError) as error:
         log.warning("canary_not_sent", error=type(error).__name__, detail=str(error))
+
+
+@celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
+def retain(**_: Any) -> None:
+    """Drop some of what no source is to keep any longer; the next turn goes on with it."""
+    drop_expired(worker_engine(), get_settings())
 
 
 def send_canary() -> None:

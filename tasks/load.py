@@ -109,7 +109,7 @@ def load_page(
 ) -> tuple[int, Counters]:
     """Write a page, within the transaction that passed its fence; gives its number in its run's partition.
 
-    rows: its quotes, as `arrange` gives them. Raises what `page.confirm` raises.
+    rows: its quotes, as `arrange` gives them; what was left out counts as unchanged. Raises what `page.confirm` raises.
     """
     keeping = begin_to_keep(connection, lease.claim.source, page)
     inserted, updated = _load_quotes(connection, lease, page, rows) if len(rows) else (0, 0)
@@ -118,7 +118,7 @@ def load_page(
         fetched=normalized.fetched,
         inserted=inserted,
         updated=updated,
-        unchanged=len(rows) - inserted - updated,
+        unchanged=len(normalized.quotes) - inserted - updated,
         deduplicated=normalized.deduplicated,
         rejected=len(normalized.rejects),
         blank=normalized.blank,

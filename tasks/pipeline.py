@@ -28,6 +28,7 @@ from tasks.load import Counters, arrange
 from tasks.normalize import Normalized, normalize_page
 from tasks.partitions import partitions_left, raise_failed
 from tasks.runs import call_assistants
+from tasks.retention import without_expired
 from tasks.shutdown import told_to_stop
 from tasks.trail import Trail
 from tasks.transactions import commit_page, try_again
@@ -191,7 +192,11 @@ class Slice:
         # Begun later, the last try could outlive the lease.
         until = time.monotonic() + self._settings.transaction_timeout / 2
         listings = try_again(lambda: self._listings.resolve(normalized.quotes.listed), until)
-        return commit_page(self._engine, lease, page, normalized, arrange(normalized.quotes, listings), until)
+        rows = arrange(normalized.quotes, listings)
+        if kept := self._source.retention.quotes:
+            since = page.fetched_at - kept
+            rows = try_again(lambda: without_expired(self._engine, rows, since), until)
+        return commit_page(self._engine, lease, page, normalized, rows, until)
 
     def _normalized(self, page: Page) -> Normalized:
         # What is unchanged is in.

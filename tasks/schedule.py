@@ -31,6 +31,9 @@ log = structlog.get_logger()
 # for a run to end.
 LONGEST_GAP, GAP_WHILE_BEHIND, SHORTEST_GAP = 5.0, 1.0, 0.05
 
+RETAIN_EVERY = 60.0
+"""Seconds between two turns of retention. Often and short: it shares a worker with the reconciler."""
+
 SKIPPED_AFTER = timedelta(minutes=1)
 MOST_SLOTS = 1000
 MOST_SWEEPS_WAITING = 10
@@ -39,7 +42,7 @@ KNOWN = "SELECT name, last_slot, paused_reason, paused_until FROM sources"
 
 
 class SlotScheduler(Scheduler):
-    """What Celery's beat ticks in place of its own scheduler: looks which slots are due, and has the reconciler run.
+    """What Celery's beat ticks in place of its own scheduler: looks which slots are due, and has the control tasks run.
 
     Celery's own goes by the host's clock: set back by an hour, it would send nothing for an hour. This one counts
     seconds on a clock that only runs forward.
@@ -55,6 +58,7 @@ class SlotScheduler(Scheduler):
         self._engine, self._clock = engine, clock
         # Both at once: who starts the service should not have to wait to see that it works.
         self._look_at = self._sweep_at = clock()
+        self._retain_at = clock() + RETAIN_EVERY
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -67,8 +71,11 @@ class SlotScheduler(Scheduler):
             self._look_at = self._clock() + gap
         if self._clock() >= self._sweep_at:
             self._sweep_at = self._clock() + get_settings().sweep_every
-            self._send_sweep()
-        return max(0.0, min(self._look_at, self._sweep_at) - self._clock())
+            self._send("kasparro.reconcile")
+        if self._clock() >= self._retain_at:
+            self._retain_at = self._clock() + RETAIN_EVERY
+            self._send("kasparro.retain")
+        return max(0.0, min(self._look_at, self._sweep_at, self._retain_at) - self._clock())
 
     def _look(self) -> float:
         try:
@@ -77,12 +84,12 @@ class SlotScheduler(Scheduler):
             log.exception("slots_not_requested")  # the next look asks for them again
             return LONGEST_GAP
 
-    def _send_sweep(self) -> None:
+    def _send(self, task: str) -> None:
         try:
             if self._sweeps_waiting() < MOST_SWEEPS_WAITING:
-                self.app.send_task("kasparro.reconcile", queue="control", retry=False)
+                self.app.send_task(task, queue="control", retry=False)
         except Exception:
-            log.exception("sweep_not_sent")
+            log.exception("sweep_not_sent", task=task)
 
     def _sweeps_waiting(self) -> int:
         """They pile up while no control worker runs. An expiry would compare the clocks of two hosts."""
