@@ -27,8 +27,8 @@ from tasks.limits import spender
 from tasks.load import Counters, arrange
 from tasks.normalize import Normalized, normalize_page
 from tasks.partitions import partitions_left, raise_failed
-from tasks.runs import call_assistants
 from tasks.retention import without_expired
+from tasks.runs import call_assistants
 from tasks.shutdown import told_to_stop
 from tasks.trail import Trail
 from tasks.transactions import commit_page, try_again
