@@ -42,10 +42,12 @@ def no_room_for_quotes(stage: Stage) -> str:
 
 @fault("no room for a page's temporary table: the sources are paused, and resumed by the API")
 def no_room_for_copies(stage: Stage) -> str:
-    """It is COPY that fails, whose error comes from the driver itself."""
+    """It is COPY that fails, whose error is the driver's own. The table is for quotes that are there already."""
     disk = _put_on_a_disk(stage, "ALTER DATABASE kasparro SET temp_tablespaces = 'small'", 3600)
-    under_way(stage, "csv_history", roles=("worker", "control"))
-    _fill_until_paused(stage, disk)
+    under_way(stage, "csv_history", "coingecko", roles=("worker", "control"))
+    stage.settle()
+    stage.request("csv_history", full_refresh=True)
+    _fill_until_paused(stage, disk, full_refresh=True)
     _assert_health_says_so(stage)
     disk.make_room()
     for source in ("csv_history", "coingecko"):
@@ -108,11 +110,11 @@ def _put_on_a_disk(stage: Stage, statement: str, pause: float) -> Disk:
     return server.disk
 
 
-def _fill_until_paused(stage: Stage, disk: Disk) -> None:
+def _fill_until_paused(stage: Stage, disk: Disk, **body: bool) -> None:
     """The source whose run is under way, and another one that comes later."""
     stage.hurt()
     until(lambda: _are_paused(stage, disk, 1), what="the source is paused")
-    stage.request("coingecko")
+    stage.request("coingecko", **body)
     until(lambda: _are_paused(stage, disk, 2), what="the other source is paused as well")
 
 
