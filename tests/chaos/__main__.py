@@ -19,7 +19,7 @@ from pkgutil import iter_modules
 import tests.chaos
 from tests.chaos.outcome import Outcome
 from tests.chaos.perform import learn_undisturbed, perform
-from tests.chaos.report import around_the_table, last_line, show, write
+from tests.chaos.report import PLACE, last_line, show, write
 from tests.chaos.servers import Servers
 from tests.chaos.stage import FAULTS, Fault
 
@@ -27,7 +27,7 @@ from tests.chaos.stage import FAULTS, Fault
 def main() -> int:
     given = _parser().parse_args()
     if given.write:
-        around_the_table(given.write)  # better now than at the end
+        PLACE.around(given.write)  # better now than at the end
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # So that all that was started is ended. Hypothesis would take any other exception for a finding.
         signal.signal(signum, signal.default_int_handler)

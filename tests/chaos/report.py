@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.outcome import Outcome
+from tests.marked import Place
 
 COLUMNS = ("fault", "what was seen", "time to recovery", "rows lost", "rows doubled")
 WIDTH = 160
-BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
+PLACE = Place("chaos")
 
 
 def show(outcomes: Sequence[Outcome], seed: int) -> None:
@@ -44,18 +45,8 @@ def last_line(outcomes: Sequence[Outcome]) -> str:
     return f"chaos: {counts} faults, {lost} rows lost, {doubled} rows doubled, {stuck} runs stuck"
 
 
-def around_the_table(file: Path) -> tuple[str, str]:
-    """What stands before and behind a document's table; raises ValueError if it has no place for one."""
-    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, marked, after = rest.partition(END)
-    if not marked:
-        raise ValueError(f"{file} has no place for the table: it needs the lines {BEGIN} and {END}")
-    return before, after
-
-
 def write(file: Path, outcomes: Sequence[Outcome], seed: int, rounds: int) -> None:
-    """Put the table into a document, in the place that its two markers leave for it."""
-    before, after = around_the_table(file)
+    """Put the table into a document, in the place that it leaves for it."""
     lines = [
         f"`make chaos ROUNDS={rounds} SEED={seed}`",
         "",
@@ -65,4 +56,4 @@ def write(file: Path, outcomes: Sequence[Outcome], seed: int, rounds: int) -> No
         "",
         f"`{last_line(outcomes)}`",
     ]
-    file.write_text(before + "\n".join([BEGIN, "", *lines, "", END]) + after, encoding="utf-8")
+    PLACE.write(file, lines)

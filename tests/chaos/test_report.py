@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.outcome import Outcome
-from tests.chaos.report import BEGIN, END, last_line, write
+from tests.chaos.report import PLACE, last_line, write
 from tests.processes import ROOT
 
 OUTCOMES = [
@@ -35,7 +35,7 @@ def test_the_last_line_adds_up_what_is_wrong() -> None:
 
 
 def test_the_table_stands_between_the_documents_markers_with_the_command_that_made_it(document: Path) -> None:
-    before, after = document.read_text().split(BEGIN)[0], document.read_text().split(END)[1]
+    before, after = document.read_text().split(PLACE.begin)[0], document.read_text().split(PLACE.end)[1]
     write(document, OUTCOMES, seed=7, rounds=20)
     written = document.read_text()
     assert written.startswith(before)
