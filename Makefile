@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs run test chaos check lock clean venv install-devstack install-dev
+.PHONY: help up down status logs run test chaos bench check lock clean venv install-devstack install-dev
 .NOTPARALLEL:
 
 help: ## show this
@@ -43,6 +43,9 @@ test: install-dev ## run the tests, on servers of their own; TESTS= chooses some
 chaos: install-dev ## hurt it in every way we know, and check that nothing is lost; ROUNDS=, SEED=, ONLY=
 	$(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
+bench: install-dev ## measure it side by side with others, in half an hour; QUICK=1: in minutes; ROUNDS=, ONLY=, WRITE=
+	$(PY) -m tests.bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only "$(ONLY)") $(if $(WRITE),--write $(WRITE))
+
 check: install-dev ## lint, format, types, import contracts, security, dependencies, container files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -55,18 +58,19 @@ check: install-dev ## lint, format, types, import contracts, security, dependenc
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(VENV)/bin/hadolint Dockerfile
 
-lock: install-dev ## resolve setup.cfg anew into the three lock files
+lock: install-dev ## resolve setup.cfg, and what make bench compares with, anew into the lock files
 	$(COMPILE) -o requirements.lock
 	$(COMPILE) --extra devstack -c requirements.lock -o requirements-devstack.lock
 	$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK_OF) tests/bench/peers/requirements.in -o tests/bench/peers/requirements.lock
 
 clean: ## stop everything; delete .data, .venv and what the tools left
 	@if [ -x $(PY) ]; then $(DEVSTACK) clean; fi
 	rm -rf .data $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-COMPILE = $(VENV)/bin/uv pip compile setup.cfg --universal --python-version 3.11 --generate-hashes \
-	--no-header -q
+LOCK_OF = $(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
+COMPILE = $(LOCK_OF) setup.cfg
 
 # deptry reads no setup.cfg: this is what stands in there.
 DECLARED = import configparser; cfg = configparser.ConfigParser(); cfg.read("setup.cfg"); \

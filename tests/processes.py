@@ -17,6 +17,19 @@ T = TypeVar("T")
 CELERY = [sys.executable, "-m", "celery", "-A", "tasks.celery"]
 ROLES = {
     "worker": [*CELERY, "worker", "-Q", "ingest", "-c", "2", "-n", "worker@%h", "--without-gossip", "--without-mingle"],
+    # One task at a time.
+    "lone worker": [
+        *CELERY,
+        "worker",
+        "-Q",
+        "ingest",
+        "-c",
+        "1",
+        "-n",
+        "lone@%h",
+        "--without-gossip",
+        "--without-mingle",
+    ],
     "control": [
         *CELERY,
         "worker",

@@ -1,0 +1,94 @@
+"""The benchmarks: loads, reads and memory, side by side with others' in one run on this machine.
+
+python -m tests.bench [--quick] [--rounds N] [--only "load, reads"] [--write docs/performance.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+
+from tests.bench import peers_venv
+from tests.bench.figures import Measured, NotMeasured
+from tests.bench.loads import measure_loads
+from tests.bench.machine import describe
+from tests.bench.report import PLACE, keep, show, write
+from tests.bench.scale import FULL, QUICK, Scale
+from tests.bench.servers import Servers
+from tests.processes import ROOT
+from tests.short_times import forget_the_callers_settings
+
+BUILD = ROOT / "build"
+RESULT = BUILD / "bench.json"
+
+Part = Callable[[Servers, Scale, Measured], None]
+PARTS: Mapping[str, Part] = {
+    "load": measure_loads,
+}
+
+
+def main() -> int:
+    given = _parser().parse_args()
+    if given.write:
+        PLACE.around(given.write)  # better now than at the end
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)  # so that all that was started is ended
+    scale = QUICK if given.quick else FULL
+    scale = replace(scale, rounds=given.rounds or scale.rounds)
+    parts = [name.strip() for name in given.only.split(",") if name.strip()] or list(PARTS)
+    if unknown := sorted(set(parts) - set(PARTS)):
+        sys.stderr.write(f"There is no part {', '.join(unknown)}. There are: {', '.join(PARTS)}.\n")
+        return 2
+    forget_the_callers_settings()
+    peers_venv.install()
+    measured, machine = measure(parts, scale)
+    title = f"bench, {scale.name} form, {scale.rounds} rounds; {machine}"
+    show(measured, title)
+    keep(measured, RESULT)
+    if given.write and not measured.broken:
+        write(given.write, measured, title)
+    return int(bool(measured.broken))
+
+
+def measure(parts: Sequence[str], scale: Scale) -> tuple[Measured, str]:
+    """What these parts measure, and the machine it is of."""
+    BUILD.mkdir(exist_ok=True)
+    folder = Path(mkdtemp(prefix="bench-", dir=BUILD))
+    measured = Measured()
+    try:
+        with Servers(folder) as servers:
+            for part in parts:
+                started = time.monotonic()
+                try:
+                    PARTS[part](servers, scale, measured)
+                except NotMeasured as why:
+                    measured.not_measured[part] = str(why)
+                except AssertionError as wrong:
+                    measured.broken[part] = str(wrong)
+                sys.stderr.write(f"bench: {part} took {time.monotonic() - started:.0f} s\n")
+            return measured, describe(servers)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the small form, in three minutes")
+    parser.add_argument("--rounds", type=int, help="how many interleaved rounds (default: 5; 3 where it is quick)")
+    parser.add_argument("--only", default="", metavar="PARTS", help=f"some of {', '.join(PARTS)}, separated by commas")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the two markers of this file")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")
