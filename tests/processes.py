@@ -17,19 +17,6 @@ T = TypeVar("T")
 CELERY = [sys.executable, "-m", "celery", "-A", "tasks.celery"]
 ROLES = {
     "worker": [*CELERY, "worker", "-Q", "ingest", "-c", "2", "-n", "worker@%h", "--without-gossip", "--without-mingle"],
-    # One task at a time.
-    "lone worker": [
-        *CELERY,
-        "worker",
-        "-Q",
-        "ingest",
-        "-c",
-        "1",
-        "-n",
-        "lone@%h",
-        "--without-gossip",
-        "--without-mingle",
-    ],
     "control": [
         *CELERY,
         "worker",
@@ -49,13 +36,23 @@ ROOT = Path(__file__).parent.parent
 
 
 class Process:
-    """A running part of the service, in a process group of its own. prefix: a command that starts it elsewhere."""
+    """A running part of the service, in a process group of its own. prefix: a command that starts it elsewhere.
 
-    def __init__(self, role: str, log: Path, environ: Mapping[str, str], prefix: Sequence[str] = ()):
+    command: in place of the role's own.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        log: Path,
+        environ: Mapping[str, str],
+        prefix: Sequence[str] = (),
+        command: Sequence[str] = (),
+    ):
         self.role, self.log = role, log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [*prefix, *ROLES[role]],
+                [*prefix, *(command or ROLES[role])],
                 cwd=ROOT,
                 env={
                     **os.environ,

@@ -17,11 +17,15 @@ from tempfile import mkdtemp
 
 from tests.bench import peers_venv
 from tests.bench.figures import Measured, NotMeasured
+from tests.bench.growth import measure_growth
 from tests.bench.loads import measure_loads
 from tests.bench.machine import describe
+from tests.bench.memory import measure_exports, measure_load_memory
+from tests.bench.reads import measure_reads
 from tests.bench.report import PLACE, keep, show, write
 from tests.bench.scale import FULL, QUICK, Scale
 from tests.bench.servers import Servers
+from tests.bench.workers import measure_workers
 from tests.processes import ROOT
 from tests.short_times import forget_the_callers_settings
 
@@ -31,6 +35,11 @@ RESULT = BUILD / "bench.json"
 Part = Callable[[Servers, Scale, Measured], None]
 PARTS: Mapping[str, Part] = {
     "load": measure_loads,
+    "workers": measure_workers,
+    "memory": measure_load_memory,
+    "growth": measure_growth,
+    "reads": measure_reads,
+    "exports": measure_exports,
 }
 
 

@@ -38,15 +38,15 @@ class Database:
     def close(self) -> None:
         self.connection.close()
 
-    def execute(self, statement: str, *values: Any) -> None:
+    def execute(self, statement: str, **values: Any) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute(statement, values or None)
 
-    def value(self, query: str, *values: Any) -> Any:
+    def value(self, query: str, **values: Any) -> Any:
         """The one value that a query gives."""
-        return self.row(query, *values)[0]
+        return self.row(query, **values)[0]
 
-    def row(self, query: str, *values: Any) -> tuple[Any, ...]:
+    def row(self, query: str, **values: Any) -> tuple[Any, ...]:
         """The one row that a query gives."""
         with self.connection.cursor() as cursor:
             cursor.execute(query, values or None)

@@ -11,6 +11,7 @@ from tests.bench.database import Cost, Database
 from tests.bench.figures import Measured
 from tests.bench.one_by_one import judge_and_copy, upsert_each
 from tests.bench.peers_venv import load_with_dlt
+from tests.bench.rounds import rotated
 from tests.bench.sample import Histories
 from tests.bench.scale import Scale
 from tests.bench.servers import Servers
@@ -42,12 +43,6 @@ def measure_loads(servers: Servers, scale: Scale, measured: Measured) -> None:
             for contender in rotated(CONTENDERS, number):
                 costs |= contender(stage)
             measured.note(_figures(costs, scale))
-
-
-def rotated(contenders: Sequence[Contender], number: int) -> Sequence[Contender]:
-    """In each round another one is the first, so that none always has the machine as another left it."""
-    begin = number % len(contenders)
-    return [*contenders[begin:], *contenders[:begin]]
 
 
 @contextmanager
@@ -113,7 +108,6 @@ def _became(load: Load) -> tuple[int, ...]:
 def dlt(stage: Stage) -> Costs:
     with stage.servers.database("dlt") as database:
         first, unchanged = load_with_dlt(database.url, stage.rows)
-    stage.servers.drop("dlt")
     return {"dlt first": first, "dlt unchanged": unchanged}
 
 

@@ -68,6 +68,7 @@ class Histories:
         number = 0
         for coin in range(self.coins):
             chance = random.Random(f"{SEED} {coin} {self.since}")
+            named = name(coin) if "," not in name(coin) else f'"{name(coin)}"'
             # From 1e-9 to 1e4 a coin.
             price = 10.0 ** (coin % 14 - 9) * (1 + chance.random())
             for at in times:
@@ -77,13 +78,17 @@ class Histories:
                 if self.changed and number % CHANGED_EVERY == 1:
                     volume += 1
                 sums = (f"{volume:.2f}", f"{price * 2e7:.2f}")
-                cells = [str(number), name(coin), f"C{coin}", at, *_candle(price), *sums]
+                cells = [str(number), named, symbol(coin), at, *_candle(price), *sums]
                 yield ",".join(cells if number % BAD_EVERY else _spoiled(cells, number // BAD_EVERY)) + "\n"
 
 
 def name(coin: int) -> str:
-    """As it stands in its cell: one in twenty has a comma, and so quotes."""
-    return f"Coin {coin}" if coin % 20 else f'"Coin {coin}, Classic"'
+    """One in twenty has a comma, and stands in quotes for it."""
+    return f"Coin {coin}" if coin % 20 else f"Coin {coin}, Classic"
+
+
+def symbol(coin: int) -> str:
+    return f"C{coin}"
 
 
 def _candle(price: float) -> list[str]:
@@ -93,11 +98,11 @@ def _candle(price: float) -> list[str]:
 
 
 def _spoiled(cells: list[str], which: int) -> list[str]:
-    number, named, symbol, at, high, low, first, close, *rest = cells
+    number, named, short, at, high, low, first, close, *rest = cells
     return [
-        [number, named, symbol, at, high, low, first, "n/a", *rest],
-        [number, named, symbol, at, high, low, first, f"-{close}", *rest],
-        [number, named, symbol, at, low, high, first, close, *rest],
-        [number, named, symbol, "not a date", high, low, first, close, *rest],
+        [number, named, short, at, high, low, first, "n/a", *rest],
+        [number, named, short, at, high, low, first, f"-{close}", *rest],
+        [number, named, short, at, low, high, first, close, *rest],
+        [number, named, short, "not a date", high, low, first, close, *rest],
         cells[:-2],
     ][which % 5]

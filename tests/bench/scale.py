@@ -27,7 +27,7 @@ class Scale:
     listings: int
     hours: int
     growth: int
-    asking: float
+    asking: int
     export: int
 
 
@@ -55,6 +55,6 @@ QUICK = Scale(
     listings=250,
     hours=2_000,
     growth=25_000,
-    asking=0.5,
+    asking=1,
     export=100_000,
 )

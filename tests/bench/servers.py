@@ -13,7 +13,7 @@ from tests.bench.database import Database
 from tests.bench.service import Service
 from tests.chaos.servers import migrate, run_sql
 
-TEMPLATE = "migrated"
+EMPTY = "migrated"
 
 
 class Servers:
@@ -21,13 +21,14 @@ class Servers:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.templates = {EMPTY}
         self._postgres = Postgres(folder / "servers")
 
     def __enter__(self) -> Self:
         try:
             self._postgres.start()
             migrate(self._postgres.url)
-            self._run(f"ALTER DATABASE {DATABASE} RENAME TO {TEMPLATE}")
+            self._run(f"ALTER DATABASE {DATABASE} RENAME TO {EMPTY}")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -45,21 +46,29 @@ class Servers:
             return str(database.value("SHOW server_version"))
 
     @contextmanager
-    def database(self, name: str) -> Iterator[Database]:
-        """A database with the tables as the migrations make them, there until it is dropped or the server ends."""
-        self._run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        with closing(Database(self._url(name))) as database:
-            yield database
-
-    def drop(self, name: str) -> None:
-        self._run(f"DROP DATABASE {name} WITH (FORCE)")
+    def database(self, name: str, template: str = EMPTY) -> Iterator[Database]:
+        """A database like another one: as the migrations make it where none is named."""
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        try:
+            with closing(Database(self._url(name))) as database:
+                yield database
+        finally:
+            self._run(f"DROP DATABASE {name} WITH (FORCE)")
 
     @contextmanager
-    def service(self, name: str) -> Iterator[Service]:
-        """Kasparro on a database of its own."""
+    def filling(self, name: str) -> Iterator[Database]:
+        """A database to be filled, for others to be made like it. It stays."""
+        self._run(f"CREATE DATABASE {name} TEMPLATE {EMPTY}")
+        with closing(Database(self._url(name))) as database:
+            yield database
+        self.templates.add(name)
+
+    @contextmanager
+    def service(self, name: str, template: str = EMPTY, web_workers: int = 2) -> Iterator[Service]:
+        """Kasparro on a database of its own, which is like another one."""
         folder = self.folder / name
         folder.mkdir()
-        with self.database(name) as database, Service(folder, database) as service:
+        with self.database(name, template) as database, Service(folder, database, web_workers) as service:
             yield service
 
     def _url(self, database: str) -> str:

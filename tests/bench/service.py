@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,10 @@ from store.tables import UNFINISHED
 from tests.bench.database import Cost, Database
 from tests.bench.sample import FILE
 from tests.chaos.servers import answers, free_port
-from tests.processes import Process, until
+from tests.processes import CELERY, Process, until
+
+LONE_WORKER = [*CELERY, "worker", "-Q", "ingest", "-c", "1", "-n", "worker@%h", "--without-gossip", "--without-mingle"]
+"""A worker that takes one task at a time."""
 
 SOURCE = "csv_history"
 TOKEN = "a-token-of-the-benchmarks-0123456789"
@@ -40,17 +43,14 @@ class Service:
         self.valkey = Valkey(folder)
         self.file = folder / "csv" / FILE
         self.workers: list[Process] = []
-        self.web: Process | None = None
         self._web_workers = web_workers
-        self._started = 0
+        self._started: list[Process] = []
 
     def __enter__(self) -> Self:
         self.file.parent.mkdir(parents=True)
         self.valkey.start()
         try:
-            self.url = f"http://127.0.0.1:{(port := free_port())}"
-            self.web = self._start("web", WEB_PORT=str(port), WEB_WORKERS=str(self._web_workers))
-            until(lambda: answers(f"{self.url}/health/live"), within=30, what=f"the API answers; see {self.web.log}")
+            self.web, self.url = self.serve("web", "/health/live")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -59,9 +59,8 @@ class Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.work_with(0)
-        if self.web:
-            self.web.kill()
+        for process in self._started:
+            process.kill()
         self.valkey.stop()
 
     def work_with(self, workers: int) -> None:
@@ -69,7 +68,7 @@ class Service:
         while len(self.workers) > workers:
             self.workers.pop().kill()
         while len(self.workers) < workers:
-            self.workers.append(self._start("lone worker"))
+            self.workers.append(self.start("worker", command=LONE_WORKER))
         for worker in self.workers:
             until(partial(_consumes, worker), within=30, what=f"a worker is ready; see {worker.log}")
 
@@ -93,21 +92,31 @@ class Service:
         return self._loaded(run, cost)
 
     def _has_ended(self, run: str) -> bool:
-        return self.database.value("SELECT status FROM runs WHERE id = %s", run) not in UNFINISHED
+        return self.database.value("SELECT status FROM runs WHERE id = %(run)s", run=run) not in UNFINISHED
 
     def _loaded(self, run: str, cost: Cost) -> Load:
         told = requests.get(f"{self.url}/runs/{run}", timeout=30).json()
         assert told["status"] in ("succeeded", "partial"), told
         started, published = self.database.row(
             "SELECT extract(epoch FROM finished_at - started_at), extract(epoch FROM finished_at - requested_at)"
-            "  FROM runs WHERE id = %s",
-            run,
+            "  FROM runs WHERE id = %(run)s",
+            run=run,
         )
         return Load(Cost(float(started), cost.wal), float(published), told["counters"])
 
-    def _start(self, role: str, **environ: str) -> Process:
-        self._started += 1
-        return Process(role, self.folder / f"{role}-{self._started}.log", {**self._environ, **environ})
+    def serve(self, role: str, path: str, command: Sequence[str] = ()) -> tuple[Process, str]:
+        """Start something that answers HTTP; gives it and its URL, once it answers at this path."""
+        port = free_port()
+        process = self.start(role, command, WEB_PORT=str(port), WEB_WORKERS=str(self._web_workers))
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answers(url + path), within=30, what=f"{role} answers; see {process.log}")
+        return process, url
+
+    def start(self, role: str, command: Sequence[str] = (), **environ: str) -> Process:
+        """Start a process that is ended with the service."""
+        log = self.folder / f"{role}-{len(self._started)}.log"
+        self._started.append(Process(role, log, {**self._environ, **environ}, command=command))
+        return self._started[-1]
 
     @property
     def _environ(self) -> dict[str, str]:

@@ -1,0 +1,108 @@
+"""Reading a large table through the API, and beside it a bare Flask hello and the same page by FastAPI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import requests
+
+from tests.bench.figures import Measured
+from tests.bench.generator import Asked, ask
+from tests.bench.large import FILLED, OLD, SECOND_CURRENCY, THRICE, at, fill
+from tests.bench.peers_venv import PEERS, PYTHON
+from tests.bench.rounds import rotated
+from tests.bench.sample import symbol
+from tests.bench.scale import Scale
+from tests.bench.servers import Servers
+from tests.bench.service import SOURCE, Service
+
+FIRST = "/data?limit=100"
+CONNECTIONS = 8
+MOST_AT_ONCE = 1000
+UVICORN = [str(PYTHON), str(PEERS / "fastapi_page.py")]
+GUNICORN = [sys.executable, "-m", "gunicorn", "--config", "tests/bench/hello_gunicorn.py"]
+MEMBERS = ("source", "asset", "observed_at", "price", "market_cap", "run")
+"""Of a quote, that are held against FastAPI's."""
+
+
+def measure_reads(servers: Servers, scale: Scale, measured: Measured) -> None:
+    fill(servers, scale)
+    with _urls(servers, scale) as urls:
+        for number in range(scale.rounds):
+            alone = {name: ask(urls[name], 1, scale.asking) for name in rotated(list(urls), number)}
+            pages = rotated(["first", "fastapi"], number)
+            together = {name: ask(urls[name], CONNECTIONS, scale.asking) for name in pages}
+            measured.note(_figures(alone, together))
+
+
+@contextmanager
+def _urls(servers: Servers, scale: Scale) -> Iterator[Mapping[str, str]]:
+    """What is asked for, by the figure's name. The hello and FastAPI have as many processes as the API."""
+    with servers.service("reads", FILLED) as service:
+        _, hello = service.serve("hello", "/", GUNICORN)
+        _, fastapi = service.serve("fastapi", FIRST, UVICORN)
+        _check_same(service.url, fastapi)
+        yield {
+            "hello": f"{hello}/",
+            "fastapi": fastapi + FIRST,
+            "first": service.url + FIRST,
+            "deep": f"{service.url}{FIRST}&cursor={_half_way(service)}",
+            "latest": f"{service.url}/data/latest?limit=100",
+            **{name: f"{service.url}{FIRST}&{filtered}" for name, filtered in _filters(service, scale).items()},
+        }
+
+
+def _check_same(ours: str, theirs: str) -> None:
+    """FastAPI answers with the very rows that the API does."""
+    pages = [requests.get(url + FIRST, timeout=30).json()["data"] for url in (ours, theirs)]
+    ours_rows, their_rows = ([[row[name] for name in MEMBERS] for row in rows] for rows in pages)
+    assert ours_rows == their_rows, f"FastAPI's page is another: {their_rows[:1]}, not {ours_rows[:1]}"
+
+
+def _half_way(service: Service) -> str:
+    """A cursor as a reader has it who came half through the table, newest first."""
+    half = service.database.value("SELECT count(*) / 2 FROM quotes")
+    wanted = {"limit": str(MOST_AT_ONCE), "fields": "price", "count": "none"}
+    with requests.Session() as session:
+        for _ in range(half // MOST_AT_ONCE):
+            page = session.get(f"{service.url}/data", params=wanted, timeout=30).json()
+            wanted["cursor"] = page["pagination"]["next_cursor"]
+    return wanted["cursor"]
+
+
+def _filters(service: Service, scale: Scale) -> Mapping[str, str]:
+    """Each alone; times half-way through the histories, and the run in the middle."""
+    run, started = service.database.row(
+        "SELECT id, to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM runs"
+        " ORDER BY started_at OFFSET (SELECT count(*) / 2 FROM runs) LIMIT 1"
+    )
+    half = f"{at(scale.hours // 2):%Y-%m-%dT%H:%M:%SZ}"
+    return {
+        "source": f"source={SOURCE}",
+        "old_source": f"source={OLD}",
+        "asset": f"asset={THRICE}",
+        "symbol": f"symbol={symbol(2)}",
+        "quote_currency": f"quote_currency={SECOND_CURRENCY}",
+        "observed_from": f"observed_from={half}",
+        "observed_to": f"observed_to={half}",
+        "ingested_since": f"ingested_since={started}",
+        "run": f"run={run}",
+        "order": "order=asc",
+    }
+
+
+def _figures(alone: Mapping[str, Asked], together: Mapping[str, Asked]) -> dict[str, float]:
+    first = alone["first"].p50
+    others = {name: asked.p50 / first for name, asked in alone.items() if name not in ("first", "hello", "fastapi")}
+    return {
+        **{f"read.{name}_vs_first": ratio for name, ratio in others.items()},
+        "read.page_p50_vs_hello": first / alone["hello"].p50,
+        "read.p50_vs_fastapi": first / alone["fastapi"].p50,
+        "read.throughput_vs_fastapi": together["first"].per_second / together["fastapi"].per_second,
+        "read.hello_p50_ms": alone["hello"].p50,
+        "read.first_p50_ms": first,
+        "read.page_rps": together["first"].per_second,
+        "read.fastapi_rps": together["fastapi"].per_second,
+    }
