@@ -82,5 +82,11 @@ class Database:
         self.execute("VACUUM ANALYZE")
 
     def content(self) -> tuple[Any, ...]:
-        """How many quotes there are, and a sum over all that they say, when each was written and by whom included."""
-        return self.row("SELECT count(*), sum(hashtextextended(quotes::text, 0)) FROM quotes")
+        """How many quotes, bodies and rejects there are, and a sum over all that the quotes say.
+
+        When each was written, and by which run, is among that.
+        """
+        return self.row(
+            "SELECT count(*), sum(hashtextextended(quotes::text, 0)),"
+            " (SELECT count(*) FROM raw_bodies), (SELECT count(*) FROM rejects) FROM quotes"
+        )

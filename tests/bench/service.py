@@ -127,6 +127,8 @@ class Service:
             "CSV_DIR": str(self.folder / "csv"),
             "API_TOKEN": TOKEN,
             "PYTHONWARNINGS": "",
+            # What a process leaves there that is killed is deleted with the rest.
+            "TMPDIR": str(self.folder),
         }
 
 
