@@ -27,6 +27,7 @@ CENTURY = 100 * YEAR
 KEPT = validate.Range(
     min=DAY, max=CENTURY, error=f"must be at least {DAY}, which is a day, and at most {CENTURY}, a century"
 )
+A_FEW_THREADS = validate.Range(min=1, max=6, error="must be from 1 to 6: other requests want threads, too")
 IN_A_HEADER = validate.Regexp(r"[!-~]+\Z", error="must be of visible ASCII characters, without spaces")
 NO_PASSWORD = validate.Regexp(r"[^@]*\Z", error="must hold no user and no password: it is stored with each page")
 MIN_TOKEN_LENGTH = 16
@@ -117,6 +118,12 @@ class Settings:
     clock_skew: float = _seconds(300, "seconds an observation may lie in the future")
 
     statement_timeout: float = _seconds(15, "seconds one query of the API may take")
+    exports_at_once: int = _knob(
+        kinds.Integer(load_default=2, validate=A_FEW_THREADS),
+        "exports that one process of the API, with 8 threads, sends at once; more are refused with 503",
+    )
+    export_timeout: float = _seconds(3600, "seconds one export may take; Postgres keeps its snapshot for as long")
+    export_patience: float = _seconds(30, "seconds the reader of an export may take for half a megabyte of it")
     idempotency_keys_kept: float = _seconds(86400, "seconds an Idempotency-Key is remembered")
 
 

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from flask import Response, request
-from marshmallow import fields
-from sqlalchemy import ColumnElement, Connection, Subquery, any_, cast, func, literal, select, text, true, tuple_
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import aliased
-from sqlalchemy.types import Integer
+from marshmallow import ValidationError, fields, validates_schema
+from sqlalchemy import Connection, text
 
 from app import cursor
-from app.estimates import about_how_many
-from app.filters import ListingQuery, listing_ids
-from app.problems import invalid_parameter
-from app.quotes import Columns, Members, QuoteSchema, as_json
-from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, raw_list
+from app.exports import FORMATS, INGESTED_UNTIL, ROW_COUNT, export
+from app.filters import ListingQuery
+from app.quotes import Members, QuoteSchema, as_json
+from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, View, raw_list
+from app.selection import Key, Selection
 from app.state import reading
 from app.wire import Instant, instant
-from store.tables import LatestQuote, Quote, Run
-
-FEW = 50
-"""Up to so many listings are each read by their own key; beyond, the index over time is walked."""
-
-Key = tuple[datetime, cursor.Id, datetime]
-"""observed_at and listing of the last row shown, and the first page's ingested_until."""
 
 KEY = ("observed_at", "listing_id")
-
-Conditions = list[ColumnElement[bool]]
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one shape.")
 
@@ -61,6 +48,19 @@ class DataQuery(ListingQuery):
         },
     )
 
+    format = OneOf(
+        ("json", *FORMATS),
+        load_default="json",
+        metadata={"description": "`json`: page by page. The others: one file of all rows, without limit."},
+    )
+
+    @validates_schema(pass_original=True)
+    def _is_paged_only_as_json(self, query: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
+        paging = [name for name in ("limit", "cursor", "count") if name in original]
+        if paging and query["format"] != "json":
+            detail = f"expected none with format={query['format']}, which is all rows in one file"
+            raise ValidationError({name: [detail] for name in paging})
+
 
 class CountedPagination(Pagination):
     total = fields.Integer(
@@ -81,9 +81,28 @@ class QuotePage(Enveloped):
     )
 
 
+FILE = {"type": "string", "format": "binary"}
+FILE_HEADERS = {
+    ROW_COUNT: {"description": "How many rows the file has.", "schema": {"type": "integer"}},
+    INGESTED_UNTIL: {
+        "description": "As `ingested_until` of a page: the file holds everything written before this time.",
+        "schema": {"type": "string", "format": "date-time"},
+    },
+}
+
+
+def _files(view: View) -> View:
+    """Documents the answers that are files."""
+    for form in FORMATS.values():
+        view = blueprint.alt_response(200, schema=FILE, content_type=form.media_type, headers=FILE_HEADERS)(view)
+    return view
+
+
 @blueprint.route("")
 @blueprint.arguments(DataQuery, location="query")
 @blueprint.response(200, QuotePage, headers=LINK)
+@_files
+@blueprint.alt_response(503, "SERVICE_UNAVAILABLE")
 @blueprint.doc(operationId="listQuotes")
 def list_quotes(arguments: dict[str, Any]) -> Response:
     """Quotes, newest first
@@ -91,12 +110,19 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     Any page is as quick as the first: follow `pagination.next_cursor`, or the `Link` header, until `has_more` is false.
     Rows that come in meanwhile move nothing. To follow what is loaded, repeat the request with `ingested_since` set to
     the last answer's `ingested_until`.
+
+    `format=csv`, `ndjson` or `parquet` is one file of every row, as of one moment; `X-Row-Count` says how many there
+    are. The file is complete if it has as many: NDJSON ends with `{"complete": true, "rows": …}`, Parquet with its
+    footer, and a download that broke off with a broken connection. In CSV, null is an empty cell; in Parquet, times
+    are timestamps, and prices and supplies are text, since no decimal type of its holds them all.
     """
+    if arguments["format"] != "json":
+        return _exported(arguments)
     limit = arguments["limit"]
     after = cursor.decode(arguments["cursor"], request.path, arguments, Key) if "cursor" in arguments else None
     with reading() as connection:
         until = after[2] if after else _ingested_until(connection)
-        asked = _Asked(connection, arguments)
+        asked = Selection(connection, arguments)
         found = connection.execute(as_json(asked.page(after), arguments["members"], limit, asked.order, KEY)).one()
         whole = found.rows if after is None and not found.has_more else None
         total, is_estimate = asked.total(arguments["count"], whole)
@@ -108,111 +134,11 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     return raw_list(found.data, {"pagination": pagination | counted, "ingested_until": instant(until)}, following)
 
 
-class _Asked:
-    """The quotes that a request asks for, and the way to them that is quick for such a request."""
-
-    def __init__(self, connection: Connection, arguments: Mapping[str, Any]):
-        self.connection = connection
-        self.limit = arguments["limit"]
-        self.descending = arguments["order"] == "desc"
-        self.listings = listing_ids(connection, arguments)
-        self.conditions = list(_conditions(connection, arguments))
-
-    def order(self, quote: Columns) -> Sequence[Any]:
-        key = (quote.observed_at, quote.listing_id)
-        return [column.desc() for column in key] if self.descending else key
-
-    def page(self, after: Key | None) -> Subquery:
-        """One row more than a page has, beginning after a key."""
-        if self.listings is not None and len(self.listings) <= FEW:
-            return self._by_listing(self.listings, after)
-        rows = select(Quote).where(*self.conditions, *self._beyond(Quote, after))
-        if self.listings is not None:
-            rows = rows.where(_among(self.listings), self._from_their_first())
-        return rows.order_by(*self.order(Quote)).limit(self.limit + 1).subquery("rows")
-
-    def _by_listing(self, listings: list[int], after: Key | None) -> Subquery:
-        """Of each listing a page through its primary key, and of these the first page."""
-        wanted = _unnested(listings)
-        of_one = select(Quote).where(Quote.listing_id == wanted.c.id, *self.conditions, *self._beyond(Quote, after))
-        each = of_one.order_by(*self.order(Quote)[:1]).limit(self.limit + 1).lateral("each")
-        rows = select(each).select_from(wanted).join(each, true())
-        return rows.order_by(*self.order(each.c)).limit(self.limit + 1).subquery("rows")
-
-    def _beyond(self, quote: Columns, after: Key | None) -> Conditions:
-        if after is None:
-            return []
-        key, last = tuple_(quote.observed_at, quote.listing_id), tuple_(literal(after[0]), literal(after[1]))
-        # The second says nothing new, but is one that the primary key's index can start at.
-        if self.descending:
-            return [key < last, quote.observed_at <= after[0]]
-        return [key > last, quote.observed_at >= after[0]]
-
-    def _from_their_first(self) -> ColumnElement[bool]:
-        """Else an old source, newest first, would be found after walking through all that is newer than it."""
-        if self.descending:
-            newest = select(func.max(LatestQuote.observed_at)).where(
-                LatestQuote.listing_id == any_(_array(self.listings))
-            )
-            return Quote.observed_at <= newest.scalar_subquery()
-        one = _unnested(self.listings)
-        first = aliased(Quote)
-        oldest = (
-            select(first.observed_at)
-            .where(first.listing_id == one.c.id)
-            .order_by(first.observed_at)
-            .limit(1)
-            .lateral("oldest")
-        )
-        return (
-            Quote.observed_at
-            >= select(func.min(oldest.c.observed_at)).select_from(one).join(oldest, true()).scalar_subquery()
-        )
-
-    def total(self, how: str, whole: int | None) -> tuple[int | None, bool]:
-        """How many rows there are on all pages, and whether that is an estimate. whole: the rows of the only page."""
-        if how == "none":
-            return None, False
-        if whole is not None:
-            return whole, False
-        among = [] if self.listings is None else [_among(self.listings)]
-        rows = select(Quote.listing_id).where(*self.conditions, *among)
-        if how == "estimated":
-            return about_how_many(self.connection, rows)
-        return self.connection.execute(select(func.count()).select_from(rows.subquery())).scalar_one(), False
-
-
-def _array(listings: list[int] | None) -> ColumnElement[Any]:
-    return cast(listings or [], ARRAY(Integer))
-
-
-def _unnested(listings: list[int] | None) -> Any:
-    return func.unnest(_array(listings)).table_valued("id").render_derived(name="wanted")
-
-
-def _among(listings: list[int]) -> ColumnElement[bool]:
-    return Quote.listing_id == any_(_array(listings))
-
-
-def _conditions(connection: Connection, arguments: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
-    if "observed_from" in arguments:
-        yield Quote.observed_at >= arguments["observed_from"]
-    if "observed_to" in arguments:
-        yield Quote.observed_at < arguments["observed_to"]
-    if "ingested_since" in arguments:
-        yield Quote.ingested_at >= arguments["ingested_since"]
-    if "run" in arguments:
-        yield from _written_by(connection, arguments["run"])
-
-
-def _written_by(connection: Connection, run: UUID) -> Conditions:
-    """Quotes have no index on run; they have one on the time of writing, and a run knows its times."""
-    times = connection.execute(select(Run.started_at, Run.finished_at).where(Run.id == run)).one_or_none()
-    if times is None:
-        raise invalid_parameter("run", f"there is no run {run}")
-    started = func.coalesce(times.started_at, func.clock_timestamp())
-    finished = func.coalesce(times.finished_at, func.clock_timestamp())
-    return [Quote.run == run, Quote.ingested_at >= started, Quote.ingested_at <= finished]
+def _exported(arguments: dict[str, Any]) -> Response:
+    with reading() as connection:
+        # Before the snapshot is taken: nothing that was written before it is missing from the file.
+        until = _ingested_until(connection)
+    return export(arguments, until)
 
 
 def _ingested_until(connection: Connection) -> datetime:
@@ -223,7 +149,8 @@ def _ingested_until(connection: Connection) -> datetime:
     """
     oldest = text(
         "SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name NOT IN ('kasparro-web', 'kasparro-health')"
+        " WHERE datname = current_database()"
+        "   AND application_name NOT IN ('kasparro-web', 'kasparro-export', 'kasparro-health')"
     )
     until: datetime = connection.scalar(oldest)
     return until

@@ -90,6 +90,11 @@ class Code(Enum):
         "Database unavailable",
         "The database cannot be reached or cannot answer now. Repeat the request later.",
     )
+    TOO_MANY_EXPORTS = (
+        503,
+        "Too many exports",
+        "As many exports are under way as EXPORTS_AT_ONCE allows. Repeat the request after `Retry-After` seconds.",
+    )
     QUERY_TIMEOUT = (
         503,
         "Query took too long",

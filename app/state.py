@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import BoundedSemaphore, Semaphore
 
 from flask import Flask, current_app
 from sqlalchemy import Connection, Engine
@@ -23,6 +24,9 @@ class State:
     engine: Engine
     reader: Engine
     """The same pool, each statement its own transaction: a read costs no BEGIN and no ROLLBACK."""
+    exporter: Engine
+    """Connections of their own, each for one snapshot: exports leave the pool to those who want an answer at once."""
+    export_slots: Semaphore
     prober: Engine
     """A connection of its own for each /health: a pool that is busy is not a database that is down."""
     # Apart, so that a database that swallows questions does not make the broker look dead as well.
@@ -45,6 +49,15 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
         settings=settings,
         engine=engine,
         reader=engine.execution_options(isolation_level="AUTOCOMMIT"),
+        exporter=make_engine(
+            settings.database_url,
+            "export",
+            statement_timeout=settings.statement_timeout,
+            transaction_timeout=settings.export_timeout,
+            poolclass=NullPool,
+            isolation_level="REPEATABLE READ",
+        ).execution_options(postgresql_readonly=True),
+        export_slots=BoundedSemaphore(settings.exports_at_once),
         prober=make_engine(
             settings.database_url,
             "health",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from app import create_app
 from app.state import state_of
 from settings import Settings
-from tests.api.rows import Rows
+from tests.api.rows import NOON, Rows
 
 TOKEN = "a-token-that-only-these-tests-know"
 
@@ -43,6 +43,26 @@ def token() -> dict[str, str]:
 @pytest.fixture
 def rows(engine: Engine) -> Rows:
     return Rows(engine)
+
+
+@pytest.fixture
+def many(rows: Rows) -> Callable[[int], None]:
+    """Makes so many quotes of one listing, one a second from noon on, which no compression makes small."""
+
+    def make(count: int) -> None:
+        listing = rows.listing()
+        made = text("""
+            INSERT INTO quotes (listing_id, observed_at, price, fetched_at, ingested_at, run)
+            SELECT :listing, CAST(:noon AS timestamptz) + make_interval(secs => it), it, :noon, :noon, gen_random_uuid()
+              FROM generate_series(CAST(:first AS int), :last) AS it
+        """)
+        # One transaction for all would take longer than one may.
+        for first in range(0, count, 5000):
+            with rows.engine.begin() as connection:
+                last = min(first + 5000, count) - 1
+                connection.execute(made, {"listing": listing, "noon": NOON, "first": first, "last": last})
+
+    return make
 
 
 def serve(settings: Settings) -> Iterator[Flask]:

@@ -16,7 +16,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as some
 from sqlalchemy import Engine, literal, select, text
 
-from app import data
+from app import selection
 from app.wire import PLAIN_NUMBER, instant, instant_sql, number_sql
 from tests.api.rows import NOON, Rows
 
@@ -94,7 +94,7 @@ def test_pages_show_each_row_once_though_times_are_equal_and_rows_come_in(
     filtered: dict[str, str],
     order: str,
 ) -> None:
-    monkeypatch.setattr(data, "FEW", few)
+    monkeypatch.setattr(selection, "FEW", few)
     listings = [rows.listing(f"coin-{number}") for number in range(4)]
     other = rows.listing("bitcoin", source="coinpaprika")
     rows.quote(other, NOON + timedelta(days=1))
@@ -140,7 +140,7 @@ def test_filters_keep_what_they_say(
     query: dict[str, Any],
     expected: set[str],
 ) -> None:
-    monkeypatch.setattr(data, "FEW", few)
+    monkeypatch.setattr(selection, "FEW", few)
     listings = (
         rows.listing("bitcoin", "coingecko"),
         rows.listing("ether", "coingecko", symbol="ETH"),

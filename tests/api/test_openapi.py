@@ -65,6 +65,13 @@ def test_prices_are_documented_as_the_text_they_are(api: FlaskClient) -> None:
     assert re.fullmatch(price["pattern"], "0.0000001")
 
 
+def test_the_files_of_data_are_documented_beside_its_pages(api: FlaskClient) -> None:
+    answer = get(api, "/openapi.json")["paths"]["/data"]["get"]["responses"]["200"]
+    kinds = {"application/json", "text/csv", "application/x-ndjson", "application/vnd.apache.parquet"}
+    assert answer["content"].keys() == kinds
+    assert {"X-Row-Count", "X-Ingested-Until", "Link"} <= answer["headers"].keys()
+
+
 def test_every_write_is_documented_to_need_the_token(api: FlaskClient) -> None:
     for method, operation in described(api):
         assert (operation.get("security") == [{"token": []}]) == (method == "post")
