@@ -10,6 +10,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, exists, func, select
 
 from app import cursor
+from app.conditional import ETAG, give_only_if_modified
 from app.filters import nearest_asset
 from app.problems import Code, Problem, shown
 from app.resource import LINK, Enveloped, Paged, Pagination, Resource, Several, Text, listed, source_name
@@ -62,7 +63,8 @@ class AssetPage(Enveloped):
 
 @blueprint.route("")
 @blueprint.arguments(AssetQuery, location="query")
-@blueprint.response(200, AssetPage, headers=LINK)
+@blueprint.response(200, AssetPage, headers=LINK | ETAG)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
 @blueprint.doc(operationId="listAssets")
 def list_assets(arguments: dict[str, Any]) -> Response:
     """Assets, by slug
@@ -80,6 +82,7 @@ def list_assets(arguments: dict[str, Any]) -> Response:
             Asset.slug > cursor.decode(arguments["cursor"], request.path, arguments, tuple[cursor.Word])[0]
         )
     with reading() as connection:
+        give_only_if_modified(connection, arguments)
         assets = connection.execute(wanted).all()
         found = _with_listings(connection, assets[:limit])
     following = cursor.encode(request.path, arguments, [assets[limit - 1].slug]) if len(assets) > limit else None
@@ -88,12 +91,14 @@ def list_assets(arguments: dict[str, Any]) -> Response:
 
 @blueprint.route("/<slug>")
 @blueprint.takes_nothing
-@blueprint.response(200, AssetAnswer)
+@blueprint.response(200, AssetAnswer, headers=ETAG)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getAsset")
 def get_asset(slug: str) -> dict[str, Any]:
     """One asset"""
     with reading() as connection:
+        give_only_if_modified(connection, {})
         assets = connection.execute(select(Asset).where(Asset.slug == slug)).all()
         if not assets:
             raise Problem(

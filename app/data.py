@@ -11,6 +11,7 @@ from marshmallow import ValidationError, fields, validates_schema
 from sqlalchemy import Connection, text
 
 from app import cursor
+from app.conditional import ETAG, give_only_if_modified
 from app.exports import FORMATS, INGESTED_UNTIL, ROW_COUNT, export
 from app.filters import ListingQuery
 from app.quotes import Members, QuoteSchema, as_json
@@ -100,7 +101,8 @@ def _files(view: View) -> View:
 
 @blueprint.route("")
 @blueprint.arguments(DataQuery, location="query")
-@blueprint.response(200, QuotePage, headers=LINK)
+@blueprint.response(200, QuotePage, headers=LINK | ETAG)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
 @_files
 @blueprint.alt_response(503, "SERVICE_UNAVAILABLE")
 @blueprint.doc(operationId="listQuotes")
@@ -121,6 +123,7 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     limit = arguments["limit"]
     after = cursor.decode(arguments["cursor"], request.path, arguments, Key) if "cursor" in arguments else None
     with reading() as connection:
+        give_only_if_modified(connection, arguments)
         until = after[2] if after else _ingested_until(connection)
         asked = Selection(connection, arguments)
         found = connection.execute(as_json(asked.page(after), arguments["members"], limit, asked.order, KEY)).one()
@@ -136,6 +139,7 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
 
 def _exported(arguments: dict[str, Any]) -> Response:
     with reading() as connection:
+        give_only_if_modified(connection, arguments)
         # Before the snapshot is taken: nothing that was written before it is missing from the file.
         until = _ingested_until(connection)
     return export(arguments, until)

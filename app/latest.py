@@ -10,6 +10,7 @@ from sqlalchemy import Subquery, select, true, tuple_
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from app import cursor
+from app.conditional import ETAG, give_only_if_modified
 from app.filters import ListingQuery, conditions
 from app.quotes import Columns, Members, QuoteSchema, as_json
 from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, raw_list
@@ -42,7 +43,8 @@ class LatestPage(Enveloped):
 
 @blueprint.route("", tags=["data"])
 @blueprint.arguments(LatestQuery, location="query")
-@blueprint.response(200, LatestPage, headers=LINK)
+@blueprint.response(200, LatestPage, headers=LINK | ETAG)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
 @blueprint.doc(operationId="listLatestQuotes")
 def list_latest(arguments: dict[str, Any]) -> Response:
     """The newest quotes
@@ -57,6 +59,7 @@ def list_latest(arguments: dict[str, Any]) -> Response:
         return [getattr(row, name) for name in key]
 
     with reading() as connection:
+        give_only_if_modified(connection, arguments)
         newest = _newest().where(*conditions(connection, arguments))
         newest = _per_asset(newest, arguments) if per_asset else _per_listing(newest, arguments)
         rows = _quotes(newest.limit(limit + 1).subquery("newest"))

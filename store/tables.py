@@ -323,6 +323,18 @@ class LatestQuote(Base):
     observed_at: Mapped[datetime]
 
 
+class Revision(Base):
+    """How often assets, listings, or the quotes that are gone changed: triggers count each statement.
+
+    Where pages are committed, their checkpoints' versions tell it; nothing counts as rows of `quotes` come in.
+    """
+
+    __tablename__ = "revisions"
+
+    part: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
 class IdempotencyKey(Base):
     """What `POST /runs` answered to an Idempotency-Key."""
 
