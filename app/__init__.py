@@ -7,6 +7,7 @@ from flask import Flask
 from app import (
     assets,
     auth,
+    compression,
     conditional,
     data,
     docs,
@@ -32,6 +33,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's default provider has it
     state.install(app, settings or get_settings(), connections)
+    compression.install(app)
     envelope.install(app)
     conditional.install(app)
     metrics.install(app)
