@@ -8,19 +8,17 @@ from typing import Any
 
 from flask import Response, request
 from marshmallow import ValidationError, fields, validates_schema
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from app import cursor
 from app.conditional import ETAG, give_only_if_modified
 from app.exports import FORMATS, INGESTED_UNTIL, ROW_COUNT, export
 from app.filters import ListingQuery
-from app.quotes import Members, QuoteSchema, as_json
+from app.quotes import Members, QuoteSchema
 from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, View, raw_list
 from app.selection import Key, Selection
 from app.state import reading
 from app.wire import Instant, instant
-
-KEY = ("observed_at", "listing_id")
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one shape.")
 
@@ -126,7 +124,7 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
         give_only_if_modified(connection, arguments)
         until = after[2] if after else _ingested_until(connection)
         asked = Selection(connection, arguments)
-        found = connection.execute(as_json(asked.page(after), arguments["members"], limit, asked.order, KEY)).one()
+        found = asked.page(arguments["members"], after)
         whole = found.rows if after is None and not found.has_more else None
         total, is_estimate = asked.total(arguments["count"], whole)
     following = None
@@ -145,16 +143,19 @@ def _exported(arguments: dict[str, Any]) -> Response:
     return export(arguments, until)
 
 
+# Of the function below the view pg_stat_activity, which takes three times as long.
+_OLDEST_WRITE = """
+    SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_get_activity(NULL)
+     WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND application_name NOT IN ('kasparro-web', 'kasparro-export', 'kasparro-health')
+"""
+
+
 def _ingested_until(connection: Connection) -> datetime:
     """The time before which nothing can be written any more.
 
     A quote's ingested_at is the start of the transaction that writes it, so the oldest one still open is the limit; the
     second covers one that has begun but is not to be seen in pg_stat_activity yet. Our own sessions only read quotes.
     """
-    oldest = text(
-        "SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_activity"
-        " WHERE datname = current_database()"
-        "   AND application_name NOT IN ('kasparro-web', 'kasparro-export', 'kasparro-health')"
-    )
-    until: datetime = connection.scalar(oldest)
+    until: datetime = connection.exec_driver_sql(_OLDEST_WRITE).scalar_one()
     return until

@@ -126,7 +126,9 @@ def _slot() -> Iterator[None]:
 def _pieces(connection: Connection, selection: Selection, line: Line, file: _File) -> Pieces:
     """The rows, as many at a time as one FETCH brings; fails if they are not as many as were counted."""
     left = file.rows
-    found = connection.execution_options(yield_per=ROWS).scalars(lines(selection, file.members, line))
+    found = connection.execution_options(yield_per=ROWS).scalars(
+        lines(selection.shape, file.members, line), selection.parameters
+    )
     for piece in found.partitions():
         left -= len(piece)
         yield piece

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from flask import Response, request
 from marshmallow import fields
-from sqlalchemy import Subquery, select, true, tuple_
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import BigInteger, Integer, Subquery, any_, bindparam, cast, select, true, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from app import cursor
 from app.conditional import ETAG, give_only_if_modified
-from app.filters import ListingQuery, conditions
-from app.quotes import Columns, Members, QuoteSchema, as_json
+from app.filters import ListingQuery, listing_ids
+from app.quotes import LIMIT, Columns, Members, QuoteSchema, as_json
 from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, raw_list
 from app.state import reading
+from app.written import SHAPES, Written
 from store.tables import LatestQuote, Listing, Quote
 
 ListingKey = tuple[cursor.Id]
@@ -53,29 +56,47 @@ def list_latest(arguments: dict[str, Any]) -> Response:
     currency: the newest that any source has.
     """
     per_asset, limit = arguments["per"] == "asset", arguments["limit"]
-    key = ("asset", "quote_currency") if per_asset else ("listing_id",)
-
-    def order(row: Columns) -> list[Any]:
-        return [getattr(row, name) for name in key]
-
     with reading() as connection:
         give_only_if_modified(connection, arguments)
-        newest = _newest().where(*conditions(connection, arguments))
-        newest = _per_asset(newest, arguments) if per_asset else _per_listing(newest, arguments)
-        rows = _quotes(newest.limit(limit + 1).subquery("newest"))
-        found = connection.execute(as_json(rows, arguments["members"], limit, order, key)).one()
+        listings = listing_ids(connection, arguments)
+        shape = _Shape(per_asset, of_all=listings is None, is_first="cursor" not in arguments)
+        parameters = {"listings": listings or [], "limit": limit, **_after(arguments, per_asset=per_asset)}
+        found = _page(shape, arguments["members"]).on(connection, parameters).one()
     following = None
     if found.has_more:
-        following = cursor.encode(request.path, arguments, [getattr(found, name) for name in key])
+        following = cursor.encode(request.path, arguments, [getattr(found, name) for name in shape.key])
     return raw_list(
         found.data, {"pagination": {"limit": limit, "next_cursor": following, "has_more": found.has_more}}, following
     )
 
 
-def _newest() -> Any:
-    return select(LatestQuote, Listing.asset, Listing.quote_currency).join(
+@dataclass(frozen=True)
+class _Shape:
+    """What decides how the SQL of a page reads."""
+
+    per_asset: bool
+    of_all: bool
+    is_first: bool
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return ("asset", "quote_currency") if self.per_asset else ("listing_id",)
+
+
+@lru_cache(SHAPES)
+def _page(shape: _Shape, members: tuple[str, ...]) -> Written:
+    newest = select(LatestQuote, Listing.asset, Listing.quote_currency).join(
         Listing, Listing.id == LatestQuote.listing_id
     )
+    if not shape.of_all:
+        newest = newest.where(Listing.id == any_(cast(bindparam("listings"), ARRAY(Integer))))
+    newest = _per_asset(newest, shape) if shape.per_asset else _per_listing(newest, shape)
+    rows = _quotes(newest.limit(LIMIT + 1).subquery("newest"))
+
+    def order(row: Columns) -> list[Any]:
+        return [getattr(row, name) for name in shape.key]
+
+    return Written(as_json(rows, members, order, shape.key))
 
 
 def _quotes(newest: Subquery) -> Subquery:
@@ -85,16 +106,25 @@ def _quotes(newest: Subquery) -> Subquery:
     return select(quote, newest.c.asset, newest.c.quote_currency).join(quote, true()).subquery("rows")
 
 
-def _per_listing(newest: Any, arguments: dict[str, Any]) -> Any:
-    if "cursor" in arguments:
-        after = cursor.decode(arguments["cursor"], request.path, arguments, ListingKey)
-        newest = newest.where(LatestQuote.listing_id > after[0])
+def _after(arguments: dict[str, Any], *, per_asset: bool) -> dict[str, Any]:
+    """The parameters of a page that is not the first."""
+    if "cursor" not in arguments:
+        return {}
+    kind, names = (AssetKey, ("after_asset", "after_currency")) if per_asset else (ListingKey, ("after_listing",))
+    key = cursor.decode(arguments["cursor"], request.path, arguments, kind)
+    return dict(zip(names, key, strict=True))
+
+
+def _per_listing(newest: Any, shape: _Shape) -> Any:
+    if not shape.is_first:
+        newest = newest.where(LatestQuote.listing_id > bindparam("after_listing"))
     return newest.order_by(LatestQuote.listing_id)
 
 
-def _per_asset(newest: Any, arguments: dict[str, Any]) -> Any:
+def _per_asset(newest: Any, shape: _Shape) -> Any:
     key = (Listing.asset, Listing.quote_currency)
-    if "cursor" in arguments:
-        after = cursor.decode(arguments["cursor"], request.path, arguments, AssetKey)
-        newest = newest.where(tuple_(*key) > after)
+    if not shape.is_first:
+        newest = newest.where(
+            tuple_(*key) > tuple_(bindparam("after_asset", type_=BigInteger), bindparam("after_currency"))
+        )
     return newest.ext(distinct_on(*key)).order_by(*key, LatestQuote.observed_at.desc(), Listing.id)

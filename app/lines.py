@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, Text, cast, func, literal_column, 
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.quotes import MEMBERS
-from app.selection import Selection
+from app.selection import Shape
 from store.tables import Asset, Listing, Quote
 
 Line = Callable[[LateralFromClause], ColumnElement[str]]
@@ -44,7 +44,7 @@ def _cell(name: str, value: ColumnElement[str], null: str) -> ColumnElement[Any]
     return func.coalesce(value, null)
 
 
-def lines(selection: Selection, members: Sequence[str], line: Line) -> Select[str]:
+def lines(shape: Shape, members: Sequence[str], line: Line) -> Select[str]:
     """Every row of a selection, in its order, as one column of lines."""
     quote = (
         select(*[MEMBERS[name](Quote).label(name) for name in members])
@@ -57,6 +57,6 @@ def lines(selection: Selection, members: Sequence[str], line: Line) -> Select[st
         .join(Listing, Listing.id == Quote.listing_id)
         .join(Asset, Asset.id == Listing.asset)
         .join(quote, true())
-        .where(*selection.all())
-        .order_by(*selection.order(Quote))
+        .where(*shape.all())
+        .order_by(*shape.order(Quote))
     )

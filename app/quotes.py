@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
-from sqlalchemy import ColumnElement, Subquery, Text, cast, func, literal_column, select, true
+from sqlalchemy import BigInteger, ColumnElement, Subquery, Text, bindparam, cast, func, literal_column, select, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.problems import nearest, shown
@@ -99,12 +99,16 @@ class Members(fields.Field[tuple[str, ...]]):
         return wanted
 
 
-def as_json(
-    rows: Subquery, members: Sequence[str], limit: int, order: Callable[[Columns], Sequence[Any]], key: Sequence[str]
-) -> Any:
-    """One row: the first `limit` rows as a JSON array, how many came, whether that was more, and the last key shown.
+LIMIT = bindparam("limit", type_=BigInteger)
+"""How many rows a page may have."""
 
-    rows: columns of `quotes`, `limit` + 1 of them at most. Postgres writes the text and nobody reads it again: ten
+
+def as_json(
+    rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str]
+) -> Any:
+    """One row: the first LIMIT rows as a JSON array, how many came, whether that was more, and the last key shown.
+
+    rows: columns of `quotes`, LIMIT + 1 of them at most. Postgres writes the text and nobody reads it again: ten
     times as fast as a dump in Python.
     """
     page = select(rows, func.row_number().over(order_by=order(rows.c)).label("position")).subquery("page")
@@ -114,13 +118,13 @@ def as_json(
         .lateral("quote")
     )
     in_order: Any = aggregate_order_by(literal_column("quote"), page.c.position)
-    text = cast(func.json_agg(in_order).filter(page.c.position <= limit), Text)
+    text = cast(func.json_agg(in_order).filter(page.c.position <= LIMIT), Text)
     return (
         select(
             func.coalesce(text, "[]").label("data"),
             func.count().label("rows"),
-            (func.count() > limit).label("has_more"),
-            *[func.max(page.c[name]).filter(page.c.position == limit).label(name) for name in key],
+            (func.count() > LIMIT).label("has_more"),
+            *[func.max(page.c[name]).filter(page.c.position == LIMIT).label(name) for name in key],
         )
         .select_from(page)
         .join(Listing, Listing.id == page.c.listing_id)

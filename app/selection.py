@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Subquery, any_, cast, func, literal, select, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Subquery,
+    Uuid,
+    any_,
+    bindparam,
+    cast,
+    func,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import aliased
 from sqlalchemy.types import Integer
 
 from app import cursor
-from app.estimates import about_how_many
+from app.estimates import Estimate
 from app.filters import listing_ids
 from app.problems import invalid_parameter
-from app.quotes import Columns
+from app.quotes import LIMIT, Columns, as_json
+from app.written import SHAPES, Written
 from store.tables import LatestQuote, Quote, Run
 
 FEW = 50
@@ -25,58 +41,72 @@ FEW = 50
 Key = tuple[datetime, cursor.Id, datetime]
 """observed_at and listing of the last row shown, and the first page's ingested_until."""
 
+KEY = ("observed_at", "listing_id")
+
 Conditions = list[ColumnElement[bool]]
 
+CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "observed_from": Quote.observed_at >= bindparam("observed_from"),
+    "observed_to": Quote.observed_at < bindparam("observed_to"),
+    "ingested_since": Quote.ingested_at >= bindparam("ingested_since"),
+    "run": Quote.run == cast(bindparam("run"), Uuid),
+    "run_started": Quote.ingested_at >= bindparam("run_started"),
+    "run_finished": Quote.ingested_at <= bindparam("run_finished"),
+}
 
-class Selection:
-    """What one request asks for. arguments: as `DataQuery` gives them; raises a Problem for what is not there."""
+AFTER = (bindparam("after_observed_at", type_=Quote.observed_at.type), bindparam("after_listing_id", type_=Integer))
+LISTINGS: ColumnElement[Any] = cast(bindparam("listings"), ARRAY(Integer))
+AMONG: ColumnElement[bool] = Quote.listing_id == any_(LISTINGS)
 
-    def __init__(self, connection: Connection, arguments: Mapping[str, Any]):
-        self.connection = connection
-        self.limit = arguments["limit"]
-        self.descending = arguments["order"] == "desc"
-        self.listings = listing_ids(connection, arguments)
-        self.conditions = list(_conditions(connection, arguments))
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides how a selection's SQL reads; all else is its parameters."""
+
+    conditions: tuple[str, ...]
+    listings: Literal["all", "few", "many"]
+    descending: bool
+
+    def all(self) -> Conditions:
+        """What every row meets, and no other."""
+        conditions = [CONDITIONS[name] for name in self.conditions]
+        return conditions if self.listings == "all" else [*conditions, AMONG]
 
     def order(self, quote: Columns) -> Sequence[Any]:
         key = (quote.observed_at, quote.listing_id)
         return [column.desc() for column in key] if self.descending else key
 
-    def page(self, after: Key | None) -> Subquery:
-        """One row more than a page has, beginning after a key."""
-        if self.listings is not None and len(self.listings) <= FEW:
-            return self._by_listing(self.listings, after)
-        rows = select(Quote).where(*self.conditions, *self._beyond(Quote, after))
-        if self.listings is not None:
-            rows = rows.where(_among(self.listings), self._from_their_first())
-        return rows.order_by(*self.order(Quote)).limit(self.limit + 1).subquery("rows")
+    def page(self, *, is_first: bool) -> Subquery:
+        """One row more than a page has."""
+        conditions = self.all() if is_first else [*self.all(), *self._beyond()]
+        if self.listings == "few":
+            return self._by_listing(conditions)
+        if self.listings == "many":
+            conditions.append(self._from_their_first())
+        return select(Quote).where(*conditions).order_by(*self.order(Quote)).limit(LIMIT + 1).subquery("rows")
 
-    def _by_listing(self, listings: list[int], after: Key | None) -> Subquery:
+    def _by_listing(self, conditions: Conditions) -> Subquery:
         """Of each listing a page through its primary key, and of these the first page."""
-        wanted = _unnested(listings)
-        of_one = select(Quote).where(Quote.listing_id == wanted.c.id, *self.conditions, *self._beyond(Quote, after))
-        each = of_one.order_by(*self.order(Quote)[:1]).limit(self.limit + 1).lateral("each")
+        wanted = _wanted()
+        others = [condition for condition in conditions if condition is not AMONG]
+        of_one = select(Quote).where(Quote.listing_id == wanted.c.id, *others)
+        each = of_one.order_by(*self.order(Quote)[:1]).limit(LIMIT + 1).lateral("each")
         rows = select(each).select_from(wanted).join(each, true())
-        return rows.order_by(*self.order(each.c)).limit(self.limit + 1).subquery("rows")
+        return rows.order_by(*self.order(each.c)).limit(LIMIT + 1).subquery("rows")
 
-    def _beyond(self, quote: Columns, after: Key | None) -> Conditions:
-        if after is None:
-            return []
-        key, last = tuple_(quote.observed_at, quote.listing_id), tuple_(literal(after[0]), literal(after[1]))
+    def _beyond(self) -> Conditions:
+        key, last = tuple_(Quote.observed_at, Quote.listing_id), tuple_(*AFTER)
         # The second says nothing new, but is one that the primary key's index can start at.
         if self.descending:
-            return [key < last, quote.observed_at <= after[0]]
-        return [key > last, quote.observed_at >= after[0]]
+            return [key < last, Quote.observed_at <= AFTER[0]]
+        return [key > last, Quote.observed_at >= AFTER[0]]
 
     def _from_their_first(self) -> ColumnElement[bool]:
         """Else an old source, newest first, would be found after walking through all that is newer than it."""
         if self.descending:
-            newest = select(func.max(LatestQuote.observed_at)).where(
-                LatestQuote.listing_id == any_(_array(self.listings))
-            )
+            newest = select(func.max(LatestQuote.observed_at)).where(LatestQuote.listing_id == any_(LISTINGS))
             return Quote.observed_at <= newest.scalar_subquery()
-        one = _unnested(self.listings)
-        first = aliased(Quote)
+        one, first = _wanted(), aliased(Quote)
         oldest = (
             select(first.observed_at)
             .where(first.listing_id == one.c.id)
@@ -84,17 +114,34 @@ class Selection:
             .limit(1)
             .lateral("oldest")
         )
-        return (
-            Quote.observed_at
-            >= select(func.min(oldest.c.observed_at)).select_from(one).join(oldest, true()).scalar_subquery()
+        of_all = select(func.min(oldest.c.observed_at)).select_from(one).join(oldest, true())
+        return Quote.observed_at >= of_all.scalar_subquery()
+
+
+class Selection:
+    """What one request asks for. arguments: as `DataQuery` gives them; raises a Problem for what is not there."""
+
+    def __init__(self, connection: Connection, arguments: Mapping[str, Any]):
+        self._connection = connection
+        listings = listing_ids(connection, arguments)
+        found = dict(_conditions(connection, arguments))
+        self.parameters: dict[str, Any] = {**found, "limit": arguments["limit"], "listings": listings or []}
+        self.shape = Shape(
+            conditions=tuple(found),
+            listings="all" if listings is None else "few" if len(listings) <= FEW else "many",
+            descending=arguments["order"] == "desc",
         )
 
-    def all(self) -> Conditions:
-        """What every row meets, and no other."""
-        return self.conditions if self.listings is None else [*self.conditions, _among(self.listings)]
+    def page(self, members: tuple[str, ...], after: Key | None) -> Row[Any]:
+        """The page after a key, as `as_json` gives it."""
+        parameters = self.parameters
+        if after:
+            parameters = {**parameters, "after_observed_at": after[0], "after_listing_id": after[1]}
+        return _page(self.shape, members, after is None).on(self._connection, parameters).one()
 
     def count(self) -> int:
-        return self.connection.execute(select(func.count()).select_from(Quote).where(*self.all())).scalar_one()
+        """How many rows there are."""
+        return int(_count(self.shape).on(self._connection, self.parameters).scalar_one())
 
     def total(self, how: str, whole: int | None) -> tuple[int | None, bool]:
         """How many rows there are on all pages, and whether that is an estimate. whole: the rows of the only page."""
@@ -103,38 +150,46 @@ class Selection:
         if whole is not None:
             return whole, False
         if how == "estimated":
-            return about_how_many(self.connection, select(Quote.listing_id).where(*self.all()))
+            return _estimate(self.shape).about_how_many(self._connection, self.parameters)
         return self.count(), False
 
 
-def _array(listings: list[int] | None) -> ColumnElement[Any]:
-    return cast(listings or [], ARRAY(Integer))
+@lru_cache(SHAPES)
+def _page(shape: Shape, members: tuple[str, ...], is_first: bool) -> Written:
+    return Written(as_json(shape.page(is_first=is_first), members, shape.order, KEY))
 
 
-def _unnested(listings: list[int] | None) -> Any:
-    return func.unnest(_array(listings)).table_valued("id").render_derived(name="wanted")
+@lru_cache(SHAPES)
+def _count(shape: Shape) -> Written:
+    return Written(select(func.count()).select_from(Quote).where(*shape.all()))
 
 
-def _among(listings: list[int]) -> ColumnElement[bool]:
-    return Quote.listing_id == any_(_array(listings))
+@lru_cache(SHAPES)
+def _estimate(shape: Shape) -> Estimate:
+    return Estimate(select(Quote.listing_id).where(*shape.all()))
 
 
-def _conditions(connection: Connection, arguments: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
-    if "observed_from" in arguments:
-        yield Quote.observed_at >= arguments["observed_from"]
-    if "observed_to" in arguments:
-        yield Quote.observed_at < arguments["observed_to"]
-    if "ingested_since" in arguments:
-        yield Quote.ingested_at >= arguments["ingested_since"]
+def _wanted() -> Any:
+    return func.unnest(LISTINGS).table_valued("id").render_derived(name="wanted")
+
+
+def _conditions(connection: Connection, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The conditions that are asked for, by name, with their parameters."""
+    for name in ("observed_from", "observed_to", "ingested_since"):
+        if name in arguments:
+            yield name, arguments[name]
     if "run" in arguments:
         yield from _written_by(connection, arguments["run"])
 
 
-def _written_by(connection: Connection, run: UUID) -> Conditions:
+def _written_by(connection: Connection, run: UUID) -> Iterator[tuple[str, Any]]:
     """Quotes have no index on run; they have one on the time of writing, and a run knows its times."""
-    times = connection.execute(select(Run.started_at, Run.finished_at).where(Run.id == run)).one_or_none()
+    now = func.clock_timestamp()
+    times = connection.execute(
+        select(
+            func.coalesce(Run.started_at, now).label("started"), func.coalesce(Run.finished_at, now).label("finished")
+        ).where(Run.id == run)
+    ).one_or_none()
     if times is None:
         raise invalid_parameter("run", f"there is no run {run}")
-    started = func.coalesce(times.started_at, func.clock_timestamp())
-    finished = func.coalesce(times.finished_at, func.clock_timestamp())
-    return [Quote.run == run, Quote.ingested_at >= started, Quote.ingested_at <= finished]
+    yield from (("run", str(run)), ("run_started", times.started), ("run_finished", times.finished))

@@ -9,13 +9,15 @@ from flask import Response, jsonify
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select, text
 
-from app.estimates import about_how_many
+from app.estimates import Estimate
 from app.history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, histories
 from app.resource import Enveloped, Resource
 from app.run import COUNTERS, CountersSchema
 from app.state import reading
 from sources.registry import SOURCES
 from store.tables import RUN_STATUSES, Page, Quote, Run, Source
+
+ALL_QUOTES = Estimate(select(Quote.listing_id))
 
 RECENT = 100
 """The durations are of so many of a source's last finished runs."""
@@ -97,7 +99,7 @@ def get_stats() -> Response:
         runs = _runs(connection)
         durations = _durations(connection, names)
         history = histories(connection, names)
-        quotes, _ = about_how_many(connection, select(Quote.listing_id))
+        quotes, _ = ALL_QUOTES.about_how_many(connection, {})
     sources = [
         {
             "source": name,
