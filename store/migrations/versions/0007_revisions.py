@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0007"
+down_revision = "0006"
 
 CHANGES = {"assets": "INSERT OR UPDATE OR DELETE", "listings": "INSERT OR UPDATE OR DELETE", "quotes": "DELETE"}
 
