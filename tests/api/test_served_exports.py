@@ -33,7 +33,8 @@ def serve(start: Callable[..., Process]) -> Callable[..., tuple[Process, int]]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         web = start("web", WEB_PORT=str(port), WEB_WORKERS="1", **environ)
-        until(lambda: _answers(port), within=60, what="the API answers")
+        # By its log: the port was free, and may be somebody else's by now.
+        until(lambda: "Booting worker" in web.log.read_text() and _answers(port), within=60, what="the API answers")
         return web, port
 
     return serve
