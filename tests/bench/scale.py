@@ -48,13 +48,13 @@ FULL = Scale(
 QUICK = Scale(
     name="quick",
     rounds=3,
-    file=Histories(coins=50, hours=2_000),
-    one_by_one=2_000,
-    long_file=Histories(coins=100, hours=2_000),
-    memory_file=Histories(coins=400, hours=2_500),
+    file=Histories(coins=50, hours=1_600),
+    one_by_one=1_000,
+    long_file=Histories(coins=80, hours=1_600),
+    memory_file=Histories(coins=250, hours=2_000),
     listings=250,
     hours=2_000,
-    growth=25_000,
+    growth=20_000,
     asking=1,
     export=100_000,
 )
