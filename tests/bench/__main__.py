@@ -67,24 +67,30 @@ def main() -> int:
 
 
 def measure(parts: Sequence[str], scale: Scale) -> tuple[Measured, str]:
-    """What these parts measure, and the machine it is of."""
+    """What these parts measure, and the machine it is of; the logs of a part that is broken are kept."""
     BUILD.mkdir(exist_ok=True)
-    folder = Path(mkdtemp(prefix="bench-", dir=BUILD))
-    measured = Measured()
+    folder, measured = Path(mkdtemp(prefix="bench-", dir=BUILD)), Measured()
     try:
         with Servers(folder) as servers:
             for part in parts:
-                started = time.monotonic()
-                try:
-                    PARTS[part](servers, scale, measured)
-                except NotMeasured as why:
-                    measured.not_measured[part] = str(why)
-                except AssertionError as wrong:
-                    measured.broken[part] = str(wrong)
-                sys.stderr.write(f"bench: {part} took {time.monotonic() - started:.0f} s\n")
+                _measure(part, servers, scale, measured)
             return measured, describe(servers)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if measured.broken:
+            sys.stderr.write(f"The logs of what is broken are in {folder.relative_to(ROOT)}\n")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measure(part: str, servers: Servers, scale: Scale, measured: Measured) -> None:
+    started = time.monotonic()
+    try:
+        PARTS[part](servers, scale, measured)
+    except NotMeasured as why:
+        measured.not_measured[part] = str(why)
+    except AssertionError as wrong:
+        measured.broken[part] = str(wrong)
+    sys.stderr.write(f"bench: {part} took {time.monotonic() - started:.0f} s\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from types import TracebackType
 from typing import Self
 
@@ -66,8 +67,7 @@ class Servers:
     @contextmanager
     def service(self, name: str, template: str = EMPTY, web_workers: int = 2) -> Iterator[Service]:
         """Kasparro on a database of its own, which is like another one."""
-        folder = self.folder / name
-        folder.mkdir()
+        folder = Path(mkdtemp(prefix=f"{name}-", dir=self.folder))
         with self.database(name, template) as database, Service(folder, database, web_workers) as service:
             yield service
 
