@@ -29,6 +29,7 @@ TURN = 10.0
 QUOTES_AT_ONCE, BODIES_AT_ONCE = 5_000, 100
 
 FIRST_SPAN, SHORTEST_SPAN = timedelta(days=1), timedelta(minutes=1)
+"""Of time, of which a bite takes the quotes of all listings; in between it is as long as a bite is filled by."""
 
 # Of each listing the index entry at the beginning of its part of the primary key.
 _OLDEST = """
@@ -73,7 +74,6 @@ _DROP_BODIES = f"""
     UPDATE raw_bodies SET body = NULL
      WHERE source = :source AND digest = ANY(CAST(:digests AS bytea[])) AND {_NOT_RECEIVED_SINCE}
 """
-
 
 _SUPERSEDED = """
     SELECT listing_id
