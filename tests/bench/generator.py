@@ -13,7 +13,6 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 WRK = shutil.which("wrk")
-NAME = "wrk" if WRK else "tests/bench/generator.py"
 
 WARM_UP = 0.2
 """Seconds."""
@@ -31,10 +30,12 @@ class Asked(NamedTuple):
     per_second: float
 
 
-def ask(url: str, connections: int, seconds: int) -> Asked:
+def ask(url: str, connections: int, seconds: float) -> Asked:
     """Each connection asks anew as soon as it has its answer. Raises AssertionError where one is not 200."""
     by_ourselves(url, connections, WARM_UP)
-    return _with_wrk(WRK, url, connections, seconds) if WRK else by_ourselves(url, connections, seconds)
+    if WRK and seconds >= 1:  # it knows only whole seconds
+        return _with_wrk(WRK, url, connections, round(seconds))
+    return by_ourselves(url, connections, seconds)
 
 
 def _with_wrk(wrk: str, url: str, connections: int, seconds: int) -> Asked:

@@ -27,7 +27,7 @@ class Scale:
     listings: int
     hours: int
     growth: int
-    asking: int
+    asking: float
     export: int
 
 
@@ -55,6 +55,6 @@ QUICK = Scale(
     listings=250,
     hours=2_000,
     growth=20_000,
-    asking=1,
+    asking=0.4,
     export=100_000,
 )
