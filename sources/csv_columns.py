@@ -56,7 +56,7 @@ class _Block:
     """Records of one line each, in UTF-8. odd: the numbers of those that are to be read each by itself."""
 
     text: bytes
-    lines: Sequence[bytes]
+    count: int
     odd: Sequence[int]
     width: int
     delimiter: str
@@ -71,17 +71,24 @@ class _Block:
         if not is_line_by_line(text, delimiter):
             return None
         is_quoted = b'"' in text
-        lines = _lines(text)
-        counted = _lines(outside_quotes(text, delimiter) or b"") if is_quoted else lines
-        odd = {number for number, line in enumerate(counted) if line.count(sign) != width - 1}
-        if not _is_usual(text):
-            odd.update(number for number, line in enumerate(lines) if not _is_usual(line))
-        return cls(text, lines, sorted(odd), width, delimiter, is_quoted)
+        counted = (outside_quotes(text, delimiter) or b"") if is_quoted else text
+        if _is_usual(text):
+            count, odd = _uneven(counted, delimiter, width)
+        else:
+            lines = _lines(text)
+            ragged = {number for number, line in enumerate(_lines(counted)) if line.count(sign) != width - 1}
+            unusual = {number for number, line in enumerate(lines) if not _is_usual(line)}
+            count, odd = len(lines), sorted(ragged | unusual)
+        return cls(text, count, odd, width, delimiter, is_quoted)
+
+    @cached_property
+    def lines(self) -> Sequence[bytes]:
+        return _lines(self.text)
 
     @cached_property
     def whole(self) -> pl.Series:
         """The numbers of the lines that are not odd."""
-        numbers = pl.int_range(len(self.lines), eager=True)
+        numbers = pl.int_range(self.count, eager=True)
         return numbers.filter(~numbers.is_in(self.odd)) if self.odd else numbers
 
     def cells(self, needed: Sequence[int]) -> pl.DataFrame | None:
@@ -116,7 +123,7 @@ class _Numbering:
 
     def columns(self, sides: Sequence[pl.DataFrame]) -> Columns:
         """sides: the fields of the rows, one frame for each price that a row has."""
-        counts = [len(sides)] * len(self._block.lines)
+        counts = [len(sides)] * self._block.count
         for number, items in self._apart.items():
             counts[number] = sum(item is not BLANK for item in items)
         ends = pl.Series(counts, dtype=pl.UInt32).cum_sum()
@@ -157,6 +164,19 @@ def _is_usual(text: bytes) -> bool:
         return text.isascii() or bool(text.decode())
     except UnicodeDecodeError:
         return False
+
+
+def _uneven(text: bytes, delimiter: str, width: int) -> tuple[int, list[int]]:
+    """How many lines a text has, and the numbers of those with another number of cells. It has none of UNUSUAL."""
+    lines = pl.read_csv(
+        text,
+        has_header=False,
+        schema={"line": pl.String},
+        separator=UNUSUAL[-1].decode(),
+        quote_char=None,
+        empty_string_is_null=False,
+    )["line"]
+    return len(lines), (lines.str.count_matches(delimiter, literal=True) != width - 1).arg_true().to_list()
 
 
 def _lines(text: bytes) -> list[bytes]:
