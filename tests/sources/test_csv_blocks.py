@@ -97,7 +97,7 @@ def test_any_bytes_are_kept_and_judged_alike_in_blocks_of_any_size(
     assert end == len(content) or (not pages and content == BOM_UTF8)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(well_formed(), st.integers(1, 40), st.integers(1, 40))
 def test_reading_on_at_any_cursor_gives_exactly_the_remaining_items(
     path: Path, text: str, block: int, other: int

@@ -73,7 +73,7 @@ def test_the_first_record_from_a_mark_on_is_its_ranges_first(folder: Folder) -> 
     assert [pages[0].request["line"] for pages in ranges.values()] == [2, 4]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(LINES, max_size=25), st.integers(1, 90), st.integers(1, 90), st.integers(45, 90))
 def test_ranges_are_the_file(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], range_: int, block: int, record: int
@@ -89,7 +89,7 @@ def test_ranges_are_the_file(
     assert said(in_ranges) == said(at_once)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(LINES, max_size=12), st.lists(st.integers(0, 200), max_size=3), st.integers(1, 90))
 def test_no_record_of_a_growing_file_is_left_out_between_ranges(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], lengths: list[int], range_: int

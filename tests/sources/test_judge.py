@@ -77,7 +77,7 @@ def assert_judged_alike(items: Sequence[Any]) -> None:
     assert normalized.fetched == len(items) == len(quotes) + len(rejects) + normalized.deduplicated
 
 
-@tried(max_examples=400, deadline=None)
+@tried(max_examples=150, deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from([*FIELDS, "unknown"]), values | NUMBERS | TIMES, max_size=6), max_size=4)
 )
@@ -90,7 +90,7 @@ def test_any_items_are_judged_alike(changes: list[dict[str, Any]]) -> None:
     assert_judged_alike([item(number, **it) for number, it in enumerate(changes)])
 
 
-@tried(max_examples=300, deadline=None)
+@tried(max_examples=120, deadline=None)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -133,7 +133,7 @@ def path() -> Any:
         yield Path(path)
 
 
-@tried(max_examples=600, deadline=None)
+@tried(max_examples=200, deadline=None)
 @given(
     st.sampled_from(DECLARED),
     st.lists(st.tuples(TEXTS, TIMES, NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=5),
