@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-import polars as pl
 import psycopg2.extensions
 from sqlalchemy import Connection, text
 
@@ -24,11 +22,11 @@ from tasks.claims import ClaimLost
 from tasks.faults import reach
 from tasks.leases import Cancelled, Lease, LeaseLost
 from tasks.normalize import Normalized, RejectedItem
-from tasks.quotes import Quotes
+from tasks.rows import Rows
 from tasks.validators import keep_validator
 
-ROWS_AT_ONCE = 16_384
-"""So many are written out while Postgres reads those before."""
+AT_ONCE = 256 * 1024
+"""Bytes of a COPY handed over at a time."""
 
 _CREATE_STAGED = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_quotes ON COMMIT DELETE ROWS AS
@@ -69,8 +67,6 @@ _LOAD_STAGED = f"""
     SELECT (SELECT count(*) FROM added) AS inserted, (SELECT count(*) FROM corrected) AS updated
 """
 
-_SPAN = {"listings": "listing_id", "since": "since", "until": "until"}
-
 _MOVE_LATEST = """
     INSERT INTO latest_quotes (listing_id, observed_at)
     SELECT span.listing_id, span.until
@@ -97,22 +93,15 @@ class Counters:
     bytes: int
 
 
-def arrange(quotes: Quotes, listings: Sequence[int]) -> pl.DataFrame:
-    """Quotes as their table has them, in the order of its key. listings: the id of each that they are of."""
-    ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listed"])
-    arranged = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listed")).sort("listing_id", "observed_at")
-    return arranged.select(name for name in arranged.columns if arranged[name].null_count() < len(arranged))
-
-
 def load_page(
-    connection: Connection, lease: Lease, page: Page, normalized: Normalized, rows: pl.DataFrame
+    connection: Connection, lease: Lease, page: Page, normalized: Normalized, rows: Rows
 ) -> tuple[int, Counters]:
     """Write a page, within the transaction that passed its fence; gives its number in its run's partition.
 
-    rows: its quotes, as `arrange` gives them; what was left out counts as unchanged. Raises what `page.confirm` raises.
+    rows: its quotes; what was left out of them counts as unchanged. Raises what `page.confirm` raises.
     """
     keeping = begin_to_keep(connection, lease.claim.source, page)
-    inserted, updated = _load_quotes(connection, lease, page, rows) if len(rows) else (0, 0)
+    inserted, updated = _load_quotes(connection, page, rows) if rows.count else (0, 0)
     reach("after_merge")
     counters = Counters(
         fetched=normalized.fetched,
@@ -176,59 +165,28 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     return version
 
 
-def _load_quotes(connection: Connection, lease: Lease, page: Page, rows: pl.DataFrame) -> tuple[int, int]:
+def _load_quotes(connection: Connection, page: Page, rows: Rows) -> tuple[int, int]:
     """How many were inserted and how many updated."""
-    spans = rows.group_by("listing_id", maintain_order=True).agg(
-        pl.col("observed_at").first().alias("since"), pl.col("observed_at").last().alias("until")
-    )
-    named = {name: spans[column].to_list() for name, column in _SPAN.items()}
-    encoded = _Encoded(rows, page, lease)
-    if connection.scalar(text(_ANY_THERE), named):
+    if connection.scalar(text(_ANY_THERE), rows.spans):
         connection.exec_driver_sql(_CREATE_STAGED)
         # A page is sorted and hashed in memory, not on disk.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
-        _copy(connection, "staged_quotes", encoded)
+        _copy(connection, "staged_quotes", rows)
         reach("after_copy")
-        loaded = connection.execute(text(_LOAD_STAGED), {**named, "fetched_at": page.fetched_at}).one()
+        loaded = connection.execute(text(_LOAD_STAGED), {**rows.spans, "fetched_at": page.fetched_at}).one()
         inserted, updated = loaded.inserted, loaded.updated
     else:
-        _copy(connection, "quotes", encoded)
+        _copy(connection, "quotes", rows)
         reach("after_copy")
-        inserted, updated = len(rows), 0
-    connection.execute(text(_MOVE_LATEST), named)
+        inserted, updated = rows.count, 0
+    connection.execute(text(_MOVE_LATEST), rows.spans)
     return inserted, updated
 
 
-class _Encoded:
-    """Rows as COPY reads them, from something like a file. What all of them share is the end of each line."""
-
-    def __init__(self, rows: pl.DataFrame, page: Page, lease: Lease):
-        self.columns = (*rows.columns, "fetched_at", "run")
-        self._parts = rows.iter_slices(ROWS_AT_ONCE)
-        self._end = f"\t{page.fetched_at.isoformat()}\t{lease.claim.run}\n"
-
-    def read(self, _: int) -> bytes:
-        """The next part, of whatever size; nothing at the end."""
-        part = next(self._parts, None)
-        if part is None:
-            return b""
-        written = io.BytesIO()
-        part.write_csv(
-            written,
-            include_header=False,
-            separator="\t",
-            line_terminator=self._end,
-            null_value="\\N",
-            quote_style="never",
-            datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ",
-        )
-        return written.getvalue()
-
-
-def _copy(connection: Connection, table: str, encoded: _Encoded) -> None:
+def _copy(connection: Connection, table: str, rows: Rows) -> None:
     driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
     with driver.cursor() as cursor:
-        cursor.copy_expert(f"COPY {table} ({', '.join(encoded.columns)}) FROM STDIN", cast(Any, encoded))
+        cursor.copy_expert(f"COPY {table} ({', '.join(rows.columns)}) FROM STDIN", io.BytesIO(rows.text), AT_ONCE)
 
 
 def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:

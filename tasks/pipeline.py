@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -24,10 +25,11 @@ from tasks.faults import reach
 from tasks.identity import Listings
 from tasks.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
 from tasks.limits import spender
-from tasks.load import Counters, arrange
+from tasks.load import Counters
 from tasks.normalize import Normalized, normalize_page
 from tasks.partitions import partitions_left, raise_failed
 from tasks.retention import without_expired
+from tasks.rows import Rows, arrange
 from tasks.runs import call_assistants
 from tasks.shutdown import told_to_stop
 from tasks.trail import Trail
@@ -42,6 +44,14 @@ A_BREATH = 0.5
 
 class SliceEnded(Exception):
     """The slice's time is up, or its worker is to stop; what was committed stays, and the run goes on in the next."""
+
+
+class _Ready(NamedTuple):
+    """A page that can be loaded, once it has its rows."""
+
+    page: Page
+    normalized: Normalized
+    rows: Rows | None
 
 
 class Slice:
@@ -123,10 +133,10 @@ class Slice:
 
     def _work_on(self, partition: str, http: HttpClient) -> None:
         with self._lease(partition) as lease, self._pages(lease, http) as (pages, trail):
-            for page, normalized in pages:
+            for ready in pages:
                 reach("after_fetch")
                 started = time.monotonic()
-                seq, counters = self._take_in(lease, trail, page, normalized)
+                seq, counters = self._take_in(lease, trail, ready)
                 reach("after_commit")
                 log.info(
                     "page_committed",
@@ -147,8 +157,8 @@ class Slice:
             self._assistants = 0
 
     @contextmanager
-    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[tuple[Iterator[tuple[Page, Normalized]], Trail]]:
-        """The pages of a partition, each with what its items are."""
+    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[tuple[Iterator[_Ready], Trail]]:
+        """The pages of a partition, each with what its items are; where one is read ahead, with its rows."""
         cursor = None if self._starts_afresh(lease) else lease.cursor
         window = Window(
             run=str(self._claim.run),
@@ -162,12 +172,13 @@ class Slice:
             http = http.knowing(partial(known, self._engine, self._source, lease.partition))
         trail = Trail(self._engine, self._source, lease, window, self._judged)
         pages = self._source.fetch(window, http)
-        read = ((page, self._normalized(page)) for page in pages)
+        read = (_Ready(page, self._normalized(page), None) for page in pages)
         try:
             if self._source.columns is None:
                 yield read, trail
             else:
-                with closing(ahead(read)) as one_ahead:
+                written = (ready._replace(rows=self._rows(ready)) for ready in read)
+                with closing(ahead(written)) as one_ahead:
                     yield one_ahead, trail
         finally:
             if isinstance(pages, Generator):
@@ -185,18 +196,26 @@ class Slice:
         with self._engine.connect() as connection:
             return connection.scalar(begun) is None
 
-    def _take_in(self, lease: Lease, trail: Trail, page: Page, normalized: Normalized) -> tuple[int, Counters]:
+    def _take_in(self, lease: Lease, trail: Trail, ready: _Ready) -> tuple[int, Counters]:
+        page, normalized, rows = ready
         trail.follow(page, None if page.unchanged else normalized)
         normalized.mapping = self._mapping
         trail.check_cursor(page, normalized)
-        # Begun later, the last try could outlive the lease.
-        until = time.monotonic() + self._settings.transaction_timeout / 2
-        listings = try_again(lambda: self._listings.resolve(normalized.quotes.listed), until)
-        rows = arrange(normalized.quotes, listings)
+        rows = self._rows(ready) if rows is None else rows
+        return commit_page(self._engine, lease, page, normalized, rows, self._last_try())
+
+    def _rows(self, ready: _Ready) -> Rows:
+        page, quotes, until = ready.page, ready.normalized.quotes, self._last_try()
+        listings = try_again(lambda: self._listings.resolve(quotes.listed), until)
+        arranged = arrange(quotes, listings)
         if kept := self._source.retention.quotes:
             since = page.fetched_at - kept
-            rows = try_again(lambda: without_expired(self._engine, rows, since), until)
-        return commit_page(self._engine, lease, page, normalized, rows, until)
+            arranged = try_again(lambda: without_expired(self._engine, arranged, since), until)
+        return Rows.of(arranged, page, self._claim.run)
+
+    def _last_try(self) -> float:
+        """When a transaction is begun no more, on the monotonic clock: begun later, it could outlive the lease."""
+        return time.monotonic() + self._settings.transaction_timeout / 2
 
     def _normalized(self, page: Page) -> Normalized:
         # What is unchanged is in.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import backoff
-import polars as pl
 import psycopg2
 import structlog
 from sqlalchemy import Engine, text
@@ -18,6 +17,7 @@ from store.trouble import Trouble, named, trouble_of
 from tasks.leases import Lease, LeaseLost
 from tasks.load import Counters, load_page, pass_fence
 from tasks.normalize import Normalized
+from tasks.rows import Rows
 
 log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ def commit_page(
     lease: Lease,
     page: Page,
     normalized: Normalized,
-    rows: pl.DataFrame,
+    rows: Rows,
     until: float,
 ) -> tuple[int, Counters]:
     """Load a page in one transaction, tried again whole; raises what pass_fence and load_page do.
