@@ -41,6 +41,7 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
         statement_timeout=settings.statement_timeout,
         # A frozen process must not keep a run's row from the workers.
         transaction_timeout=settings.statement_timeout,
+        ping=False,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=5,

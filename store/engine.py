@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any
 
 from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
 from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy.exc import DisconnectionError
 
 from store.trouble import sqlstate
 
@@ -29,11 +31,23 @@ def application_name(role: str) -> str:
 
 
 def make_engine(
-    url: str, role: str, *, statement_timeout: float = 0, transaction_timeout: float = 0, **options: Any
+    url: str,
+    role: str,
+    *,
+    statement_timeout: float = 0,
+    transaction_timeout: float = 0,
+    ping: bool = True,
+    **options: Any,
 ) -> Engine:
-    """An engine whose sessions are named for a role; timeouts are seconds, 0 for none."""
+    """An engine whose sessions are named for a role; timeouts are seconds, 0 for none.
+
+    ping: ask the server whether it is there before each use of a connection. Without, only a look is taken at whether
+    it hung up: no round trip, and it misses the server that vanished without a word.
+    """
     session = {
         "timezone": "UTC",
+        # A statement is prepared so that it is read once. One plan for every limit and date would not do.
+        "plan_cache_mode": "force_custom_plan",
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
         "idle_in_transaction_session_timeout": int(transaction_timeout * 1000),
@@ -56,9 +70,17 @@ def make_engine(
         "keepalives_count": 3,
         "tcp_user_timeout": int(VANISHED * 1000),
     }
-    engine = create_engine(database_url(url), connect_args=arguments, pool_pre_ping=True, **options)
+    engine = create_engine(database_url(url), connect_args=arguments, pool_pre_ping=ping, **options)
     event.listen(engine, "handle_error", _leave_a_standby)
+    if not ping:
+        event.listen(engine, "checkout", _look_whether_it_hung_up)
     return engine
+
+
+def _look_whether_it_hung_up(connection: Any, *_: Any) -> None:
+    """Of a connection at rest there is nothing to read, but what the server said as it ended it."""
+    if connection.closed or select.select([connection], [], [], 0)[0]:
+        raise DisconnectionError
 
 
 def _leave_a_standby(context: ExceptionContext) -> None:
