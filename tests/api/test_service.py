@@ -88,6 +88,14 @@ def test_a_page_committed_of_late_shows_that_a_worker_lives(api: FlaskClient, ro
     assert get(api, "/health")["checks"]["worker"]["status"] == "ok"
 
 
+def test_a_request_after_postgres_was_restarted_is_answered(api: FlaskClient, engine: Engine) -> None:
+    get(api, "/data")
+    ours = "FROM pg_stat_activity WHERE application_name = 'kasparro-web' AND datname = current_database()"
+    with engine.connect() as connection:
+        assert all(connection.scalars(text(f"SELECT pg_terminate_backend(pid, 1000) {ours}")).all() or [False])
+    get(api, "/data")
+
+
 def test_without_a_database_health_is_down_but_the_process_lives(lost: FlaskClient) -> None:
     answer = lost.get("/health")
     assert answer.json is not None
