@@ -60,6 +60,6 @@ def _run(stage: Stage) -> str:
 
 
 for _point in KILLED_AT:
-    fault(f"SIGKILL {_point}, of one of several on a run", short=_point == "after_copy")(partial(killed_at, _point))
+    fault(f"SIGKILL {_point}, of one of several on a run")(partial(killed_at, _point))
 for _point in FROZEN_AT:
     fault(f"SIGSTOP {_point}, past the lease, of two of several on a run")(partial(frozen_at, _point))
