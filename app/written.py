@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import NullType, TypeEngine
 
-DIALECT = dialect()  # type: ignore[no-untyped-call]
+DIALECT = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy declares no types for it
 
 SHAPES = 256
 """So many shapes are remembered of each kind of request. All there is with `fields` would be without number."""
@@ -32,7 +32,8 @@ class Written:
         self._constants = dict(compiled.params)
         names = list(dict.fromkeys(PARAMETER.findall(compiled.string)))
         numbered = PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", compiled.string).replace("%%", "%")
-        types = ", ".join(_type_of(compiled.binds[name].type) for name in names)  # type: ignore[attr-defined]
+        binds = compiled.binds  # type: ignore[attr-defined]  # of a compiled statement; DDL has none
+        types = ", ".join(_type_of(binds[name].type) for name in names)
         # The same text has the same name, also where it was forgotten meanwhile.
         self._name = f"kasparro_{sha256(numbered.encode()).hexdigest()[:32]}"
         self._prepare = f"PREPARE {self._name}{f' ({types})' if types else ''} AS {numbered}"
