@@ -60,8 +60,8 @@ def list_latest(arguments: dict[str, Any]) -> Response:
         give_only_if_modified(connection, arguments)
         listings = listing_ids(connection, arguments)
         shape = _Shape(per_asset, of_all=listings is None, is_first="cursor" not in arguments)
-        parameters = {"listings": listings or [], "limit": limit, **_after(arguments, per_asset=per_asset)}
-        found = _page(shape, arguments["members"]).on(connection, parameters).one()
+        parameters = {"listings": listings or [], **_after(arguments, per_asset=per_asset)}
+        found = _page(shape, arguments["members"], limit).on(connection, parameters).one()
     following = None
     if found.has_more:
         following = cursor.encode(request.path, arguments, [getattr(found, name) for name in shape.key])
@@ -84,7 +84,7 @@ class _Shape:
 
 
 @lru_cache(SHAPES)
-def _page(shape: _Shape, members: tuple[str, ...]) -> Written:
+def _page(shape: _Shape, members: tuple[str, ...], limit: int) -> Written:
     newest = select(LatestQuote, Listing.asset, Listing.quote_currency).join(
         Listing, Listing.id == LatestQuote.listing_id
     )
@@ -96,7 +96,7 @@ def _page(shape: _Shape, members: tuple[str, ...]) -> Written:
     def order(row: Columns) -> list[Any]:
         return [getattr(row, name) for name in shape.key]
 
-    return Written(as_json(rows, members, order, shape.key))
+    return Written(as_json(rows, members, order, shape.key, limit))
 
 
 def _quotes(newest: Subquery) -> Subquery:

@@ -104,9 +104,9 @@ LIMIT = bindparam("limit", type_=BigInteger)
 
 
 def as_json(
-    rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str]
+    rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
-    """One row: the first LIMIT rows as a JSON array, how many came, whether that was more, and the last key shown.
+    """One row: the first `limit` rows as a JSON array, how many came, whether that was more, and the last key shown.
 
     rows: columns of `quotes`, LIMIT + 1 of them at most. Postgres writes the text and nobody reads it again: ten
     times as fast as a dump in Python.
@@ -130,4 +130,5 @@ def as_json(
         .join(Listing, Listing.id == page.c.listing_id)
         .join(Asset, Asset.id == Listing.asset)
         .join(quote, true())
+        .params(limit=limit)
     )

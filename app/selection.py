@@ -125,7 +125,8 @@ class Selection:
         self._connection = connection
         listings = listing_ids(connection, arguments)
         found = dict(_conditions(connection, arguments))
-        self.parameters: dict[str, Any] = {**found, "limit": arguments["limit"], "listings": listings or []}
+        self.parameters: dict[str, Any] = {**found, "listings": listings or []}
+        self._limit: int = arguments["limit"]
         self.shape = Shape(
             conditions=tuple(found),
             listings="all" if listings is None else "few" if len(listings) <= FEW else "many",
@@ -137,7 +138,7 @@ class Selection:
         parameters = self.parameters
         if after:
             parameters = {**parameters, "after_observed_at": after[0], "after_listing_id": after[1]}
-        return _page(self.shape, members, after is None).on(self._connection, parameters).one()
+        return _page(self.shape, members, self._limit, is_first=after is None).on(self._connection, parameters).one()
 
     def count(self) -> int:
         """How many rows there are."""
@@ -155,8 +156,8 @@ class Selection:
 
 
 @lru_cache(SHAPES)
-def _page(shape: Shape, members: tuple[str, ...], is_first: bool) -> Written:
-    return Written(as_json(shape.page(is_first=is_first), members, shape.order, KEY))
+def _page(shape: Shape, members: tuple[str, ...], limit: int, *, is_first: bool) -> Written:
+    return Written(as_json(shape.page(is_first=is_first), members, shape.order, KEY, limit))
 
 
 @lru_cache(SHAPES)

@@ -46,7 +46,7 @@ def make_engine(
     """
     session = {
         "timezone": "UTC",
-        # A statement is prepared so that it is read once. One plan for every limit and date would not do.
+        # A statement is prepared so that it is read once. One plan for every date and listing would not do.
         "plan_cache_mode": "force_custom_plan",
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
