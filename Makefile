@@ -38,7 +38,8 @@ run: install-devstack ## like up, but in the foreground with its logs, until Ctr
 	@$(DEVSTACK) run
 
 test: install-dev ## run the tests, on servers of their own; TESTS= chooses some
-	$(PY) -m pytest $(TESTS)
+	@# Two at a time, each on its own servers: much of a test is waiting. A file's tests share what they set up.
+	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
 chaos: install-dev ## hurt it in every way we know, and check that nothing is lost; ROUNDS=, SEED=, ONLY=
 	$(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")

@@ -1,4 +1,4 @@
-"""Real servers for every test: one Postgres and one Valkey for the session, a database of its own for each test."""
+"""Real servers for every test: one Postgres and one Valkey for a process, a database of its own for each test."""
 
 from __future__ import annotations
 
