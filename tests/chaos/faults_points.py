@@ -19,6 +19,9 @@ IN_SHORT_FORM = ("after_copy",)
 
 SOURCES = ("coingecko", "csv_history")
 
+REST = 20.0
+"""Seconds for what is left of both runs, also where each page is a slice."""
+
 WRITTEN = ("quotes", "latest_quotes", "pages", "raw_bodies", "rejects", "listings", "assets", "checkpoints", "runs")
 
 
@@ -41,7 +44,7 @@ def frozen_at(point: Point, stage: Stage) -> str:
         process.resume()
         stage.struck(point)
     lease, sweep = stage.times["LEASE"], stage.times["SWEEP_EVERY"]
-    stage.settle(within=lease + sweep + 8)
+    stage.settle(within=lease + sweep + REST)
     assert len(stage.stopped()) == len(held), "both are frozen still"
     before = written(stage)
     let_go_on(stage)
