@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import billiard.pool
 from celery.signals import worker_shutting_down
+
+# A process that ends waits first until the worker has read its last result, for 30 s by default; a worker that ends,
+# too, may read no more. Nothing here hangs on a result: what was done is committed.
+billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20  # tenths of a second
 
 # One byte that the worker shares with the processes it forks: many a supervisor signals it alone.
 _TOLD = mmap.mmap(-1, 1)
