@@ -18,7 +18,8 @@ from sources.record import EARLIEST, KEYS, MAX_DIGITS, VALUES, Record
 
 TIME = pl.Datetime("us", "UTC")
 
-PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?$"
+SHORT_EXPONENT = r"[eE][+-]?[0-9]{1,4}$"
+PLAIN_ZERO = re.compile(r"[+-]?(?:0+\.?0*|\.0+)")
 WHOLE_NUMBER = r"^[0-9]{1,9}$"
 # Well within the record's own limits: a float is only near the number, and nothing else is done with it.
 LARGEST, SMALLEST = 1e39, 1e-59
@@ -65,7 +66,7 @@ def judge(frame: pl.DataFrame, latest: datetime) -> Judged:
     columns = [frame["item"], of_row.alias("listed"), at]
     columns += [frame[name].cast(pl.String) for name in VALUES if name in frame.columns]
     judged = pl.DataFrame(columns)
-    surely = judged.select(pl.all_horizontal(*_checks(judged, latest)).fill_null(value=False)).to_series()
+    surely = _with_near(judged).select(pl.all_horizontal(*_checks(judged, latest)).fill_null(value=False)).to_series()
     return Judged(judged.filter(surely), listed, frame["item"].filter(~surely).to_list())
 
 
@@ -118,6 +119,30 @@ def _spelled(texts: tuple[str | None, ...], record: Record) -> Listed | None:
         return None
 
 
+def _with_near(judged: pl.DataFrame) -> pl.DataFrame:
+    """With each number as a float beside it; null for what is no number, or is one that a float does not tell of.
+
+    polars takes what the record's pattern takes, infinities, which are out of range, and exponents of any length. To
+    hold each text against a pattern takes longer than all else here.
+    """
+    numbers = [name for name in judged.columns if name in VALUES and name != "rank"]
+    near = judged.select(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)
+    for name in numbers:
+        text, number = judged[name], near[name]
+        # What is too small for a float is no zero.
+        small = [spelled for spelled in text.filter(number == 0).unique() if not PLAIN_ZERO.fullmatch(spelled)]
+        with_exponent = text.str.contains("[eE]")
+        told = ~text.is_in(small) if small else pl.repeat(True, len(text), eager=True)
+        if with_exponent.any():
+            told &= ~with_exponent | text.str.contains(SHORT_EXPONENT)
+        near = near.with_columns(number.set(~told, None))
+    return pl.concat([judged, near.rename(_near)], how="horizontal")
+
+
+def _near(name: str) -> str:
+    return f"{name} as a float"
+
+
 def _checks(judged: pl.DataFrame, latest: datetime) -> Iterator[pl.Expr]:
     yield pl.col("listed").is_not_null()
     yield pl.col("observed_at").is_between(EARLIEST, latest)
@@ -127,21 +152,16 @@ def _checks(judged: pl.DataFrame, latest: datetime) -> Iterator[pl.Expr]:
         yield pl.col(name).is_null() | check
     if {"high", "low"} <= set(judged.columns):
         high, low = pl.col("high"), pl.col("low")
-        yield high.is_null() | low.is_null() | (high == low) | (_near(high) > _near(low))
+        yield high.is_null() | low.is_null() | (high == low) | (pl.col(_near("high")) > pl.col(_near("low")))
 
 
 def _is_number(name: str) -> pl.Expr:
-    text, near = pl.col(name), _near(pl.col(name))
-    # What is too small for a float is no zero.
-    is_zero = (near == 0) & ~text.str.contains("[1-9]")
-    is_in_range = near.abs().is_between(SMALLEST, LARGEST)
-    sign = near > 0 if name == "price" else near >= 0 if name != "change_24h_pct" else pl.lit(value=True)
-    return text.str.contains(PLAIN_NUMBER) & (text.str.len_bytes() <= MAX_DIGITS) & (is_in_range | is_zero) & sign
+    near, sized = pl.col(_near(name)), pl.col(name).str.len_bytes() <= MAX_DIGITS
+    if name == "price":
+        return sized & near.is_between(SMALLEST, LARGEST)
+    is_in_range = near.is_between(SMALLEST, LARGEST) | (near == 0)
+    return sized & (is_in_range | near.is_between(-LARGEST, -SMALLEST) if name == "change_24h_pct" else is_in_range)
 
 
 def _is_rank(name: str) -> pl.Expr:
     return pl.col(name).str.contains(WHOLE_NUMBER) & (pl.col(name).cast(pl.Int64, strict=False) >= 1)
-
-
-def _near(text: pl.Expr) -> pl.Expr:
-    return text.cast(pl.Float64, strict=False)
