@@ -8,8 +8,9 @@ from hashlib import sha256
 from typing import Any
 
 from flask import Flask, Response, g, request
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
+from app.written import Written
 from settings import VERSION
 
 ETAG = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
@@ -17,10 +18,12 @@ ETAG = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {
 
 # Each page raises the version of its checkpoint, and what changes otherwise counts a revision, in its own transaction.
 # A database that was set back to an older state has versions again that it had, but not at the same times.
-_STATE = """
-    SELECT concat_ws('/', count(*), sum(version), max(updated_at), (SELECT sum(number) FROM revisions))
-      FROM checkpoints
-"""
+_STATE = Written(
+    text("""
+        SELECT concat_ws('/', count(*), sum(version), max(updated_at), (SELECT sum(number) FROM revisions))
+          FROM checkpoints
+    """)
+)
 
 
 class NotModified(Exception):
@@ -38,7 +41,7 @@ def give_only_if_modified(connection: Connection, arguments: Mapping[str, Any]) 
     To be called before the rows are read: what is committed in between is in the answer, and its tag an older one, with
     which the reader is answered anew. The other way round they would be told that they have it.
     """
-    asked = [VERSION, request.path, arguments, connection.exec_driver_sql(_STATE).scalar_one()]
+    asked = [VERSION, request.path, arguments, _STATE.on(connection, {}).scalar_one()]
     g.etag = sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32]
     if request.if_none_match.contains_weak(g.etag):
         raise NotModified

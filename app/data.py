@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from flask import Response, request
 from marshmallow import ValidationError, fields, validates_schema
-from sqlalchemy import Connection
 
 from app import cursor
 from app.conditional import ETAG, give_only_if_modified
@@ -17,7 +15,7 @@ from app.filters import ListingQuery
 from app.quotes import Members, QuoteSchema
 from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, View, raw_list
 from app.selection import Key, Selection
-from app.state import reading
+from app.state import reading, state
 from app.wire import Instant, instant
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one shape.")
@@ -122,7 +120,7 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     after = cursor.decode(arguments["cursor"], request.path, arguments, Key) if "cursor" in arguments else None
     with reading() as connection:
         give_only_if_modified(connection, arguments)
-        until = after[2] if after else _ingested_until(connection)
+        until = after[2] if after else state().frontier.ingested_until(connection)
         asked = Selection(connection, arguments)
         found = asked.page(arguments["members"], after)
         whole = found.rows if after is None and not found.has_more else None
@@ -139,23 +137,5 @@ def _exported(arguments: dict[str, Any]) -> Response:
     with reading() as connection:
         give_only_if_modified(connection, arguments)
         # Before the snapshot is taken: nothing that was written before it is missing from the file.
-        until = _ingested_until(connection)
+        until = state().frontier.ingested_until(connection)
     return export(arguments, until)
-
-
-# Of the function below the view pg_stat_activity, which takes three times as long.
-_OLDEST_WRITE = """
-    SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_get_activity(NULL)
-     WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND application_name NOT IN ('kasparro-web', 'kasparro-export', 'kasparro-health')
-"""
-
-
-def _ingested_until(connection: Connection) -> datetime:
-    """The time before which nothing can be written any more.
-
-    A quote's ingested_at is the start of the transaction that writes it, so the oldest one still open is the limit; the
-    second covers one that has begun but is not to be seen in pg_stat_activity yet. Our own sessions only read quotes.
-    """
-    until: datetime = connection.exec_driver_sql(_OLDEST_WRITE).scalar_one()
-    return until

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
-from sqlalchemy import BigInteger, ColumnElement, Subquery, Text, bindparam, cast, func, literal_column, select, true
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy import BigInteger, ColumnElement, Subquery, Text, bindparam, cast, func, literal, select
 
 from app.problems import nearest, shown
 from app.wire import INSTANT, PLAIN_NUMBER, Amount, Instant, instant_sql, number_sql
@@ -39,6 +38,9 @@ MEMBERS: Mapping[str, Callable[[Columns], ColumnElement[Any]]] = {
     "ingested_at": lambda quote: instant_sql(quote.ingested_at),
     "run": lambda quote: quote.run,
 }
+
+WORDS = ("source", "asset", "symbol", "name", "source_asset_id", "quote_currency")
+"""Members that others thought up, in which anything may stand."""
 
 
 def _amount(description: str, *, null: bool = True) -> Amount:
@@ -103,6 +105,23 @@ LIMIT = bindparam("limit", type_=BigInteger)
 """How many rows a page may have."""
 
 
+def json_object(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
+    """A row of members as a JSON object, with every member in it.
+
+    Put together as text: row_to_json takes a third longer, since it looks up for each value how its type is written.
+    """
+    parts: list[Any] = []
+    for name, value in members.items():
+        parts += [f'{"," if parts else "{"}"{name}":', func.coalesce(_json(name, value), "null")]
+    return func.concat(*parts, "}")
+
+
+def _json(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
+    text = cast(func.to_json(value) if name in WORDS else value, Text)
+    # Of the others only a rank is a number in JSON, and none holds what would have to be escaped.
+    return text if name in WORDS or name == "rank" else literal('"', Text) + text + literal('"', Text)
+
+
 def as_json(
     rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
@@ -111,24 +130,27 @@ def as_json(
     rows: columns of `quotes`, LIMIT + 1 of them at most. Postgres writes the text and nobody reads it again: ten
     times as fast as a dump in Python.
     """
-    page = select(rows, func.row_number().over(order_by=order(rows.c)).label("position")).subquery("page")
-    quote = (
-        select(*[MEMBERS[name](page.c).label(name) for name in members])
-        .correlate(page, Listing.__table__, Asset.__table__)
-        .lateral("quote")
+    page = (
+        select(
+            json_object({name: MEMBERS[name](rows.c) for name in members}).label("quote"),
+            *[rows.c[name] for name in key],
+            func.row_number().over(order_by=order(rows.c)).label("position"),
+        )
+        .select_from(rows)
+        .join(Listing, Listing.id == rows.c.listing_id)
+        .join(Asset, Asset.id == Listing.asset)
+        .subquery("page")
     )
-    in_order: Any = aggregate_order_by(literal_column("quote"), page.c.position)
-    text = cast(func.json_agg(in_order).filter(page.c.position <= LIMIT), Text)
+    # In the order of the key and not of the position: in that they come, and need not be sorted again.
+    quotes = func.string_agg(page.c.quote, ",").aggregate_order_by(*order(page.c)).filter(page.c.position <= LIMIT)
+    array = literal("[", Text) + quotes + literal("]", Text)
     return (
         select(
-            func.coalesce(text, "[]").label("data"),
+            func.coalesce(array, "[]").label("data"),
             func.count().label("rows"),
             (func.count() > LIMIT).label("has_more"),
             *[func.max(page.c[name]).filter(page.c.position == LIMIT).label(name) for name in key],
         )
         .select_from(page)
-        .join(Listing, Listing.id == page.c.listing_id)
-        .join(Asset, Asset.id == Listing.asset)
-        .join(quote, true())
         .params(limit=limit)
     )

@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from sqlalchemy import Connection, Engine
 from sqlalchemy.pool import NullPool
 
+from app.frontier import Frontier
 from settings import Settings
 from store.engine import make_engine
 
@@ -24,6 +25,7 @@ class State:
     engine: Engine
     reader: Engine
     """The same pool, each statement its own transaction: a read costs no BEGIN and no ROLLBACK."""
+    frontier: Frontier
     exporter: Engine
     """Connections of their own, each for one snapshot: exports leave the pool to those who want an answer at once."""
     export_slots: Semaphore
@@ -50,6 +52,7 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
         settings=settings,
         engine=engine,
         reader=engine.execution_options(isolation_level="AUTOCOMMIT"),
+        frontier=Frontier(),
         exporter=make_engine(
             settings.database_url,
             "export",

@@ -28,7 +28,7 @@ PREPARED = "prepared"
 class Written:
     """A statement's text. What differs from request to request are its parameters: the bindparams without a value."""
 
-    def __init__(self, statement: ClauseElement, prefix: str = ""):
+    def __init__(self, statement: ClauseElement):
         compiled: Any = statement.compile(dialect=DIALECT)  # DDL has no bindparams; a statement's compiler has
         names = [name for name in dict.fromkeys(PARAMETER.findall(compiled.string)) if compiled.params[name] is None]
 
@@ -45,7 +45,7 @@ class Written:
         self._name = f"kasparro_{sha256(text.encode()).hexdigest()[:32]}"
         self._prepare = f"PREPARE {self._name}{f' ({types})' if types else ''} AS {text}"
         given = ", ".join(f"%({name})s" for name in names)
-        self._execute = f"{prefix}EXECUTE {self._name}{f' ({given})' if given else ''}"
+        self._execute = f"EXECUTE {self._name}{f' ({given})' if given else ''}"
 
     def on(self, connection: Connection, parameters: Mapping[str, Any]) -> CursorResult[Any]:
         """Execute it. parameters: as psycopg2 takes them; more than it has do no harm."""
