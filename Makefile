@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs run test chaos bench check lock clean venv install-devstack install-dev
+.PHONY: help up down status logs run test chaos bench score check lock clean venv install-devstack install-dev
 .NOTPARALLEL:
 
 help: ## show this
@@ -46,6 +46,9 @@ chaos: install-dev ## hurt it in every way we know, and check that nothing is lo
 
 bench: install-dev ## measure it side by side with others, in half an hour; QUICK=1: in minutes; ROUNDS=, ONLY=, WRITE=
 	$(PY) -m tests.bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only "$(ONLY)") $(if $(WRITE),--write $(WRITE))
+
+score: install-dev ## see how well listings are matched to assets, on the settled pairs of IDENTITY_DATA
+	$(PY) -m tests.score
 
 check: install-dev ## lint, format, types, import contracts, security, dependencies, container files
 	$(VENV)/bin/ruff check .

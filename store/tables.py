@@ -39,6 +39,9 @@ RUN_STATUSES = (
 )
 UNFINISHED = ("queued", "running", "waiting")
 
+SYMBOL_KEY = r"left(regexp_replace(lower(symbol), '\W|_', '', 'g'), 10)"
+"""Of listings; what tasks/likeness.py has as a symbol's key, where it is plain ASCII."""
+
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
@@ -264,6 +267,7 @@ class Listing(Base):
     __table_args__ = (
         UniqueConstraint("source", "source_asset_id", "quote_currency"),
         Index("listings_upper_symbol_idx", text("upper(symbol)")),
+        Index("listings_symbol_key_idx", text(SYMBOL_KEY)),
         Index(None, "asset"),
     )
 

@@ -1,4 +1,4 @@
-"""Which asset a listing is of: a known pair of ids, else the same symbol and the same normalised name.
+"""Which asset a listing is of: a known pair of ids, else the same symbol and a name or an id that is alike.
 
 Never the symbol alone: thousands of coins share theirs. In doubt two assets stay two.
 """
@@ -17,6 +17,8 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, text
 
 from sources.judge import Listed
+from store.tables import SYMBOL_KEY
+from tasks.likeness import Spelling, match
 from tasks.quotes import ListingKey, key_of
 
 KNOWN_PAIRS = Path(__file__).with_name("known_pairs.csv")
@@ -83,39 +85,44 @@ def _says_the_same(listing: _Listing | None, listed: Listed) -> bool:
 
 def decide_assets(connection: Connection, source: str, listed: Sequence[Listed]) -> list[Decision]:
     """The asset of each listing, none of which was met before; makes one where none fits."""
-    by_id = _assets_by_id(connection, source, listed)
+    known = {id_: Decision(slug, "same_id", 1) for id_, slug in _assets_by_id(connection, source, listed).items()}
     by_pair = _assets_by_known_pair(connection, source, listed)
-    by_name = _assets_by_name(connection, source, listed)
+    paired = {id_: Decision(slug, "known_pair", 1) for id_, slug in by_pair.items() if id_ not in known}
+    alike = _assets_alike(connection, source, [one for one in listed if one.source_asset_id not in known | paired])
     slugs = _Slugs(connection, listed)
-    ids_of_name: dict[tuple[str, str], set[str]] = {}
-    for one in listed:
-        ids_of_name.setdefault(_named(one), set()).add(one.source_asset_id)
     decisions, new = [], []
     for one in listed:
-        id_, named = one.source_asset_id, _named(one)
-        if id_ in by_id:
-            decision = Decision(by_id[id_], "same_id", 1)
-        elif id_ in by_pair:
-            decision = Decision(by_pair[id_], "known_pair", 1)
-        elif len(by_name.get(named, ())) == 1 and len(ids_of_name[named]) == 1:
-            # Taken out: what one source lists under two ids, it holds for two things.
-            decision = Decision(by_name.pop(named)[0], "symbol_and_name", 0.95)
-        else:
+        id_ = one.source_asset_id
+        decision = known.get(id_) or paired.get(id_) or alike.get(id_)
+        if decision is None:
             decision = Decision(slugs.free(one), "new", 1)
             new.append((decision.slug, one))
-        by_id[id_] = decision.slug
+        known[id_] = Decision(decision.slug, "same_id", 1)
         decisions.append(decision)
     _add_assets(connection, new)
     return decisions
 
 
-def _named(one: Listed) -> tuple[str, str]:
-    return one.symbol.upper(), normalise_name(one.name)
+def _assets_alike(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, Decision]:
+    """By source_asset_id, for those that are surely enough an asset that the source does not list."""
+    spellings = {one.source_asset_id: _spelling(one) for one in reversed(list(listed))}
+    rows = connection.execute(
+        text(f"""
+            WITH alike AS (SELECT * FROM listings WHERE {SYMBOL_KEY} = ANY(:keys))
+            SELECT alike.symbol, alike.name, source_asset_id, slug FROM alike JOIN assets ON assets.id = alike.asset
+             WHERE NOT EXISTS (SELECT FROM listings AS own WHERE own.asset = alike.asset AND own.source = :source)
+        """),
+        {"keys": list({one.key for one in spellings.values()}), "source": source},
+    )
+    assets: dict[str, list[Spelling]] = {}
+    for row in rows:
+        assets.setdefault(row.slug, []).append(Spelling(row.symbol, row.name, row.source_asset_id))
+    matched = match(spellings, assets)
+    return {id_: Decision(slug, alike.method, alike.confidence) for id_, (slug, alike) in matched.items()}
 
 
-def normalise_name(name: str) -> str:
-    """A name without case, width, spaces and punctuation: "USD  Coin." and "usd coin" are the same."""
-    return "".join(char for char in unicodedata.normalize("NFKC", name).casefold() if char.isalnum())
+def _spelling(one: Listed) -> Spelling:
+    return Spelling(one.symbol, one.name, one.source_asset_id)
 
 
 @cache
@@ -166,23 +173,6 @@ def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[
             if slug:
                 found[id_] = slug
     return found
-
-
-def _assets_by_name(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[tuple[str, str], list[str]]:
-    """By symbol and normalised name, for assets that the source does not list; names that say nothing match nothing."""
-    rows = connection.execute(
-        text("""
-            SELECT upper(symbol) AS symbol, name, slug FROM assets
-             WHERE upper(symbol) = ANY(:symbols)
-               AND NOT EXISTS (SELECT FROM listings WHERE listings.asset = assets.id AND listings.source = :source)
-        """),
-        {"symbols": list({one.symbol.upper() for one in listed}), "source": source},
-    )
-    by_name: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if name := normalise_name(row.name):
-            by_name.setdefault((row.symbol, name), []).append(row.slug)
-    return by_name
 
 
 class _Slugs:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sources.record import Quote
-from tasks.identity import Listings, normalise_name
+from tasks.identity import Listings
 from tests.upstreams import OBSERVED
 
 
@@ -79,9 +79,15 @@ def test_a_clone_does_not_take_the_real_coins_place(engine: Engine) -> None:
 
 
 def test_where_two_assets_fit_the_listing_gets_its_own(engine: Engine) -> None:
-    resolve(engine, "coinpaprika", quote("a", "SCC", "StockChain"), quote("b", "SCC", "Stock Chain"))
-    resolve(engine, "coingecko", quote("stockchain", "scc", "stockchain"))
-    assert assets(engine) == {"stockchain": ["a"], "stock-chain": ["b"], "stockchain-scc": ["stockchain"]}
+    resolve(engine, "coinpaprika", quote("a", "SCC", "StockChain"), quote("b", "SCC", "Stockchain"))
+    resolve(engine, "coingecko", quote("c", "scc", "stockchain"))
+    assert assets(engine) == {"stockchain": ["a"], "stockchain-scc": ["b"], "stockchain-scc-2": ["c"]}
+
+
+def test_of_two_assets_that_fit_the_one_that_fits_better_is_meant(engine: Engine) -> None:
+    resolve(engine, "coinpaprika", quote("a", "INFP", "InfinityPad"), quote("b", "INFP", "Infinity Pad"))
+    resolve(engine, "coingecko", quote("c", "infp", "infinity-pad"), quote("d", "infp", "Infinitypad"))
+    assert assets(engine) == {"infinitypad": ["a", "d"], "infinity-pad": ["b", "c"]}
 
 
 def test_another_quote_currency_of_one_id_is_the_same_asset(engine: Engine) -> None:
@@ -90,7 +96,6 @@ def test_another_quote_currency_of_one_id_is_the_same_asset(engine: Engine) -> N
 
 
 def test_names_without_a_letter_match_nothing(engine: Engine) -> None:
-    assert normalise_name("💩 !?") == ""
     resolve(engine, "coinpaprika", quote("poo", "POO", "💩"))
     resolve(engine, "coingecko", quote("wow", "poo", "!?"))
     assert len(assets(engine)) == 2

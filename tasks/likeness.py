@@ -1,0 +1,190 @@
+"""How alike two listings of different sources are: by what their names and ids say, where the symbol is the same. Pure.
+
+Never by the symbol: thousands of coins share theirs.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+from rapidfuzz import fuzz
+
+Place = TypeVar("Place", bound=Hashable)
+Asset = TypeVar("Asset", bound=Hashable)
+
+KEY_LENGTH = 10
+"""So many characters of a symbol count: some sources cut theirs off there."""
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, without case, width and accents."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return tuple(re.findall(r"[^\W_]+", "".join(char for char in plain if not unicodedata.combining(char))))
+
+
+GENERIC = frozenset(
+    words(
+        "app chain coin coins com crypto currency dao defi ecosystem exchange fi finance foundation gov governance io"
+        " labs money network org platform project protocol system the token tokens utility"
+    )
+)
+"""Words that one source has in a name and another has not: "Highstreet Token" is "Highstreet"."""
+
+TELLING_APART = frozenset(
+    words(
+        "2 3 baby bep2 bep20 bridge bridged bsc cash classic erc20 gold heco inverse long mini new oec old peg pegged"
+        " pos short staked synthetic v1 v2 v3 wormhole wrapped"
+    )
+)
+"""Words that make another thing of it. So does whatever stands in brackets: "Acme (Wormhole)" is not Acme."""
+
+IN_BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
+
+SIMILAR = 92.0
+LONG_ENOUGH = 8
+"""Of shorter names one letter is too much: Lemon is not LeMoon."""
+
+
+class Likeness(NamedTuple):
+    """What is alike beside the symbol, and how surely they are the same thing: 0 to 1."""
+
+    method: str
+    confidence: float
+
+
+NAME = Likeness("symbol_and_name", 0.95)
+JOINED_NAME = Likeness("symbol_and_name", 0.94)
+ID = Likeness("symbol_and_id", 0.93)
+CORE = Likeness("symbol_and_core_of_name", 0.92)
+SIMILAR_NAME = Likeness("symbol_and_similar_name", 0.9)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A listing as far as it says what it is of."""
+
+    symbol: str
+    name: str
+    source_asset_id: str
+
+    @cached_property
+    def key(self) -> str:
+        """Of the symbol; empty if it says nothing."""
+        return "".join(words(self.symbol))[:KEY_LENGTH]
+
+    @cached_property
+    def _plain_name(self) -> str:
+        """The name, without the symbol that some repeat behind it."""
+        return IN_BRACKETS.sub(lambda it: "" if "".join(words(it[1])) == self.key else it[0], self.name)
+
+    @cached_property
+    def name_words(self) -> tuple[str, ...]:
+        return words(self._plain_name)
+
+    @cached_property
+    def joined(self) -> str:
+        """The name without case, accents, spaces and punctuation; empty if nothing else is in it."""
+        return "".join(self.name_words)
+
+    @cached_property
+    def id_words(self) -> tuple[str, ...]:
+        """Of the id, without the symbol that some put first. Many an id keeps the name of before a renaming."""
+        found = words(self.source_asset_id)
+        return found[1:] if found[1:] and found[0] == self.key else found
+
+    @cached_property
+    def telling_apart(self) -> frozenset[str]:
+        in_brackets = words(" ".join(IN_BRACKETS.findall(self._plain_name)))
+        return TELLING_APART.intersection(self.name_words).union(in_brackets)
+
+    @cached_property
+    def generic(self) -> frozenset[str]:
+        return GENERIC.intersection(self.name_words)
+
+    @cached_property
+    def core(self) -> str:
+        return _without_generic(self.name_words)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """What it is called, by its name and by its id; not what only repeats the symbol."""
+        return frozenset({self.joined, "".join(self.id_words)} - {"", self.key})
+
+    @cached_property
+    def cores(self) -> frozenset[str]:
+        return frozenset(
+            core for core in (self.core, _without_generic(self.id_words)) if core != self.key and len(core) > len("abc")
+        )
+
+
+def _without_generic(those: Iterable[str]) -> str:
+    return "".join(word for word in those if word not in GENERIC)
+
+
+def likeness(one: Spelling, other: Spelling) -> Likeness | None:
+    """What makes two listings, of one symbol and of different sources, the same thing; None if nothing does."""
+    if one.telling_apart != other.telling_apart:
+        return None
+    if one.joined and one.joined == other.joined:
+        return NAME if one.name_words == other.name_words else JOINED_NAME
+    if one.names & other.names:
+        return ID
+    if one.core and one.core == other.core and not (one.generic - other.generic and other.generic - one.generic):
+        return CORE  # two that differ in their generic words are often two: Sun Token, Sun DAO
+    if one.cores & other.cores:
+        return CORE
+    if min(len(one.joined), len(other.joined)) >= LONG_ENOUGH and _similarity(one, other) >= SIMILAR:
+        return SIMILAR_NAME
+    return None
+
+
+def _similarity(one: Spelling, other: Spelling) -> float:
+    """0 to 100; the order of the words does not matter."""
+    in_order = fuzz.ratio(one.joined, other.joined)
+    return max(in_order, fuzz.ratio(" ".join(sorted(one.name_words)), " ".join(sorted(other.name_words))))
+
+
+def match(
+    those: Mapping[Place, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
+) -> dict[Place, tuple[Asset, Likeness]]:
+    """The asset of each listing, of one source, that is surely enough one of these, which that source does not list.
+
+    The surest come first, and nothing is given twice. Where two are as good as each other, it is in doubt which is
+    meant, and so it is neither of them.
+    """
+    by_confidence: dict[float, list[tuple[Place, Asset, Likeness]]] = defaultdict(list)
+    for place, asset, alike in _pairs(those, assets):
+        by_confidence[alike.confidence].append((place, asset, alike))
+    found: dict[Place, tuple[Asset, Likeness]] = {}
+    gone: set[Place] = set()
+    taken: set[Asset] = set()
+    for confidence in sorted(by_confidence, reverse=True):
+        level = [it for it in by_confidence[confidence] if it[0] not in gone and it[1] not in taken]
+        places, wanted = Counter(place for place, _, _ in level), Counter(asset for _, asset, _ in level)
+        found |= {place: (asset, alike) for place, asset, alike in level if places[place] == wanted[asset] == 1}
+        gone.update(places)
+        taken.update(wanted)
+    return found
+
+
+def _pairs(
+    those: Mapping[Place, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
+) -> Iterator[tuple[Place, Asset, Likeness]]:
+    by_key: dict[str, list[tuple[Asset, Spelling]]] = defaultdict(list)
+    for asset, spellings in assets.items():
+        for spelling in spellings:
+            by_key[spelling.key].append((asset, spelling))
+    for place, spelling in those.items():
+        best: dict[Asset, Likeness] = {}
+        for asset, other in by_key[spelling.key] if spelling.key else ():
+            alike = likeness(spelling, other)
+            if alike and (asset not in best or alike.confidence > best[asset].confidence):
+                best[asset] = alike
+        for asset, alike in best.items():
+            yield place, asset, alike

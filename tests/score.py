@@ -1,0 +1,140 @@
+"""How well the listings of two sources are matched: `python -m tests.score`, or `make score`.
+
+IDENTITY_DATA names a folder with the whole coin lists of CoinPaprika and CoinGecko, and with `pairs.csv`, in which it
+is settled of some coins what they are in the other list. The service's own code matches them, in a database of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from devstack.postgres import Postgres
+from sources.judge import Listed
+from store.engine import make_engine
+from tasks.identity import Listings
+from tests.chaos.servers import migrate
+
+FOLDER = Path("../shared/identity")
+REPORT = Path("build/score.json")
+PAGE = 250
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of the coins whose counterpart, or that they have none, is settled. recall_renamed: where the names differ."""
+
+    precision: float
+    recall: float
+    recall_renamed: float
+    traps_accepted_share: float
+    """How many of the pairs that are known to be two things were taken for one."""
+
+
+def main() -> int:
+    folder = Path(os.environ.get("IDENTITY_DATA") or FOLDER)
+    if not (folder / "pairs.csv").is_file():
+        sys.stderr.write(f"There is no pairs.csv in {folder}; IDENTITY_DATA names its folder.\n")
+        return 2
+    with (folder / "pairs.csv").open(newline="", encoding="utf-8") as file:
+        pairs = list(csv.DictReader(file))
+    answers = match_lists(_only(folder, "coinpaprika_coins.*.json"), _only(folder, "coingecko_list.*.json"))
+    score = rate(pairs, answers)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(asdict(score), indent=2) + "\n", encoding="utf-8")
+    for name, value in asdict(score).items():
+        sys.stdout.write(f"{name:<22} {value:.4f}\n")
+    for line in mistakes(pairs, answers):
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+def _only(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    [file] = folder.glob(pattern)
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For each CoinPaprika id the CoinGecko id that is of the same asset.
+
+    In the order in which the service meets them: CoinPaprika's tickers are of active coins; others come last.
+    """
+    with TemporaryDirectory(prefix="kasparro-score-") as folder, Postgres(Path(folder)) as postgres:
+        try:
+            migrate(postgres.url)
+            engine = make_engine(postgres.url, "score")
+            with engine.begin() as connection:
+                connection.execute(text("INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko')"))
+            _resolve(engine, "coinpaprika", (coin for coin in ours if coin["is_active"]))
+            _resolve(engine, "coingecko", theirs)
+            _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
+            with engine.connect() as connection:
+                found = connection.execute(
+                    text("""
+                        SELECT ours.source_asset_id, theirs.source_asset_id
+                          FROM listings AS ours JOIN listings AS theirs USING (asset)
+                         WHERE ours.source = 'coinpaprika' AND theirs.source = 'coingecko'
+                    """)
+                )
+                answers: dict[str, str] = dict(found.all())
+            engine.dispose()
+            return answers
+        finally:
+            postgres.stop()
+            postgres.erase()
+
+
+def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) -> None:
+    """A page at a time, as they come from the source."""
+    listings = Listings(engine, source)
+    listed = [
+        Listed(coin["id"], coin["symbol"].strip(), coin["name"].strip(), "USD")
+        for coin in coins
+        if coin["symbol"].strip() and coin["name"].strip()
+    ]
+    for start in range(0, len(listed), PAGE):
+        listings.resolve(listed[start : start + PAGE])
+
+
+def rate(pairs: Sequence[Mapping[str, str]], answers: Mapping[str, str]) -> Score:
+    """pairs: as in pairs.csv. An answer that nothing is settled about counts neither way."""
+    same = {_key(pair) for pair in pairs if pair["label"] == "same"}
+    renamed = {_key(pair) for pair in pairs if pair["kind"] == "renamed"}
+    traps = {_key(pair) for pair in pairs if pair["label"] == "different" and pair["coingecko_id"]}
+    settled = {ours for ours, _ in same} | {pair["coinpaprika_id"] for pair in pairs if pair["kind"] == "none"}
+    given = {(ours, theirs) for ours, theirs in answers.items() if ours in settled or (ours, theirs) in traps}
+    return Score(
+        precision=len(given & same) / len(given),
+        recall=len(given & same) / len(same),
+        recall_renamed=len(given & renamed) / len(renamed),
+        traps_accepted_share=len(given & traps) / len(traps),
+    )
+
+
+def mistakes(pairs: Sequence[Mapping[str, str]], answers: Mapping[str, str]) -> Iterator[str]:
+    """What was not found, and what was found that is not so, a line each."""
+    for pair in pairs:
+        ours, theirs = _key(pair)
+        answer = answers.get(ours, "")
+        if pair["label"] == "same" and answer != theirs:
+            yield f"not found ({pair['kind']}): {ours} is {theirs}, not {answer or 'nothing'}"
+        elif pair["label"] == "different" and answer and (answer == theirs or pair["kind"] == "none"):
+            yield f"accepted ({pair['kind']}): {ours} is not {answer}"
+
+
+def _key(pair: Mapping[str, str]) -> tuple[str, str]:
+    return pair["coinpaprika_id"], pair["coingecko_id"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
