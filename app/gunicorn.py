@@ -88,10 +88,9 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Two processes must not talk over one connection."""
-    from app.state import state_of
+    from app.state import forget_connections
 
-    state_of(server.app.callable).engine.dispose(close=False)
+    forget_connections(server.app.callable)
 
 
 def child_exit(server: Any, worker: Any) -> None:

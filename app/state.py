@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Semaphore
+from typing import Any
 
 from flask import Flask, current_app
 from sqlalchemy import Connection, Engine
@@ -24,7 +25,8 @@ class State:
     settings: Settings
     engine: Engine
     reader: Engine
-    """The same pool, each statement its own transaction: a read costs no BEGIN and no ROLLBACK."""
+    """Each statement its own transaction: a read costs no BEGIN and no ROLLBACK. A pool of its own, or each use of a
+    connection would set it to this and back."""
     frontier: Frontier
     exporter: Engine
     """Connections of their own, each for one snapshot: exports leave the pool to those who want an answer at once."""
@@ -37,21 +39,24 @@ class State:
 
 
 def install(app: Flask, settings: Settings, connections: int) -> None:
-    engine = make_engine(
-        settings.database_url,
-        "web",
-        statement_timeout=settings.statement_timeout,
-        # A frozen process must not keep a run's row from the workers.
-        transaction_timeout=settings.statement_timeout,
-        ping=False,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=5,
-    )
+    def pool(**options: Any) -> Engine:
+        return make_engine(
+            settings.database_url,
+            "web",
+            statement_timeout=settings.statement_timeout,
+            # A frozen process must not keep a run's row from the workers.
+            transaction_timeout=settings.statement_timeout,
+            ping=False,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=5,
+            **options,
+        )
+
     app.extensions[KEY] = State(
         settings=settings,
-        engine=engine,
-        reader=engine.execution_options(isolation_level="AUTOCOMMIT"),
+        engine=pool(),
+        reader=pool(isolation_level="AUTOCOMMIT"),
         frontier=Frontier(),
         exporter=make_engine(
             settings.database_url,
@@ -72,6 +77,12 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
         database_probes=ThreadPoolExecutor(max_workers=2, thread_name_prefix="database-probe"),
         broker_probes=ThreadPoolExecutor(max_workers=2, thread_name_prefix="broker-probe"),
     )
+
+
+def forget_connections(app: Flask) -> None:
+    """After a fork, in the child: two processes must not talk over one connection."""
+    for engine in (state_of(app).engine, state_of(app).reader):
+        engine.dispose(close=False)
 
 
 def state_of(app: Flask) -> State:
