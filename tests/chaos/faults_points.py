@@ -19,9 +19,6 @@ IN_SHORT_FORM = ("after_copy",)
 
 SOURCES = ("coingecko", "csv_history")
 
-REST = 20.0
-"""Seconds for what is left of both runs, also where each page is a slice."""
-
 WRITTEN = ("quotes", "latest_quotes", "pages", "raw_bodies", "rejects", "listings", "assets", "checkpoints", "runs")
 
 
@@ -44,7 +41,7 @@ def frozen_at(point: Point, stage: Stage) -> str:
         process.resume()
         stage.struck(point)
     lease, sweep = stage.times["LEASE"], stage.times["SWEEP_EVERY"]
-    stage.settle(within=lease + sweep + REST)
+    stage.settle(within=lease + sweep + 8)
     assert len(stage.stopped()) == len(held), "both are frozen still"
     before = written(stage)
     let_go_on(stage)
