@@ -131,11 +131,12 @@ def _with_near(judged: pl.DataFrame) -> pl.DataFrame:
         text, number = judged[name], near[name]
         # What is too small for a float is no zero.
         small = [spelled for spelled in text.filter(number == 0).unique() if not PLAIN_ZERO.fullmatch(spelled)]
+        if small:
+            number = number.set(text.is_in(small), None)
         with_exponent = text.str.contains("[eE]")
-        told = ~text.is_in(small) if small else pl.repeat(True, len(text), eager=True)
         if with_exponent.any():
-            told &= ~with_exponent | text.str.contains(SHORT_EXPONENT)
-        near = near.with_columns(number.set(~told, None))
+            number = number.set(with_exponent & ~text.str.contains(SHORT_EXPONENT), None)
+        near = near.with_columns(number)
     return pl.concat([judged, near.rename(_near)], how="horizontal")
 
 

@@ -88,7 +88,8 @@ def decide_assets(connection: Connection, source: str, listed: Sequence[Listed])
     known = {id_: Decision(slug, "same_id", 1) for id_, slug in _assets_by_id(connection, source, listed).items()}
     by_pair = _assets_by_known_pair(connection, source, listed)
     paired = {id_: Decision(slug, "known_pair", 1) for id_, slug in by_pair.items() if id_ not in known}
-    alike = _assets_alike(connection, source, [one for one in listed if one.source_asset_id not in known | paired])
+    settled = known.keys() | paired.keys()
+    alike = _assets_alike(connection, source, [one for one in listed if one.source_asset_id not in settled])
     slugs = _Slugs(connection, listed)
     decisions, new = [], []
     for one in listed:
