@@ -6,6 +6,7 @@ import gzip
 import socket
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,11 @@ def test_a_reply_holds_the_body_and_the_request_but_no_key(upstream: HTTPServer,
     assert KEY not in repr(reply)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "packed"), [("gzip", gzip.compress(b"[1, 2]")), ("deflate", zlib.compress(b"[1, 2]"))]
-)
-def test_a_packed_body_is_unpacked(upstream: HTTPServer, client: Clients, encoding: str, packed: bytes) -> None:
-    serve(upstream, answer(body=packed, Content_Encoding=encoding))
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_packed_body_is_unpacked(
+    upstream: HTTPServer, client: Clients, encoding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    serve(upstream, answer(body=pack(b"[1, 2]"), Content_Encoding=encoding))
     assert client(upstream.url_for("")).get("/tickers").body == b"[1, 2]"
 
 
