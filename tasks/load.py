@@ -1,13 +1,14 @@
 """One page in one transaction: fence, raw body, quotes, rejects, page, checkpoint. All of it, or none.
 
-Quotes of which Postgres has none yet go by COPY straight into their table. The others go by COPY into a temporary one
-and are held against those that are there: nothing is written for a quote that is the same.
+Quotes that are not there yet go by COPY straight into their table. Those that are there with other values go by COPY
+into a temporary one, and correct them from there. For a quote that is the same nothing is written, nor sent.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -19,6 +20,7 @@ from sources.contract import Page
 from sources.record import VALUES
 from tasks.bodies import begin_to_keep, keep_body
 from tasks.claims import ClaimLost
+from tasks.differences import SPANS, differences
 from tasks.faults import reach
 from tasks.leases import Cancelled, Lease, LeaseLost
 from tasks.normalize import Normalized, RejectedItem
@@ -30,39 +32,29 @@ AT_ONCE = 256 * 1024
 
 _CREATE_STAGED = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_quotes ON COMMIT DELETE ROWS AS
-    SELECT listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run FROM quotes WITH NO DATA
+    SELECT listing_id, observed_at, {", ".join(VALUES)} FROM quotes WITH NO DATA
 """
-
-# The spans that a page's quotes take up, by listing: OFFSET keeps the planner from reading the whole table for a join.
-_THERE = """
-    SELECT there.* FROM unnest(CAST(:listings AS int[]), CAST(:since AS timestamptz[]), CAST(:until AS timestamptz[]))
-                     AS span(listing_id, since, until)
-     CROSS JOIN LATERAL (SELECT * FROM quotes AS q WHERE q.listing_id = span.listing_id
-                            AND q.observed_at BETWEEN span.since AND span.until OFFSET 0) AS there
-"""
-
-_ANY_THERE = f"SELECT EXISTS ({_THERE})"
 
 # What is written is written in order, so that two writers of the same keys wait for each other and not in a circle.
 _LOAD_STAGED = f"""
     WITH differing AS MATERIALIZED (
         SELECT s.*, there.listing_id IS NULL AS is_new
-          FROM staged_quotes AS s LEFT JOIN ({_THERE}) AS there USING (listing_id, observed_at)
+          FROM staged_quotes AS s LEFT JOIN ({SPANS}) AS there USING (listing_id, observed_at)
          WHERE there.listing_id IS NULL
-            OR there.fetched_at <= :fetched_at AND ({", ".join(f"there.{name}" for name in VALUES)})
+            OR there.fetched_at <= %(fetched_at)s AND ({", ".join(f"there.{name}" for name in VALUES)})
                IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUES)})
          ORDER BY listing_id, observed_at),
     added AS (
         INSERT INTO quotes (listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run)
-        SELECT listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run FROM differing WHERE is_new
+        SELECT listing_id, observed_at, {", ".join(VALUES)}, %(fetched_at)s, %(run)s FROM differing WHERE is_new
         RETURNING 1),
     corrected AS (
         UPDATE quotes AS q
            SET {", ".join(f"{name} = d.{name}" for name in VALUES)},
-               fetched_at = d.fetched_at, ingested_at = now(), run = d.run
+               fetched_at = %(fetched_at)s, ingested_at = now(), run = %(run)s
           FROM differing AS d
          WHERE NOT d.is_new AND q.listing_id = d.listing_id AND q.observed_at = d.observed_at
-           AND q.fetched_at <= d.fetched_at
+           AND q.fetched_at <= %(fetched_at)s
         RETURNING 1)
     SELECT (SELECT count(*) FROM added) AS inserted, (SELECT count(*) FROM corrected) AS updated
 """
@@ -101,7 +93,7 @@ def load_page(
     rows: its quotes; what was left out of them counts as unchanged. Raises what `page.confirm` raises.
     """
     keeping = begin_to_keep(connection, lease.claim.source, page)
-    inserted, updated = _load_quotes(connection, page, rows) if rows.count else (0, 0)
+    inserted, updated = _load_quotes(connection, rows) if len(rows) else (0, 0)
     reach("after_merge")
     counters = Counters(
         fetched=normalized.fetched,
@@ -165,28 +157,30 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     return version
 
 
-def _load_quotes(connection: Connection, page: Page, rows: Rows) -> tuple[int, int]:
+def _load_quotes(connection: Connection, rows: Rows) -> tuple[int, int]:
     """How many were inserted and how many updated."""
-    if connection.scalar(text(_ANY_THERE), rows.spans):
+    new, changed = differences(connection, rows)
+    inserted, updated = len(new), 0
+    if len(new):
+        _copy(connection, "quotes", [*new.frame.columns, "fetched_at", "run"], new.text)
+    if len(changed):
         connection.exec_driver_sql(_CREATE_STAGED)
+        _copy(connection, "staged_quotes", changed.frame.columns, changed.bare_text)
+    reach("after_copy")
+    if len(changed):
         # A page is sorted and hashed in memory, not on disk.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
-        _copy(connection, "staged_quotes", rows)
-        reach("after_copy")
-        loaded = connection.execute(text(_LOAD_STAGED), {**rows.spans, "fetched_at": page.fetched_at}).one()
-        inserted, updated = loaded.inserted, loaded.updated
-    else:
-        _copy(connection, "quotes", rows)
-        reach("after_copy")
-        inserted, updated = rows.count, 0
+        shared = {"fetched_at": rows.fetched_at, "run": rows.run}
+        loaded = connection.exec_driver_sql(_LOAD_STAGED, {**changed.spans, **shared}).one()
+        inserted, updated = inserted + loaded.inserted, loaded.updated
     connection.execute(text(_MOVE_LATEST), rows.spans)
     return inserted, updated
 
 
-def _copy(connection: Connection, table: str, rows: Rows) -> None:
+def _copy(connection: Connection, table: str, columns: Iterable[str], lines: bytes) -> None:
     driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
     with driver.cursor() as cursor:
-        cursor.copy_expert(f"COPY {table} ({', '.join(rows.columns)}) FROM STDIN", io.BytesIO(rows.text), AT_ONCE)
+        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), AT_ONCE)
 
 
 def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:

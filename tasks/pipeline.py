@@ -66,6 +66,7 @@ class Slice:
         self._listings = Listings(engine, source.name)
         self._mapping = mapping_of(source)
         self._assistants = 0
+        self._adds = True
 
     def work(self) -> None:
         """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
@@ -137,6 +138,7 @@ class Slice:
                 reach("after_fetch")
                 started = time.monotonic()
                 seq, counters = self._take_in(lease, trail, ready)
+                self._adds = counters.inserted > 0
                 reach("after_commit")
                 log.info(
                     "page_committed",
@@ -177,7 +179,7 @@ class Slice:
             if self._source.columns is None:
                 yield read, trail
             else:
-                written = (ready._replace(rows=self._rows(ready)) for ready in read)
+                written = (ready._replace(rows=self._rows_ahead(ready)) for ready in read)
                 with closing(ahead(written)) as one_ahead:
                     yield one_ahead, trail
         finally:
@@ -211,7 +213,14 @@ class Slice:
         if kept := self._source.retention.quotes:
             since = page.fetched_at - kept
             arranged = try_again(lambda: without_expired(self._engine, arranged, since), until)
-        return Rows.of(arranged, page, self._claim.run)
+        return Rows(arranged, page.fetched_at, self._claim.run)
+
+    def _rows_ahead(self, ready: _Ready) -> Rows:
+        """Written out as well, while what came before was new: what is there already need not be."""
+        rows = self._rows(ready)
+        if self._adds:
+            rows.write_out()
+        return rows
 
     def _last_try(self) -> float:
         """When a transaction is begun no more, on the monotonic clock: begun later, it could outlive the lease."""

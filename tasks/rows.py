@@ -5,49 +5,70 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import polars as pl
 
-from sources.contract import Page
 from sources.record import VALUES
 from tasks.quotes import Quotes
 
 SPAN = {"listings": "listing_id", "since": "since", "until": "until"}
 
+# Postgres reads a time the faster the shorter it is: a history's without seconds in a third of the time.
+MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%d %H:%M:%S%.6fZ"
+
 
 @dataclass(frozen=True)
 class Rows:
-    """text: the lines, each with the values of `columns`. spans: of each listing the first and the last time."""
+    """frame: the rows, as `arrange` gives them. What they share is when their page was fetched, and the run."""
 
-    count: int
-    columns: Sequence[str]
-    text: bytes
-    spans: Mapping[str, list[Any]]
+    frame: pl.DataFrame
+    fetched_at: datetime
+    run: uuid.UUID
 
-    @classmethod
-    def of(cls, arranged: pl.DataFrame, page: Page, run: uuid.UUID) -> Rows:
-        """arranged: as `arrange` gives them. What all rows share is written as the end of each line."""
-        spans = arranged.group_by("listing_id", maintain_order=True).agg(
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def where(self, mask: pl.Series) -> Rows:
+        return replace(self, frame=self.frame.filter(mask))
+
+    @cached_property
+    def spans(self) -> Mapping[str, list[Any]]:
+        """Of each listing the first and the last time."""
+        spans = self.frame.group_by("listing_id", maintain_order=True).agg(
             pl.col("observed_at").first().alias("since"), pl.col("observed_at").last().alias("until")
         )
+        return {name: spans[column].to_list() for name, column in SPAN.items()}
+
+    @cached_property
+    def text(self) -> bytes:
+        """A line for each row, with what they share at the end of each."""
+        return self._written(f"\t{self.fetched_at.isoformat()}\t{self.run}\n")
+
+    def write_out(self) -> None:
+        """Make the text now, where another thread would wait for it later."""
+        _ = self.text
+
+    @property
+    def bare_text(self) -> bytes:
+        """A line for each row, without what they share."""
+        return self._written("\n")
+
+    def _written(self, line_end: str) -> bytes:
         written = io.BytesIO()
-        arranged.write_csv(
+        self.frame.write_csv(
             written,
             include_header=False,
             separator="\t",
-            line_terminator=f"\t{page.fetched_at.isoformat()}\t{run}\n",
+            line_terminator=line_end,
             null_value="\\N",
             quote_style="never",
-            datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ",
+            datetime_format=_shortest(self.frame["observed_at"]),
         )
-        return cls(
-            count=len(arranged),
-            columns=(*arranged.columns, "fetched_at", "run"),
-            text=written.getvalue(),
-            spans={name: spans[column].to_list() for name, column in SPAN.items()},
-        )
+        return written.getvalue()
 
 
 def arrange(quotes: Quotes, listings: Sequence[int]) -> pl.DataFrame:
@@ -55,3 +76,11 @@ def arrange(quotes: Quotes, listings: Sequence[int]) -> pl.DataFrame:
     ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listed"])
     arranged = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listed")).sort("listing_id", "observed_at")
     return arranged.drop(name for name in VALUES if name in arranged and arranged[name].null_count() == len(arranged))
+
+
+def _shortest(times: pl.Series) -> str:
+    """The shortest format that keeps all of these times as they are."""
+    for unit, written in (("1m", MINUTES), ("1s", SECONDS)):
+        if (times == times.dt.truncate(unit)).all():
+            return written
+    return MICROSECONDS

@@ -1,0 +1,94 @@
+"""What a page changes where its listings have quotes already: what is new, what is another number, and no more."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from itertools import product
+from typing import Any
+
+from tests.tasks.conftest import Bench
+from tests.upstreams import FETCHED, OBSERVED, canned, item
+
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+
+# The same few numbers in many spellings, and numbers that differ in the last of many digits.
+SPELLINGS = (
+    *("1", "1.0", "+1", "01", "1.", "1e0", "10E-1", "100e-2", "2", "1.00000000000000001", "1.00000000000000002"),
+    *("0.000000000123456789012345678", "1.23456789012345678e-10", "123456789012345678e-27", "1.2345678901234567e-10"),
+    *("100000000000000000000", "1e20", "100000000000000000001", "0.1e21", ".5", "0.5", "5e-1", "0.50"),
+)
+
+
+def load(bench: Bench, items: list[dict[str, Any]], later: timedelta = HOUR) -> tuple[int, ...]:
+    """inserted, updated, unchanged: what became of a page's items, which was fetched so much later."""
+    run = bench.ingest(canned(items, fetched_at=FETCHED + later))
+    [row] = bench.rows("SELECT inserted, updated, unchanged FROM pages WHERE run = :run", run=run["id"])
+    return tuple(row.values())
+
+
+def minutes(*numbers: int, **changes: Any) -> list[dict[str, Any]]:
+    return [item(observed_at=(OBSERVED + number * MINUTE).isoformat(), **changes) for number in numbers]
+
+
+def test_another_number_is_a_correction_and_another_spelling_is_none(bench: Bench) -> None:
+    pairs = list(product(SPELLINGS, SPELLINGS))
+    load(bench, [item(number, price=one) for number, (one, _) in enumerate(pairs)])
+    corrected = sum(Decimal(one) != Decimal(other) for one, other in pairs)
+    again = load(bench, [item(number, price=other) for number, (_, other) in enumerate(pairs)])
+    assert again == (0, corrected, len(pairs) - corrected)
+    prices = bench.rows("SELECT price FROM quotes JOIN listings ON id = listing_id ORDER BY substr(symbol, 2)::int")
+    assert [row["price"] for row in prices] == [Decimal(other) for _, other in pairs]
+
+
+def test_a_value_that_comes_or_goes_is_a_correction(bench: Bench) -> None:
+    long = "12345678901234567890"
+    caps = [(None, "1"), ("1", None), (None, None), ("0", None), (None, "0"), (None, long), (long, None)]
+    load(bench, [item(number, market_cap=one) for number, (one, _) in enumerate(caps)])
+    assert load(bench, [item(number, market_cap=other) for number, (_, other) in enumerate(caps)]) == (0, 6, 1)
+    kept = bench.rows("SELECT market_cap FROM quotes ORDER BY listing_id")
+    assert [row["market_cap"] for row in kept] == [1, None, None, None, 0, Decimal(long), None]
+
+
+def test_a_value_that_no_row_of_the_page_has_any_more_is_gone(bench: Bench) -> None:
+    load(bench, [item(0, rank=1), item(1)])
+    assert load(bench, [item(0), item(1)]) == (0, 1, 1)
+    assert bench.one("SELECT count(rank) FROM quotes") == 0
+
+
+def test_a_page_of_old_new_and_corrected_quotes_does_what_is_left_to_do(bench: Bench) -> None:
+    load(bench, minutes(1, 2, 4, 5))
+    before = bench.rows("SELECT observed_at, xmin::text FROM quotes ORDER BY observed_at")
+    again = load(bench, [*minutes(0, 1, 2, 3), *minutes(4, price="7"), *minutes(5, 6)])
+    assert again == (3, 1, 3)
+    after = bench.rows("SELECT observed_at, xmin::text FROM quotes ORDER BY observed_at")
+    assert [row in after for row in before] == [True, True, False, True]
+    assert bench.one("SELECT price FROM quotes WHERE observed_at = :at", at=OBSERVED + 4 * MINUTE) == 7
+    assert bench.one("SELECT count(*) FROM quotes") == 7
+
+
+def test_of_a_few_rows_far_apart_what_lies_between_is_no_matter(bench: Bench) -> None:
+    load(bench, minutes(*range(2000)))
+    assert load(bench, [*minutes(0), *minutes(1999, price="7"), *minutes(2500)]) == (1, 1, 1)
+    assert bench.one("SELECT count(*) FROM quotes") == 2001
+
+
+def test_what_was_fetched_earlier_corrects_nothing_and_adds_what_is_missing(bench: Bench) -> None:
+    load(bench, minutes(0, 1), later=2 * HOUR)
+    assert load(bench, minutes(0, 1, 2, price="7")) == (1, 0, 2)
+    assert bench.one("SELECT count(*) FROM quotes WHERE price = 7") == 1
+
+
+def test_times_are_kept_to_the_microsecond(bench: Bench) -> None:
+    for odd in (
+        timedelta(minutes=1),
+        timedelta(seconds=59),
+        timedelta(milliseconds=1),
+        timedelta(microseconds=999_999),
+    ):
+        at = [OBSERVED, OBSERVED + odd]
+        items = [item(observed_at=time.isoformat(), source_asset_id=f"coin-{odd}") for time in at]
+        assert load(bench, items) == (2, 0, 0)
+        assert load(bench, items) == (0, 0, 2)
+        query = "SELECT observed_at FROM quotes JOIN listings ON id = listing_id WHERE source_asset_id = :id ORDER BY 1"
+        assert [row["observed_at"] for row in bench.rows(query, id=f"coin-{odd}")] == at
