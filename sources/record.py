@@ -208,7 +208,11 @@ class Record(Schema):
         try:
             quote = Quote(**self.load(dict(normalized)))
         except ValidationError as error:
-            raise Reject.because(list(_reasons(error))) from None
+            reasons = list(_reasons(error))
+            # It and the frame that raised it hold each other, and that one its callers with all that they have in hand:
+            # whole pages, until the garbage collector comes by.
+            error.__traceback__ = None
+            raise Reject.because(reasons) from None
         if quote.high is not None and quote.low is not None and quote.high < quote.low:
             raise Reject("high", "high_below_low", f"expected no less than low ({quote.low}), got {quote.high}")
         return quote

@@ -15,7 +15,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
 from sources.judge import judge
-from sources.record import KEYS, VALUES, Quote, Record
+from sources.record import KEYS, VALUES, Record
 from tasks.quotes import Quotes
 
 LONGEST_ITEM = 64 * 1024
@@ -60,8 +60,11 @@ def normalize_page(source: Source, page: Page, clock_skew: float) -> Normalized:
     closer = {**columns.apart, **{place: columns.item(place) for place in judged.left}}
     record, taken, rejects = Record(latest), [], []
     for place, item in sorted(closer.items(), key=lambda it: it[0]):
+        if isinstance(item, Reject):
+            rejects.append(RejectedItem(place, _as_text(item.item), item.reasons))
+            continue
         try:
-            taken.append((place, _quote(source, record, item)))
+            taken.append((place, record.quote(_mapped(source, item))))
         except Reject as reject:
             rejects.append(RejectedItem(place, _as_text(item), reject.reasons))
     quotes = Quotes.of(judged, taken)
@@ -121,12 +124,6 @@ def _number(value: Any) -> str | None:
     return str(value) if type(value) is Decimal or type(value) is int else _text(value)
 
 
-def _quote(source: Source, record: Record, item: Item) -> Quote:
-    if isinstance(item, Reject):
-        raise item
-    return record.quote(_mapped(source, item))
-
-
 def _mapped(source: Source, item: Item) -> Mapping[str, Any]:
     try:
         return source.normalize(item)
@@ -137,9 +134,8 @@ def _mapped(source: Source, item: Item) -> Mapping[str, Any]:
 
 
 def _as_text(item: Item) -> str:
-    shown = item.item if isinstance(item, Reject) else item
     for written in (lambda it: json.dumps(it, default=str), ascii):
         # Keys that JSON has not, a circle, a number of thousands of digits.
         with suppress(TypeError, ValueError, RecursionError):
-            return written(shown)[:LONGEST_ITEM]
-    return type(shown).__name__
+            return written(item)[:LONGEST_ITEM]
+    return type(item).__name__

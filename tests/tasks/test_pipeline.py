@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +17,7 @@ from sources.contract import BLANK, Http, Page, Reject, Window
 from store.engine import make_engine
 from tasks.claims import claim_run
 from tasks.ingest import work_on
+from tasks.normalize import normalize_page
 from tests.tasks.conftest import Bench
 from tests.upstreams import FETCHED, OBSERVED, canned, item
 
@@ -185,6 +188,20 @@ def test_one_instant_in_two_pages_ends_the_same_however_the_run_was_sliced(
         loaded.append(content(engine))
         engine.dispose()
     assert loaded[0] == loaded[1]
+
+
+def test_a_page_with_rejects_is_let_go_of_when_it_is_done() -> None:
+    items = [item(0, price="much"), item(1), Reject("", "unreadable", "expected a record, got none")]
+    source = canned(parse=lambda _: items)
+    page = Page(b"", "application/json", {}, FETCHED, None)
+    gc.disable()
+    try:
+        assert len(normalize_page(source, page, clock_skew=300).rejects) == 2
+        held = weakref.ref(page)
+        del page
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_running_out_of_time_is_no_items_fault(bench: Bench) -> None:
