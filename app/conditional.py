@@ -8,22 +8,24 @@ from hashlib import sha256
 from typing import Any
 
 from flask import Flask, Response, g, request
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select
 
 from app.written import Written
 from settings import VERSION
+from store.tables import Checkpoint, Revision
 
 ETAG = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
 """The header of such an answer, for the documentation."""
 
 # Each page raises the version of its checkpoint, and what changes otherwise counts a revision, in its own transaction.
 # A database that was set back to an older state has versions again that it had, but not at the same times.
-_STATE = Written(
-    text("""
-        SELECT concat_ws('/', count(*), sum(version), max(updated_at), (SELECT sum(number) FROM revisions))
-          FROM checkpoints
-    """)
-)
+_REVISIONS = select(func.sum(Revision.number)).scalar_subquery()
+STATE = select(
+    func.concat_ws("/", func.count(), func.sum(Checkpoint.version), func.max(Checkpoint.updated_at), _REVISIONS)
+).scalar_subquery()
+"""Of the data, as an expression: another once something has changed."""
+
+_STATE = Written(select(STATE))
 
 
 class NotModified(Exception):
@@ -32,22 +34,28 @@ class NotModified(Exception):
 
 def install(app: Flask) -> None:
     app.register_error_handler(NotModified, lambda _: Response(status=304))
-    app.after_request(_tag)
+    app.after_request(_add_tag)
 
 
 def give_only_if_modified(connection: Connection, arguments: Mapping[str, Any]) -> None:
     """Tag the answer of this request; raises NotModified where the reader has it.
 
-    To be called before the rows are read: what is committed in between is in the answer, and its tag an older one, with
+    To be called before anything is read: what is committed in between is in the answer, and its tag an older one, with
     which the reader is answered anew. The other way round they would be told that they have it.
     """
-    asked = [VERSION, request.path, arguments, _STATE.on(connection, {}).scalar_one()]
-    g.etag = sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32]
+    tag(arguments, _STATE.value(connection, {}))
     if request.if_none_match.contains_weak(g.etag):
         raise NotModified
 
 
-def _tag(response: Response) -> Response:
+def tag(arguments: Mapping[str, Any], state: str) -> None:
+    """Tag the answer of this request, unless it is tagged. state: as of the first that was read for it, or before."""
+    if "etag" not in g:
+        asked = [VERSION, request.path, arguments, state]
+        g.etag = sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32]
+
+
+def _add_tag(response: Response) -> Response:
     if "etag" in g and response.status_code in (200, 304):
         response.set_etag(g.etag, weak=True)
         # A store may keep it, if it asks each time.

@@ -9,9 +9,9 @@ from flask import Response, request
 from marshmallow import ValidationError, fields, validates_schema
 
 from app import cursor
-from app.conditional import ETAG, give_only_if_modified
+from app.conditional import ETAG, give_only_if_modified, tag
 from app.exports import FORMATS, INGESTED_UNTIL, ROW_COUNT, export
-from app.filters import ListingQuery
+from app.filters import FILTERS, ListingQuery
 from app.quotes import Members, QuoteSchema
 from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, View, raw_list
 from app.selection import Key, Selection
@@ -19,6 +19,9 @@ from app.state import reading, state
 from app.wire import Instant, instant
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one shape.")
+
+LOOKED_UP = FILTERS | {"run"}
+"""Parameters for which something else is read before the page."""
 
 
 class DataQuery(ListingQuery):
@@ -119,15 +122,18 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     limit = arguments["limit"]
     after = cursor.decode(arguments["cursor"], request.path, arguments, Key) if "cursor" in arguments else None
     with reading() as connection:
-        give_only_if_modified(connection, arguments)
+        # A page that is all that is read brings its state along.
+        if request.if_none_match or not LOOKED_UP.isdisjoint(arguments):
+            give_only_if_modified(connection, arguments)
         until = after[2] if after else state().frontier.ingested_until(connection)
         asked = Selection(connection, arguments)
         found = asked.page(arguments["members"], after)
+        tag(arguments, found.state)
         whole = found.rows if after is None and not found.has_more else None
         total, is_estimate = asked.total(arguments["count"], whole)
     following = None
     if found.has_more:
-        following = cursor.encode(request.path, arguments, (found.observed_at, found.listing_id, until))
+        following = cursor.encode(request.path, arguments, (*found.last, until))
     pagination = {"limit": limit, "next_cursor": following, "has_more": found.has_more}
     counted = {"total": total, "total_is_estimate": is_estimate}
     return raw_list(found.data, {"pagination": pagination | counted, "ingested_until": instant(until)}, following)

@@ -42,7 +42,7 @@ class Estimate:
         if expected > FEW:
             self._remember(key, expected)
             return expected, True
-        counted = self._count.on(connection, parameters).scalar_one()
+        counted = self._count.value(connection, parameters)
         return (counted, False) if counted <= FEW else (max(counted, expected), True)
 
     def _remember(self, key: str, expected: int) -> None:

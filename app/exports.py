@@ -12,6 +12,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
+import psycopg2
 import structlog
 from flask import Response, request
 from sqlalchemy import Connection
@@ -146,7 +147,7 @@ def _sent(reader: Reader, body: Iterator[bytes], about: Mapping[str, Any]) -> It
             reason = ""
         except Exception as error:  # its status is sent: there is nobody left to tell
             reason = named(error)
-            if not isinstance(error, SQLAlchemyError):
+            if not isinstance(error, SQLAlchemyError | psycopg2.Error):
                 log.error("unhandled", exc_info=error)
             raise ConnectionResetError(errno.ECONNRESET, reason) from None
         finally:

@@ -13,6 +13,9 @@ from store.tables import Asset, Listing
 
 MOST_CANDIDATES = 2000
 
+FILTERS = frozenset(("source", "asset", "symbol", "quote_currency"))
+"""The parameters that say which listings: those have to be looked up first."""
+
 
 class ListingQuery(Paged):
     """The parameters; a schema of its own adds its own."""

@@ -37,6 +37,6 @@ class Frontier:
         """
         if self._known and time.monotonic() < self._known[1]:
             return self._known[0]
-        until: datetime = _OLDEST_WRITE.on(connection, {}).scalar_one()
+        until: datetime = _OLDEST_WRITE.value(connection, {})
         self._known = until, time.monotonic() + AGE
         return until

@@ -12,9 +12,9 @@ from sqlalchemy import BigInteger, Integer, Subquery, any_, bindparam, cast, sel
 from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from app import cursor
-from app.conditional import ETAG, give_only_if_modified
-from app.filters import ListingQuery, listing_ids
-from app.quotes import LIMIT, Columns, Members, QuoteSchema, as_json
+from app.conditional import ETAG, give_only_if_modified, tag
+from app.filters import FILTERS, ListingQuery, listing_ids
+from app.quotes import LIMIT, Columns, Members, Page, QuoteSchema, as_json
 from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, raw_list
 from app.state import reading
 from app.written import SHAPES, Written
@@ -57,14 +57,17 @@ def list_latest(arguments: dict[str, Any]) -> Response:
     """
     per_asset, limit = arguments["per"] == "asset", arguments["limit"]
     with reading() as connection:
-        give_only_if_modified(connection, arguments)
+        # A page that is all that is read brings its state along.
+        if request.if_none_match or not FILTERS.isdisjoint(arguments):
+            give_only_if_modified(connection, arguments)
         listings = listing_ids(connection, arguments)
         shape = _Shape(per_asset, of_all=listings is None, is_first="cursor" not in arguments)
         parameters = {"listings": listings or [], **_after(arguments, per_asset=per_asset)}
-        found = _page(shape, arguments["members"], limit).on(connection, parameters).one()
+        found = Page.of(_page(shape, arguments["members"], limit).row(connection, parameters))
+        tag(arguments, found.state)
     following = None
     if found.has_more:
-        following = cursor.encode(request.path, arguments, [getattr(found, name) for name in shape.key])
+        following = cursor.encode(request.path, arguments, found.last)
     return raw_list(
         found.data, {"pagination": {"limit": limit, "next_cursor": following, "has_more": found.has_more}}, following
     )

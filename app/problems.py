@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import quote
 
+import psycopg2
 import structlog
 from flask import Flask, Response, current_app, g, json, request
 from psycopg2 import errorcodes
@@ -163,7 +164,8 @@ def install(app: Flask) -> None:
     app.before_request(_refuse_nul)
     app.register_error_handler(Problem, Problem.answer)
     app.register_error_handler(HTTPException, _of_http)
-    app.register_error_handler(exc.SQLAlchemyError, _of_database)
+    for kind in (exc.SQLAlchemyError, psycopg2.Error):
+        app.register_error_handler(kind, _of_database)
     app.register_error_handler(Exception, _unforeseen)
 
 
@@ -205,7 +207,7 @@ _NOW = {
 }
 
 
-def _of_database(error: exc.SQLAlchemyError) -> Response:
+def _of_database(error: exc.SQLAlchemyError | psycopg2.Error) -> Response:
     state, trouble = sqlstate(error), trouble_of(error)
     if state in _TOO_LONG:
         log.warning("query_timeout", sqlstate=state)

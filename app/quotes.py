@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import BigInteger, ColumnElement, Subquery, Text, bindparam, cast, func, literal, select
 
+from app.conditional import STATE
 from app.problems import nearest, shown
 from app.wire import INSTANT, PLAIN_NUMBER, Amount, Instant, instant_sql, number_sql
 from store.tables import Asset, Listing
@@ -122,10 +123,28 @@ def _json(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
     return text if name in WORDS or name == "rank" else literal('"', Text) + text + literal('"', Text)
 
 
+class Page(NamedTuple):
+    """Rows as a JSON array; how many came, one more than the limit at most; of which state of the data they are.
+
+    last: of the row at the limit, where there are more, the columns that its place is told by.
+    """
+
+    data: str
+    rows: int
+    has_more: bool
+    state: str
+    last: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, row: tuple[Any, ...]) -> Page:
+        data, rows, has_more, state, *last = row
+        return cls(data, rows, has_more, state, tuple(last))
+
+
 def as_json(
     rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
-    """One row: the first `limit` rows as a JSON array, how many came, whether that was more, and the last key shown.
+    """What `Page.of` takes: the first `limit` rows as a JSON array, and what is to be known of them.
 
     rows: columns of `quotes`, LIMIT + 1 of them at most. Postgres writes the text and nobody reads it again: ten
     times as fast as a dump in Python.
@@ -149,6 +168,7 @@ def as_json(
             func.coalesce(array, "[]").label("data"),
             func.count().label("rows"),
             (func.count() > LIMIT).label("has_more"),
+            STATE.label("state"),
             *[func.max(page.c[name]).filter(page.c.position == LIMIT).label(name) for name in key],
         )
         .select_from(page)

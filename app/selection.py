@@ -12,7 +12,6 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Subquery,
     Uuid,
     any_,
@@ -31,7 +30,7 @@ from app import cursor
 from app.estimates import Estimate
 from app.filters import listing_ids
 from app.problems import invalid_parameter
-from app.quotes import LIMIT, Columns, as_json
+from app.quotes import LIMIT, Columns, Page, as_json
 from app.written import SHAPES, Written
 from store.tables import LatestQuote, Quote, Run
 
@@ -133,16 +132,17 @@ class Selection:
             descending=arguments["order"] == "desc",
         )
 
-    def page(self, members: tuple[str, ...], after: Key | None) -> Row[Any]:
-        """The page after a key, as `as_json` gives it."""
+    def page(self, members: tuple[str, ...], after: Key | None) -> Page:
+        """The page after a key."""
         parameters = self.parameters
         if after:
             parameters = {**parameters, "after_observed_at": after[0], "after_listing_id": after[1]}
-        return _page(self.shape, members, self._limit, is_first=after is None).on(self._connection, parameters).one()
+        written = _page(self.shape, members, self._limit, is_first=after is None)
+        return Page.of(written.row(self._connection, parameters))
 
     def count(self) -> int:
         """How many rows there are."""
-        return int(_count(self.shape).on(self._connection, self.parameters).scalar_one())
+        return int(_count(self.shape).value(self._connection, self.parameters))
 
     def total(self, how: str, whole: int | None) -> tuple[int | None, bool]:
         """How many rows there are on all pages, and whether that is an estimate. whole: the rows of the only page."""
