@@ -80,6 +80,7 @@ class Settings:
     reads_need_token: bool = _knob(kinds.Boolean(load_default=False), "whether reading needs the token too")
     csv_dir: str = _text("folder of the CSV files", default="sample_data/csv")
     extra_sources: str = _text("modules of more sources, separated by commas", default="")
+    overrides: str = _text("CSV file of what is settled beforehand: which asset a listing is of", default="")
     log_format: str = _text(
         "`json`, `console`, or `auto`: console in a terminal",
         validate.OneOf(("auto", "json", "console")),

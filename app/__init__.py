@@ -10,6 +10,7 @@ from app import (
     compression,
     conditional,
     data,
+    decisions,
     docs,
     envelope,
     health,
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     conditional.install(app)
     metrics.install(app)
     auth.install(app)
-    openapi.install(app, [data, latest, assets, sources, runs, stats, health, metrics])
+    openapi.install(app, [data, latest, assets, decisions, sources, runs, stats, health, metrics])
     app.register_blueprint(docs.blueprint)
     problems.install(app)
     return app

@@ -17,6 +17,7 @@ from app.resource import LINK, Enveloped, Paged, Pagination, Resource, Several, 
 from app.state import reading
 from app.wire import Instant
 from store.tables import Asset, LatestQuote, Listing
+from tasks.decisions import STANDS_FOR
 
 blueprint = Resource(
     "assets", __name__, url_prefix="/assets", description="The real things that listings of several sources speak of."
@@ -72,7 +73,7 @@ def list_assets(arguments: dict[str, Any]) -> Response:
     Each with the listings that speak of it, and how each was matched.
     """
     limit = arguments["limit"]
-    wanted = select(Asset).order_by(Asset.slug).limit(limit + 1)
+    wanted = select(Asset).where(Asset.merged_into.is_(None)).order_by(Asset.slug).limit(limit + 1)
     if symbols := arguments.get("symbol"):
         wanted = wanted.where(func.upper(Asset.symbol).in_([func.upper(symbol) for symbol in symbols]))
     if sources := arguments.get("source"):
@@ -96,15 +97,21 @@ def list_assets(arguments: dict[str, Any]) -> Response:
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getAsset")
 def get_asset(slug: str) -> dict[str, Any]:
-    """One asset"""
+    """One asset
+
+    The slug of one that was merged into another stands for that one.
+    """
     with reading() as connection:
         give_only_if_modified(connection, {})
-        assets = connection.execute(select(Asset).where(Asset.slug == slug)).all()
-        if not assets:
-            raise Problem(
-                Code.UNKNOWN_ASSET, f"There is no asset {shown(slug)}{nearest_asset(connection, slug) or '.'}"
-            )
-        return _with_listings(connection, assets)[0]
+        return one_asset(connection, slug)
+
+
+def one_asset(connection: Connection, slug: str) -> dict[str, Any]:
+    """The asset that a slug stands for; raises a Problem where there is none."""
+    found = connection.execute(STANDS_FOR, {"slugs": [slug]}).one_or_none()
+    if found is None:
+        raise Problem(Code.UNKNOWN_ASSET, f"There is no asset {shown(slug)}{nearest_asset(connection, slug) or '.'}")
+    return _with_listings(connection, connection.execute(select(Asset).where(Asset.id == found.id)).all())[0]
 
 
 def _with_listings(connection: Connection, assets: Sequence[Row[Any]]) -> list[dict[str, Any]]:

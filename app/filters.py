@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from app.problems import invalid_parameter, nearest, shown
 from app.resource import Paged, Several, Text, source_name
 from store.tables import Asset, Listing
+from tasks.decisions import STANDS_FOR
 
 MOST_CANDIDATES = 2000
 
@@ -53,7 +54,7 @@ def nearest_asset(connection: Connection, slug: str) -> str:
 
 
 def _asset_ids(connection: Connection, slugs: list[str]) -> list[int]:
-    known = {row.slug: row.id for row in connection.execute(select(Asset.slug, Asset.id).where(Asset.slug.in_(slugs)))}
+    known = {row.asked: row.id for row in connection.execute(STANDS_FOR, {"slugs": slugs})}
     for slug in slugs:
         if slug not in known:
             raise invalid_parameter("asset", f"there is no asset {shown(slug)}{nearest_asset(connection, slug)}")

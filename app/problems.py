@@ -43,6 +43,7 @@ class Code(Enum):
     NOT_FOUND = 404, "No such path", "Nothing is served at this path. /openapi.json lists every path."
     UNKNOWN_SOURCE = 404, "Unknown source", "There is no source of this name. GET /sources lists them."
     UNKNOWN_ASSET = 404, "Unknown asset", "There is no asset with this slug. GET /assets lists them."
+    UNKNOWN_CHANGE = 404, "Unknown change", "No decision was made under this id. GET /decisions lists them."
     UNKNOWN_RUN = 404, "Unknown run", "There is no run with this id. GET /runs lists them."
     METHOD_NOT_ALLOWED = (
         405,
@@ -53,6 +54,11 @@ class Code(Enum):
         409,
         "Another run is live",
         "The source has an unfinished run with other parameters; the detail names it. Wait for it, or cancel it.",
+    )
+    DECISION_CONFLICT = (
+        409,
+        "Not to be decided so",
+        "What is decided of these listings already stands against it; the detail says what.",
     )
     RUN_FINISHED = 409, "The run is over", "The run had ended before it could be cancelled. What it loaded stays."
     BODY_TOO_LARGE = 413, "Body too large", "The request's body is larger than any that this API takes."

@@ -257,6 +257,8 @@ class Asset(Base):
     slug: Mapped[str] = mapped_column(unique=True)
     symbol: Mapped[str]
     name: Mapped[str]
+    # Where its last listing went. Its slug stands for that one from then on, until it has a listing again.
+    merged_into: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("assets.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
@@ -279,10 +281,41 @@ class Listing(Base):
     symbol: Mapped[str]
     name: Mapped[str]
     asset: Mapped[int] = mapped_column(ForeignKey("assets.id"))
-    # How it was decided that this listing is of this asset (tasks/identity.py), and how surely, 0 to 1.
+    # How it was decided that this listing is of this asset, and how surely, 0 to 1: its newest decision.
     method: Mapped[str]
     confidence: Mapped[Decimal]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Decision(Base):
+    """That a listing is of an asset, as it was decided once. Never changed: what is decided anew is another row."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index(None, "listing", "id"), Index(None, "change"))
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    # What was decided together is undone together; null for what a source's page brought in.
+    change: Mapped[uuid.UUID | None]
+    listing: Mapped[int] = mapped_column(ForeignKey("listings.id"))
+    asset: Mapped[int] = mapped_column(BigInteger, ForeignKey("assets.id"))
+    method: Mapped[str]
+    confidence: Mapped[Decimal]
+    # What spoke for it: the names that are alike, the prices, the decision that it undoes.
+    evidence: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    decided_by: Mapped[str]
+    reason: Mapped[str | None]
+    decided_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Candidate(Base):
+    """Two assets that may be one: too little speaks for it, or something against it. Found anew every few minutes."""
+
+    __tablename__ = "candidates"
+
+    one: Mapped[int] = mapped_column(BigInteger, ForeignKey("assets.id"), primary_key=True)
+    other: Mapped[int] = mapped_column(BigInteger, ForeignKey("assets.id"), primary_key=True)
+    evidence: Mapped[dict[str, Any]]
+    found_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class Quote(Base):

@@ -10,11 +10,13 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine, text
 
 from settings import get_settings
-from store.trouble import named
+from store.trouble import named, trouble_of
 from tasks.celery import celery
 from tasks.database import worker_engine
+from tasks.overrides import OVERRIDES
 from tasks.reconciler import reconcile
 from tasks.retention import drop_expired
+from tasks.second_look import look_again
 from tasks.transactions import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -37,6 +39,17 @@ def reconcile_runs(**_: Any) -> None:
 def retain(**_: Any) -> None:
     """Drop some of what no source is to keep any longer; the next turn goes on with it."""
     drop_expired(worker_engine(), get_settings())
+
+
+@celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
+def look_again_at_assets(**_: Any) -> None:
+    """Decide of assets what could not be decided when their listings were met."""
+    try:
+        look_again(worker_engine(), OVERRIDES)
+    except DATABASE_ERRORS as error:
+        if trouble_of(error) is None:
+            raise
+        log.warning("second_look_not_taken", reason=named(error))
 
 
 def send_canary() -> None:

@@ -1,39 +1,41 @@
-"""Which asset a listing is of: a known pair of ids, else the same symbol and a name or an id that is alike.
+"""Which asset a listing is of, when it is first met: what people settled beforehand, a known pair of ids, a likeness.
 
-Never the symbol alone: thousands of coins share theirs. In doubt two assets stay two.
+Never the symbol alone: thousands of coins share theirs. In doubt two assets stay two (tasks/second_look.py).
 """
 
 from __future__ import annotations
 
 import csv
-import re
-import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
 from sources.judge import Listed
 from store.tables import SYMBOL_KEY
+from tasks.decisions import OVERRIDE, STANDS_FOR, Decided, Overrides, add_assets, deciding, record
 from tasks.likeness import Spelling, match
 from tasks.quotes import ListingKey, key_of
+from tasks.slugs import Slugs
 
 KNOWN_PAIRS = Path(__file__).with_name("known_pairs.csv")
 
-# One lock for all sources: two that meet Bitcoin at once must not make it twice.
-_RESOLVE_LOCK = 7_274_652
+BY = "resolver"
+"""Who decided it, where a rule did when the listing was first met."""
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The asset that a listing is of, by its slug; how that was decided, and how surely (0 to 1)."""
+class Met(NamedTuple):
+    """The asset that a listing is of, by its slug, and how that was decided."""
 
     slug: str
-    method: str
-    confidence: float
+    decided: Decided
+
+
+SAME_ID = Decided("same_id", BY)
+NEW = Decided("new", BY)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class _Listing:
 class Listings:
     """The ids of a source's listings, resolved as they are met and remembered for the length of a slice."""
 
-    def __init__(self, engine: Engine, source: str):
-        self._engine, self._source = engine, source
+    def __init__(self, engine: Engine, source: str, overrides: Overrides):
+        self._engine, self._source, self._overrides = engine, source, overrides
         self._known: dict[ListingKey, _Listing] = {}
 
     def resolve(self, listed: Sequence[Listed]) -> list[int]:
@@ -60,14 +62,15 @@ class Listings:
             with self._engine.connect() as connection:
                 self._known |= _listed(connection, self._source, unmet)
         if news := {key: one for key, one in met.items() if not _says_the_same(self._known.get(key), one)}:
-            with self._engine.begin() as connection:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
-                learned = _learn(connection, self._source, news)
+            with deciding(self._engine) as connection:
+                learned = _learn(connection, self._source, news, self._overrides)
             self._known |= learned
         return [self._known[key].id for key in met]
 
 
-def _learn(connection: Connection, source: str, news: Mapping[ListingKey, Listed]) -> dict[ListingKey, _Listing]:
+def _learn(
+    connection: Connection, source: str, news: Mapping[ListingKey, Listed], overrides: Overrides
+) -> dict[ListingKey, _Listing]:
     """The listings that `news` speaks of, added or renamed where the table does not say the same; in sorted order."""
     listed = _listed(connection, source, news)
     for key, listing in listed.items():
@@ -75,7 +78,7 @@ def _learn(connection: Connection, source: str, news: Mapping[ListingKey, Listed
             _rename_listing(connection, listing.id, news[key])
     new = [one for key, one in sorted(news.items()) if key not in listed]
     if new:
-        _add_listings(connection, source, new, decide_assets(connection, source, new))
+        _add_listings(connection, source, new, decide_assets(connection, source, new, overrides))
     return _listed(connection, source, news)
 
 
@@ -83,29 +86,52 @@ def _says_the_same(listing: _Listing | None, listed: Listed) -> bool:
     return listing is not None and (listing.symbol, listing.name) == (listed.symbol, listed.name)
 
 
-def decide_assets(connection: Connection, source: str, listed: Sequence[Listed]) -> list[Decision]:
+def decide_assets(connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides) -> list[Met]:
     """The asset of each listing, none of which was met before; makes one where none fits."""
-    known = {id_: Decision(slug, "same_id", 1) for id_, slug in _assets_by_id(connection, source, listed).items()}
-    by_pair = _assets_by_known_pair(connection, source, listed)
-    paired = {id_: Decision(slug, "known_pair", 1) for id_, slug in by_pair.items() if id_ not in known}
-    settled = known.keys() | paired.keys()
-    alike = _assets_alike(connection, source, [one for one in listed if one.source_asset_id not in settled])
-    slugs = _Slugs(connection, listed)
-    decisions, new = [], []
+    settled = _settled(connection, source, listed, overrides)
+    given = {met.slug for met in settled.values()}
+    alike = _assets_alike(connection, source, [one for one in listed if one.source_asset_id not in settled], given)
+    slugs = Slugs(connection, listed)
+    met, new = [], []
     for one in listed:
         id_ = one.source_asset_id
-        decision = known.get(id_) or paired.get(id_) or alike.get(id_)
-        if decision is None:
-            decision = Decision(slugs.free(one), "new", 1)
-            new.append((decision.slug, one))
-        known[id_] = Decision(decision.slug, "same_id", 1)
-        decisions.append(decision)
-    _add_assets(connection, new)
-    return decisions
+        found = settled.get(id_) or alike.get(id_)
+        if found is None:
+            found = Met(slugs.free(one), NEW)
+            new.append((found.slug, one))
+        settled[id_] = found if found.decided.method == OVERRIDE else Met(found.slug, SAME_ID)
+        met.append(found)
+    add_assets(connection, new)
+    return met
 
 
-def _assets_alike(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, Decision]:
-    """By source_asset_id, for those that are surely enough an asset that the source does not list."""
+def _settled(connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides) -> dict[str, Met]:
+    """By source_asset_id, for those of which it need not be asked what they are like."""
+    by_pair = _assets_by_known_pair(connection, source, listed)
+    by_id = {id_: Met(slug, SAME_ID) for id_, slug in _assets_by_id(connection, source, listed).items()}
+    return {**by_pair, **by_id, **_assets_by_override(connection, source, listed, overrides)}
+
+
+def _assets_by_override(
+    connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides
+) -> dict[str, Met]:
+    """By source_asset_id, for those that people have settled; makes the asset where it is not there."""
+    named = {one.source_asset_id: one for one in listed if (source, one.source_asset_id) in overrides}
+    wanted = {id_: overrides[source, id_] for id_ in named}
+    there = connection.execute(STANDS_FOR, {"slugs": [override.asset for override in wanted.values()]})
+    slugs = {row.asked: row.slug for row in there}
+    missing = {override.asset: named[id_] for id_, override in wanted.items() if override.asset not in slugs}
+    add_assets(connection, list(missing.items()))
+    return {
+        id_: Met(slugs.get(override.asset, override.asset), Decided(OVERRIDE, "overrides", reason=override.reason))
+        for id_, override in wanted.items()
+    }
+
+
+def _assets_alike(
+    connection: Connection, source: str, listed: Iterable[Listed], given: Collection[str]
+) -> dict[str, Met]:
+    """By source_asset_id, for those that are surely enough an asset that the source does not list, nor is given one."""
     spellings = {one.source_asset_id: _spelling(one) for one in reversed(list(listed))}
     rows = connection.execute(
         text(f"""
@@ -117,9 +143,13 @@ def _assets_alike(connection: Connection, source: str, listed: Iterable[Listed])
     )
     assets: dict[str, list[Spelling]] = {}
     for row in rows:
-        assets.setdefault(row.slug, []).append(Spelling(row.symbol, row.name, row.source_asset_id))
+        if row.slug not in given:
+            assets.setdefault(row.slug, []).append(Spelling(row.symbol, row.name, row.source_asset_id))
     matched = match(spellings, assets)
-    return {id_: Decision(slug, alike.method, alike.confidence) for id_, (slug, alike) in matched.items()}
+    return {
+        id_: Met(slug, Decided(alike.method, BY, alike.confidence, {"like": like.told}))
+        for id_, (slug, alike, like) in matched.items()
+    }
 
 
 def _spelling(one: Listed) -> Spelling:
@@ -159,7 +189,7 @@ def _assets_by_id(connection: Connection, source: str, listed: Iterable[Listed])
     return {row.source_asset_id: row.slug for row in rows}
 
 
-def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, str]:
+def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, Met]:
     """By source_asset_id, for those of which another source lists the known counterpart."""
     found = {}
     for id_ in {one.source_asset_id for one in listed}:
@@ -172,63 +202,13 @@ def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[
                 {"source": other_source, "id": other_id},
             )
             if slug:
-                found[id_] = slug
+                evidence = {"pair": {"source": other_source, "source_asset_id": other_id}}
+                found[id_] = Met(slug, Decided("known_pair", BY, evidence=evidence))
     return found
 
 
-class _Slugs:
-    """Slugs that no asset has: `bitcoin`; where that is taken `bitcoin-btc2`; then `bitcoin-btc2-2`, `-3`, …"""
-
-    def __init__(self, connection: Connection, listed: Iterable[Listed]):
-        self._connection = connection
-        self._taken = self._among({slug for one in listed for slug in self._plain(one)})
-
-    def free(self, one: Listed) -> str:
-        """The first that is free; it is taken from now on."""
-        slug = next(slug for slug in self._candidates(one) if slug not in self._taken)
-        self._taken.add(slug)
-        return slug
-
-    def _candidates(self, one: Listed) -> Iterator[str]:
-        yield from self._plain(one)
-        with_symbol = self._plain(one)[-1]
-        for number in count(2):
-            slug = f"{with_symbol}-{number}"
-            self._taken |= self._among({slug})
-            yield slug
-
-    def _plain(self, one: Listed) -> tuple[str, str]:
-        name = _slug(one.name) or _slug(one.source_asset_id) or "asset"
-        return name, f"{name}-{_slug(one.symbol)}".rstrip("-")
-
-    def _among(self, slugs: Collection[str]) -> set[str]:
-        taken = self._connection.scalars(
-            text("SELECT slug FROM assets WHERE slug = ANY(:slugs)"), {"slugs": list(slugs)}
-        )
-        return set(taken)
-
-
-def _add_assets(connection: Connection, new: Sequence[tuple[str, Listed]]) -> None:
-    connection.execute(
-        text("""
-            INSERT INTO assets (slug, symbol, name)
-            SELECT * FROM unnest(CAST(:slugs AS text[]), CAST(:symbols AS text[]), CAST(:names AS text[]))
-        """),
-        {
-            "slugs": [slug for slug, _ in new],
-            "symbols": [one.symbol.upper() for _, one in new],
-            "names": [one.name for _, one in new],
-        },
-    )
-
-
-def _slug(words: str) -> str:
-    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-
-
-def _add_listings(connection: Connection, source: str, listed: Sequence[Listed], decisions: Sequence[Decision]) -> None:
-    connection.execute(
+def _add_listings(connection: Connection, source: str, listed: Sequence[Listed], met: Sequence[Met]) -> None:
+    added = connection.execute(
         text("""
             INSERT INTO listings (source, source_asset_id, quote_currency, symbol, name, asset, method, confidence)
             SELECT :source, it.id, it.currency, it.symbol, it.name, assets.id, it.method, it.confidence
@@ -237,6 +217,7 @@ def _add_listings(connection: Connection, source: str, listed: Sequence[Listed],
                           CAST(:confidences AS numeric[]))
                 AS it(id, currency, symbol, name, slug, method, confidence)
               JOIN assets USING (slug)
+            RETURNING id, asset, source_asset_id, quote_currency
         """),
         {
             "source": source,
@@ -244,11 +225,15 @@ def _add_listings(connection: Connection, source: str, listed: Sequence[Listed],
             "currencies": [one.quote_currency for one in listed],
             "symbols": [one.symbol for one in listed],
             "names": [one.name for one in listed],
-            "slugs": [decision.slug for decision in decisions],
-            "methods": [decision.method for decision in decisions],
-            "confidences": [decision.confidence for decision in decisions],
+            "slugs": [it.slug for it in met],
+            "methods": [it.decided.method for it in met],
+            "confidences": [it.decided.confidence for it in met],
         },
     )
+    of_key = {key_of(one): it.decided for one, it in zip(listed, met, strict=True)}
+    rows = added.all()
+    those = [(row.id, row.asset) for row in rows]
+    record(connection, those, [of_key[row.source_asset_id, row.quote_currency] for row in rows])
 
 
 def _rename_listing(connection: Connection, listing: int, one: Listed) -> None:

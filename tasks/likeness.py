@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from rapidfuzz import fuzz
 
@@ -46,6 +46,14 @@ TELLING_APART = frozenset(
 
 IN_BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
 
+CURRENCIES = frozenset(
+    words(
+        "aud brl cad chf cny dollar eur euro gbp hkd idr inr jpy krw mxn nzd php pound rub sgd thb try usd vnd yen zar"
+    )
+)
+RARE = 4
+"""So many assets may have a word in their names that still tells of one thing."""
+
 SIMILAR = 92.0
 LONG_ENOUGH = 8
 """Of shorter names one letter is too much: Lemon is not LeMoon."""
@@ -63,6 +71,8 @@ JOINED_NAME = Likeness("symbol_and_name", 0.94)
 ID = Likeness("symbol_and_id", 0.93)
 CORE = Likeness("symbol_and_core_of_name", 0.92)
 SIMILAR_NAME = Likeness("symbol_and_similar_name", 0.9)
+PART_OF_NAME = Likeness("symbol_and_part_of_name", 0.85)
+RARE_WORD = Likeness("symbol_and_rare_word", 0.8)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,11 @@ class Spelling:
     symbol: str
     name: str
     source_asset_id: str
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is kept of it as evidence."""
+        return {"symbol": self.symbol, "name": self.name, "source_asset_id": self.source_asset_id}
 
     @cached_property
     def key(self) -> str:
@@ -144,30 +159,54 @@ def likeness(one: Spelling, other: Spelling) -> Likeness | None:
     return None
 
 
+def faint_likeness(one: Spelling, other: Spelling, common: Mapping[str, int]) -> Likeness | None:
+    """What two have in common that is not enough, unless no other has their symbol either.
+
+    common: how many assets have each word in their names, of all that are listed.
+    """
+    if one.telling_apart != other.telling_apart:
+        return None
+    mine, theirs = (frozenset(it.name_words) - GENERIC for it in (one, other))
+    shared = {word for word in mine & theirs if word != one.key and not word.isdigit()}
+    if shared and (mine <= theirs or theirs <= mine):
+        return PART_OF_NAME
+    if any(common.get(word, 0) <= RARE for word in shared - CURRENCIES):
+        return RARE_WORD
+    return None
+
+
 def _similarity(one: Spelling, other: Spelling) -> float:
     """0 to 100; the order of the words does not matter."""
     in_order = fuzz.ratio(one.joined, other.joined)
     return max(in_order, fuzz.ratio(" ".join(sorted(one.name_words)), " ".join(sorted(other.name_words))))
 
 
-def match(
-    those: Mapping[Place, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
-) -> dict[Place, tuple[Asset, Likeness]]:
+class Match(NamedTuple, Generic[Asset]):
+    """The asset that a listing is of, what is alike, and the asset's listing that it is like."""
+
+    asset: Asset
+    alike: Likeness
+    like: Spelling
+
+
+def match(those: Mapping[Place, Spelling], assets: Mapping[Asset, Sequence[Spelling]]) -> dict[Place, Match[Asset]]:
     """The asset of each listing, of one source, that is surely enough one of these, which that source does not list.
 
     The surest come first, and nothing is given twice. Where two are as good as each other, it is in doubt which is
     meant, and so it is neither of them.
     """
-    by_confidence: dict[float, list[tuple[Place, Asset, Likeness]]] = defaultdict(list)
-    for place, asset, alike in _pairs(those, assets):
-        by_confidence[alike.confidence].append((place, asset, alike))
-    found: dict[Place, tuple[Asset, Likeness]] = {}
+    by_confidence: dict[float, list[tuple[Place, Match[Asset]]]] = defaultdict(list)
+    for place, one in _pairs(those, assets):
+        by_confidence[one.alike.confidence].append((place, one))
+    found: dict[Place, Match[Asset]] = {}
     gone: set[Place] = set()
     taken: set[Asset] = set()
     for confidence in sorted(by_confidence, reverse=True):
-        level = [it for it in by_confidence[confidence] if it[0] not in gone and it[1] not in taken]
-        places, wanted = Counter(place for place, _, _ in level), Counter(asset for _, asset, _ in level)
-        found |= {place: (asset, alike) for place, asset, alike in level if places[place] == wanted[asset] == 1}
+        level = [
+            (place, one) for place, one in by_confidence[confidence] if place not in gone and one.asset not in taken
+        ]
+        places, wanted = Counter(place for place, _ in level), Counter(one.asset for _, one in level)
+        found |= {place: one for place, one in level if places[place] == wanted[one.asset] == 1}
         gone.update(places)
         taken.update(wanted)
     return found
@@ -175,16 +214,16 @@ def match(
 
 def _pairs(
     those: Mapping[Place, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
-) -> Iterator[tuple[Place, Asset, Likeness]]:
+) -> Iterator[tuple[Place, Match[Asset]]]:
     by_key: dict[str, list[tuple[Asset, Spelling]]] = defaultdict(list)
     for asset, spellings in assets.items():
         for spelling in spellings:
             by_key[spelling.key].append((asset, spelling))
     for place, spelling in those.items():
-        best: dict[Asset, Likeness] = {}
+        best: dict[Asset, Match[Asset]] = {}
         for asset, other in by_key[spelling.key] if spelling.key else ():
             alike = likeness(spelling, other)
-            if alike and (asset not in best or alike.confidence > best[asset].confidence):
-                best[asset] = alike
-        for asset, alike in best.items():
-            yield place, asset, alike
+            if alike and (asset not in best or alike.confidence > best[asset].alike.confidence):
+                best[asset] = Match(asset, alike, other)
+        for found in best.values():
+            yield place, found

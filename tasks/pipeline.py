@@ -27,6 +27,7 @@ from tasks.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_le
 from tasks.limits import spender
 from tasks.load import Counters
 from tasks.normalize import Normalized, normalize_page
+from tasks.overrides import OVERRIDES
 from tasks.partitions import partitions_left, raise_failed
 from tasks.retention import without_expired
 from tasks.rows import Rows, arrange
@@ -63,7 +64,7 @@ class Slice:
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
-        self._listings = Listings(engine, source.name)
+        self._listings = Listings(engine, source.name, OVERRIDES)
         self._mapping = mapping_of(source)
         self._assistants = 0
         self._adds = True

@@ -31,8 +31,9 @@ log = structlog.get_logger()
 # for a run to end.
 LONGEST_GAP, GAP_WHILE_BEHIND, SHORTEST_GAP = 5.0, 1.0, 0.05
 
-RETAIN_EVERY = 60.0
-"""Seconds between two turns of retention. Often and short: it shares a worker with the reconciler."""
+# Retention often and short: it shares a worker with the reconciler.
+EVERY = {"kasparro.retain": 60.0, "kasparro.look_again": 300.0}
+"""Seconds between two turns of a control task."""
 
 SKIPPED_AFTER = timedelta(minutes=1)
 MOST_SLOTS = 1000
@@ -58,7 +59,7 @@ class SlotScheduler(Scheduler):
         self._engine, self._clock = engine, clock
         # Both at once: who starts the service should not have to wait to see that it works.
         self._look_at = self._sweep_at = clock()
-        self._retain_at = clock() + RETAIN_EVERY
+        self._turns = {task: clock() + every for task, every in EVERY.items()}
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -72,10 +73,11 @@ class SlotScheduler(Scheduler):
         if self._clock() >= self._sweep_at:
             self._sweep_at = self._clock() + get_settings().sweep_every
             self._send("kasparro.reconcile")
-        if self._clock() >= self._retain_at:
-            self._retain_at = self._clock() + RETAIN_EVERY
-            self._send("kasparro.retain")
-        return max(0.0, min(self._look_at, self._sweep_at, self._retain_at) - self._clock())
+        for task, at in self._turns.items():
+            if self._clock() >= at:
+                self._turns[task] = self._clock() + EVERY[task]
+                self._send(task)
+        return max(0.0, min(self._look_at, self._sweep_at, *self._turns.values()) - self._clock())
 
     def _look(self) -> float:
         try:

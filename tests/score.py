@@ -22,6 +22,7 @@ from devstack.postgres import Postgres
 from sources.judge import Listed
 from store.engine import make_engine
 from tasks.identity import Listings
+from tasks.second_look import look_again
 from tests.chaos.servers import migrate
 
 FOLDER = Path("../shared/identity")
@@ -78,6 +79,7 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
             _resolve(engine, "coinpaprika", (coin for coin in ours if coin["is_active"]))
             _resolve(engine, "coingecko", theirs)
             _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
+            look_again(engine, overrides={})
             with engine.connect() as connection:
                 found = connection.execute(
                     text("""
@@ -96,7 +98,7 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
 def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) -> None:
     """A page at a time, as they come from the source."""
-    listings = Listings(engine, source)
+    listings = Listings(engine, source, overrides={})
     listed = [
         Listed(coin["id"], coin["symbol"].strip(), coin["name"].strip(), "USD")
         for coin in coins

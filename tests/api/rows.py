@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from store.tables import (
     Asset,
     Checkpoint,
+    Decision,
     Heartbeat,
     LatestQuote,
     Listing,
@@ -52,7 +53,10 @@ class Rows:
                 method="symbol_and_name",
                 confidence=Decimal("0.9"),
             )
-            return int(connection.execute(listing.returning(Listing.id)).scalar_one())
+            id_ = int(connection.execute(listing.returning(Listing.id)).scalar_one())
+            how = {"method": "symbol_and_name", "confidence": Decimal("0.9"), "decided_by": "resolver"}
+            connection.execute(insert(Decision).values(listing=id_, asset=asset_id, **how))
+            return id_
 
     def quote(self, listing: int, observed_at: datetime = NOON, price: str = "1.5", **more: Any) -> None:
         values = {"fetched_at": NOON, "ingested_at": NOON, "run": uuid.UUID(int=1), **more}

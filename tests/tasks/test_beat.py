@@ -147,7 +147,7 @@ def test_retention_has_a_turn_every_minute(timetable: Timetable, broker: Redis, 
         sent.update(json.loads(message)["headers"]["task"] for message in broker.lrange("control", 0, -1))
         broker.delete("control")
         clock.seconds += 1
-    assert sent == {"kasparro.reconcile": 601, "kasparro.retain": 10}
+    assert sent == {"kasparro.reconcile": 601, "kasparro.retain": 10, "kasparro.look_again": 2}
 
 
 def test_sweeps_that_nobody_takes_do_not_pile_up(timetable: Timetable, broker: Redis, clock: Clock) -> None:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import threading
-from decimal import Decimal
 
 import pytest
 from sqlalchemy import Engine, text
 
-from sources.record import Quote
 from tasks.identity import Listings
-from tests.upstreams import OBSERVED
-
-
-def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
-    return Quote(id_, symbol, name, currency, OBSERVED, price=Decimal(1))
+from tests.tasks.assets import assets, quote, resolve
 
 
 @pytest.fixture
@@ -24,22 +18,6 @@ def sources(engine: Engine) -> None:
 
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-def resolve(engine: Engine, source: str, *quotes: Quote) -> None:
-    Listings(engine, source).resolve(quotes)
-
-
-def assets(engine: Engine) -> dict[str, list[str]]:
-    """For each asset's slug the ids of its listings."""
-    with engine.connect() as connection:
-        rows = connection.execute(
-            text("""
-                SELECT slug, array_agg(source_asset_id ORDER BY listings.id) AS ids
-                  FROM assets LEFT JOIN listings ON listings.asset = assets.id GROUP BY slug
-            """)
-        )
-        return {row.slug: row.ids for row in rows}
 
 
 def test_the_same_symbol_and_name_in_two_sources_is_one_asset(engine: Engine) -> None:
@@ -108,7 +86,7 @@ def test_names_in_other_scripts_are_names(engine: Engine) -> None:
 
 
 def test_a_coin_that_was_renamed_keeps_its_asset(engine: Engine) -> None:
-    listings = Listings(engine, "coingecko")
+    listings = Listings(engine, "coingecko", overrides={})
     first = listings.resolve([quote("matic-network", "matic", "Polygon")])
     assert listings.resolve([quote("matic-network", "pol", "POL")]) == first
     with engine.connect() as connection:

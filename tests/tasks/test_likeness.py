@@ -40,27 +40,31 @@ def test_names_and_ids_say_whether_two_are_one(one: Spelling, other: Spelling, a
     assert likeness(one, other) == likeness(other, one) == alike
 
 
+def matched(those: dict[str, Spelling], assets: dict[str, list[Spelling]]) -> dict[str, tuple[str, Likeness]]:
+    return {place: (found.asset, found.alike) for place, found in match(those, assets).items()}
+
+
 def test_the_better_match_comes_first_whoever_asks() -> None:
     those = {"coin": spelling("Acme Coin"), "plain": spelling("Acme")}
-    assert match(those, {"asset": [spelling("acme")]}) == {"plain": ("asset", NAME)}
-    assert match({"plain": spelling("Acme")}, {"token": [spelling("Acme Token")], "asset": [spelling("acme")]}) == {
+    assert matched(those, {"asset": [spelling("acme")]}) == {"plain": ("asset", NAME)}
+    assert matched({"plain": spelling("Acme")}, {"token": [spelling("Acme Token")], "asset": [spelling("acme")]}) == {
         "plain": ("asset", NAME)
     }
 
 
 def test_two_as_good_as_each_other_are_neither() -> None:
     two = {"one": [spelling("Acme Token")], "other": [spelling("The Acme")]}
-    assert match({"plain": spelling("Acme")}, two) == {}
-    assert match({name: spellings[0] for name, spellings in two.items()}, {"asset": [spelling("Acme")]}) == {}
+    assert matched({"plain": spelling("Acme")}, two) == {}
+    assert matched({name: spellings[0] for name, spellings in two.items()}, {"asset": [spelling("Acme")]}) == {}
 
 
 def test_any_of_an_assets_listings_will_do() -> None:
     asset = {"asset": [spelling("Road Runner"), spelling("Acme")]}
-    assert match({"it": spelling("ACME")}, asset) == {"it": ("asset", NAME)}
+    assert matched({"it": spelling("ACME")}, asset) == {"it": ("asset", NAME)}
 
 
 def test_a_symbol_is_the_same_with_a_dollar_or_cut_off() -> None:
     asset = {"asset": [spelling("Acme", symbol="acmeanvilworks")]}
-    assert match({"it": spelling("Acme", symbol="$ACMEANVILW")}, asset) == {"it": ("asset", NAME)}
-    assert match({"it": spelling("Acme", symbol="ACMEANVIL")}, asset) == {}
-    assert match({"it": spelling("Acme", symbol="💩")}, {"asset": [spelling("Acme", symbol="?")]}) == {}
+    assert matched({"it": spelling("Acme", symbol="$ACMEANVILW")}, asset) == {"it": ("asset", NAME)}
+    assert matched({"it": spelling("Acme", symbol="ACMEANVIL")}, asset) == {}
+    assert matched({"it": spelling("Acme", symbol="💩")}, {"asset": [spelling("Acme", symbol="?")]}) == {}

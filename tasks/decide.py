@@ -1,0 +1,70 @@
+"""Decide which asset a listing is of: `python -m tasks.decide merge|split|pin|undo`. The API takes the same."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from uuid import UUID
+
+from settings import SettingsError, get_settings
+from store.engine import make_engine
+from tasks.decisions import Decided, ListingName, Refused, merge, pin, split, undo
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    try:
+        engine = make_engine(get_settings().database_url, "decide")
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    by = f"cli:{given.by}"
+    try:
+        if given.what == "merge":
+            change = merge(engine, given.asset, given.into, Decided("merged", by, reason=given.reason))
+        elif given.what == "split":
+            change = split(engine, given.asset, given.listings, Decided("split", by, reason=given.reason))
+        elif given.what == "pin":
+            change = pin(engine, given.asset, given.listings, Decided("pinned", by, reason=given.reason))
+        else:
+            change = undo(engine, given.change, by, given.reason)
+    except Refused as refused:
+        sys.stderr.write(f"{refused}\n")
+        return 1
+    finally:
+        engine.dispose()
+    sys.stdout.write(f"Done, as change {change}. Undo it with: python -m tasks.decide undo {change} --reason …\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tasks.decide", description=(__doc__ or "").splitlines()[0])
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("--reason", required=True, help="why; it is kept with the decision")
+    every.add_argument("--by", default=getpass.getuser(), help="who decided it (default: the user)")
+    ways = parser.add_subparsers(dest="what", required=True)
+    way = ways.add_parser("merge", parents=[every], help="all listings of an asset are of another")
+    way.add_argument("asset", help="its slug")
+    way.add_argument("into", help="slug of the asset that stays")
+    for name, help_ in (
+        ("split", "some listings of an asset are of one of their own"),
+        ("pin", "some listings are of this asset, whatever they were of"),
+    ):
+        way = ways.add_parser(name, parents=[every], help=help_)
+        way.add_argument("asset", help="its slug")
+        way.add_argument("listings", nargs="+", type=_listing, metavar="source:id", help="such as coingecko:bitcoin")
+    way = ways.add_parser("undo", parents=[every], help="each listing of a change is again what it was before")
+    way.add_argument("change", type=UUID, help="the change's id")
+    return parser
+
+
+def _listing(text: str) -> ListingName:
+    source, colon, id_ = text.partition(":")
+    if not (source and colon and id_):
+        raise argparse.ArgumentTypeError(f"expected source:id, such as coingecko:bitcoin, got {text!r}")
+    return source, id_
+
+
+if __name__ == "__main__":
+    sys.exit(main())

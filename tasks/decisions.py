@@ -1,0 +1,265 @@
+"""Which asset listings are of, decided by people: merged, split off, pinned, and undone. No quote is touched by it.
+
+Every decision is a row of its own, and a listing's newest one holds. What a person decided, no rule decides anew.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, Row, text
+
+from sources.judge import Listed
+from tasks.slugs import Slugs
+
+ListingName = tuple[str, str]
+"""source and source_asset_id: a listing in all its quote currencies."""
+
+
+class Override(NamedTuple):
+    """asset: the slug of the one that the listing is of, which is made where it is not there."""
+
+    asset: str
+    reason: str
+
+
+Overrides = Mapping[ListingName, Override]
+
+OVERRIDE = "override"
+BY_PEOPLE = (OVERRIDE, "merged", "split", "pinned")
+"""Methods that only another person's decision replaces."""
+
+# One lock for all sources: two that meet Bitcoin at once must not make it twice.
+_RESOLVE_LOCK = 7_274_652
+
+
+class Refused(Exception):
+    """What was asked for cannot be decided. code: unknown_asset, unknown_listing, unknown_change or conflict."""
+
+    def __init__(self, code: str, detail: str):
+        super().__init__(detail)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What is decided of listings. by: a part of the service, or who asked for it. confidence: 0 to 1."""
+
+    method: str
+    by: str
+    confidence: float = 1
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@contextmanager
+def deciding(engine: Engine) -> Iterator[Connection]:
+    """A transaction in which nobody else decides anything."""
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
+        yield connection
+
+
+def merge(engine: Engine, slug: str, into: str, decided: Decided) -> uuid.UUID:
+    """All listings of an asset are of another from now on, and its slug stands for that one. Gives the change's id."""
+    with deciding(engine) as connection:
+        one, other = find_asset(connection, slug), find_asset(connection, into)
+        if one.id == other.id:
+            raise Refused("conflict", f"{slug} and {into} are one asset already")
+        return _move_for_people(connection, listings_of(connection, one.id), other.id, decided)
+
+
+def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
+    """These listings of an asset are of one of their own from now on. Gives the change's id."""
+    with deciding(engine) as connection:
+        asset = find_asset(connection, slug)
+        leaving = _named(connection, names)
+        if strangers := [row for row in leaving if row.asset != asset.id]:
+            raise Refused("conflict", f"{_shown(strangers[0])} is no listing of {asset.slug}")
+        if len(leaving) == len(listings_of(connection, asset.id)):
+            raise Refused("conflict", f"those are all listings of {asset.slug}; one must stay")
+        new = add_asset(connection, leaving[0])
+        return _move_for_people(connection, [row.id for row in leaving], new, decided)
+
+
+def pin(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
+    """These listings, whatever they were of, are of this asset, and no rule moves them. Gives the change's id."""
+    with deciding(engine) as connection:
+        asset = find_asset(connection, slug)
+        return _move_for_people(connection, [row.id for row in _named(connection, names)], asset.id, decided)
+
+
+def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
+    """Each listing of a change is again what it was before. Gives the undoing's id, which can be undone as well."""
+    with deciding(engine) as connection:
+        rows = connection.execute(_BEFORE, {"change": change}).all()
+        if not rows:
+            raise Refused("unknown_change", f"there is no change {change}")
+        if later := [row for row in rows if row.id not in (row.newest, row.stands)]:
+            raise Refused("conflict", f"{_shown(later[0])} was decided anew since; undo that first")
+        if first := [row for row in rows if row.asset_before is None]:
+            raise Refused("conflict", f"{_shown(first[0])} was nothing before")
+        undoing = uuid.uuid4()
+        for row in rows:
+            evidence = {"restores": row.before, **row.evidence, "undoes": str(change)}
+            # Or the rule that was undone would decide it again.
+            method = row.method if {row.method, row.undone} & {*BY_PEOPLE} else "pinned"
+            restored = Decided(method, by, row.confidence, evidence, reason)
+            _move_for_people(connection, [row.listing], row.asset_before, restored, undoing)
+        return undoing
+
+
+_BEFORE = text("""
+    SELECT d.id, d.listing, d.method AS undone, source, source_asset_id, before.id AS before,
+           before.asset AS asset_before, before.method, before.confidence, before.evidence, newest.id AS newest,
+           (newest.evidence ->> 'restores')::bigint AS stands
+      FROM decisions AS d JOIN listings ON listings.id = d.listing
+      LEFT JOIN LATERAL (SELECT * FROM decisions AS b WHERE b.listing = d.listing AND b.id < d.id
+                          ORDER BY b.id DESC LIMIT 1) AS before ON true
+     CROSS JOIN LATERAL (SELECT * FROM decisions AS n WHERE n.listing = d.listing
+                          ORDER BY n.id DESC LIMIT 1) AS newest
+     WHERE d.change = :change ORDER BY d.id
+""")
+"""What a change decided, what was before, and what holds now: the newest decision, or the one that it restores."""
+
+
+def _move_for_people(
+    connection: Connection, listings: Sequence[int], asset: int, decided: Decided, change: uuid.UUID | None = None
+) -> uuid.UUID:
+    settled = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
+    row = connection.execute(settled, {"listings": list(listings), "override": OVERRIDE}).first()
+    if row is not None:
+        raise Refused("conflict", f"{_shown(row)} is settled by the file that OVERRIDES names; change it there")
+    return move(connection, listings, asset, decided, change)
+
+
+def move(
+    connection: Connection, listings: Sequence[int], asset: int, decided: Decided, change: uuid.UUID | None = None
+) -> uuid.UUID:
+    """Decide that these listings, by their ids, are of this asset; gives the change's id.
+
+    An asset that has no listing left is merged into the one that its last listing went to.
+    """
+    change = change or uuid.uuid4()
+    left = connection.scalars(_ASSETS_OF, {"listings": list(listings)}).all()
+    record(connection, [(listing, asset) for listing in listings], [decided] * len(listings), change)
+    told = {"method": decided.method, "confidence": decided.confidence}
+    connection.execute(_MOVE, {"listings": list(listings), "asset": asset, **told})
+    connection.execute(_SETTLE, {"left": [it for it in left if it != asset], "asset": asset})
+    return change
+
+
+_ASSETS_OF = text("SELECT DISTINCT asset FROM listings WHERE id = ANY(:listings)")
+
+_MOVE = text("""
+    UPDATE listings SET asset = :asset, method = :method, confidence = :confidence WHERE id = ANY(:listings)
+""")
+
+_SETTLE = text("""
+    UPDATE assets SET merged_into = CASE WHEN id = :asset OR EXISTS (SELECT FROM listings WHERE asset = assets.id)
+                                         THEN NULL ELSE CAST(:asset AS bigint) END
+     WHERE id = ANY(CAST(:left AS bigint[])) OR (id = :asset AND merged_into IS NOT NULL)
+""")
+
+
+def record(
+    connection: Connection,
+    those: Sequence[tuple[int, int]],
+    decided: Sequence[Decided],
+    change: uuid.UUID | None = None,
+) -> None:
+    """Keep decisions. those: for each its listing and its asset."""
+    connection.execute(
+        text("""
+            INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason)
+            SELECT CAST(:change AS uuid), it.listing, it.asset, it.method, it.confidence, CAST(it.evidence AS jsonb),
+                   it.by, it.reason
+              FROM unnest(CAST(:listings AS int[]), CAST(:assets AS bigint[]), CAST(:methods AS text[]),
+                          CAST(:confidences AS numeric[]), CAST(:evidences AS text[]), CAST(:bys AS text[]),
+                          CAST(:reasons AS text[]))
+                AS it(listing, asset, method, confidence, evidence, by, reason)
+        """),
+        {
+            "change": change,
+            "listings": [listing for listing, _ in those],
+            "assets": [asset for _, asset in those],
+            "methods": [it.method for it in decided],
+            "confidences": [it.confidence for it in decided],
+            "evidences": [json.dumps(it.evidence) for it in decided],
+            "bys": [it.by for it in decided],
+            "reasons": [it.reason for it in decided],
+        },
+    )
+
+
+def find_asset(connection: Connection, slug: str) -> Row[Any]:
+    """The asset that a slug stands for; raises Refused."""
+    found = connection.execute(STANDS_FOR, {"slugs": [slug]}).one_or_none()
+    if found is None:
+        raise Refused("unknown_asset", f"there is no asset {slug!r}")
+    return found
+
+
+STANDS_FOR = text("""
+    WITH RECURSIVE step AS (
+        SELECT slug AS asked, id, slug, merged_into FROM assets WHERE slug = ANY(:slugs)
+        UNION
+        SELECT step.asked, assets.id, assets.slug, assets.merged_into
+          FROM step JOIN assets ON assets.id = step.merged_into)
+    SELECT asked, id, slug FROM step WHERE merged_into IS NULL
+""")
+"""The assets that slugs stand for: where one was merged into another, that one."""
+
+
+def add_asset(connection: Connection, listing: Row[Any], slug: str = "") -> int:
+    """Make an asset for a listing, with a slug of its own; gives its id."""
+    listed = Listed(listing.source_asset_id, listing.symbol, listing.name, "")
+    slug = slug or Slugs(connection, [listed]).free(listed)
+    add_assets(connection, [(slug, listed)])
+    added: int = find_asset(connection, slug).id
+    return added
+
+
+def add_assets(connection: Connection, new: Sequence[tuple[str, Listed]]) -> None:
+    """Make assets with these slugs, which no other has."""
+    connection.execute(
+        text("""
+            INSERT INTO assets (slug, symbol, name)
+            SELECT * FROM unnest(CAST(:slugs AS text[]), CAST(:symbols AS text[]), CAST(:names AS text[]))
+        """),
+        {
+            "slugs": [slug for slug, _ in new],
+            "symbols": [one.symbol.upper() for _, one in new],
+            "names": [one.name for _, one in new],
+        },
+    )
+
+
+def listings_of(connection: Connection, asset: int) -> list[int]:
+    """The ids of an asset's listings."""
+    return list(connection.scalars(text("SELECT id FROM listings WHERE asset = :asset ORDER BY id"), {"asset": asset}))
+
+
+def _named(connection: Connection, names: Sequence[ListingName]) -> list[Row[Any]]:
+    """The listings of these names, in all their quote currencies."""
+    rows = connection.execute(
+        text("""
+            SELECT id, asset, source, source_asset_id, symbol, name FROM listings
+              JOIN unnest(CAST(:sources AS text[]), CAST(:ids AS text[])) AS it(source, source_asset_id)
+             USING (source, source_asset_id) ORDER BY id
+        """),
+        {"sources": [source for source, _ in names], "ids": [id_ for _, id_ in names]},
+    ).all()
+    there = {(row.source, row.source_asset_id) for row in rows}
+    if missing := [name for name in names if name not in there]:
+        raise Refused("unknown_listing", f"{missing[0][0]} lists nothing as {missing[0][1]!r}")
+    return list(rows)
+
+
+def _shown(row: Row[Any]) -> str:
+    return f"{row.source_asset_id!r} of {row.source}"

@@ -1,0 +1,39 @@
+"""Assets and their listings, as sources bring them in, and as they stand."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from sources.record import Quote
+from tasks.decisions import Overrides
+from tasks.identity import Listings
+from tests.upstreams import OBSERVED
+
+
+def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
+    return Quote(id_, symbol, name, currency, OBSERVED, price=Decimal(1))
+
+
+def resolve(engine: Engine, source: str, *quotes: Quote, overrides: Overrides | None = None) -> None:
+    Listings(engine, source, overrides or {}).resolve(quotes)
+
+
+def assets(engine: Engine) -> dict[str, list[str]]:
+    """For each asset's slug the ids of its listings."""
+    rows = ask(
+        engine,
+        """
+        SELECT slug, array_remove(array_agg(source_asset_id ORDER BY listings.id), NULL) AS ids
+          FROM assets LEFT JOIN listings ON listings.asset = assets.id GROUP BY slug
+        """,
+    )
+    return {row.slug: row.ids for row in rows}
+
+
+def ask(engine: Engine, query: str, **values: Any) -> list[Any]:
+    with engine.begin() as connection:
+        result = connection.execute(text(query), values)
+        return list(result) if result.returns_rows else []

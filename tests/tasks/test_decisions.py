@@ -1,0 +1,189 @@
+"""What people decide of listings: merged, split, pinned and undone, and what rules may still do after that."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from settings import Settings, SettingsError, get_settings
+from tasks.decide import main
+from tasks.decisions import Decided, Override, Refused, merge, pin, split, undo
+from tasks.overrides import read_overrides
+from tasks.second_look import look_again
+from tests.tasks.assets import ask, assets, quote, resolve
+
+UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
+
+
+@pytest.fixture(autouse=True)
+def two(engine: Engine) -> None:
+    """Two assets of one symbol: the first with a listing in each of two sources, in two currencies in one of them."""
+    ask(engine, "INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko'), ('csv_history')")
+    resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap"), quote(UNISWAP[1], "UNI", "Uniswap", "EUR"))
+    resolve(engine, "coingecko", quote("uniswap", "uni", "Uniswap"), quote(UNIVERSE[1], "uni", "Universe"))
+
+
+def because(method: str) -> Decided:
+    return Decided(method, "test", reason="it is so")
+
+
+def state(engine: Engine) -> list[tuple[object, ...]]:
+    """All that is believed of listings and assets; ids and times apart."""
+    query = """
+        SELECT source, source_asset_id, quote_currency, slug, method, confidence, merged_into
+          FROM assets LEFT JOIN listings ON asset = assets.id ORDER BY assets.id, listings.id
+    """
+    return [tuple(row) for row in ask(engine, query)]
+
+
+def test_merged_assets_are_one_and_both_slugs_stand_for_it(engine: Engine) -> None:
+    merge(engine, "universe", "uniswap", because("merged"))
+    assert assets(engine) == {"uniswap": ["uni-uniswap", "uni-uniswap", "uniswap", "universe"], "universe": []}
+    pin(engine, "universe", [UNIVERSE], because("pinned"))
+    assert assets(engine)["uniswap"][-1] == "universe"
+    resolve(engine, "csv_history", quote("UNI", "UNI", "Universe"))
+    assert assets(engine)["uniswap"][-1] == "UNI"
+
+
+def test_what_is_split_off_stays_apart_whatever_rules_say(engine: Engine) -> None:
+    split(engine, "uniswap", [UNISWAP], because("split"))
+    assert assets(engine) == {
+        "uniswap": ["uniswap"],
+        "universe": ["universe"],
+        "uniswap-uni": ["uni-uniswap", "uni-uniswap"],
+    }
+    before = state(engine)
+    look_again(engine, {})
+    assert state(engine) == before
+    resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap", "BTC"))
+    assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 3
+
+
+def test_each_change_can_be_undone_and_its_undoing_too(engine: Engine) -> None:
+    states = [state(engine)]
+    changes = []
+    for change in (
+        lambda: merge(engine, "universe", "uniswap", because("merged")),
+        lambda: split(engine, "uniswap", [UNISWAP, UNIVERSE], because("split")),
+        lambda: pin(engine, "uniswap", [UNIVERSE], because("pinned")),
+    ):
+        changes.append(change())
+        states.append(state(engine))
+    for change, before, after in zip(reversed(changes), states[-2::-1], states[:0:-1], strict=True):
+        undoing = undo(engine, change, "test", None)
+        assert state(engine)[: len(before)] == before
+        redoing = undo(engine, undoing, "test", None)
+        assert state(engine)[: len(after)] == after
+        undo(engine, redoing, "test", None)
+    rows = ask(engine, "SELECT method, decided_by, reason FROM decisions WHERE change IS NOT NULL ORDER BY id LIMIT 1")
+    assert [tuple(row) for row in rows] == [("merged", "test", "it is so")]
+
+
+def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine) -> None:
+    change = merge(engine, "universe", "uniswap", because("merged"))
+    pin(engine, "uniswap", [UNIVERSE], because("pinned"))
+    before = state(engine)
+    with pytest.raises(Refused, match="'universe' of coingecko was decided anew since; undo that first"):
+        undo(engine, change, "test", None)
+    assert state(engine) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "detail"),
+    [
+        (lambda it: merge(it, "nothing", "uniswap", because("merged")), "unknown_asset", "there is no asset 'nothing'"),
+        (lambda it: merge(it, "uniswap", "uniswap", because("merged")), "conflict", "are one asset already"),
+        (lambda it: split(it, "universe", [UNISWAP], because("split")), "conflict", "is no listing of universe"),
+        (lambda it: split(it, "universe", [UNIVERSE], because("split")), "conflict", "one must stay"),
+        (
+            lambda it: pin(it, "uniswap", [("csv", "x")], because("pinned")),
+            "unknown_listing",
+            "csv lists nothing as 'x'",
+        ),
+        (lambda it: undo(it, uuid.UUID(int=0), "test", None), "unknown_change", "there is no change"),
+    ],
+)
+def test_what_cannot_be_decided_is_refused_and_changes_nothing(
+    engine: Engine, change: object, code: str, detail: str
+) -> None:
+    before = state(engine)
+    with pytest.raises(Refused, match=detail) as refused:
+        change(engine)  # type: ignore[operator]  # the lambdas above
+    assert refused.value.code == code
+    assert state(engine) == before
+
+
+# The file of overrides
+
+
+def test_an_override_decides_before_any_rule(engine: Engine) -> None:
+    overrides = {
+        ("csv_history", "UNI"): Override("universe", "it is so"),
+        ("csv_history", "UNI2"): Override("something-new", ""),
+    }
+    met = quote("UNI", "UNI", "Uniswap"), quote("UNI2", "UNI", "Uniswap", "EUR")
+    resolve(engine, "csv_history", *met, overrides=overrides)
+    assert assets(engine)["universe"] == ["universe", "UNI"]
+    assert assets(engine)["something-new"] == ["UNI2"]
+    [row] = ask(engine, "SELECT method, decided_by, reason FROM decisions WHERE method = 'override' AND reason <> ''")
+    assert tuple(row) == ("override", "overrides", "it is so")
+
+
+def test_overrides_are_followed_both_ways(engine: Engine) -> None:
+    before = state(engine)
+    overrides = {UNISWAP: Override("universe", "it is so")}
+    look_again(engine, overrides)
+    look_again(engine, overrides)
+    assert assets(engine)["universe"] == ["uni-uniswap", "uni-uniswap", "universe"]
+    assert len(ask(engine, "SELECT 1 FROM decisions WHERE method = 'override'")) == 2
+    with pytest.raises(Refused, match="'uni-uniswap' of coinpaprika is settled by the file that OVERRIDES names"):
+        pin(engine, "uniswap", [UNISWAP], because("pinned"))
+    look_again(engine, {})
+    assert state(engine) == before
+
+
+def test_the_file_says_which_listing_is_of_which_asset(tmp_path: Path) -> None:
+    file = tmp_path / "overrides.csv"
+    file.write_text('\ufeffsource,source_asset_id,asset,reason\r\ncoinpaprika,uni-uniswap,uniswap,"so, I say"\r\n')
+    assert read_overrides(file) == {UNISWAP: Override("uniswap", "so, I say")}
+
+
+def test_mistakes_in_the_file_are_all_named(tmp_path: Path) -> None:
+    file = tmp_path / "overrides.csv"
+    lines = ["coinpaprka,a,b,c", "coinpaprika,,UPPER,c", "coinpaprika,a,b,c", "coinpaprika,a,b,c", "coinpaprika,a"]
+    file.write_text("\n".join(["source,source_asset_id,asset,reason", *lines]))
+    with pytest.raises(SettingsError) as error:
+        read_overrides(file)
+    assert [line.removeprefix(str(file)) for line in str(error.value).splitlines()] == [
+        "OVERRIDES:",
+        ", line 2: there is no source 'coinpaprka'; did you mean 'coinpaprika'?",
+        ", line 3: source_asset_id: expected the id that the source has for it, got none",
+        ", line 3: asset: expected a slug, such as bitcoin, got 'UPPER'",
+        ", line 5: 'a' of coinpaprika is named twice",
+        ", line 6: expected 4 cells",
+    ]
+
+
+# The command line
+
+
+def test_the_command_line_decides_and_undoes(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    get_settings.cache_clear()
+    before = state(engine)
+    assert main(["split", "uniswap", "coinpaprika:uni-uniswap", "--reason", "it is so", "--by", "somebody"]) == 0
+    assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 2
+    change = capsys.readouterr().out.split("change ")[1].split(".")[0]
+    assert main(["undo", change, "--reason", "or not"]) == 0
+    assert state(engine)[: len(before)] == before
+    assert main(["merge", "nothing", "uniswap", "--reason", "it is so"]) == 1
+    assert capsys.readouterr().err == "there is no asset 'nothing'\n"
+    [row, *_] = ask(engine, "SELECT DISTINCT decided_by FROM decisions WHERE method = 'split'")
+    assert row.decided_by == "cli:somebody"
+    monkeypatch.undo()
+    get_settings.cache_clear()

@@ -1,0 +1,125 @@
+"""What a second look makes of assets that share a symbol: one, two, or a candidate."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from tasks.decisions import undo
+from tasks.second_look import look_again
+from tests.api.rows import Rows
+from tests.tasks.assets import ask, assets, quote, resolve
+from tests.upstreams import OBSERVED
+
+
+@pytest.fixture(autouse=True)
+def sources(engine: Engine) -> None:
+    ask(engine, "INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko'), ('csv_history')")
+
+
+def price(engine: Engine, id_: str, price: str, at: datetime = OBSERVED) -> None:
+    [row] = ask(engine, "SELECT id FROM listings WHERE source_asset_id = :id", id=id_)
+    Rows(engine).quote(row.id, at, price)
+
+
+def candidates(engine: Engine) -> list[tuple[str, str, Any, Any]]:
+    query = """
+        SELECT one.slug AS one, other.slug AS other, evidence ->> 'alike' AS alike,
+               (evidence ->> 'prices_apart')::numeric AS apart
+          FROM candidates JOIN assets AS one ON one.id = one JOIN assets AS other ON other.id = other ORDER BY 1, 2
+    """
+    return [tuple(row) for row in ask(engine, query)]
+
+
+def acme(engine: Engine, one: str = "Acme", other: str = "Acme Rockets") -> None:
+    """One symbol, in each of two sources once."""
+    resolve(engine, "coinpaprika", quote("acm-1", "ACM", one))
+    resolve(engine, "coingecko", quote("second", "acm", other))
+
+
+def test_of_a_symbol_that_nobody_else_has_part_of_a_name_is_enough(engine: Engine) -> None:
+    acme(engine)
+    assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
+    look_again(engine, {})
+    assert assets(engine) == {"acme": ["acm-1", "second"], "acme-rockets": []}
+    [row] = ask(engine, "SELECT method, decided_by, confidence, evidence FROM decisions ORDER BY id DESC LIMIT 1")
+    assert (row.method, row.decided_by, row.confidence) == ("symbol_and_part_of_name", "second_look", Decimal("0.85"))
+    assert row.evidence["listings"][0] == [{"symbol": "ACM", "name": "Acme", "source_asset_id": "acm-1"}]
+    assert candidates(engine) == []
+
+
+def test_what_a_person_took_back_is_not_done_again(engine: Engine) -> None:
+    acme(engine)
+    look_again(engine, {})
+    [row] = ask(engine, "SELECT change FROM decisions WHERE decided_by = 'second_look'")
+    undo(engine, row.change, "test", "they are two")
+    look_again(engine, {})
+    assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
+    assert candidates(engine) == []
+
+
+def test_where_a_third_has_the_symbol_it_is_in_doubt(engine: Engine) -> None:
+    acme(engine)
+    resolve(engine, "coingecko", quote("third", "acm", "Road Runner"))
+    look_again(engine, {})
+    assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"], "road-runner": ["third"]}
+    assert candidates(engine) == [("acme", "acme-rockets", "symbol_and_part_of_name", None)]
+
+
+def test_prices_that_are_far_apart_say_that_it_is_another(engine: Engine) -> None:
+    acme(engine)
+    price(engine, "acm-1", "100")
+    price(engine, "second", "111", OBSERVED + timedelta(minutes=59))
+    look_again(engine, {})
+    assert assets(engine)["acme"] == ["acm-1"]
+    assert candidates(engine) == [("acme", "acme-rockets", "symbol_and_part_of_name", Decimal("0.11"))]
+
+
+def test_prices_of_another_time_say_nothing(engine: Engine) -> None:
+    acme(engine)
+    price(engine, "acm-1", "100")
+    price(engine, "second", "200", OBSERVED + timedelta(minutes=61))
+    look_again(engine, {})
+    assert assets(engine)["acme"] == ["acm-1", "second"]
+
+
+def test_a_symbol_and_a_price_alone_are_a_candidate_and_no_more(engine: Engine) -> None:
+    acme(engine, other="Road Runner")
+    look_again(engine, {})
+    assert candidates(engine) == []
+    price(engine, "acm-1", "100")
+    price(engine, "second", "101")
+    look_again(engine, {})
+    assert assets(engine)["acme"] == ["acm-1"]
+    assert candidates(engine) == [("acme", "road-runner", None, Decimal("0.01"))]
+    price(engine, "second", "120", OBSERVED + timedelta(minutes=1))
+    look_again(engine, {})
+    assert candidates(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "becomes_one"),
+    [
+        ("Acme Rockets", "Acme Anvils", True),
+        ("Acme USD", "Anvil USD", False),
+        ("Acme Rockets", "Wrapped Acme", False),
+        ("Acme Rockets", "Acme (Wormhole)", False),
+        ("Road Runner", "Acme", False),
+        ("ACM", "ACM Rockets", False),
+    ],
+)
+def test_what_names_must_share(engine: Engine, one: str, other: str, *, becomes_one: bool) -> None:
+    acme(engine, one, other)
+    look_again(engine, {})
+    assert (sorted(map(len, assets(engine).values())) == [0, 2]) == becomes_one
+
+
+def test_a_word_that_many_names_have_tells_nothing(engine: Engine) -> None:
+    acme(engine, "Acme Rockets", "Acme Anvils")
+    resolve(engine, "csv_history", *(quote(f"{n}", f"X{n}", f"Acme {n}th") for n in range(3)))
+    look_again(engine, {})
+    assert assets(engine)["acme-rockets"] == ["acm-1"]
