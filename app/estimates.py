@@ -39,11 +39,13 @@ class Estimate:
             return remembered, True
         plan = connection.exec_driver_sql(self._plan, dict(parameters)).scalar_one()
         expected = int(plan[0]["Plan"]["Plan Rows"])
-        if expected > FEW:
-            self._remember(key, expected)
-            return expected, True
-        counted = self._count.value(connection, parameters)
-        return (counted, False) if counted <= FEW else (max(counted, expected), True)
+        if expected <= FEW:
+            counted = self._count.value(connection, parameters)
+            if counted <= FEW:
+                return counted, False
+            expected = counted
+        self._remember(key, expected)
+        return expected, True
 
     def _remember(self, key: str, expected: int) -> None:
         if len(self._remembered) >= REMEMBERED:

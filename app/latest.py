@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 from app import cursor
 from app.conditional import ETAG, give_only_if_modified, tag
 from app.filters import FILTERS, ListingQuery, listing_ids
-from app.quotes import LIMIT, Columns, Members, Page, QuoteSchema, as_json
+from app.quotes import LIMIT, Answered, Columns, Members, QuoteSchema, as_json
 from app.resource import LINK, Enveloped, OneOf, Pagination, Resource, raw_list
 from app.state import reading
 from app.written import SHAPES, Written
@@ -63,7 +63,7 @@ def list_latest(arguments: dict[str, Any]) -> Response:
         listings = listing_ids(connection, arguments)
         shape = _Shape(per_asset, of_all=listings is None, is_first="cursor" not in arguments)
         parameters = {"listings": listings or [], **_after(arguments, per_asset=per_asset)}
-        found = Page.of(_page(shape, arguments["members"], limit).row(connection, parameters))
+        found = Answered.of(_page(shape, arguments["members"], limit).row(connection, parameters))
         tag(arguments, found.state)
     following = None
     if found.has_more:

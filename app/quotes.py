@@ -123,7 +123,7 @@ def _json(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
     return text if name in WORDS or name == "rank" else literal('"', Text) + text + literal('"', Text)
 
 
-class Page(NamedTuple):
+class Answered(NamedTuple):
     """Rows as a JSON array; how many came, one more than the limit at most; of which state of the data they are.
 
     last: of the row at the limit, where there are more, the columns that its place is told by.
@@ -136,7 +136,7 @@ class Page(NamedTuple):
     last: tuple[Any, ...]
 
     @classmethod
-    def of(cls, row: tuple[Any, ...]) -> Page:
+    def of(cls, row: tuple[Any, ...]) -> Answered:
         data, rows, has_more, state, *last = row
         return cls(data, rows, has_more, state, tuple(last))
 
@@ -144,7 +144,7 @@ class Page(NamedTuple):
 def as_json(
     rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
-    """What `Page.of` takes: the first `limit` rows as a JSON array, and what is to be known of them.
+    """What `Answered.of` takes: the first `limit` rows as a JSON array, and what is to be known of them.
 
     rows: columns of `quotes`, LIMIT + 1 of them at most. Postgres writes the text and nobody reads it again: ten
     times as fast as a dump in Python.

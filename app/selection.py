@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
     Subquery,
     Uuid,
     any_,
@@ -30,12 +31,15 @@ from app import cursor
 from app.estimates import Estimate
 from app.filters import listing_ids
 from app.problems import invalid_parameter
-from app.quotes import LIMIT, Columns, Page, as_json
+from app.quotes import LIMIT, Answered, Columns, as_json
 from app.written import SHAPES, Written
-from store.tables import LatestQuote, Quote, Run
+from store.tables import LatestQuote, Page, Quote, Run
 
 FEW = 50
 """Up to so many listings are each read by their own key; beyond, the index over time is walked."""
+
+GATHERED = 20_000
+"""Up to so many rows of a run are read together and sorted; beyond, the index over time is walked for them."""
 
 Key = tuple[datetime, cursor.Id, datetime]
 """observed_at and listing of the last row shown, and the first page's ingested_until."""
@@ -65,6 +69,7 @@ class Shape:
     conditions: tuple[str, ...]
     listings: Literal["all", "few", "many"]
     descending: bool
+    gathered: bool = False
 
     def all(self) -> Conditions:
         """What every row meets, and no other."""
@@ -80,6 +85,10 @@ class Shape:
         conditions = self.all() if is_first else [*self.all(), *self._beyond()]
         if self.listings == "few":
             return self._by_listing(conditions)
+        if self.gathered:
+            # OFFSET keeps the planner from walking through time for them: how long, it cannot know.
+            rows = select(Quote).where(*conditions).offset(0).subquery("gathered")
+            return select(rows).order_by(*self.order(rows.c)).limit(LIMIT + 1).subquery("rows")
         if self.listings == "many":
             conditions.append(self._from_their_first())
         return select(Quote).where(*conditions).order_by(*self.order(Quote)).limit(LIMIT + 1).subquery("rows")
@@ -123,22 +132,30 @@ class Selection:
     def __init__(self, connection: Connection, arguments: Mapping[str, Any]):
         self._connection = connection
         listings = listing_ids(connection, arguments)
-        found = dict(_conditions(connection, arguments))
+        found = {
+            name: arguments[name] for name in ("observed_from", "observed_to", "ingested_since") if name in arguments
+        }
+        gathered = False
+        if "run" in arguments:
+            run = _run(connection, arguments["run"])
+            found |= {"run": str(arguments["run"]), "run_started": run.started, "run_finished": run.finished}
+            gathered = run.rows <= GATHERED
         self.parameters: dict[str, Any] = {**found, "listings": listings or []}
         self._limit: int = arguments["limit"]
         self.shape = Shape(
             conditions=tuple(found),
             listings="all" if listings is None else "few" if len(listings) <= FEW else "many",
             descending=arguments["order"] == "desc",
+            gathered=gathered,
         )
 
-    def page(self, members: tuple[str, ...], after: Key | None) -> Page:
+    def page(self, members: tuple[str, ...], after: Key | None) -> Answered:
         """The page after a key."""
         parameters = self.parameters
         if after:
             parameters = {**parameters, "after_observed_at": after[0], "after_listing_id": after[1]}
         written = _page(self.shape, members, self._limit, is_first=after is None)
-        return Page.of(written.row(self._connection, parameters))
+        return Answered.of(written.row(self._connection, parameters))
 
     def count(self) -> int:
         """How many rows there are."""
@@ -174,23 +191,17 @@ def _wanted() -> Any:
     return func.unnest(LISTINGS).table_valued("id").render_derived(name="wanted")
 
 
-def _conditions(connection: Connection, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The conditions that are asked for, by name, with their parameters."""
-    for name in ("observed_from", "observed_to", "ingested_since"):
-        if name in arguments:
-            yield name, arguments[name]
-    if "run" in arguments:
-        yield from _written_by(connection, arguments["run"])
-
-
-def _written_by(connection: Connection, run: UUID) -> Iterator[tuple[str, Any]]:
-    """Quotes have no index on run; they have one on the time of writing, and a run knows its times."""
+def _run(connection: Connection, run: UUID) -> Row[Any]:
+    """When a run wrote, and how many rows: quotes have no index on run; they have one on the time of writing."""
     now = func.clock_timestamp()
-    times = connection.execute(
+    written = select(func.coalesce(func.sum(Page.inserted + Page.updated), 0)).where(Page.run == run)
+    found = connection.execute(
         select(
-            func.coalesce(Run.started_at, now).label("started"), func.coalesce(Run.finished_at, now).label("finished")
+            func.coalesce(Run.started_at, now).label("started"),
+            func.coalesce(Run.finished_at, now).label("finished"),
+            written.scalar_subquery().label("rows"),
         ).where(Run.id == run)
     ).one_or_none()
-    if times is None:
+    if found is None:
         raise invalid_parameter("run", f"there is no run {run}")
-    yield from (("run", str(run)), ("run_started", times.started), ("run_finished", times.finished))
+    return found

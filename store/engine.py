@@ -48,6 +48,8 @@ def make_engine(
         "timezone": "UTC",
         # A statement is prepared so that it is read once. One plan for every date and listing would not do.
         "plan_cache_mode": "force_custom_plan",
+        # To call in helpers takes longer than most of our queries, and one that has all cores leaves none to others.
+        "max_parallel_workers_per_gather": 0,
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
         "idle_in_transaction_session_timeout": int(transaction_timeout * 1000),

@@ -155,12 +155,19 @@ def test_filters_keep_what_they_say(
     assert answer["pagination"]["total"] == len(expected)
 
 
-def test_the_rows_of_a_run_are_those_it_wrote(api: FlaskClient, rows: Rows) -> None:
+@pytest.mark.parametrize("wrote", [3, 3_000_000])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_the_rows_of_a_run_are_those_it_wrote(api: FlaskClient, rows: Rows, wrote: int, order: str) -> None:
     run = rows.run()
+    rows.page(run, inserted=wrote)
     listing = rows.listing()
-    rows.quote(listing, NOON, "1", run=run, ingested_at=NOON + timedelta(seconds=2))
-    rows.quote(listing, NOON + timedelta(hours=1), "2", ingested_at=NOON + timedelta(seconds=2))
-    assert [row["price"] for row in get(api, "/data", run=str(run))["data"]] == ["1"]
+    for hour in range(3):
+        rows.quote(listing, NOON - timedelta(hours=hour), str(hour), run=run, ingested_at=NOON + timedelta(seconds=2))
+    rows.quote(listing, NOON + timedelta(hours=1), "9", ingested_at=NOON + timedelta(seconds=2))
+    first = get(api, "/data", run=str(run), limit=2, order=order)
+    rest = get(api, "/data", run=str(run), limit=2, order=order, cursor=first["pagination"]["next_cursor"])
+    prices = [row["price"] for row in [*first["data"], *rest["data"]]]
+    assert prices == (["0", "1", "2"] if order == "desc" else ["2", "1", "0"])
 
 
 def test_a_run_that_is_not_there_is_named(api: FlaskClient) -> None:

@@ -153,6 +153,10 @@ WRITES = (
     "/runs/00000000-0000-0000-0000-000000000001/cancel",
     "/sources/coingecko/pause",
     "/sources/coingecko/resume",
+    "/assets/bitcoin/merge",
+    "/assets/bitcoin/split",
+    "/assets/bitcoin/pin",
+    "/decisions/00000000-0000-0000-0000-000000000001/undo",
 )
 
 

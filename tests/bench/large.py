@@ -54,6 +54,19 @@ INSERT_LATEST = """
     SELECT listing, %(begin)s + (%(hours)s - 1) * interval '1 hour' FROM unnest(%(listings)s) AS listing
 """
 
+# One page a run, which says how much it wrote.
+INSERT_PAGE = """
+    WITH body AS (
+        INSERT INTO raw_bodies (source, digest, body, content_type, size, received_at)
+        VALUES (%(source)s, sha256(convert_to(%(run)s, 'UTF8')), '', 'text/csv', 0, clock_timestamp())
+        RETURNING source, digest)
+    INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest, fetched,
+                       inserted, updated, unchanged, deduplicated, rejected, blank, bytes)
+    SELECT %(run)s, '', 0, source, '{}', 200, clock_timestamp(), clock_timestamp(), digest, %(rows)s, %(rows)s,
+           0, 0, 0, 0, 0, 0
+      FROM body
+"""
+
 END_RUN = "UPDATE runs SET finished_at = clock_timestamp() WHERE id = %(run)s"
 
 
@@ -103,6 +116,7 @@ def _fill(database: Database, listed: Listed) -> None:
         database.execute(INSERT_RUN, run=run, source=listed.source)
         database.execute(INSERT_QUOTES, **values)
         database.execute(INSERT_LATEST, **values)
+        database.execute(INSERT_PAGE, run=run, source=listed.source, rows=len(some) * listed.hours)
         database.execute(END_RUN, run=run)
 
 
