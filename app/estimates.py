@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from app.written import DIALECT, Written
 
-FEW = 10_000
+COUNTED = 10_000
 """Up to so many rows are counted: the planner is furthest off where a table is new and small."""
 
 AGE = 10.0
@@ -25,7 +25,7 @@ class Estimate:
     def __init__(self, statement: Select[Any]):
         # Never prepared: a plan that a session keeps goes on believing in the table as it was.
         self._plan = f"EXPLAIN (FORMAT JSON) {statement.compile(dialect=DIALECT)}"
-        self._count = Written(select(func.count()).select_from(statement.limit(FEW + 1).subquery()))
+        self._count = Written(select(func.count()).select_from(statement.limit(COUNTED + 1).subquery()))
         self._remembered: dict[str, tuple[int, float]] = {}
 
     def about_how_many(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[int, bool]:
@@ -39,9 +39,9 @@ class Estimate:
             return remembered, True
         plan = connection.exec_driver_sql(self._plan, dict(parameters)).scalar_one()
         expected = int(plan[0]["Plan"]["Plan Rows"])
-        if expected <= FEW:
+        if expected <= COUNTED:
             counted = self._count.value(connection, parameters)
-            if counted <= FEW:
+            if counted <= COUNTED:
                 return counted, False
             expected = counted
         self._remember(key, expected)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
-from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Subquery,
     Uuid,
     any_,
@@ -28,18 +26,15 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.types import Integer
 
 from app import cursor
-from app.estimates import Estimate
+from app.estimates import COUNTED, Estimate
 from app.filters import listing_ids
-from app.problems import invalid_parameter
 from app.quotes import LIMIT, Answered, Columns, as_json
+from app.run_rows import run_rows
 from app.written import SHAPES, Written
-from store.tables import LatestQuote, Page, Quote, Run
+from store.tables import LatestQuote, Quote
 
 FEW = 50
 """Up to so many listings are each read by their own key; beyond, the index over time is walked."""
-
-GATHERED = 20_000
-"""Up to so many rows of a run are read together and sorted; beyond, the index over time is walked for them."""
 
 Key = tuple[datetime, cursor.Id, datetime]
 """observed_at and listing of the last row shown, and the first page's ingested_until."""
@@ -55,6 +50,8 @@ CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "run": Quote.run == cast(bindparam("run"), Uuid),
     "run_started": Quote.ingested_at >= bindparam("run_started"),
     "run_finished": Quote.ingested_at <= bindparam("run_finished"),
+    "run_first": Quote.observed_at >= bindparam("run_first"),
+    "run_last": Quote.observed_at <= bindparam("run_last"),
 }
 
 AFTER = (bindparam("after_observed_at", type_=Quote.observed_at.type), bindparam("after_listing_id", type_=Integer))
@@ -83,12 +80,12 @@ class Shape:
     def page(self, *, is_first: bool) -> Subquery:
         """One row more than a page has."""
         conditions = self.all() if is_first else [*self.all(), *self._beyond()]
-        if self.listings == "few":
-            return self._by_listing(conditions)
         if self.gathered:
             # OFFSET keeps the planner from walking through time for them: how long, it cannot know.
             rows = select(Quote).where(*conditions).offset(0).subquery("gathered")
             return select(rows).order_by(*self.order(rows.c)).limit(LIMIT + 1).subquery("rows")
+        if self.listings == "few":
+            return self._by_listing(conditions)
         if self.listings == "many":
             conditions.append(self._from_their_first())
         return select(Quote).where(*conditions).order_by(*self.order(Quote)).limit(LIMIT + 1).subquery("rows")
@@ -135,18 +132,19 @@ class Selection:
         found = {
             name: arguments[name] for name in ("observed_from", "observed_to", "ingested_since") if name in arguments
         }
-        gathered = False
-        if "run" in arguments:
-            run = _run(connection, arguments["run"])
-            found |= {"run": str(arguments["run"]), "run_started": run.started, "run_finished": run.finished}
-            gathered = run.rows <= GATHERED
+        wrote = run_rows(connection, arguments["run"]) if "run" in arguments else None
+        self._at_most = wrote.rows if wrote and listings is None and not found else 0
+        if wrote:
+            found |= {"run": str(arguments["run"]), **wrote.bounds}
+            if wrote.listings is not None:
+                listings = [one for one in wrote.listings if listings is None or one in listings]
         self.parameters: dict[str, Any] = {**found, "listings": listings or []}
         self._limit: int = arguments["limit"]
         self.shape = Shape(
             conditions=tuple(found),
             listings="all" if listings is None else "few" if len(listings) <= FEW else "many",
             descending=arguments["order"] == "desc",
-            gathered=gathered,
+            gathered=wrote is not None and wrote.are_few,
         )
 
     def page(self, members: tuple[str, ...], after: Key | None) -> Answered:
@@ -168,6 +166,8 @@ class Selection:
         if whole is not None:
             return whole, False
         if how == "estimated":
+            if self._at_most > COUNTED:
+                return self._at_most, True
             return _estimate(self.shape).about_how_many(self._connection, self.parameters)
         return self.count(), False
 
@@ -189,19 +189,3 @@ def _estimate(shape: Shape) -> Estimate:
 
 def _wanted() -> Any:
     return func.unnest(LISTINGS).table_valued("id").render_derived(name="wanted")
-
-
-def _run(connection: Connection, run: UUID) -> Row[Any]:
-    """When a run wrote, and how many rows: quotes have no index on run; they have one on the time of writing."""
-    now = func.clock_timestamp()
-    written = select(func.coalesce(func.sum(Page.inserted + Page.updated), 0)).where(Page.run == run)
-    found = connection.execute(
-        select(
-            func.coalesce(Run.started_at, now).label("started"),
-            func.coalesce(Run.finished_at, now).label("finished"),
-            written.scalar_subquery().label("rows"),
-        ).where(Run.id == run)
-    ).one_or_none()
-    if found is None:
-        raise invalid_parameter("run", f"there is no run {run}")
-    return found

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     DateTime,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     Numeric,
@@ -227,6 +229,11 @@ class Page(Base):
     blank: Mapped[int]
     # Named so in the table; as an attribute it would hide the type from the columns above.
     bytes_: Mapped[int] = mapped_column("bytes", BigInteger)
+    # The first and the last time of its quotes; null where it has none.
+    observed_from: Mapped[datetime | None]
+    observed_until: Mapped[datetime | None]
+    # What its quotes are of; null where those are many (tasks/load.py).
+    listings: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
 
 
 class Reject(Base):

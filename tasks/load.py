@@ -27,6 +27,9 @@ from tasks.normalize import Normalized, RejectedItem
 from tasks.rows import Rows
 from tasks.validators import keep_validator
 
+FEW = 50
+"""Up to so many listings are noted with their page: by them a run's quotes are found again (app/selection.py)."""
+
 AT_ONCE = 256 * 1024
 """Bytes of a COPY handed over at a time."""
 
@@ -110,7 +113,7 @@ def load_page(
     if not page.unchanged:
         _keep_rejects(connection, lease, page.digest, normalized.rejects)
     keep_validator(connection, lease, page, normalized, overwrites=updated > 0)
-    seq = _keep_page(connection, lease, page, counters)
+    seq = _keep_page(connection, lease, page, counters, rows)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()
@@ -213,14 +216,17 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
     )
 
 
-def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Counters) -> int:
+def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: Rows) -> int:
+    times, listings = rows.frame["observed_at"], rows.spans["listings"]
     seq: int = connection.execute(
         text("""
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
-                               cursor, fetched, inserted, updated, unchanged, deduplicated, rejected, blank, bytes)
+                               cursor, fetched, inserted, updated, unchanged, deduplicated, rejected, blank, bytes,
+                               observed_from, observed_until, listings)
             SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
                    :fetched_at, clock_timestamp(), :digest, CAST(:cursor AS jsonb), :fetched, :inserted, :updated,
-                   :unchanged, :deduplicated, :rejected, :blank, :bytes
+                   :unchanged, :deduplicated, :rejected, :blank, :bytes, :observed_from, :observed_until,
+                   CAST(:listings AS int[])
               FROM pages WHERE run = :run AND partition = :partition
             RETURNING seq
         """),
@@ -232,6 +238,9 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Count
             "fetched_at": page.fetched_at,
             "digest": page.digest,
             "cursor": _json(page.cursor),
+            "observed_from": times.min(),
+            "observed_until": times.max(),
+            "listings": listings if 0 < len(listings) <= FEW else None,
         },
     ).scalar_one()
     return seq

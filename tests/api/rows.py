@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -96,6 +97,7 @@ class Rows:
         source: str = "coingecko",
         body: bytes = b"[]",
         committed_at: datetime = NOON,
+        told: Mapping[str, Any] | None = None,
         **counted: int,
     ) -> bytes:
         digest = sha256(body).digest()
@@ -117,6 +119,7 @@ class Rows:
                     fetched=sum(counters[name] for name in COUNTED),
                     bytes=len(body),
                     **counters,
+                    **(told or {}),
                 )
             )
         return digest

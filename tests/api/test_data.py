@@ -156,11 +156,16 @@ def test_filters_keep_what_they_say(
 
 
 @pytest.mark.parametrize("wrote", [3, 3_000_000])
+@pytest.mark.parametrize("told", ["nothing", "from when to when", "of which listings"])
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_the_rows_of_a_run_are_those_it_wrote(api: FlaskClient, rows: Rows, wrote: int, order: str) -> None:
-    run = rows.run()
-    rows.page(run, inserted=wrote)
-    listing = rows.listing()
+def test_the_rows_of_a_run_are_those_it_wrote(api: FlaskClient, rows: Rows, wrote: int, told: str, order: str) -> None:
+    run, listing = rows.run(), rows.listing()
+    span = {"observed_from": NOON - timedelta(hours=2), "observed_until": NOON}
+    of_which = {**span, "listings": [listing, rows.listing("other")]}
+    telling = {"nothing": {}, "from when to when": span, "of which listings": of_which}
+    rows.page(run, seq=0, told=telling[told], inserted=wrote)
+    rows.page(run, seq=1, told=telling[told], updated=wrote)
+    rows.page(run, seq=2, unchanged=7)
     for hour in range(3):
         rows.quote(listing, NOON - timedelta(hours=hour), str(hour), run=run, ingested_at=NOON + timedelta(seconds=2))
     rows.quote(listing, NOON + timedelta(hours=1), "9", ingested_at=NOON + timedelta(seconds=2))
@@ -168,6 +173,9 @@ def test_the_rows_of_a_run_are_those_it_wrote(api: FlaskClient, rows: Rows, wrot
     rest = get(api, "/data", run=str(run), limit=2, order=order, cursor=first["pagination"]["next_cursor"])
     prices = [row["price"] for row in [*first["data"], *rest["data"]]]
     assert prices == (["0", "1", "2"] if order == "desc" else ["2", "1", "0"])
+    assert get(api, "/data", run=str(run), asset="other")["data"] == []
+    total = first["pagination"]["total"], first["pagination"]["total_is_estimate"]
+    assert total == ((6_000_000, True) if wrote > 3 else (3, False))
 
 
 def test_a_run_that_is_not_there_is_named(api: FlaskClient) -> None:

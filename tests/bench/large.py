@@ -61,9 +61,10 @@ INSERT_PAGE = """
         VALUES (%(source)s, sha256(convert_to(%(run)s, 'UTF8')), '', 'text/csv', 0, clock_timestamp())
         RETURNING source, digest)
     INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest, fetched,
-                       inserted, updated, unchanged, deduplicated, rejected, blank, bytes)
+                       inserted, updated, unchanged, deduplicated, rejected, blank, bytes,
+                       observed_from, observed_until, listings)
     SELECT %(run)s, '', 0, source, '{}', 200, clock_timestamp(), clock_timestamp(), digest, %(rows)s, %(rows)s,
-           0, 0, 0, 0, 0, 0
+           0, 0, 0, 0, 0, 0, %(begin)s, %(begin)s + (%(hours)s - 1) * interval '1 hour', %(listings)s::int[]
       FROM body
 """
 
@@ -116,7 +117,7 @@ def _fill(database: Database, listed: Listed) -> None:
         database.execute(INSERT_RUN, run=run, source=listed.source)
         database.execute(INSERT_QUOTES, **values)
         database.execute(INSERT_LATEST, **values)
-        database.execute(INSERT_PAGE, run=run, source=listed.source, rows=len(some) * listed.hours)
+        database.execute(INSERT_PAGE, **values, source=listed.source, rows=len(some) * listed.hours)
         database.execute(END_RUN, run=run)
 
 
