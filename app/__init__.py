@@ -18,6 +18,7 @@ from app import (
     metrics,
     openapi,
     problems,
+    rejects,
     runs,
     sources,
     state,
@@ -39,7 +40,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     conditional.install(app)
     metrics.install(app)
     auth.install(app)
-    openapi.install(app, [data, latest, assets, decisions, sources, runs, stats, health, metrics])
+    openapi.install(app, [data, latest, assets, decisions, sources, runs, rejects, stats, health, metrics])
     app.register_blueprint(docs.blueprint)
     problems.install(app)
     return app

@@ -35,10 +35,14 @@ def decode(text: str, path: str, arguments: Mapping[str, Any], kind: Any) -> Any
         digest, key = msgspec.json.decode(plain, type=tuple[str, msgspec.Raw])
         found = msgspec.json.decode(key, type=kind)
     except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError):
-        raise _invalid("is damaged: it is not one that this API gave out") from None
+        raise damaged() from None
     if digest != _digest(path, arguments):
         raise _invalid("was given out for other filters, another order or another path")
     return found
+
+
+def damaged() -> Problem:
+    return _invalid("is damaged: it is not one that this API gave out")
 
 
 def _digest(path: str, arguments: Mapping[str, Any]) -> str:

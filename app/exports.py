@@ -1,4 +1,4 @@
-"""/data as a file: every row that is asked for, of one snapshot, through a server-side cursor, provably complete."""
+"""A list as a file: every row that is asked for, of one snapshot, through a server-side cursor, provably complete."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
 import structlog
 from flask import Response, request
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.lines import Line, csv_line, json_line, lines, table_line
@@ -59,7 +59,11 @@ class Format:
 
 
 def _csv(pieces: Pieces, file: _File) -> Iterator[bytes]:
-    yield _joined([",".join(file.members)])
+    yield from csv_file(file.members, pieces)
+
+
+def csv_file(header: Sequence[str], pieces: Pieces) -> Iterator[bytes]:
+    yield _joined([",".join(header)])
     yield from map(_joined, pieces)
 
 
@@ -85,27 +89,57 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
+class FileRows(NamedTuple):
+    """What goes into a file: how many rows there are, and the query that gives each as a line."""
+
+    total: int
+    lines: Select[Any]
+    parameters: Mapping[str, Any]
+
+
 def export(arguments: Mapping[str, Any], until: datetime) -> Response:
-    """The file that is asked for. until: the time before which nothing can be written any more.
+    """The quotes that are asked for, as a file. until: the time before which nothing can be written any more.
 
     Raises a Problem where as many exports are under way as may be.
     """
     form, name = FORMATS[arguments["format"]], arguments["format"]
+    members: Sequence[str] = arguments["members"]
+
+    def find(connection: Connection) -> FileRows:
+        selection = Selection(connection, arguments)
+        return FileRows(selection.count(), lines(selection.shape, members, form.line), selection.parameters)
+
+    def encode(pieces: Pieces, rows: int) -> Iterator[bytes]:
+        return form.encode(pieces, _File(members, rows, instant(until)))
+
+    answer = send(f"quotes.{name}", form.media_type, find, encode)
+    answer.headers[INGESTED_UNTIL] = instant(until)
+    return answer
+
+
+def send(
+    name: str,
+    media_type: str,
+    find: Callable[[Connection], FileRows],
+    encode: Callable[[Pieces, int], Iterator[bytes]],
+) -> Response:
+    """A file of this name, all of one snapshot. encode: its bytes, from its rows as lines and their number.
+
+    Raises a Problem where as many exports are under way as may be.
+    """
     with ExitStack() as held:
         held.enter_context(_slot())
         connection = held.enter_context(state().exporter.connect())
-        selection = Selection(connection, arguments)
-        file = _File(arguments["members"], selection.count(), instant(until))
-        pieces = _pieces(connection, selection, form.line, file)
+        rows = find(connection)
+        pieces = _pieces(connection, rows)
         # What is wrong with the query shows here, while it can still be said.
-        pieces = chain([next(pieces)], pieces) if file.rows else pieces
+        pieces = chain([next(pieces)], pieces) if rows.total else pieces
         reader = Reader(request.environ, state().settings.export_patience)
-        body = _sent(reader, form.encode(pieces, file), {"format": name, "rows": file.rows})
-        answer = Response(body, mimetype=form.media_type)
+        body = _sent(reader, encode(pieces, rows.total), {"file": name, "rows": rows.total})
+        answer = Response(body, mimetype=media_type)
         answer.call_on_close(held.pop_all().close)
-    answer.headers[ROW_COUNT] = str(file.rows)
-    answer.headers[INGESTED_UNTIL] = file.ingested_until
-    answer.headers["Content-Disposition"] = f'attachment; filename="quotes.{name}"'
+    answer.headers[ROW_COUNT] = str(rows.total)
+    answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return answer
 
 
@@ -124,17 +158,15 @@ def _slot() -> Iterator[None]:
         slots.release()
 
 
-def _pieces(connection: Connection, selection: Selection, line: Line, file: _File) -> Pieces:
-    """The rows, as many at a time as one FETCH brings; fails if they are not as many as were counted."""
-    left = file.rows
-    found = connection.execution_options(yield_per=ROWS).scalars(
-        lines(selection.shape, file.members, line), selection.parameters
-    )
+def _pieces(connection: Connection, rows: FileRows) -> Pieces:
+    """The lines, as many at a time as one FETCH brings; fails if they are not as many as were counted."""
+    left = rows.total
+    found = connection.execution_options(yield_per=ROWS).scalars(rows.lines, dict(rows.parameters))
     for piece in found.partitions():
         left -= len(piece)
         yield piece
     if left:
-        raise RuntimeError(f"an export of {file.rows} rows ended with {left} to come")
+        raise RuntimeError(f"an export of {rows.total} rows ended with {left} to come")
 
 
 def _sent(reader: Reader, body: Iterator[bytes], about: Mapping[str, Any]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What each source's runs came to: the last good one, the last bad one, the one under way."""
+"""What each source's live runs came to: the last good one, the last bad one, the one under way."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def histories(connection: Connection, sources: list[str]) -> dict[str, dict[str,
                                 ('live_run', ARRAY['queued', 'running', 'waiting'])) AS part(what, statuses)
              CROSS JOIN LATERAL (SELECT id AS run, status, requested_at, finished_at, error_code AS code,
                                         left(error_detail, :longest) AS detail
-                                   FROM runs WHERE source = wanted.name AND status = ANY(part.statuses)
+                                   FROM runs
+                                  WHERE source = wanted.name AND kind = 'live' AND status = ANY(part.statuses)
                                   ORDER BY requested_at DESC LIMIT 1) AS run
         """),
         {"sources": sources, "longest": LONGEST_DETAIL},

@@ -28,13 +28,18 @@ def table_line(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
     return func.concat_ws(",", "", *_cells(members, null=""))
 
 
+def csv_text(value: Any) -> ColumnElement[str]:
+    """A cell in which a comma, a quotation mark or the end of a line may stand."""
+    return func.concat('"', func.replace(value, '"', '""'), '"')
+
+
 def _cells(members: Mapping[str, ColumnElement[Any]], null: str) -> list[ColumnElement[Any]]:
     return [_cell(name, cast(value, Text), null) for name, value in members.items()]
 
 
 def _cell(name: str, value: ColumnElement[str], null: str) -> ColumnElement[Any]:
-    if name in WORDS:  # in which a comma, a quotation mark or the end of a line may stand
-        return func.concat('"', func.replace(value, '"', '""'), '"')
+    if name in WORDS:
+        return csv_text(value)
     return func.coalesce(value, null)
 
 

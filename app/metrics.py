@@ -122,12 +122,12 @@ def _dropped(connection: Connection) -> Iterator[Metric]:
 def _lag(connection: Connection) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "kasparro_source_lag_seconds",
-        "Seconds since a run of the source last ended well: succeeded or partial.",
+        "Seconds since a live run of the source last ended well: succeeded or partial.",
         labels=("source",),
     )
     ended = text("""
         SELECT source, extract(epoch FROM clock_timestamp() - max(finished_at))::float8
-          FROM runs WHERE status IN ('succeeded', 'partial') GROUP BY source
+          FROM runs WHERE kind = 'live' AND status IN ('succeeded', 'partial') GROUP BY source
     """)
     for source, seconds in connection.execute(ended):
         lag.add_metric([source], seconds)

@@ -45,6 +45,7 @@ class Code(Enum):
     UNKNOWN_ASSET = 404, "Unknown asset", "There is no asset with this slug. GET /assets lists them."
     UNKNOWN_CHANGE = 404, "Unknown change", "No decision was made under this id. GET /decisions lists them."
     UNKNOWN_RUN = 404, "Unknown run", "There is no run with this id. GET /runs lists them."
+    NO_REJECTS = 404, "No such rejects", "Nothing in quarantine is what the body describes. GET /rejects lists it."
     METHOD_NOT_ALLOWED = (
         405,
         "Method not allowed",
@@ -52,8 +53,9 @@ class Code(Enum):
     )
     RUN_CONFLICT = (
         409,
-        "Another run is live",
-        "The source has an unfinished run with other parameters; the detail names it. Wait for it, or cancel it.",
+        "Another run is under way",
+        "The source has an unfinished run of this kind with other parameters, which the detail names: wait for it, or "
+        "cancel it.",
     )
     DECISION_CONFLICT = (
         409,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
 from flask import Response, g, jsonify, request, url_for
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import ValidationError, fields, validates_schema
 from sqlalchemy import select, tuple_
 
 from app import cursor
 from app.problems import Code, Problem, invalid_parameter, nearest, shown
+from app.reject import Digest, RejectPage, RejectSchema
 from app.resource import (
     LINK,
     MOST_NAMES,
@@ -33,13 +35,16 @@ from app.wire import Instant
 from sources.registry import SOURCES
 from store.tables import RUN_KINDS, RUN_STATUSES, Page, Reject, Run
 from tasks.runs import IdempotencyMismatch, RunConflict, RunRequest, UnknownSource, request_cancel, request_runs
+from tasks.stored import Stored
 
-OURS_TO_START = ("live",)
+OURS_TO_START = ("live", "replay")
+OF_REPLAYS = ("run", "fetched_from", "fetched_to", "body")
 
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 RunKey = tuple[datetime, UUID]
+PLACE = (Page.partition, Page.seq)
 RejectKey = tuple[cursor.Word, cursor.Id, cursor.Id]
 
 blueprint = Resource(
@@ -65,7 +70,22 @@ class RunBody(Arguments):
     all_ = fields.Boolean(
         data_key="all", truthy={True}, falsy=set(), metadata={"description": "Every source.", "enum": [True]}
     )
-    kind = OneOf(OURS_TO_START, load_default="live", metadata={"description": "`live`: what the source has now."})
+    kind = OneOf(
+        OURS_TO_START,
+        load_default="live",
+        metadata={
+            "description": "`live`: what the source has now. `replay`: what is kept of it, read again with today's "
+            "mapping; no upstream is asked. Without `of_run` and the like, all of it."
+        },
+    )
+    run = fields.UUID(
+        data_key="of_run",
+        metadata={"description": "Of a replay: the pages of this run."},
+        error_messages={"invalid_uuid": "expected a run's id, a UUID"},
+    )
+    fetched_from = Instant(metadata={"description": "Of a replay: the pages fetched at this time or later."})
+    fetched_to = Instant(metadata={"description": "Of a replay: the pages fetched before this time."})
+    body = Digest("Of a replay: the pages with this body, by its SHA-256.")
     full_refresh = fields.Boolean(
         truthy={True},
         falsy={False},
@@ -74,6 +94,13 @@ class RunBody(Arguments):
     )
 
     also: ClassVar = {"oneOf": [{"required": [name]} for name in ("source", "sources", "all")]}
+
+    @validates_schema(pass_original=True)
+    def _fits_its_kind(self, body: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
+        others = ("full_refresh",) if body.get("kind") == "replay" else OF_REPLAYS
+        given = [key for name in others if (key := self.fields[name].data_key or name) in original]
+        if given:
+            raise ValidationError({key: [f"expected none with kind {body.get('kind')}"] for key in given})
 
     @validates_schema
     def _names_sources_once(self, body: dict[str, Any], **_: Any) -> None:
@@ -94,33 +121,6 @@ class RunsAccepted(Enveloped):
     )
 
 
-class ReasonSchema(Schema):
-    field = fields.String(metadata={"examples": ["price"]})
-    code = fields.String(metadata={"examples": ["no_price"]})
-    detail = fields.String(metadata={"examples": ["expected a price, got none"]})
-
-
-class PageNameSchema(Schema):
-    partition = fields.String()
-    seq = fields.Integer()
-
-
-class RejectSchema(Schema):
-    """An item that could not become a quote."""
-
-    item = fields.String(metadata={"description": "As received, as text."})
-    reasons = fields.List(fields.Nested(ReasonSchema))
-    item_index = fields.Integer(metadata={"description": "Its place in the body, from 0."})
-    page = fields.Nested(PageNameSchema)
-    state = fields.String(metadata={"enum": ["quarantined", "replayed"]})
-    rejected_at = Instant()
-
-
-class RejectPage(Enveloped):
-    data = fields.List(fields.Nested(RejectSchema), required=True)
-    pagination = fields.Nested(Pagination, required=True)
-
-
 IN_PATH = [
     {
         "in": "path",
@@ -138,6 +138,10 @@ IN_PATH = [
     examples={
         "one": {"summary": "One source", "value": {"source": "coingecko"}},
         "all": {"summary": "Every source", "value": {"all": True}},
+        "replay": {
+            "summary": "From what is kept",
+            "value": {"source": "coingecko", "kind": "replay", "fetched_from": "2026-01-31T00:00:00Z"},
+        },
         "again": {"summary": "From the start", "value": {"source": "csv_history", "full_refresh": True}},
     },
 )
@@ -169,7 +173,14 @@ def request_some(body: dict[str, Any], _: dict[str, Any]) -> Response:
     unfinished run with the same parameters answers with that run; with others, nothing is asked for and it is a 409.
     """
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
-    wanted = [RunRequest(name, body["kind"], body["full_refresh"]) for name in names]
+    if body["kind"] == "live":
+        return answer_runs([RunRequest(name, body["full_refresh"]) for name in names])
+    stored = Stored(**{name: body[name] for name in OF_REPLAYS if name in body})
+    return answer_runs([RunRequest(name, replay=stored) for name in names])
+
+
+def answer_runs(wanted: Sequence[RunRequest]) -> Response:
+    """Ask for these runs, as this request does, and answer with them."""
     traceparent = request.headers.get("traceparent", "")
     try:
         requested = request_runs(
@@ -258,23 +269,22 @@ def cancel_run(run: str) -> tuple[Response, int]:
 def list_rejects(arguments: dict[str, Any], run: str) -> Response:
     """What a run could not turn into quotes, and why"""
     limit = arguments["limit"]
-    key = (Page.partition, Page.seq, Reject.item_index)
     wanted = (
-        select(Reject.item, Reject.reasons, Reject.state, Reject.rejected_at, *key)
+        select(*Reject.__table__.c, Page.run, *PLACE)
         .join(Page, (Page.source == Reject.source) & (Page.body_digest == Reject.digest))
         .where(Page.run == run_id(run), Page.rejected > 0)
-        .order_by(*key)
+        .order_by(*PLACE, Reject.item_index)
         .limit(limit + 1)
     )
     if "cursor" in arguments:
         after = cursor.decode(arguments["cursor"], request.path, arguments, RejectKey)
-        wanted = wanted.where(tuple_(*key) > after)
+        wanted = wanted.where(tuple_(*PLACE, Reject.item_index) > after)
     with reading() as connection:
         found_run(connection, run)
         rejects = connection.execute(wanted).all()
     last = rejects[limit - 1] if len(rejects) > limit else None
     following = cursor.encode(request.path, arguments, (last.partition, last.seq, last.item_index)) if last else None
-    rows = [{**row._mapping, "page": {"partition": row.partition, "seq": row.seq}} for row in rejects[:limit]]
+    rows = [{**row._mapping, "page": row._mapping} for row in rejects[:limit]]
     return listed(RejectSchema(many=True).dump(rows), limit, following)
 
 

@@ -59,7 +59,7 @@ class SourceStatsSchema(Schema):
     counters = COUNTED
     conservation = CONSERVED
     runs = BY_STATUS
-    durations = fields.Nested(DurationsSchema, metadata={"description": f"Of its last {RECENT} finished runs."})
+    durations = fields.Nested(DurationsSchema, metadata={"description": f"Of its last {RECENT} live runs that ended."})
     last_success = LAST_SUCCESS
     last_failure = LAST_FAILURE
     live_run = LIVE_RUN
@@ -148,7 +148,8 @@ def _durations(connection: Connection, names: list[str]) -> dict[str, dict[str, 
               FROM unnest(CAST(:names AS text[])) AS wanted(name)
               LEFT JOIN LATERAL (SELECT requested_at, extract(epoch FROM finished_at - started_at) AS took
                                    FROM runs
-                                  WHERE source = wanted.name AND started_at IS NOT NULL AND finished_at IS NOT NULL
+                                  WHERE source = wanted.name AND kind = 'live'
+                                    AND started_at IS NOT NULL AND finished_at IS NOT NULL
                                   ORDER BY requested_at DESC LIMIT :recent) AS run ON true
              GROUP BY wanted.name
         """),

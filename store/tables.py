@@ -39,6 +39,10 @@ RUN_STATUSES = (
     "failed",  # end: gave up, error_code says why; what was committed before stays
     "cancelled",  # end: somebody asked for it; what was committed before stays
 )
+REJECT_STATES = (
+    "quarantined",  # the mapping refuses it
+    "replayed",  # its body was read again, and the mapping of then took it
+)
 UNFINISHED = ("queued", "running", "waiting")
 
 SYMBOL_KEY = r"left(regexp_replace(lower(symbol), '\W|_', '', 'g'), 10)"
@@ -101,10 +105,11 @@ class Run(Base):
         CheckConstraint(_one_of("status", RUN_STATUSES), name="status"),
         UniqueConstraint("source", "scheduled_for"),
         Index(
-            "runs_one_live_run_per_source",
+            "runs_one_of_a_kind_per_source",
             "source",
+            "kind",
             unique=True,
-            postgresql_where=text(f"kind = 'live' AND {_one_of('status', UNFINISHED)}"),
+            postgresql_where=text(_one_of("status", UNFINISHED)),
         ),
         Index("runs_unfinished", "status", postgresql_where=text(_one_of("status", UNFINISHED))),
         Index(None, "requested_at", "id"),
@@ -115,7 +120,7 @@ class Run(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     kind: Mapped[str]
     status: Mapped[str]
-    # full_refresh: start from no cursor.
+    # Of a live run full_refresh: start from no cursor. Of a replay which pages (tasks/stored.py).
     parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     scheduled_for: Mapped[datetime | None]
     requested_by: Mapped[str]
@@ -207,6 +212,7 @@ class Page(Base):
         ForeignKeyConstraint(["source", "body_digest"], ["raw_bodies.source", "raw_bodies.digest"]),
         CheckConstraint("fetched = inserted + updated + unchanged + deduplicated + rejected", name="conservation"),
         Index(None, "source", "body_digest", "fetched_at"),
+        Index(None, "source", "committed_at"),
         Index(None, "committed_at"),
     )
 
@@ -240,7 +246,11 @@ class Reject(Base):
     """An item that could not become a quote. The same item of the same body is one reject, however often it comes."""
 
     __tablename__ = "rejects"
-    __table_args__ = (CheckConstraint(_one_of("state", ("quarantined", "replayed")), name="state"),)
+    __table_args__ = (
+        CheckConstraint(_one_of("state", REJECT_STATES), name="state"),
+        Index(None, "rejected_at", "source", "digest", "item_index"),
+        Index(None, "reasons", postgresql_using="gin", postgresql_ops={"reasons": "jsonb_path_ops"}),
+    )
 
     source: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[bytes] = mapped_column(primary_key=True)

@@ -24,13 +24,13 @@ class Hold:
     run: uuid.UUID
     number: int
     source: str
+    kind: str
 
 
 @dataclass(frozen=True)
 class Claim(Hold):
     """A slice's hold on its run, and what the slice needs to know of it. assists: the hold is another worker's."""
 
-    kind: str
     parameters: dict[str, Any]
     attempts: int
     request_id: str | None
@@ -128,7 +128,7 @@ def succeed(engine: Engine, claim: Claim) -> str:
                 SELECT coalesce(sum(fetched), 0) AS fetched, coalesce(sum(rejected), 0) AS rejected,
                        EXISTS (SELECT FROM pages AS p
                                  JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
-                                WHERE p.run = :run AND p.rejected > 0
+                                WHERE p.run = :run AND p.rejected > 0 AND state = 'quarantined'
                                   AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
                        ) AS noteworthy
                   FROM pages WHERE run = :run
@@ -148,9 +148,9 @@ def succeed(engine: Engine, claim: Claim) -> str:
 
 
 def fail(connection: Connection, hold: Hold, code: str, detail: str, pause_for: timedelta | None = None) -> None:
-    """Give a run up; pause_for: and run its source no more for so long."""
+    """Give a run up; pause_for: and run its source no more for so long, if what is live would fare the same."""
     end(connection, hold, "failed", code, detail)
-    if pause_for is not None:
+    if pause_for is not None and hold.kind == "live":
         pause_at_least(connection, hold.source, pause_for, storable(f"{code}: {detail}"))
 
 

@@ -46,10 +46,13 @@ class _Listing:
 
 
 class Listings:
-    """The ids of a source's listings, resolved as they are met and remembered for the length of a slice."""
+    """The ids of a source's listings, resolved as they are met and remembered for the length of a slice.
 
-    def __init__(self, engine: Engine, source: str, overrides: Overrides):
-        self._engine, self._source, self._overrides = engine, source, overrides
+    renames: a listing takes the name that it is met by. Not for pages of the past.
+    """
+
+    def __init__(self, engine: Engine, source: str, overrides: Overrides, *, renames: bool = True):
+        self._engine, self._source, self._overrides, self._renames = engine, source, overrides, renames
         self._known: dict[ListingKey, _Listing] = {}
 
     def resolve(self, listed: Sequence[Listed]) -> list[int]:
@@ -61,11 +64,15 @@ class Listings:
         if unmet := met.keys() - self._known.keys():
             with self._engine.connect() as connection:
                 self._known |= _listed(connection, self._source, unmet)
-        if news := {key: one for key, one in met.items() if not _says_the_same(self._known.get(key), one)}:
+        if news := {key: one for key, one in met.items() if self._is_news(key, one)}:
             with deciding(self._engine) as connection:
                 learned = _learn(connection, self._source, news, self._overrides)
             self._known |= learned
         return [self._known[key].id for key in met]
+
+    def _is_news(self, key: ListingKey, listed: Listed) -> bool:
+        known = self._known.get(key)
+        return known is None or (self._renames and not _says_the_same(known, listed))
 
 
 def _learn(
@@ -162,6 +169,11 @@ def known_pairs() -> Mapping[tuple[str, str], tuple[tuple[str, str], ...]]:
     with KNOWN_PAIRS.open(newline="", encoding="utf-8") as file:
         rows = [[(source, id_) for source, id_ in row.items() if id_] for row in csv.DictReader(file)]
     return {one: tuple(other for other in row if other != one) for row in rows for one in row}
+
+
+def listed_ids(connection: Connection, source: str, keys: Iterable[ListingKey]) -> dict[ListingKey, int]:
+    """The ids of those that are listed."""
+    return {key: listing.id for key, listing in _listed(connection, source, keys).items()}
 
 
 def _listed(connection: Connection, source: str, keys: Iterable[ListingKey]) -> dict[ListingKey, _Listing]:

@@ -187,10 +187,11 @@ def _copy(connection: Connection, table: str, columns: Iterable[str], lines: byt
 
 
 def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
-    """What today's mapping refuses of a body: where the body came before, its rejects of that day give way."""
+    """What today's mapping refuses of a body; what it refused before, and takes now, is in quarantine no more."""
     connection.execute(
         text("""
-            DELETE FROM rejects WHERE source = :source AND digest = :digest AND state = 'quarantined'
+            UPDATE rejects SET state = 'replayed', replayed_at = now()
+             WHERE source = :source AND digest = :digest AND state = 'quarantined'
                AND item_index <> ALL(CAST(:indexes AS int[]))
         """),
         {"source": lease.claim.source, "digest": digest, "indexes": [reject.index for reject in rejects]},
@@ -203,8 +204,10 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
             SELECT :source, :digest, item_index, item, CAST(reasons AS jsonb), now()
               FROM unnest(CAST(:indexes AS int[]), CAST(:items AS text[]), CAST(:reasons AS text[]))
                 AS it(item_index, item, reasons)
-            ON CONFLICT (source, digest, item_index) DO UPDATE SET item = excluded.item, reasons = excluded.reasons
-             WHERE (rejects.item, rejects.reasons) IS DISTINCT FROM (excluded.item, excluded.reasons)
+            ON CONFLICT (source, digest, item_index) DO UPDATE
+               SET item = excluded.item, reasons = excluded.reasons, state = 'quarantined', replayed_at = NULL
+             WHERE (rejects.item, rejects.reasons, rejects.state)
+                   IS DISTINCT FROM (excluded.item, excluded.reasons, 'quarantined')
         """),
         {
             "source": lease.claim.source,

@@ -29,6 +29,7 @@ from tasks.load import Counters
 from tasks.normalize import Normalized, normalize_page
 from tasks.overrides import OVERRIDES
 from tasks.partitions import partitions_left, raise_failed
+from tasks.replays import PARTITION, replayed
 from tasks.retention import without_expired
 from tasks.rows import Rows, arrange
 from tasks.runs import call_assistants
@@ -61,10 +62,11 @@ class Slice:
     def __init__(
         self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
     ):
-        self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
+        self._engine, self._settings, self._claim = engine, settings, claim
+        self._source = replayed(engine, source, claim) if claim.kind == "replay" else source
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
-        self._listings = Listings(engine, source.name, OVERRIDES)
+        self._listings = Listings(engine, source.name, OVERRIDES, renames=claim.kind == "live")
         self._mapping = mapping_of(source)
         self._assistants = 0
         self._adds = True
@@ -123,6 +125,8 @@ class Slice:
         partitions = list(self._source.partitions())
         if not partitions:
             log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
+        if self._claim.kind == "live" and PARTITION in partitions:
+            raise TerminalError(f"{self._source.name}: no partition of its own may be named {PARTITION!r}")
         return partitions_left(self._engine, self._claim, partitions)
 
     def _end_in_time(self, trail: Trail | None = None) -> None:
@@ -212,7 +216,7 @@ class Slice:
         listings = try_again(lambda: self._listings.resolve(quotes.listed), until)
         arranged = arrange(quotes, listings)
         if kept := self._source.retention.quotes:
-            since = page.fetched_at - kept
+            since = self._clock() - kept
             arranged = try_again(lambda: without_expired(self._engine, arranged, since), until)
         return Rows(arranged, page.fetched_at, self._claim.run)
 

@@ -70,7 +70,7 @@ def _settle_abandoned(engine: Engine, settings: Settings) -> None:
         abandoned = connection.execute(
             # A row that is locked is a page being committed, or another reconciler's.
             text("""
-                SELECT id AS run, claims AS number, source, attempts, cancel_requested
+                SELECT id AS run, claims AS number, source, kind, attempts, cancel_requested
                   FROM runs
                  WHERE status = 'running'
                    AND claimed_at NOT BETWEEN clock_timestamp() - :lease AND clock_timestamp() + :lease
@@ -98,7 +98,7 @@ def _is_left_alone(connection: Connection, run: RowMapping) -> bool:
 
 
 def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None:
-    hold = Hold(run["run"], run["number"], run["source"])
+    hold = Hold(run["run"], run["number"], run["source"], run["kind"])
     if run["cancel_requested"]:
         end(connection, hold, "cancelled")
         log.info("run_ended", run=str(hold.run), source=hold.source, status="cancelled")

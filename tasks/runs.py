@@ -19,20 +19,27 @@ from sources.registry import SOURCES
 from store.tables import Run
 from tasks.celery import celery
 from tasks.claims import Hold
+from tasks.stored import Stored
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is asked for. full_refresh: start from no cursor; nothing is deleted."""
+    """What is asked for. full_refresh: start from no cursor; nothing is deleted. replay: these kept pages instead."""
 
     source: str
-    kind: str = "live"
     full_refresh: bool = False
+    replay: Stored | None = None
+
+    @property
+    def kind(self) -> str:
+        return "live" if self.replay is None else "replay"
 
     @property
     def parameters(self) -> dict[str, Any]:
+        if self.replay is not None:
+            return self.replay.parameters
         return {"full_refresh": True} if self.full_refresh else {}
 
 
@@ -62,7 +69,7 @@ class UnknownSource(Exception):
 
 
 class RunConflict(Exception):
-    """The source has another live run: one with other parameters, or not of the slot that was asked for."""
+    """The source has another run of the kind: one with other parameters, or not of the slot that was asked for."""
 
     def __init__(self, source: str, run: uuid.UUID):
         super().__init__(f"{source} has an unfinished run with other parameters: {run}.")
@@ -246,7 +253,7 @@ def _insert_run(
     connection.execute(
         text("INSERT INTO sources (name) VALUES (:source) ON CONFLICT DO NOTHING"), {"source": request.source}
     )
-    # The live run in the way may end between the two statements: then the next turn inserts.
+    # The run in the way may end between the two statements: then the next turn inserts.
     for _ in range(3):
         run = uuid.uuid4()
         inserted = connection.scalar(
@@ -272,17 +279,17 @@ def _insert_run(
             text("""
                 SELECT id, parameters, scheduled_for FROM runs
                  WHERE source = :source AND (scheduled_for = :slot
-                    OR kind = 'live' AND status IN ('queued', 'running', 'waiting'))
+                    OR kind = :kind AND status IN ('queued', 'running', 'waiting'))
                  ORDER BY scheduled_for = :slot DESC NULLS LAST LIMIT 1
             """),
-            {"source": request.source, "slot": slot},
+            {"source": request.source, "slot": slot, "kind": request.kind},
         ).one_or_none()
         if existing is not None:
             # A slot is answered by its own run only; whoever asks by hand, by one that does the same.
             if existing.scheduled_for != slot if slot else existing.parameters != request.parameters:
                 raise RunConflict(request.source, existing.id)
             return Requested(existing.id, created=False)
-    raise RuntimeError(f"{request.source}: three live runs came and went while one was asked for")
+    raise RuntimeError(f"{request.source}: three runs came and went while one was asked for")
 
 
 def _answered_before(connection: Connection, key: str, requests: Sequence[RunRequest]) -> list[Requested]:

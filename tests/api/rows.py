@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -124,14 +124,27 @@ class Rows:
             )
         return digest
 
-    def reject(self, digest: bytes, item_index: int = 0, source: str = "coingecko", item: str = "{}") -> None:
-        reasons = [{"field": "price", "code": "no_price", "detail": "expected a price, got none"}]
+    def reject(
+        self,
+        digest: bytes,
+        item_index: int = 0,
+        source: str = "coingecko",
+        item: str = "{}",
+        reasons: Sequence[tuple[str, str, str]] = (("price", "no_price", "expected a price, got none"),),
+        **more: Any,
+    ) -> None:
+        """reasons: field, code and detail of each."""
+        told = [dict(zip(("field", "code", "detail"), reason, strict=True)) for reason in reasons]
+        values = {
+            "source": source,
+            "digest": digest,
+            "item_index": item_index,
+            "item": item,
+            "rejected_at": NOON,
+            **more,
+        }
         with self.engine.begin() as connection:
-            connection.execute(
-                insert(Reject).values(
-                    source=source, digest=digest, item_index=item_index, item=item, reasons=reasons, rejected_at=NOON
-                )
-            )
+            connection.execute(insert(Reject).values(reasons=told, **values))
 
     def checkpoint(self, source: str = "coingecko", partition: str = "", **more: Any) -> None:
         with self.engine.begin() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -169,10 +170,13 @@ def test_rejects_come_with_their_reasons_page_by_page(api: FlaskClient, rows: Ro
     found = [reject for page in pages(api, f"/runs/{run}/rejects", limit=2) for reject in page]
     assert [(it["page"]["seq"], it["item_index"]) for it in found] == [(s, i) for s in range(2) for i in range(3)]
     assert found[0] == {
+        "source": "coingecko",
+        "body": sha256(b"0").hexdigest(),
         "item": '{"id": "coin-0-0"}',
         "reasons": [{"field": "price", "code": "no_price", "detail": "expected a price, got none"}],
         "item_index": 0,
-        "page": {"partition": "", "seq": 0},
+        "page": {"run": str(run), "partition": "", "seq": 0},
         "state": "quarantined",
         "rejected_at": "2026-01-31T12:00:00Z",
+        "replayed_at": None,
     }

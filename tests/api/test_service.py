@@ -151,6 +151,7 @@ def test_what_nobody_foresaw_is_a_500_without_its_trace(app: Flask) -> None:
 WRITES = (
     "/runs",
     "/runs/00000000-0000-0000-0000-000000000001/cancel",
+    "/rejects/replay",
     "/sources/coingecko/pause",
     "/sources/coingecko/resume",
     "/assets/bitcoin/merge",

@@ -1,0 +1,125 @@
+"""Pages as they are kept, in the order they came in: what a replay reads again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, NamedTuple, Self
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+Place = list[Any]
+"""Of a page in that order, as JSON: committed_at, run, partition, seq."""
+
+# A body that came again and was passed by as unchanged says nothing that an earlier page did not.
+_STORED = """
+      FROM pages AS p
+      JOIN runs AS r ON r.id = p.run
+      JOIN raw_bodies AS b ON b.source = p.source AND b.digest = p.body_digest
+     WHERE p.source = :source AND r.kind <> 'replay' AND p.committed_at < CAST(:before AS timestamptz)
+       AND NOT (p.fetched = 0 AND EXISTS (
+                SELECT FROM pages AS e WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0))
+"""
+
+# Also those that this replay has mended: their body may have come on several pages.
+_REJECTED = """
+       AND p.rejected > 0
+       AND EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
+                      AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
+                      AND x.reasons @> CAST(:reasons AS jsonb))
+"""
+
+_CONDITIONS = {
+    "run": "AND p.run = CAST(:run AS uuid)",
+    "fetched_from": "AND p.fetched_at >= CAST(:fetched_from AS timestamptz)",
+    "fetched_to": "AND p.fetched_at < CAST(:fetched_to AS timestamptz)",
+    "body": "AND p.body_digest = decode(:body, 'hex')",
+}
+
+_PLACE = "(p.committed_at, p.run, p.partition, p.seq)"
+_AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partition, :seq)"
+
+
+class StoredPage(NamedTuple):
+    """A page's row, without its body. has_body: whether that is still kept."""
+
+    place: Place
+    request: dict[str, Any]
+    fetched_at: datetime
+    digest: bytes
+    content_type: str
+    has_body: bool
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Which of a source's pages. Nothing said: all of them.
+
+    rejected:   only those with a quarantined reject; with a code or a field, one that has such a reason.
+    run, fetched_from, fetched_to, body: only those of a run, fetched in a time, of one body (sha256, hex).
+    """
+
+    rejected: bool = False
+    code: str | None = None
+    field: str | None = None
+    run: UUID | None = None
+    fetched_from: datetime | None = None
+    fetched_to: datetime | None = None
+    body: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As JSON has them, without what is not said."""
+        said = {it.name: value for it in fields(self) if (value := getattr(self, it.name)) not in (None, False)}
+        return json.loads(json.dumps(said, default=_as_json))  # type: ignore[no-any-return]  # its keys are texts
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Self:
+        """What `parameters` gave. Times stay texts: Postgres reads them."""
+        return cls(**parameters)
+
+    def pages(
+        self, connection: Connection, source: str, before: datetime, after: Place | None, limit: int
+    ) -> Iterator[StoredPage]:
+        """The first after a place. before: when they were committed at the latest."""
+        values = dict(zip(("committed_at", "after_run", "partition", "seq"), after or (), strict=False))
+        beyond = f"AND {_PLACE} > {_AFTER}" if after else ""
+        rows = connection.execute(
+            text(f"""
+                SELECT p.committed_at, p.run, p.partition, p.seq, p.request, p.fetched_at, p.body_digest,
+                       b.content_type, b.body IS NOT NULL AS has_body
+                {_STORED} {self._conditions} {beyond}
+                 ORDER BY p.committed_at, p.run, p.partition, p.seq LIMIT :limit
+            """),
+            {**self._values(source, before), **values, "limit": limit},
+        )
+        for row in rows:
+            place = [row.committed_at.isoformat(), str(row.run), row.partition, row.seq]
+            yield StoredPage(place, row.request, row.fetched_at, bytes(row.body_digest), row.content_type, row.has_body)
+
+    def count(self, connection: Connection, source: str, before: datetime) -> tuple[int, int]:
+        """How many there are, and of how many the body is kept no more."""
+        row = connection.execute(
+            text(
+                f"SELECT count(*) AS pages, count(*) FILTER (WHERE b.body IS NULL) AS lost {_STORED} {self._conditions}"
+            ),
+            self._values(source, before),
+        ).one()
+        return row.pages, row.lost
+
+    @property
+    def _conditions(self) -> str:
+        said = [condition for name, condition in _CONDITIONS.items() if getattr(self, name) is not None]
+        return " ".join([*said, *([_REJECTED] if self.rejected else [])])
+
+    def _values(self, source: str, before: datetime) -> dict[str, Any]:
+        reason = {name: value for name in ("code", "field") if (value := getattr(self, name)) is not None}
+        of_page = {name: getattr(self, name) for name in _CONDITIONS}
+        return {**of_page, "source": source, "before": before, "reasons": json.dumps([reason] if reason else [])}
+
+
+def _as_json(value: UUID | datetime) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
