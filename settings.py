@@ -31,6 +31,7 @@ A_FEW_THREADS = validate.Range(min=1, max=6, error="must be from 1 to 6: other r
 IN_A_HEADER = validate.Regexp(r"[!-~]+\Z", error="must be of visible ASCII characters, without spaces")
 NO_PASSWORD = validate.Regexp(r"[^@]*\Z", error="must hold no user and no password: it is stored with each page")
 MIN_TOKEN_LENGTH = 16
+DRIFT_POLICIES = ("evolve", "discard", "quarantine", "freeze")
 
 
 class SettingsError(Exception):
@@ -64,6 +65,23 @@ def _seconds(default: float | None, about: str) -> Any:
 
 def _count(default: int | None, about: str) -> Any:
     return _knob(kinds.Integer(load_default=default, validate=POSITIVE), about)
+
+
+class _Policies(kinds.Field[dict[str, str]]):
+    """`evolve, price=freeze`: a policy for each field, and one for all others."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for part in str(value).split(","):
+            name, named, policy = (it.strip() for it in part.rpartition("="))
+            name = name if named else "*"
+            if policy not in DRIFT_POLICIES or not name or name in found:
+                raise ValidationError(
+                    f"expected one of {', '.join(DRIFT_POLICIES)}, and where wanted others for some fields, as in "
+                    f"`evolve, current_price=freeze`; got {part.strip()!r}"
+                )
+            found[name] = policy
+        return found
 
 
 @dataclass(frozen=True)
@@ -143,6 +161,11 @@ class UpstreamSettings:
     calls_per_minute: int | None = _count(None, "most calls in a minute, over all workers")
     calls_per_month: int | None = _count(None, "most calls in a calendar month (UTC), repeats and manual runs included")
     pages: int | None = _count(None, "most pages of one snapshot, for a source that pages")
+    drift: Mapping[str, Literal["evolve", "discard", "quarantine", "freeze"]] | None = _knob(
+        _Policies(load_default=None),
+        "what follows when a field of its items changes: `evolve`, `discard`, `quarantine` or `freeze`; another for "
+        "some fields, as in `evolve, current_price=freeze`",
+    )
     quotes_kept: float | None = _knob(
         kinds.Float(load_default=None, validate=KEPT),
         "seconds a quote is kept after it was observed, but for the newest of each listing; unset: for ever",

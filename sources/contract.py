@@ -26,8 +26,16 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LONGEST_WAIT: Final = 32 * 86_400.0
 """Seconds: until the next month, when every budget is new."""
 
+UNTIL_RESUMED: Final = timedelta(days=365_000)
+"""A pause that somebody has to end."""
+
 WHOLE: Final = ""
 """The partition of a source that has only one."""
+
+DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
+"""What follows where a field of a source's items is new, gone, renamed or of another type (tasks/drift.py):
+it is noted, and all goes on; the field becomes null; the items it affects are rejected; nothing of the page is loaded,
+the run fails, and the source is paused. A new field that the mapping does not use is only noted."""
 
 CatchUp = Literal["latest", "all", "skip"]
 """What becomes of the slots that nobody could ask for, when somebody can again (tasks/schedule.py):
@@ -231,6 +239,9 @@ class Source:
     is_shared:  several workers may bring in partitions of one run at the same time.
     catch_up:   what becomes of the slots that an outage or a pause took. `all` is for a fetch that heeds
                 `window.slot`; one that brings what there is now brings it once with `latest`.
+    drift:      by field (`quotes.USD.price`) what follows when it changes, by `*` for all others: `evolve`, unless said
+                otherwise. `<NAME>_DRIFT` comes before it.
+    format:     of a page, where a source has pages of several: each has fields of its own.
     retention:  how long what it brought is kept. `<NAME>_QUOTES_KEPT` and `<NAME>_BODIES_KEPT` come before it.
     upstreams:  by plan; the first that takes no key serves without one, the first that takes one serves with one,
                 unless `<NAME>_PLAN` says otherwise. Empty: the source speaks no HTTP.
@@ -248,6 +259,8 @@ class Source:
     is_shared: bool = False
     catch_up: CatchUp = "latest"
     retention: Retention = field(default_factory=Retention)
+    drift: Mapping[str, DriftPolicy] = field(default_factory=dict)
+    format: Callable[[Page], str] = lambda _: ""
 
     def slot_at(self, now: datetime) -> datetime:
         """The slot of the schedule that `now` lies in: intervals are counted from the epoch, in UTC."""

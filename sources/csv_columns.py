@@ -10,6 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
+from itertools import islice
 
 import polars as pl
 
@@ -22,6 +24,8 @@ UNUSUAL = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
 """NUL, which no cell may have; and what Python strips from the ends of a text and polars does not."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+HEAD = 200
 
 ItemsOf = Callable[[list[str], int], Iterable[Item]]
 """Gives the items of a row, by its cells and its line."""
@@ -47,7 +51,7 @@ def columns_of(page: Page, file_set: FileSet, items_of: ItemsOf) -> Columns | No
 
 
 def _items(block: _Block, page: Page, number: int, items_of: ItemsOf) -> list[Item]:
-    [row] = rows([decode(block.lines[number], "utf-8") + "\n"], block.delimiter)
+    [row] = rows([decode(block.line(number), "utf-8") + "\n"], block.delimiter)
     return list(items_of(row, page.request["line"] + number))
 
 
@@ -84,6 +88,14 @@ class _Block:
     @cached_property
     def lines(self) -> Sequence[bytes]:
         return _lines(self.text)
+
+    @cached_property
+    def head(self) -> Sequence[bytes]:
+        """The first lines: of most blocks no others are asked for, and all of them take as much room as the block."""
+        return [line.removesuffix(b"\n") for line in islice(BytesIO(self.text), HEAD)]
+
+    def line(self, number: int) -> bytes:
+        return self.head[number] if number < HEAD else self.lines[number]
 
     @cached_property
     def whole(self) -> pl.Series:

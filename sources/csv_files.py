@@ -70,6 +70,7 @@ def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
         parse=parse,
         normalize=normalize,
         columns=columns,
+        format=lambda page: declared(page.request["file"]).pattern,
         partitions=partitions,
         is_shared=True,
     )

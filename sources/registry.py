@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import get_args
 
 from settings import SettingsError, get_settings, read_upstream
-from sources.contract import CatchUp, Rate, Retention, Source
+from sources.contract import CatchUp, DriftPolicy, Rate, Retention, Source
 from sources.plans import address
 
 MODULES = (
@@ -53,6 +53,11 @@ def _declared(module: str) -> Source:
         raise SettingsError(
             f"{module}.source: its catch_up must be one of {', '.join(get_args(CatchUp))}, it is {source.catch_up!r}."
         )
+    if wrong := sorted({*source.drift.values()} - {*get_args(DriftPolicy)}):
+        raise SettingsError(
+            f"{module}.source: its drift must be one of {', '.join(get_args(DriftPolicy))} for each field, "
+            f"it is {wrong[0]!r}."
+        )
     return source
 
 
@@ -75,6 +80,7 @@ def _as_configured(source: Source) -> Source:
         every=_duration(upstream.every) or source.every,
         catch_up=upstream.catch_up or source.catch_up,
         retention=retention,
+        drift={**source.drift, **(upstream.drift or {})},
     )
 
 

@@ -39,6 +39,7 @@ RUN_STATUSES = (
     "failed",  # end: gave up, error_code says why; what was committed before stays
     "cancelled",  # end: somebody asked for it; what was committed before stays
 )
+DRIFT_KINDS = ("new", "vanished", "renamed", "retyped")
 REJECT_STATES = (
     "quarantined",  # the mapping refuses it
     "replayed",  # its body was read again, and the mapping of then took it
@@ -109,7 +110,7 @@ class Run(Base):
             "source",
             "kind",
             unique=True,
-            postgresql_where=text(_one_of("status", UNFINISHED)),
+            postgresql_where=text(f"kind IN ('live', 'replay') AND {_one_of('status', UNFINISHED)}"),
         ),
         Index("runs_unfinished", "status", postgresql_where=text(_one_of("status", UNFINISHED))),
         Index(None, "requested_at", "id"),
@@ -262,6 +263,74 @@ class Reject(Base):
     state: Mapped[str] = mapped_column(server_default="quarantined")
     rejected_at: Mapped[datetime]
     replayed_at: Mapped[datetime | None]
+
+
+class ShapeVersion(Base):
+    """What fields a source's items have in one of its formats, of which types, how often null; the newest today's."""
+
+    __tablename__ = "shapes"
+
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"), primary_key=True)
+    format: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
+    items: Mapped[int] = mapped_column(BigInteger)
+    # By field as tasks/shape.py tells it.
+    fields: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class DriftChange(Base):
+    """One change of a source's schema. It waits until somebody accepts it, or was accepted by its policy."""
+
+    __tablename__ = "drift"
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", DRIFT_KINDS), name="kind"),
+        Index(None, "source", "id"),
+        Index(
+            "drift_waiting",
+            "source",
+            "format",
+            "kind",
+            "field",
+            text("coalesce(became, '')"),
+            unique=True,
+            postgresql_where=text("accepted_at IS NULL"),
+        ),
+        Index(
+            "drift_evolved",
+            "source",
+            "format",
+            "version",
+            "kind",
+            "field",
+            text("coalesce(became, '')"),
+            unique=True,
+            postgresql_where=text("accepted_by = 'policy'"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
+    format: Mapped[str]
+    # That the change was held against.
+    version: Mapped[int]
+    kind: Mapped[str]
+    field: Mapped[str]
+    # The type that it had; the type or, of one that was renamed, the name that it has now.
+    was: Mapped[str | None]
+    became: Mapped[str | None]
+    confidence: Mapped[Decimal | None]
+    policy: Mapped[str]
+    # Of a field that was not there before, what is known of it.
+    new_field: Mapped[dict[str, Any] | None]
+    run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
+    last_run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
+    pages: Mapped[int] = mapped_column(server_default="1")
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    accepted_at: Mapped[datetime | None]
+    accepted_by: Mapped[str | None]
 
 
 class Asset(Base):

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from sources.contract import UNTIL_RESUMED
 from tasks.logs import hide_secrets
 
 LONGEST_DETAIL = 2000
@@ -175,11 +176,12 @@ def pause_at_least(connection: Connection, source: str, gap: timedelta, reason: 
     """Pause a source, unless it is paused for longer already: an operator's word stands."""
     connection.execute(
         text("""
-            UPDATE sources SET paused_until = clock_timestamp() + :gap, paused_reason = :reason
+            UPDATE sources SET paused_reason = :reason,
+                   paused_until = CASE WHEN :gap < :until_resumed THEN clock_timestamp() + :gap END
              WHERE name = :source
                AND (paused_reason IS NULL OR paused_until < clock_timestamp() + :gap)
         """),
-        {"source": source, "gap": gap, "reason": reason},
+        {"source": source, "gap": gap, "reason": reason, "until_resumed": UNTIL_RESUMED},
     )
 
 

@@ -21,6 +21,7 @@ from sources.record import VALUES
 from tasks.bodies import begin_to_keep, keep_body
 from tasks.claims import ClaimLost
 from tasks.differences import SPANS, differences
+from tasks.drift import keep_drift
 from tasks.faults import reach
 from tasks.leases import Cancelled, Lease, LeaseLost
 from tasks.normalize import Normalized, RejectedItem
@@ -112,6 +113,7 @@ def load_page(
         keep_body(connection, lease.claim.source, page, keeping)
     if not page.unchanged:
         _keep_rejects(connection, lease, page.digest, normalized.rejects)
+    keep_drift(connection, lease.claim, normalized.drift.found)
     keep_validator(connection, lease, page, normalized, overwrites=updated > 0)
     seq = _keep_page(connection, lease, page, counters, rows)
     reach("after_raw_page")

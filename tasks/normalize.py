@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -17,12 +17,19 @@ from sources.contract import BLANK, Columns, Item, Page, Reject, Source
 from sources.judge import judge
 from sources.record import KEYS, VALUES, Record
 from tasks.quotes import Quotes
+from tasks.treatment import Drift
 
 LONGEST_ITEM = 64 * 1024
 """Characters of a rejected item that are kept in its row; the whole of it is in the raw body."""
 
+SAMPLE, FIRST = 1000, 100
+"""Items of a page that are looked at for their fields; and as many where its rows are read side by side."""
+
 TEXTS = (*KEYS, "observed_at")
 FIELDS = frozenset((*TEXTS, *VALUES))
+
+Examine = Callable[[Page, Sequence[Item]], Drift]
+"""Of a page and some of its items."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Normalized:
     """What became of a page's items: fetched = len(quotes) + deduplicated + len(rejects).
 
     mapping: a fingerprint of the code that judged them (tasks/validators.py).
+    drift: what is otherwise with the page's fields than it was (tasks/drift.py).
     """
 
     quotes: Quotes = field(default_factory=Quotes)
@@ -47,15 +55,17 @@ class Normalized:
     deduplicated: int = 0
     blank: int = 0
     mapping: bytes = b""
+    drift: Drift = field(default_factory=Drift)
 
 
-def normalize_page(source: Source, page: Page, clock_skew: float) -> Normalized:
+def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> Normalized:
     """Judge every item of a page. Of two quotes of one listing at one instant the later in the page stands.
 
-    Raises what `source.parse` raises for a body that it cannot read at all.
+    examine: says of some of its items what is to be done where fields have changed.
+    Raises what `source.parse` raises for a body that it cannot read at all, and what `examine` does.
     """
     latest = page.fetched_at + timedelta(seconds=clock_skew)
-    columns = (source.columns(page) if source.columns else None) or _side_by_side(source, page)
+    columns, drift = _columns(source, page, examine)
     judged = judge(columns.frame, latest)
     closer = {**columns.apart, **{place: columns.item(place) for place in judged.left}}
     record, taken, rejects = Record(latest), [], []
@@ -64,7 +74,7 @@ def normalize_page(source: Source, page: Page, clock_skew: float) -> Normalized:
             rejects.append(RejectedItem(place, _as_text(item.item), item.reasons))
             continue
         try:
-            taken.append((place, record.quote(_mapped(source, item))))
+            taken.append((place, record.quote(mapped(source, item))))
         except Reject as reject:
             rejects.append(RejectedItem(place, _as_text(item), reject.reasons))
     quotes = Quotes.of(judged, taken)
@@ -74,12 +84,31 @@ def normalize_page(source: Source, page: Page, clock_skew: float) -> Normalized:
         fetched=columns.fetched,
         deduplicated=columns.fetched - len(rejects) - len(quotes),
         blank=columns.blank,
+        drift=drift,
     )
 
 
-def _side_by_side(source: Source, page: Page) -> Columns:
+def _columns(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, Drift]:
+    columns = source.columns(page) if source.columns else None
+    items = None if columns else list(source.parse(page))
+    drift = Drift()
+    if examine:
+        drift = examine(page, _sample(items, columns))
+        if drift.affecting:
+            items = [drift.treated(item) for item in (source.parse(page) if items is None else items)]
+    return _side_by_side(source, items) if items is not None else cast(Columns, columns), drift
+
+
+def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[Item]:
+    """Some of a page's items, as they are without a look at each; where there are columns, of those that come first."""
+    if items is not None:
+        return items[:: len(items) // SAMPLE + 1]
+    assert columns is not None
+    return [columns.item(place) for place in range(min(FIRST, columns.fetched)) if place not in columns.apart]
+
+
+def _side_by_side(source: Source, items: list[Item]) -> Columns:
     """The items of a page as columns; apart from those that are no rows of plain values."""
-    items = list(source.parse(page))
     blank = sum(item is BLANK for item in items)
     items = [item for item in items if item is not BLANK] if blank else items
     rows, apart = [], {}
@@ -97,7 +126,7 @@ def _side_by_side(source: Source, page: Page) -> Columns:
 def _row(source: Source, item: Item) -> list[str | None] | None:
     """The fields of a normalized item as text; None if it must be looked at more closely."""
     try:
-        normalized = _mapped(source, item)
+        normalized = mapped(source, item)
         texts = [*(_text(normalized.get(name)) for name in KEYS), _time(normalized.get("observed_at"))]
         numbers = [_number(normalized.get(name)) for name in VALUES]
     except (Reject, TypeError, ValueError):
@@ -124,7 +153,8 @@ def _number(value: Any) -> str | None:
     return str(value) if type(value) is Decimal or type(value) is int else _text(value)
 
 
-def _mapped(source: Source, item: Item) -> Mapping[str, Any]:
+def mapped(source: Source, item: Item) -> Mapping[str, Any]:
+    """What the source makes of an item; raises Reject where it cannot."""
     try:
         return source.normalize(item)
     except (Reject, SoftTimeLimitExceeded):

@@ -21,6 +21,7 @@ from store import tables
 from tasks.ahead import ahead
 from tasks.breaker import Breaker
 from tasks.claims import Claim
+from tasks.drift import Watch
 from tasks.faults import reach
 from tasks.identity import Listings
 from tasks.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
@@ -68,6 +69,7 @@ class Slice:
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
         self._listings = Listings(engine, source.name, OVERRIDES, renames=claim.kind == "live")
         self._mapping = mapping_of(source)
+        self._watch = Watch(engine, source, claim)
         self._assistants = 0
         self._adds = True
 
@@ -233,10 +235,14 @@ class Slice:
 
     def _normalized(self, page: Page) -> Normalized:
         # What is unchanged is in.
-        return Normalized() if page.unchanged else self._judged(page)
+        if page.unchanged:
+            return Normalized()
+        # What was kept is as it was then.
+        examine = self._watch.look if self._claim.kind == "live" else self._watch.treat
+        return normalize_page(self._source, page, self._settings.clock_skew, examine)
 
     def _judged(self, page: Page) -> Normalized:
-        return normalize_page(self._source, page, self._settings.clock_skew)
+        return normalize_page(self._source, page, self._settings.clock_skew, self._watch.treat)
 
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:

@@ -1,4 +1,4 @@
-"""kept pages are found in their order, rejects by their reasons; of each kind a source has one run at a time"""
+"""kept pages are found in their order, rejects by their reasons; a source has one replay at a time"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,11 @@ UNFINISHED = "status IN ('queued', 'running', 'waiting')"
 
 def upgrade() -> None:
     op.create_index(
-        "runs_one_of_a_kind_per_source", "runs", ["source", "kind"], unique=True, postgresql_where=sa.text(UNFINISHED)
+        "runs_one_of_a_kind_per_source",
+        "runs",
+        ["source", "kind"],
+        unique=True,
+        postgresql_where=sa.text(f"kind IN ('live', 'replay') AND {UNFINISHED}"),
     )
     op.drop_index("runs_one_live_run_per_source", "runs")
     op.create_index(op.f("pages_source_committed_at_idx"), "pages", ["source", "committed_at"])

@@ -1,0 +1,185 @@
+"""Drift of a source's schema: a live page's shape is held against what came before, and a policy says what follows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from sources.contract import UNTIL_RESUMED, DriftPolicy, Item, Page, Source, TerminalError
+from tasks.claims import Claim
+from tasks.shape import Change, Shape, changes, evolve, shape_of
+from tasks.treatment import Drift, Found, Policed
+from tasks.used import fields_used
+
+log = structlog.get_logger()
+
+MOST_CHANGES = 50
+"""Of one page; the rest shows itself with the next."""
+
+POLICY = "policy"
+"""Who accepted a change that nobody had to look at."""
+
+_CHANGE = """
+    INSERT INTO drift (source, format, version, kind, field, was, became, confidence, policy, run, last_run, new_field,
+                       accepted_at, accepted_by)
+    VALUES (:source, :format, :version, :kind, :field, :was, :became, :confidence, :policy, :run, :run,
+            CAST(:new_field AS jsonb), CASE WHEN :evolves THEN clock_timestamp() END, CASE WHEN :evolves THEN :by END)
+"""
+
+# Of two workers that come upon the same at the same time, one makes the row.
+_EVOLVED = f"""{_CHANGE}
+    ON CONFLICT (source, format, version, kind, field, coalesce(became, '')) WHERE accepted_by = 'policy' DO NOTHING
+"""
+
+_WAITING = f"""{_CHANGE}
+    ON CONFLICT (source, format, kind, field, coalesce(became, '')) WHERE accepted_at IS NULL DO UPDATE
+       SET last_seen_at = clock_timestamp(), last_run = excluded.run, pages = drift.pages + 1, policy = excluded.policy
+    RETURNING pages
+"""
+
+
+class Watch:
+    """What a slice knows of its source's shape, in each of its formats. Its pages come one after the other."""
+
+    def __init__(self, engine: Engine, source: Source, claim: Claim):
+        self._engine, self._source, self._claim = engine, source, claim
+        self._shapes: dict[str, tuple[int, Shape]] = {}
+        self._waiting: dict[str, list[Change]] = {}
+        self._looked: Counter[str] = Counter()
+
+    def treat(self, page: Page, _: Sequence[Item] = ()) -> Drift:
+        """As changes of earlier pages want it, which nobody has accepted yet."""
+        return Drift(self._affecting(self._source.format(page)))
+
+    def look(self, page: Page, sample: Sequence[Item]) -> Drift:
+        """The same, after a look at the page's own changes. Raises TerminalError where one freezes the source."""
+        form, shape = self._source.format(page), shape_of(sample)
+        if not shape.items:
+            return self.treat(page)
+        self._looked[form] += 1
+        version, before = self._known(form)
+        if not before.items:
+            before.add(shape)
+            self._shapes[form] = version + 1, before
+            return Drift(found=Found(form, version=version, shape=_as_json(before), evolved=True))
+        found = self._policed(changes(before, shape)[:MOST_CHANGES], sample)
+        new = {name: shape.fields[name].told() for change, _ in found if (name := change.new_name)}
+        for change, policy in found:
+            if policy == "freeze":
+                self._freeze(change, Found(form, found, new, version))
+        accepted = [change for change, policy in found if policy == "evolve"]
+        waiting = [change for change, policy in found if policy != "evolve"]
+        evolve(before, shape, accepted, whole=not waiting)
+        self._shapes[form] = version + bool(accepted), before
+        known = self._waiting.setdefault(form, [])
+        known += [change for change in waiting if change.key not in {it.key for it in known}]
+        # How often a field is null is written down now and then: with the first page, the second, the fourth, …
+        is_due = bool(accepted) or self._looked[form].bit_count() == 1
+        told = _as_json(before) if is_due else None
+        return Drift(self._affecting(form), Found(form, found, new, version, told, evolved=bool(accepted)))
+
+    def _known(self, form: str) -> tuple[int, Shape]:
+        if form not in self._shapes:
+            with self._engine.connect() as connection:
+                self._shapes[form] = known_shape(connection, self._source.name, form)
+        return self._shapes[form]
+
+    def _policy(self, change: Change) -> DriftPolicy:
+        return self._source.drift.get(change.field) or self._source.drift.get("*", "evolve")
+
+    def _policed(self, found: Sequence[Change], sample: Sequence[Item]) -> Policed:
+        """Each with its policy. A new field that the mapping does not use changes nothing for it."""
+        new = [change.field for change in found if change.kind == "new"]
+        used = fields_used(self._source, sample) if new and any(map(self._matters, found)) else None
+        unused = {name for name in new if used is None or not used.has(name)}
+        return [
+            (change, "evolve" if change.kind == "new" and change.field in unused else self._policy(change))
+            for change in found
+        ]
+
+    def _matters(self, change: Change) -> bool:
+        return change.kind == "new" and self._policy(change) != "evolve"
+
+    def _affecting(self, form: str) -> Policed:
+        if form not in self._waiting:
+            with self._engine.connect() as connection:
+                self._waiting[form] = _waiting(connection, self._source.name, form)
+        policed = [(change, self._policy(change)) for change in self._waiting[form]]
+        return [(change, policy) for change, policy in policed if policy in ("discard", "quarantine")]
+
+    def _freeze(self, change: Change, found: Found) -> None:
+        with self._engine.begin() as connection:
+            keep_drift(connection, self._claim, found)
+        raise TerminalError(
+            f"{self._source.name}: the fields of its items have changed, and its policy is to freeze: {change}. "
+            f"See /sources/{self._source.name}/drift",
+            code="schema_frozen",
+            pause=UNTIL_RESUMED,
+        )
+
+
+def known_shape(connection: Connection, source: str, form: str) -> tuple[int, Shape]:
+    """The newest version of a format's shape, and its number; an empty one and 0 where there is none yet."""
+    row = connection.execute(
+        text("""
+            SELECT version, items, fields FROM shapes WHERE source = :source AND format = :format
+             ORDER BY version DESC LIMIT 1
+        """),
+        {"source": source, "format": form},
+    ).one_or_none()
+    return (row.version, Shape.of(row.items, row.fields)) if row else (0, Shape())
+
+
+def _waiting(connection: Connection, source: str, form: str) -> list[Change]:
+    rows = connection.execute(
+        text("""
+            SELECT kind, field, was, became, confidence::float8 AS confidence FROM drift
+             WHERE source = :source AND format = :format AND accepted_at IS NULL ORDER BY id
+        """),
+        {"source": source, "format": form},
+    )
+    return [Change(**row) for row in rows.mappings()]
+
+
+def keep_drift(connection: Connection, claim: Claim, found: Found) -> None:
+    """Within a page's transaction."""
+    named = {"source": claim.source, "format": found.format, "run": claim.run}
+    if found.shape is not None:
+        keep_shape(connection, named, found.version + found.evolved, found.shape)
+    for change, policy in found.changes:
+        evolves = policy == "evolve"
+        kept = connection.execute(
+            text(_EVOLVED if evolves else _WAITING),
+            {
+                **named,
+                **change._asdict(),
+                "version": found.version,
+                "policy": policy,
+                "new_field": json.dumps(found.new_fields[change.new_name]) if change.new_name else None,
+                "evolves": evolves,
+                "by": POLICY,
+            },
+        )
+        if kept.rowcount and (evolves or kept.scalar_one() == 1):
+            log.warning("schema_drift", change=str(change), policy=policy)
+
+
+def keep_shape(connection: Connection, named: Mapping[str, Any], version: int, shape: str) -> None:
+    connection.execute(
+        text("""
+            INSERT INTO shapes (source, format, version, run, items, fields)
+            SELECT :source, :format, :version, :run, (it->>'items')::bigint, it->'fields'
+              FROM CAST(:shape AS jsonb) AS it
+            ON CONFLICT (source, format, version) DO UPDATE SET items = excluded.items, fields = excluded.fields
+        """),
+        {**named, "version": version, "shape": shape},
+    )
+
+
+def _as_json(shape: Shape) -> str:
+    return json.dumps(shape.told())

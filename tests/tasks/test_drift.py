@@ -1,0 +1,238 @@
+"""A schema that changes under a source: it is noticed, and what follows is what its policy says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from sqlalchemy import RowMapping
+
+from sources.coingecko import source as coingecko
+from sources.contract import DriftPolicy, Source
+from tasks.stored import Stored
+from tests.tasks.conftest import Bench
+from tests.tasks.feed import Feed
+from tests.tasks.test_pipeline import counters
+from tests.upstreams import canned, item
+
+COINS = 5
+
+
+def mapped(it: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A mapping that asks for what it uses, and could use a field that nobody has sent yet."""
+    return {
+        **{name: it.get(name) for name in ("source_asset_id", "symbol", "name", "quote_currency", "observed_at")},
+        "price": it.get("price"),
+        "market_cap": it.get("market_cap"),
+        "rank": it.get("rank"),
+    }
+
+
+def coin(number: int, minute: int = 0, **changes: Any) -> dict[str, Any]:
+    changed = item(number, price=f"{number + 1}.5", observed_at=f"2026-01-01T00:{minute:02d}:00+00:00")
+    return {**changed, "market_cap": 1000 + number, **changes}
+
+
+def page(minute: int, change: str) -> list[dict[str, Any]]:
+    """What is sent a minute later, after a change of `market_cap`, of which the mapping makes a quote's."""
+    coins = [coin(number, minute) for number in range(COINS)]
+    for it in coins:
+        if change == "rename":
+            it["marketCap"] = it.pop("market_cap")
+        elif change == "remove":
+            del it["market_cap"]
+        elif change == "retype":
+            it["market_cap"] = [it["market_cap"]]
+        elif change == "add":
+            it["all_time_high"] = 7
+    return coins
+
+
+def drifts(bench: Bench) -> list[RowMapping]:
+    return bench.rows("SELECT * FROM drift ORDER BY id")
+
+
+def loaded(bench: Bench, run: object) -> list[RowMapping]:
+    return bench.rows("SELECT market_cap FROM quotes WHERE run = :run ORDER BY listing_id", run=run)
+
+
+KIND = {"rename": "renamed", "remove": "vanished", "retype": "retyped", "add": "new"}
+
+# status of the run; inserted, rejected
+OUTCOMES = {
+    # Gone: the mapping finds none, and null may be. Of another type: the record refuses it, whatever the policy.
+    ("rename", "evolve"): ("succeeded", COINS, 0),
+    ("remove", "evolve"): ("succeeded", COINS, 0),
+    ("retype", "evolve"): ("failed", 0, COINS),
+    ("add", "evolve"): ("succeeded", COINS, 0),
+    ("rename", "discard"): ("succeeded", COINS, 0),
+    ("remove", "discard"): ("succeeded", COINS, 0),
+    ("retype", "discard"): ("succeeded", COINS, 0),
+    ("add", "discard"): ("succeeded", COINS, 0),
+    ("rename", "quarantine"): ("failed", 0, COINS),
+    ("remove", "quarantine"): ("failed", 0, COINS),
+    ("retype", "quarantine"): ("failed", 0, COINS),
+    ("add", "quarantine"): ("succeeded", COINS, 0),
+    ("rename", "freeze"): ("failed", 0, 0),
+    ("remove", "freeze"): ("failed", 0, 0),
+    ("retype", "freeze"): ("failed", 0, 0),
+    # The mapping does not use it.
+    ("add", "freeze"): ("succeeded", COINS, 0),
+}
+
+
+@pytest.mark.parametrize(("change", "policy"), OUTCOMES)
+def test_a_change_of_the_schema_has_the_outcome_that_its_policy_says(
+    bench: Bench, httpserver: HTTPServer, change: str, policy: DriftPolicy
+) -> None:
+    status, inserted, rejected = OUTCOMES[change, policy]
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped, drift={"*": policy})
+    assert bench.ingest(source)["status"] == "succeeded"
+    feed.pages = [page(1, change)]
+    run = bench.ingest(source)
+    assert run["status"] == status
+    counted = bench.rows(
+        "SELECT sum(inserted) AS inserted, sum(rejected) AS rejected FROM pages WHERE run = :run", run=run["id"]
+    )
+    assert (counted[0]["inserted"] or 0, counted[0]["rejected"] or 0) == (inserted, rejected)
+    [found] = drifts(bench)
+    assert (found["kind"], found["field"]) == (KIND[change], "all_time_high" if change == "add" else "market_cap")
+    assert found["run"] == run["id"]
+    if change == "rename":
+        assert found["became"] == "marketCap"
+        assert found["confidence"] >= 0.9
+    caps = {row["market_cap"] for row in loaded(bench, run["id"])}
+    assert caps == (set() if not inserted else {1000, 1001, 1002, 1003, 1004} if change == "add" else {None})
+    reasons = {(it["code"], it["field"]) for row in bench.rows("SELECT reasons FROM rejects") for it in row["reasons"]}
+    if rejected:
+        assert reasons == ({("drift", "market_cap")} if policy == "quarantine" else {("not_a_number", "market_cap")})
+    paused = bench.rows("SELECT paused_until, paused_reason FROM sources WHERE name = 'feed'")[0]
+    if policy == "freeze" and change != "add":
+        assert run["error_code"] == "schema_frozen"
+        assert "`market_cap`" in run["error_detail"]
+        assert paused["paused_until"] is None, "until somebody resumes it"
+        assert paused["paused_reason"].startswith("schema_frozen: ")
+    else:
+        assert paused["paused_reason"] is None
+    # It is said once, and what follows from it stays so until somebody accepts it.
+    bench.rows("UPDATE sources SET paused_reason = NULL")
+    feed.pages = [page(2, change)]
+    assert bench.ingest(source)["status"] == status
+    [again] = drifts(bench)
+    waits = policy != "evolve" and change != "add"
+    assert (again["accepted_by"], again["pages"]) == ((None, 2) if waits else ("policy", 1))
+
+
+def test_a_policy_may_be_of_one_field(bench: Bench, httpserver: HTTPServer) -> None:
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped, drift={"*": "freeze", "market_cap": "discard"})
+    bench.ingest(source)
+    feed.pages = [page(1, "remove")]
+    assert bench.ingest(source)["status"] == "succeeded"
+    feed.pages = [[{**it, "symbol": 7} for it in page(2, "remove")]]
+    assert bench.ingest(source)["error_code"] == "schema_frozen"
+
+
+def test_only_the_items_that_a_change_affects_are_rejected(bench: Bench, httpserver: HTTPServer) -> None:
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped, drift={"*": "quarantine"})
+    bench.ingest(source)
+    feed.pages = [[*page(1, "retype")[:4], *page(1, "none")[4:]]]
+    run = bench.ingest(source)
+    assert counters(bench, run["id"])[:6] == (COINS, 1, 0, 0, 0, 4)
+
+
+def test_a_new_field_that_the_mapping_uses_is_held_to_the_policy(bench: Bench, httpserver: HTTPServer) -> None:
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped, drift={"*": "quarantine"})
+    bench.ingest(source)
+    feed.pages = [[{**it, "rank": 3} for it in page(1, "none")[:2]] + page(1, "none")[2:]]
+    run = bench.ingest(source)
+    assert counters(bench, run["id"])[:6] == (COINS, COINS - 2, 0, 0, 0, 2)
+
+
+def test_what_was_held_back_comes_in_by_a_replay_once_it_is_accepted(bench: Bench, httpserver: HTTPServer) -> None:
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped, drift={"*": "quarantine"})
+    bench.ingest(source)
+    feed.pages = [page(1, "remove")]
+    bench.ingest(source)
+    still = bench.ingest(source, replay=Stored(rejected=True))
+    assert counters(bench, still["id"])[5] == COINS, "nobody has accepted it"
+    bench.rows("UPDATE drift SET accepted_at = now(), accepted_by = 'somebody'")
+    replayed = bench.ingest(source, replay=Stored(rejected=True))
+    assert counters(bench, replayed["id"])[:6] == (COINS, COINS, 0, 0, 0, 0)
+
+
+def test_a_replay_of_what_came_before_a_change_is_no_change(bench: Bench, httpserver: HTTPServer) -> None:
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped)
+    bench.ingest(source)
+    feed.pages = [page(1, "rename")]
+    bench.ingest(source)
+    bench.ingest(source, replay=Stored())
+    assert len(drifts(bench)) == 1
+
+
+def test_a_field_of_a_field_is_named_by_its_path(bench: Bench) -> None:
+    first = canned([{**item(0), "more": {"usd": {"cap": 1}}}], normalize=mapped)
+    bench.ingest(first)
+    bench.ingest(
+        canned([{**item(0, observed_at="2026-01-02T00:00:00Z"), "more": {"usd": {"cap": "1"}}}], normalize=mapped)
+    )
+    [found] = drifts(bench)
+    assert (found["field"], found["was"], found["became"]) == ("more.usd.cap", "number", "number as text")
+
+
+def test_what_is_known_of_fields_is_kept_with_how_often_they_are_null(bench: Bench) -> None:
+    bench.ingest(canned([item(0), item(1, market_cap=None)], [item(2, market_cap="7")]))
+    [shape] = bench.rows("SELECT version, items, fields FROM shapes")
+    assert (shape["version"], shape["items"]) == (1, 3)
+    assert shape["fields"]["market_cap"] == {"present": 2, "null": 1, "types": {"number as text": 1}, "size": 0.845}
+    bench.ingest(canned([item(3, market_cap="9")]))
+    newest = bench.rows("SELECT version, fields FROM shapes ORDER BY version DESC LIMIT 1")[0]
+    assert newest["fields"]["market_cap"]["types"] == {"number as text": 2}
+
+
+def test_the_formats_of_a_source_have_fields_of_their_own(bench: Bench) -> None:
+    pages = [[item(0)], [{**item(1), "extra": 1}]]
+    bench.ingest(canned(*pages, format=lambda it: "plain" if it.request["page"] == 0 else "rich"))
+    assert drifts(bench) == []
+    assert bench.one("SELECT count(*) FROM shapes") == 2
+
+
+def test_the_log_warns_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    source = coingecko_like(bench)
+    capsys.readouterr()
+    bench.ingest(source(renamed=True))
+    bench.ingest(source(renamed=True))
+    said = [line for line in capsys.readouterr().out.splitlines() if "schema_drift" in line]
+    [line] = [it for it in said if "current_price" in it]
+    assert "`current_price` vanished, `currentPrice` appeared: 0.9" in line or "appeared: 1.00" in line
+
+
+def coingecko_like(bench: Bench) -> Any:
+    def source(*, renamed: bool = False) -> Source:
+        coins = [
+            {
+                "id": f"c{n}",
+                "symbol": "c",
+                "name": f"C {n}",
+                "current_price": 1.5 + n,
+                "last_updated": f"2026-01-0{1 + renamed}T00:00:00Z",
+            }
+            for n in range(5)
+        ]
+        if renamed:
+            coins = [
+                {("currentPrice" if name == "current_price" else name): value for name, value in it.items()}
+                for it in coins
+            ]
+        return canned(json.loads(json.dumps(coins)), normalize=coingecko.normalize)
+
+    bench.ingest(source())
+    return source
