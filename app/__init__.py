@@ -12,6 +12,7 @@ from app import (
     data,
     decisions,
     docs,
+    drift,
     envelope,
     health,
     latest,
@@ -40,7 +41,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     conditional.install(app)
     metrics.install(app)
     auth.install(app)
-    openapi.install(app, [data, latest, assets, decisions, sources, runs, rejects, stats, health, metrics])
+    openapi.install(app, [data, latest, assets, decisions, sources, drift, runs, rejects, stats, health, metrics])
     app.register_blueprint(docs.blueprint)
     problems.install(app)
     return app

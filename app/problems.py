@@ -43,7 +43,11 @@ class Code(Enum):
     NOT_FOUND = 404, "No such path", "Nothing is served at this path. /openapi.json lists every path."
     UNKNOWN_SOURCE = 404, "Unknown source", "There is no source of this name. GET /sources lists them."
     UNKNOWN_ASSET = 404, "Unknown asset", "There is no asset with this slug. GET /assets lists them."
-    UNKNOWN_CHANGE = 404, "Unknown change", "No decision was made under this id. GET /decisions lists them."
+    UNKNOWN_CHANGE = (
+        404,
+        "Unknown change",
+        "Nothing was decided, or changed, under this id. GET /decisions and GET /sources/<name>/drift list them.",
+    )
     UNKNOWN_RUN = 404, "Unknown run", "There is no run with this id. GET /runs lists them."
     NO_REJECTS = 404, "No such rejects", "Nothing in quarantine is what the body describes. GET /rejects lists it."
     METHOD_NOT_ALLOWED = (

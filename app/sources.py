@@ -139,7 +139,7 @@ def list_sources() -> Response:
 @blueprint.doc(operationId="getSource")
 def get_source(name: str) -> dict[str, Any]:
     """One source"""
-    _check(name)
+    check_source(name)
     return _one(name)
 
 
@@ -157,7 +157,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
 
     A run that is under way ends its slice and waits.
     """
-    _check(name)
+    check_source(name)
     now = datetime.now(UTC)
     if body["until"] is not None and not now < body["until"] <= now + LONGEST_PAUSE:
         expected = f"expected a time to come, within {LONGEST_PAUSE.days} days; without one the pause has no end"
@@ -177,12 +177,12 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
 @blueprint.doc(operationId="resumeSource")
 def resume(name: str) -> dict[str, Any]:
     """Run a paused source again; its waiting runs are due at once"""
-    _check(name)
+    check_source(name)
     resume_source(state().engine, name)
     return _one(name)
 
 
-def _check(name: str) -> None:
+def check_source(name: str) -> None:
     if name not in SOURCES:
         raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {shown(name)}{nearest(name, SOURCES) or '.'}")
 

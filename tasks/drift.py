@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from sources.contract import UNTIL_RESUMED, DriftPolicy, Item, Page, Source, TerminalError
 from tasks.claims import Claim
-from tasks.shape import Change, Shape, changes, evolve, shape_of
+from tasks.shape import Change, Field, Shape, changes, evolve, shape_of
 from tasks.treatment import Drift, Found, Policed
 from tasks.used import fields_used
 
@@ -67,7 +67,11 @@ class Watch:
             before.add(shape)
             self._shapes[form] = version + 1, before
             return Drift(found=Found(form, version=version, shape=_as_json(before), evolved=True))
-        found = self._policed(changes(before, shape)[:MOST_CHANGES], sample)
+        found_changes = changes(before, shape)
+        if found_changes and self._is_outdated(form):
+            version, before = self._known(form)
+            found_changes = changes(before, shape)
+        found = self._policed(found_changes[:MOST_CHANGES], sample)
         new = {name: shape.fields[name].told() for change, _ in found if (name := change.new_name)}
         for change, policy in found:
             if policy == "freeze":
@@ -88,6 +92,15 @@ class Watch:
             with self._engine.connect() as connection:
                 self._shapes[form] = known_shape(connection, self._source.name, form)
         return self._shapes[form]
+
+    def _is_outdated(self, form: str) -> bool:
+        """Whether somebody else has accepted a change; then what is known is read anew."""
+        with self._engine.connect() as connection:
+            is_outdated = known_shape(connection, self._source.name, form)[0] > self._shapes[form][0]
+        if is_outdated:
+            del self._shapes[form]
+            self._waiting.pop(form, None)
+        return is_outdated
 
     def _policy(self, change: Change) -> DriftPolicy:
         return self._source.drift.get(change.field) or self._source.drift.get("*", "evolve")
@@ -169,12 +182,41 @@ def keep_drift(connection: Connection, claim: Claim, found: Found) -> None:
             log.warning("schema_drift", change=str(change), policy=policy)
 
 
+def accept(engine: Engine, source: str, number: int, by: str) -> bool:
+    """Say that a change is right, so that it is none any more; False where there is no such change."""
+    with engine.begin() as connection:
+        row = connection.execute(
+            text("""
+                SELECT format, kind, field, was, became, confidence::float8 AS confidence, new_field, last_run,
+                       accepted_at
+                  FROM drift WHERE source = :source AND id = :number FOR UPDATE
+            """),
+            {"source": source, "number": number},
+        ).one_or_none()
+        if row is None or row.accepted_at:
+            return row is not None
+        change = Change(row.kind, row.field, row.was, row.became, row.confidence)
+        version, shape = known_shape(connection, source, row.format)
+        new = {change.new_name: Field.of(row.new_field)} if change.new_name else {}
+        evolve(shape, Shape(fields=new), [change], whole=False)
+        named = {"source": source, "format": row.format, "run": row.last_run}
+        keep_shape(connection, named, version + 1, _as_json(shape))
+        connection.execute(
+            text("UPDATE drift SET accepted_at = clock_timestamp(), accepted_by = :by WHERE id = :number"),
+            {"number": number, "by": by},
+        )
+    log.info("drift_accepted", source=source, change=str(change), by=by)
+    return True
+
+
 def keep_shape(connection: Connection, named: Mapping[str, Any], version: int, shape: str) -> None:
+    """Unless there is a newer version: then what is new in this one is found again, against that."""
     connection.execute(
         text("""
             INSERT INTO shapes (source, format, version, run, items, fields)
             SELECT :source, :format, :version, :run, (it->>'items')::bigint, it->'fields'
               FROM CAST(:shape AS jsonb) AS it
+             WHERE NOT EXISTS (SELECT FROM shapes WHERE source = :source AND format = :format AND version > :version)
             ON CONFLICT (source, format, version) DO UPDATE SET items = excluded.items, fields = excluded.fields
         """),
         {**named, "version": version, "shape": shape},

@@ -11,9 +11,11 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
 
 from store.tables import (
     Asset,
+    Base,
     Checkpoint,
     Decision,
     Heartbeat,
@@ -145,6 +147,11 @@ class Rows:
         }
         with self.engine.begin() as connection:
             connection.execute(insert(Reject).values(reasons=told, **values))
+
+    def add(self, row: Base) -> None:
+        """A row as it is given."""
+        with Session(self.engine) as session, session.begin():
+            session.add(row)
 
     def checkpoint(self, source: str = "coingecko", partition: str = "", **more: Any) -> None:
         with self.engine.begin() as connection:

@@ -152,6 +152,7 @@ WRITES = (
     "/runs",
     "/runs/00000000-0000-0000-0000-000000000001/cancel",
     "/rejects/replay",
+    "/sources/coingecko/drift/1/accept",
     "/sources/coingecko/pause",
     "/sources/coingecko/resume",
     "/assets/bitcoin/merge",

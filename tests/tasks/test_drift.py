@@ -12,6 +12,7 @@ from sqlalchemy import RowMapping
 
 from sources.coingecko import source as coingecko
 from sources.contract import DriftPolicy, Source
+from tasks.drift import accept
 from tasks.stored import Stored
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
@@ -163,9 +164,30 @@ def test_what_was_held_back_comes_in_by_a_replay_once_it_is_accepted(bench: Benc
     bench.ingest(source)
     still = bench.ingest(source, replay=Stored(rejected=True))
     assert counters(bench, still["id"])[5] == COINS, "nobody has accepted it"
-    bench.rows("UPDATE drift SET accepted_at = now(), accepted_by = 'somebody'")
+    assert accept(bench.engine, "feed", drifts(bench)[0]["id"], "ann")
+    assert not accept(bench.engine, "feed", 7, "ann")
     replayed = bench.ingest(source, replay=Stored(rejected=True))
     assert counters(bench, replayed["id"])[:6] == (COINS, COINS, 0, 0, 0, 0)
+    feed.pages = [page(2, "remove")]
+    assert counters(bench, bench.ingest(source)["id"])[:6] == (COINS, COINS, 0, 0, 0, 0)
+    assert [row["accepted_by"] for row in drifts(bench)] == ["ann"]
+
+
+@pytest.mark.parametrize("change", ["rename", "retype"])
+def test_a_change_is_accepted_while_a_slice_is_at_work(bench: Bench, httpserver: HTTPServer, change: str) -> None:
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped, drift={"*": "discard", "symbol": "evolve"})
+    bench.ingest(source)
+
+    def accepted(number: int) -> None:
+        for row in drifts(bench) if number == 2 else ():
+            accept(bench.engine, "feed", row["id"], "ann")
+
+    feed.pages = [page(1, change), page(2, change), [{**it, "symbol": 7} for it in page(3, change)]]
+    feed.before = accepted
+    bench.ingest(source)
+    kinds = [(row["kind"], row["field"], row["accepted_by"]) for row in drifts(bench)]
+    assert kinds == [(KIND[change], "market_cap", "ann"), ("retyped", "symbol", "policy")]
 
 
 def test_a_replay_of_what_came_before_a_change_is_no_change(bench: Bench, httpserver: HTTPServer) -> None:
