@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,7 @@ from sqlalchemy import ColumnElement, exists
 from app.resource import Enveloped, Pagination, Text
 from app.wire import Instant
 from store.tables import REJECT_STATES, Page, Reject
-
-SHA256 = re.compile(r"[0-9a-f]{64}")
+from tasks.stored import SHA256
 
 
 class ReasonSchema(Schema):

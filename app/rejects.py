@@ -114,6 +114,9 @@ class ReasonCountSchema(Schema):
 
 class ReasonCounts(Enveloped):
     data = fields.List(fields.Nested(ReasonCountSchema), required=True)
+    has_more = fields.Boolean(
+        required=True, metadata={"description": f"Whether there are more than {MOST_REASONS}: then filter."}
+    )
 
 
 @blueprint.route("")
@@ -183,11 +186,12 @@ def count_rejects(arguments: dict[str, Any]) -> Response:
         .where(*conditions(arguments))
         .group_by(Reject.source, field, code)
         .order_by(quarantined.desc(), Reject.source, field, code)
-        .limit(MOST_REASONS)
+        .limit(MOST_REASONS + 1)
     )
     with reading() as connection:
         rows = connection.execute(counted).mappings().all()
-    return jsonify({"data": ReasonCountSchema(many=True).dump(rows)})
+    counts = ReasonCountSchema(many=True).dump(rows[:MOST_REASONS])
+    return jsonify({"data": counts, "has_more": len(rows) > MOST_REASONS})
 
 
 @blueprint.route("/replay", methods=["POST"])

@@ -137,7 +137,7 @@ class Selection:
         if wrote:
             found |= {"run": str(arguments["run"]), **wrote.bounds}
             if wrote.listings is not None:
-                listings = [one for one in wrote.listings if listings is None or one in listings]
+                listings = sorted({*wrote.listings} if listings is None else {*wrote.listings} & {*listings})
         self.parameters: dict[str, Any] = {**found, "listings": listings or []}
         self._limit: int = arguments["limit"]
         self.shape = Shape(

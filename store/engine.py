@@ -17,7 +17,7 @@ VANISHED = 20.0
 
 
 class UnsuitablePostgres(Exception):
-    """The server is too old: the load needs MERGE … RETURNING, the lease needs transaction_timeout."""
+    """The server is too old: a lease needs its transaction_timeout."""
 
 
 def database_url(url: str) -> URL:

@@ -28,8 +28,8 @@ from tasks.normalize import Normalized, RejectedItem
 from tasks.rows import Rows
 from tasks.validators import keep_validator
 
-FEW = 50
-"""Up to so many listings are noted with their page: by them a run's quotes are found again (app/selection.py)."""
+MOST_LISTINGS = 50
+"""So many at most are noted with their page: by them a run's quotes are found again (app/run_rows.py)."""
 
 AT_ONCE = 256 * 1024
 """Bytes of a COPY handed over at a time."""
@@ -245,7 +245,7 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Count
             "cursor": _json(page.cursor),
             "observed_from": times.min(),
             "observed_until": times.max(),
-            "listings": listings if 0 < len(listings) <= FEW else None,
+            "listings": listings if 0 < len(listings) <= MOST_LISTINGS else None,
         },
     ).scalar_one()
     return seq

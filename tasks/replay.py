@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from datetime import UTC, datetime
 from uuid import UUID
 
 from settings import SettingsError, get_settings
-from sources.contract import TerminalError
+from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
 from store.engine import make_engine
+from store.trouble import named
 from tasks.replay_diff import diff
 from tasks.runs import RunConflict, RunRequest, request_runs
-from tasks.stored import Stored
+from tasks.stored import SHA256, Stored
+from tasks.transactions import DATABASE_ERRORS
+
+CHOICES = tuple(it.name for it in fields(Stored))
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    stored = Stored(
-        given.rejected or bool(given.code or given.field),
-        given.code,
-        given.field,
-        given.run,
-        given.fetched_from,
-        given.fetched_to,
-        given.body,
-    )
+    wanted = {name: value for name, value in vars(given).items() if name in CHOICES and value is not None}
+    stored = Stored(**{**wanted, "rejected": given.rejected or bool(given.code or given.field)})
     try:
         settings = get_settings()
         engine = make_engine(settings.database_url, "replay")
@@ -39,8 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             [asked] = request_runs(engine, [RunRequest(given.source, replay=stored)], requested_by="cli")
             sys.stdout.write(f"Run {asked.run} {'was asked for' if asked.created else 'is under way already'}.\n")
-    except (RunConflict, TerminalError) as error:
+    except (RunConflict, TerminalError, TransientError) as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except DATABASE_ERRORS as error:
+        sys.stderr.write(f"Postgres: {named(error)}\n")
         return 1
     finally:
         engine.dispose()
@@ -55,11 +56,17 @@ def _parser() -> argparse.ArgumentParser:
     when = "fetched then or later; a time such as 2026-01-31T12:00:00Z"
     parser.add_argument("--from", type=_time, dest="fetched_from", metavar="TIME", help=when)
     parser.add_argument("--to", type=_time, dest="fetched_to", metavar="TIME", help="fetched before then")
-    parser.add_argument("--body", help="only pages with this body, by its SHA-256")
+    parser.add_argument("--body", type=_digest, help="only pages with this body, by its SHA-256")
     parser.add_argument("--rejected", action="store_true", help="only pages with items in quarantine")
     parser.add_argument("--code", help="of these, those refused for this code")
     parser.add_argument("--field", help="or for what is wrong with this field")
     return parser
+
+
+def _digest(text: str) -> str:
+    if not SHA256.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected a SHA-256 in 64 hexadecimal digits, got {text!r}")
+    return text
 
 
 def _time(text: str) -> datetime:

@@ -10,18 +10,16 @@ import structlog
 from sqlalchemy import Engine, select
 
 from sources.contract import Http, Page, Source, TerminalError, Window
+from store.tables import Page as PageRow
 from store.tables import Run
 from tasks.bodies import read_body
 from tasks.claims import Claim
-from tasks.stored import Stored, StoredPage
+from tasks.stored import Corrected, Place, Stored
 
 log = structlog.get_logger()
 
 PARTITION = "replay:"
 """No partition that a source names itself; see tasks/pipeline.py."""
-
-AT_ONCE = 100
-"""Pages that are looked up together; each body is read by itself."""
 
 
 def replayed(engine: Engine, source: Source, claim: Claim) -> Source:
@@ -30,34 +28,43 @@ def replayed(engine: Engine, source: Source, claim: Claim) -> Source:
 
     def fetch(window: Window, _: Http) -> Iterator[Page]:
         # The cursor of another replay leads nowhere here.
-        after = window.cursor["after"] if window.cursor and window.cursor["run"] == window.run else None
+        resumed = window.cursor if window.cursor and window.cursor["run"] == window.run else None
+        after, corrected = (resumed["after"], resumed["corrected"]) if resumed else (None, {})
         with engine.connect() as connection:
             requested_at = connection.execute(select(Run.requested_at).where(Run.id == claim.run)).scalar_one()
         _say_what_is_lost(engine, source, stored, requested_at)
-        while pages := _next(engine, source, stored, requested_at, after):
-            for page in pages:
-                after = page.place
-                body = _body(engine, source, page)
-                if body is not None:
-                    cursor = {"run": window.run, "after": after}
-                    yield Page(body, page.content_type, page.request, page.fetched_at, cursor)
+        while True:
+            if after and stored != Stored():
+                corrected = _corrected(engine, claim, after, corrected)
+            with engine.connect() as connection:
+                page = next(stored.pages(connection, source.name, requested_at, after, 1, corrected), None)
+                body = page and read_body(connection, source.name, page.digest)
+            if page is None:
+                return
+            after = page.place
+            if body is not None:
+                cursor = {"run": window.run, "after": after, "corrected": corrected}
+                yield Page(body, page.content_type, page.request, page.fetched_at, cursor)
 
     return replace(source, fetch=fetch, partitions=lambda: (PARTITION,), is_shared=False, upstreams={})
 
 
-def _next(
-    engine: Engine, source: Source, stored: Stored, before: datetime, after: list[object] | None
-) -> list[StoredPage]:
+def _corrected(engine: Engine, claim: Claim, place: Place, corrected: Corrected) -> Corrected:
+    """Where quotes were corrected, by what was committed before and by the newest page, which stands at this place."""
+    committed_at, _, partition, _ = place
     with engine.connect() as connection:
-        return list(stored.pages(connection, source.name, before, after, AT_ONCE))
-
-
-def _body(engine: Engine, source: Source, page: StoredPage) -> bytes | None:
-    """None where it is kept no more: retention may drop it at any time."""
-    if not page.has_body:
-        return None
-    with engine.connect() as connection:
-        return read_body(connection, source.name, page.digest)
+        row = connection.execute(
+            select(PageRow.updated, PageRow.observed_from, PageRow.observed_until)
+            .where(PageRow.run == claim.run, PageRow.partition == PARTITION)
+            .order_by(PageRow.seq.desc())
+            .limit(1)
+        ).one_or_none()
+    if row is None or not row.updated:
+        return corrected
+    first, last = row.observed_from.isoformat(), row.observed_until.isoformat()
+    known = corrected.get(partition, {"since": committed_at, "first": first, "last": last})
+    span = {"since": known["since"], "first": min(known["first"], first), "last": max(known["last"], last)}
+    return {**corrected, partition: span}
 
 
 def _say_what_is_lost(engine: Engine, source: Source, stored: Stored, before: datetime) -> None:

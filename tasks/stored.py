@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""How a body is named."""
+
 Place = list[Any]
 """Of a page in that order, as JSON: committed_at, run, partition, seq."""
+
+Corrected = Mapping[str, Mapping[str, str]]
+"""By partition since when, and between which times, quotes were corrected: since, first, last."""
 
 # A body that came again and was passed by as unchanged says nothing that an earlier page did not.
 _STORED = """
@@ -21,23 +29,37 @@ _STORED = """
       JOIN raw_bodies AS b ON b.source = p.source AND b.digest = p.body_digest
      WHERE p.source = :source AND r.kind <> 'replay' AND p.committed_at < CAST(:before AS timestamptz)
        AND NOT (p.fetched = 0 AND EXISTS (
-                SELECT FROM pages AS e WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0))
+                SELECT FROM pages AS e JOIN runs AS er ON er.id = e.run
+                 WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0 AND er.kind <> 'replay'))
 """
 
 # Also those that this replay has mended: their body may have come on several pages.
 _REJECTED = """
-       AND p.rejected > 0
-       AND EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
-                      AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
-                      AND x.reasons @> CAST(:reasons AS jsonb))
+    EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
+               AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
+               AND x.reasons @> CAST(:reasons AS jsonb))
+"""
+
+# The pages of a replay are those that it has read.
+_OF_RUN = """
+    (p.run = CAST(:run AS uuid) OR p.body_digest IN (
+        SELECT o.body_digest FROM pages AS o JOIN runs AS l ON l.id = o.run
+         WHERE o.run = CAST(:run AS uuid) AND l.kind = 'replay'))
 """
 
 _CONDITIONS = {
-    "run": "AND p.run = CAST(:run AS uuid)",
-    "fetched_from": "AND p.fetched_at >= CAST(:fetched_from AS timestamptz)",
-    "fetched_to": "AND p.fetched_at < CAST(:fetched_to AS timestamptz)",
-    "body": "AND p.body_digest = decode(:body, 'hex')",
+    "run": _OF_RUN,
+    "fetched_from": "p.fetched_at >= CAST(:fetched_from AS timestamptz)",
+    "fetched_to": "p.fetched_at < CAST(:fetched_to AS timestamptz)",
+    "body": "p.body_digest = decode(:body, 'hex')",
 }
+
+_CORRECTED = """
+    EXISTS (SELECT FROM jsonb_to_recordset(CAST(:corrected AS jsonb))
+                     AS c(partition text, since timestamptz, first timestamptz, last timestamptz)
+             WHERE c.partition = p.partition AND c.since < p.committed_at
+               AND coalesce(p.observed_from <= c.last AND p.observed_until >= c.first, p.fetched > 0))
+"""
 
 _PLACE = "(p.committed_at, p.run, p.partition, p.seq)"
 _AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partition, :seq)"
@@ -82,19 +104,33 @@ class Stored:
         return cls(**parameters)
 
     def pages(
-        self, connection: Connection, source: str, before: datetime, after: Place | None, limit: int
+        self,
+        connection: Connection,
+        source: str,
+        before: datetime,
+        after: Place | None,
+        limit: int,
+        corrected: Corrected = MappingProxyType({}),
     ) -> Iterator[StoredPage]:
-        """The first after a place. before: when they were committed at the latest."""
+        """The first after a place. before: when they were committed at the latest.
+
+        corrected: what pages said later of quotes that were corrected comes as well, chosen or not, and stands.
+        """
         values = dict(zip(("committed_at", "after_run", "partition", "seq"), after or (), strict=False))
         beyond = f"AND {_PLACE} > {_AFTER}" if after else ""
         rows = connection.execute(
             text(f"""
                 SELECT p.committed_at, p.run, p.partition, p.seq, p.request, p.fetched_at, p.body_digest,
                        b.content_type, b.body IS NOT NULL AS has_body
-                {_STORED} {self._conditions} {beyond}
+                {_STORED} AND ({self._conditions}{f" OR {_CORRECTED}" if corrected else ""}) {beyond}
                  ORDER BY p.committed_at, p.run, p.partition, p.seq LIMIT :limit
             """),
-            {**self._values(source, before), **values, "limit": limit},
+            {
+                **self._values(source, before),
+                **values,
+                "limit": limit,
+                "corrected": json.dumps([{"partition": name, **span} for name, span in corrected.items()]),
+            },
         )
         for row in rows:
             place = [row.committed_at.isoformat(), str(row.run), row.partition, row.seq]
@@ -102,18 +138,16 @@ class Stored:
 
     def count(self, connection: Connection, source: str, before: datetime) -> tuple[int, int]:
         """How many there are, and of how many the body is kept no more."""
+        lost = "count(*) FILTER (WHERE b.body IS NULL) AS lost"
         row = connection.execute(
-            text(
-                f"SELECT count(*) AS pages, count(*) FILTER (WHERE b.body IS NULL) AS lost {_STORED} {self._conditions}"
-            ),
-            self._values(source, before),
+            text(f"SELECT count(*) AS pages, {lost} {_STORED} AND ({self._conditions})"), self._values(source, before)
         ).one()
         return row.pages, row.lost
 
     @property
     def _conditions(self) -> str:
         said = [condition for name, condition in _CONDITIONS.items() if getattr(self, name) is not None]
-        return " ".join([*said, *([_REJECTED] if self.rejected else [])])
+        return " AND ".join(["true", *said, *([_REJECTED] if self.rejected else [])])
 
     def _values(self, source: str, before: datetime) -> dict[str, Any]:
         reason = {name: value for name in ("code", "field") if (value := getattr(self, name)) is not None}

@@ -138,6 +138,9 @@ def test_times_that_contradict_each_other_are_all_said(environ: dict[str, str], 
 # One source's settings
 
 
+DRIFT = {"*": "quarantine", "a.b": "freeze"}
+
+
 def test_every_variable_of_a_source_has_its_name_before_it() -> None:
     environ = {
         "COINGECKO_URL": "http://127.0.0.1:8080/api",
@@ -148,13 +151,20 @@ def test_every_variable_of_a_source_has_its_name_before_it() -> None:
         "COINGECKO_CALLS_PER_MINUTE": "5",
         "COINGECKO_CALLS_PER_MONTH": "1000",
         "COINGECKO_PAGES": "2",
+        "COINGECKO_DRIFT": "quarantine, a.b = freeze",
         "COINGECKO_QUOTES_KEPT": "86400",
         "COINGECKO_BODIES_KEPT": "172800",
     }
     assert read_upstream("coingecko", environ) == UpstreamSettings(
-        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2, 86400, 172800
+        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2, DRIFT, 86400, 172800
     )
-    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 10)
+    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 11)
+
+
+@pytest.mark.parametrize("drift", ["ignore", "evolve, freeze", "evolve, =freeze", "evolve, a=b", ","])
+def test_a_drift_policy_that_there_is_not_is_refused(drift: str) -> None:
+    with pytest.raises(SettingsError, match="COINGECKO_DRIFT: expected one of evolve, discard, quarantine, freeze"):
+        read_upstream("coingecko", {"COINGECKO_DRIFT": drift})
 
 
 @pytest.mark.parametrize("kept", ["0", "90", "86399", "3162240001"])

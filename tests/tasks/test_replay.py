@@ -158,6 +158,47 @@ def test_an_old_page_takes_nothing_back(bench: Bench) -> None:
     assert content_hash(bench.engine) == now
 
 
+def test_what_a_later_page_confirmed_stands(bench: Bench) -> None:
+    """A quote that comes again unchanged keeps the time at which it was first fetched."""
+    editions = [
+        (FETCHED, "10"),
+        (LATER, "11,0"),
+        (LATER + timedelta(hours=1), "10"),
+        (LATER + timedelta(hours=2), "10.0"),
+    ]
+    for fetched_at, price in editions:
+        bench.ingest(canned([item(0, price=price)], [item(1)], fetched_at=fetched_at))
+
+    def mended(it: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**it, "price": it["price"].replace(",", ".")}
+
+    run = bench.request(canned(normalize=mended), replay=Stored(rejected=True))
+    while (row := bench.slice(run, task_slice=0))["status"] == "queued":
+        pass
+    assert row["status"] == "succeeded"
+    # The one that was mended, and those after it that speak of the same time.
+    assert bench.one("SELECT count(*) FROM pages WHERE run = :run", run=run) == 6
+    assert bench.one("SELECT price FROM quotes JOIN listings ON id = listing_id WHERE source_asset_id = 'coin-0'") == 10
+
+
+def test_what_a_replay_rejected_is_replayed_as_well(bench: Bench) -> None:
+    bench.ingest(canned([item(0), item(1)]))
+    broken = bench.ingest(canned(normalize=in_euros), replay=Stored())
+    assert quarantined(bench) == 2
+    for wanted in (Stored(rejected=True, run=broken["id"]), Stored(rejected=True)):
+        run = bench.ingest(canned(), replay=wanted)
+        assert counters(bench, run["id"])[0] == 2 if wanted.run else True
+    assert quarantined(bench) == 0
+
+
+def test_what_a_parser_did_not_see_then_is_replayed_each_time(bench: Bench) -> None:
+    bench.ingest(canned([item(0)], parse=lambda _: []))
+    for _ in range(2):
+        bench.rows("TRUNCATE quotes, latest_quotes")
+        run = bench.ingest(canned(), replay=Stored())
+        assert counters(bench, run["id"])[:2] == (1, 1)
+
+
 def test_a_mapping_that_sees_more_corrects_what_it_reads_again(bench: Bench) -> None:
     page = [item(0, cap="7")]
     bench.ingest(canned(page, normalize=without_cap))
