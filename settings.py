@@ -143,6 +143,10 @@ class Settings:
     )
     export_timeout: float = _seconds(3600, "seconds one export may take; Postgres keeps its snapshot for as long")
     export_patience: float = _seconds(30, "seconds the reader of an export may take for half a megabyte of it")
+    agreement_limit: float = _knob(
+        kinds.Float(load_default=0.03, validate=POSITIVE),
+        "the share by which a source's prices may be off from all other sources', over the assets they share",
+    )
     idempotency_keys_kept: float = _seconds(86400, "seconds an Idempotency-Key is remembered")
 
 
@@ -161,6 +165,7 @@ class UpstreamSettings:
     calls_per_minute: int | None = _count(None, "most calls in a minute, over all workers")
     calls_per_month: int | None = _count(None, "most calls in a calendar month (UTC), repeats and manual runs included")
     pages: int | None = _count(None, "most pages of one snapshot, for a source that pages")
+    fresh: float | None = _seconds(None, "seconds within which a good run is expected; unset: three times its `EVERY`")
     drift: Mapping[str, Literal["evolve", "discard", "quarantine", "freeze"]] | None = _knob(
         _Policies(load_default=None),
         "what follows when a field of its items changes: `evolve`, `discard`, `quarantine` or `freeze`; another for "

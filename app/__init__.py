@@ -5,6 +5,8 @@ from __future__ import annotations
 from flask import Flask
 
 from app import (
+    agreement,
+    anomalies,
     assets,
     auth,
     compression,
@@ -41,7 +43,10 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     conditional.install(app)
     metrics.install(app)
     auth.install(app)
-    openapi.install(app, [data, latest, assets, decisions, sources, drift, runs, rejects, stats, health, metrics])
+    openapi.install(
+        app,
+        [data, latest, assets, agreement, decisions, sources, drift, runs, rejects, anomalies, stats, health, metrics],
+    )
     app.register_blueprint(docs.blueprint)
     problems.install(app)
     return app

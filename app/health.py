@@ -224,8 +224,11 @@ def _oldest_queued(connection: Connection, settings: Settings) -> dict[str, Any]
 
 def _sources(connection: Connection, settings: Settings, paused: Mapping[str, _Pause]) -> dict[str, Any]:
     breakers = read_breakers(connection, settings)
+    late = {row.source: row.detail for row in connection.execute(_LATE)}
     return {
-        name: _at_rest(_left_alone(_last_run(history), breakers.get(name, CLOSED)), paused.get(name))
+        name: _at_rest(
+            _left_alone(_late(_last_run(history), late.get(name)), breakers.get(name, CLOSED)), paused.get(name)
+        )
         for name, history in histories(connection, list(SOURCES)).items()
     }
 
@@ -237,6 +240,16 @@ def _at_rest(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
     end = f"{pause.until:%Y-%m-%dT%H:%M:%SZ}" if pause.until else "it is resumed"
     detail = f"Paused until {end}: {pause.reason}"
     return {**check, "status": "degraded", "detail": detail, "paused_until": pause.until}
+
+
+_LATE = text("SELECT source, detail FROM anomalies WHERE kind = 'late' AND over_at IS NULL")
+
+
+def _late(check: dict[str, Any], detail: str | None) -> dict[str, Any]:
+    """A source that has fallen behind; why its last run failed says more."""
+    if detail is None or check["status"] == "degraded":
+        return check
+    return {**check, "status": "degraded", "detail": f"It has fallen behind: {detail}."}
 
 
 def _left_alone(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any]:

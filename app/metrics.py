@@ -78,7 +78,7 @@ class _Database(Collector):
         up = GaugeMetricFamily("kasparro_database_up", "1 while the database answers.")
         try:
             with reading() as connection:
-                reads = (_runs, _rows, _dropped, _lag, _breakers, _queued, _beats)
+                reads = (_runs, _rows, _anomalies, _dropped, _lag, _breakers, _queued, _beats)
                 families = [family for read in reads for family in read(connection)]
         except SQLAlchemyError as error:
             log.warning("metrics_without_database", error=type(error).__name__)
@@ -107,6 +107,15 @@ def _rows(connection: Connection) -> Iterator[Metric]:
         for outcome in outcomes:
             rows.add_metric([row.source, outcome], row._mapping[outcome])
     yield from (pages, rows)
+
+
+def _anomalies(connection: Connection) -> Iterator[Metric]:
+    found = CounterMetricFamily("kasparro_anomalies", "What was out of the ordinary.", labels=("source", "kind"))
+    for source, kind, count in connection.execute(
+        text("SELECT source, kind, count(*) FROM anomalies GROUP BY 1, 2 ORDER BY 1, 2")
+    ):
+        found.add_metric([source, kind], count)
+    yield found
 
 
 def _dropped(connection: Connection) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from uuid import UUID
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, Select, func, select, true
 
+from app.anomaly import AnomalySchema, anomalies_of
 from app.problems import Code, Problem, shown
 from app.resource import Enveloped
 from app.wire import Instant
@@ -63,6 +64,16 @@ class RunSchema(Schema):
 
 class RunAnswer(Enveloped, RunSchema):
     """One run."""
+
+    anomalies = fields.List(
+        fields.Nested(AnomalySchema),
+        metadata={"description": "What was out of the ordinary; said soon after a live run has ended."},
+    )
+
+
+def one_run(connection: Connection, run: str) -> dict[str, Any]:
+    """As RunAnswer has it; raises a Problem where there is none."""
+    return {**dumped(found_run(connection, run)), "anomalies": anomalies_of(connection, [run_id(run)])}
 
 
 def with_counters(runs: Select[Any]) -> Select[Any]:

@@ -29,7 +29,7 @@ from app.resource import (
     listed,
     source_name,
 )
-from app.run import RunAnswer, RunSchema, dumped, found_run, run_id, with_counters
+from app.run import RunAnswer, RunSchema, dumped, found_run, one_run, run_id, with_counters
 from app.state import reading, state
 from app.wire import Instant
 from sources.registry import SOURCES
@@ -240,7 +240,7 @@ def list_runs(arguments: dict[str, Any]) -> Response:
 def get_run(run: str) -> Response:
     """One run: its progress, counters and error"""
     with reading() as connection:
-        return jsonify(dumped(found_run(connection, run)))
+        return jsonify(one_run(connection, run))
 
 
 @blueprint.route("/<run>/cancel", methods=["POST"], parameters=IN_PATH)
@@ -258,7 +258,7 @@ def cancel_run(run: str) -> tuple[Response, int]:
     if status in ("succeeded", "partial", "failed"):
         raise Problem(Code.RUN_FINISHED, f"Run {run} had ended before, {status}.")
     with reading() as connection:
-        return jsonify(dumped(found_run(connection, run))), 202
+        return jsonify(one_run(connection, run)), 202
 
 
 @blueprint.route("/<run>/rejects", parameters=IN_PATH)

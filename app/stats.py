@@ -9,6 +9,7 @@ from flask import Response, jsonify
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select, text
 
+from app.anomaly import anomalies_of_late
 from app.estimates import Estimate
 from app.history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, histories
 from app.resource import Enveloped, Resource
@@ -60,6 +61,7 @@ class SourceStatsSchema(Schema):
     conservation = CONSERVED
     runs = BY_STATUS
     durations = fields.Nested(DurationsSchema, metadata={"description": f"Of its last {RECENT} live runs that ended."})
+    anomalies_24h = fields.Integer(metadata={"description": "Found within a day; GET /anomalies lists them."})
     last_success = LAST_SUCCESS
     last_failure = LAST_FAILURE
     live_run = LIVE_RUN
@@ -74,6 +76,7 @@ class OverAllSchema(Schema):
     quotes_estimate = fields.Integer(
         metadata={"description": "Quotes there are, counted while they are few, then as the planner estimates."}
     )
+    anomalies_24h = fields.Integer()
 
 
 class StatsAnswer(Enveloped):
@@ -99,17 +102,20 @@ def get_stats() -> Response:
         runs = _runs(connection)
         durations = _durations(connection, names)
         history = histories(connection, names)
+        anomalies = anomalies_of_late(connection)
         quotes, _ = ALL_QUOTES.about_how_many(connection, {})
     sources = [
         {
             "source": name,
             **_sums([counters.get(name, {})], [runs.get(name, {})]),
             "durations": durations[name],
+            "anomalies_24h": anomalies.get(name, 0),
             **history[name],
         }
         for name in names
     ]
     total = {**_sums(counters.values(), runs.values()), "quotes_estimate": quotes}
+    total["anomalies_24h"] = sum(anomalies.values())
     return jsonify(StatsAnswer().dump({"total": total, "sources": sources}))
 
 

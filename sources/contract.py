@@ -239,6 +239,7 @@ class Source:
     is_shared:  several workers may bring in partitions of one run at the same time.
     catch_up:   what becomes of the slots that an outage or a pause took. `all` is for a fetch that heeds
                 `window.slot`; one that brings what there is now brings it once with `latest`.
+    fresh:      within what a good run is expected; later, the source has fallen behind. None: three times `every`.
     drift:      by field (`quotes.USD.price`) what follows when it changes, by `*` for all others: `evolve`, unless said
                 otherwise. `<NAME>_DRIFT` comes before it.
     format:     of a page, where a source has pages of several: each has fields of its own.
@@ -259,6 +260,7 @@ class Source:
     is_shared: bool = False
     catch_up: CatchUp = "latest"
     retention: Retention = field(default_factory=Retention)
+    fresh: timedelta | None = None
     drift: Mapping[str, DriftPolicy] = field(default_factory=dict)
     format: Callable[[Page], str] = lambda _: ""
 

@@ -80,6 +80,7 @@ def _as_configured(source: Source) -> Source:
         every=_duration(upstream.every) or source.every,
         catch_up=upstream.catch_up or source.catch_up,
         retention=retention,
+        fresh=_duration(upstream.fresh) or source.fresh,
         drift={**source.drift, **(upstream.drift or {})},
     )
 

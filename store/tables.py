@@ -45,6 +45,7 @@ REJECT_STATES = (
     "replayed",  # its body was read again, and the mapping of then took it
 )
 UNFINISHED = ("queued", "running", "waiting")
+UNJUDGED = "judged_at IS NULL AND kind = 'live' AND status IN ('succeeded', 'partial', 'failed')"
 
 SYMBOL_KEY = r"left(regexp_replace(lower(symbol), '\W|_', '', 'g'), 10)"
 """Of listings; what tasks/likeness.py has as a symbol's key, where it is plain ASCII."""
@@ -115,6 +116,7 @@ class Run(Base):
         Index("runs_unfinished", "status", postgresql_where=text(_one_of("status", UNFINISHED))),
         Index(None, "requested_at", "id"),
         Index(None, "source", "requested_at"),
+        Index("runs_unjudged", "finished_at", postgresql_where=text(UNJUDGED)),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -144,6 +146,9 @@ class Run(Base):
     finished_at: Mapped[datetime | None]
     error_code: Mapped[str | None]
     error_detail: Mapped[str | None]
+    # What was measured of it, and since when it is held against the runs before it (tasks/anomalies.py).
+    figures: Mapped[dict[str, Any] | None]
+    judged_at: Mapped[datetime | None]
 
 
 class Checkpoint(Base):
@@ -241,6 +246,8 @@ class Page(Base):
     observed_until: Mapped[datetime | None]
     # What its quotes are of; null where those are many (tasks/load.py).
     listings: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
+    # By value how many of its quotes have it.
+    filled: Mapped[dict[str, Any] | None]
 
 
 class Reject(Base):
@@ -331,6 +338,34 @@ class DriftChange(Base):
     last_seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     accepted_at: Mapped[datetime | None]
     accepted_by: Mapped[str | None]
+
+
+class AnomalyFound(Base):
+    """Something out of the ordinary: of a run, or of a source that has fallen behind, until it is over."""
+
+    __tablename__ = "anomalies"
+    __table_args__ = (
+        Index(None, "run"),
+        Index(None, "source", "id"),
+        Index(
+            "anomalies_late",
+            "source",
+            unique=True,
+            postgresql_where=text("kind = 'late' AND over_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
+    run: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
+    kind: Mapped[str]
+    # The field or the listing, where it is of one.
+    subject: Mapped[str | None]
+    value: Mapped[Decimal | None]
+    expected: Mapped[Decimal | None]
+    detail: Mapped[str]
+    found_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    over_at: Mapped[datetime | None]
 
 
 class Asset(Base):

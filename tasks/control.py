@@ -11,8 +11,10 @@ from sqlalchemy import Engine, text
 
 from settings import get_settings
 from store.trouble import named, trouble_of
+from tasks.anomalies import judge_runs
 from tasks.celery import celery
 from tasks.database import worker_engine
+from tasks.freshness import note_late
 from tasks.overrides import OVERRIDES
 from tasks.reconciler import reconcile
 from tasks.retention import drop_expired
@@ -39,6 +41,18 @@ def reconcile_runs(**_: Any) -> None:
 def retain(**_: Any) -> None:
     """Drop some of what no source is to keep any longer; the next turn goes on with it."""
     drop_expired(worker_engine(), get_settings())
+
+
+@celery.task(name="kasparro.judge", soft_time_limit=60, time_limit=90)
+def judge(**_: Any) -> None:
+    """Hold the runs that have ended against those before them, and see which sources have fallen behind."""
+    try:
+        judge_runs(worker_engine())
+        note_late(worker_engine())
+    except DATABASE_ERRORS as error:
+        if trouble_of(error) is None:
+            raise
+        log.warning("runs_not_judged", reason=named(error))
 
 
 @celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)

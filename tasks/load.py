@@ -227,11 +227,11 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Count
         text("""
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
                                cursor, fetched, inserted, updated, unchanged, deduplicated, rejected, blank, bytes,
-                               observed_from, observed_until, listings)
+                               observed_from, observed_until, listings, filled)
             SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
                    :fetched_at, clock_timestamp(), :digest, CAST(:cursor AS jsonb), :fetched, :inserted, :updated,
                    :unchanged, :deduplicated, :rejected, :blank, :bytes, :observed_from, :observed_until,
-                   CAST(:listings AS int[])
+                   CAST(:listings AS int[]), CAST(:filled AS jsonb)
               FROM pages WHERE run = :run AND partition = :partition
             RETURNING seq
         """),
@@ -245,6 +245,7 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Count
             "cursor": _json(page.cursor),
             "observed_from": times.min(),
             "observed_until": times.max(),
+            "filled": _json(rows.filled) if len(rows) else None,
             "listings": listings if 0 < len(listings) <= MOST_LISTINGS else None,
         },
     ).scalar_one()

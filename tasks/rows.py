@@ -43,6 +43,11 @@ class Rows:
         )
         return {name: spans[column].to_list() for name, column in SPAN.items()}
 
+    @property
+    def filled(self) -> dict[str, int]:
+        """By value how many have it; without those that none has."""
+        return {name: len(self) - self.frame[name].null_count() for name in VALUES if name in self.frame.columns}
+
     @cached_property
     def text(self) -> bytes:
         """A line for each row, with what they share at the end of each."""

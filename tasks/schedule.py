@@ -32,7 +32,7 @@ log = structlog.get_logger()
 LONGEST_GAP, GAP_WHILE_BEHIND, SHORTEST_GAP = 5.0, 1.0, 0.05
 
 # Retention often and short: it shares a worker with the reconciler.
-EVERY = {"kasparro.retain": 60.0, "kasparro.look_again": 300.0}
+EVERY = {"kasparro.retain": 60.0, "kasparro.judge": 15.0, "kasparro.look_again": 300.0}
 """Seconds between two turns of a control task."""
 
 SKIPPED_AFTER = timedelta(minutes=1)

@@ -151,14 +151,15 @@ def test_every_variable_of_a_source_has_its_name_before_it() -> None:
         "COINGECKO_CALLS_PER_MINUTE": "5",
         "COINGECKO_CALLS_PER_MONTH": "1000",
         "COINGECKO_PAGES": "2",
+        "COINGECKO_FRESH": "7200",
         "COINGECKO_DRIFT": "quarantine, a.b = freeze",
         "COINGECKO_QUOTES_KEPT": "86400",
         "COINGECKO_BODIES_KEPT": "172800",
     }
     assert read_upstream("coingecko", environ) == UpstreamSettings(
-        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2, DRIFT, 86400, 172800
+        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2, 7200, DRIFT, 86400, 172800
     )
-    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 11)
+    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 12)
 
 
 @pytest.mark.parametrize("drift", ["ignore", "evolve, freeze", "evolve, =freeze", "evolve, a=b", ","])
