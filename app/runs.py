@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
 from flask import Response, g, jsonify, request, url_for
-from marshmallow import ValidationError, fields, validates_schema
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 from sqlalchemy import select, tuple_
 
 from app import cursor
@@ -26,19 +27,26 @@ from app.resource import (
     Pagination,
     Resource,
     Several,
+    Text,
     listed,
     source_name,
 )
 from app.run import RunAnswer, RunSchema, dumped, found_run, one_run, run_id, with_counters
 from app.state import reading, state
 from app.wire import Instant
+from sources.contract import TerminalError
 from sources.registry import SOURCES
 from store.tables import RUN_KINDS, RUN_STATUSES, Page, Reject, Run
+from tasks.backfill import EXISTING, Backfill, plan
 from tasks.runs import IdempotencyMismatch, RunConflict, RunRequest, UnknownSource, request_cancel, request_runs
 from tasks.stored import Stored
 
-OURS_TO_START = ("live", "replay")
-OF_REPLAYS = ("run", "fetched_from", "fetched_to", "body")
+OF_A_KIND = {
+    "live": ("full_refresh",),
+    "replay": ("run", "fetched_from", "fetched_to", "body"),
+    "backfill": ("assets", "observed_from", "observed_to", "existing", "dry_run"),
+}
+"""What a request may carry for a run of each kind only."""
 
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -71,11 +79,12 @@ class RunBody(Arguments):
         data_key="all", truthy={True}, falsy=set(), metadata={"description": "Every source.", "enum": [True]}
     )
     kind = OneOf(
-        OURS_TO_START,
+        RUN_KINDS,
         load_default="live",
         metadata={
             "description": "`live`: what the source has now. `replay`: what is kept of it, read again with today's "
-            "mapping; no upstream is asked. Without `of_run` and the like, all of it."
+            "mapping; no upstream is asked. Without `of_run` and the like, all of it. `backfill`: the past of some "
+            "assets, a price a day."
         },
     )
     run = fields.UUID(
@@ -86,6 +95,23 @@ class RunBody(Arguments):
     fetched_from = Instant(metadata={"description": "Of a replay: the pages fetched at this time or later."})
     fetched_to = Instant(metadata={"description": "Of a replay: the pages fetched before this time."})
     body = Digest("Of a replay: the pages with this body, by its SHA-256.")
+    assets = fields.List(
+        Text(),
+        validate=validate.Length(1, MOST_NAMES),
+        metadata={"description": "Of a backfill: of which assets, by their slugs.", "examples": [["bitcoin"]]},
+    )
+    observed_from = Instant(metadata={"description": "Of a backfill: the past from this time on."})
+    observed_to = Instant(metadata={"description": "Of a backfill: the past before this time. Default: now."})
+    existing = OneOf(
+        EXISTING,
+        metadata={
+            "description": "Of a backfill: `skip` (default) what an earlier one has been through, `retry` what failed "
+            "of it, or `repeat` all; only then are quotes corrected that are there."
+        },
+    )
+    dry_run = fields.Boolean(
+        truthy={True}, falsy={False}, metadata={"description": "Of a backfill: only say what would be fetched."}
+    )
     full_refresh = fields.Boolean(
         truthy={True},
         falsy={False},
@@ -97,10 +123,18 @@ class RunBody(Arguments):
 
     @validates_schema(pass_original=True)
     def _fits_its_kind(self, body: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
-        others = ("full_refresh",) if body.get("kind") == "replay" else OF_REPLAYS
+        kind = body.get("kind", "live")
+        others = [name for other, names in OF_A_KIND.items() if other != kind for name in names]
         given = [key for name in others if (key := self.fields[name].data_key or name) in original]
         if given:
-            raise ValidationError({key: [f"expected none with kind {body.get('kind')}"] for key in given})
+            raise ValidationError({key: [f"expected none with kind {kind}"] for key in given})
+        if kind != "backfill":
+            return
+        for name in ("assets", "observed_from"):
+            if name not in original:
+                raise ValidationError("a backfill needs it", name)
+        if "observed_from" in body and body["observed_from"] >= body.get("observed_to", datetime.now(UTC)):
+            raise ValidationError("expected a time before observed_to, or now", "observed_from")
 
     @validates_schema
     def _names_sources_once(self, body: dict[str, Any], **_: Any) -> None:
@@ -113,6 +147,20 @@ class RunBody(Arguments):
 class RunPage(Enveloped):
     data = fields.List(fields.Nested(RunSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
+
+
+class PlanSchema(Schema):
+    """What a backfill of a source would do."""
+
+    source = fields.String()
+    listings = fields.Integer(metadata={"description": "Of the assets, that the source has."})
+    slices = fields.Integer(metadata={"description": "Spans of time that would be fetched: as many requests."})
+    skipped = fields.Integer(metadata={"description": "Spans that would not be: they are in, or failed before."})
+    missing = fields.List(fields.String(), metadata={"description": "Assets that the source does not list."})
+
+
+class Plans(Enveloped):
+    data = fields.List(fields.Nested(PlanSchema), required=True)
 
 
 class RunsAccepted(Enveloped):
@@ -142,6 +190,15 @@ IN_PATH = [
             "summary": "From what is kept",
             "value": {"source": "coingecko", "kind": "replay", "fetched_from": "2026-01-31T00:00:00Z"},
         },
+        "backfill": {
+            "summary": "Some assets' past",
+            "value": {
+                "source": "coingecko",
+                "kind": "backfill",
+                "assets": ["bitcoin"],
+                "observed_from": "2026-01-01T00:00:00Z",
+            },
+        },
         "again": {"summary": "From the start", "value": {"source": "csv_history", "full_refresh": True}},
     },
 )
@@ -151,6 +208,7 @@ IN_PATH = [
     RunsAccepted,
     headers={"Location": {"description": "The run, where there is one.", "schema": {"type": "string"}}},
 )
+@blueprint.alt_response(200, schema=Plans, description="What a backfill would do, with `dry_run`.")
 @blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(409, "CONFLICT")
 @blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
@@ -175,8 +233,29 @@ def request_some(body: dict[str, Any], _: dict[str, Any]) -> Response:
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
     if body["kind"] == "live":
         return answer_runs([RunRequest(name, body["full_refresh"]) for name in names])
-    stored = Stored(**{name: body[name] for name in OF_REPLAYS if name in body})
-    return answer_runs([RunRequest(name, replay=stored) for name in names])
+    given = {name: body[name] for name in OF_A_KIND[body["kind"]] if name in body}
+    if body["kind"] == "replay":
+        return answer_runs([RunRequest(name, replay=Stored(**given)) for name in names])
+    return _backfill(names, given)
+
+
+def _backfill(names: Sequence[str], given: dict[str, Any]) -> Response:
+    """Ask for backfills, or say what they would do. What is to come is not fetched."""
+    now, is_dry = datetime.now(UTC), given.pop("dry_run", False)
+    until = min(given.get("observed_to", now), now)
+    wanted = Backfill(**{**given, "assets": tuple(dict.fromkeys(given["assets"])), "observed_to": until})
+    try:
+        plans = {name: plan(state().engine, SOURCES[name], wanted) for name in names}
+    except TerminalError as error:
+        detail = f"{error}; those that do: {', '.join(name for name, it in SOURCES.items() if it.history) or 'none'}"
+        raise Problem(Code.INVALID_BODY, detail, errors=[{"in": "body", "name": "source", "detail": detail}]) from None
+    if is_dry:
+        return jsonify({"data": [{"source": name, **asdict(it)} for name, it in plans.items()]})
+    for name, it in plans.items():
+        if it.missing:
+            detail = f"{name} lists no asset {shown(it.missing[0])}"
+            raise Problem(Code.INVALID_BODY, detail, errors=[{"in": "body", "name": "assets", "detail": detail}])
+    return answer_runs([RunRequest(name, backfill=wanted) for name in names])
 
 
 def answer_runs(wanted: Sequence[RunRequest]) -> Response:

@@ -19,6 +19,7 @@ from sources.contract import Source as Declared
 from sources.registry import SOURCES
 from store.tables import Checkpoint, Source
 from tasks.breaker import CLOSED, read_breakers
+from tasks.kinds import OURS
 from tasks.runs import pause_source, resume_source
 
 LONGEST_PAUSE = timedelta(days=366)
@@ -98,7 +99,9 @@ class SourceSchema(Schema):
     rate = fields.Nested(RateSchema, metadata={"description": "What the upstream allows; null: no limit."})
     retention = fields.Nested(RetentionSchema)
     breaker = fields.Nested(BreakerSchema)
-    checkpoints = fields.List(fields.Nested(CheckpointSchema))
+    checkpoints = fields.List(
+        fields.Nested(CheckpointSchema), metadata={"description": "Of what is live; of replays and backfills see runs."}
+    )
     last_success = LAST_SUCCESS
     last_failure = LAST_FAILURE
     live_run = LIVE_RUN
@@ -198,7 +201,9 @@ def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]
     history = histories(connection, names)
     breakers = read_breakers(connection, state().settings)
     checkpoints = connection.execute(
-        select(Checkpoint).where(Checkpoint.source.in_(names)).order_by(Checkpoint.source, Checkpoint.partition)
+        select(Checkpoint)
+        .where(Checkpoint.source.in_(names), *[~Checkpoint.partition.startswith(name) for name in OURS])
+        .order_by(Checkpoint.source, Checkpoint.partition)
     ).all()
     return [
         {

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from settings import read_upstream
-from sources.contract import Cursor, Http, Item, Page, Rate, Source, Upstream, Window
-from sources.json_body import json_list
+from sources.contract import (
+    Cursor,
+    History,
+    Http,
+    Item,
+    Page,
+    Past,
+    Rate,
+    Reply,
+    Source,
+    TransientError,
+    Upstream,
+    Window,
+)
+from sources.json_body import json_list, read_json
 
 EVERY = timedelta(minutes=30)
 PER_PAGE = 250
@@ -57,6 +71,44 @@ def normalize(item: Item) -> Mapping[str, Any]:
     }
 
 
+def fetch_past(past: Past, http: Http) -> Reply:
+    """A price a day, at 00:00 UTC. Without a paid plan, of the last year. reference/coins-id-market-chart-range"""
+    since, until = (int(at.timestamp()) for at in (past.since, past.until))
+    asked: dict[str, str | int] = {
+        "vs_currency": past.listing["quote_currency"].lower(),
+        "from": since,
+        "to": until - 1,
+        "interval": "daily",
+    }
+    return http.get(f"/coins/{quote(past.listing['source_asset_id'], safe='')}/market_chart/range", asked)
+
+
+def parse_past(page: Page) -> Iterator[Item]:
+    """Three lists of pairs, of a time and a value: the prices, and what else is known at their times."""
+    chart = read_json(page.body)
+    if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):
+        raise TransientError("expected lists of prices, market caps and volumes", code="unexpected_body")
+    caps, volumes = (dict(_pairs(chart.get(name))) for name in ("market_caps", "total_volumes"))
+    for at, price in _pairs(chart["prices"]):
+        yield {**page.request["listing"], "at": at, "price": price, "cap": caps.get(at), "volume": volumes.get(at)}
+
+
+def _pairs(them: Any) -> Iterator[tuple[Any, Any]]:
+    for pair in them if isinstance(them, list) else ():
+        if isinstance(pair, list) and len(pair) == 2:
+            yield pair[0] if isinstance(pair[0], int | str) else None, pair[1]
+
+
+def normalize_past(item: Item) -> Mapping[str, Any]:
+    return {
+        **{name: item[name] for name in ("source_asset_id", "symbol", "name", "quote_currency")},
+        "observed_at": datetime.fromtimestamp(item["at"] / 1000, UTC),
+        "price": item["price"],
+        "market_cap": item["cap"] or None,
+        "volume_24h": item["volume"],
+    }
+
+
 source = Source(
     name="coingecko",
     every=EVERY,
@@ -69,4 +121,5 @@ source = Source(
     fetch=fetch,
     parse=parse,
     normalize=normalize,
+    history=History(span=timedelta(days=90), fetch=fetch_past, parse=parse_past, normalize=normalize_past),
 )

@@ -178,6 +178,32 @@ class Page:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What is to be fetched of a listing's past: what was observed from `since` on, before `until` (aware, UTC).
+
+    listing: its source_asset_id, symbol, name and quote_currency.
+    """
+
+    listing: Mapping[str, str]
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True)
+class History:
+    """How a source tells of the past, of one listing at a time.
+
+    span:      the longest time that one request may ask for.
+    fetch:     asks for some of it. parse, normalize: as the source's own; `page.request["listing"]` is `Past.listing`.
+    """
+
+    span: timedelta
+    fetch: Callable[[Past, Http], Reply]
+    parse: Callable[[Page], Iterable[Item]]
+    normalize: Callable[[Item], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Columns:
     """A page's items side by side: what `normalize` would say of each, read column by column.
 
@@ -243,6 +269,7 @@ class Source:
     drift:      by field (`quotes.USD.price`) what follows when it changes, by `*` for all others: `evolve`, unless said
                 otherwise. `<NAME>_DRIFT` comes before it.
     format:     of a page, where a source has pages of several: each has fields of its own.
+    history:    how it tells of the past; None: it does not, and cannot be backfilled.
     retention:  how long what it brought is kept. `<NAME>_QUOTES_KEPT` and `<NAME>_BODIES_KEPT` come before it.
     upstreams:  by plan; the first that takes no key serves without one, the first that takes one serves with one,
                 unless `<NAME>_PLAN` says otherwise. Empty: the source speaks no HTTP.
@@ -263,6 +290,7 @@ class Source:
     fresh: timedelta | None = None
     drift: Mapping[str, DriftPolicy] = field(default_factory=dict)
     format: Callable[[Page], str] = lambda _: ""
+    history: History | None = None
 
     def slot_at(self, now: datetime) -> datetime:
         """The slot of the schedule that `now` lies in: intervals are counted from the epoch, in UTC."""

@@ -48,9 +48,9 @@ def differences(connection: Connection, rows: Rows) -> Differences:
     """As of now: who holds the page's fence may still be overtaken by another run, and then meets its rows."""
     there = _read(connection, rows)
     if there is None:
-        return Differences(rows.where(_none(rows)), rows)
+        return Differences(rows.none(), rows)
     if there.is_empty():
-        return Differences(rows, rows.where(_none(rows)))
+        return Differences(rows, rows.none())
     beside = rows.frame.join(there, on=KEY, how="left", suffix=THERE, maintain_order="left")
     is_new = beside["has_more"].is_null()
     is_other = beside["has_more"].fill_null(value=False)
@@ -74,10 +74,6 @@ def _differ(pairs: pl.DataFrame) -> pl.Series:
 
 def _values(rows: Rows) -> list[str]:
     return [name for name in VALUES if name in rows.frame.columns]
-
-
-def _none(rows: Rows) -> pl.Series:
-    return pl.repeat(value=False, n=len(rows), eager=True)
 
 
 def _read(connection: Connection, rows: Rows) -> pl.DataFrame | None:

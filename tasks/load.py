@@ -97,7 +97,7 @@ def load_page(
     rows: its quotes; what was left out of them counts as unchanged. Raises what `page.confirm` raises.
     """
     keeping = begin_to_keep(connection, lease.claim.source, page)
-    inserted, updated = _load_quotes(connection, rows) if len(rows) else (0, 0)
+    inserted, updated = _load_quotes(connection, rows, corrects=_corrects(lease)) if len(rows) else (0, 0)
     reach("after_merge")
     counters = Counters(
         fetched=normalized.fetched,
@@ -162,9 +162,15 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     return version
 
 
-def _load_quotes(connection: Connection, rows: Rows) -> tuple[int, int]:
+def _corrects(lease: Lease) -> bool:
+    """Whether quotes that are there may be another's. The past is told in fewer words than the present was."""
+    return lease.claim.kind != "backfill" or lease.claim.parameters["existing"] == "repeat"
+
+
+def _load_quotes(connection: Connection, rows: Rows, *, corrects: bool) -> tuple[int, int]:
     """How many were inserted and how many updated."""
     new, changed = differences(connection, rows)
+    changed = changed if corrects else changed.none()
     inserted, updated = len(new), 0
     if len(new):
         _copy(connection, "quotes", [*new.frame.columns, "fetched_at", "run"], new.text)

@@ -24,13 +24,13 @@ from tasks.claims import Claim
 from tasks.drift import Watch
 from tasks.faults import reach
 from tasks.identity import Listings
+from tasks.kinds import OURS, as_its_kind
 from tasks.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
 from tasks.limits import spender
 from tasks.load import Counters
 from tasks.normalize import Normalized, normalize_page
 from tasks.overrides import OVERRIDES
 from tasks.partitions import partitions_left, raise_failed
-from tasks.replays import PARTITION, replayed
 from tasks.retention import without_expired
 from tasks.rows import Rows, arrange
 from tasks.runs import call_assistants
@@ -64,7 +64,7 @@ class Slice:
         self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
     ):
         self._engine, self._settings, self._claim = engine, settings, claim
-        self._source = replayed(engine, source, claim) if claim.kind == "replay" else source
+        self._source = as_its_kind(engine, source, claim)
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
         self._listings = Listings(engine, source.name, OVERRIDES, renames=claim.kind == "live")
@@ -127,8 +127,8 @@ class Slice:
         partitions = list(self._source.partitions())
         if not partitions:
             log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
-        if self._claim.kind == "live" and PARTITION in partitions:
-            raise TerminalError(f"{self._source.name}: no partition of its own may be named {PARTITION!r}")
+        if self._claim.kind == "live" and (ours := [name for name in partitions if name.startswith(OURS)]):
+            raise TerminalError(f"{self._source.name}: no partition of its own may be named like {ours[0]!r}")
         return partitions_left(self._engine, self._claim, partitions)
 
     def _end_in_time(self, trail: Trail | None = None) -> None:

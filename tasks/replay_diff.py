@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from sources.contract import Page, Source
 from sources.record import VALUES
+from tasks.backfill import with_history
 from tasks.bodies import read_body
 from tasks.differences import differences
 from tasks.identity import listed_ids
@@ -74,7 +75,7 @@ class Diff:
 
 def diff(engine: Engine, source: Source, stored: Stored, clock_skew: float) -> Diff:
     """Raises what `source.parse` raises for a body that it cannot read at all."""
-    found = _Finding(source, clock_skew)
+    found = _Finding(with_history(source), clock_skew)
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
         before = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         for stored_page in _pages(connection, source, stored, before):

@@ -35,6 +35,9 @@ class Rows:
     def where(self, mask: pl.Series) -> Rows:
         return replace(self, frame=self.frame.filter(mask))
 
+    def none(self) -> Rows:
+        return replace(self, frame=self.frame.clear())
+
     @cached_property
     def spans(self) -> Mapping[str, list[Any]]:
         """Of each listing the first and the last time."""

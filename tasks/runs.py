@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, select, text
 from settings import get_settings
 from sources.registry import SOURCES
 from store.tables import Run
+from tasks.backfill import Backfill
 from tasks.celery import celery
 from tasks.claims import Hold
 from tasks.stored import Stored
@@ -26,20 +27,24 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is asked for. full_refresh: start from no cursor; nothing is deleted. replay: these kept pages instead."""
+    """What is asked for. full_refresh: start from no cursor; nothing is deleted.
+
+    replay: these kept pages instead of what the source has now; backfill: or some assets' past.
+    """
 
     source: str
     full_refresh: bool = False
     replay: Stored | None = None
+    backfill: Backfill | None = None
 
     @property
     def kind(self) -> str:
-        return "live" if self.replay is None else "replay"
+        return "replay" if self.replay else "backfill" if self.backfill else "live"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        if self.replay is not None:
-            return self.replay.parameters
+        if other := self.replay or self.backfill:
+            return other.parameters
         return {"full_refresh": True} if self.full_refresh else {}
 
 

@@ -172,7 +172,7 @@ def test_a_run_may_be_a_replay_of_what_is_kept(api: FlaskClient, token: dict[str
         ({"fetched_from": "2026-01-01T00:00:00Z"}, "fetched_from"),
         ({"kind": "live", "of_run": str(uuid.UUID(int=1))}, "of_run"),
         ({"kind": "replay", "of_run": "mine"}, "of_run"),
-        ({"kind": "backfill"}, "kind"),
+        ({"kind": "backfill", "full_refresh": True}, "full_refresh"),
     ],
 )
 def test_what_does_not_fit_the_kind_of_run_is_named(

@@ -74,7 +74,7 @@ def test_an_idempotency_key_answers_the_same_runs_and_refuses_another_body(
         ({"sources": []}, "sources", "1 to 100"),
         ({"sources": "coingecko"}, "sources", "list"),
         ({"sorce": "coingecko"}, "sorce", "did you mean 'source'?"),
-        ({"source": "coingecko", "kind": "backfill"}, "kind", "expected one of live"),
+        ({"source": "coingecko", "kind": "past"}, "kind", "expected one of live"),
         ({"source": "coingecko", "full_refresh": "maybe"}, "full_refresh", "boolean"),
         ([], "", "Invalid input"),
         (None, "", "no body"),
@@ -180,3 +180,58 @@ def test_rejects_come_with_their_reasons_page_by_page(api: FlaskClient, rows: Ro
         "rejected_at": "2026-01-31T12:00:00Z",
         "replayed_at": None,
     }
+
+
+PAST = {"source": "coingecko", "kind": "backfill", "assets": ["bitcoin"], "observed_from": "2025-01-01T00:00:00Z"}
+
+
+def test_a_backfill_is_asked_for_once_it_was_seen_what_it_would_do(
+    api: FlaskClient, token: dict[str, str], rows: Rows
+) -> None:
+    rows.listing("bitcoin", "coingecko")
+    body = {**PAST, "observed_to": "2025-07-01T00:00:00Z"}
+    dry = ask(api, token, {**body, "assets": ["bitcoin", "nothing"], "dry_run": True})
+    assert dry.status_code == 200
+    assert dry.json["data"] == [
+        {"source": "coingecko", "listings": 1, "slices": 3, "skipped": 0, "missing": ["nothing"]}
+    ]
+    assert get(api, "/runs")["data"] == []
+    [run] = ask(api, token, {**body, "existing": "retry"}).json["data"]
+    assert (run["kind"], run["parameters"]) == (
+        "backfill",
+        {
+            "assets": ["bitcoin"],
+            "observed_from": "2025-01-01T00:00:00+00:00",
+            "observed_to": "2025-07-01T00:00:00+00:00",
+            "existing": "retry",
+        },
+    )
+    other = ask(api, token, {**body, "observed_to": "2026-06-01T00:00:00Z"})
+    assert other.json["data"][0]["id"] != run["id"], "of backfills a source may have several"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "said"),
+    [
+        ({"assets": []}, "assets", "between 1 and 100"),
+        ({"assets": ["nothing"]}, "assets", "lists no asset 'nothing'"),
+        ({"observed_from": "2999-01-01T00:00:00Z"}, "observed_from", "before observed_to, or now"),
+        ({"observed_to": "2025-01-01T00:00:00Z"}, "observed_from", "before observed_to"),
+        ({"existing": "always"}, "existing", "expected one of skip, retry, repeat"),
+        ({"source": "csv_history"}, "source", "tells nothing of the past; those that do: coinpaprika, coingecko"),
+        ({"kind": "live"}, "assets", "expected none with kind live"),
+        ({"of_run": str(uuid.UUID(int=1))}, "of_run", "expected none with kind backfill"),
+    ],
+)
+def test_a_backfill_that_cannot_be_is_refused(
+    api: FlaskClient, token: dict[str, str], rows: Rows, change: dict[str, Any], name: str, said: str
+) -> None:
+    rows.listing("bitcoin", "coingecko")
+    answer = ask(api, token, {**PAST, **change})
+    assert answer.status_code == 422
+    assert said in next(error["detail"] for error in answer.json["errors"] if error["name"] == name)
+
+
+def test_a_backfill_names_its_assets_and_where_it_begins(api: FlaskClient, token: dict[str, str]) -> None:
+    answer = ask(api, token, {"source": "coingecko", "kind": "backfill"})
+    assert [error["name"] for error in answer.json["errors"]] == ["assets"]
