@@ -12,13 +12,13 @@ from sqlalchemy import Connection, func, select
 from app.wire import Instant
 from store.tables import AnomalyFound
 
-KINDS = ("rows", "rejects", "repeats", "nulls", "duration", "lag", "price", "agreement", "schema", "late")
+KINDS = ("rows", "rejects", "repeats", "nulls", "duration", "lag", "price", "agreement", "apart", "schema", "late")
 
 OF_LATE = timedelta(days=1)
 
 
 class AnomalySchema(Schema):
-    """Something out of the ordinary. Of a source that has fallen behind (`late`), until it is over."""
+    """Something out of the ordinary. Of a source that has fallen behind, and of assets apart, until it is over."""
 
     id = fields.Integer()
     source = fields.String()

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, text
 
 from settings import get_settings
 from store.tables import UNJUDGED
-from tasks.figures import Figures, Jump, figures_of, jumps_of, off_of
+from tasks.figures import Figures, Jump, Off, figures_of, jumps_of, off_of
 
 log = structlog.get_logger()
 
@@ -31,6 +31,11 @@ MOST_NAMED = 5
 
 JUMP, JUMP_DEVIATIONS = math.log(5), 10.0
 """The least that a price must have moved to be a jump, up or down; and, of the deviations of all prices of the run."""
+
+FAR = math.log(2)
+"""A price that is more than twice, or less than half, of all others' is hardly of the same thing."""
+
+MOST_APART = 50
 
 FEWEST_ASSETS = 5
 """That two sources must both have a price for, before one is said to be off as a whole."""
@@ -107,13 +112,14 @@ def _judge(connection: Connection, run: UUID) -> list[tuple[str, Anomaly]]:
         history = _history(connection, row.source, row.finished_at)
         jumps = jumps_of(connection, row.source, run)
         off = off_of(connection, row.source)
-        if off is not None:
-            figures["off"] = off.share
+        if off:
+            figures["off"] = median(it.share for it in off)
         if jumps:
             figures["moved"] = median(math.log(jump.ratio) for jump in jumps)
         anomalies += [*compare(figures, history), *_jumped(jumps)]
-        if off is not None and off.assets >= FEWEST_ASSETS and len(history) >= ENOUGH:
-            anomalies += _is_off(figures, history, off.assets, off.others)
+        if len(off) >= FEWEST_ASSETS and len(history) >= ENOUGH:
+            anomalies += _is_off(figures, history, len(off), max(it.others for it in off))
+        anomalies += _apart(connection, row.source, off)
     for anomaly in anomalies:
         connection.execute(
             text("""
@@ -190,6 +196,33 @@ def _is_off(figures: Figures, history: Sequence[Figures], assets: int, others: i
     if others > 1 or (moved * (share - usual) > 0 and abs(moved) >= abs(share - usual) / 2):
         detail = f"{share:+.2%} from what other sources have, the median over {assets} assets; {usual:+.2%} is usual"
         yield Anomaly("agreement", detail, None, share, usual)
+
+
+def _apart(connection: Connection, source: str, off: Sequence[Off]) -> Iterator[Anomaly]:
+    """Assets of which nobody's price is near: most likely two things that were taken for one. Each until it is over."""
+    far = {it.asset: it.share for it in off if abs(math.log(max(1 + it.share, 1e-9))) > FAR}
+    near = {it.asset for it in off} - far.keys()
+    connection.execute(
+        text("""
+            UPDATE anomalies SET over_at = clock_timestamp()
+             WHERE source = :source AND kind = 'apart' AND over_at IS NULL AND subject = ANY(:near)
+        """),
+        {"source": source, "near": list(near)},
+    )
+    known = set(
+        connection.scalars(
+            text("SELECT subject FROM anomalies WHERE source = :source AND kind = 'apart' AND over_at IS NULL"),
+            {"source": source},
+        )
+    )
+    for asset in sorted(far.keys() - known)[:MOST_APART]:
+        yield Anomaly(
+            "apart",
+            f"{asset}: its price is {1 + far[asset]:.4g} times the nearest of other sources",
+            asset,
+            far[asset],
+            0,
+        )
 
 
 def _drifted(connection: Connection, run: UUID) -> Iterator[Anomaly]:

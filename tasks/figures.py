@@ -72,7 +72,7 @@ _OFF = text("""
          WHERE l.asset IN (SELECT asset FROM listings WHERE source = :source)
            AND l.asset IN (SELECT asset FROM listings WHERE source <> :source)),
     apart AS (
-        SELECT DISTINCT ON (mine.asset, mine.quote_currency) mine.price / theirs.price - 1 AS share,
+        SELECT DISTINCT ON (mine.asset, mine.quote_currency) mine.asset, mine.price / theirs.price - 1 AS share,
                count(*) OVER (PARTITION BY mine.asset, mine.quote_currency) AS others
           FROM newest AS mine
           JOIN newest AS theirs ON theirs.asset = mine.asset AND theirs.quote_currency = mine.quote_currency
@@ -81,8 +81,7 @@ _OFF = text("""
                                                           AND mine.observed_at + :same_time
          WHERE mine.source = :source
          ORDER BY mine.asset, mine.quote_currency, abs(mine.price / theirs.price - 1))
-    SELECT count(*) AS assets, percentile_cont(0.5) WITHIN GROUP (ORDER BY share::float8) AS off, max(others) AS others
-      FROM apart
+    SELECT slug, share::float8 AS share, others FROM apart JOIN assets ON assets.id = apart.asset ORDER BY slug
 """)
 
 
@@ -112,16 +111,17 @@ def jumps_of(connection: Connection, source: str, run: UUID) -> list[Jump]:
 
 
 class Off(NamedTuple):
-    """By how much a source's prices are off from those of the source that is nearest: 0.05 is 5 %.
+    """By how much a source's price of an asset is off from that of the source that is nearest: 0.05 is 5 %.
 
-    The median over so many assets. others: how many other sources there are at the most.
+    others: how many other sources have one of about the same time.
     """
 
-    assets: int
+    asset: str
     share: float
     others: int
 
 
-def off_of(connection: Connection, source: str) -> Off | None:
-    row = connection.execute(_OFF, {"source": source, "same_time": SAME_TIME}).one()
-    return Off(row.assets, float(row.off), row.others) if row.assets else None
+def off_of(connection: Connection, source: str) -> list[Off]:
+    """For each asset, and quote currency, that other sources have a price of as well."""
+    rows = connection.execute(_OFF, {"source": source, "same_time": SAME_TIME})
+    return [Off(row.slug, row.share, row.others) for row in rows]

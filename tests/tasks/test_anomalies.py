@@ -181,6 +181,19 @@ def test_of_three_sources_the_one_that_none_is_near_is_off(bench: Bench) -> None
     assert 0.04 < found["value"] < 0.06
 
 
+def test_an_asset_that_is_two_things_shows_itself_until_it_is_over(bench: Bench) -> None:
+    upstream = Upstream("one", random.Random(1))
+    items = upstream.items(0, upstream.price)[:4]
+    run_of(bench, "other", items, 0, 2)
+    for slot, price in ((0, "9"), (1, "9"), (2, items[0]["price"])):
+        ours = [{**items[0], "price": price, "observed_at": (BEGIN + slot * timedelta(minutes=1)).isoformat()}]
+        run_of(bench, "one", [*ours, *items[1:]], slot, 2)
+        judge_runs(bench.engine)
+        [found] = bench.rows("SELECT kind, subject, over_at FROM anomalies WHERE source = 'one'")
+        assert (found["kind"], found["subject"]) == ("apart", "coin-0")
+        assert (found["over_at"] is not None) == (slot == 2)
+
+
 def test_a_source_that_falls_behind_is_an_anomaly_until_it_is_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
