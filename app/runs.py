@@ -154,7 +154,7 @@ class PlanSchema(Schema):
 
     source = fields.String()
     listings = fields.Integer(metadata={"description": "Of the assets, that the source has."})
-    slices = fields.Integer(metadata={"description": "Spans of time that would be fetched: as many requests."})
+    spans = fields.Integer(metadata={"description": "Spans of time that would be fetched: as many requests."})
     skipped = fields.Integer(metadata={"description": "Spans that would not be: they are in, or failed before."})
     missing = fields.List(fields.String(), metadata={"description": "Assets that the source does not list."})
 

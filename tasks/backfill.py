@@ -53,7 +53,7 @@ class Backfill:
         return cls(tuple(parameters["assets"]), **times, existing=parameters["existing"])
 
     def spans(self, longest: timedelta) -> list[Span]:
-        """The slices of its time, cut where every backfill cuts: so one finds again what another has been through."""
+        """The spans of its time, cut where every backfill cuts: so one finds again what another has been through."""
         found, since = [], self.observed_from
         while since < self.observed_to:
             end = EPOCH + ((since - EPOCH) // longest + 1) * longest
@@ -64,13 +64,13 @@ class Backfill:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a backfill would do. slices: requests. skipped: slices that it would not fetch, since they are in or failed.
+    """What a backfill would do. spans: requests. skipped: spans that it would not fetch, since they are in or failed.
 
     missing: assets that the source does not list.
     """
 
     listings: int
-    slices: int
+    spans: int
     skipped: int
     missing: list[str]
 
@@ -93,7 +93,7 @@ class _PastItem(dict[str, Any]):
 
 
 def backfilled(engine: Engine, source: Source, claim: Claim) -> Source:
-    """The source as a backfill has it: its partitions are listings, its pages slices of their past."""
+    """The source as a backfill has it: its partitions are listings, its pages spans of their past."""
     wanted = Backfill.of(claim.parameters)
 
     def partitions() -> list[str]:
@@ -104,7 +104,7 @@ def backfilled(engine: Engine, source: Source, claim: Claim) -> Source:
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         [it] = [it for it in _listed(engine, source.name, wanted.assets) if it.partition == window.partition]
-        return _slices(history_of(source), it, wanted, window, http)
+        return _pages(history_of(source), it, wanted, window, http)
 
     return replace(with_history(source), fetch=fetch, partitions=partitions, is_shared=False)
 
@@ -142,17 +142,17 @@ def with_history(source: Source) -> Source:
 def plan(engine: Engine, source: Source, wanted: Backfill) -> Plan:
     """What a backfill would do now; raises TerminalError for a source that tells nothing of the past."""
     spans, listed = wanted.spans(history_of(source).span), _listed(engine, source.name, wanted.assets)
-    slices = sum(
+    left = sum(
         0 if it.failed_by and wanted.existing == "skip" else len(_left(spans, _covered(it.cursor, wanted, run="")))
         for it in listed
     )
     with engine.connect() as connection:
         there = _slugs(connection, source.name, wanted.assets)
     missing = [slug for slug in wanted.assets if slug not in there]
-    return Plan(len(listed), slices, len(spans) * len(listed) - slices, missing)
+    return Plan(len(listed), left, len(spans) * len(listed) - left, missing)
 
 
-def _slices(history: History, it: _Listed, wanted: Backfill, window: Window, http: Http) -> Iterator[Page]:
+def _pages(history: History, it: _Listed, wanted: Backfill, window: Window, http: Http) -> Iterator[Page]:
     """Page by page what is left. One that the upstream refuses does not keep the others out."""
     cursor = window.cursor or {}
     covered, mine = _spans(cursor.get("covered", ())), _covered(cursor, wanted, window.run)
@@ -162,7 +162,7 @@ def _slices(history: History, it: _Listed, wanted: Backfill, window: Window, htt
         try:
             reply = history.fetch(Past(it.listing, since, until), http)
         except TerminalError as error:
-            if error.pause is not None:  # of the key or the plan, not of this slice
+            if error.pause is not None:  # of the key or the plan, not of this span
                 raise
             refused = refused or error
             continue

@@ -193,7 +193,7 @@ def test_a_backfill_is_asked_for_once_it_was_seen_what_it_would_do(
     dry = ask(api, token, {**body, "assets": ["bitcoin", "nothing"], "dry_run": True})
     assert dry.status_code == 200
     assert dry.json["data"] == [
-        {"source": "coingecko", "listings": 1, "slices": 3, "skipped": 0, "missing": ["nothing"]}
+        {"source": "coingecko", "listings": 1, "spans": 3, "skipped": 0, "missing": ["nothing"]}
     ]
     assert get(api, "/runs")["data"] == []
     [run] = ask(api, token, {**body, "existing": "retry"}).json["data"]

@@ -218,9 +218,9 @@ def test_a_dry_run_says_what_would_be_fetched(bench: Bench, gecko: Source, chart
     charts.before = lambda number: Response("{}", 400) if number == 2 else None
     bench.ingest(gecko, backfill=of())
     asked = len(charts.asked)
-    for existing, slices in (("skip", SPANS), ("retry", SPANS + 1), ("repeat", 2 * SPANS)):
+    for existing, spans in (("skip", SPANS), ("retry", SPANS + 1), ("repeat", 2 * SPANS)):
         planned = plan(bench.engine, gecko, of("bitcoin", "ether", "nothing", existing=existing))
-        assert (planned.listings, planned.slices, planned.skipped) == (2, slices, 2 * SPANS - slices)
+        assert (planned.listings, planned.spans, planned.skipped) == (2, spans, 2 * SPANS - spans)
         assert planned.missing == ["nothing"]
     assert len(charts.asked) == asked
 
