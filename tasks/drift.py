@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -51,6 +52,7 @@ class Watch:
         self._shapes: dict[str, tuple[int, Shape]] = {}
         self._waiting: dict[str, list[Change]] = {}
         self._looked: Counter[str] = Counter()
+        self._learning: set[str] = set()
 
     def treat(self, page: Page, _: Sequence[Item] = ()) -> Drift:
         """As changes of earlier pages want it, which nobody has accepted yet."""
@@ -63,10 +65,8 @@ class Watch:
             return self.treat(page)
         self._looked[form] += 1
         version, before = self._known(form)
-        if not before.items:
-            before.add(shape)
-            self._shapes[form] = version + 1, before
-            return Drift(found=Found(form, version=version, shape=_as_json(before), evolved=True))
+        if form in self._learning:
+            return self._learn(form, version, before, shape)
         found_changes = changes(before, shape)
         if found_changes and self._is_outdated(form):
             version, before = self._known(form)
@@ -82,16 +82,28 @@ class Watch:
         self._shapes[form] = version + bool(accepted), before
         known = self._waiting.setdefault(form, [])
         known += [change for change in waiting if change.key not in {it.key for it in known}]
-        # How often a field is null is written down now and then: with the first page, the second, the fourth, …
-        is_due = bool(accepted) or self._looked[form].bit_count() == 1
-        told = _as_json(before) if is_due else None
+        told = _as_json(before) if accepted or self._is_due(form) else None
         return Drift(self._affecting(form), Found(form, found, new, version, told, evolved=bool(accepted)))
+
+    def _learn(self, form: str, version: int, before: Shape, shape: Shape) -> Drift:
+        """In the run that is the first to send a format: what its pages have is what there is."""
+        is_first, is_more = version == 0, not shape.fields.keys() <= before.fields.keys()
+        before.add(shape)
+        self._shapes[form] = 1, before
+        told = _as_json(before) if is_first or is_more or self._is_due(form) else None
+        return Drift(found=Found(form, version=version, shape=told, evolved=is_first))
 
     def _known(self, form: str) -> tuple[int, Shape]:
         if form not in self._shapes:
             with self._engine.connect() as connection:
                 self._shapes[form] = known_shape(connection, self._source.name, form)
+                if _first_run(connection, self._source.name, form) in (None, self._claim.run):
+                    self._learning.add(form)
         return self._shapes[form]
+
+    def _is_due(self, form: str) -> bool:
+        """How often a field is null is written down now and then: with the first page, the second, the fourth, …"""
+        return self._looked[form].bit_count() == 1
 
     def _is_outdated(self, form: str) -> bool:
         """Whether somebody else has accepted a change; then what is known is read anew."""
@@ -146,6 +158,15 @@ def known_shape(connection: Connection, source: str, form: str) -> tuple[int, Sh
         {"source": source, "format": form},
     ).one_or_none()
     return (row.version, Shape.of(row.items, row.fields)) if row else (0, Shape())
+
+
+def _first_run(connection: Connection, source: str, form: str) -> UUID | None:
+    """The run that came upon a format first."""
+    run: UUID | None = connection.scalar(
+        text("SELECT run FROM shapes WHERE source = :source AND format = :format AND version = 1"),
+        {"source": source, "format": form},
+    )
+    return run
 
 
 def _waiting(connection: Connection, source: str, form: str) -> list[Change]:

@@ -227,6 +227,17 @@ def test_the_formats_of_a_source_have_fields_of_their_own(bench: Bench) -> None:
     assert bench.one("SELECT count(*) FROM shapes") == 2
 
 
+def test_in_the_run_that_is_the_first_nothing_is_new(bench: Bench) -> None:
+    pages = [[item(0)], [{**item(1), "roi": {"times": 1}}], [{**item(2), "roi": None}]]
+    run = bench.request(canned(*pages))
+    while bench.slice(run, task_slice=0)["status"] == "queued":
+        pass
+    bench.ingest(canned(*pages))
+    assert drifts(bench) == []
+    bench.ingest(canned([{**item(3), "more": 1}]))
+    assert [row["field"] for row in drifts(bench)] == ["more"]
+
+
 def test_the_log_warns_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     source = coingecko_like(bench)
     capsys.readouterr()
