@@ -172,8 +172,13 @@ def _first_run(connection: Connection, source: str, form: str) -> UUID | None:
 def _waiting(connection: Connection, source: str, form: str) -> list[Change]:
     rows = connection.execute(
         text("""
-            SELECT kind, field, was, became, confidence::float8 AS confidence FROM drift
-             WHERE source = :source AND format = :format AND accepted_at IS NULL ORDER BY id
+            SELECT kind, field, was, became, confidence::float8 AS confidence FROM drift AS d
+             WHERE source = :source AND format = :format AND accepted_at IS NULL
+               -- A page that was under way while it was accepted may have noted it once more.
+               AND NOT EXISTS (SELECT FROM drift AS a
+                                WHERE (a.source, a.format, a.kind, a.field) = (d.source, d.format, d.kind, d.field)
+                                  AND a.became IS NOT DISTINCT FROM d.became AND a.accepted_at >= d.seen_at)
+             ORDER BY id
         """),
         {"source": source, "format": form},
     )
@@ -181,10 +186,8 @@ def _waiting(connection: Connection, source: str, form: str) -> list[Change]:
 
 
 def keep_drift(connection: Connection, claim: Claim, found: Found) -> None:
-    """Within a page's transaction."""
+    """Within a page's transaction. First the changes, then the shape, as whoever accepts one: else the two deadlock."""
     named = {"source": claim.source, "format": found.format, "run": claim.run}
-    if found.shape is not None:
-        keep_shape(connection, named, found.version + found.evolved, found.shape)
     for change, policy in found.changes:
         evolves = policy == "evolve"
         kept = connection.execute(
@@ -201,6 +204,17 @@ def keep_drift(connection: Connection, claim: Claim, found: Found) -> None:
         )
         if kept.rowcount and (evolves or kept.scalar_one() == 1):
             log.warning("schema_drift", change=str(change), policy=policy)
+    if found.shape is not None and found.evolved:
+        _add_version(connection, named, found.version + 1, found.shape)
+    elif found.shape is not None:
+        connection.execute(
+            text("""
+                UPDATE shapes SET items = (it->>'items')::bigint, fields = it->'fields'
+                  FROM CAST(:shape AS jsonb) AS it
+                 WHERE source = :source AND format = :format AND version = :version
+            """),
+            {**named, "version": found.version, "shape": found.shape},
+        )
 
 
 def accept(engine: Engine, source: str, number: int, by: str) -> bool:
@@ -217,11 +231,13 @@ def accept(engine: Engine, source: str, number: int, by: str) -> bool:
         if row is None or row.accepted_at:
             return row is not None
         change = Change(row.kind, row.field, row.was, row.became, row.confidence)
-        version, shape = known_shape(connection, source, row.format)
         new = {change.new_name: Field.of(row.new_field)} if change.new_name else {}
-        evolve(shape, Shape(fields=new), [change], whole=False)
         named = {"source": source, "format": row.format, "run": row.last_run}
-        keep_shape(connection, named, version + 1, _as_json(shape))
+        while True:
+            version, shape = known_shape(connection, source, row.format)
+            evolve(shape, Shape(fields=new), [change], whole=False)
+            if _add_version(connection, named, version + 1, _as_json(shape)):
+                break  # else a page has just evolved it otherwise
         connection.execute(
             text("UPDATE drift SET accepted_at = clock_timestamp(), accepted_by = :by WHERE id = :number"),
             {"number": number, "by": by},
@@ -230,18 +246,18 @@ def accept(engine: Engine, source: str, number: int, by: str) -> bool:
     return True
 
 
-def keep_shape(connection: Connection, named: Mapping[str, Any], version: int, shape: str) -> None:
-    """Unless there is a newer version: then what is new in this one is found again, against that."""
-    connection.execute(
+def _add_version(connection: Connection, named: Mapping[str, Any], version: int, shape: str) -> bool:
+    """False where another has added it: what is new in this one is found again, against that."""
+    added = connection.execute(
         text("""
             INSERT INTO shapes (source, format, version, run, items, fields)
             SELECT :source, :format, :version, :run, (it->>'items')::bigint, it->'fields'
               FROM CAST(:shape AS jsonb) AS it
-             WHERE NOT EXISTS (SELECT FROM shapes WHERE source = :source AND format = :format AND version > :version)
-            ON CONFLICT (source, format, version) DO UPDATE SET items = excluded.items, fields = excluded.fields
+            ON CONFLICT (source, format, version) DO NOTHING
         """),
         {**named, "version": version, "shape": shape},
     )
+    return added.rowcount == 1
 
 
 def _as_json(shape: Shape) -> str:
