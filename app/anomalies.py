@@ -15,9 +15,12 @@ from app import cursor
 from app.anomaly import KINDS, AnomalySchema, anomalies_of
 from app.resource import LINK, Arguments, Enveloped, OneOf, Paged, Pagination, Resource, Several, listed, source_name
 from app.run import COUNTERS, RunSchema, dumped, found_run
+from app.run_rows import run_rows
 from app.state import reading
 from app.wire import Instant
+from sources.record import VALUES
 from store.tables import AnomalyFound
+from tasks.figures import FILLED
 
 MOVED, MOST_MOVED = math.log(1.5), 50
 """A price that moved by more from one run to the other is told, the farthest first."""
@@ -164,7 +167,9 @@ def _compared(arguments: Mapping[str, Any]) -> Response:
         nulls = [_null_shares(connection, run) for run in ids]
         reasons = connection.execute(_REASONS, both).mappings().all()
         drift = connection.execute(_DRIFT, both).mappings().all()
-        moved = connection.execute(_MOVED, {**both, "limit": MOVED, "most": MOST_MOVED}).mappings().all()
+        moved = None
+        if all(run_rows(connection, run).are_few for run in ids):
+            moved = connection.execute(_MOVED, {**both, "limit": MOVED, "most": MOST_MOVED}).mappings().all()
         anomalies = anomalies_of(connection, ids)
     counters = ("pages", *COUNTERS)
     answer = {
@@ -177,7 +182,7 @@ def _compared(arguments: Mapping[str, Any]) -> Response:
         },
         "reject_reasons": ReasonsSchema(many=True).dump(reasons),
         "drift": DriftedSchema(many=True).dump(drift),
-        "moved": MovedSchema(many=True).dump(moved),
+        "moved": None if moved is None else MovedSchema(many=True).dump(moved),
         "anomalies": anomalies,
     }
     return jsonify(answer)
@@ -194,17 +199,11 @@ def _difference(a: float | None, b: float | None) -> dict[str, float | None]:
 
 
 def _null_shares(connection: Connection, run: UUID) -> dict[str, float]:
-    row = connection.execute(_NULLS, {"run": run}).one()
-    return {name: round(1 - float(count) / row.quotes, 6) for name, count in (row.filled or {}).items() if row.quotes}
+    """By field; none where nothing is known of its pages. Each quote has a price."""
+    filled = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
+    quotes = filled.get("price")
+    return {name: round(1 - float(filled.get(name, 0) / quotes), 6) for name in VALUES} if quotes else {}
 
-
-_NULLS = text("""
-    WITH those AS (SELECT * FROM pages WHERE run = :run AND filled IS NOT NULL),
-         summed AS (SELECT name, sum(count::bigint) AS count
-                      FROM those, LATERAL jsonb_each_text(filled) AS it(name, count) GROUP BY name)
-    SELECT (SELECT sum(inserted + updated + unchanged) FROM those)::float8 AS quotes,
-           (SELECT jsonb_object_agg(name, count) FROM summed) AS filled
-""")
 
 _REASONS = text("""
     SELECT reason->>'field' AS field, reason->>'code' AS code,

@@ -35,6 +35,7 @@ from app.run import RunAnswer, RunSchema, dumped, found_run, one_run, run_id, wi
 from app.state import reading, state
 from app.wire import Instant
 from sources.contract import TerminalError
+from sources.record import EARLIEST
 from sources.registry import SOURCES
 from store.tables import RUN_KINDS, RUN_STATUSES, Page, Reject, Run
 from tasks.backfill import EXISTING, Backfill, plan
@@ -133,8 +134,11 @@ class RunBody(Arguments):
         for name in ("assets", "observed_from"):
             if name not in original:
                 raise ValidationError("a backfill needs it", name)
-        if "observed_from" in body and body["observed_from"] >= body.get("observed_to", datetime.now(UTC)):
+        now = datetime.now(UTC)
+        if "observed_from" in body and body["observed_from"] >= min(body.get("observed_to", now), now):
             raise ValidationError("expected a time before observed_to, or now", "observed_from")
+        if "observed_from" in body and body["observed_from"] < EARLIEST:
+            raise ValidationError(f"expected {EARLIEST:%Y-%m-%d} or later", "observed_from")
 
     @validates_schema
     def _names_sources_once(self, body: dict[str, Any], **_: Any) -> None:
@@ -241,11 +245,10 @@ def request_some(body: dict[str, Any], _: dict[str, Any]) -> Response:
 
 def _backfill(names: Sequence[str], given: dict[str, Any]) -> Response:
     """Ask for backfills, or say what they would do. What is to come is not fetched."""
-    now, is_dry = datetime.now(UTC), given.pop("dry_run", False)
-    until = min(given.get("observed_to", now), now)
-    wanted = Backfill(**{**given, "assets": tuple(dict.fromkeys(given["assets"])), "observed_to": until})
+    is_dry = given.pop("dry_run", False)
+    wanted = Backfill(**{**given, "assets": tuple(dict.fromkeys(given["assets"]))})
     try:
-        plans = {name: plan(state().engine, SOURCES[name], wanted) for name in names}
+        plans = {name: plan(state().engine, SOURCES[name], wanted, datetime.now(UTC)) for name in names}
     except TerminalError as error:
         detail = f"{error}; those that do: {', '.join(name for name, it in SOURCES.items() if it.history) or 'none'}"
         raise Problem(Code.INVALID_BODY, detail, errors=[{"in": "body", "name": "source", "detail": detail}]) from None

@@ -26,6 +26,7 @@ from sources.json_body import json_list, read_json
 
 EVERY = timedelta(minutes=30)
 PER_PAGE = 250
+DAY_MS = 86_400_000
 PAGES = 4  # at one snapshot every 30 minutes, 5,952 of the 10,000 calls a month that the free plans allow
 
 
@@ -84,12 +85,17 @@ def fetch_past(past: Past, http: Http) -> Reply:
 
 
 def parse_past(page: Page) -> Iterator[Item]:
-    """Three lists of pairs, of a time and a value: the prices, and what else is known at their times."""
+    """Three lists of pairs, of a time and a value: the prices, and what else is known at their times.
+
+    The last may be of the moment of the call, of which the present tells more.
+    """
     chart = read_json(page.body)
     if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):
         raise TransientError("expected lists of prices, market caps and volumes", code="unexpected_body")
     caps, volumes = (dict(_pairs(chart.get(name))) for name in ("market_caps", "total_volumes"))
     for at, price in _pairs(chart["prices"]):
+        if isinstance(at, int) and at % DAY_MS:
+            continue
         yield {**page.request["listing"], "at": at, "price": price, "cap": caps.get(at), "volume": volumes.get(at)}
 
 

@@ -156,6 +156,8 @@ class Page:
     status: int = 200
     confirm: Callable[[], None] | None = None
     """Called right before the page is committed; raises TransientError if the body is no longer what there is."""
+    corrects: bool = True
+    """Whether quotes that are there, and say something else, are corrected by it."""
     reply: Reply | None = None
     """The answer that the page is, just as it came. One that is unchanged is not parsed and loaded again."""
 

@@ -14,9 +14,11 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
 from store.tables import UNJUDGED
+from store.trouble import named
 from tasks.figures import Figures, Jump, Off, figures_of, jumps_of, off_of
 
 log = structlog.get_logger()
@@ -89,8 +91,13 @@ def judge_runs(engine: Engine) -> None:
             {"most": MOST_AT_ONCE},
         ).all()
     for run in waiting:
-        with engine.begin() as connection:
-            found = _judge(connection, run)
+        try:
+            with engine.begin() as connection:
+                found = _judge(connection, run)
+        except SQLAlchemyError as error:
+            # The others are to be judged all the same; this one again, the next time.
+            log.warning("run_not_judged", run=str(run), reason=named(error))
+            continue
         for source, anomaly in found:
             log.warning("anomaly", run=str(run), source=source, kind=anomaly.kind, detail=anomaly.detail)
 

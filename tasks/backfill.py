@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self, get_args
-from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 
@@ -22,9 +21,14 @@ PARTITION = "backfill:"
 
 FORMAT = "history"
 
+REFUSED = 400
+"""The status of the page that says so; it has no body."""
+
+TIMES = ("observed_from", "observed_to")
+
 Existing = Literal["skip", "retry", "repeat"]
-"""What becomes of times that an earlier backfill has been through: none is fetched again, not even of a listing that
-failed; what failed is; all are."""
+"""What becomes of spans that an earlier backfill has been through: none is fetched again; those are that were refused;
+all are."""
 
 EXISTING: tuple[str, ...] = get_args(Existing)
 
@@ -33,33 +37,37 @@ Span = tuple[datetime, datetime]
 
 @dataclass(frozen=True)
 class Backfill:
-    """The past of which assets, by their slugs; what was observed from a time on, and before another (aware)."""
+    """The past of which assets, by their slugs: what was observed from a time on, before another (aware) or now."""
 
     assets: tuple[str, ...]
     observed_from: datetime
-    observed_to: datetime
+    observed_to: datetime | None = None
     existing: Existing = "skip"
 
     @property
     def parameters(self) -> dict[str, Any]:
         """As JSON has them."""
-        times = {name: getattr(self, name).isoformat() for name in ("observed_from", "observed_to")}
+        times = {name: at.isoformat() for name in TIMES if (at := getattr(self, name)) is not None}
         return {"assets": list(self.assets), **times, "existing": self.existing}
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
         """What `parameters` gave."""
-        times = {name: datetime.fromisoformat(parameters[name]) for name in ("observed_from", "observed_to")}
+        times = {name: datetime.fromisoformat(parameters[name]) for name in TIMES if name in parameters}
         return cls(tuple(parameters["assets"]), **times, existing=parameters["existing"])
 
-    def spans(self, longest: timedelta) -> list[Span]:
-        """The spans of its time, cut where every backfill cuts: so one finds again what another has been through."""
-        found, since = [], self.observed_from
-        while since < self.observed_to:
-            end = EPOCH + ((since - EPOCH) // longest + 1) * longest
-            found.append((since, min(end, self.observed_to)))
-            since = end
-        return found
+    def spans(self, longest: timedelta, now: datetime) -> list[Span]:
+        """Those of its time, the newest first, cut where every backfill cuts: so one finds what another has done.
+
+        The last ends with today: all slices of a run mean the same.
+        """
+        tomorrow = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        end, found, since = min(self.observed_to or tomorrow, tomorrow), [], self.observed_from
+        while since < end:
+            until = min(EPOCH + ((since - EPOCH) // longest + 1) * longest, end)
+            found.append((since, until))
+            since = until
+        return found[::-1]
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Listed:
-    """A listing, what backfills have been through of it, and the run that could not read it last."""
+    """A listing, and what backfills have been through of it."""
 
     listing: Mapping[str, str]
     cursor: Mapping[str, Any] | None
-    failed_by: UUID | None
 
     @property
     def partition(self) -> str:
@@ -97,14 +104,13 @@ def backfilled(engine: Engine, source: Source, claim: Claim) -> Source:
     wanted = Backfill.of(claim.parameters)
 
     def partitions() -> list[str]:
-        listed = _listed(engine, source.name, wanted.assets)
-        # What failed in this run itself, it knows.
-        failed = {it.partition for it in listed if it.failed_by not in (None, claim.run)}
-        return [it.partition for it in listed if wanted.existing != "skip" or it.partition not in failed]
+        return [it.partition for it in _listed(engine, source.name, wanted.assets)]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        [it] = [it for it in _listed(engine, source.name, wanted.assets) if it.partition == window.partition]
-        return _pages(history_of(source), it, wanted, window, http)
+        # A listing may have become another asset's since the run named it.
+        for it in _listed(engine, source.name, wanted.assets):
+            if it.partition == window.partition:
+                yield from _pages(history_of(source), it, wanted, window, http)
 
     return replace(with_history(source), fetch=fetch, partitions=partitions, is_shared=False)
 
@@ -125,7 +131,9 @@ def with_history(source: Source) -> Source:
         return "listing" in page.request
 
     def parse(page: Page) -> Iterable[Item]:
-        return (_PastItem(item) for item in history.parse(page)) if is_past(page) else source.parse(page)
+        if not is_past(page):
+            return source.parse(page)
+        return () if "refused" in page.request else (_PastItem(item) for item in history.parse(page))
 
     def normalize(item: Item) -> Mapping[str, Any]:
         return history.normalize(item) if isinstance(item, _PastItem) else source.normalize(item)
@@ -139,48 +147,77 @@ def with_history(source: Source) -> Source:
     )
 
 
-def plan(engine: Engine, source: Source, wanted: Backfill) -> Plan:
-    """What a backfill would do now; raises TerminalError for a source that tells nothing of the past."""
-    spans, listed = wanted.spans(history_of(source).span), _listed(engine, source.name, wanted.assets)
-    left = sum(
-        0 if it.failed_by and wanted.existing == "skip" else len(_left(spans, _covered(it.cursor, wanted, run="")))
-        for it in listed
-    )
+def plan(engine: Engine, source: Source, wanted: Backfill, now: datetime) -> Plan:
+    """What a backfill would do; raises TerminalError for a source that tells nothing of the past."""
+    spans, listed = wanted.spans(history_of(source).span, now), _listed(engine, source.name, wanted.assets)
+    left = sum(len(_left(spans, _Been.through(it.cursor, run="").to_skip(wanted.existing))) for it in listed)
     with engine.connect() as connection:
         there = _slugs(connection, source.name, wanted.assets)
     missing = [slug for slug in wanted.assets if slug not in there]
     return Plan(len(listed), left, len(spans) * len(listed) - left, missing)
 
 
+@dataclass
+class _Been:
+    """What backfills have been through of a listing: what is in, what was refused, and what this run has done of both.
+
+    error: why this run was refused something, the first time.
+    """
+
+    covered: list[Span]
+    refused: list[Span]
+    mine: list[Span]
+    error: Mapping[str, str] | None
+
+    @classmethod
+    def through(cls, cursor: Mapping[str, Any] | None, run: str) -> Self:
+        told = cursor or {"covered": (), "refused": (), "mine": (), "error": None, "run": run}
+        is_ours = told["run"] == run
+        return cls(
+            _spans(told["covered"]),
+            _spans(told["refused"]),
+            _spans(told["mine"]) if is_ours else [],
+            told["error"] if is_ours else None,
+        )
+
+    def cursor(self, run: str) -> dict[str, Any]:
+        spans = {name: _texts(getattr(self, name)) for name in ("covered", "refused", "mine")}
+        return {"run": run, **spans, "error": self.error}
+
+    def to_skip(self, existing: Existing) -> list[Span]:
+        others = {"skip": [*self.covered, *self.refused], "retry": self.covered, "repeat": []}
+        return _joined([*self.mine, *others[existing]])
+
+    def add(self, span: Span, error: TerminalError | None = None) -> None:
+        self.mine = _joined([*self.mine, span])
+        if error is None:
+            self.covered = _joined([*self.covered, span])
+            self.refused = _left(self.refused, self.covered)
+        else:
+            self.refused = sorted({*self.refused, span})
+            self.error = self.error or {"code": error.code, "detail": error.detail}
+
+
 def _pages(history: History, it: _Listed, wanted: Backfill, window: Window, http: Http) -> Iterator[Page]:
-    """Page by page what is left. One that the upstream refuses does not keep the others out."""
-    cursor = window.cursor or {}
-    covered, mine = _spans(cursor.get("covered", ())), _covered(cursor, wanted, window.run)
-    refused: TerminalError | None = None
-    # The newest first: where a plan tells of the last year only, that is in before the rest is refused.
-    for since, until in reversed(_left(wanted.spans(history.span), mine)):
+    """Page by page what is left. A span that the upstream refuses is a page as well: it is not asked for again."""
+    been = _Been.through(window.cursor, window.run)
+    for span in _left(wanted.spans(history.span, window.now), been.to_skip(wanted.existing)):
+        since, until = span
         try:
-            reply = history.fetch(Past(it.listing, since, until), http)
+            reply = history.fetch(Past(it.listing, since, min(until, window.now)), http)
         except TerminalError as error:
             if error.pause is not None:  # of the key or the plan, not of this span
                 raise
-            refused = refused or error
+            been.add(span, error)
+            request = {"listing": it.listing, "refused": error.detail, "span": _texts([span])[0]}
+            yield Page(b"", "", request, window.now, been.cursor(window.run), status=REFUSED)
             continue
-        covered, mine = _joined([*covered, (since, until)]), _joined([*mine, (since, until)])
-        following = {"run": window.run, "covered": _texts(covered), "mine": _texts(mine)}
+        been.add(span)
+        page = Page.of(reply, been.cursor(window.run))
         request = {**reply.request, "listing": it.listing}
-        yield Page(reply.body, reply.content_type, request, reply.fetched_at, following)
-    if refused is not None:
-        raise refused
-
-
-def _covered(cursor: Mapping[str, Any] | None, wanted: Backfill, run: str) -> list[Span]:
-    """The times that need not be fetched: what is in, or, where all is to be repeated, what this run has brought."""
-    if not cursor:
-        return []
-    if wanted.existing != "repeat":
-        return _spans(cursor["covered"])
-    return _spans(cursor["mine"]) if cursor["run"] == run else []
+        yield replace(page, request=request, reply=None, corrects=wanted.existing == "repeat")
+    if been.error is not None:
+        raise TerminalError(been.error["detail"], code=been.error["code"])
 
 
 def _spans(texts: Iterable[Sequence[str]]) -> list[Span]:
@@ -222,7 +259,7 @@ def _listed(engine: Engine, source: str, assets: Sequence[str]) -> list[_Listed]
     with engine.connect() as connection:
         rows = connection.execute(
             text("""
-                SELECT source_asset_id, quote_currency, symbol, name, cursor, failed_by
+                SELECT source_asset_id, quote_currency, symbol, name, cursor
                   FROM listings AS l
                   LEFT JOIN checkpoints AS c ON c.source = l.source
                    AND c.partition = :prefix || l.source_asset_id || ' ' || l.quote_currency
@@ -231,4 +268,4 @@ def _listed(engine: Engine, source: str, assets: Sequence[str]) -> list[_Listed]
             {"source": source, "prefix": PARTITION, "assets": list(_slugs(connection, source, assets).values())},
         ).all()
     names = ("source_asset_id", "symbol", "name", "quote_currency")
-    return [_Listed({name: getattr(row, name) for name in names}, row.cursor, row.failed_by) for row in rows]
+    return [_Listed({name: getattr(row, name) for name in names}, row.cursor) for row in rows]

@@ -13,14 +13,17 @@ from sqlalchemy import Connection, Engine, text
 
 from sources.contract import UNTIL_RESUMED, DriftPolicy, Item, Page, Source, TerminalError
 from tasks.claims import Claim
-from tasks.shape import Change, Field, Shape, changes, evolve, shape_of
-from tasks.treatment import Drift, Found, Policed
+from tasks.shape import Change, Field, Shape, changes, evolve, leaves, shape_of
+from tasks.treatment import Drift, Found, Known, Policed, is_affected
 from tasks.used import fields_used
 
 log = structlog.get_logger()
 
 MOST_CHANGES = 50
 """Of one page; the rest shows itself with the next."""
+
+VERSIONS_KEPT = 20
+"""Of a shape; and its first, which tells which run learned it."""
 
 POLICY = "policy"
 """Who accepted a change that nobody had to look at."""
@@ -49,10 +52,9 @@ class Watch:
 
     def __init__(self, engine: Engine, source: Source, claim: Claim):
         self._engine, self._source, self._claim = engine, source, claim
-        self._shapes: dict[str, tuple[int, Shape]] = {}
+        self._formats: dict[str, Known] = {}
         self._waiting: dict[str, list[Change]] = {}
         self._looked: Counter[str] = Counter()
-        self._learning: set[str] = set()
 
     def treat(self, page: Page, _: Sequence[Item] = ()) -> Drift:
         """As changes of earlier pages want it, which nobody has accepted yet."""
@@ -64,42 +66,52 @@ class Watch:
         if not shape.items:
             return self.treat(page)
         self._looked[form] += 1
-        version, before = self._known(form)
-        if form in self._learning:
-            return self._learn(form, version, before, shape)
-        found_changes = changes(before, shape)
-        if found_changes and self._is_outdated(form):
-            version, before = self._known(form)
-            found_changes = changes(before, shape)
-        found = self._policed(found_changes[:MOST_CHANGES], sample)
-        new = {name: shape.fields[name].told() for change, _ in found if (name := change.new_name)}
-        for change, policy in found:
+        known = self._known(form)
+        if known.is_learning:
+            return self._learn(form, known, shape)
+        differ = changes(known.shape, shape)
+        if differ and self._is_outdated(form):
+            known = self._known(form)
+            differ = changes(known.shape, shape)
+        policed = self._policed(differ, sample)
+        new = {name: shape.fields[name].told() for change, _ in policed if (name := change.new_name)}
+        # What waits comes first: of the rest, the table takes what it has room for.
+        told = sorted(policed, key=lambda it: it[1] == "evolve")[:MOST_CHANGES]
+        for change, policy in policed:
             if policy == "freeze":
-                self._freeze(change, Found(form, found, new, version))
-        accepted = [change for change, policy in found if policy == "evolve"]
-        waiting = [change for change, policy in found if policy != "evolve"]
-        evolve(before, shape, accepted, whole=not waiting)
-        self._shapes[form] = version + bool(accepted), before
-        known = self._waiting.setdefault(form, [])
-        known += [change for change in waiting if change.key not in {it.key for it in known}]
-        told = _as_json(before) if accepted or self._is_due(form) else None
-        return Drift(self._affecting(form), Found(form, found, new, version, told, evolved=bool(accepted)))
+                self._freeze(change, Found(form, known, known.version, told, new))
+        waiting = self._waiting_of(form)
+        waiting += [
+            change for change, policy in policed if policy != "evolve" and change.key not in {it.key for it in waiting}
+        ]
+        accepted = [change for change, policy in policed if policy == "evolve"]
+        # A page that shows what waits is no example of what is right.
+        evolve(known.shape, shape, accepted, whole=not _shows(sample, waiting))
+        version, known.version = known.version, known.version + bool(accepted)
+        as_json = _as_json(known.shape) if accepted or self._is_due(form) else None
+        return Drift(self._affecting(form), Found(form, known, version, told, new, as_json, evolved=bool(accepted)))
 
-    def _learn(self, form: str, version: int, before: Shape, shape: Shape) -> Drift:
+    def _learn(self, form: str, known: Known, shape: Shape) -> Drift:
         """In the run that is the first to send a format: what its pages have is what there is."""
-        is_first, is_more = version == 0, not shape.fields.keys() <= before.fields.keys()
-        before.add(shape)
-        self._shapes[form] = 1, before
-        told = _as_json(before) if is_first or is_more or self._is_due(form) else None
-        return Drift(found=Found(form, version=version, shape=told, evolved=is_first))
+        version, is_more = known.version, not shape.fields.keys() <= known.shape.fields.keys()
+        known.shape.add(shape)
+        known.version = 1
+        told = _as_json(known.shape) if version == 0 or is_more or self._is_due(form) else None
+        return Drift(found=Found(form, known, version, shape=told, evolved=version == 0))
 
-    def _known(self, form: str) -> tuple[int, Shape]:
-        if form not in self._shapes:
+    def _known(self, form: str) -> Known:
+        if form in self._formats and self._formats[form].is_stale:
+            self._forget(form)
+        if form not in self._formats:
             with self._engine.connect() as connection:
-                self._shapes[form] = known_shape(connection, self._source.name, form)
-                if _first_run(connection, self._source.name, form) in (None, self._claim.run):
-                    self._learning.add(form)
-        return self._shapes[form]
+                version, shape = known_shape(connection, self._source.name, form)
+                first_run = _first_run(connection, self._source.name, form)
+            self._formats[form] = Known(version, shape, is_learning=first_run in (None, self._claim.run))
+        return self._formats[form]
+
+    def _forget(self, form: str) -> None:
+        del self._formats[form]
+        self._waiting.pop(form, None)
 
     def _is_due(self, form: str) -> bool:
         """How often a field is null is written down now and then: with the first page, the second, the fourth, …"""
@@ -108,10 +120,9 @@ class Watch:
     def _is_outdated(self, form: str) -> bool:
         """Whether somebody else has accepted a change; then what is known is read anew."""
         with self._engine.connect() as connection:
-            is_outdated = known_shape(connection, self._source.name, form)[0] > self._shapes[form][0]
+            is_outdated = known_shape(connection, self._source.name, form)[0] > self._formats[form].version
         if is_outdated:
-            del self._shapes[form]
-            self._waiting.pop(form, None)
+            self._forget(form)
         return is_outdated
 
     def _policy(self, change: Change) -> DriftPolicy:
@@ -130,11 +141,14 @@ class Watch:
     def _matters(self, change: Change) -> bool:
         return change.kind == "new" and self._policy(change) != "evolve"
 
-    def _affecting(self, form: str) -> Policed:
+    def _waiting_of(self, form: str) -> list[Change]:
         if form not in self._waiting:
             with self._engine.connect() as connection:
                 self._waiting[form] = _waiting(connection, self._source.name, form)
-        policed = [(change, self._policy(change)) for change in self._waiting[form]]
+        return self._waiting[form]
+
+    def _affecting(self, form: str) -> Policed:
+        policed = [(change, self._policy(change)) for change in self._waiting_of(form)]
         return [(change, policy) for change, policy in policed if policy in ("discard", "quarantine")]
 
     def _freeze(self, change: Change, found: Found) -> None:
@@ -146,6 +160,14 @@ class Watch:
             code="schema_frozen",
             pause=UNTIL_RESUMED,
         )
+
+
+def _shows(sample: Sequence[Item], waiting: Sequence[Change]) -> bool:
+    """Whether one of the items is affected by a change that waits."""
+    if not waiting:
+        return False
+    fields = [dict(leaves(item)) for item in sample if isinstance(item, dict)]
+    return any(is_affected(them, change) for them in fields for change in waiting)
 
 
 def known_shape(connection: Connection, source: str, form: str) -> tuple[int, Shape]:
@@ -205,8 +227,8 @@ def keep_drift(connection: Connection, claim: Claim, found: Found) -> None:
         if kept.rowcount and (evolves or kept.scalar_one() == 1):
             log.warning("schema_drift", change=str(change), policy=policy)
     if found.shape is not None and found.evolved:
-        _add_version(connection, named, found.version + 1, found.shape)
-    elif found.shape is not None:
+        found.known.is_stale |= not _add_version(connection, named, found.version + 1, found.shape)
+    elif found.shape is not None and not found.known.is_stale:
         connection.execute(
             text("""
                 UPDATE shapes SET items = (it->>'items')::bigint, fields = it->'fields'
@@ -256,6 +278,13 @@ def _add_version(connection: Connection, named: Mapping[str, Any], version: int,
             ON CONFLICT (source, format, version) DO NOTHING
         """),
         {**named, "version": version, "shape": shape},
+    )
+    connection.execute(
+        text("""
+            DELETE FROM shapes
+             WHERE source = :source AND format = :format AND version > 1 AND version <= :version - :kept
+        """),
+        {**named, "version": version, "kept": VERSIONS_KEPT},
     )
     return added.rowcount == 1
 

@@ -35,7 +35,6 @@ class Jump(NamedTuple):
 
 _PAGES = text("""
     SELECT count(*) AS pages, sum(fetched) AS items, sum(rejected) AS rejected, sum(deduplicated) AS repeated,
-           sum(inserted + updated + unchanged) AS quotes,
            extract(epoch FROM max(observed_until) - max(fetched_at) FILTER (WHERE observed_until IS NOT NULL)) AS ahead,
            coalesce(bool_or(fetched = 0 AND blank = 0 AND EXISTS (
                SELECT FROM pages AS e WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0)),
@@ -43,9 +42,9 @@ _PAGES = text("""
       FROM pages AS p WHERE run = :run
 """)
 
-_FILLED = text("""
-    SELECT name, sum(count::bigint) AS count
-      FROM pages, LATERAL jsonb_each_text(filled) AS it(name, count) WHERE run = :run GROUP BY name
+FILLED = text("""
+    SELECT name, sum(quotes::bigint) AS quotes
+      FROM pages, LATERAL jsonb_each_text(filled) AS it(name, quotes) WHERE run = :run GROUP BY name
 """)
 
 _JUMPS = text("""
@@ -96,9 +95,9 @@ def figures_of(connection: Connection, run: UUID, seconds: float) -> Figures:
     figures["items"] = float(pages.items)
     if pages.items:
         figures |= {"rejected": float(pages.rejected / pages.items), "repeated": float(pages.repeated / pages.items)}
-    if pages.quotes:
-        filled: Mapping[str, Any] = {row.name: row.count for row in connection.execute(_FILLED, {"run": run})}
-        figures |= {f"null.{name}": 1 - min(float(filled.get(name, 0) / pages.quotes), 1.0) for name in VALUES}
+    filled: Mapping[str, Any] = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
+    if quotes := filled.get("price"):  # each has one; those that expire at once are no quotes
+        figures |= {f"null.{name}": 1 - float(filled.get(name, 0) / quotes) for name in VALUES}
     return figures
 
 

@@ -15,12 +15,14 @@ log = structlog.get_logger()
 SLOTS = 3
 """A source is expected to bring something in so many slots, unless it says otherwise."""
 
+# A pause that is over counts as a run.
 _AGE = text("""
-    SELECT clock_timestamp() - coalesce(
-               (SELECT finished_at FROM runs
-                 WHERE source = :source AND kind = 'live' AND status IN ('succeeded', 'partial')
-                 ORDER BY requested_at DESC LIMIT 1),
-               (SELECT min(requested_at) FROM runs WHERE source = :source AND kind = 'live')) AS age
+    SELECT clock_timestamp() - greatest(
+               coalesce((SELECT finished_at FROM runs
+                          WHERE source = :source AND kind = 'live' AND status IN ('succeeded', 'partial')
+                          ORDER BY requested_at DESC LIMIT 1),
+                        (SELECT min(requested_at) FROM runs WHERE source = :source AND kind = 'live')),
+               (SELECT paused_until FROM sources WHERE name = :source AND paused_until <= clock_timestamp())) AS age
 """)
 
 _PAUSED = text("""

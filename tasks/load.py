@@ -97,7 +97,7 @@ def load_page(
     rows: its quotes; what was left out of them counts as unchanged. Raises what `page.confirm` raises.
     """
     keeping = begin_to_keep(connection, lease.claim.source, page)
-    inserted, updated = _load_quotes(connection, rows, corrects=_corrects(lease)) if len(rows) else (0, 0)
+    inserted, updated = _load_quotes(connection, rows, corrects=page.corrects) if len(rows) else (0, 0)
     reach("after_merge")
     counters = Counters(
         fetched=normalized.fetched,
@@ -113,7 +113,8 @@ def load_page(
         keep_body(connection, lease.claim.source, page, keeping)
     if not page.unchanged:
         _keep_rejects(connection, lease, page.digest, normalized.rejects)
-    keep_drift(connection, lease.claim, normalized.drift.found)
+    if normalized.drift.found:
+        keep_drift(connection, lease.claim, normalized.drift.found)
     keep_validator(connection, lease, page, normalized, overwrites=updated > 0)
     seq = _keep_page(connection, lease, page, counters, rows)
     reach("after_raw_page")
@@ -160,11 +161,6 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
     return version
-
-
-def _corrects(lease: Lease) -> bool:
-    """Whether quotes that are there may be another's. The past is told in fewer words than the present was."""
-    return lease.claim.kind != "backfill" or lease.claim.parameters["existing"] == "repeat"
 
 
 def _load_quotes(connection: Connection, rows: Rows, *, corrects: bool) -> tuple[int, int]:

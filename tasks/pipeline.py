@@ -69,7 +69,7 @@ class Slice:
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
         self._listings = Listings(engine, source.name, OVERRIDES, renames=claim.kind == "live")
         self._mapping = mapping_of(source)
-        self._watch = Watch(engine, source, claim)
+        self._watch = Watch(engine, self._source, claim)
         self._assistants = 0
         self._adds = True
 
@@ -183,7 +183,8 @@ class Slice:
         pages = self._source.fetch(window, http)
         read = (_Ready(page, self._normalized(page), None) for page in pages)
         try:
-            if self._source.columns is None:
+            # A replay goes on by what its last page has corrected, which is not to be known before that is committed.
+            if self._source.columns is None or self._claim.kind == "replay":
                 yield read, trail
             else:
                 written = (ready._replace(rows=self._rows_ahead(ready)) for ready in read)

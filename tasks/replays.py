@@ -33,9 +33,10 @@ def replayed(engine: Engine, source: Source, claim: Claim) -> Source:
         with engine.connect() as connection:
             requested_at = connection.execute(select(Run.requested_at).where(Run.id == claim.run)).scalar_one()
         _say_what_is_lost(engine, source, stored, requested_at)
+        committed = after
         while True:
-            if after and stored != Stored():
-                corrected = _corrected(engine, claim, after, corrected)
+            if committed and stored != Stored():
+                corrected = _corrected(engine, claim, committed, corrected)
             with engine.connect() as connection:
                 page = next(stored.pages(connection, source.name, requested_at, after, 1, corrected), None)
                 body = page and read_body(connection, source.name, page.digest)
@@ -44,7 +45,9 @@ def replayed(engine: Engine, source: Source, claim: Claim) -> Source:
             after = page.place
             if body is not None:
                 cursor = {"run": window.run, "after": after, "corrected": corrected}
-                yield Page(body, page.content_type, page.request, page.fetched_at, cursor)
+                about = page.content_type, page.request, page.fetched_at
+                yield Page(body, *about, cursor, corrects=page.corrects)
+                committed = after
 
     return replace(source, fetch=fetch, partitions=lambda: (PARTITION,), is_shared=False, upstreams={})
 

@@ -191,7 +191,8 @@ def resume_source(engine: Engine, source: str) -> None:
     """Run the source again; its waiting runs are due at once."""
     with engine.begin() as connection:
         connection.execute(
-            text("UPDATE sources SET paused_until = NULL, paused_reason = NULL WHERE name = :source"),
+            # Until now: from here on it is expected to bring something (tasks/freshness.py).
+            text("UPDATE sources SET paused_until = clock_timestamp(), paused_reason = NULL WHERE name = :source"),
             {"source": source},
         )
         waiting = connection.scalars(
@@ -258,6 +259,8 @@ def _insert_run(
     connection.execute(
         text("INSERT INTO sources (name) VALUES (:source) ON CONFLICT DO NOTHING"), {"source": request.source}
     )
+    if request.backfill and (same := _unfinished(connection, request)):
+        return Requested(same, created=False)
     # The run in the way may end between the two statements: then the next turn inserts.
     for _ in range(3):
         run = uuid.uuid4()
@@ -295,6 +298,20 @@ def _insert_run(
                 raise RunConflict(request.source, existing.id)
             return Requested(existing.id, created=False)
     raise RuntimeError(f"{request.source}: three runs came and went while one was asked for")
+
+
+def _unfinished(connection: Connection, request: RunRequest) -> uuid.UUID | None:
+    """A run of this kind, with the same parameters. Of backfills with others a source may have several."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 2))"), {"source": request.source})
+    same: uuid.UUID | None = connection.scalar(
+        text("""
+            SELECT id FROM runs
+             WHERE source = :source AND kind = :kind AND status IN ('queued', 'running', 'waiting')
+               AND parameters = CAST(:parameters AS jsonb) LIMIT 1
+        """),
+        {"source": request.source, "kind": request.kind, "parameters": json.dumps(request.parameters)},
+    )
+    return same
 
 
 def _answered_before(connection: Connection, key: str, requests: Sequence[RunRequest]) -> list[Requested]:

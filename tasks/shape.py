@@ -17,6 +17,8 @@ from rapidfuzz import fuzz
 
 Kind = Literal["new", "vanished", "renamed", "retyped"]
 
+TEXT, NUMERIC = "text", "number as text"
+
 DEEPEST = 5
 MOST_FIELDS = 500
 """Of one shape; an upstream that thinks up new ones for ever fills no table."""
@@ -24,8 +26,13 @@ MOST_FIELDS = 500
 ALWAYS = 0.98
 """The share of the items before that had a field which is said to have vanished from a page."""
 
-MOSTLY = 0.5
-"""The share of a page's values that are of a type not seen before, from which on the field is said to be retyped."""
+RARE, MOSTLY = 0.05, 0.5
+"""The share that a type had at most, and has at least in a page whose field is said to be retyped."""
+
+BY_CHANCE = 1e-3
+"""What is likelier than that, as things were before, is no change: a page of one item tells little."""
+
+ENOUGH_VALUES = 50
 
 ENOUGH = 0.6
 """The confidence from which on one that vanished and one that is new are one that was renamed."""
@@ -36,7 +43,12 @@ NAME_WEIGHT = 0.7
 REMEMBERED = 100_000
 """Items whose counts are kept in full; beyond, the past counts for less and less."""
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?[$€]?(\d[\d,.' ]*|\.\d+)([eE][+-]?\d+)?[ ]?[%KMBT]?", re.ASCII)
+LONGEST_NUMBER, LONGEST_NAME = 100, 200
+
+NULLS = frozenset(("", "-", "null", "none", "nan", "n/a", "na"))
+"""How files spell that nothing is known."""
+
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -153,25 +165,38 @@ def shape_of(items: Sequence[Any]) -> Shape:
 
 
 def leaves(item: Mapping[Any, Any], above: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
-    """Each field with its value: of objects in objects, those that are inside."""
+    """Each field with its value: of objects in objects, those that are inside. Without names that no table can hold."""
     for name, value in item.items():
         path = f"{above}{name}"
+        if len(path) > LONGEST_NAME or "\x00" in path or not _is_text(path):
+            continue
         if isinstance(value, Mapping) and value and depth < DEEPEST:
             yield from leaves(value, f"{path}.", depth + 1)
         else:
             yield path, value
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def type_of(value: Any) -> str | None:
-    """None for null, and for an empty text: in a CSV file that is what null looks like."""
-    if value is None or value == "":
+    """None for null, and for a text that says as much."""
+    if value is None:
         return None
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int | float | Decimal):
         return "number"
     if isinstance(value, str):
-        return "number as text" if NUMBER.fullmatch(value.strip()) else "text"
+        plain = value[: LONGEST_NUMBER + 1].strip()
+        if plain.casefold() in NULLS:
+            return None
+        return NUMERIC if len(plain) <= LONGEST_NUMBER and NUMBER.fullmatch(plain) else TEXT
     return "object" if isinstance(value, Mapping) else "list"
 
 
@@ -182,9 +207,12 @@ def changes(before: Shape, page: Shape) -> list[Change]:
     vanished = {
         name: theirs
         for name, theirs in before.fields.items()
-        if theirs.present >= ALWAYS * before.items and name not in page.fields
+        if theirs.present >= ALWAYS * before.items
+        and name not in page.fields
+        and (1 - (theirs.present + 1) / (before.items + 2)) ** page.items < BY_CHANCE
     }
-    new = {name: ours for name, ours in page.fields.items() if name not in before.fields}
+    room = max(0, MOST_FIELDS - len(before.fields))
+    new = dict([it for it in page.fields.items() if it[0] not in before.fields][:room])
     renamed = list(_renamed(vanished, new))
     gone, come = {change.field for change in renamed}, {change.became for change in renamed}
     return [
@@ -204,9 +232,10 @@ def evolve(before: Shape, page: Shape, accepted: Iterable[Change], *, whole: boo
             before.fields.setdefault(change.new_name, page.fields[change.new_name])
         if change.kind in ("vanished", "renamed"):
             theirs = before.fields[change.field]
-            theirs.present = min(theirs.present, int(ALWAYS * before.items) - 1)
+            theirs.present = max(0, min(theirs.present, int(ALWAYS * before.items) - 1))
         if change.kind == "retyped":
-            before.fields[change.field].types[str(change.became)] += 1
+            types = before.fields[change.field].types
+            types[str(change.became)] += max(1, types.total())
 
 
 def _retyped(before: Shape, page: Shape) -> Iterator[Change]:
@@ -214,9 +243,24 @@ def _retyped(before: Shape, page: Shape) -> Iterator[Change]:
         theirs = before.fields.get(name)
         if theirs is None or not theirs.types or not ours.types:
             continue
+        known, values = theirs.types.total(), ours.types.total()
         for kind, count in ours.types.items():
-            if kind not in theirs.types and count >= MOSTLY * ours.types.total():
+            # A text may well be one that looks like a number.
+            if (
+                count < MOSTLY * values
+                or theirs.types[kind] > RARE * known
+                or (theirs.main_type, kind) == (TEXT, NUMERIC)
+            ):
+                continue
+            if _at_least(count, values, (theirs.types[kind] + 1) / (known + 2)) < BY_CHANCE:
                 yield Change("retyped", name, was=theirs.main_type, became=kind)
+
+
+def _at_least(count: int, of: int, share: float) -> float:
+    """How likely so many or more of them are, where each is with this likelihood."""
+    if of > ENOUGH_VALUES:
+        return 0.0
+    return sum(math.comb(of, each) * share**each * (1 - share) ** (of - each) for each in range(count, of + 1))
 
 
 def _renamed(vanished: Mapping[str, Field], new: Mapping[str, Field]) -> Iterator[Change]:
@@ -258,6 +302,6 @@ def _values_alike(theirs: Field, ours: Field) -> float:
 def _size(value: Any) -> float | None:
     try:
         number = abs(float(value))
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError):
         return None
     return math.log10(number) if 0 < number < math.inf else None

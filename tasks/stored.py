@@ -66,7 +66,7 @@ _AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partit
 
 
 class StoredPage(NamedTuple):
-    """A page's row, without its body. has_body: whether that is still kept."""
+    """A page's row, without its body. has_body: whether that is still kept. corrects: as it did then."""
 
     place: Place
     request: dict[str, Any]
@@ -74,6 +74,7 @@ class StoredPage(NamedTuple):
     digest: bytes
     content_type: str
     has_body: bool
+    corrects: bool
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Stored:
         rows = connection.execute(
             text(f"""
                 SELECT p.committed_at, p.run, p.partition, p.seq, p.request, p.fetched_at, p.body_digest,
-                       b.content_type, b.body IS NOT NULL AS has_body
+                       b.content_type, b.body IS NOT NULL AS has_body,
+                       r.kind <> 'backfill' OR r.parameters->>'existing' = 'repeat' AS corrects
                 {_STORED} AND ({self._conditions}{f" OR {_CORRECTED}" if corrected else ""}) {beyond}
                  ORDER BY p.committed_at, p.run, p.partition, p.seq LIMIT :limit
             """),
@@ -134,7 +136,8 @@ class Stored:
         )
         for row in rows:
             place = [row.committed_at.isoformat(), str(row.run), row.partition, row.seq]
-            yield StoredPage(place, row.request, row.fetched_at, bytes(row.body_digest), row.content_type, row.has_body)
+            about = row.content_type, row.has_body, row.corrects
+            yield StoredPage(place, row.request, row.fetched_at, bytes(row.body_digest), *about)
 
     def count(self, connection: Connection, source: str, before: datetime) -> tuple[int, int]:
         """How many there are, and of how many the body is kept no more."""

@@ -206,6 +206,7 @@ def test_a_backfill_is_asked_for_once_it_was_seen_what_it_would_do(
             "existing": "retry",
         },
     )
+    assert ask(api, token, {**body, "existing": "retry"}).json["data"][0]["id"] == run["id"]
     other = ask(api, token, {**body, "observed_to": "2026-06-01T00:00:00Z"})
     assert other.json["data"][0]["id"] != run["id"], "of backfills a source may have several"
 
@@ -217,6 +218,7 @@ def test_a_backfill_is_asked_for_once_it_was_seen_what_it_would_do(
         ({"assets": ["nothing"]}, "assets", "lists no asset 'nothing'"),
         ({"observed_from": "2999-01-01T00:00:00Z"}, "observed_from", "before observed_to, or now"),
         ({"observed_to": "2025-01-01T00:00:00Z"}, "observed_from", "before observed_to"),
+        ({"observed_from": "0001-01-01T00:00:00Z"}, "observed_from", "or later"),
         ({"existing": "always"}, "existing", "expected one of skip, retry, repeat"),
         ({"source": "csv_history"}, "source", "tells nothing of the past; those that do: coinpaprika, coingecko"),
         ({"kind": "live"}, "assets", "expected none with kind live"),

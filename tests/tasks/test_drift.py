@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping
 from sources.coingecko import source as coingecko
 from sources.contract import DriftPolicy, Source
 from tasks.drift import accept
+from tasks.shape import Shape, changes, shape_of
 from tasks.stored import Stored
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
@@ -201,11 +202,12 @@ def test_a_replay_of_what_came_before_a_change_is_no_change(bench: Bench, httpse
 
 
 def test_a_field_of_a_field_is_named_by_its_path(bench: Bench) -> None:
-    first = canned([{**item(0), "more": {"usd": {"cap": 1}}}], normalize=mapped)
-    bench.ingest(first)
-    bench.ingest(
-        canned([{**item(0, observed_at="2026-01-02T00:00:00Z"), "more": {"usd": {"cap": "1"}}}], normalize=mapped)
+    first, then = (
+        [coin(number, minute, more={"usd": {"cap": cap}}) for number in range(COINS)]
+        for minute, cap in ((0, 1), (1, "1"))
     )
+    bench.ingest(canned(first, normalize=mapped))
+    bench.ingest(canned(then, normalize=mapped))
     [found] = drifts(bench)
     assert (found["field"], found["was"], found["became"]) == ("more.usd.cap", "number", "number as text")
 
@@ -236,6 +238,71 @@ def test_in_the_run_that_is_the_first_nothing_is_new(bench: Bench) -> None:
     assert drifts(bench) == []
     bench.ingest(canned([{**item(3), "more": 1}]))
     assert [row["field"] for row in drifts(bench)] == ["more"]
+
+
+def test_what_waits_stays_in_force_in_pages_that_show_little_of_it(bench: Bench, httpserver: HTTPServer) -> None:
+    feed = Feed(httpserver, [page(0, "none")])
+    source = feed.source(normalize=mapped, drift={"*": "quarantine"})
+    bench.ingest(source)
+    for minute, odd, rejected in ((1, 5, 5), (2, 2, 2), (3, 5, 5)):
+        feed.pages = [page(minute, "retype")[:odd] + page(minute, "none")[odd:]]
+        assert counters(bench, bench.ingest(source)["id"])[5] == rejected
+    [found] = drifts(bench)
+    assert found["accepted_at"] is None
+
+
+def test_of_many_changes_each_is_held_to_its_policy(bench: Bench) -> None:
+    many = {f"field_{number:03d}": number for number in range(80)}
+    source = canned([coin(number, **many) for number in range(COINS)], normalize=mapped)
+    bench.ingest(source)
+    less = canned([coin(number, 1) for number in range(COINS)], normalize=mapped, drift={"field_079": "freeze"})
+    assert bench.ingest(less)["error_code"] == "schema_frozen"
+    assert "field_079" in {row["field"] for row in drifts(bench)}
+
+
+@pytest.mark.parametrize(
+    "odd", ["a\x00b", "half \ud83d of it", "x" * 5000, "a.b.c", ""], ids=["NUL", "surrogate", "long", "dots", "empty"]
+)
+def test_odd_names_of_fields_cost_nothing(bench: Bench, odd: str) -> None:
+    bench.ingest(canned([coin(number) for number in range(COINS)], normalize=mapped))
+    pages = [[coin(number, minute, **{odd: 1}) for number in range(COINS)] for minute in (1, 2)]
+    assert bench.ingest(canned(*pages, normalize=mapped, drift={"*": "discard"}))["status"] == "succeeded"
+
+
+def test_fields_that_are_thought_up_for_ever_fill_no_table(bench: Bench) -> None:
+    pages = [[coin(0, minute, **{f"f{minute}_{number}": 1 for number in range(100)})] for minute in range(12)]
+    bench.ingest(canned([coin(0)], normalize=mapped))
+    bench.ingest(canned(*pages, normalize=mapped))
+    counts = bench.rows("SELECT (SELECT count(*) FROM jsonb_object_keys(fields)) AS fields FROM shapes")
+    assert max(row["fields"] for row in counts) <= 500
+
+
+def numbers(*values: Any) -> Shape:
+    return shape_of([{"v": value} for value in values])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "kinds"),
+    [
+        ([1] * 250, ["n/a"] * 250, []),
+        ([1] * 249 + ["odd"], ["odd"] * 250, ["retyped"]),
+        (["1.5"] * 100, ["1,234.50", "$3", "7%", "1.2K"] * 25, []),
+        (["0,5"] * 100, ["null", "-", ""] * 30, []),
+        (["ABC"] * 100, ["42"] * 100, []),
+        ([1] * 5, ["x"], []),
+        ([1] * 5, ["x"] * 5, ["retyped"]),
+        ([1] * 100, [True] * 100, ["retyped"]),
+        (["1"] * 100, ["9" * 20_000 + "x"] * 100, ["retyped"]),
+    ],
+)
+def test_a_type_is_another_where_that_is_no_chance(before: list[Any], now: list[Any], kinds: list[str]) -> None:
+    assert [change.kind for change in changes(numbers(*before), numbers(*now))] == kinds
+
+
+def test_a_field_that_is_seldom_missing_has_not_vanished_from_one_item() -> None:
+    before = shape_of([{"id": 1, "v": 1}] * 99 + [{"id": 1}])
+    assert changes(before, shape_of([{"id": 1}])) == []
+    assert [change.kind for change in changes(before, shape_of([{"id": 1}] * 5))] == ["vanished"]
 
 
 def test_the_log_warns_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
