@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -216,13 +216,18 @@ STANDS_FOR = text("""
 """The assets that slugs stand for: where one was merged into another, that one."""
 
 
+def assets_named(connection: Connection, slugs: Iterable[str]) -> dict[str, int]:
+    """By slug the ids of the assets that have exactly these, wherever they were merged."""
+    rows = connection.execute(text("SELECT slug, id FROM assets WHERE slug = ANY(:slugs)"), {"slugs": list(slugs)})
+    return {row.slug: row.id for row in rows}
+
+
 def add_asset(connection: Connection, listing: Row[Any], slug: str = "") -> int:
     """Make an asset for a listing, with a slug of its own; gives its id."""
     listed = Listed(listing.source_asset_id, listing.symbol, listing.name, "")
     slug = slug or Slugs(connection, [listed]).free(listed)
     add_assets(connection, [(slug, listed)])
-    added: int = find_asset(connection, slug).id
-    return added
+    return assets_named(connection, [slug])[slug]
 
 
 def add_assets(connection: Connection, new: Sequence[tuple[str, Listed]]) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from sources.judge import Listed
 from store.tables import SYMBOL_KEY
-from tasks.decisions import OVERRIDE, STANDS_FOR, Decided, Overrides, add_assets, deciding, record
+from tasks.decisions import OVERRIDE, Decided, Overrides, add_assets, assets_named, deciding, record
 from tasks.likeness import Spelling, match
 from tasks.quotes import ListingKey, key_of
 from tasks.slugs import Slugs
@@ -122,15 +122,19 @@ def _settled(connection: Connection, source: str, listed: Sequence[Listed], over
 def _assets_by_override(
     connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides
 ) -> dict[str, Met]:
-    """By source_asset_id, for those that people have settled; makes the asset where it is not there."""
+    """By source_asset_id, for those that people have settled; the asset is made, or has listings again."""
     named = {one.source_asset_id: one for one in listed if (source, one.source_asset_id) in overrides}
     wanted = {id_: overrides[source, id_] for id_ in named}
-    there = connection.execute(STANDS_FOR, {"slugs": [override.asset for override in wanted.values()]})
-    slugs = {row.asked: row.slug for row in there}
-    missing = {override.asset: named[id_] for id_, override in wanted.items() if override.asset not in slugs}
+    slugs = [override.asset for override in wanted.values()]
+    there = assets_named(connection, slugs)
+    connection.execute(
+        text("UPDATE assets SET merged_into = NULL WHERE slug = ANY(:slugs) AND merged_into IS NOT NULL"),
+        {"slugs": slugs},
+    )
+    missing = {override.asset: named[id_] for id_, override in wanted.items() if override.asset not in there}
     add_assets(connection, list(missing.items()))
     return {
-        id_: Met(slugs.get(override.asset, override.asset), Decided(OVERRIDE, "overrides", reason=override.reason))
+        id_: Met(override.asset, Decided(OVERRIDE, "overrides", reason=override.reason))
         for id_, override in wanted.items()
     }
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from tasks.decisions import BY_PEOPLE, OVERRIDE, STANDS_FOR, Decided, Overrides, add_asset, deciding, listings_of, move
+from tasks.decisions import BY_PEOPLE, Decided, Overrides, deciding, listings_of, move
 from tasks.likeness import Likeness, Spelling, faint_likeness, likeness
+from tasks.overridden import follow_overrides
 
 log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ class _Pair(NamedTuple):
 def look_again(engine: Engine, overrides: Overrides) -> None:
     """Follow the overrides, merge what is one after all, and list what is in doubt."""
     with deciding(engine) as connection:
-        _follow_overrides(connection, overrides)
+        follow_overrides(connection, overrides)
         assets = _assets(connection)
         common = Counter(word for asset in assets for word in asset.words)
         pairs = list(_pairs(assets))
@@ -78,48 +79,6 @@ def look_again(engine: Engine, overrides: Overrides) -> None:
             elif alike or (pair.alone and differ is not None and differ < AGREES):
                 candidates.append((pair, evidence))
         _keep(connection, [it for it in candidates if merged.isdisjoint((it[0].one.id, it[0].other.id))])
-
-
-def _follow_overrides(connection: Connection, overrides: Overrides) -> None:
-    """Listings that the file names are of the assets it says; those it names no more are what they were before."""
-    names = list(overrides)
-    rows = connection.execute(
-        text("""
-            SELECT listings.id, source, source_asset_id, listings.symbol, listings.name, slug, method FROM listings
-              JOIN assets ON assets.id = listings.asset
-             WHERE method = :override OR (source, source_asset_id) IN (
-                   SELECT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[])))
-             ORDER BY listings.id
-        """),
-        {"override": OVERRIDE, "sources": [source for source, _ in names], "ids": [id_ for _, id_ in names]},
-    ).all()
-    for row in rows:
-        override = overrides.get((row.source, row.source_asset_id))
-        if override is None:
-            _restore(connection, row.id)
-            continue
-        found = connection.execute(STANDS_FOR, {"slugs": [override.asset]}).one_or_none()
-        if found is None:
-            asset = add_asset(connection, row, override.asset)
-        elif row.method == OVERRIDE and found.slug == row.slug:
-            continue
-        else:
-            asset = found.id
-        move(connection, [row.id], asset, Decided(OVERRIDE, "overrides", reason=override.reason))
-
-
-def _restore(connection: Connection, listing: int) -> None:
-    """As it was before an override; a listing that was met under one keeps its asset, as if a rule had chosen it."""
-    before = connection.execute(
-        text("""
-            SELECT id, asset, method, confidence, evidence FROM decisions
-             WHERE listing = :listing ORDER BY method = :override, id DESC LIMIT 1
-        """),
-        {"listing": listing, "override": OVERRIDE},
-    ).one()
-    method = "new" if before.method == OVERRIDE else before.method
-    evidence = {"restores": before.id, **before.evidence}
-    move(connection, [listing], before.asset, Decided(method, "overrides", before.confidence, evidence))
 
 
 def _assets(connection: Connection) -> list[_Asset]:

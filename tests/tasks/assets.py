@@ -33,6 +33,15 @@ def assets(engine: Engine) -> dict[str, list[str]]:
     return {row.slug: row.ids for row in rows}
 
 
+def state(engine: Engine) -> list[tuple[object, ...]]:
+    """All that is believed of listings and assets; ids and times apart."""
+    query = """
+        SELECT source, source_asset_id, quote_currency, slug, method, confidence, merged_into
+          FROM assets LEFT JOIN listings ON asset = assets.id ORDER BY assets.id, listings.id
+    """
+    return [tuple(row) for row in ask(engine, query)]
+
+
 def ask(engine: Engine, query: str, **values: Any) -> list[Any]:
     with engine.begin() as connection:
         result = connection.execute(text(query), values)

@@ -13,7 +13,7 @@ from tasks.decide import main
 from tasks.decisions import Decided, Override, Refused, merge, pin, split, undo
 from tasks.overrides import read_overrides
 from tasks.second_look import look_again
-from tests.tasks.assets import ask, assets, quote, resolve
+from tests.tasks.assets import ask, assets, quote, resolve, state
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
 
@@ -28,15 +28,6 @@ def two(engine: Engine) -> None:
 
 def because(method: str) -> Decided:
     return Decided(method, "test", reason="it is so")
-
-
-def state(engine: Engine) -> list[tuple[object, ...]]:
-    """All that is believed of listings and assets; ids and times apart."""
-    query = """
-        SELECT source, source_asset_id, quote_currency, slug, method, confidence, merged_into
-          FROM assets LEFT JOIN listings ON asset = assets.id ORDER BY assets.id, listings.id
-    """
-    return [tuple(row) for row in ask(engine, query)]
 
 
 def test_merged_assets_are_one_and_both_slugs_stand_for_it(engine: Engine) -> None:
@@ -117,32 +108,6 @@ def test_what_cannot_be_decided_is_refused_and_changes_nothing(
 
 
 # The file of overrides
-
-
-def test_an_override_decides_before_any_rule(engine: Engine) -> None:
-    overrides = {
-        ("csv_history", "UNI"): Override("universe", "it is so"),
-        ("csv_history", "UNI2"): Override("something-new", ""),
-    }
-    met = quote("UNI", "UNI", "Uniswap"), quote("UNI2", "UNI", "Uniswap", "EUR")
-    resolve(engine, "csv_history", *met, overrides=overrides)
-    assert assets(engine)["universe"] == ["universe", "UNI"]
-    assert assets(engine)["something-new"] == ["UNI2"]
-    [row] = ask(engine, "SELECT method, decided_by, reason FROM decisions WHERE method = 'override' AND reason <> ''")
-    assert tuple(row) == ("override", "overrides", "it is so")
-
-
-def test_overrides_are_followed_both_ways(engine: Engine) -> None:
-    before = state(engine)
-    overrides = {UNISWAP: Override("universe", "it is so")}
-    look_again(engine, overrides)
-    look_again(engine, overrides)
-    assert assets(engine)["universe"] == ["uni-uniswap", "uni-uniswap", "universe"]
-    assert len(ask(engine, "SELECT 1 FROM decisions WHERE method = 'override'")) == 2
-    with pytest.raises(Refused, match="'uni-uniswap' of coinpaprika is settled by the file that OVERRIDES names"):
-        pin(engine, "uniswap", [UNISWAP], because("pinned"))
-    look_again(engine, {})
-    assert state(engine) == before
 
 
 def test_the_file_says_which_listing_is_of_which_asset(tmp_path: Path) -> None:

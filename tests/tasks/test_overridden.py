@@ -1,0 +1,93 @@
+"""What the file of overrides settles: before any rule, against what rules decided, and until a line is taken out."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine
+
+from tasks.decisions import Decided, Override, Refused, pin
+from tasks.second_look import look_again
+from tests.tasks.assets import ask, assets, quote, resolve, state
+
+UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
+
+
+@pytest.fixture(autouse=True)
+def two(engine: Engine) -> None:
+    """Two assets of one symbol: the first with a listing in each of two sources, in two currencies in one of them."""
+    ask(engine, "INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko'), ('csv_history')")
+    resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap"), quote(UNISWAP[1], "UNI", "Uniswap", "EUR"))
+    resolve(engine, "coingecko", quote("uniswap", "uni", "Uniswap"), quote(UNIVERSE[1], "uni", "Universe"))
+
+
+def acme(engine: Engine) -> None:
+    """Two assets that a second look takes for one."""
+    resolve(engine, "coinpaprika", quote("acm-1", "ACM", "Acme"))
+    resolve(engine, "coingecko", quote("second", "acm", "Acme Rockets"))
+
+
+def test_an_override_decides_before_any_rule(engine: Engine) -> None:
+    overrides = {
+        ("csv_history", "UNI"): Override("universe", "it is so"),
+        ("csv_history", "UNI2"): Override("something-new", ""),
+    }
+    met = quote("UNI", "UNI", "Uniswap"), quote("UNI2", "UNI", "Uniswap", "EUR")
+    resolve(engine, "csv_history", *met, overrides=overrides)
+    assert assets(engine)["universe"] == ["universe", "UNI"]
+    assert assets(engine)["something-new"] == ["UNI2"]
+    [row] = ask(engine, "SELECT method, decided_by, reason FROM decisions WHERE method = 'override' AND reason <> ''")
+    assert tuple(row) == ("override", "overrides", "it is so")
+
+
+def test_overrides_are_followed_both_ways(engine: Engine) -> None:
+    before = state(engine)
+    overrides = {UNISWAP: Override("universe", "it is so")}
+    look_again(engine, overrides)
+    look_again(engine, overrides)
+    assert assets(engine)["universe"] == ["uni-uniswap", "uni-uniswap", "universe"]
+    assert len(ask(engine, "SELECT 1 FROM decisions WHERE method = 'override'")) == 2
+    with pytest.raises(Refused, match="'uni-uniswap' of coinpaprika is settled by the file that OVERRIDES names"):
+        pin(engine, "uniswap", [UNISWAP], Decided("pinned", "test"))
+    look_again(engine, {})
+    assert state(engine) == before
+
+
+def test_an_override_takes_apart_what_a_rule_made_one(engine: Engine) -> None:
+    acme(engine)
+    look_again(engine, {})
+    assert assets(engine)["acme"] == ["acm-1", "second"]
+    overrides = {("coingecko", "second"): Override("acme-rockets", "they are two")}
+    look_again(engine, overrides)
+    apart = state(engine)
+    assert assets(engine) | {"uniswap": [], "universe": []} == {
+        "acme": ["acm-1"],
+        "acme-rockets": ["second"],
+        "uniswap": [],
+        "universe": [],
+    }
+    look_again(engine, overrides)
+    assert state(engine) == apart
+
+
+def test_an_override_is_of_the_asset_with_its_slug_where_that_was_merged_before_the_listing_is_met(
+    engine: Engine,
+) -> None:
+    acme(engine)
+    look_again(engine, {})
+    resolve(
+        engine,
+        "csv_history",
+        quote("ACM", "ACM", "Acme"),
+        overrides={("csv_history", "ACM"): Override("acme-rockets", "it is so")},
+    )
+    assert assets(engine)["acme-rockets"] == ["ACM"]
+    assert assets(engine)["acme"] == ["acm-1", "second"]
+    assert ask(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
+
+
+def test_two_listings_can_change_places(engine: Engine) -> None:
+    resolve(engine, "coinpaprika", quote("m", "FOO", "Foo"))
+    resolve(engine, "coingecko", quote("l", "BAR", "Bar"))
+    look_again(engine, {("coinpaprika", "m"): Override("bar", ""), ("coingecko", "l"): Override("foo", "")})
+    assert [assets(engine)[slug] for slug in ("foo", "bar")] == [["l"], ["m"]]
+    assert ask(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
