@@ -108,16 +108,14 @@ def _pairs(assets: Iterable[_Asset]) -> Iterator[_Pair]:
             by_key[key].append(asset)
     seen: set[tuple[int, int]] = set()
     for those in by_key.values():
-        apart = [(one, other) for one, other in combinations(those, 2) if one.sources.isdisjoint(other.sources)]
-        # $ACM is another symbol than ACM, where two have ACM.
-        exactly = [(one, other) for one, other in apart if one.symbols & other.symbols]
-        partners, exact_partners = (Counter(asset.id for pair in them for asset in pair) for them in (apart, exactly))
-        for one, other in apart:
-            if (one.id, other.id) in seen or one.by_people or other.by_people:
+        for one, other in combinations(those, 2):
+            if (one.id, other.id) in seen or one.by_people or other.by_people or one.sources & other.sources:
                 continue
             seen.add((one.id, other.id))
-            counted = exact_partners if one.symbols & other.symbols else partners
-            yield _Pair(one, other, alone=counted[one.id] == counted[other.id] == 1)
+            # $ACM is another symbol than ACM, where two have ACM.
+            exactly = one.symbols & other.symbols
+            alone = len([it for it in those if it.symbols & exactly] if exactly else those) == 2
+            yield _Pair(one, other, alone)
 
 
 def _alike(pair: _Pair, common: Mapping[str, int]) -> Likeness | None:

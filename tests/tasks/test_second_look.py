@@ -70,6 +70,14 @@ def test_where_a_third_has_the_symbol_it_is_in_doubt(engine: Engine) -> None:
     assert candidates(engine) == [("acme", "acme-rockets", "symbol_and_part_of_name", None)]
 
 
+def test_one_that_both_sources_list_is_a_third_too(engine: Engine) -> None:
+    resolve(engine, "coinpaprika", quote("road", "ACM", "Road Runner"), quote("acm-1", "ACM", "Acme Rockets"))
+    resolve(engine, "coingecko", quote("runner", "acm", "Road Runner"), quote("second", "acm", "Acme Anvils"))
+    look_again(engine, {})
+    assert assets(engine) == {"road-runner": ["road", "runner"], "acme-rockets": ["acm-1"], "acme-anvils": ["second"]}
+    assert candidates(engine) == [("acme-rockets", "acme-anvils", "symbol_and_rare_word", None)]
+
+
 def test_prices_that_are_far_apart_say_that_it_is_another(engine: Engine) -> None:
     acme(engine)
     price(engine, "acm-1", "100")
