@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -39,8 +39,11 @@ class _Asset:
     by_people: bool = False
 
     @property
-    def symbols(self) -> set[str]:
-        return {it.symbol.casefold() for it in self.spellings}
+    def keys(self) -> set[str]:
+        return {it.key for it in self.spellings} - {""}
+
+    def symbols_of(self, key: str) -> set[str]:
+        return {it.symbol.casefold() for it in self.spellings if it.key == key}
 
     @property
     def words(self) -> set[str]:
@@ -48,7 +51,7 @@ class _Asset:
 
 
 class _Pair(NamedTuple):
-    """Two assets, the older first, that no source lists both of. alone: no third has their symbol."""
+    """Two assets, the older first, that no source lists both of. alone: no third has a symbol that they share."""
 
     one: _Asset
     other: _Asset
@@ -61,7 +64,7 @@ def look_again(engine: Engine, overrides: Overrides) -> None:
         follow_overrides(connection, overrides)
         assets = _assets(connection)
         common = Counter(word for asset in assets for word in asset.words)
-        pairs = list(_pairs(assets))
+        pairs = _pairs(assets)
         apart = _prices_apart(connection, pairs)
         merged: set[int] = set()
         candidates: list[tuple[_Pair, dict[str, Any]]] = []
@@ -85,10 +88,11 @@ def _assets(connection: Connection) -> list[_Asset]:
     """All that have a listing, the oldest first."""
     rows = connection.execute(
         text("""
-            SELECT assets.id, slug, source, source_asset_id, min(listings.symbol) AS symbol, min(listings.name) AS name,
+            SELECT assets.id, slug, source, source_asset_id, listings.symbol, listings.name,
                    bool_or(method = ANY(:by_people)) AS by_people
               FROM listings JOIN assets ON assets.id = listings.asset
-             GROUP BY assets.id, source, source_asset_id ORDER BY assets.id, source, source_asset_id
+             GROUP BY assets.id, source, source_asset_id, listings.symbol, listings.name
+             ORDER BY assets.id, source, source_asset_id, listings.symbol, listings.name
         """),
         {"by_people": list(BY_PEOPLE)},
     )
@@ -101,21 +105,24 @@ def _assets(connection: Connection) -> list[_Asset]:
     return list(found.values())
 
 
-def _pairs(assets: Iterable[_Asset]) -> Iterator[_Pair]:
+def _pairs(assets: Iterable[_Asset]) -> list[_Pair]:
+    """Those of one symbol, in an order that is the same in every process."""
     by_key: dict[str, list[_Asset]] = defaultdict(list)
     for asset in assets:
-        for key in {it.key for it in asset.spellings} - {""}:
+        for key in asset.keys:
             by_key[key].append(asset)
-    seen: set[tuple[int, int]] = set()
-    for those in by_key.values():
-        for one, other in combinations(those, 2):
-            if (one.id, other.id) in seen or one.by_people or other.by_people or one.sources & other.sources:
+    found: dict[tuple[int, int], _Pair] = {}
+    for key in sorted(by_key):
+        for one, other in combinations(by_key[key], 2):
+            if one.by_people or other.by_people or one.sources & other.sources:
                 continue
-            seen.add((one.id, other.id))
             # $ACM is another symbol than ACM, where two have ACM.
-            exactly = one.symbols & other.symbols
-            alone = len([it for it in those if it.symbols & exactly] if exactly else those) == 2
-            yield _Pair(one, other, alone)
+            exactly = one.symbols_of(key) & other.symbols_of(key)
+            rivals = [it for it in by_key[key] if not exactly or it.symbols_of(key) & exactly]
+            before = found.get((one.id, other.id))
+            alone = len(rivals) == 2 and (before is None or before.alone)
+            found[one.id, other.id] = _Pair(one, other, alone)
+    return list(found.values())
 
 
 def _alike(pair: _Pair, common: Mapping[str, int]) -> Likeness | None:

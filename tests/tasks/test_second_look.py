@@ -78,6 +78,15 @@ def test_one_that_both_sources_list_is_a_third_too(engine: Engine) -> None:
     assert candidates(engine) == [("acme-rockets", "acme-anvils", "symbol_and_rare_word", None)]
 
 
+def test_of_two_symbols_that_are_shared_a_third_may_have_neither(engine: Engine) -> None:
+    resolve(engine, "coinpaprika", quote("acm-1", "ACM", "Acme"), quote("acm-1", "ANV", "Acme", "EUR"))
+    resolve(engine, "coingecko", quote("second", "acm", "Acme Rockets"), quote("second", "anv", "Acme Rockets", "EUR"))
+    resolve(engine, "coingecko", quote("third", "anv", "Road Runner"))
+    look_again(engine, {})
+    assert assets(engine) == {"acme": ["acm-1"] * 2, "acme-rockets": ["second"] * 2, "road-runner": ["third"]}
+    assert candidates(engine) == [("acme", "acme-rockets", "symbol_and_part_of_name", None)]
+
+
 def test_prices_that_are_far_apart_say_that_it_is_another(engine: Engine) -> None:
     acme(engine)
     price(engine, "acm-1", "100")
