@@ -18,7 +18,8 @@ from app.resource import LINK, Arguments, Enveloped, NoQuery, Paged, Pagination,
 from app.state import reading, state
 from app.wire import Instant
 from store.tables import Asset, Candidate, Decision, Listing
-from tasks.decisions import Decided, ListingName, Refused, merge, pin, split, undo
+from tasks.decisions import Decided, ListingName, Refused, merge, pin, split
+from tasks.undo import undo
 
 blueprint = Resource("decisions", __name__, description="Which asset a listing is of, and why.")
 

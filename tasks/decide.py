@@ -9,7 +9,8 @@ from uuid import UUID
 
 from settings import SettingsError, get_settings
 from store.engine import make_engine
-from tasks.decisions import Decided, ListingName, Refused, merge, pin, split, undo
+from tasks.decisions import Decided, ListingName, Refused, merge, pin, split
+from tasks.undo import undo
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Which asset listings are of, decided by people: merged, split off, pinned, and undone. No quote is touched by it.
+"""Which asset listings are of, decided by people: merged, split off, pinned. No quote is touched by it.
 
 Every decision is a row of its own, and a listing's newest one holds. What a person decided, no rule decides anew.
 """
@@ -30,7 +30,7 @@ class Override(NamedTuple):
 
 Overrides = Mapping[ListingName, Override]
 
-OVERRIDE = "override"
+OVERRIDE, SAME_ID = "override", "same_id"
 BY_PEOPLE = (OVERRIDE, "merged", "split", "pinned")
 """Methods that only another person's decision replaces."""
 
@@ -71,7 +71,7 @@ def merge(engine: Engine, slug: str, into: str, decided: Decided) -> uuid.UUID:
         one, other = find_asset(connection, slug), find_asset(connection, into)
         if one.id == other.id:
             raise Refused("conflict", f"{slug} and {into} are one asset already")
-        return _move_for_people(connection, listings_of(connection, one.id), other.id, decided)
+        return move_for_people(connection, listings_of(connection, one.id), other.id, decided)
 
 
 def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
@@ -80,62 +80,18 @@ def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Deci
         asset = find_asset(connection, slug)
         leaving = _named(connection, names)
         if strangers := [row for row in leaving if row.asset != asset.id]:
-            raise Refused("conflict", f"{_shown(strangers[0])} is no listing of {asset.slug}")
+            raise Refused("conflict", f"{shown(strangers[0])} is no listing of {asset.slug}")
         if len(leaving) == len(listings_of(connection, asset.id)):
             raise Refused("conflict", f"those are all listings of {asset.slug}; one must stay")
         new = add_asset(connection, leaving[0])
-        return _move_for_people(connection, [row.id for row in leaving], new, decided)
+        return move_for_people(connection, [row.id for row in leaving], new, decided)
 
 
 def pin(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
     """These listings, whatever they were of, are of this asset, and no rule moves them. Gives the change's id."""
     with deciding(engine) as connection:
         asset = find_asset(connection, slug)
-        return _move_for_people(connection, [row.id for row in _named(connection, names)], asset.id, decided)
-
-
-def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
-    """Each listing of a change is again what it was before. Gives the undoing's id, which can be undone as well."""
-    with deciding(engine) as connection:
-        rows = connection.execute(_BEFORE, {"change": change}).all()
-        if not rows:
-            raise Refused("unknown_change", f"there is no change {change}")
-        if later := [row for row in rows if row.id not in (row.newest, row.stands)]:
-            raise Refused("conflict", f"{_shown(later[0])} was decided anew since; undo that first")
-        if first := [row for row in rows if row.asset_before is None]:
-            raise Refused("conflict", f"{_shown(first[0])} was nothing before")
-        undoing = uuid.uuid4()
-        for row in rows:
-            evidence = {"restores": row.before, **row.evidence, "undoes": str(change)}
-            # Or the rule that was undone would decide it again.
-            method = row.method if {row.method, row.undone} & {*BY_PEOPLE} else "pinned"
-            restored = Decided(method, by, row.confidence, evidence, reason)
-            _move_for_people(connection, [row.listing], row.asset_before, restored, undoing)
-        return undoing
-
-
-_BEFORE = text("""
-    SELECT d.id, d.listing, d.method AS undone, source, source_asset_id, before.id AS before,
-           before.asset AS asset_before, before.method, before.confidence, before.evidence, newest.id AS newest,
-           (newest.evidence ->> 'restores')::bigint AS stands
-      FROM decisions AS d JOIN listings ON listings.id = d.listing
-      LEFT JOIN LATERAL (SELECT * FROM decisions AS b WHERE b.listing = d.listing AND b.id < d.id
-                          ORDER BY b.id DESC LIMIT 1) AS before ON true
-     CROSS JOIN LATERAL (SELECT * FROM decisions AS n WHERE n.listing = d.listing
-                          ORDER BY n.id DESC LIMIT 1) AS newest
-     WHERE d.change = :change ORDER BY d.id
-""")
-"""What a change decided, what was before, and what holds now: the newest decision, or the one that it restores."""
-
-
-def _move_for_people(
-    connection: Connection, listings: Sequence[int], asset: int, decided: Decided, change: uuid.UUID | None = None
-) -> uuid.UUID:
-    settled = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
-    row = connection.execute(settled, {"listings": list(listings), "override": OVERRIDE}).first()
-    if row is not None:
-        raise Refused("conflict", f"{_shown(row)} is settled by the file that OVERRIDES names; change it there")
-    return move(connection, listings, asset, decided, change)
+        return move_for_people(connection, [row.id for row in _named(connection, names)], asset.id, decided)
 
 
 def move(
@@ -165,6 +121,17 @@ _SETTLE = text("""
                                          THEN NULL ELSE CAST(:asset AS bigint) END
      WHERE id = ANY(CAST(:left AS bigint[])) OR (id = :asset AND merged_into IS NOT NULL)
 """)
+
+
+def move_for_people(
+    connection: Connection, listings: Sequence[int], asset: int, decided: Decided, change: uuid.UUID | None = None
+) -> uuid.UUID:
+    """The same, unless the file of overrides has another word for it; raises Refused."""
+    settled = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
+    row = connection.execute(settled, {"listings": list(listings), "override": OVERRIDE}).first()
+    if row is not None:
+        raise Refused("conflict", f"{shown(row)} is settled by the file that OVERRIDES names; change it there")
+    return move(connection, listings, asset, decided, change)
 
 
 def record(
@@ -266,5 +233,5 @@ def _named(connection: Connection, names: Sequence[ListingName]) -> list[Row[Any
     return list(rows)
 
 
-def _shown(row: Row[Any]) -> str:
+def shown(row: Row[Any]) -> str:
     return f"{row.source_asset_id!r} of {row.source}"

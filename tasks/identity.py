@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from sources.judge import Listed
 from store.tables import SYMBOL_KEY
-from tasks.decisions import OVERRIDE, Decided, Overrides, add_assets, assets_named, deciding, record
+from tasks.decisions import OVERRIDE, SAME_ID, Decided, Overrides, add_assets, assets_named, deciding, record
 from tasks.likeness import Spelling, match
 from tasks.quotes import ListingKey, key_of
 from tasks.slugs import Slugs
@@ -34,7 +34,7 @@ class Met(NamedTuple):
     decided: Decided
 
 
-SAME_ID = Decided("same_id", BY)
+FOLLOWS = Decided(SAME_ID, BY)
 NEW = Decided("new", BY)
 
 
@@ -106,7 +106,7 @@ def decide_assets(connection: Connection, source: str, listed: Sequence[Listed],
         if found is None:
             found = Met(slugs.free(one), NEW)
             new.append((found.slug, one))
-        settled[id_] = found if found.decided.method == OVERRIDE else Met(found.slug, SAME_ID)
+        settled[id_] = found if found.decided.method == OVERRIDE else Met(found.slug, FOLLOWS)
         met.append(found)
     add_assets(connection, new)
     return met
@@ -115,7 +115,7 @@ def decide_assets(connection: Connection, source: str, listed: Sequence[Listed],
 def _settled(connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides) -> dict[str, Met]:
     """By source_asset_id, for those of which it need not be asked what they are like."""
     by_pair = _assets_by_known_pair(connection, source, listed)
-    by_id = {id_: Met(slug, SAME_ID) for id_, slug in _assets_by_id(connection, source, listed).items()}
+    by_id = {id_: Met(slug, FOLLOWS) for id_, slug in _assets_by_id(connection, source, listed).items()}
     return {**by_pair, **by_id, **_assets_by_override(connection, source, listed, overrides)}
 
 

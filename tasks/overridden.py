@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from tasks.decisions import OVERRIDE, Decided, Overrides, add_asset, assets_named, move
+from tasks.decisions import OVERRIDE, SAME_ID, Decided, Overrides, add_asset, assets_named, move
 
 BY = "overrides"
 
@@ -17,8 +17,8 @@ def follow_overrides(connection: Connection, overrides: Overrides) -> None:
     names = list(overrides)
     rows = connection.execute(
         text("""
-            SELECT listings.id, source, source_asset_id, listings.symbol, listings.name, slug, method FROM listings
-              JOIN assets ON assets.id = listings.asset
+            SELECT listings.id, source, source_asset_id, listings.symbol, listings.name, asset, slug, method
+              FROM listings JOIN assets ON assets.id = listings.asset
              WHERE method = :override OR (source, source_asset_id) IN (
                    SELECT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[])))
              ORDER BY listings.id
@@ -31,7 +31,7 @@ def follow_overrides(connection: Connection, overrides: Overrides) -> None:
     for row in rows:
         override = overrides.get((row.source, row.source_asset_id))
         if override is None:
-            _restore(connection, row.id)
+            _restore(connection, row)
         elif (row.method, row.slug) != (OVERRIDE, override.asset):
             move(connection, [row.id], targets[override.asset], Decided(OVERRIDE, BY, reason=override.reason))
 
@@ -43,15 +43,21 @@ def _targets(connection: Connection, named: Sequence[Row[Any]], overrides: Overr
     return found | {slug: add_asset(connection, row, slug) for slug, row in first.items() if slug not in found}
 
 
-def _restore(connection: Connection, listing: int) -> None:
-    """As it was before an override; a listing that was met under one keeps its asset, as if a rule had chosen it."""
-    before = connection.execute(
-        text("""
-            SELECT id, asset, method, confidence, evidence FROM decisions
-             WHERE listing = :listing ORDER BY method = :override, id DESC LIMIT 1
-        """),
-        {"listing": listing, "override": OVERRIDE},
-    ).one()
-    method = "new" if before.method == OVERRIDE else before.method
-    evidence = {"restores": before.id, **before.evidence}
-    move(connection, [listing], before.asset, Decided(method, BY, before.confidence, evidence))
+def _restore(connection: Connection, row: Row[Any]) -> None:
+    """As it was before an override; what was met under one goes with the same listing in another currency."""
+    before = connection.execute(_BEFORE, {**row._mapping, "override": OVERRIDE}).one_or_none()
+    if before is None:
+        move(connection, [row.id], row.asset, Decided("new", BY))  # as if a rule had chosen its asset
+    elif before.listing != row.id:
+        move(connection, [row.id], before.asset, Decided(SAME_ID, BY))
+    else:
+        evidence = {"restores": before.id, **before.evidence}
+        move(connection, [row.id], before.asset, Decided(before.method, BY, before.confidence, evidence))
+
+
+_BEFORE = text("""
+    SELECT decisions.id, listing, decisions.asset, decisions.method, decisions.confidence, evidence
+      FROM decisions JOIN listings ON listings.id = listing
+     WHERE source = :source AND source_asset_id = :source_asset_id AND decisions.method <> :override
+     ORDER BY listing = :id DESC, decisions.id DESC LIMIT 1
+""")

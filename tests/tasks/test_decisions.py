@@ -10,9 +10,10 @@ from sqlalchemy import Engine
 
 from settings import Settings, SettingsError, get_settings
 from tasks.decide import main
-from tasks.decisions import Decided, Override, Refused, merge, pin, split, undo
+from tasks.decisions import Decided, Override, Refused, merge, pin, split
 from tasks.overrides import read_overrides
 from tasks.second_look import look_again
+from tasks.undo import undo
 from tests.tasks.assets import ask, assets, quote, resolve, state
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
@@ -80,6 +81,19 @@ def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine
     with pytest.raises(Refused, match="'universe' of coingecko was decided anew since; undo that first"):
         undo(engine, change, "test", None)
     assert state(engine) == before
+
+
+def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> None:
+    change = merge(engine, "universe", "uniswap", because("merged"))
+    resolve(engine, "coingecko", quote(UNIVERSE[1], "uni", "Universe", "EUR"))
+    merged = state(engine)
+    undoing = undo(engine, change, "test", None)
+    assert assets(engine)["universe"] == ["universe", "universe"]
+    undone = state(engine)
+    redoing = undo(engine, undoing, "test", None)
+    assert state(engine) == merged
+    undo(engine, redoing, "test", None)
+    assert state(engine) == undone
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,15 @@ def test_two_listings_can_change_places(engine: Engine) -> None:
     look_again(engine, {("coinpaprika", "m"): Override("bar", ""), ("coingecko", "l"): Override("foo", "")})
     assert [assets(engine)[slug] for slug in ("foo", "bar")] == [["l"], ["m"]]
     assert ask(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
+
+
+def test_a_currency_that_was_met_under_an_override_goes_with_its_listing(engine: Engine) -> None:
+    overrides = {UNIVERSE: Override("uniswap", "it is so")}
+    look_again(engine, overrides)
+    resolve(engine, "coingecko", quote(UNIVERSE[1], "uni", "Universe", "EUR"), overrides=overrides)
+    assert assets(engine)["uniswap"][-2:] == ["universe", "universe"]
+    look_again(engine, {})
+    assert assets(engine)["universe"] == ["universe", "universe"]
+    resolve(engine, "csv_history", quote("UNI", "UNI", "Uni"), overrides={("csv_history", "UNI"): Override("uni", "")})
+    look_again(engine, {})
+    assert assets(engine)["uni"] == ["UNI"]

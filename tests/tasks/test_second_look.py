@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from tasks.decisions import undo
 from tasks.second_look import look_again
+from tasks.undo import undo
 from tests.api.rows import Rows
 from tests.tasks.assets import ask, assets, quote, resolve
 from tests.upstreams import OBSERVED

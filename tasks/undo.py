@@ -1,0 +1,66 @@
+"""Changes taken back: each listing is again what it was before."""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import Engine, text
+
+from tasks.decisions import BY_PEOPLE, OVERRIDE, SAME_ID, Decided, Refused, deciding, move_for_people, shown
+
+
+def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
+    """Each listing of a change is again what it was before. Gives the undoing's id, which can be undone as well.
+
+    What was met since, in another currency, goes with the listing that it followed.
+    """
+    with deciding(engine) as connection:
+        rows = connection.execute(_BEFORE, {"change": change}).all()
+        if not rows:
+            raise Refused("unknown_change", f"there is no change {change}")
+        if later := [row for row in rows if row.id not in (row.newest, row.stands)]:
+            raise Refused("conflict", f"{shown(later[0])} was decided anew since; undo that first")
+        if first := [row for row in rows if row.asset_before is None]:
+            raise Refused("conflict", f"{shown(first[0])} was nothing before")
+        followed = connection.execute(_FOLLOWED, {"change": change, "methods": [SAME_ID, OVERRIDE]}).all()
+        undoing = uuid.uuid4()
+        for row in rows:
+            evidence = {"restores": row.before, **row.evidence, "undoes": str(change)}
+            # Or the rule that was undone would decide it again.
+            kept = row.method in BY_PEOPLE or row.undone in (*BY_PEOPLE, SAME_ID)
+            method = row.method if kept else "pinned"
+            restored = Decided(method, by, row.confidence, evidence, reason)
+            move_for_people(connection, [row.listing], row.asset_before, restored, undoing)
+        asset_of = {(row.source, row.source_asset_id): row.asset_before for row in rows}
+        for row in followed:
+            follows = Decided(SAME_ID, by, evidence={"undoes": str(change)}, reason=reason)
+            move_for_people(connection, [row.id], asset_of[row.source, row.source_asset_id], follows, undoing)
+        return undoing
+
+
+_BEFORE = text("""
+    SELECT d.id, d.listing, d.method AS undone, source, source_asset_id, before.id AS before,
+           before.asset AS asset_before, before.method, before.confidence, before.evidence, newest.id AS newest,
+           (newest.evidence ->> 'restores')::bigint AS stands
+      FROM decisions AS d JOIN listings ON listings.id = d.listing
+      LEFT JOIN LATERAL (SELECT * FROM decisions AS b WHERE b.listing = d.listing AND b.id < d.id
+                          ORDER BY b.id DESC LIMIT 1) AS before ON true
+     CROSS JOIN LATERAL (SELECT * FROM decisions AS n WHERE n.listing = d.listing
+                          ORDER BY n.id DESC LIMIT 1) AS newest
+     WHERE d.change = :change ORDER BY d.id
+""")
+"""What a change decided, what was before, and what holds now: the newest decision, or the one that it restores."""
+
+_FOLLOWED = text("""
+    WITH moved AS (SELECT source, source_asset_id, min(d.id) AS first
+                     FROM decisions AS d JOIN listings ON listings.id = d.listing
+                    WHERE change = :change GROUP BY source, source_asset_id)
+    SELECT listings.id, source, source_asset_id
+      FROM moved JOIN listings USING (source, source_asset_id)
+     CROSS JOIN LATERAL (SELECT n.id, n.method FROM decisions AS n WHERE n.listing = listings.id
+                          ORDER BY n.id DESC LIMIT 1) AS newest
+     WHERE newest.id > moved.first AND newest.method = ANY(:methods)
+       AND NOT EXISTS (SELECT FROM decisions AS own WHERE own.listing = listings.id AND own.change = :change)
+     ORDER BY listings.id
+""")
+"""The listings that were met since in another currency, and are of an asset because those of the change are."""
