@@ -31,6 +31,9 @@ class Override(NamedTuple):
 Overrides = Mapping[ListingName, Override]
 
 OVERRIDE, SAME_ID = "override", "same_id"
+OVERRIDES = "overrides"
+"""Who decided it, where the file did, or a line of it that was taken out."""
+
 BY_PEOPLE = (OVERRIDE, "merged", "split", "pinned")
 """Methods that only another person's decision replaces."""
 

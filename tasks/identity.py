@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from sources.judge import Listed
 from store.tables import SYMBOL_KEY
-from tasks.decisions import OVERRIDE, SAME_ID, Decided, Overrides, add_assets, assets_named, deciding, record
+from tasks.decisions import OVERRIDE, OVERRIDES, SAME_ID, Decided, Overrides, add_assets, assets_named, deciding, record
 from tasks.likeness import Spelling, match
 from tasks.quotes import ListingKey, key_of
 from tasks.slugs import Slugs
@@ -134,7 +134,7 @@ def _assets_by_override(
     missing = {override.asset: named[id_] for id_, override in wanted.items() if override.asset not in there}
     add_assets(connection, list(missing.items()))
     return {
-        id_: Met(override.asset, Decided(OVERRIDE, "overrides", reason=override.reason))
+        id_: Met(override.asset, Decided(OVERRIDE, OVERRIDES, reason=override.reason))
         for id_, override in wanted.items()
     }
 

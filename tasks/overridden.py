@@ -7,9 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from tasks.decisions import OVERRIDE, SAME_ID, Decided, Overrides, add_asset, assets_named, move
-
-BY = "overrides"
+from tasks.decisions import OVERRIDE, OVERRIDES, SAME_ID, Decided, Overrides, add_asset, assets_named, move
+from tasks.undo import stands_for
 
 
 def follow_overrides(connection: Connection, overrides: Overrides) -> None:
@@ -28,12 +27,13 @@ def follow_overrides(connection: Connection, overrides: Overrides) -> None:
     named = [row for row in rows if (row.source, row.source_asset_id) in overrides]
     # All before anything moves: an asset that loses its last listing on the way may be another's target.
     targets = _targets(connection, named, overrides)
-    for row in rows:
-        override = overrides.get((row.source, row.source_asset_id))
-        if override is None:
-            _restore(connection, row)
-        elif (row.method, row.slug) != (OVERRIDE, override.asset):
-            move(connection, [row.id], targets[override.asset], Decided(OVERRIDE, BY, reason=override.reason))
+    before = {row.id: _before(connection, row) for row in rows if (row.source, row.source_asset_id) not in overrides}
+    for row in named:
+        override = overrides[row.source, row.source_asset_id]
+        if (row.method, row.slug) != (OVERRIDE, override.asset):
+            move(connection, [row.id], targets[override.asset], Decided(OVERRIDE, OVERRIDES, reason=override.reason))
+    for listing, (asset, decided) in before.items():
+        move(connection, [listing], asset, decided)
 
 
 def _targets(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> Mapping[str, int]:
@@ -43,16 +43,16 @@ def _targets(connection: Connection, named: Sequence[Row[Any]], overrides: Overr
     return found | {slug: add_asset(connection, row, slug) for slug, row in first.items() if slug not in found}
 
 
-def _restore(connection: Connection, row: Row[Any]) -> None:
-    """As it was before an override; what was met under one goes with the same listing in another currency."""
+def _before(connection: Connection, row: Row[Any]) -> tuple[int, Decided]:
+    """What was before an override; what was met under one goes with the same listing in another currency."""
     before = connection.execute(_BEFORE, {**row._mapping, "override": OVERRIDE}).one_or_none()
     if before is None:
-        move(connection, [row.id], row.asset, Decided("new", BY))  # as if a rule had chosen its asset
-    elif before.listing != row.id:
-        move(connection, [row.id], before.asset, Decided(SAME_ID, BY))
-    else:
-        evidence = {"restores": before.id, **before.evidence}
-        move(connection, [row.id], before.asset, Decided(before.method, BY, before.confidence, evidence))
+        return row.asset, Decided("new", OVERRIDES)  # as if a rule had chosen its asset
+    asset = stands_for(connection, before.asset)
+    if before.listing != row.id:
+        return asset, Decided(SAME_ID, OVERRIDES)
+    evidence = {"restores": before.id, **before.evidence}
+    return asset, Decided(before.method, OVERRIDES, before.confidence, evidence)
 
 
 _BEFORE = text("""

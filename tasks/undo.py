@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, Row, text
 
-from tasks.decisions import BY_PEOPLE, OVERRIDE, SAME_ID, Decided, Refused, deciding, move_for_people, shown
+from tasks.decisions import BY_PEOPLE, OVERRIDE, OVERRIDES, SAME_ID, Decided, Refused, deciding, move_for_people, shown
 
 
 def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
@@ -23,6 +24,10 @@ def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid
         if first := [row for row in rows if row.asset_before is None]:
             raise Refused("conflict", f"{shown(first[0])} was nothing before")
         followed = connection.execute(_FOLLOWED, {"change": change, "methods": [SAME_ID, OVERRIDE]}).all()
+        theirs = {row.listing for row in rows} | {row.id for row in followed}
+        for emptied in connection.execute(_EMPTIED, {"assets": list({row.asset_before for row in rows})}):
+            if emptied.listing not in theirs:
+                raise Refused("conflict", _is_merged(emptied))
         undoing = uuid.uuid4()
         for row in rows:
             evidence = {"restores": row.before, **row.evidence, "undoes": str(change)}
@@ -37,6 +42,32 @@ def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid
             move_for_people(connection, [row.id], asset_of[row.source, row.source_asset_id], follows, undoing)
         return undoing
 
+
+def stands_for(connection: Connection, asset: int) -> int:
+    """The asset that this one was merged into, if it was: one that only overrides took its listings from was not."""
+    emptied = connection.execute(_EMPTIED, {"assets": [asset]}).one_or_none()
+    if emptied is None or emptied.decided_by == OVERRIDES:
+        return asset
+    return stands_for(connection, emptied.merged_into)
+
+
+def _is_merged(emptied: Row[Any]) -> str:
+    if emptied.decided_by == OVERRIDES:
+        return f"{emptied.slug} lost its last listing since, by the file that OVERRIDES names; change it there first"
+    return f"{emptied.slug} was merged into {emptied.into} since, by change {emptied.change}; undo that first"
+
+
+_EMPTIED = text("""
+    SELECT assets.slug, other.slug AS into, other.id AS merged_into, last.listing, last.change, last.decided_by
+      FROM assets JOIN assets AS other ON other.id = assets.merged_into
+     CROSS JOIN LATERAL (
+           SELECT next.* FROM decisions AS here
+            CROSS JOIN LATERAL (SELECT * FROM decisions AS n WHERE n.listing = here.listing AND n.id > here.id
+                                 ORDER BY n.id LIMIT 1) AS next
+            WHERE here.asset = assets.id AND next.asset <> assets.id ORDER BY next.id DESC LIMIT 1) AS last
+     WHERE assets.id = ANY(:assets)
+""")
+"""Of assets that were merged away: into which, and the decision that took the last listing."""
 
 _BEFORE = text("""
     SELECT d.id, d.listing, d.method AS undone, source, source_asset_id, before.id AS before,

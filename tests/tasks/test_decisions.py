@@ -83,6 +83,18 @@ def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine
     assert state(engine) == before
 
 
+def test_an_asset_that_was_merged_meanwhile_is_not_revived_unasked(engine: Engine) -> None:
+    splitting = split(engine, "uniswap", [UNISWAP], because("split"))
+    merging = merge(engine, "uniswap", "universe", because("merged"))
+    before = state(engine)
+    with pytest.raises(Refused, match=f"uniswap was merged into universe since, by change {merging}; undo that first"):
+        undo(engine, splitting, "test", None)
+    assert state(engine) == before
+    undo(engine, merging, "test", None)
+    undo(engine, splitting, "test", None)
+    assert assets(engine)["uniswap"] == ["uni-uniswap", "uni-uniswap", "uniswap"]
+
+
 def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> None:
     change = merge(engine, "universe", "uniswap", because("merged"))
     resolve(engine, "coingecko", quote(UNIVERSE[1], "uni", "Universe", "EUR"))

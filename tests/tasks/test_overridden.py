@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
-from tasks.decisions import Decided, Override, Refused, pin
+from tasks.decisions import Decided, Override, Refused, merge, pin
 from tasks.second_look import look_again
 from tests.tasks.assets import ask, assets, quote, resolve, state
 
@@ -103,3 +103,29 @@ def test_a_currency_that_was_met_under_an_override_goes_with_its_listing(engine:
     resolve(engine, "csv_history", quote("UNI", "UNI", "Uni"), overrides={("csv_history", "UNI"): Override("uni", "")})
     look_again(engine, {})
     assert assets(engine)["uni"] == ["UNI"]
+
+
+def test_what_an_override_had_taken_goes_to_where_its_asset_was_merged_meanwhile(engine: Engine) -> None:
+    look_again(engine, {UNISWAP: Override("elsewhere", "it is so")})
+    merge(engine, "uniswap", "universe", Decided("merged", "test"))
+    look_again(engine, {})
+    assert assets(engine) == {
+        "elsewhere": [],
+        "uniswap": [],
+        "universe": ["uni-uniswap", "uni-uniswap", "uniswap", "universe"],
+    }
+
+
+def test_an_asset_that_overrides_had_emptied_has_its_listings_again(engine: Engine) -> None:
+    resolve(engine, "coinpaprika", quote("m", "FOO", "Foo"))
+    resolve(engine, "coingecko", quote("l", "BAR", "Bar"))
+    before = state(engine)
+    moved, changed = ("coinpaprika", "m"), ("coingecko", "l")
+    swap = {moved: Override("bar", ""), changed: Override("foo", "")}
+    look_again(engine, swap)
+    look_again(engine, {})
+    assert state(engine) == before
+    look_again(engine, swap)
+    look_again(engine, {changed: swap[changed]})
+    look_again(engine, {})
+    assert state(engine) == before
