@@ -51,6 +51,11 @@ CURRENCIES = frozenset(
         "aud brl cad chf cny dollar eur euro gbp hkd idr inr jpy krw mxn nzd php pound rub sgd thb try usd vnd yen zar"
     )
 )
+QUOTED_IN = CURRENCIES | frozenset(words("bnb btc busd dai eth fdusd tusd usdc usdt xbt"))
+"""What stands behind a symbol in the id of a pair, UNI/USDT, and says nothing of what that is."""
+
+NO_NAMES = GENERIC | TELLING_APART | QUOTED_IN
+
 RARE = 4
 """So many assets may have a word in their names that still tells of one thing."""
 
@@ -109,9 +114,18 @@ class Spelling:
 
     @cached_property
     def id_words(self) -> tuple[str, ...]:
-        """Of the id, without the symbol that some put first. Many an id keeps the name of before a renaming."""
+        """Of the id, without the symbol that some put first; none if it has no name in it.
+
+        Many an id keeps the name of before a renaming.
+        """
         found = words(self.source_asset_id)
-        return found[1:] if found[1:] and found[0] == self.key else found
+        if not any(self._may_be_a_name(word) for word in found):
+            return ()
+        return found[1:] if found[0] == self.key else found
+
+    def _may_be_a_name(self, word: str) -> bool:
+        without_symbol = word.removeprefix(self.key)
+        return not (word.isdigit() or word in NO_NAMES or without_symbol in QUOTED_IN | {""})
 
     @cached_property
     def telling_apart(self) -> frozenset[str]:

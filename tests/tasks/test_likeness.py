@@ -34,6 +34,15 @@ def spelling(name: str, id_: str = "", symbol: str = "ACM") -> Spelling:
         (spelling("Acme", "acm-acme"), spelling("Acme Classic", "acme"), None),
         (spelling("ACM", "acm"), spelling("Anvil", "acm"), None),
         (spelling("!?"), spelling("!?"), None),
+        (spelling("Acme", "ACM/USDT"), spelling("Road Runner", "ACM-USDT"), None),
+        (spelling("Acme", "ACMUSDT"), spelling("Road Runner", "acmusdt"), None),
+        (spelling("Acme", "USDC-ACM"), spelling("Road Runner", "USDC-ACM"), None),
+        (spelling("Acme", "acm-btc"), spelling("Road Runner", "ACM_BTC"), None),
+        (spelling("Acme", "acm-token"), spelling("Road Runner", "token"), None),
+        (spelling("Acme", "acm-finance"), spelling("Road Runner", "finance"), None),
+        (spelling("Acme", "acm-2"), spelling("Road Runner", "acm-2"), None),
+        (spelling("Acme", "acm-v2"), spelling("Road Runner", "acm-v2"), None),
+        (spelling("Acme", "acm-anvil-2"), spelling("Road Runner", "anvil-2"), ID),
     ],
 )
 def test_names_and_ids_say_whether_two_are_one(one: Spelling, other: Spelling, alike: Likeness | None) -> None:
