@@ -245,7 +245,7 @@ def _by(method: str, body: dict[str, Any]) -> Decided:
 
 
 def _names(body: dict[str, Any]) -> list[ListingName]:
-    return list(dict.fromkeys((it["source"], it["source_asset_id"]) for it in body["listings"]))
+    return [(it["source"], it["source_asset_id"]) for it in body["listings"]]
 
 
 def _decided(slug: str, change: Callable[[], UUID]) -> dict[str, Any]:

@@ -221,7 +221,8 @@ def listings_of(connection: Connection, asset: int) -> list[int]:
 
 
 def _named(connection: Connection, names: Sequence[ListingName]) -> list[Row[Any]]:
-    """The listings of these names, in all their quote currencies."""
+    """The listings of these names, in all their quote currencies, each once."""
+    names = list(dict.fromkeys(names))
     rows = connection.execute(
         text("""
             SELECT id, asset, source, source_asset_id, symbol, name FROM listings

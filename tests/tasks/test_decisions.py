@@ -83,6 +83,12 @@ def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine
     assert state(engine) == before
 
 
+def test_a_listing_that_is_named_twice_is_decided_of_once(engine: Engine) -> None:
+    before = state(engine)
+    undo(engine, split(engine, "uniswap", [UNISWAP, UNISWAP], because("split")), "test", None)
+    assert state(engine)[: len(before)] == before
+
+
 def test_an_asset_that_was_merged_meanwhile_is_not_revived_unasked(engine: Engine) -> None:
     splitting = split(engine, "uniswap", [UNISWAP], because("split"))
     merging = merge(engine, "uniswap", "universe", because("merged"))
@@ -115,6 +121,11 @@ def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> 
         (lambda it: merge(it, "uniswap", "uniswap", because("merged")), "conflict", "are one asset already"),
         (lambda it: split(it, "universe", [UNISWAP], because("split")), "conflict", "is no listing of universe"),
         (lambda it: split(it, "universe", [UNIVERSE], because("split")), "conflict", "one must stay"),
+        (
+            lambda it: split(it, "uniswap", [UNISWAP, UNISWAP, ("coingecko", "uniswap")], because("split")),
+            "conflict",
+            "one must stay",
+        ),
         (
             lambda it: pin(it, "uniswap", [("csv", "x")], because("pinned")),
             "unknown_listing",
