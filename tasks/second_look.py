@@ -10,12 +10,14 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
+from tasks.against import decided_against
 from tasks.decisions import BY_PEOPLE, Decided, Overrides, deciding, listings_of, move
 from tasks.likeness import Likeness, Spelling, faint_likeness, likeness
 from tasks.overridden import follow_overrides
@@ -34,6 +36,7 @@ class _Asset:
 
     id: int
     slug: str
+    made_at: datetime
     sources: set[str] = field(default_factory=set)
     spellings: list[Spelling] = field(default_factory=list)
     by_people: bool = False
@@ -57,6 +60,11 @@ class _Pair(NamedTuple):
     other: _Asset
     alone: bool
 
+    @property
+    def may_be_merged(self) -> bool:
+        """By a rule: what people decided, only people decide anew."""
+        return self.alone and not (self.one.by_people or self.other.by_people)
+
 
 def look_again(engine: Engine, overrides: Overrides) -> None:
     """Follow the overrides, merge what is one after all, and list what is in doubt."""
@@ -65,6 +73,8 @@ def look_again(engine: Engine, overrides: Overrides) -> None:
         assets = _assets(connection)
         common = Counter(word for asset in assets for word in asset.words)
         pairs = _pairs(assets)
+        against, made_at = decided_against(connection), {asset.id: asset.made_at for asset in assets}
+        pairs = [pair for pair in pairs if not against.are_two(pair.one.id, pair.other.id, made_at)]
         apart = _prices_apart(connection, pairs)
         merged: set[int] = set()
         candidates: list[tuple[_Pair, dict[str, Any]]] = []
@@ -74,7 +84,7 @@ def look_again(engine: Engine, overrides: Overrides) -> None:
             alike = _alike(pair, common)
             differ = apart.get((pair.one.id, pair.other.id))
             evidence = _evidence(pair, alike, differ)
-            if alike and pair.alone and (differ is None or differ < DISAGREES):
+            if alike and pair.may_be_merged and (differ is None or differ < DISAGREES):
                 decided = Decided(alike.method, BY, alike.confidence, evidence)
                 move(connection, listings_of(connection, pair.other.id), pair.one.id, decided)
                 merged |= {pair.one.id, pair.other.id}
@@ -88,7 +98,7 @@ def _assets(connection: Connection) -> list[_Asset]:
     """All that have a listing, the oldest first."""
     rows = connection.execute(
         text("""
-            SELECT assets.id, slug, source, source_asset_id, listings.symbol, listings.name,
+            SELECT assets.id, slug, assets.created_at, source, source_asset_id, listings.symbol, listings.name,
                    bool_or(method = ANY(:by_people)) AS by_people
               FROM listings JOIN assets ON assets.id = listings.asset
              GROUP BY assets.id, source, source_asset_id, listings.symbol, listings.name
@@ -98,7 +108,7 @@ def _assets(connection: Connection) -> list[_Asset]:
     )
     found: dict[int, _Asset] = {}
     for row in rows:
-        asset = found.setdefault(row.id, _Asset(row.id, row.slug))
+        asset = found.setdefault(row.id, _Asset(row.id, row.slug, row.created_at))
         asset.sources.add(row.source)
         asset.spellings.append(Spelling(row.symbol, row.name, row.source_asset_id))
         asset.by_people |= row.by_people
@@ -114,7 +124,7 @@ def _pairs(assets: Iterable[_Asset]) -> list[_Pair]:
     found: dict[tuple[int, int], _Pair] = {}
     for key in sorted(by_key):
         for one, other in combinations(by_key[key], 2):
-            if one.by_people or other.by_people or one.sources & other.sources:
+            if one.sources & other.sources:
                 continue
             # $ACM is another symbol than ACM, where two have ACM.
             exactly = one.symbols_of(key) & other.symbols_of(key)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from tasks.decisions import Decided, merge, pin, split
 from tasks.second_look import look_again
 from tasks.undo import undo
 from tests.api.rows import Rows
@@ -60,6 +61,45 @@ def test_what_a_person_took_back_is_not_done_again(engine: Engine) -> None:
     look_again(engine, {})
     assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
     assert candidates(engine) == []
+
+
+def because(method: str) -> Decided:
+    return Decided(method, "test", reason="it is so")
+
+
+def test_what_a_person_merged_is_still_a_candidate_for_what_comes_later(engine: Engine) -> None:
+    acme(engine, other="Road Runner")
+    merge(engine, "road-runner", "acme", because("merged"))
+    resolve(engine, "csv_history", quote("ACM", "ACM", "Acme Anvils"))
+    look_again(engine, {})
+    assert assets(engine) == {"acme": ["acm-1", "second"], "road-runner": [], "acme-anvils": ["ACM"]}
+    assert candidates(engine) == [("acme", "acme-anvils", "symbol_and_part_of_name", None)]
+
+
+def test_what_a_person_took_apart_is_no_candidate(engine: Engine) -> None:
+    acme(engine, other="Acme")
+    resolve(engine, "csv_history", quote("third", "acm", "Road Runner"))
+    split(engine, "acme", [("coingecko", "second")], because("split"))
+    look_again(engine, {})
+    assert candidates(engine) == []
+    merge(engine, "acme", "road-runner", because("merged"))
+    look_again(engine, {})
+    assert assets(engine) == {"acme": [], "acme-acm": ["second"], "road-runner": ["acm-1", "third"]}
+    assert candidates(engine) == []
+
+
+def test_a_pin_speaks_against_what_is_there_and_not_what_comes_later(engine: Engine) -> None:
+    acme(engine)
+    pinning = pin(engine, "acme", [("coinpaprika", "acm-1")], because("pinned"))
+    look_again(engine, {})
+    assert candidates(engine) == []
+    resolve(engine, "csv_history", quote("ACM", "ACM", "Acme Anvils"))
+    look_again(engine, {})
+    assert ("acme", "acme-anvils", "symbol_and_part_of_name", None) in candidates(engine)
+    assert not [it for it in candidates(engine) if set(it) > {"acme", "acme-rockets"}]
+    undo(engine, pinning, "test", None)
+    look_again(engine, {})
+    assert ("acme", "acme-rockets", "symbol_and_part_of_name", None) in candidates(engine)
 
 
 def test_where_a_third_has_the_symbol_it_is_in_doubt(engine: Engine) -> None:
