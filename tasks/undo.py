@@ -33,7 +33,8 @@ def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid
             evidence = {"restores": row.before, **row.evidence, "undoes": str(change)}
             # Or the rule that was undone would decide it again.
             kept = row.method in BY_PEOPLE or row.undone in (*BY_PEOPLE, SAME_ID)
-            method = row.method if kept else "pinned"
+            # Nor is it an override where the file has no such line: the next look would take that out again.
+            method = row.method if kept and row.method != OVERRIDE else "pinned"
             restored = Decided(method, by, row.confidence, evidence, reason)
             move_for_people(connection, [row.listing], row.asset_before, restored, undoing)
         asset_of = {(row.source, row.source_asset_id): row.asset_before for row in rows}

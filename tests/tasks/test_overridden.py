@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from tasks.decisions import Decided, Override, Refused, merge, pin
 from tasks.second_look import look_again
+from tasks.undo import undo
 from tests.tasks.assets import ask, assets, quote, resolve, state
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
@@ -129,3 +130,12 @@ def test_an_asset_that_overrides_had_emptied_has_its_listings_again(engine: Engi
     look_again(engine, {changed: swap[changed]})
     look_again(engine, {})
     assert state(engine) == before
+
+
+def test_what_a_person_puts_back_to_where_an_override_had_it_stays_there(engine: Engine) -> None:
+    look_again(engine, {UNIVERSE: Override("uniswap", "it is so")})
+    look_again(engine, {})
+    [row] = ask(engine, "SELECT change FROM decisions WHERE decided_by = 'overrides' ORDER BY id DESC LIMIT 1")
+    undo(engine, row.change, "test", "it was right")
+    look_again(engine, {})
+    assert assets(engine)["uniswap"][-1] == "universe"
