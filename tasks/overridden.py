@@ -51,7 +51,7 @@ def _before(connection: Connection, row: Row[Any]) -> tuple[int, Decided]:
     asset = stands_for(connection, before.asset)
     if before.listing != row.id:
         return asset, Decided(SAME_ID, OVERRIDES)
-    evidence = {"restores": before.id, **before.evidence}
+    evidence = {name: it for name, it in before.evidence.items() if name != "undoes"} | {"restores": before.id}
     return asset, Decided(before.method, OVERRIDES, before.confidence, evidence)
 
 

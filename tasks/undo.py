@@ -19,7 +19,7 @@ def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid
         rows = connection.execute(_BEFORE, {"change": change}).all()
         if not rows:
             raise Refused("unknown_change", f"there is no change {change}")
-        if later := [row for row in rows if row.id not in (row.newest, row.stands)]:
+        if later := [row for row in rows if not row.stands]:
             raise Refused("conflict", f"{shown(later[0])} was decided anew since; undo that first")
         if first := [row for row in rows if row.asset_before is None]:
             raise Refused("conflict", f"{shown(first[0])} was nothing before")
@@ -30,7 +30,7 @@ def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid
                 raise Refused("conflict", _is_merged(emptied))
         undoing = uuid.uuid4()
         for row in rows:
-            evidence = {"restores": row.before, **row.evidence, "undoes": str(change)}
+            evidence = {**row.evidence, "undoes": str(change), "restores": row.before}
             # Or the rule that was undone would decide it again.
             kept = row.method in BY_PEOPLE or row.undone in (*BY_PEOPLE, SAME_ID)
             # Nor is it an override where the file has no such line: the next look would take that out again.
@@ -71,17 +71,21 @@ _EMPTIED = text("""
 """Of assets that were merged away: into which, and the decision that took the last listing."""
 
 _BEFORE = text("""
+    WITH RECURSIVE standing AS (
+        SELECT newest.* FROM (SELECT DISTINCT listing FROM decisions WHERE change = :change) AS those
+         CROSS JOIN LATERAL (SELECT n.id, n.evidence FROM decisions AS n WHERE n.listing = those.listing
+                              ORDER BY n.id DESC LIMIT 1) AS newest
+        UNION ALL
+        SELECT d.id, d.evidence FROM standing JOIN decisions AS d ON d.id = (standing.evidence ->> 'restores')::bigint)
     SELECT d.id, d.listing, d.method AS undone, source, source_asset_id, before.id AS before,
-           before.asset AS asset_before, before.method, before.confidence, before.evidence, newest.id AS newest,
-           (newest.evidence ->> 'restores')::bigint AS stands
+           before.asset AS asset_before, before.method, before.confidence, before.evidence,
+           d.id IN (SELECT id FROM standing) AS stands
       FROM decisions AS d JOIN listings ON listings.id = d.listing
       LEFT JOIN LATERAL (SELECT * FROM decisions AS b WHERE b.listing = d.listing AND b.id < d.id
                           ORDER BY b.id DESC LIMIT 1) AS before ON true
-     CROSS JOIN LATERAL (SELECT * FROM decisions AS n WHERE n.listing = d.listing
-                          ORDER BY n.id DESC LIMIT 1) AS newest
      WHERE d.change = :change ORDER BY d.id
 """)
-"""What a change decided, what was before, and what holds now: the newest decision, or the one that it restores."""
+"""What a change decided, what was before, and whether it holds: the newest decision does, and what that restores."""
 
 _FOLLOWED = text("""
     WITH moved AS (SELECT source, source_asset_id, min(d.id) AS first

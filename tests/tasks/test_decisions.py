@@ -83,6 +83,22 @@ def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine
     assert state(engine) == before
 
 
+def test_an_undoing_is_undone_after_what_was_built_on_it_was(engine: Engine) -> None:
+    merging = merge(engine, "universe", "uniswap", because("merged"))
+    merged = state(engine)
+    undoing = undo(engine, merging, "test", None)
+    undone = state(engine)
+    pinning = pin(engine, "uniswap", [UNIVERSE], because("pinned"))
+    undo(engine, undo(engine, undo(engine, pinning, "test", None), "test", None), "test", None)
+    assert state(engine) == undone
+    undo(engine, undoing, "test", None)
+    assert state(engine) == merged
+    undo(engine, merging, "test", None)
+    assert state(engine) == undone
+    with pytest.raises(Refused, match="was decided anew since"):
+        undo(engine, merging, "test", None)
+
+
 def test_a_listing_that_is_named_twice_is_decided_of_once(engine: Engine) -> None:
     before = state(engine)
     undo(engine, split(engine, "uniswap", [UNISWAP, UNISWAP], because("split")), "test", None)
@@ -111,6 +127,9 @@ def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> 
     redoing = undo(engine, undoing, "test", None)
     assert state(engine) == merged
     undo(engine, redoing, "test", None)
+    assert state(engine) == undone
+    undo(engine, undoing, "test", None)
+    undo(engine, change, "test", None)
     assert state(engine) == undone
 
 

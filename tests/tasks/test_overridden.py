@@ -133,6 +133,7 @@ def test_an_asset_that_overrides_had_emptied_has_its_listings_again(engine: Engi
 
 
 def test_what_a_person_puts_back_to_where_an_override_had_it_stays_there(engine: Engine) -> None:
+    resolve(engine, "csv_history", quote("UNI", "UNI", "Universe"))
     look_again(engine, {UNIVERSE: Override("uniswap", "it is so")})
     look_again(engine, {})
     [row] = ask(engine, "SELECT change FROM decisions WHERE decided_by = 'overrides' ORDER BY id DESC LIMIT 1")
