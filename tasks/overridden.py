@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Engine, Row, text
 
-from tasks.decisions import OVERRIDE, OVERRIDES, SAME_ID, Decided, Overrides, add_asset, assets_named, move
+from tasks.decisions import OVERRIDE, OVERRIDES, SAME_ID, Decided, Overrides, add_asset, assets_named, deciding, move
 from tasks.undo import stands_for
 
 
-def follow_overrides(connection: Connection, overrides: Overrides) -> None:
+def follow_overrides(engine: Engine, overrides: Overrides) -> None:
     """Listings that the file names are of the assets it says; those it names no more are what they were before."""
+    with engine.connect() as connection:
+        if not _amiss(connection, overrides):
+            return  # and nobody had to wait
+    with deciding(engine) as connection:
+        amiss = _amiss(connection, overrides)
+        named = [row for row in amiss if _asset(overrides, row)]
+        # All before anything moves: an asset that loses its last listing on the way may be another's target.
+        targets = _targets(connection, named, overrides)
+        before = {row.id: _before(connection, row) for row in amiss if not _asset(overrides, row)}
+        for row in named:
+            override = overrides[row.source, row.source_asset_id]
+            move(connection, [row.id], targets[override.asset], Decided(OVERRIDE, OVERRIDES, reason=override.reason))
+        for listing, (asset, decided) in before.items():
+            move(connection, [listing], asset, decided)
+
+
+def _amiss(connection: Connection, overrides: Overrides) -> list[Row[Any]]:
+    """The listings that are not of the asset that the file says, or still are though it says so no more."""
     names = list(overrides)
     rows = connection.execute(
         text("""
@@ -23,17 +41,13 @@ def follow_overrides(connection: Connection, overrides: Overrides) -> None:
              ORDER BY listings.id
         """),
         {"override": OVERRIDE, "sources": [source for source, _ in names], "ids": [id_ for _, id_ in names]},
-    ).all()
-    named = [row for row in rows if (row.source, row.source_asset_id) in overrides]
-    # All before anything moves: an asset that loses its last listing on the way may be another's target.
-    targets = _targets(connection, named, overrides)
-    before = {row.id: _before(connection, row) for row in rows if (row.source, row.source_asset_id) not in overrides}
-    for row in named:
-        override = overrides[row.source, row.source_asset_id]
-        if (row.method, row.slug) != (OVERRIDE, override.asset):
-            move(connection, [row.id], targets[override.asset], Decided(OVERRIDE, OVERRIDES, reason=override.reason))
-    for listing, (asset, decided) in before.items():
-        move(connection, [listing], asset, decided)
+    )
+    return [row for row in rows if (row.method, row.slug) != (OVERRIDE, _asset(overrides, row))]
+
+
+def _asset(overrides: Overrides, row: Row[Any]) -> str | None:
+    override = overrides.get((row.source, row.source_asset_id))
+    return override.asset if override else None
 
 
 def _targets(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> Mapping[str, int]:

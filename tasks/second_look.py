@@ -7,20 +7,20 @@ Prices that are far apart say that it is not so. What remains in doubt is a cand
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import combinations
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
 from tasks.against import decided_against
-from tasks.decisions import BY_PEOPLE, Decided, Overrides, deciding, listings_of, move
-from tasks.likeness import Likeness, Spelling, faint_likeness, likeness
+from tasks.decisions import BY_PEOPLE, Decided, Overrides, deciding, move
+from tasks.likeness import Likeness, Spelling
 from tasks.overridden import follow_overrides
+from tasks.pairs import Asset, Pair, most_alike, pairs_of
 
 log = structlog.get_logger()
 
@@ -29,124 +29,121 @@ BY = "second_look"
 AGREES, DISAGREES = 0.02, 0.1
 """Two prices that differ by less may be of one thing; by more, they are not."""
 
-
-@dataclass
-class _Asset:
-    """by_people: whether a person decided of one of its listings."""
-
-    id: int
-    slug: str
-    made_at: datetime
-    sources: set[str] = field(default_factory=set)
-    spellings: list[Spelling] = field(default_factory=list)
-    by_people: bool = False
-
-    @property
-    def keys(self) -> set[str]:
-        return {it.key for it in self.spellings} - {""}
-
-    def symbols_of(self, key: str) -> set[str]:
-        return {it.symbol.casefold() for it in self.spellings if it.key == key}
-
-    @property
-    def words(self) -> set[str]:
-        return {word for it in self.spellings for word in it.name_words}
+BITE = 50
+"""So many merges are one transaction: no source can have a new listing decided meanwhile."""
 
 
-class _Pair(NamedTuple):
-    """Two assets, the older first, that no source lists both of. alone: no third has a symbol that they share."""
+class _Seen(NamedTuple):
+    """What was looked at. decision: the newest one at the time."""
 
-    one: _Asset
-    other: _Asset
-    alone: bool
-
-    @property
-    def may_be_merged(self) -> bool:
-        """By a rule: what people decided, only people decide anew."""
-        return self.alone and not (self.one.by_people or self.other.by_people)
+    decision: int
+    mergers: list[tuple[Pair, Decided]]
+    candidates: list[tuple[Pair, dict[str, Any]]]
 
 
 def look_again(engine: Engine, overrides: Overrides) -> None:
-    """Follow the overrides, merge what is one after all, and list what is in doubt."""
+    """Follow the overrides, merge what is one after all, and list what is in doubt.
+
+    Nobody waits while it looks: what was decided meanwhile holds, and is looked at the next time.
+    """
+    follow_overrides(engine, overrides)
+    # Each statement by itself: no transaction is open while it thinks.
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        seen = _look(connection)
+    merged: set[int] = set()
+    for start in range(0, len(seen.mergers), BITE):
+        for pair, decided, change in _merge(engine, seen.mergers[start : start + BITE], seen.decision):
+            log.info(
+                "assets_merged", one=pair.other.slug, into=pair.one.slug, method=decided.method, change=str(change)
+            )
+            merged |= pair.ids
     with deciding(engine) as connection:
-        follow_overrides(connection, overrides)
-        assets = _assets(connection)
-        common = Counter(word for asset in assets for word in asset.words)
-        pairs = _pairs(assets)
-        against, made_at = decided_against(connection), {asset.id: asset.made_at for asset in assets}
-        pairs = [pair for pair in pairs if not against.are_two(pair.one.id, pair.other.id, made_at)]
-        apart = _prices_apart(connection, pairs)
-        merged: set[int] = set()
-        candidates: list[tuple[_Pair, dict[str, Any]]] = []
-        for pair in pairs:
-            if not merged.isdisjoint((pair.one.id, pair.other.id)):
-                continue  # to be looked at as what it has become, the next time
-            alike = _alike(pair, common)
-            differ = apart.get((pair.one.id, pair.other.id))
-            evidence = _evidence(pair, alike, differ)
-            if alike and pair.may_be_merged and (differ is None or differ < DISAGREES):
-                decided = Decided(alike.method, BY, alike.confidence, evidence)
-                move(connection, listings_of(connection, pair.other.id), pair.one.id, decided)
-                merged |= {pair.one.id, pair.other.id}
-                log.info("assets_merged", one=pair.other.slug, into=pair.one.slug, method=alike.method)
-            elif alike or (pair.alone and differ is not None and differ < AGREES):
-                candidates.append((pair, evidence))
-        _keep(connection, [it for it in candidates if merged.isdisjoint((it[0].one.id, it[0].other.id))])
+        _keep(connection, [it for it in seen.candidates if merged.isdisjoint(it[0].ids)])
 
 
-def _assets(connection: Connection) -> list[_Asset]:
+def _look(connection: Connection) -> _Seen:
+    seen = _Seen(connection.scalar(text("SELECT coalesce(max(id), 0) FROM decisions")) or 0, [], [])
+    assets = _assets(connection)
+    common = Counter(word for asset in assets for word in asset.words)
+    against, made_at = decided_against(connection), {asset.id: asset.made_at for asset in assets}
+    pairs = [pair for pair in pairs_of(assets) if not against.are_two(pair.one.id, pair.other.id, made_at)]
+    apart = _prices_apart(connection, pairs)
+    merged: set[int] = set()
+    for pair in pairs:
+        if not merged.isdisjoint(pair.ids):
+            continue  # to be looked at as what it has become, the next time
+        alike = most_alike(pair, common)
+        differ = apart.get((pair.one.id, pair.other.id))
+        evidence = _evidence(pair, alike, differ)
+        if alike and pair.may_be_merged and (differ is None or differ < DISAGREES):
+            seen.mergers.append((pair, Decided(alike.method, BY, alike.confidence, evidence)))
+            merged |= pair.ids
+        elif alike or (pair.alone and differ is not None and differ < AGREES):
+            seen.candidates.append((pair, evidence))
+    return seen
+
+
+def _merge(
+    engine: Engine, mergers: Sequence[tuple[Pair, Decided]], newest: int
+) -> list[tuple[Pair, Decided, uuid.UUID]]:
+    """Merge those of which nothing was decided since they were looked at; gives each with its change's id."""
+    with deciding(engine) as connection:
+        news = _news(connection, newest)
+        return [
+            (pair, decided, move(connection, sorted(pair.other.listings), pair.one.id, decided))
+            for pair, decided in mergers
+            if not news.is_of(pair)
+        ]
+
+
+@dataclass(frozen=True)
+class _News:
+    """What was decided of: listings, the assets that they are of, and the keys of their symbols."""
+
+    listings: set[int]
+    assets: set[int]
+    keys: set[str]
+
+    def is_of(self, pair: Pair) -> bool:
+        return bool(self.listings & pair.listings or self.assets & pair.ids or self.keys & pair.keys)
+
+
+def _news(connection: Connection, newest: int) -> _News:
+    """What was decided after that decision."""
+    rows = connection.execute(
+        text("""
+            SELECT listing, listings.asset, symbol FROM decisions JOIN listings ON listings.id = listing
+             WHERE decisions.id > :newest
+        """),
+        {"newest": newest},
+    ).all()
+    keys = {Spelling(row.symbol, "", "").key for row in rows} - {""}
+    return _News({row.listing for row in rows}, {row.asset for row in rows}, keys)
+
+
+def _assets(connection: Connection) -> list[Asset]:
     """All that have a listing, the oldest first."""
     rows = connection.execute(
         text("""
             SELECT assets.id, slug, assets.created_at, source, source_asset_id, listings.symbol, listings.name,
-                   bool_or(method = ANY(:by_people)) AS by_people
+                   array_agg(listings.id) AS listings, bool_or(method = ANY(:by_people)) AS by_people
               FROM listings JOIN assets ON assets.id = listings.asset
              GROUP BY assets.id, source, source_asset_id, listings.symbol, listings.name
              ORDER BY assets.id, source, source_asset_id, listings.symbol, listings.name
         """),
         {"by_people": list(BY_PEOPLE)},
     )
-    found: dict[int, _Asset] = {}
+    found: dict[int, Asset] = {}
     for row in rows:
-        asset = found.setdefault(row.id, _Asset(row.id, row.slug, row.created_at))
+        asset = found.setdefault(row.id, Asset(row.id, row.slug, row.created_at))
+        asset.listings.update(row.listings)
         asset.sources.add(row.source)
         asset.spellings.append(Spelling(row.symbol, row.name, row.source_asset_id))
         asset.by_people |= row.by_people
     return list(found.values())
 
 
-def _pairs(assets: Iterable[_Asset]) -> list[_Pair]:
-    """Those of one symbol, in an order that is the same in every process."""
-    by_key: dict[str, list[_Asset]] = defaultdict(list)
-    for asset in assets:
-        for key in asset.keys:
-            by_key[key].append(asset)
-    found: dict[tuple[int, int], _Pair] = {}
-    for key in sorted(by_key):
-        for one, other in combinations(by_key[key], 2):
-            if one.sources & other.sources:
-                continue
-            # $ACM is another symbol than ACM, where two have ACM.
-            exactly = one.symbols_of(key) & other.symbols_of(key)
-            rivals = [it for it in by_key[key] if not exactly or it.symbols_of(key) & exactly]
-            before = found.get((one.id, other.id))
-            alone = len(rivals) == 2 and (before is None or before.alone)
-            found[one.id, other.id] = _Pair(one, other, alone)
-    return list(found.values())
-
-
-def _alike(pair: _Pair, common: Mapping[str, int]) -> Likeness | None:
-    """The most that any two of their listings have in common."""
-    found = [
-        alike
-        for mine in pair.one.spellings
-        for theirs in pair.other.spellings
-        if mine.key == theirs.key and (alike := likeness(mine, theirs) or faint_likeness(mine, theirs, common))
-    ]
-    return max(found, key=lambda alike: alike.confidence, default=None)
-
-
-def _prices_apart(connection: Connection, pairs: Sequence[_Pair]) -> dict[tuple[int, int], float]:
+def _prices_apart(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[int, int], float]:
     """By how much the newest prices of two assets differ, in one currency and within an hour: 0.1 is a tenth."""
     rows = connection.execute(
         text("""
@@ -170,12 +167,12 @@ def _prices_apart(connection: Connection, pairs: Sequence[_Pair]) -> dict[tuple[
     return {(row.one, row.other): float(row.apart) for row in rows}
 
 
-def _evidence(pair: _Pair, alike: Likeness | None, differ: float | None) -> dict[str, Any]:
+def _evidence(pair: Pair, alike: Likeness | None, differ: float | None) -> dict[str, Any]:
     names = [[it.told for it in asset.spellings] for asset in (pair.one, pair.other)]
     return {"listings": names, "alike": alike and alike.method, "prices_apart": differ, "symbol_is_theirs": pair.alone}
 
 
-def _keep(connection: Connection, candidates: Sequence[tuple[_Pair, Mapping[str, Any]]]) -> None:
+def _keep(connection: Connection, candidates: Sequence[tuple[Pair, Mapping[str, Any]]]) -> None:
     values = {
         "ones": [pair.one.id for pair, _ in candidates],
         "others": [pair.other.id for pair, _ in candidates],
@@ -193,6 +190,7 @@ def _keep(connection: Connection, candidates: Sequence[tuple[_Pair, Mapping[str,
         text(f"""
             INSERT INTO candidates (one, other, evidence)
             SELECT one, other, CAST(evidence AS jsonb) FROM {found} AS it(one, other, evidence)
+             WHERE NOT EXISTS (SELECT FROM assets WHERE id IN (one, other) AND merged_into IS NOT NULL)
             ON CONFLICT (one, other) DO UPDATE SET evidence = excluded.evidence
              WHERE candidates.evidence IS DISTINCT FROM excluded.evidence
         """),

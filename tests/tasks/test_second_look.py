@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from structlog.testing import capture_logs
 
-from tasks.decisions import Decided, merge, pin, split
-from tasks.second_look import look_again
+from tasks.decisions import Decided, deciding, merge, move, pin, split
+from tasks.identity import _learn
+from tasks.quotes import key_of
+from tasks.second_look import BITE, look_again
 from tasks.undo import undo
 from tests.api.rows import Rows
+from tests.processes import until
 from tests.tasks.assets import ask, assets, quote, resolve
 from tests.upstreams import OBSERVED
 
@@ -180,3 +187,44 @@ def test_a_word_that_many_names_have_tells_nothing(engine: Engine) -> None:
     resolve(engine, "csv_history", *(quote(f"{n}", f"X{n}", f"Acme {n}th") for n in range(3)))
     look_again(engine, {})
     assert assets(engine)["acme-rockets"] == ["acm-1"]
+
+
+def while_it_looks(engine: Engine, meanwhile: Callable[[Connection], Any]) -> None:
+    """Decide something after a second look has looked, and before it merges."""
+    with deciding(engine) as connection:
+        looking = threading.Thread(target=look_again, args=(engine, {}))
+        looking.start()
+        until(lambda: ask(engine, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        meanwhile(connection)
+    looking.join(30)
+
+
+def test_what_is_decided_while_it_looks_holds(engine: Engine) -> None:
+    acme(engine)
+    [row] = ask(engine, "SELECT id, asset FROM listings WHERE source_asset_id = 'acm-1'")
+    while_it_looks(engine, lambda it: move(it, [row.id], row.asset, because("pinned")))
+    assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
+
+
+def test_what_is_met_while_it_looks_is_another_with_the_symbol(engine: Engine) -> None:
+    acme(engine)
+    third = quote("third", "acm", "Road Runner")
+    while_it_looks(engine, lambda it: _learn(it, "coingecko", {key_of(third): third}, {}))
+    assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"], "road-runner": ["third"]}
+
+
+def test_many_are_merged_in_bites_between_which_others_have_their_turn(engine: Engine) -> None:
+    for source, name in (("coinpaprika", "Acme"), ("coingecko", "Acme Rockets")):
+        resolve(engine, source, *(quote(f"{n}", f"ACM{n}", f"{name} {n}") for n in range(2 * BITE + 1)))
+    look_again(engine, {})
+    rows = ask(engine, "SELECT xmin, count(*) FROM decisions WHERE decided_by = 'second_look' GROUP BY 1 ORDER BY 2")
+    assert [row.count for row in rows] == [1, BITE, BITE]
+
+
+def test_each_merger_is_logged_with_the_change_that_can_be_undone(engine: Engine) -> None:
+    acme(engine)
+    with capture_logs() as logs:
+        look_again(engine, {})
+    [logged] = [line for line in logs if line["event"] == "assets_merged"]
+    undo(engine, uuid.UUID(logged["change"]), "test", None)
+    assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
