@@ -9,6 +9,7 @@ from app import (
     anomalies,
     assets,
     auth,
+    candidates,
     compression,
     conditional,
     data,
@@ -45,7 +46,22 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     auth.install(app)
     openapi.install(
         app,
-        [data, latest, assets, agreement, decisions, sources, drift, runs, rejects, anomalies, stats, health, metrics],
+        [
+            data,
+            latest,
+            assets,
+            agreement,
+            decisions,
+            candidates,
+            sources,
+            drift,
+            runs,
+            rejects,
+            anomalies,
+            stats,
+            health,
+            metrics,
+        ],
     )
     app.register_blueprint(docs.blueprint)
     problems.install(app)

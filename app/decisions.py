@@ -1,4 +1,4 @@
-"""Which asset a listing is of, as people decide it: merged, split off, pinned, undone; and what awaits a decision."""
+"""Which asset a listing is of, as people decide it: merged, split off, pinned, undone; and all that was decided."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from uuid import UUID
 
 from flask import Response, request
 from marshmallow import Schema, fields, validate
-from sqlalchemy import select, text
-from sqlalchemy.orm import aliased
+from sqlalchemy import select
 
 from app import cursor
 from app.assets import AssetAnswer, one_asset
+from app.filters import asset_ids
 from app.problems import Code, Problem
 from app.resource import LINK, Arguments, Enveloped, NoQuery, Paged, Pagination, Resource, Text, listed, source_name
 from app.state import reading, state
 from app.wire import Instant
-from store.tables import Asset, Candidate, Decision, Listing
+from store.tables import Asset, Decision, Listing
 from tasks.decisions import Decided, ListingName, Refused, merge, pin, split
 from tasks.undo import undo
 
@@ -84,20 +84,6 @@ class DecisionSchema(Schema):
 
 class DecisionPage(Enveloped):
     data = fields.List(fields.Nested(DecisionSchema), required=True)
-    pagination = fields.Nested(Pagination, required=True)
-
-
-class CandidateSchema(Schema):
-    """Two assets that may be one."""
-
-    one = fields.String(metadata={"description": "Slug of the older one."})
-    other = fields.String(metadata={"description": "Slug of the newer one."})
-    evidence = fields.Dict(metadata={"description": "What is alike, how far prices are apart, and what is listed."})
-    found_at = Instant()
-
-
-class CandidatePage(Enveloped):
-    data = fields.List(fields.Nested(CandidateSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
@@ -181,7 +167,6 @@ def list_decisions(arguments: dict[str, Any]) -> Response:
         .limit(limit + 1)
     )
     columns = {
-        "asset": Asset.slug,
         "source": Listing.source,
         "source_asset_id": Listing.source_asset_id,
         "change": Decision.change,
@@ -194,50 +179,12 @@ def list_decisions(arguments: dict[str, Any]) -> Response:
             Decision.id < cursor.decode(arguments["cursor"], request.path, arguments, tuple[cursor.BigId])[0]
         )
     with reading() as connection:
+        if "asset" in arguments:
+            wanted = wanted.where(Decision.asset.in_(asset_ids(connection, [arguments["asset"]])))
         rows = connection.execute(wanted).all()
     following = cursor.encode(request.path, arguments, [rows[limit - 1].id]) if len(rows) > limit else None
     shown = [{**row._mapping, "asset": row.slug} for row in rows[:limit]]
     return listed(DecisionSchema(many=True).dump(shown), limit, following)
-
-
-@blueprint.route("/candidates")
-@blueprint.arguments(Paged, location="query")
-@blueprint.response(200, CandidatePage, headers=LINK)
-@blueprint.doc(operationId="listCandidates")
-def list_candidates(arguments: dict[str, Any]) -> Response:
-    """Pairs of assets that may be one
-
-    They have a symbol in common, and something else speaks for it, but not enough. Merge the two, or pin a listing of
-    one to its asset: then it is no candidate any more.
-    """
-    limit = arguments["limit"]
-    one, other = aliased(Asset), aliased(Asset)
-    wanted = (
-        select(
-            Candidate.evidence,
-            Candidate.found_at,
-            one.id,
-            other.id.label("other_id"),
-            one.slug,
-            other.slug.label("other"),
-        )
-        .join(one, one.id == Candidate.one)
-        .join(other, other.id == Candidate.other)
-        .order_by(Candidate.one, Candidate.other)
-        .limit(limit + 1)
-    )
-    if "cursor" in arguments:
-        key = cursor.decode(arguments["cursor"], request.path, arguments, tuple[cursor.BigId, cursor.BigId])
-        wanted = wanted.where(
-            text("(candidates.one, candidates.other) > (:one, :other)").bindparams(one=key[0], other=key[1])
-        )
-    with reading() as connection:
-        rows = connection.execute(wanted).all()
-    following = None
-    if len(rows) > limit:
-        following = cursor.encode(request.path, arguments, [rows[limit - 1].id, rows[limit - 1].other_id])
-    shown = [{**row._mapping, "one": row.slug} for row in rows[:limit]]
-    return listed(CandidateSchema(many=True).dump(shown), limit, following)
 
 
 def _by(method: str, body: dict[str, Any]) -> Decided:

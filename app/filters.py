@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -33,7 +33,7 @@ def conditions(connection: Connection, arguments: Mapping[str, Any]) -> list[Col
     if sources := arguments.get("source"):
         found.append(Listing.source.in_(sources))
     if slugs := arguments.get("asset"):
-        found.append(Listing.asset.in_(_asset_ids(connection, slugs)))
+        found.append(Listing.asset.in_(asset_ids(connection, slugs)))
     if symbols := arguments.get("symbol"):
         found.append(func.upper(Listing.symbol).in_([func.upper(symbol) for symbol in symbols]))
     if currencies := arguments.get("quote_currency"):
@@ -53,8 +53,9 @@ def nearest_asset(connection: Connection, slug: str) -> str:
     return nearest(slug, connection.scalars(alike))
 
 
-def _asset_ids(connection: Connection, slugs: list[str]) -> list[int]:
-    known = {row.asked: row.id for row in connection.execute(STANDS_FOR, {"slugs": slugs})}
+def asset_ids(connection: Connection, slugs: Sequence[str]) -> list[int]:
+    """The assets that slugs stand for; raises a Problem for one that is not there."""
+    known = {row.asked: row.id for row in connection.execute(STANDS_FOR, {"slugs": list(slugs)})}
     for slug in slugs:
         if slug not in known:
             raise invalid_parameter("asset", f"there is no asset {shown(slug)}{nearest_asset(connection, slug)}")

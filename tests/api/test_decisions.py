@@ -84,6 +84,18 @@ def test_every_decision_can_be_looked_up(api: FlaskClient, token: dict[str, str]
     assert rest["pagination"]["has_more"] is False
 
 
+def test_decisions_are_of_the_asset_that_a_slug_stands_for(api: FlaskClient, token: dict[str, str]) -> None:
+    decide(api, token, "/assets/bitcoin-two/merge", into="bitcoin")
+    of_both = [api.get(f"/decisions?asset={slug}").json["data"] for slug in ("bitcoin", "bitcoin-two")]
+    assert [row["asset"] for row in of_both[0]] == ["bitcoin"] * 3
+    assert of_both[0] == of_both[1]
+    answer = api.get("/decisions?asset=bitcoins")
+    assert answer.status_code == 422
+    assert answer.json["errors"] == [
+        {"in": "query", "name": "asset", "detail": "there is no asset 'bitcoins'; did you mean 'bitcoin'?"}
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "code", "detail"),
     [
