@@ -214,4 +214,5 @@ def _heard(change: Callable[[], UUID]) -> UUID:
     try:
         return change()
     except Refused as refused:
-        raise Problem(CODES[refused.code], f"{str(refused)[:1].upper()}{str(refused)[1:]}.") from None
+        errors = [{"in": "body", "name": "listings", "detail": detail} for detail in refused.each]
+        raise Problem(CODES[refused.code], str(refused), errors=errors) from None

@@ -42,11 +42,14 @@ _RESOLVE_LOCK = 7_274_652
 
 
 class Refused(Exception):
-    """What was asked for cannot be decided. code: unknown_asset, unknown_listing, unknown_change or conflict."""
+    """What was asked for cannot be decided, in sentences that may be shown to anyone.
 
-    def __init__(self, code: str, detail: str):
+    code: unknown_asset, unknown_listing, unknown_change or conflict. each: what is wrong with each of several.
+    """
+
+    def __init__(self, code: str, detail: str, each: Sequence[str] = ()):
         super().__init__(detail)
-        self.code = code
+        self.code, self.each = code, each
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def merge(engine: Engine, slug: str, into: str, decided: Decided) -> uuid.UUID:
     with deciding(engine) as connection:
         one, other = find_asset(connection, slug), find_asset(connection, into)
         if one.id == other.id:
-            raise Refused("conflict", f"{slug} and {into} are one asset already")
+            raise Refused("conflict", f"These are one asset already: {slug}, {into}.")
         return move_for_people(connection, listings_of(connection, one.id), other.id, decided)
 
 
@@ -83,9 +86,9 @@ def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Deci
         asset = find_asset(connection, slug)
         leaving = _named(connection, names)
         if strangers := [row for row in leaving if row.asset != asset.id]:
-            raise Refused("conflict", f"{shown(strangers[0])} is no listing of {asset.slug}")
+            raise Refused("conflict", f"Among the listings of {asset.slug} there is no {shown(strangers[0])}.")
         if len(leaving) == len(listings_of(connection, asset.id)):
-            raise Refused("conflict", f"those are all listings of {asset.slug}; one must stay")
+            raise Refused("conflict", f"Those are all listings of {asset.slug}; one must stay.")
         new = add_asset(connection, leaving[0])
         return move_for_people(connection, [row.id for row in leaving], new, decided)
 
@@ -133,7 +136,7 @@ def move_for_people(
     settled = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
     row = connection.execute(settled, {"listings": list(listings), "override": OVERRIDE}).first()
     if row is not None:
-        raise Refused("conflict", f"{shown(row)} is settled by the file that OVERRIDES names; change it there")
+        raise Refused("conflict", f"The file that OVERRIDES names settles {shown(row)}; change it there.")
     return move(connection, listings, asset, decided, change)
 
 
@@ -171,7 +174,7 @@ def find_asset(connection: Connection, slug: str) -> Row[Any]:
     """The asset that a slug stands for; raises Refused."""
     found = connection.execute(STANDS_FOR, {"slugs": [slug]}).one_or_none()
     if found is None:
-        raise Refused("unknown_asset", f"there is no asset {slug!r}")
+        raise Refused("unknown_asset", f"There is no asset {slug!r}.")
     return found
 
 
@@ -232,8 +235,8 @@ def _named(connection: Connection, names: Sequence[ListingName]) -> list[Row[Any
         {"sources": [source for source, _ in names], "ids": [id_ for _, id_ in names]},
     ).all()
     there = {(row.source, row.source_asset_id) for row in rows}
-    if missing := [name for name in names if name not in there]:
-        raise Refused("unknown_listing", f"{missing[0][0]} lists nothing as {missing[0][1]!r}")
+    if missing := [f"There is no {id_!r} of {source}." for source, id_ in names if (source, id_) not in there]:
+        raise Refused("unknown_listing", " ".join(missing[:3]), missing)
     return list(rows)
 
 

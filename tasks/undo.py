@@ -18,11 +18,11 @@ def undo(engine: Engine, change: uuid.UUID, by: str, reason: str | None) -> uuid
     with deciding(engine) as connection:
         rows = connection.execute(_BEFORE, {"change": change}).all()
         if not rows:
-            raise Refused("unknown_change", f"there is no change {change}")
+            raise Refused("unknown_change", f"There is no change {change}.")
         if later := [row for row in rows if not row.stands]:
-            raise Refused("conflict", f"{shown(later[0])} was decided anew since; undo that first")
+            raise Refused("conflict", f"Since then {shown(later[0])} was decided anew; undo that first.")
         if first := [row for row in rows if row.asset_before is None]:
-            raise Refused("conflict", f"{shown(first[0])} was nothing before")
+            raise Refused("conflict", f"Before that there was no {shown(first[0])}.")
         followed = connection.execute(_FOLLOWED, {"change": change, "methods": [SAME_ID, OVERRIDE]}).all()
         theirs = {row.listing for row in rows} | {row.id for row in followed}
         for emptied in connection.execute(_EMPTIED, {"assets": list({row.asset_before for row in rows})}):
@@ -54,8 +54,8 @@ def stands_for(connection: Connection, asset: int) -> int:
 
 def _is_merged(emptied: Row[Any]) -> str:
     if emptied.decided_by == OVERRIDES:
-        return f"{emptied.slug} lost its last listing since, by the file that OVERRIDES names; change it there first"
-    return f"{emptied.slug} was merged into {emptied.into} since, by change {emptied.change}; undo that first"
+        return f"The file that OVERRIDES names took the last listing of {emptied.slug} since; change it there first."
+    return f"Since then {emptied.slug} was merged into {emptied.into}, by change {emptied.change}; undo that first."
 
 
 _EMPTIED = text("""

@@ -100,7 +100,13 @@ def test_decisions_are_of_the_asset_that_a_slug_stands_for(api: FlaskClient, tok
     ("path", "body", "status", "code", "detail"),
     [
         ("/assets/nothing/merge", {"into": "bitcoin"}, 404, "unknown_asset", "There is no asset 'nothing'."),
-        ("/assets/bitcoin/merge", {"into": "bitcoin"}, 409, "decision_conflict", "Bitcoin and bitcoin are one asset"),
+        (
+            "/assets/bitcoin/merge",
+            {"into": "bitcoin"},
+            409,
+            "decision_conflict",
+            "These are one asset already: bitcoin, bitcoin.",
+        ),
         ("/assets/bitcoin/merge", {"into": "bitcoin", "reason": ""}, 422, "invalid_body", "reason"),
         ("/assets/bitcoin/split", {"listings": []}, 422, "invalid_body", "listings"),
         (
@@ -108,7 +114,7 @@ def test_decisions_are_of_the_asset_that_a_slug_stands_for(api: FlaskClient, tok
             {"listings": [{"source": "coingecko", "source_asset_id": "x"}]},
             422,
             "invalid_body",
-            "Coingecko lists nothing as 'x'.",
+            "There is no 'x' of coingecko.",
         ),
         ("/decisions/00000000-0000-0000-0000-000000000000/undo", {}, 404, "unknown_change", "There is no change"),
     ],
@@ -119,6 +125,14 @@ def test_what_cannot_be_decided_is_refused(
     answer = api.post(path, json={**WHY, **body}, headers=token)
     assert (answer.status_code, answer.json["code"]) == (status, code)
     assert detail in answer.json["detail"]
+
+
+def test_each_listing_that_is_not_there_is_named(api: FlaskClient, token: dict[str, str]) -> None:
+    listings = [{"source": "coingecko", "source_asset_id": id_} for id_ in ("bitcoin", "x", "y")]
+    answer = api.post("/assets/bitcoin/split", json={**WHY, "listings": listings}, headers=token)
+    assert answer.json["errors"] == [
+        {"in": "body", "name": "listings", "detail": f"There is no {id_!r} of coingecko."} for id_ in ("x", "y")
+    ]
 
 
 def test_deciding_needs_the_token(api: FlaskClient) -> None:

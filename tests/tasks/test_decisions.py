@@ -78,7 +78,7 @@ def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine
     change = merge(engine, "universe", "uniswap", because("merged"))
     pin(engine, "uniswap", [UNIVERSE], because("pinned"))
     before = state(engine)
-    with pytest.raises(Refused, match="'universe' of coingecko was decided anew since; undo that first"):
+    with pytest.raises(Refused, match="Since then 'universe' of coingecko was decided anew; undo that first"):
         undo(engine, change, "test", None)
     assert state(engine) == before
 
@@ -95,7 +95,7 @@ def test_an_undoing_is_undone_after_what_was_built_on_it_was(engine: Engine) -> 
     assert state(engine) == merged
     undo(engine, merging, "test", None)
     assert state(engine) == undone
-    with pytest.raises(Refused, match="was decided anew since"):
+    with pytest.raises(Refused, match="was decided anew"):
         undo(engine, merging, "test", None)
 
 
@@ -109,7 +109,7 @@ def test_an_asset_that_was_merged_meanwhile_is_not_revived_unasked(engine: Engin
     splitting = split(engine, "uniswap", [UNISWAP], because("split"))
     merging = merge(engine, "uniswap", "universe", because("merged"))
     before = state(engine)
-    with pytest.raises(Refused, match=f"uniswap was merged into universe since, by change {merging}; undo that first"):
+    with pytest.raises(Refused, match=f"Since then uniswap was merged into universe, by change {merging}; undo that"):
         undo(engine, splitting, "test", None)
     assert state(engine) == before
     undo(engine, merging, "test", None)
@@ -136,9 +136,21 @@ def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> 
 @pytest.mark.parametrize(
     ("change", "code", "detail"),
     [
-        (lambda it: merge(it, "nothing", "uniswap", because("merged")), "unknown_asset", "there is no asset 'nothing'"),
-        (lambda it: merge(it, "uniswap", "uniswap", because("merged")), "conflict", "are one asset already"),
-        (lambda it: split(it, "universe", [UNISWAP], because("split")), "conflict", "is no listing of universe"),
+        (
+            lambda it: merge(it, "nothing", "uniswap", because("merged")),
+            "unknown_asset",
+            "There is no asset 'nothing'.",
+        ),
+        (
+            lambda it: merge(it, "uniswap", "uniswap", because("merged")),
+            "conflict",
+            "are one asset already: uniswap, uniswap.",
+        ),
+        (
+            lambda it: split(it, "universe", [UNISWAP], because("split")),
+            "conflict",
+            "Among the listings of universe there is no 'uni-uniswap' of coinpaprika.",
+        ),
         (lambda it: split(it, "universe", [UNIVERSE], because("split")), "conflict", "one must stay"),
         (
             lambda it: split(it, "uniswap", [UNISWAP, UNISWAP, ("coingecko", "uniswap")], because("split")),
@@ -148,9 +160,9 @@ def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> 
         (
             lambda it: pin(it, "uniswap", [("csv", "x")], because("pinned")),
             "unknown_listing",
-            "csv lists nothing as 'x'",
+            "There is no 'x' of csv.",
         ),
-        (lambda it: undo(it, uuid.UUID(int=0), "test", None), "unknown_change", "there is no change"),
+        (lambda it: undo(it, uuid.UUID(int=0), "test", None), "unknown_change", "There is no change"),
     ],
 )
 def test_what_cannot_be_decided_is_refused_and_changes_nothing(
@@ -203,7 +215,7 @@ def test_the_command_line_decides_and_undoes(
     assert main(["undo", change, "--reason", "or not"]) == 0
     assert state(engine)[: len(before)] == before
     assert main(["merge", "nothing", "uniswap", "--reason", "it is so"]) == 1
-    assert capsys.readouterr().err == "there is no asset 'nothing'\n"
+    assert capsys.readouterr().err == "There is no asset 'nothing'.\n"
     [row, *_] = ask(engine, "SELECT DISTINCT decided_by FROM decisions WHERE method = 'split'")
     assert row.decided_by == "cli:somebody"
     monkeypatch.undo()

@@ -47,7 +47,7 @@ def test_overrides_are_followed_both_ways(engine: Engine) -> None:
     look_again(engine, overrides)
     assert assets(engine)["universe"] == ["uni-uniswap", "uni-uniswap", "universe"]
     assert len(ask(engine, "SELECT 1 FROM decisions WHERE method = 'override'")) == 2
-    with pytest.raises(Refused, match="'uni-uniswap' of coinpaprika is settled by the file that OVERRIDES names"):
+    with pytest.raises(Refused, match="The file that OVERRIDES names settles 'uni-uniswap' of coinpaprika"):
         pin(engine, "uniswap", [UNISWAP], Decided("pinned", "test"))
     look_again(engine, {})
     assert state(engine) == before
