@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from flask import Response, request
 from marshmallow import Schema, fields, validate
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from app import cursor
 from app.assets import AssetAnswer, one_asset
@@ -18,7 +19,7 @@ from app.resource import LINK, Arguments, Enveloped, NoQuery, Paged, Pagination,
 from app.state import reading, state
 from app.wire import Instant
 from store.tables import Asset, Decision, Listing
-from tasks.decisions import Decided, ListingName, Refused, merge, pin, split
+from tasks.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
 from tasks.undo import undo
 
 blueprint = Resource("decisions", __name__, description="Which asset a listing is of, and why.")
@@ -51,6 +52,10 @@ class ListingsBody(Reasoned):
 
 class ChangedAsset(AssetAnswer):
     change = fields.UUID(metadata={"description": "What `POST /decisions/<change>/undo` undoes."})
+
+
+class SplitAsset(ChangedAsset):
+    made = fields.String(metadata={"description": "Slug of the asset that the listings are of now."})
 
 
 class ChangeAnswer(Enveloped):
@@ -87,7 +92,9 @@ class DecisionPage(Enveloped):
     pagination = fields.Nested(Pagination, required=True)
 
 
-def _deciding(path: str, body: type[Schema], example: dict[str, Any], operation: str) -> Callable[[Any], Any]:
+def _deciding(
+    path: str, body: type[Schema], example: dict[str, Any], operation: str, answer: type[Schema] = ChangedAsset
+) -> Callable[[Any], Any]:
     """A route for a decision about an asset."""
 
     def decorate(view: Any) -> Any:
@@ -96,7 +103,7 @@ def _deciding(path: str, body: type[Schema], example: dict[str, Any], operation:
             view = blueprint.alt_response(status, name)(view)
         for status, name in ((413, "REQUEST_ENTITY_TOO_LARGE"), (415, "UNSUPPORTED_MEDIA_TYPE")):
             view = blueprint.alt_response(status, name)(view)
-        view = blueprint.response(200, ChangedAsset)(view)
+        view = blueprint.response(200, answer)(view)
         view = blueprint.arguments(NoQuery, location="query")(view)
         view = blueprint.arguments(body, example=example)(view)
         return blueprint.route(path, methods=["POST"])(view)
@@ -116,22 +123,28 @@ def merge_assets(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
 
     Its slug stands for that one from then on. No quote is touched.
     """
-    return _decided(body["into"], lambda: merge(state().engine, slug, body["into"], _by("merged", body)))
+    with _transaction() as connection:
+        change = merge(connection, slug, body["into"], _by("merged", body))
+        return {**one_asset(connection, body["into"]), "change": change}
 
 
-@_deciding("/assets/<slug>/split", ListingsBody, LISTINGS, "splitAsset")
+@_deciding("/assets/<slug>/split", ListingsBody, LISTINGS, "splitAsset", SplitAsset)
 def split_asset(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
     """Some listings of this asset are of one of their own
 
     Answers with the asset that they left.
     """
-    return _decided(slug, lambda: split(state().engine, slug, _names(body), _by("split", body)))
+    with _transaction() as connection:
+        change, made = split(connection, slug, _names(body), _by("split", body))
+        return {**one_asset(connection, slug), "change": change, "made": made}
 
 
 @_deciding("/assets/<slug>/pin", ListingsBody, LISTINGS, "pinListings")
 def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
     """These listings are of this asset, whatever they were of, and no rule moves them"""
-    return _decided(slug, lambda: pin(state().engine, slug, _names(body), _by("pinned", body)))
+    with _transaction() as connection:
+        change = pin(connection, slug, _names(body), _by("pinned", body))
+        return {**one_asset(connection, slug), "change": change}
 
 
 @blueprint.route("/decisions/<uuid:change>/undo", methods=["POST"])
@@ -146,7 +159,8 @@ def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
 @blueprint.doc(operationId="undoChange")
 def undo_change(body: dict[str, Any], _: dict[str, Any], change: UUID) -> dict[str, Any]:
     """Each listing of a change is again what it was before"""
-    return {"change": _heard(lambda: undo(state().engine, change, "api", body["reason"]))}
+    with _transaction() as connection:
+        return {"change": undo(connection, change, "api", body["reason"])}
 
 
 @blueprint.route("/decisions")
@@ -195,13 +209,6 @@ def _names(body: dict[str, Any]) -> list[ListingName]:
     return [(it["source"], it["source_asset_id"]) for it in body["listings"]]
 
 
-def _decided(slug: str, change: Callable[[], UUID]) -> dict[str, Any]:
-    """Make a change, and answer with an asset that it was about."""
-    made = _heard(change)
-    with reading() as connection:
-        return {**one_asset(connection, slug), "change": made}
-
-
 CODES = {
     "unknown_asset": Code.UNKNOWN_ASSET,
     "unknown_change": Code.UNKNOWN_CHANGE,
@@ -210,9 +217,15 @@ CODES = {
 }
 
 
-def _heard(change: Callable[[], UUID]) -> UUID:
+@contextmanager
+def _transaction() -> Iterator[Connection]:
+    """The transaction of a decision. The answer is read in it, or a change could be made and its id be lost.
+
+    What is refused is a Problem.
+    """
     try:
-        return change()
+        with deciding(state().engine) as connection:
+            yield connection
     except Refused as refused:
         errors = [{"in": "body", "name": "listings", "detail": detail} for detail in refused.each]
         raise Problem(CODES[refused.code], str(refused), errors=errors) from None

@@ -7,9 +7,11 @@ import getpass
 import sys
 from uuid import UUID
 
+from sqlalchemy import Connection
+
 from settings import SettingsError, get_settings
 from store.engine import make_engine
-from tasks.decisions import Decided, ListingName, Refused, merge, pin, split
+from tasks.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
 from tasks.undo import undo
 
 
@@ -20,23 +22,31 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    by = f"cli:{given.by}"
     try:
-        if given.what == "merge":
-            change = merge(engine, given.asset, given.into, Decided("merged", by, reason=given.reason))
-        elif given.what == "split":
-            change = split(engine, given.asset, given.listings, Decided("split", by, reason=given.reason))
-        elif given.what == "pin":
-            change = pin(engine, given.asset, given.listings, Decided("pinned", by, reason=given.reason))
-        else:
-            change = undo(engine, given.change, by, given.reason)
+        with deciding(engine) as connection:
+            change, made = _decide(connection, given)
     except Refused as refused:
         sys.stderr.write(f"{refused}\n")
         return 1
     finally:
         engine.dispose()
-    sys.stdout.write(f"Done, as change {change}. Undo it with: python -m tasks.decide undo {change} --reason …\n")
+    asset = f" They are of {made} now." if made else ""
+    sys.stdout.write(
+        f"Done, as change {change}.{asset} Undo it with: python -m tasks.decide undo {change} --reason …\n"
+    )
     return 0
+
+
+def _decide(connection: Connection, given: argparse.Namespace) -> tuple[UUID, str]:
+    """The change's id, and the slug of the asset that it made."""
+    by = f"cli:{given.by}"
+    if given.what == "merge":
+        return merge(connection, given.asset, given.into, Decided("merged", by, reason=given.reason)), ""
+    if given.what == "split":
+        return split(connection, given.asset, given.listings, Decided("split", by, reason=given.reason))
+    if given.what == "pin":
+        return pin(connection, given.asset, given.listings, Decided("pinned", by, reason=given.reason)), ""
+    return undo(connection, given.change, by, given.reason), ""
 
 
 def _parser() -> argparse.ArgumentParser:

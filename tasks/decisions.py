@@ -71,33 +71,41 @@ def deciding(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def merge(engine: Engine, slug: str, into: str, decided: Decided) -> uuid.UUID:
-    """All listings of an asset are of another from now on, and its slug stands for that one. Gives the change's id."""
-    with deciding(engine) as connection:
-        one, other = find_asset(connection, slug), find_asset(connection, into)
-        if one.id == other.id:
-            raise Refused("conflict", f"These are one asset already: {slug}, {into}.")
-        return move_for_people(connection, listings_of(connection, one.id), other.id, decided)
+def merge(connection: Connection, slug: str, into: str, decided: Decided) -> uuid.UUID:
+    """All listings of an asset are of another from now on, and its slug stands for that one. Gives the change's id.
+
+    This and its like are for a transaction of `deciding`, and raise Refused.
+    """
+    one, other = find_asset(connection, slug), find_asset(connection, into)
+    if one.id == other.id:
+        raise Refused("conflict", f"These are one asset already: {slug}, {into}.")
+    return move_for_people(connection, listings_of(connection, one.id), other.id, decided)
 
 
-def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
-    """These listings of an asset are of one of their own from now on. Gives the change's id."""
-    with deciding(engine) as connection:
-        asset = find_asset(connection, slug)
-        leaving = _named(connection, names)
-        if strangers := [row for row in leaving if row.asset != asset.id]:
-            raise Refused("conflict", f"Among the listings of {asset.slug} there is no {shown(strangers[0])}.")
-        if len(leaving) == len(listings_of(connection, asset.id)):
-            raise Refused("conflict", f"Those are all listings of {asset.slug}; one must stay.")
-        new = add_asset(connection, leaving[0])
-        return move_for_people(connection, [row.id for row in leaving], new, decided)
+class Split(NamedTuple):
+    """made: the slug of the asset that was made."""
+
+    change: uuid.UUID
+    made: str
 
 
-def pin(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
+def split(connection: Connection, slug: str, names: Sequence[ListingName], decided: Decided) -> Split:
+    """These listings of an asset are of one of their own from now on."""
+    asset = find_asset(connection, slug)
+    leaving = _named(connection, names)
+    if strangers := [row for row in leaving if row.asset != asset.id]:
+        raise Refused("conflict", f"Among the listings of {asset.slug} there is no {shown(strangers[0])}.")
+    if len(leaving) == len(listings_of(connection, asset.id)):
+        raise Refused("conflict", f"Those are all listings of {asset.slug}; one must stay.")
+    made = free_slug(connection, leaving[0])
+    new = add_asset(connection, leaving[0], made)
+    return Split(move_for_people(connection, [row.id for row in leaving], new, decided), made)
+
+
+def pin(connection: Connection, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
     """These listings, whatever they were of, are of this asset, and no rule moves them. Gives the change's id."""
-    with deciding(engine) as connection:
-        asset = find_asset(connection, slug)
-        return move_for_people(connection, [row.id for row in _named(connection, names)], asset.id, decided)
+    asset = find_asset(connection, slug)
+    return move_for_people(connection, [row.id for row in _named(connection, names)], asset.id, decided)
 
 
 def move(
@@ -195,12 +203,20 @@ def assets_named(connection: Connection, slugs: Iterable[str]) -> dict[str, int]
     return {row.slug: row.id for row in rows}
 
 
-def add_asset(connection: Connection, listing: Row[Any], slug: str = "") -> int:
-    """Make an asset for a listing, with a slug of its own; gives its id."""
-    listed = Listed(listing.source_asset_id, listing.symbol, listing.name, "")
-    slug = slug or Slugs(connection, [listed]).free(listed)
-    add_assets(connection, [(slug, listed)])
+def free_slug(connection: Connection, listing: Row[Any]) -> str:
+    """What an asset can be called that is made for a listing."""
+    listed = _listed(listing)
+    return Slugs(connection, [listed]).free(listed)
+
+
+def add_asset(connection: Connection, listing: Row[Any], slug: str) -> int:
+    """Make an asset for a listing, with a slug that no other has; gives its id."""
+    add_assets(connection, [(slug, _listed(listing))])
     return assets_named(connection, [slug])[slug]
+
+
+def _listed(listing: Row[Any]) -> Listed:
+    return Listed(listing.source_asset_id, listing.symbol, listing.name, "")
 
 
 def add_assets(connection: Connection, new: Sequence[tuple[str, Listed]]) -> None:

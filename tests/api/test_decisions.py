@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
+from app.state import state_of
 from tasks.second_look import look_again
 from tests.api.rows import Rows
 
@@ -54,6 +57,7 @@ def test_listings_are_split_off_and_pinned(api: FlaskClient, token: dict[str, st
     listings = [{"source": "coinpaprika", "source_asset_id": "bitcoin"}]
     left = decide(api, token, "/assets/bitcoin/split", listings=listings)
     assert sources(left) == ["coingecko:bitcoin"]
+    assert left["made"] == "bitcoin-btc"
     assert sources(api.get("/assets/bitcoin-btc").json) == ["coinpaprika:bitcoin"]
     pinned = decide(api, token, "/assets/bitcoin-two/pin", listings=listings)
     assert sources(pinned) == ["coingecko:bitcoin-two", "coinpaprika:bitcoin"]
@@ -125,6 +129,18 @@ def test_what_cannot_be_decided_is_refused(
     answer = api.post(path, json={**WHY, **body}, headers=token)
     assert (answer.status_code, answer.json["code"]) == (status, code)
     assert detail in answer.json["detail"]
+
+
+def test_a_change_that_is_made_is_answered_whatever_becomes_of_reading(
+    app: Flask, api: FlaskClient, token: dict[str, str]
+) -> None:
+    reader = state_of(app).reader
+    with ExitStack() as busy:
+        for _ in range(reader.pool.size()):  # type: ignore[attr-defined]  # a QueuePool
+            busy.enter_context(reader.connect())
+        merged = decide(api, token, "/assets/bitcoin-two/merge", into="bitcoin")
+    assert sources(merged) == ["coingecko:bitcoin", "coingecko:bitcoin-two", "coinpaprika:bitcoin"]
+    decide(api, token, f"/decisions/{merged['change']}/undo")
 
 
 def test_each_listing_that_is_not_there_is_named(api: FlaskClient, token: dict[str, str]) -> None:

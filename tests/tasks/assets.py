@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Engine, text
 
 from sources.record import Quote
-from tasks.decisions import Overrides
+from tasks import decisions
+from tasks import undo as taking_back
+from tasks.decisions import Decided, ListingName, Overrides, deciding
 from tasks.identity import Listings
 from tests.upstreams import OBSERVED
 
@@ -19,6 +23,26 @@ def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
 
 def resolve(engine: Engine, source: str, *quotes: Quote, overrides: Overrides | None = None) -> None:
     Listings(engine, source, overrides or {}).resolve(quotes)
+
+
+def merge(engine: Engine, slug: str, into: str, decided: Decided) -> UUID:
+    with deciding(engine) as connection:
+        return decisions.merge(connection, slug, into, decided)
+
+
+def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> UUID:
+    with deciding(engine) as connection:
+        return decisions.split(connection, slug, names, decided).change
+
+
+def pin(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> UUID:
+    with deciding(engine) as connection:
+        return decisions.pin(connection, slug, names, decided)
+
+
+def undo(engine: Engine, change: UUID) -> UUID:
+    with deciding(engine) as connection:
+        return taking_back.undo(connection, change, "test", None)
 
 
 def assets(engine: Engine) -> dict[str, list[str]]:

@@ -10,11 +10,10 @@ from sqlalchemy import Engine
 
 from settings import Settings, SettingsError, get_settings
 from tasks.decide import main
-from tasks.decisions import Decided, Override, Refused, merge, pin, split
+from tasks.decisions import Decided, Override, Refused
 from tasks.overrides import read_overrides
 from tasks.second_look import look_again
-from tasks.undo import undo
-from tests.tasks.assets import ask, assets, quote, resolve, state
+from tests.tasks.assets import ask, assets, merge, pin, quote, resolve, split, state, undo
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
 
@@ -65,11 +64,11 @@ def test_each_change_can_be_undone_and_its_undoing_too(engine: Engine) -> None:
         changes.append(change())
         states.append(state(engine))
     for change, before, after in zip(reversed(changes), states[-2::-1], states[:0:-1], strict=True):
-        undoing = undo(engine, change, "test", None)
+        undoing = undo(engine, change)
         assert state(engine)[: len(before)] == before
-        redoing = undo(engine, undoing, "test", None)
+        redoing = undo(engine, undoing)
         assert state(engine)[: len(after)] == after
-        undo(engine, redoing, "test", None)
+        undo(engine, redoing)
     rows = ask(engine, "SELECT method, decided_by, reason FROM decisions WHERE change IS NOT NULL ORDER BY id LIMIT 1")
     assert [tuple(row) for row in rows] == [("merged", "test", "it is so")]
 
@@ -79,29 +78,29 @@ def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine
     pin(engine, "uniswap", [UNIVERSE], because("pinned"))
     before = state(engine)
     with pytest.raises(Refused, match="Since then 'universe' of coingecko was decided anew; undo that first"):
-        undo(engine, change, "test", None)
+        undo(engine, change)
     assert state(engine) == before
 
 
 def test_an_undoing_is_undone_after_what_was_built_on_it_was(engine: Engine) -> None:
     merging = merge(engine, "universe", "uniswap", because("merged"))
     merged = state(engine)
-    undoing = undo(engine, merging, "test", None)
+    undoing = undo(engine, merging)
     undone = state(engine)
     pinning = pin(engine, "uniswap", [UNIVERSE], because("pinned"))
-    undo(engine, undo(engine, undo(engine, pinning, "test", None), "test", None), "test", None)
+    undo(engine, undo(engine, undo(engine, pinning)))
     assert state(engine) == undone
-    undo(engine, undoing, "test", None)
+    undo(engine, undoing)
     assert state(engine) == merged
-    undo(engine, merging, "test", None)
+    undo(engine, merging)
     assert state(engine) == undone
     with pytest.raises(Refused, match="was decided anew"):
-        undo(engine, merging, "test", None)
+        undo(engine, merging)
 
 
 def test_a_listing_that_is_named_twice_is_decided_of_once(engine: Engine) -> None:
     before = state(engine)
-    undo(engine, split(engine, "uniswap", [UNISWAP, UNISWAP], because("split")), "test", None)
+    undo(engine, split(engine, "uniswap", [UNISWAP, UNISWAP], because("split")))
     assert state(engine)[: len(before)] == before
 
 
@@ -110,10 +109,10 @@ def test_an_asset_that_was_merged_meanwhile_is_not_revived_unasked(engine: Engin
     merging = merge(engine, "uniswap", "universe", because("merged"))
     before = state(engine)
     with pytest.raises(Refused, match=f"Since then uniswap was merged into universe, by change {merging}; undo that"):
-        undo(engine, splitting, "test", None)
+        undo(engine, splitting)
     assert state(engine) == before
-    undo(engine, merging, "test", None)
-    undo(engine, splitting, "test", None)
+    undo(engine, merging)
+    undo(engine, splitting)
     assert assets(engine)["uniswap"] == ["uni-uniswap", "uni-uniswap", "uniswap"]
 
 
@@ -121,15 +120,15 @@ def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> 
     change = merge(engine, "universe", "uniswap", because("merged"))
     resolve(engine, "coingecko", quote(UNIVERSE[1], "uni", "Universe", "EUR"))
     merged = state(engine)
-    undoing = undo(engine, change, "test", None)
+    undoing = undo(engine, change)
     assert assets(engine)["universe"] == ["universe", "universe"]
     undone = state(engine)
-    redoing = undo(engine, undoing, "test", None)
+    redoing = undo(engine, undoing)
     assert state(engine) == merged
-    undo(engine, redoing, "test", None)
+    undo(engine, redoing)
     assert state(engine) == undone
-    undo(engine, undoing, "test", None)
-    undo(engine, change, "test", None)
+    undo(engine, undoing)
+    undo(engine, change)
     assert state(engine) == undone
 
 
@@ -162,7 +161,7 @@ def test_a_currency_that_was_met_since_goes_with_its_listing(engine: Engine) -> 
             "unknown_listing",
             "There is no 'x' of csv.",
         ),
-        (lambda it: undo(it, uuid.UUID(int=0), "test", None), "unknown_change", "There is no change"),
+        (lambda it: undo(it, uuid.UUID(int=0)), "unknown_change", "There is no change"),
     ],
 )
 def test_what_cannot_be_decided_is_refused_and_changes_nothing(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
-from tasks.decisions import Decided, Override, Refused, merge, pin
+from tasks.decisions import Decided, Override, Refused
 from tasks.second_look import look_again
-from tasks.undo import undo
-from tests.tasks.assets import ask, assets, quote, resolve, state
+from tests.tasks.assets import ask, assets, merge, pin, quote, resolve, state, undo
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
 
@@ -137,6 +136,6 @@ def test_what_a_person_puts_back_to_where_an_override_had_it_stays_there(engine:
     look_again(engine, {UNIVERSE: Override("uniswap", "it is so")})
     look_again(engine, {})
     [row] = ask(engine, "SELECT change FROM decisions WHERE decided_by = 'overrides' ORDER BY id DESC LIMIT 1")
-    undo(engine, row.change, "test", "it was right")
+    undo(engine, row.change)
     look_again(engine, {})
     assert assets(engine)["uniswap"][-1] == "universe"

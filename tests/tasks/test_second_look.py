@@ -13,14 +13,13 @@ import pytest
 from sqlalchemy import Connection, Engine
 from structlog.testing import capture_logs
 
-from tasks.decisions import Decided, deciding, merge, move, pin, split
+from tasks.decisions import Decided, deciding, move
 from tasks.identity import _learn
 from tasks.quotes import key_of
 from tasks.second_look import BITE, look_again
-from tasks.undo import undo
 from tests.api.rows import Rows
 from tests.processes import until
-from tests.tasks.assets import ask, assets, quote, resolve
+from tests.tasks.assets import ask, assets, merge, pin, quote, resolve, split, undo
 from tests.upstreams import OBSERVED
 
 
@@ -64,7 +63,7 @@ def test_what_a_person_took_back_is_not_done_again(engine: Engine) -> None:
     acme(engine)
     look_again(engine, {})
     [row] = ask(engine, "SELECT change FROM decisions WHERE decided_by = 'second_look'")
-    undo(engine, row.change, "test", "they are two")
+    undo(engine, row.change)
     look_again(engine, {})
     assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
     assert candidates(engine) == []
@@ -104,7 +103,7 @@ def test_a_pin_speaks_against_what_is_there_and_not_what_comes_later(engine: Eng
     look_again(engine, {})
     assert ("acme", "acme-anvils", "symbol_and_part_of_name", None) in candidates(engine)
     assert not [it for it in candidates(engine) if set(it) > {"acme", "acme-rockets"}]
-    undo(engine, pinning, "test", None)
+    undo(engine, pinning)
     look_again(engine, {})
     assert ("acme", "acme-rockets", "symbol_and_part_of_name", None) in candidates(engine)
 
@@ -226,5 +225,5 @@ def test_each_merger_is_logged_with_the_change_that_can_be_undone(engine: Engine
     with capture_logs() as logs:
         look_again(engine, {})
     [logged] = [line for line in logs if line["event"] == "assets_merged"]
-    undo(engine, uuid.UUID(logged["change"]), "test", None)
+    undo(engine, uuid.UUID(logged["change"]))
     assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
