@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Engine, Row, text
 
 from tasks.decisions import OVERRIDE, OVERRIDES, SAME_ID, Decided, Overrides, add_asset, assets_named, deciding, move
 from tasks.undo import stands_for
 
+log = structlog.get_logger()
 
-def follow_overrides(engine: Engine, overrides: Overrides) -> None:
-    """Listings that the file names are of the assets it says; those it names no more are what they were before."""
+
+def follow_overrides(engine: Engine, overrides: Overrides | None) -> None:
+    """Listings that the file names are of the assets it says; those it names no more are what they were before.
+
+    None: no file is named, which takes nothing back. A process may have been started without what others have.
+    """
+    if overrides is None:
+        _say_what_is_not_followed(engine)
+        return
     with engine.connect() as connection:
         if not _amiss(connection, overrides):
             return  # and nobody had to wait
@@ -27,6 +36,15 @@ def follow_overrides(engine: Engine, overrides: Overrides) -> None:
             move(connection, [row.id], targets[override.asset], Decided(OVERRIDE, OVERRIDES, reason=override.reason))
         for listing, (asset, decided) in before.items():
             move(connection, [listing], asset, decided)
+
+
+def _say_what_is_not_followed(engine: Engine) -> None:
+    with engine.connect() as connection:
+        listings = connection.scalar(
+            text("SELECT count(*) FROM listings WHERE method = :override"), {"override": OVERRIDE}
+        )
+    if listings:
+        log.warning("overrides_not_followed", listings=listings)
 
 
 def _amiss(connection: Connection, overrides: Overrides) -> list[Row[Any]]:

@@ -58,9 +58,10 @@ def _wrong(row: Mapping[str | None, str | list[str] | None], *, again: bool) -> 
         yield f"{row['source_asset_id']!r} of {source} is named twice"
 
 
-def _overrides() -> Overrides:
+def _overrides() -> Overrides | None:
     file = get_settings().overrides
-    return read_overrides(Path(file)) if file else {}
+    return read_overrides(Path(file)) if file else None
 
 
 OVERRIDES = _overrides()
+"""None where no file is named: that is not one in which nothing stands."""

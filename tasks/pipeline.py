@@ -67,7 +67,7 @@ class Slice:
         self._source = as_its_kind(engine, source, claim)
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
-        self._listings = Listings(engine, source.name, OVERRIDES, renames=claim.kind == "live")
+        self._listings = Listings(engine, source.name, OVERRIDES or {}, renames=claim.kind == "live")
         self._mapping = mapping_of(source)
         self._watch = Watch(engine, self._source, claim)
         self._assistants = 0

@@ -41,7 +41,7 @@ class _Seen(NamedTuple):
     candidates: list[tuple[Pair, dict[str, Any]]]
 
 
-def look_again(engine: Engine, overrides: Overrides) -> None:
+def look_again(engine: Engine, overrides: Overrides | None) -> None:
     """Follow the overrides, merge what is one after all, and list what is in doubt.
 
     Nobody waits while it looks: what was decided meanwhile holds, and is looked at the next time.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
 from tasks.decisions import Decided, Override, Refused
 from tasks.second_look import look_again
@@ -139,3 +140,14 @@ def test_what_a_person_puts_back_to_where_an_override_had_it_stays_there(engine:
     undo(engine, row.change)
     look_again(engine, {})
     assert assets(engine)["uniswap"][-1] == "universe"
+
+
+def test_a_process_that_was_given_no_file_takes_no_override_back(engine: Engine) -> None:
+    with capture_logs() as logs:
+        look_again(engine, None)
+        assert logs == []
+        look_again(engine, {UNISWAP: Override("universe", "it is so")})
+        before = state(engine)
+        look_again(engine, None)
+    assert logs == [{"event": "overrides_not_followed", "listings": 2, "log_level": "warning"}]
+    assert state(engine) == before
