@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
 
-from settings import get_settings
+from settings import SettingsError, get_settings
 from tasks.logs import configure_logging
 
-settings = get_settings()
+try:
+    settings = get_settings()
+    import_module("sources.registry")  # what is wrong with a source's settings is said as plainly
+except SettingsError as error:
+    sys.exit(str(error))
 
 # More than the second after which Redis answers that there is no message: replies come over such connections, too.
 PUBLISHING = {"socket_timeout": 1.5}

@@ -15,7 +15,7 @@ from tasks.anomalies import judge_runs
 from tasks.celery import celery
 from tasks.database import worker_engine
 from tasks.freshness import note_late
-from tasks.overrides import OVERRIDES
+from tasks.overrides import get_overrides
 from tasks.reconciler import reconcile
 from tasks.retention import drop_expired
 from tasks.second_look import look_again
@@ -59,7 +59,7 @@ def judge(**_: Any) -> None:
 def look_again_at_assets(**_: Any) -> None:
     """Decide of assets what could not be decided when their listings were met."""
     try:
-        look_again(worker_engine(), OVERRIDES)
+        look_again(worker_engine(), get_overrides())
     except DATABASE_ERRORS as error:
         if trouble_of(error) is None:
             raise

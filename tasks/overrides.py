@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from celery.signals import celeryd_init
 
 from settings import SettingsError, get_settings
 from sources.registry import SOURCES
@@ -58,10 +63,20 @@ def _wrong(row: Mapping[str | None, str | list[str] | None], *, again: bool) -> 
         yield f"{row['source_asset_id']!r} of {source} is named twice"
 
 
-def _overrides() -> Overrides | None:
+@cache
+def get_overrides() -> Overrides | None:
+    """What the file holds that OVERRIDES names, read at the first call; raises SettingsError.
+
+    None where no file is named: that is not one in which nothing stands.
+    """
     file = get_settings().overrides
     return read_overrides(Path(file)) if file else None
 
 
-OVERRIDES = _overrides()
-"""None where no file is named: that is not one in which nothing stands."""
+@celeryd_init.connect
+def _read_before_there_are_children(**_: Any) -> None:
+    """So that all of a worker go by the same file, and none of them begins with one that has a mistake in it."""
+    try:
+        get_overrides()
+    except SettingsError as error:
+        sys.exit(str(error))

@@ -29,7 +29,7 @@ from tasks.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_le
 from tasks.limits import spender
 from tasks.load import Counters
 from tasks.normalize import Normalized, normalize_page
-from tasks.overrides import OVERRIDES
+from tasks.overrides import get_overrides
 from tasks.partitions import partitions_left, raise_failed
 from tasks.retention import without_expired
 from tasks.rows import Rows, arrange
@@ -67,7 +67,7 @@ class Slice:
         self._source = as_its_kind(engine, source, claim)
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
-        self._listings = Listings(engine, source.name, OVERRIDES or {}, renames=claim.kind == "live")
+        self._listings = Listings(engine, source.name, get_overrides() or {}, renames=claim.kind == "live")
         self._mapping = mapping_of(source)
         self._watch = Watch(engine, self._source, claim)
         self._assistants = 0

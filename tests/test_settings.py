@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 
 import pytest
@@ -16,6 +17,7 @@ from settings import (
     secrets_in,
     table,
 )
+from tests.processes import Process
 
 PASSWORD = "p4ssw0rd%2Fof%40the-database"
 TOKEN = "t0ken-of-the-operator-32-characters"
@@ -240,6 +242,13 @@ def test_the_secrets_of_an_environment_are_found_longest_first() -> None:
     found = secrets_in(environ)
     assert set(found) == {PASSWORD, decoded, "v4lkey", TOKEN, KEY, "p0stgres", "fl0wer", "pr0xy"}
     assert list(found) == sorted(found, key=len, reverse=True)
+
+
+@pytest.mark.parametrize("wrong", ["LEASE", "COINGECKO_EVERY"])
+def test_a_process_says_what_is_wrong_and_ends_without_a_traceback(start: Callable[..., Process], wrong: str) -> None:
+    process = start("beat", **{wrong: "x"})
+    process.wait(20)
+    assert process.log.read_text() == f"These settings are wrong or missing:\n  {wrong}: Not a valid number.\n"
 
 
 # README.md's tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.decide import main
 from tasks.decisions import Decided, Override, Refused
 from tasks.overrides import read_overrides
 from tasks.second_look import look_again
+from tests.processes import Process, until
 from tests.tasks.assets import ask, assets, merge, pin, quote, resolve, split, state, undo
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
@@ -197,6 +199,22 @@ def test_mistakes_in_the_file_are_all_named(tmp_path: Path) -> None:
         ", line 5: 'a' of coinpaprika is named twice",
         ", line 6: expected 4 cells",
     ]
+
+
+@pytest.mark.parametrize("role", ["worker", "control"])
+def test_a_mistake_in_the_file_is_said_by_whoever_reads_it_as_it_starts(
+    start: Callable[..., Process], tmp_path: Path, role: str
+) -> None:
+    file = tmp_path / "overrides.csv"
+    file.write_text("source,source_asset_id,asset,reason\ncoinpaprika,a\n")
+    process = start(role, OVERRIDES=str(file))
+    process.wait(20)
+    assert process.log.read_text() == f"OVERRIDES:\n{file}, line 2: expected 4 cells\n"
+
+
+def test_beat_does_without_the_file(start: Callable[..., Process], tmp_path: Path) -> None:
+    process = start("beat", OVERRIDES=str(tmp_path / "nothing"))
+    until(lambda: "slot_requested" in process.log.read_text())
 
 
 # The command line
