@@ -11,22 +11,29 @@ from sqlalchemy import Connection
 
 from settings import SettingsError, get_settings
 from store.engine import make_engine
+from store.trouble import named
 from tasks.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
+from tasks.transactions import DATABASE_ERRORS
 from tasks.undo import undo
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
-        engine = make_engine(get_settings().database_url, "decide")
+        settings = get_settings()
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    # As a worker's: one that is frozen must not keep the others from deciding for ever.
+    engine = make_engine(settings.database_url, "decide", transaction_timeout=settings.transaction_timeout)
     try:
         with deciding(engine) as connection:
             change, made = _decide(connection, given)
     except Refused as refused:
         sys.stderr.write(f"{refused}\n")
+        return 1
+    except DATABASE_ERRORS as error:
+        sys.stderr.write(f"It was not decided: {named(error)}.\n")
         return 1
     finally:
         engine.dispose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from settings import Settings, SettingsError, get_settings
 from tasks.decide import main
-from tasks.decisions import Decided, Override, Refused
+from tasks.decisions import Decided, Override, Refused, deciding
 from tasks.overrides import read_overrides
 from tasks.second_look import look_again
 from tests.processes import Process, until
@@ -220,20 +220,44 @@ def test_beat_does_without_the_file(start: Callable[..., Process], tmp_path: Pat
 # The command line
 
 
-def test_the_command_line_decides_and_undoes(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Of the command line."""
     monkeypatch.setenv("DATABASE_URL", settings.database_url)
     get_settings.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    get_settings.cache_clear()
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_command_line_decides_and_undoes(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     before = state(engine)
     assert main(["split", "uniswap", "coinpaprika:uni-uniswap", "--reason", "it is so", "--by", "somebody"]) == 0
     assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 2
-    change = capsys.readouterr().out.split("change ")[1].split(".")[0]
-    assert main(["undo", change, "--reason", "or not"]) == 0
+    told = capsys.readouterr().out
+    assert "They are of uniswap-uni now." in told
+    assert main(["undo", told.split("change ")[1].split(".")[0], "--reason", "or not"]) == 0
     assert state(engine)[: len(before)] == before
     assert main(["merge", "nothing", "uniswap", "--reason", "it is so"]) == 1
     assert capsys.readouterr().err == "There is no asset 'nothing'.\n"
     [row, *_] = ask(engine, "SELECT DISTINCT decided_by FROM decisions WHERE method = 'split'")
     assert row.decided_by == "cli:somebody"
-    monkeypatch.undo()
+
+
+def test_the_command_line_says_so_where_postgres_is_away(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("DATABASE_URL", "postgresql://kasparro:secret@127.0.0.1:1/kasparro")
     get_settings.cache_clear()
+    assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
+    assert capsys.readouterr().err == "It was not decided: the connection to Postgres broke, or none was to be had.\n"
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_command_line_gives_up_where_another_does_not_let_go(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with deciding(engine):
+        assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
+    assert capsys.readouterr().err == "It was not decided: Postgres reported lock_not_available (55P03).\n"
