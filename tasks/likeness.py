@@ -54,6 +54,7 @@ CURRENCIES = frozenset(
 QUOTED_IN = CURRENCIES | frozenset(words("bnb btc busd dai eth fdusd tusd usdc usdt xbt"))
 """What stands behind a symbol in the id of a pair, UNI/USDT, and says nothing of what that is."""
 
+SAYS_NOTHING = QUOTED_IN | {""}
 NO_NAMES = GENERIC | TELLING_APART | QUOTED_IN
 
 RARE = 4
@@ -124,8 +125,7 @@ class Spelling:
         return found[1:] if found[0] == self.key else found
 
     def _may_be_a_name(self, word: str) -> bool:
-        without_symbol = word.removeprefix(self.key)
-        return not (word.isdigit() or word in NO_NAMES or without_symbol in QUOTED_IN | {""})
+        return not (word in NO_NAMES or word.isdigit() or word.removeprefix(self.key) in SAYS_NOTHING)
 
     @cached_property
     def telling_apart(self) -> frozenset[str]:
