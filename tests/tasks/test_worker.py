@@ -162,11 +162,12 @@ def test_two_runs_of_one_source_at_once_one_works_and_the_other_steps_aside(
 ) -> None:
     second = uuid.uuid4()
     with engine.begin() as connection:
-        # Live runs of one source exclude each other already when they are asked for; another kind does not.
+        # Live runs of one source exclude each other already when they are asked for. Were they ever to meet:
+        connection.execute(text("DROP INDEX runs_one_of_a_kind_per_source"))
         connection.execute(
             text("""
                 INSERT INTO runs (id, source, kind, status, requested_by)
-                VALUES (:run, 'coingecko', 'backfill', 'queued', 'test')
+                VALUES (:run, 'coingecko', 'live', 'queued', 'test')
             """),
             {"run": second},
         )
