@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from flask import Response, g, jsonify, request, url_for
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, fields
 from sqlalchemy import select, tuple_
 
 from app import cursor
 from app.problems import Code, Problem, invalid_parameter, nearest, shown
-from app.reject import Digest, RejectPage, RejectSchema
+from app.reject import RejectPage, RejectSchema
 from app.resource import (
     LINK,
-    MOST_NAMES,
-    Arguments,
     Enveloped,
     NoQuery,
     OneOf,
@@ -27,27 +25,18 @@ from app.resource import (
     Pagination,
     Resource,
     Several,
-    Text,
     listed,
     source_name,
 )
 from app.run import RunAnswer, RunSchema, dumped, found_run, one_run, run_id, with_counters
+from app.run_body import OF_A_KIND, RunBody
 from app.state import reading, state
-from app.wire import Instant
 from sources.contract import TerminalError
-from sources.record import EARLIEST
 from sources.registry import SOURCES
 from store.tables import RUN_KINDS, RUN_STATUSES, Page, Reject, Run
-from tasks.backfill import EXISTING, Backfill, plan
+from tasks.backfill import Backfill, plan
 from tasks.runs import IdempotencyMismatch, RunConflict, RunRequest, UnknownSource, request_cancel, request_runs
 from tasks.stored import Stored
-
-OF_A_KIND = {
-    "live": ("full_refresh",),
-    "replay": ("run", "fetched_from", "fetched_to", "body"),
-    "backfill": ("assets", "observed_from", "observed_to", "existing", "dry_run"),
-}
-"""What a request may carry for a run of each kind only."""
 
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -67,85 +56,6 @@ class RunQuery(Paged):
     source = Several(source_name(), "Only of this source.")
     status = Several(OneOf(RUN_STATUSES), "Only in this status.")
     kind = Several(OneOf(RUN_KINDS), "Only of this kind.")
-
-
-class RunBody(Arguments):
-    """What to run: exactly one of `source`, `sources` and `all`."""
-
-    source = source_name(metadata={"description": "One source.", "examples": ["coingecko"]})
-    sources = fields.List(
-        source_name(), metadata={"description": "Several sources.", "minItems": 1, "maxItems": MOST_NAMES}
-    )
-    all_ = fields.Boolean(
-        data_key="all", truthy={True}, falsy=set(), metadata={"description": "Every source.", "enum": [True]}
-    )
-    kind = OneOf(
-        RUN_KINDS,
-        load_default="live",
-        metadata={
-            "description": "`live`: what the source has now. `replay`: what is kept of it, read again with today's "
-            "mapping; no upstream is asked. Without `of_run` and the like, all of it. `backfill`: the past of some "
-            "assets, a price a day."
-        },
-    )
-    run = fields.UUID(
-        data_key="of_run",
-        metadata={"description": "Of a replay: the pages of this run."},
-        error_messages={"invalid_uuid": "expected a run's id, a UUID"},
-    )
-    fetched_from = Instant(metadata={"description": "Of a replay: the pages fetched at this time or later."})
-    fetched_to = Instant(metadata={"description": "Of a replay: the pages fetched before this time."})
-    body = Digest("Of a replay: the pages with this body, by its SHA-256.")
-    assets = fields.List(
-        Text(),
-        validate=validate.Length(1, MOST_NAMES),
-        metadata={"description": "Of a backfill: of which assets, by their slugs.", "examples": [["bitcoin"]]},
-    )
-    observed_from = Instant(metadata={"description": "Of a backfill: the past from this time on."})
-    observed_to = Instant(metadata={"description": "Of a backfill: the past before this time. Default: now."})
-    existing = OneOf(
-        EXISTING,
-        metadata={
-            "description": "Of a backfill: `skip` (default) what an earlier one has been through, `retry` what failed "
-            "of it, or `repeat` all; only then are quotes corrected that are there."
-        },
-    )
-    dry_run = fields.Boolean(
-        truthy={True}, falsy={False}, metadata={"description": "Of a backfill: only say what would be fetched."}
-    )
-    full_refresh = fields.Boolean(
-        truthy={True},
-        falsy={False},
-        load_default=False,
-        metadata={"description": "Start from no cursor, as if nothing had been read yet. Deletes nothing."},
-    )
-
-    also: ClassVar = {"oneOf": [{"required": [name]} for name in ("source", "sources", "all")]}
-
-    @validates_schema(pass_original=True)
-    def _fits_its_kind(self, body: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
-        kind = body.get("kind", "live")
-        others = [name for other, names in OF_A_KIND.items() if other != kind for name in names]
-        given = [key for name in others if (key := self.fields[name].data_key or name) in original]
-        if given:
-            raise ValidationError({key: [f"expected none with kind {kind}"] for key in given})
-        if kind != "backfill":
-            return
-        for name in ("assets", "observed_from"):
-            if name not in original:
-                raise ValidationError("a backfill needs it", name)
-        now = datetime.now(UTC)
-        if "observed_from" in body and body["observed_from"] >= min(body.get("observed_to", now), now):
-            raise ValidationError("expected a time before observed_to, or now", "observed_from")
-        if "observed_from" in body and body["observed_from"] < EARLIEST:
-            raise ValidationError(f"expected {EARLIEST:%Y-%m-%d} or later", "observed_from")
-
-    @validates_schema
-    def _names_sources_once(self, body: dict[str, Any], **_: Any) -> None:
-        if len([name for name in ("source", "sources", "all_") if name in body]) != 1:
-            raise ValidationError('give exactly one of "source", "sources" and "all"')
-        if not 1 <= len(body.get("sources", SOURCES)) <= MOST_NAMES:
-            raise ValidationError(f"expected 1 to {MOST_NAMES} names", "sources")
 
 
 class RunPage(Enveloped):

@@ -20,7 +20,7 @@ from tasks.used import fields_used
 log = structlog.get_logger()
 
 MOST_CHANGES = 50
-"""Of one page; the rest shows itself with the next."""
+"""Of one page are written down, those that wait for somebody first. All are held to their policies."""
 
 VERSIONS_KEPT = 20
 """Of a shape; and its first, which tells which run learned it."""
