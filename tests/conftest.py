@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import psycopg2
@@ -28,6 +29,8 @@ from tests.short_times import SHORT_TIMES, forget_the_callers_settings
 ROOT = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "real-data"))
 TEMPLATE = "migrated"
+# A copy of a database has the numbers of the one it was copied from.
+SCHEMA = "SELECT oid FROM pg_class UNION ALL SELECT oid FROM pg_constraint ORDER BY oid"
 
 _servers = ExitStack()
 _empty: list[str] = []
@@ -57,23 +60,36 @@ def _create_database() -> str:
     return name
 
 
-def _clear_database(name: str) -> None:
-    """What a test left connected is cut off; then nothing is left of its rows. Quicker than another database."""
+@cache
+def _schema_of_template() -> list[tuple[object, ...]]:
+    return _run_sql(SCHEMA, TEMPLATE)
+
+
+def _clear_database(name: str) -> bool:
+    """What a test left connected is cut off; then nothing is left of its rows. Quicker than another database.
+
+    False for a database that lost or gained a table, an index or a constraint: no other test may have it.
+    """
     _run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    if _run_sql(SCHEMA, name) != _schema_of_template():
+        return False
     tables = ", ".join(Base.metadata.tables)
     _run_sql(f"TRUNCATE {tables} RESTART IDENTITY", name)
+    return True
 
 
 def _url(database: str) -> str:
     return os.environ["DATABASE_URL"].rpartition("/")[0] + f"/{database}"
 
 
-def _run_sql(statement: str, database: str = "postgres") -> None:
+def _run_sql(statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
     connection = psycopg2.connect(_url(database))
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute(statement)
+        rows = cursor.fetchall() if cursor.description else []
     connection.close()
+    return rows
 
 
 # Now, not in a hook: pytest imports the conftest.py of every folder first, and those import what reads the settings.
@@ -103,10 +119,9 @@ def make_database() -> Iterator[Callable[[], str]]:
 
     yield make
     for name in made:
-        try:
-            _clear_database(name)
+        if _clear_database(name):
             _empty.append(name)
-        except psycopg2.errors.UndefinedTable:  # the test took its tables away
+        else:
             _run_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
