@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from sources.contract import TerminalError, TransientError
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 CHUNK = 1024 * 1024
+
+FIRST_SHARE = 4
+"""Of a whole block's bytes the first has so small a part."""
+
 UNFIT = re.compile("[\x00\ud800-\udfff]")
 """What no text may have: NUL, and what `decode` makes of bytes that the encoding does not know."""
 
@@ -131,16 +135,19 @@ def read_head(
     return Head(mark + data[:length], count, names, unterminated=count > terminated)
 
 
-def cut(file: BinaryIO, offset: int, line: int, reading: Reading) -> Iterator[Block]:
+def cut(file: BinaryIO, offset: int, line: int, reading: Reading, *, starts: bool = False) -> Iterator[Block]:
     """The blocks from a record's start to the last record that is whole.
 
+    starts: nothing is being loaded while the first is made ready, so that one is short, and soon there.
     A record that is too large, or whose quote is never closed, costs its first line: reading resumes at the next.
     """
+    size = reading.block_bytes // FIRST_SHARE if starts else reading.block_bytes
     while offset < reading.end:
-        block = _next_block(file, offset, line, reading)
+        block = _next_block(file, offset, line, replace(reading, block_bytes=size))
         if block is None:
             return
         yield block
+        size = reading.block_bytes
         offset, line = offset + block.length, line + block.lines
 
 

@@ -160,12 +160,13 @@ class _Look:
         begin = self._bound(Place(len(head.body), 1 + head.lines))
         progress = self._resumed(begin)
         before, last = b"", self._known
+        starts = progress is None
         if progress is None:
             progress = _Progress(self._name, self._file, begin)
             if not self._mark:
                 before = head.body
                 progress.pass_over(before, len(before), head.lines)
-        for block in cut(self._file, progress.offset, progress.line, self._reading):
+        for block in cut(self._file, progress.offset, progress.line, self._reading, starts=starts):
             if block.unterminated:
                 yield self._page(progress, block, before, TAKEN)
                 return
