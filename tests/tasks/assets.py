@@ -16,6 +16,9 @@ from tasks.decisions import Decided, ListingName, Overrides, deciding
 from tasks.identity import Listings
 from tests.upstreams import OBSERVED
 
+UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
+"""Of `two_of_a_symbol`: one listing of each asset."""
+
 
 def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
     return Quote(id_, symbol, name, currency, OBSERVED, price=Decimal(1))
@@ -70,3 +73,10 @@ def ask(engine: Engine, query: str, **values: Any) -> list[Any]:
     with engine.begin() as connection:
         result = connection.execute(text(query), values)
         return list(result) if result.returns_rows else []
+
+
+def two_of_a_symbol(engine: Engine) -> None:
+    """Two assets of one symbol: the first with a listing in each of two sources, in two currencies in one of them."""
+    ask(engine, "INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko'), ('csv_history')")
+    resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap"), quote(UNISWAP[1], "UNI", "Uniswap", "EUR"))
+    resolve(engine, "coingecko", quote("uniswap", "uni", "Uniswap"), quote(UNIVERSE[1], "uni", "Universe"))

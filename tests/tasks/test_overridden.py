@@ -8,17 +8,12 @@ from structlog.testing import capture_logs
 
 from tasks.decisions import Decided, Override, Refused
 from tasks.second_look import look_again
-from tests.tasks.assets import ask, assets, merge, pin, quote, resolve, state, undo
-
-UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
+from tests.tasks.assets import UNISWAP, UNIVERSE, ask, assets, merge, pin, quote, resolve, state, two_of_a_symbol, undo
 
 
 @pytest.fixture(autouse=True)
 def two(engine: Engine) -> None:
-    """Two assets of one symbol: the first with a listing in each of two sources, in two currencies in one of them."""
-    ask(engine, "INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko'), ('csv_history')")
-    resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap"), quote(UNISWAP[1], "UNI", "Uniswap", "EUR"))
-    resolve(engine, "coingecko", quote("uniswap", "uni", "Uniswap"), quote(UNIVERSE[1], "uni", "Universe"))
+    two_of_a_symbol(engine)
 
 
 def acme(engine: Engine) -> None:
