@@ -28,6 +28,7 @@ KEPT = validate.Range(
     min=DAY, max=CENTURY, error=f"must be at least {DAY}, which is a day, and at most {CENTURY}, a century"
 )
 A_FEW_THREADS = validate.Range(min=1, max=6, error="must be from 1 to 6: other requests want threads, too")
+A_FEW_MEGABYTES = validate.Range(min=0, max=1024, error="must be from 0 to 1024")
 IN_A_HEADER = validate.Regexp(r"[!-~]+\Z", error="must be of visible ASCII characters, without spaces")
 NO_PASSWORD = validate.Regexp(r"[^@]*\Z", error="must hold no user and no password: it is stored with each page")
 MIN_TOKEN_LENGTH = 16
@@ -137,6 +138,10 @@ class Settings:
     clock_skew: float = _seconds(300, "seconds an observation may lie in the future")
 
     statement_timeout: float = _seconds(15, "seconds one query of the API may take")
+    answer_cache_mb: int = _knob(
+        kinds.Integer(load_default=16, validate=A_FEW_MEGABYTES),
+        "megabytes of answers that one process of the API keeps, to give them again while nothing has changed; 0: none",
+    )
     exports_at_once: int = _knob(
         kinds.Integer(load_default=2, validate=A_FEW_THREADS),
         "exports that one process of the API, with 8 threads, sends at once; more are refused with 503",

@@ -7,6 +7,7 @@ from flask import Flask
 from app import (
     agreement,
     anomalies,
+    answer_cache,
     assets,
     auth,
     candidates,
@@ -38,12 +39,14 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's default provider has it
-    state.install(app, settings or get_settings(), connections)
+    settings = settings or get_settings()
+    state.install(app, settings, connections)
     compression.install(app)
     envelope.install(app)
     conditional.install(app)
     metrics.install(app)
     auth.install(app)
+    answer_cache.install(app, settings)
     openapi.install(
         app,
         [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Flask, Response, g, request
 from sqlalchemy import Connection, func, select
@@ -28,6 +28,13 @@ STATE = select(
 _STATE = Written(select(STATE))
 
 
+class Tag(NamedTuple):
+    """state: of the data, which the answer is of, or one before it."""
+
+    etag: str
+    state: str
+
+
 class NotModified(Exception):
     """The reader has the answer already."""
 
@@ -43,21 +50,33 @@ def give_only_if_modified(connection: Connection, arguments: Mapping[str, Any]) 
     To be called before anything is read: what is committed in between is in the answer, and its tag an older one, with
     which the reader is answered anew. The other way round they would be told that they have it.
     """
-    tag(arguments, _STATE.value(connection, {}))
-    if request.if_none_match.contains_weak(g.etag):
+    tag(arguments, state_of_data(connection))
+    give_only_if_unknown(g.tag)
+
+
+def give_only_if_unknown(known: Tag) -> None:
+    """Tag the answer of this request; raises NotModified where the reader has it."""
+    g.tag = known
+    if request.if_none_match.contains_weak(known.etag):
         raise NotModified
 
 
 def tag(arguments: Mapping[str, Any], state: str) -> None:
     """Tag the answer of this request, unless it is tagged. state: as of the first that was read for it, or before."""
-    if "etag" not in g:
+    if "tag" not in g:
         asked = [VERSION, request.path, arguments, state]
-        g.etag = sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32]
+        g.tag = Tag(sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32], state)
+
+
+def state_of_data(connection: Connection) -> str:
+    """Another once something has changed."""
+    state: str = _STATE.value(connection, {})
+    return state
 
 
 def _add_tag(response: Response) -> Response:
-    if "etag" in g and response.status_code in (200, 304):
-        response.set_etag(g.etag, weak=True)
+    if "tag" in g and response.status_code in (200, 304):
+        response.set_etag(g.tag.etag, weak=True)
         # A store may keep it, if it asks each time.
         response.headers["Cache-Control"] = "private, no-cache"
     return response

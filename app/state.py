@@ -50,6 +50,8 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=5,
+            # The session that was used last has its plans and pages at hand; one of each in turn is a tenth slower.
+            pool_use_lifo=True,
             **options,
         )
 

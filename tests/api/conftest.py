@@ -35,6 +35,13 @@ def api(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
+def uncached(api_settings: Settings) -> Iterator[FlaskClient]:
+    """The same service, but that it keeps no answer."""
+    for app in serve(replace(api_settings, answer_cache_mb=0)):
+        yield app.test_client()
+
+
+@pytest.fixture
 def token() -> dict[str, str]:
     """The header that lets a request write."""
     return {"Authorization": f"Bearer {TOKEN}"}
