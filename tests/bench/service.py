@@ -104,10 +104,10 @@ class Service:
         )
         return Load(Cost(float(started), cost.wal), float(published), told["counters"])
 
-    def serve(self, role: str, path: str, command: Sequence[str] = ()) -> tuple[Process, str]:
-        """Start something that answers HTTP; gives it and its URL, once it answers at this path."""
+    def serve(self, role: str, path: str, command: Sequence[str] = (), **environ: str) -> tuple[Process, str]:
+        """Start something that answers HTTP, the API unless told otherwise; gives it and its URL, once it answers."""
         port = free_port()
-        process = self.start(role, command, WEB_PORT=str(port), WEB_WORKERS=str(self._web_workers))
+        process = self.start(role, command, WEB_PORT=str(port), WEB_WORKERS=str(self._web_workers), **environ)
         url = f"http://127.0.0.1:{port}"
         until(lambda: answers(url + path), within=30, what=f"{role} answers; see {process.log}")
         return process, url
