@@ -135,19 +135,24 @@ def read_head(
     return Head(mark + data[:length], count, names, unterminated=count > terminated)
 
 
-def cut(file: BinaryIO, offset: int, line: int, reading: Reading, *, starts: bool = False) -> Iterator[Block]:
+def cut(file: BinaryIO, offset: int, line: int, reading: Reading, *, short_from: int | None = None) -> Iterator[Block]:
     """The blocks from a record's start to the last record that is whole.
 
-    starts: nothing is being loaded while the first is made ready, so that one is short, and soon there.
+    short_from: where a file begins. Nothing is being loaded while its first block is made ready, so that one is short,
+    and each that follows no longer than all before it: so it is ready by the time that those are loaded. The last two
+    share what is left, so that there is time to begin with what follows while the last is loaded.
     A record that is too large, or whose quote is never closed, costs its first line: reading resumes at the next.
     """
-    size = reading.block_bytes // FIRST_SHARE if starts else reading.block_bytes
     while offset < reading.end:
+        size = reading.block_bytes
+        if short_from is not None:
+            size = min(size, max(size // FIRST_SHARE, offset - short_from))
+        if size < (left := reading.end - offset) < 2 * size:
+            size = -(-left // 2)
         block = _next_block(file, offset, line, replace(reading, block_bytes=size))
         if block is None:
             return
         yield block
-        size = reading.block_bytes
         offset, line = offset + block.length, line + block.lines
 
 

@@ -57,11 +57,16 @@ def _items(block: _Block, page: Page, number: int, items_of: ItemsOf) -> list[It
 
 @dataclass(frozen=True)
 class _Block:
-    """Records of one line each, in UTF-8. odd: the numbers of those that are to be read each by itself."""
+    """Records of one line each, in UTF-8.
+
+    odd: the numbers of those that are to be read each by itself, in their order. is_usual: they only have more cells,
+    or fewer, than there are columns.
+    """
 
     text: bytes
     count: int
     odd: Sequence[int]
+    is_usual: bool
     width: int
     delimiter: str
     is_quoted: bool
@@ -76,14 +81,15 @@ class _Block:
             return None
         is_quoted = b'"' in text
         counted = (outside_quotes(text, delimiter) or b"") if is_quoted else text
-        if _is_usual(text):
+        is_usual = _is_usual(text)
+        if is_usual:
             count, odd = _uneven(counted, delimiter, width)
         else:
             lines = _lines(text)
             ragged = {number for number, line in enumerate(_lines(counted)) if line.count(sign) != width - 1}
             unusual = {number for number, line in enumerate(lines) if not _is_usual(line)}
             count, odd = len(lines), sorted(ragged | unusual)
-        return cls(text, count, odd, width, delimiter, is_quoted)
+        return cls(text, count, odd, is_usual, width, delimiter, is_quoted)
 
     @cached_property
     def lines(self) -> Sequence[bytes]:
@@ -107,7 +113,9 @@ class _Block:
         """The columns at these places, of the lines that are not odd, without white space around the cells."""
         if not len(self.whole):
             return None
-        text = b"\n".join([*map(self.lines.__getitem__, self.whole), b""]) if self.odd else self.text
+        # polars reads over what is only uneven; but it counts the columns by the first line.
+        reads_over = self.is_usual and 0 not in self.odd[:1]
+        text = self.text if reads_over else b"\n".join([*map(self.lines.__getitem__, self.whole), b""])
         cells = pl.read_csv(
             text,
             has_header=False,
@@ -116,8 +124,13 @@ class _Block:
             separator=self.delimiter,
             quote_char='"' if self.is_quoted else None,
             empty_string_is_null=False,
+            truncate_ragged_lines=reads_over,
         )
-        return cells.select(pl.all().str.strip_chars()) if len(cells) == len(self.whole) else None
+        if len(cells) != (self.count if reads_over else len(self.whole)):
+            return None
+        if reads_over and self.odd:
+            cells = cells[self.whole]
+        return cells.select(pl.all().str.strip_chars())
 
 
 class _Numbering:
@@ -179,16 +192,17 @@ def _is_usual(text: bytes) -> bool:
 
 
 def _uneven(text: bytes, delimiter: str, width: int) -> tuple[int, list[int]]:
-    """How many lines a text has, and the numbers of those with another number of cells. It has none of UNUSUAL."""
-    lines = pl.read_csv(
-        text,
-        has_header=False,
-        schema={"line": pl.String},
-        separator=UNUSUAL[-1].decode(),
-        quote_char=None,
-        empty_string_is_null=False,
-    )["line"]
-    return len(lines), (lines.str.count_matches(delimiter, literal=True) != width - 1).arg_true().to_list()
+    """How many lines a text has, and the numbers of those with another number of cells."""
+    sign = delimiter.encode()
+    # Of each line only the delimiters, and its end: to look at these is to look at a tenth.
+    signs = text.translate(None, bytes(set(range(256)) - {*sign, *b"\n"}))
+    if not text.endswith(b"\n"):
+        signs += b"\n"
+    even, count = sign * (width - 1) + b"\n", signs.count(b"\n")
+    if signs == even * count:
+        return count, []
+    lines = signs.replace(even, b"=\n").split(b"\n")
+    return count, [number for number, line in enumerate(lines[:-1]) if line != b"="]
 
 
 def _lines(text: bytes) -> list[bytes]:

@@ -160,13 +160,14 @@ class _Look:
         begin = self._bound(Place(len(head.body), 1 + head.lines))
         progress = self._resumed(begin)
         before, last = b"", self._known
-        starts = progress is None
         if progress is None:
             progress = _Progress(self._name, self._file, begin)
             if not self._mark:
                 before = head.body
                 progress.pass_over(before, len(before), head.lines)
-        for block in cut(self._file, progress.offset, progress.line, self._reading, starts=starts):
+        # While another range's first block is made ready, the range before it is still being loaded.
+        short_from = None if self._mark else begin.offset
+        for block in cut(self._file, progress.offset, progress.line, self._reading, short_from=short_from):
             if block.unterminated:
                 yield self._page(progress, block, before, TAKEN)
                 return

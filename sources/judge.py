@@ -18,7 +18,6 @@ from sources.record import EARLIEST, KEYS, MAX_DIGITS, VALUES, Record
 
 TIME = pl.Datetime("us", "UTC")
 
-SHORT_EXPONENT = r"[eE][+-]?[0-9]{1,4}$"
 PLAIN_ZERO = re.compile(r"[+-]?(?:0+\.?0*|\.0+)")
 WHOLE_NUMBER = r"^[0-9]{1,9}$"
 # Well within the record's own limits: a float is only near the number, and nothing else is done with it.
@@ -121,8 +120,8 @@ def _spelled(texts: tuple[str | None, ...], record: Record) -> Listed | None:
 def _with_near(judged: pl.DataFrame) -> pl.DataFrame:
     """With each number as a float beside it; null for what is no number, or is one that a float does not tell of.
 
-    polars takes what the record's pattern takes, infinities, which are out of range, and exponents of any length. To
-    hold each text against a pattern takes longer than all else here.
+    polars takes what the record's pattern takes, infinities, and exponents of any size: both are out of range. To hold
+    each text against a pattern takes longer than all else here.
     """
     numbers = [name for name in judged.columns if name in VALUES and name != "rank"]
     near = judged.select(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)
@@ -132,10 +131,7 @@ def _with_near(judged: pl.DataFrame) -> pl.DataFrame:
         small = [spelled for spelled in text.filter(number == 0).unique() if not PLAIN_ZERO.fullmatch(spelled)]
         if small:
             number = number.set(text.is_in(small), None)
-        with_exponent = text.str.contains("[eE]")
-        if with_exponent.any():
-            number = number.set(with_exponent & ~text.str.contains(SHORT_EXPONENT), None)
-        near = near.with_columns(number)
+            near = near.with_columns(number)
     return pl.concat([judged, near.rename(_near)], how="horizontal")
 
 

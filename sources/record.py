@@ -22,7 +22,7 @@ LARGEST, SMALLEST = Decimal("1e40"), Decimal("1e-60")
 """Beyond these a number is a mistake, and written out in full it would be a megabyte of zeros."""
 
 MAX_DIGITS = 100
-PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?0*\d{1,4})?", re.ASCII)
 CURRENCY = re.compile(r"[A-Z0-9]{2,12}", re.ASCII)
 
 

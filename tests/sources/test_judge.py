@@ -33,7 +33,7 @@ def words(text: str) -> list[str]:
 NUMBERS = st.sampled_from(
     [
         *words("1 +1 -1 0 -0 0.0 00.50 1. .5 . 1e5 1E-7 1e+40 1e41 1e-61 1e-400 1e400 1e00001 0e5 1e NaN nan Infinity"),
-        *words("-inf 1_000 1,5 1.234,5 1,234.5 0x1 5.58B 46,88K 2M% -4.02% null １ ٣"),
+        *words("-inf 1e-000007 1_000 1,5 1.234,5 1,234.5 0x1 5.58B 46,88K 2M% -4.02% null １ ٣"),
         *("", " 7", "7 ", "\x1f1", "1\x1c", "\xa01", "1\x00", "9" * 101, "0." + "1" * 99),
     ]
 ) | st.from_regex(r"[+-]?[0-9]{1,3}(\.[0-9]{1,3})?([eE][+-]?[0-9]{1,5})?", fullmatch=True)
