@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T]) -> Generator[T]:
-    """The same items, none of which is None, each made while the one before is in use.
+class Ahead(Generic[T]):
+    """The same items, none of which is None, each made while the one before is in use; the first at once."""
 
-    To close it is to wait for the one that is being made.
-    """
-    log_context = copy_context()
+    def __init__(self, items: Iterator[T]):
+        self._items, self._log_context = items, copy_context()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+        self._made = self._following()
 
-    def following() -> T | None:
-        return log_context.run(next, items, None)
-
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as thread:
-        made = thread.submit(following)
-        while (item := made.result()) is not None:
-            made = thread.submit(following)
+    def __iter__(self) -> Iterator[T]:
+        while (item := self._made.result()) is not None:
+            self._made = self._following()
             yield item
+
+    def close(self) -> None:
+        """Wait for the one that is being made; no other will be."""
+        self._thread.shutdown()
+
+    def _following(self) -> Future[T | None]:
+        def following() -> T | None:
+            return next(self._items, None)
+
+        return self._thread.submit(self._log_context.run, following)

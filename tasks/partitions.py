@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import Engine, text
 
-from sources.contract import TerminalError
+from sources.contract import Cursor, TerminalError
 from tasks.claims import LONGEST_DETAIL, Claim
 
 LONGEST_NAMED = LONGEST_DETAIL // 8
@@ -49,6 +49,21 @@ def partitions_left(engine: Engine, claim: Claim, partitions: Iterable[str]) -> 
     there = set(named)
     waiting = [row.partition for row in rows if not row.done and row.partition in there]
     return [partition for partition in named if partition not in tried], waiting
+
+
+def first_free(engine: Engine, claim: Claim, partitions: Sequence[str]) -> tuple[str, Cursor | None] | None:
+    """The first of these that nobody is at, and that is not done, with its checkpoint's cursor. As of now."""
+    with engine.connect() as connection:
+        free = connection.execute(
+            text("""
+                SELECT named.partition, cursor
+                  FROM unnest(CAST(:partitions AS text[])) WITH ORDINALITY AS named(partition, place)
+                  LEFT JOIN checkpoints AS c ON c.source = :source AND c.partition = named.partition
+                 WHERE c.lease_run IS NULL AND c.done_by IS DISTINCT FROM :run ORDER BY place LIMIT 1
+            """),
+            {"source": claim.source, "run": claim.run, "partitions": list(partitions)},
+        ).one_or_none()
+    return (free.partition, free.cursor) if free else None
 
 
 def failures(engine: Engine, claim: Claim) -> list[Failure]:

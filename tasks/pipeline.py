@@ -3,58 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
-from functools import partial
-from typing import NamedTuple
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from settings import Settings, SettingsError
-from sources.contract import Page, Source, TerminalError, TransientError, Window
+from sources.contract import Source, TerminalError, TransientError
 from sources.http import Access, HttpClient
 from sources.plans import address
-from store import tables
-from tasks.ahead import ahead
 from tasks.breaker import Breaker
 from tasks.claims import Claim
-from tasks.drift import Watch
 from tasks.faults import reach
-from tasks.identity import Listings
 from tasks.kinds import OURS, as_its_kind
 from tasks.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
 from tasks.limits import spender
 from tasks.load import Counters
-from tasks.normalize import Normalized, normalize_page
-from tasks.overrides import get_overrides
 from tasks.partitions import partitions_left, raise_failed
-from tasks.retention import without_expired
-from tasks.rows import Rows, arrange
+from tasks.reading import Reader, Ready
 from tasks.runs import call_assistants
 from tasks.shutdown import told_to_stop
 from tasks.trail import Trail
-from tasks.transactions import commit_page, try_again
-from tasks.validators import forget_unasked, known, mapping_of
+from tasks.transactions import commit_page
+from tasks.validators import forget_unasked, mapping_of
 
 log = structlog.get_logger()
 
 A_BREATH = 0.5
 """Seconds between two looks at the partitions that assistants are at."""
 
+FORESEEN = 16
+"""Among so many that follow a partition, the first that nobody is at is begun with while its last page is loaded."""
+
 
 class SliceEnded(Exception):
     """The slice's time is up, or its worker is to stop; what was committed stays, and the run goes on in the next."""
-
-
-class _Ready(NamedTuple):
-    """A page that can be loaded, once it has its rows."""
-
-    page: Page
-    normalized: Normalized
-    rows: Rows | None
 
 
 class Slice:
@@ -67,16 +53,13 @@ class Slice:
         self._source = as_its_kind(engine, source, claim)
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
-        self._listings = Listings(engine, source.name, get_overrides() or {}, renames=claim.kind == "live")
         self._mapping = mapping_of(source)
-        self._watch = Watch(engine, self._source, claim)
         self._assistants = 0
-        self._adds = True
 
     def work(self) -> None:
         """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
         unsettled: list[TransientError] = []
-        with self._http() as http:
+        with self._reader() as reader:
             untried, waiting = self._partitions_left()
             if self._source.is_shared:
                 self._assistants = min(self._settings.run_workers, len(untried) + len(waiting)) - 1
@@ -85,7 +68,7 @@ class Slice:
                 try:
                     if place:
                         self._end_in_time()
-                    self._work_on(partition, http)
+                    self._work_on(partition, reader, untried[place + 1 : place + 1 + FORESEEN])
                 except PartitionDone:
                     continue
                 except LeaseHeld as held:
@@ -109,11 +92,12 @@ class Slice:
 
     def assist(self) -> None:
         """Bring in partitions that nobody has tried, beside the slice that holds the run and does all others."""
-        with self._http() as http:
-            for partition in self._partitions_left()[0]:
+        with self._reader() as reader:
+            untried, _ = self._partitions_left()
+            for place, partition in enumerate(untried):
                 self._end_in_time()
                 try:
-                    self._work_on(partition, http)
+                    self._work_on(partition, reader, untried[place + 1 : place + 1 + FORESEEN])
                 except (PartitionDone, LeaseHeld):
                     continue
                 except TerminalError as error:
@@ -139,13 +123,13 @@ class Slice:
                 trail.check_end()
             raise SliceEnded
 
-    def _work_on(self, partition: str, http: HttpClient) -> None:
-        with self._lease(partition) as lease, self._pages(lease, http) as (pages, trail):
+    def _work_on(self, partition: str, reader: Reader, upcoming: Sequence[str]) -> None:
+        with self._lease(partition) as lease, reader.pages(lease, upcoming) as (pages, trail):
             for ready in pages:
                 reach("after_fetch")
                 started = time.monotonic()
-                seq, counters = self._take_in(lease, trail, ready)
-                self._adds = counters.inserted > 0
+                seq, counters = self._take_in(lease, trail, ready, reader)
+                reader.adds = counters.inserted > 0
                 reach("after_commit")
                 log.info(
                     "page_committed",
@@ -165,85 +149,13 @@ class Slice:
             call_assistants(self._claim, self._assistants)
             self._assistants = 0
 
-    @contextmanager
-    def _pages(self, lease: Lease, http: HttpClient) -> Iterator[tuple[Iterator[_Ready], Trail]]:
-        """The pages of a partition, each with what its items are; where one is read ahead, with its rows."""
-        cursor = None if self._starts_afresh(lease) else lease.cursor
-        window = Window(
-            run=str(self._claim.run),
-            partition=lease.partition,
-            cursor=cursor,
-            now=self._clock(),
-            slot=self._claim.scheduled_for,
-            skew=timedelta(seconds=self._settings.clock_skew),
-        )
-        if not self._claim.parameters.get("full_refresh"):
-            http = http.knowing(partial(known, self._engine, self._source, lease.partition))
-        trail = Trail(self._engine, self._source, lease, window, self._judged)
-        pages = self._source.fetch(window, http)
-        read = (_Ready(page, self._normalized(page), None) for page in pages)
-        try:
-            # A replay goes on by what its last page has corrected, which is not to be known before that is committed.
-            if self._source.columns is None or self._claim.kind == "replay":
-                yield read, trail
-            else:
-                written = (ready._replace(rows=self._rows_ahead(ready)) for ready in read)
-                with closing(ahead(written)) as one_ahead:
-                    yield one_ahead, trail
-        finally:
-            if isinstance(pages, Generator):
-                pages.close()
-
-    def _starts_afresh(self, lease: Lease) -> bool:
-        """Whether this is the first that a run with full_refresh does of the partition."""
-        if not self._claim.parameters.get("full_refresh"):
-            return False
-        begun = (
-            select(tables.Page.run)
-            .where(tables.Page.run == self._claim.run, tables.Page.partition == lease.partition)
-            .limit(1)
-        )
-        with self._engine.connect() as connection:
-            return connection.scalar(begun) is None
-
-    def _take_in(self, lease: Lease, trail: Trail, ready: _Ready) -> tuple[int, Counters]:
+    def _take_in(self, lease: Lease, trail: Trail, ready: Ready, reader: Reader) -> tuple[int, Counters]:
         page, normalized, rows = ready
         trail.follow(page, None if page.unchanged else normalized)
         normalized.mapping = self._mapping
         trail.check_cursor(page, normalized)
-        rows = self._rows(ready) if rows is None else rows
-        return commit_page(self._engine, lease, page, normalized, rows, self._last_try())
-
-    def _rows(self, ready: _Ready) -> Rows:
-        page, quotes, until = ready.page, ready.normalized.quotes, self._last_try()
-        listings = try_again(lambda: self._listings.resolve(quotes.listed), until)
-        arranged = arrange(quotes, listings)
-        if kept := self._source.retention.quotes:
-            since = self._clock() - kept
-            arranged = try_again(lambda: without_expired(self._engine, arranged, since), until)
-        return Rows(arranged, page.fetched_at, self._claim.run)
-
-    def _rows_ahead(self, ready: _Ready) -> Rows:
-        """Written out as well, while what came before was new: what is there already need not be."""
-        rows = self._rows(ready)
-        if self._adds:
-            rows.write_out()
-        return rows
-
-    def _last_try(self) -> float:
-        """When a transaction is begun no more, on the monotonic clock: begun later, it could outlive the lease."""
-        return time.monotonic() + self._settings.transaction_timeout / 2
-
-    def _normalized(self, page: Page) -> Normalized:
-        # What is unchanged is in.
-        if page.unchanged:
-            return Normalized()
-        # What was kept is as it was then.
-        examine = self._watch.look if self._claim.kind == "live" else self._watch.treat
-        return normalize_page(self._source, page, self._settings.clock_skew, examine)
-
-    def _judged(self, page: Page) -> Normalized:
-        return normalize_page(self._source, page, self._settings.clock_skew, self._watch.treat)
+        rows = reader.rows(ready) if rows is None else rows
+        return commit_page(self._engine, lease, page, normalized, rows, reader.last_try())
 
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:
@@ -267,7 +179,7 @@ class Slice:
             release_lease(self._engine, lease, done=True)
 
     @contextmanager
-    def _http(self) -> Iterator[HttpClient]:
+    def _reader(self) -> Iterator[Reader]:
         try:
             url, headers = address(self._source)
         except SettingsError as error:
@@ -283,8 +195,11 @@ class Slice:
             answered=breaker.answered,
             clock=self._clock,
         )
-        with closing(HttpClient(access)) as http:
-            yield http
+        with (
+            closing(HttpClient(access)) as http,
+            closing(Reader(self._engine, self._settings, self._source, self._claim, self._clock, http)) as reader,
+        ):
+            yield reader
 
 
 def _each_and_again(partitions: list[str], again: list[str]) -> Iterator[str]:

@@ -57,10 +57,6 @@ class Rows:
         """A line for each row, with what they share at the end of each."""
         return self._written(f"\t{self.fetched_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f+00}\t{self.run}\n")
 
-    def write_out(self) -> None:
-        """Make the text now, where another thread would wait for it later."""
-        _ = self.text
-
     @property
     def bare_text(self) -> bytes:
         """A line for each row, without what they share."""
