@@ -59,8 +59,8 @@ def _items(block: _Block, page: Page, number: int, items_of: ItemsOf) -> list[It
 class _Block:
     """Records of one line each, in UTF-8.
 
-    odd: the numbers of those that are to be read each by itself, in their order. is_usual: they only have more cells,
-    or fewer, than there are columns.
+    odd: the numbers of those that are to be read each by itself, in their order. is_usual: what is odd about these is
+    how many cells they have, and nothing else.
     """
 
     text: bytes
@@ -114,7 +114,7 @@ class _Block:
         if not len(self.whole):
             return None
         # polars reads over what is only uneven; but it counts the columns by the first line.
-        reads_over = self.is_usual and 0 not in self.odd[:1]
+        reads_over = self.is_usual and self.odd[:1] != [0]
         text = self.text if reads_over else b"\n".join([*map(self.lines.__getitem__, self.whole), b""])
         cells = pl.read_csv(
             text,
@@ -201,8 +201,9 @@ def _uneven(text: bytes, delimiter: str, width: int) -> tuple[int, list[int]]:
     even, count = sign * (width - 1) + b"\n", signs.count(b"\n")
     if signs == even * count:
         return count, []
-    lines = signs.replace(even, b"=\n").split(b"\n")
-    return count, [number for number, line in enumerate(lines[:-1]) if line != b"="]
+    # A mark that is no delimiter.
+    lines = signs.replace(even, b"\r\n").split(b"\n")
+    return count, [number for number, line in enumerate(lines[:-1]) if line != b"\r"]
 
 
 def _lines(text: bytes) -> list[bytes]:

@@ -124,6 +124,7 @@ DECLARED: list[dict[str, Any]] = [
     {"times": ("epoch_ms", "iso")},
     {"times": ("%d-%m-%Y", "%b %d, %Y")},
     {"delimiter": ";"},
+    {"delimiter": "="},
 ]
 
 
