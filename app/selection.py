@@ -174,7 +174,9 @@ class Selection:
 
 @lru_cache(SHAPES)
 def _page(shape: Shape, members: tuple[str, ...], limit: int, *, is_first: bool) -> Written:
-    return Written(as_json(shape.page(is_first=is_first), members, shape.order, KEY, limit))
+    # Where nothing is asked for but what follows, what is best for one place is best for all.
+    one_plan = not is_first and not shape.conditions and shape.listings == "all"
+    return Written(as_json(shape.page(is_first=is_first), members, shape.order, KEY, limit), one_plan=one_plan)
 
 
 @lru_cache(SHAPES)

@@ -27,9 +27,12 @@ PREPARED = "prepared"
 
 
 class Written:
-    """A statement's text. What differs from request to request are its parameters: the bindparams without a value."""
+    """A statement's text. What differs from request to request are its parameters: the bindparams without a value.
 
-    def __init__(self, statement: ClauseElement):
+    one_plan: it is planned once for whatever parameters, where sessions plan for each (store/engine.py).
+    """
+
+    def __init__(self, statement: ClauseElement, *, one_plan: bool = False):
         compiled: Any = statement.compile(dialect=DIALECT)  # DDL has no bindparams; a statement's compiler has
         names = [name for name in dict.fromkeys(PARAMETER.findall(compiled.string)) if compiled.params[name] is None]
 
@@ -46,7 +49,9 @@ class Written:
         self._name = f"kasparro_{sha256(text.encode()).hexdigest()[:32]}"
         self._prepare = f"PREPARE {self._name}{f' ({types})' if types else ''} AS {text}"
         given = ", ".join(f"%({name})s" for name in names)
-        self._execute = f"EXECUTE {self._name}{f' ({given})' if given else ''}"
+        # Of two statements that are sent as one, what is set by the first holds for the second, and no longer.
+        mode = "SET LOCAL plan_cache_mode = force_generic_plan; " if one_plan else ""
+        self._execute = f"{mode}EXECUTE {self._name}{f' ({given})' if given else ''}"
 
     def row(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
         """Its one row. parameters: as psycopg2 takes them; more than it has do no harm.

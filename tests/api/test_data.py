@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
@@ -17,6 +18,7 @@ from hypothesis import strategies as some
 from sqlalchemy import Engine, literal, select, text
 
 from app import selection
+from app.state import state_of
 from app.wire import PLAIN_NUMBER, instant, instant_sql, number_sql
 from tests.api.rows import NOON, Rows
 
@@ -230,6 +232,14 @@ def test_the_total_is_an_estimate_only_where_it_says_so(api: FlaskClient, rows: 
         connection.execute(text("ANALYZE quotes"))
     assert total("exact") == (20_010, False)
     assert total("estimated") == (20_010, True)
+
+
+def test_following_a_cursor_leaves_a_session_to_plan_for_each_request(app: Flask, api: FlaskClient, rows: Rows) -> None:
+    for hours in range(3):
+        rows.quote(rows.listing(f"coin-{hours}"), NOON)
+    assert [len(page) for page in pages(api, limit=1)] == [1, 1, 1]
+    with state_of(app).reader.connect() as connection:
+        assert connection.exec_driver_sql("SHOW plan_cache_mode").scalar() == "force_custom_plan"
 
 
 def test_a_follower_misses_no_commit_that_came_late(api: FlaskClient, rows: Rows, engine: Engine) -> None:
