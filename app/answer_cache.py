@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Lock
 from typing import NamedTuple
 
 from cachetools import TTLCache
 from flask import Flask, Response, current_app, g, request
 
-from app.conditional import Tag, give_only_if_unknown, state_of_data
+from app.conditional import Tag, give_again, state_of_data
 from app.state import reading
 from settings import Settings
 
 KEY = "answer_cache"
-READS = ("GET", "HEAD")
+METHODS = ("GET", "HEAD")
 AGE = 10.0
 """Seconds; the state says nothing of an estimated total, which the planner may know better by now."""
 
 OVERHEAD = 1000
-"""Bytes that an answer takes beyond its text, no fewer."""
+"""Bytes, counted for each answer beside its texts: what else it takes is less."""
 
 Asked = tuple[str, bytes]
 """Path and query."""
@@ -46,10 +45,11 @@ class AnswerCache:
             return self._kept.get(asked)
 
     def keep(self, asked: Asked, tag: Tag, response: Response) -> None:
-        body = response.get_data()
-        size = len(body) + sum(map(len, asked)) + OVERHEAD
-        with self._lock, suppress(ValueError):  # larger than the whole cache
-            self._kept[asked] = Kept(tag, body, response.headers.get("Link"), size)
+        body, link = response.get_data(), response.headers.get("Link")
+        size = len(body) + len(link or "") + sum(map(len, asked)) + OVERHEAD
+        with self._lock:
+            if size <= self._kept.maxsize:
+                self._kept[asked] = Kept(tag, body, link, size)
 
 
 def install(app: Flask, settings: Settings) -> None:
@@ -69,14 +69,14 @@ def _asked() -> Asked:
 
 
 def _give() -> Response | None:
-    kept = _cache().find(_asked()) if request.method in READS else None
+    kept = _cache().find(_asked()) if request.method in METHODS else None
     if kept is None:
         return None
     with reading() as connection:
         if state_of_data(connection) != kept.tag.state:
             return None
     g.is_kept = True
-    give_only_if_unknown(kept.tag)
+    give_again(kept.tag)
     return Response(kept.body, headers={"Link": kept.link} if kept.link else {}, mimetype="application/json")
 
 

@@ -51,13 +51,17 @@ def give_only_if_modified(connection: Connection, arguments: Mapping[str, Any]) 
     which the reader is answered anew. The other way round they would be told that they have it.
     """
     tag(arguments, state_of_data(connection))
-    give_only_if_unknown(g.tag)
+    _unless_had(g.tag)
 
 
-def give_only_if_unknown(known: Tag) -> None:
-    """Tag the answer of this request; raises NotModified where the reader has it."""
-    g.tag = known
-    if request.if_none_match.contains_weak(known.etag):
+def give_again(given: Tag) -> None:
+    """Tag the answer of this request as it was before; raises NotModified where the reader has it."""
+    g.tag = given
+    _unless_had(given)
+
+
+def _unless_had(given: Tag) -> None:
+    if request.if_none_match.contains_weak(given.etag):
         raise NotModified
 
 

@@ -43,7 +43,8 @@ def _close(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     if request.endpoint != UNLOGGED:
-        log.info("request", method=request.method, route=route(), status=response.status_code, ms=milliseconds)
+        kept = {"kept": True} if "is_kept" in g else {}
+        log.info("request", method=request.method, route=route(), status=response.status_code, ms=milliseconds, **kept)
     return response
 
 

@@ -32,6 +32,11 @@ def quotes(rows: Rows) -> None:
         rows.quote(listing, NOON - timedelta(hours=hours))
 
 
+@pytest.fixture(autouse=True)
+def no_time_passes(app: Flask) -> None:
+    app.extensions[KEY] = AnswerCache(1024 * 1024, timer=lambda: 0.0)
+
+
 @pytest.fixture
 def locked(engine: Engine) -> Iterator[Any]:
     """Takes the quotes, listings and assets away from all who would read them, for as long as the test lasts."""
