@@ -177,6 +177,17 @@ def test_a_reader_that_leaves_gives_its_place_to_the_next(
     assert requests.get(f"http://127.0.0.1:{port}/data?format=csv", timeout=30).text.count("\n") == MANY + 1
 
 
+def test_slow_readers_of_parquet_hold_up_no_other_export(
+    serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None]
+) -> None:
+    many(MANY)
+    _, port = serve(EXPORTS_AT_ONCE="4")
+    for _ in range(3):
+        slow(port, "parquet")
+    answer = requests.get(f"http://127.0.0.1:{port}/data?format=parquet", timeout=30)
+    assert len(pl.read_parquet(io.BytesIO(answer.content))) == MANY
+
+
 def test_slow_readers_hold_up_nobody(
     serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None]
 ) -> None:
