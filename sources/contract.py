@@ -262,7 +262,8 @@ class Source:
                 leaves a value as it is for the record to judge.
     columns:    the same as `parse` and `normalize`, for many items at once and many times as fast; None for a page
                 that it cannot read. For files of millions of rows, and bound to say the same. With it, a page is
-                fetched and read while the one before it is loaded.
+                fetched and read while the one before it is loaded, and the first of a partition while the last of
+                another is: without a lease, and now and then in vain.
     partitions: what has a checkpoint of its own, named anew at each slice.
     is_shared:  several workers may bring in partitions of one run at the same time.
     catch_up:   what becomes of the slots that an outage or a pause took. `all` is for a fetch that heeds

@@ -165,7 +165,7 @@ class _Look:
             if not self._mark:
                 before = head.body
                 progress.pass_over(before, len(before), head.lines)
-        # While another range's first block is made ready, the range before it is still being loaded.
+        # While another range's first block is made ready, the one before it is being loaded, but for who comes to help.
         short_from = None if self._mark else begin.offset
         for block in cut(self._file, progress.offset, progress.line, self._reading, short_from=short_from):
             if block.unterminated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
@@ -11,11 +11,10 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """The same items, none of which is None, each made while the one before is in use; the first at once."""
+    """The same items, none of which is None, each made in a thread while the last is in use; the first at once."""
 
-    def __init__(self, items: Iterator[T]):
-        self._items, self._log_context = items, copy_context()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+    def __init__(self, items: Iterator[T], thread: ThreadPoolExecutor):
+        self._items, self._thread, self._log_context = items, thread, copy_context()
         self._made = self._following()
 
     def __iter__(self) -> Iterator[T]:
@@ -25,7 +24,8 @@ class Ahead(Generic[T]):
 
     def close(self) -> None:
         """Wait for the one that is being made; no other will be."""
-        self._thread.shutdown()
+        if not self._made.cancel():
+            wait([self._made])
 
     def _following(self) -> Future[T | None]:
         def following() -> T | None:

@@ -52,7 +52,7 @@ def partitions_left(engine: Engine, claim: Claim, partitions: Iterable[str]) -> 
 
 
 def first_free(engine: Engine, claim: Claim, partitions: Sequence[str]) -> tuple[str, Cursor | None] | None:
-    """The first of these that nobody is at, and that is not done, with its checkpoint's cursor. As of now."""
+    """The first of these that has no lease, and that is not done, with its checkpoint's cursor. As of now."""
     with engine.connect() as connection:
         free = connection.execute(
             text("""

@@ -35,8 +35,8 @@ log = structlog.get_logger()
 A_BREATH = 0.5
 """Seconds between two looks at the partitions that assistants are at."""
 
-FORESEEN = 16
-"""Among so many that follow a partition, the first that nobody is at is begun with while its last page is loaded."""
+UPCOMING = 16
+"""Among so many that follow a partition, the first that nobody is at is foreseen."""
 
 
 class SliceEnded(Exception):
@@ -68,7 +68,7 @@ class Slice:
                 try:
                     if place:
                         self._end_in_time()
-                    self._work_on(partition, reader, untried[place + 1 : place + 1 + FORESEEN])
+                    self._work_on(partition, reader, untried[place + 1 : place + 1 + UPCOMING])
                 except PartitionDone:
                     continue
                 except LeaseHeld as held:
@@ -97,7 +97,7 @@ class Slice:
             for place, partition in enumerate(untried):
                 self._end_in_time()
                 try:
-                    self._work_on(partition, reader, untried[place + 1 : place + 1 + FORESEEN])
+                    self._work_on(partition, reader, untried[place + 1 : place + 1 + UPCOMING])
                 except (PartitionDone, LeaseHeld):
                     continue
                 except TerminalError as error:
@@ -129,7 +129,7 @@ class Slice:
                 reach("after_fetch")
                 started = time.monotonic()
                 seq, counters = self._take_in(lease, trail, ready, reader)
-                reader.adds = counters.inserted > 0
+                reader.loaded(counters)
                 reach("after_commit")
                 log.info(
                     "page_committed",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from tasks.claims import Claim
 from tasks.drift import Watch
 from tasks.identity import Listings
 from tasks.leases import Lease
+from tasks.load import Counters
 from tasks.normalize import Normalized, normalize_page
 from tasks.overrides import get_overrides
 from tasks.partitions import first_free
@@ -46,7 +48,7 @@ class Ready(NamedTuple):
 
 @dataclass(frozen=True)
 class _Begun:
-    """A partition that is being read. ahead: where one page is, over the same items."""
+    """A partition that is being read. ahead: makes the same items, one of them in advance; None if that is not done."""
 
     window: Window
     items: Generator[Ready]
@@ -59,7 +61,7 @@ class _Begun:
 
 
 class Reader:
-    """Of one slice; to be closed after it. adds: whether what was loaded last was new."""
+    """Of one slice; to be closed after it."""
 
     def __init__(
         self,
@@ -73,18 +75,26 @@ class Reader:
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock, self._http = clock, http
         self._listings = Listings(engine, source.name, get_overrides() or {}, renames=claim.kind == "live")
-        self._watch = Watch(engine, source, claim)
+        self._watch = self._anew()
         # A replay goes on by what its last page has corrected, which is not to be known before that is committed.
         self._is_ahead = source.columns is not None and claim.kind != "replay"
         self._current: str | None = None
         self._upcoming: Sequence[str] = ()
         self._foreseen: _Begun | None = None
-        self.adds = True
+        # One for all partitions: a second would keep as much memory for itself as a block takes.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+        self._adds = True
 
     def close(self) -> None:
+        self._drop_foreseen()
+        self._thread.shutdown()
+
+    def _drop_foreseen(self) -> None:
         if self._foreseen:
             self._foreseen.close()
             self._foreseen = None
+            # What was seen there is to be seen again, by whoever reads it again.
+            self._watch = self._anew()
 
     @contextmanager
     def pages(self, lease: Lease, upcoming: Sequence[str]) -> Iterator[tuple[Iterable[Ready], Trail]]:
@@ -95,7 +105,12 @@ class Reader:
         try:
             yield begun.ahead or begun.items, Trail(self._engine, self._source, lease, begun.window, self._judged)
         finally:
+            self._current = None  # nothing is foreseen any more
             begun.close()
+
+    def loaded(self, counters: Counters) -> None:
+        """What became of the page that came last."""
+        self._adds = counters.inserted > 0
 
     def rows(self, ready: Ready) -> Rows:
         page, quotes, until = ready.page, ready.normalized.quotes, self.last_try()
@@ -120,7 +135,7 @@ class Reader:
             skew=timedelta(seconds=self._settings.clock_skew),
         )
         items = self._ready(window)
-        return _Begun(window, items, Ahead(items) if self._is_ahead else None)
+        return _Begun(window, items, Ahead(items, self._thread) if self._is_ahead else None)
 
     def _ready(self, window: Window) -> Generator[Ready]:
         http = self._http
@@ -151,12 +166,15 @@ class Reader:
         if foreseen and (foreseen.window.partition, foreseen.window.cursor) == (partition, cursor):
             self._foreseen = None
             return foreseen
-        self.close()
+        self._drop_foreseen()
         return None
 
     def _start(self, partition: str, cursor: Cursor | None) -> Cursor | None:
         """From where a partition is read. cursor: its checkpoint's."""
         return None if self._starts_afresh(partition) else cursor
+
+    def _anew(self) -> Watch:
+        return Watch(self._engine, self._source, self._claim)
 
     def _starts_afresh(self, partition: str) -> bool:
         """Whether this is the first that a run with full_refresh does of the partition."""
@@ -174,7 +192,7 @@ class Reader:
         """With all that takes a while: the body's digest, and, while what came before was new, the rows written out."""
         rows = self.rows(ready)
         _ = ready.page.digest, rows.spans
-        if self.adds:
+        if self._adds:
             _ = rows.text
         return rows
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,10 +18,15 @@ from tests.upstreams import FETCHED, canned, item
 PATIENCE = 10.0
 
 
+def _without_colour(it: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in it.items() if name != "colour"}
+
+
 class Files:
     """A source of partitions that are read ahead, each of one page with one quote, of the number in its name.
 
-    said: what happened to which partition, in order. first: done as a partition is begun with, by its name.
+    said: what happened to which partition, in order. By a partition's name: first, what is done as it is begun with;
+    confirm, before its page is committed; more, fields that its item has besides.
     """
 
     def __init__(self, *names: str):
@@ -29,16 +35,28 @@ class Files:
         self.begun = {name: threading.Event() for name in names}
         self.first: dict[str, Callable[[], Any]] = {}
         self.confirm: dict[str, Callable[[], Any]] = {}
-        self.source: Source = replace(canned(partitions=names, columns=lambda _: None), fetch=self._fetch)
+        self.more: dict[str, dict[str, Any]] = {}
+        self.source: Source = replace(
+            canned(partitions=names, columns=lambda _: None, normalize=_without_colour), fetch=self._fetch
+        )
+
+    def wait_for_the_next(self) -> None:
+        """No page is committed but the last before the partition after it is begun with."""
+        for name, following in pairwise(self.begun):
+            self.begun[following].clear()
+            self.confirm[name] = lambda following=following: self.begun[following].wait(PATIENCE)
 
     def _fetch(self, window: Window, _: Http) -> Iterator[Page]:
         name, cursor = window.partition, window.cursor
         self.cursors.append((name, cursor))
-        self.begun[name].set()
+        self.said.append(f"{name} begun")
         try:
-            self.first.get(name, lambda: None)()
+            try:
+                self.first.get(name, lambda: None)()
+            finally:
+                self.begun[name].set()
             if cursor != {"done": True}:
-                body = json.dumps([item(int(name), price=7 if cursor else 1)]).encode()
+                body = json.dumps([item(int(name), price=7 if cursor else 1, **self.more.get(name, {}))]).encode()
                 yield Page(
                     body, "application/json", {"name": name}, FETCHED, {"done": True}, confirm=self._confirm(name)
                 )
@@ -64,14 +82,12 @@ def quotes(bench: Bench) -> list[tuple[str, str]]:
 
 
 def test_the_next_is_begun_with_before_the_last_page_is_committed(bench: Bench, files: Files) -> None:
-    for name, following in (("1", "2"), ("2", "3")):
-        files.confirm[name] = lambda following=following: files.begun[following].wait(PATIENCE)
-        files.first[following] = lambda name=name: files.said.append(f"after {name}, before it is loaded")
+    files.wait_for_the_next()
     assert bench.ingest(files.source)["status"] == "succeeded"
     assert quotes(bench) == [("coin-1", "1"), ("coin-2", "1"), ("coin-3", "1")]
     assert files.cursors == [("1", None), ("2", None), ("3", None)]
-    for name in ("1", "2"):
-        assert files.said.index(f"after {name}, before it is loaded") < files.said.index(f"{name} loaded")
+    assert files.said.index("2 begun") < files.said.index("1 loaded")
+    assert files.said.index("3 begun") < files.said.index("2 loaded")
 
 
 def test_what_was_read_from_a_cursor_that_moved_meanwhile_is_read_anew(bench: Bench, files: Files) -> None:
@@ -138,7 +154,23 @@ def test_where_nothing_is_new_nothing_is_begun_with_too_early(bench: Bench, file
 def test_a_full_refresh_begins_with_the_next_from_no_cursor(bench: Bench, files: Files) -> None:
     bench.ingest(files.source)
     files.cursors.clear()
-    for name, following in (("1", "2"), ("2", "3")):
-        files.confirm[name] = lambda following=following: files.begun[following].wait(PATIENCE)
+    files.said.clear()
+    files.wait_for_the_next()
     assert bench.ingest(files.source, full_refresh=True)["status"] == "succeeded"
     assert files.cursors == [("1", None), ("2", None), ("3", None)]
+    assert files.said.index("2 begun") < files.said.index("1 loaded")
+
+
+def test_a_change_that_was_seen_in_vain_is_seen_again(bench: Bench, files: Files) -> None:
+    bench.ingest(files.source)
+    files.more = {"2": {"colour": "red"}}
+    bench.rows("UPDATE checkpoints SET cursor = NULL")
+
+    def move() -> None:
+        del files.first["2"]
+        bench.rows("UPDATE checkpoints SET cursor = '{\"elsewhere\": 1}' WHERE partition = '2'")
+
+    files.first["2"] = move
+    files.wait_for_the_next()
+    assert bench.ingest(files.source)["status"] == "succeeded"
+    assert [row["field"] for row in bench.rows("SELECT field FROM drift")] == ["colour"]
