@@ -17,7 +17,7 @@ import polars as pl
 
 from sources.contract import BLANK, Columns, Item, Page
 from sources.csv_blocks import decode, is_line_by_line, outside_quotes, rows
-from sources.csv_fields import fields_of
+from sources.csv_fields import fields_of, in_frame
 from sources.csv_fileset import FileSet
 
 UNUSUAL = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
@@ -44,8 +44,10 @@ def columns_of(page: Page, file_set: FileSet, items_of: ItemsOf) -> Columns | No
     cells = block.cells(needed)
     if cells is None:
         return None
-    cells = cells.rename({old: header[at] for old, at in zip(cells.columns, needed, strict=True)})
-    numbering = _Numbering(block, cells[header[0]], header[0], lambda number: _items(block, page, number, items_of))
+    cells = cells.rename({old: in_frame(header[at]) for old, at in zip(cells.columns, needed, strict=True)})
+    numbering = _Numbering(
+        block, cells[in_frame(header[0])], header[0], lambda number: _items(block, page, number, items_of)
+    )
     fields = fields_of(file_set, request["file"], cells.filter(numbering.is_row))
     return None if fields is None else numbering.columns(fields)
 

@@ -20,10 +20,15 @@ NO_NUMBER = "?"
 COUNTED = {"epoch_s": r"^[+-]?[0-9]{1,12}$", "epoch_ms": r"^[+-]?[0-9]{1,15}$", "epoch_us": r"^[+-]?[0-9]{1,18}$"}
 
 
+def in_frame(column: str) -> str:
+    """What a file's column is called in a frame. polars takes `*`, and all from `^` to `$`, for patterns of names."""
+    return f"column {column}"
+
+
 def fields_of(file_set: FileSet, file: str, cells: pl.DataFrame) -> list[pl.DataFrame] | None:
     """For each price of a row a frame of fields, and in it a row for each row; None for what it cannot do.
 
-    cells: text by the names of the columns, without white space around it.
+    cells: text by the names of the columns, as `in_frame` has them, without white space around it.
     """
     if not all(_is_plain(name, value) for name, value in file_set.constants.items()) or any(
         not suffix.isalpha() or "e" in suffix.casefold() for suffix in file_set.suffixes
@@ -37,7 +42,7 @@ def fields_of(file_set: FileSet, file: str, cells: pl.DataFrame) -> list[pl.Data
         frame = cells.select(*_fields(file_set, file, columns, currency))
         if (column := columns.get("observed_at")) is not None:
             if column not in times:
-                times[column] = _times(file_set, cells[column])
+                times[column] = _times(file_set, cells[in_frame(column)])
             frame = frame.with_columns(times[column].alias("observed_at"))
         frames.append(frame)
     return frames
@@ -50,9 +55,9 @@ def _fields(file_set: FileSet, file: str, columns: Mapping[str, str], currency: 
         yield pl.lit(str(value)).alias(name)
     for name, column in columns.items():
         if name in KEYS:
-            yield _known_text(file_set, pl.col(column)).alias(name)
+            yield _known_text(file_set, pl.col(in_frame(column))).alias(name)
         elif name != "observed_at":
-            yield _number(file_set, pl.col(column), percent=name == "change_24h_pct").alias(name)
+            yield _number(file_set, pl.col(in_frame(column)), percent=name == "change_24h_pct").alias(name)
     for name, template in file_set.templates.items():
         yield _filled(file_set, file, template).alias(name)
     if currency:
@@ -113,7 +118,7 @@ def _filled(file_set: FileSet, file: str, template: str) -> pl.Expr:
     values: list[pl.Expr] = []
     for place, text in enumerate(PLACEHOLDER.split(template)):
         if place % 2:
-            values.append(pl.lit(groups[text].strip()) if text in groups else pl.col(text))
+            values.append(pl.lit(groups[text].strip()) if text in groups else pl.col(in_frame(text)))
             parts.append(values[-1])
         elif text:
             parts.append(pl.lit(text))

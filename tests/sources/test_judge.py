@@ -163,6 +163,14 @@ def test_any_rows_are_judged_alike(
     folder.read("file.csv")
 
 
+@pytest.mark.parametrize("column", ["^d.*$", "*", "^.*$", ""])
+def test_a_columns_name_is_no_pattern_of_names(path: Path, column: str) -> None:
+    named = {field: value for field, value in COIN.items() if field != "name"}
+    folder = Folder(path, daily(columns={"observed_at": "day", "price": "price", "name": column}, constants=named))
+    folder.write("file.csv", f"{column},day,price\nBitcoin,2024-01-01,5\n")
+    assert [quote.name for quote in folder.read("file.csv").quotes] == ["Bitcoin"]
+
+
 def test_most_of_a_usual_file_needs_no_closer_look(path: Path) -> None:
     folder = Folder(path, daily())
     folder.write("file.csv", "day,price\n" + "".join(f"2024-01-{day:02},{day}.5\n" for day in range(1, 29)))
