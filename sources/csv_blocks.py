@@ -135,19 +135,22 @@ def read_head(
     return Head(mark + data[:length], count, names, unterminated=count > terminated)
 
 
-def cut(file: BinaryIO, offset: int, line: int, reading: Reading, *, short_from: int | None = None) -> Iterator[Block]:
+def cut(
+    file: BinaryIO, offset: int, line: int, reading: Reading, *, short_from: int | None = None, leads_on: bool = False
+) -> Iterator[Block]:
     """The blocks from a record's start to the last record that is whole.
 
     short_from: where a file begins. Nothing is being loaded while its first block is made ready, so that one is short,
-    and each that follows no longer than all before it: so it is ready by the time that those are loaded. The last two
-    share what is left, so that there is time to begin with what follows while the last is loaded.
+    and each that follows no longer than all before it: so it is ready by the time that those are loaded.
+    leads_on: another range follows. The last two blocks share what is left, so that there is time to begin with that
+    one while the last is loaded. At the end of a file they do not: grown, it would have two new ones.
     A record that is too large, or whose quote is never closed, costs its first line: reading resumes at the next.
     """
     while offset < reading.end:
         size = reading.block_bytes
         if short_from is not None:
             size = min(size, max(size // FIRST_SHARE, offset - short_from))
-        if size < (left := reading.end - offset) < 2 * size:
+        if leads_on and size < (left := reading.end - offset) < 2 * size:
             size = -(-left // 2)
         block = _next_block(file, offset, line, replace(reading, block_bytes=size))
         if block is None:

@@ -167,7 +167,10 @@ class _Look:
                 progress.pass_over(before, len(before), head.lines)
         # While another range's first block is made ready, the one before it is being loaded, but for who comes to help.
         short_from = None if self._mark else begin.offset
-        for block in cut(self._file, progress.offset, progress.line, self._reading, short_from=short_from):
+        leads_on = self._reading.end < self._seen.size
+        for block in cut(
+            self._file, progress.offset, progress.line, self._reading, short_from=short_from, leads_on=leads_on
+        ):
             if block.unterminated:
                 yield self._page(progress, block, before, TAKEN)
                 return

@@ -188,10 +188,18 @@ def test_the_first_blocks_are_short_and_each_ends_where_it_would_whoever_goes_on
     folder.write("file.csv", "day,price\n" + "2024-01-01,1\n" * 1000)
     pages = folder.look("file.csv", block=2000)
     lengths = [len(page.body) for page in pages]
-    assert [round(length / 500) for length in lengths] == [1, 1, 2, 4, 4, 4, 4, 3, 3]
+    assert [round(length / 500) for length in lengths] == [1, 1, 2, 4, 4, 4, 4, 4, 2]
     for place, page in enumerate(pages, 1):
         begun = folder.look("file.csv", cursor=page.cursor, block=2000)
         assert [page.body for page in begun] == [page.body for page in pages[place:]]
+
+
+def test_the_last_two_blocks_of_a_range_share_what_is_left(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, daily())
+    folder.write("file.csv", "day,price\n" + "2024-01-01,1\n" * 1000)
+    [whole, *_, last, end] = [len(page.body) for page in folder.look("file.csv//5000", block=1000, range_=5000)]
+    assert whole > 980
+    assert abs(last - end) < 30
 
 
 def test_a_line_without_end_is_refused_without_being_held(tmp_path: Path) -> None:
