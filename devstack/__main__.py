@@ -1,4 +1,4 @@
-"""python -m devstack up | run | down | status | logs | clean — the Makefile says the same in fewer letters."""
+"""python -m devstack up | run | down | status | logs | exec | clean — the Makefile says most in fewer letters."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def main() -> int:
         actions.add_parser(action.__name__, help=action.__doc__).set_defaults(do=action)
     logs = actions.add_parser("logs", help=commands.logs.__doc__)
     logs.add_argument("-f", "--follow", action="store_true", default=sys.stdout.isatty(), help="default in a terminal")
+    execute = actions.add_parser("exec", help=commands.execute.__doc__)
+    execute.add_argument("command", nargs=argparse.REMAINDER)
     supervisor = actions.add_parser("supervise")  # for `up` and `run` alone
     supervisor.add_argument("line", type=int)
     arguments = parser.parse_args()
@@ -29,6 +31,8 @@ def main() -> int:
         commands.interruptible()
         if arguments.action == "logs":
             return commands.logs(environ, follow=arguments.follow)
+        if arguments.action == "exec":
+            return commands.execute(environ, arguments.command or parser.error("exec needs a command"))
         return int(arguments.do(environ))
     except (commands.UpFailed, WrongEnvironment) as error:
         commands.progress.print(f"\n{error}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +49,7 @@ class Supervised:
     def __init__(self, folder: Path, environ: Mapping[str, str]):
         self.folder = folder
         self.logs = make_folder(folder / "logs")
+        self.earlier = {log: log.stat().st_size for log in self.logs.glob("*.log")}
         self.line, theirs = socket.socketpair()
         self.line.settimeout(EVENT_DEADLINE)
         with theirs, (self.logs / "supervisor.log").open("ab") as log:
@@ -72,10 +74,17 @@ class Supervised:
             if "step" in event:
                 progress.print(f"  {event['step']}")
             if "failed" in event:
-                raise UpFailed(event["failed"] + _end_of(self.folder, event["part"]))
+                raise UpFailed(event["failed"] + self.end_of(event["part"]))
             if "serving" in event:
                 return
-        raise UpFailed("The supervisor ended without a word." + _end_of(self.folder, "supervisor"))
+        raise UpFailed("The supervisor ended without a word." + self.end_of("supervisor"))
+
+    def end_of(self, part: str | None) -> str:
+        """What a part logged last, of what it logged since it was started now."""
+        if part is None:
+            return ""
+        log = self.logs / f"{part}.log"
+        return f"\nThe end of {log}:\n{last_lines(log, since=self.earlier.get(log, 0))}"
 
     def keep(self) -> None:
         self.line.sendall(b"keep\n")
@@ -95,7 +104,7 @@ def up(environ: Mapping[str, str]) -> int:
     if claimant(folder):
         return _already_up(folder)
     with _started(folder, environ) as supervised:
-        runs = _first_runs(folder, environ)
+        runs = _first_runs(supervised)
         supervised.keep()
     _show_closing(folder, runs)
     return 0
@@ -108,13 +117,13 @@ def run(environ: Mapping[str, str]) -> int:
         return _already_up(folder)
     with _started(folder, environ) as supervised:
         reader = LogReader(folder / "logs")
-        _show_closing(folder, _first_runs(folder, environ))
+        _show_closing(folder, _first_runs(supervised))
         progress.print("Ctrl-C stops it.")
         while supervised.process.poll() is None:
             for line in reader.new_lines():
                 said.print(line)
             time.sleep(0.2)
-        raise UpFailed("The stack ended." + _end_of(folder, "supervisor"))
+        raise UpFailed("The stack ended." + supervised.end_of("supervisor"))
 
 
 def down(environ: Mapping[str, str]) -> int:
@@ -160,6 +169,21 @@ def logs(environ: Mapping[str, str], *, follow: bool) -> int:
         time.sleep(0.2)
 
 
+def execute(environ: Mapping[str, str], command: Sequence[str]) -> int:
+    """Run a command with the settings of the running stack, such as `python -m tasks replay coingecko --diff`."""
+    stack = _stack(data_folder(environ))
+    if stack is None:
+        progress.print("Not running. `make up` starts it.")
+        return NOT_RUNNING
+    try:
+        settings = psutil.Process(stack["pids"]["web"]).environ()
+        os.execvpe(command[0], list(command), settings)
+    except psutil.NoSuchProcess:
+        raise UpFailed("The API, whose settings it would get, is being started: try again in a moment.") from None
+    except OSError as error:
+        raise UpFailed(f"{command[0]}: {error.strerror}.") from None
+
+
 def clean(environ: Mapping[str, str]) -> int:
     """Stop everything and delete its data, also what lies outside of the data folder."""
     folder = data_folder(environ)
@@ -186,28 +210,16 @@ def _started(folder: Path, environ: Mapping[str, str]) -> Iterator[Supervised]:
         raise
 
 
-def _first_runs(folder: Path, environ: Mapping[str, str]) -> list[Run]:
-    stack = _stack(folder)
+def _first_runs(supervised: Supervised) -> list[Run]:
+    """One of each source. What becomes of it is the source's affair: the stack is there to look into it."""
+    stack = _stack(supervised.folder)
     if stack is None:
-        raise UpFailed("The stack ended just after it came up." + _end_of(folder, "supervisor"))
+        raise UpFailed("The stack ended just after it came up." + supervised.end_of("supervisor"))
     progress.print("A first run of each source:")
     try:
-        runs = first_runs(stack["api"], stack["token"], progress)
+        return first_runs(stack["api"], stack["token"], progress)
     except NoFirstRuns as error:
-        raise UpFailed(str(error) + _end_of(folder, "web")) from None
-    astray = [run for run in runs if run["status"] in ASTRAY]
-    # A real upstream may be down or refuse; that is a source's trouble, and the stack goes on trying.
-    if astray and upstream(environ) != LIVE:
-        told = "\n".join(f"  {run['source']}: {described(run)}" for run in astray)
-        raise UpFailed(f"Not every source's first run succeeded:\n{told}" + _end_of(folder, "worker"))
-    return runs
-
-
-def _end_of(folder: Path, part: str | None) -> str:
-    if part is None:
-        return ""
-    log = folder / "logs" / f"{part}.log"
-    return f"\nThe end of {log}:\n{last_lines(log)}"
+        raise UpFailed(str(error) + supervised.end_of("web")) from None
 
 
 def _already_up(folder: Path) -> int:
@@ -235,6 +247,9 @@ def _show_closing(folder: Path, runs: list[Run]) -> None:
     said.print("\nKasparro is up. First runs:")
     for one in runs:
         said.print(f"  {one['source']:<14} {described(one)}")
+    for one in runs:
+        if one["status"] in ASTRAY:
+            said.print(f"\n  {one['source']} {one['status']}. The whole story: {stack['api']}/runs/{one['id']}")
     _show_addresses(stack)
     said.print("\nTry:")
     said.print(f"  curl '{stack['api']}/data/latest?asset=bitcoin'")

@@ -1,4 +1,4 @@
-"""Decide which asset a listing is of: `python -m tasks.decide merge|split|pin|undo`. The API takes the same."""
+"""Decide which asset a listing is of: `python -m tasks decide merge|split|pin|undo`. The API takes the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from settings import SettingsError, get_settings
+from settings import get_settings
 from store.engine import make_engine
 from store.trouble import named
 from tasks.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
@@ -17,13 +17,9 @@ from tasks.transactions import DATABASE_ERRORS
 from tasks.undo import undo
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
-    try:
-        settings = get_settings()
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    settings = get_settings()
     # As a worker's: one that is frozen must not keep the others from deciding for ever.
     engine = make_engine(settings.database_url, "decide", transaction_timeout=settings.transaction_timeout)
     try:
@@ -39,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         engine.dispose()
     asset = f" They are of {made} now." if made else ""
     sys.stdout.write(
-        f"Done, as change {change}.{asset} Undo it with: python -m tasks.decide undo {change} --reason …\n"
+        f"Done, as change {change}.{asset} Undo it with: python -m tasks decide undo {change} --reason …\n"
     )
     return 0
 
@@ -57,7 +53,7 @@ def _decide(connection: Connection, given: argparse.Namespace) -> tuple[UUID, st
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tasks.decide", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks decide", description=(__doc__ or "").splitlines()[0])
     every = argparse.ArgumentParser(add_help=False)
     every.add_argument("--reason", required=True, help="why; it is kept with the decision")
     every.add_argument("--by", default=getpass.getuser(), help="who decided it (default: the user)")
@@ -82,7 +78,3 @@ def _listing(text: str) -> ListingName:
     if not (source and colon and id_):
         raise argparse.ArgumentTypeError(f"expected source:id, such as coingecko:bitcoin, got {text!r}")
     return source, id_
-
-
-if __name__ == "__main__":
-    sys.exit(main())

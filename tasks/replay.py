@@ -1,4 +1,4 @@
-"""Read what is kept of a source again: `python -m tasks.replay SOURCE [--diff]`. The API asks for the same run."""
+"""Read what is kept of a source again: `python -m tasks replay SOURCE [--diff]`. The API asks for the same run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from uuid import UUID
 
-from settings import SettingsError, get_settings
+from settings import get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
 from store.engine import make_engine
@@ -21,16 +21,12 @@ from tasks.transactions import DATABASE_ERRORS
 CHOICES = tuple(it.name for it in fields(Stored))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     wanted = {name: value for name, value in vars(given).items() if name in CHOICES and value is not None}
     stored = Stored(**{**wanted, "rejected": given.rejected or bool(given.code or given.field)})
-    try:
-        settings = get_settings()
-        engine = make_engine(settings.database_url, "replay")
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    settings = get_settings()
+    engine = make_engine(settings.database_url, "replay")
     try:
         if given.diff:
             diff(engine, SOURCES[given.source], stored, settings.clock_skew).write(sys.stdout, given.source)
@@ -49,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tasks.replay", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks replay", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help=", ".join(SOURCES))
     parser.add_argument("--diff", action="store_true", help="only say what it would change; write nothing")
     parser.add_argument("--run", type=UUID, help="only the pages of this run")
@@ -75,7 +71,3 @@ def _time(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a time such as 2026-01-31T12:00:00Z, got {text!r}") from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -249,6 +252,15 @@ def test_a_process_says_what_is_wrong_and_ends_without_a_traceback(start: Callab
     process = start("beat", **{wrong: "x"})
     process.wait(20)
     assert process.log.read_text() == f"These settings are wrong or missing:\n  {wrong}: Not a valid number.\n"
+
+
+@pytest.mark.parametrize("command", ["replay", "decide"])
+def test_a_command_says_what_is_missing_and_ends_without_a_traceback(command: str) -> None:
+    environ = {name: value for name, value in os.environ.items() if name not in NEEDED}
+    asked = [sys.executable, "-m", "tasks", command, "coingecko", "--diff"]
+    ended = subprocess.run(asked, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    missing = "".join(f"  {name}: Missing data for required field.\n" for name in NEEDED)
+    assert (ended.returncode, ended.stderr) == (2, f"These settings are wrong or missing:\n{missing}")
 
 
 # README.md's tables

@@ -1,4 +1,7 @@
-"""Stands in for the web process: healthy, with one source whose run ends at once. argv: the variable with its port."""
+"""Stands in for the web process: healthy, with one source whose run ends at once.
+
+argv: the variable with its port; how the run ends.
+"""
 
 import json
 import os
@@ -6,7 +9,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 COUNTERS = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "deduplicated", "rejected"), 7)
-RUN = {"id": "1", "source": "stand_in", "status": "succeeded", "counters": COUNTERS, "error": None}
+RUN = {"id": "1", "source": "stand_in", "status": sys.argv[2], "counters": COUNTERS, "error": None}
 SOURCES = {
     "data": [
         {"name": "stand_in", "paused": False},

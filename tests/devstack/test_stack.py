@@ -31,9 +31,11 @@ Stack = Callable[..., subprocess.Popen[str]]
 def devstack(folder: Path, tmp_path: Path) -> Iterator[Stack]:
     """Runs `python -m devstack`, with a Procfile of stand-ins."""
 
-    def command(*arguments: str, flower: str = f"{STAND_IN} FLOWER_PORT") -> subprocess.Popen[str]:
+    def command(
+        *arguments: str, flower: str = f"{STAND_IN} FLOWER_PORT succeeded", ending: str = "succeeded"
+    ) -> subprocess.Popen[str]:
         procfile = tmp_path / "Procfile"
-        procfile.write_text(f"web: {STAND_IN} WEB_PORT\nworker: exec sleep 600\nflower: {flower}\n")
+        procfile.write_text(f"web: {STAND_IN} WEB_PORT {ending}\nworker: exec sleep 600\nflower: {flower}\n")
         env = {name: value for name, value in os.environ.items() if name not in OURS}
         env |= {"KASPARRO_DATA": str(folder), "PROCFILE": str(procfile), "COINGECKO_API_KEY": "must-not-be-seen"}
         return subprocess.Popen(
@@ -48,6 +50,7 @@ def devstack(folder: Path, tmp_path: Path) -> Iterator[Stack]:
 
     yield command
     if folder.exists():
+        command("down").communicate(timeout=60)
         end_leftovers(folder)
 
 
@@ -97,6 +100,9 @@ def test_up_returns_with_a_stack_that_heals_and_down_leaves_no_process(devstack:
     assert (code, told["api"] in output) == (0, True)
     assert "running already" in output
 
+    show = f"import os; print(os.environ['DATABASE_URL'], os.environ['{MARK}'])"
+    assert said(devstack("exec", "python", "-c", show)) == (0, f"{told['database_url']} {folder}\n")
+
     psutil.Process(told["pids"]["worker"]).kill()
     wait_until(lambda: stack(folder)["pids"]["worker"] != told["pids"]["worker"])
     assert stack(folder)["pids"]["web"] == told["pids"]["web"]
@@ -106,6 +112,7 @@ def test_up_returns_with_a_stack_that_heals_and_down_leaves_no_process(devstack:
     assert wait_gone(processes, 0) == []
     assert not (folder / "stack.json").exists()
     assert said(devstack("status"))[0] == 3
+    assert said(devstack("exec", "python", "-c", show)) == (3, "Not running. `make up` starts it.\n")
 
 
 def test_a_supervisor_killed_with_all_its_honchos_leaves_nothing_over_the_next_down(
@@ -139,6 +146,20 @@ def test_up_fails_with_the_log_of_the_part_that_did_not_come_up(devstack: Stack,
     assert "the reason" in output
     left = [one for one in psutil.process_iter() if one.is_running() and marked(one) == str(folder)]
     assert wait_gone(left, 0) == []
+
+
+def test_up_stays_up_where_a_first_run_fails_and_says_where_to_look(devstack: Stack, folder: Path) -> None:
+    code, output = said(devstack("up", ending="failed"))
+    assert code == 0, output
+    assert f"stand_in failed. The whole story: {stack(folder)['api']}/runs/1" in output
+    assert said(devstack("status"))[0] == 0
+
+
+def test_up_that_fails_shows_no_logs_of_earlier_starts(devstack: Stack) -> None:
+    assert "an earlier reason" in said(devstack("up", flower="echo an earlier reason; exit 7"))[1]
+    output = said(devstack("up", flower="echo the reason; exit 7"))[1]
+    assert "the reason" in output
+    assert "earlier" not in output
 
 
 def marked(process: psutil.Process) -> str | None:
