@@ -20,6 +20,7 @@ from tasks.quotes import Quotes
 from tasks.treatment import Drift
 
 LONGEST_ITEM = 64 * 1024
+LONGEST_MISTAKE = 500
 """Characters of a rejected item that are kept in its row; the whole of it is in the raw body."""
 
 SAMPLE, FIRST = 1000, 100
@@ -160,7 +161,8 @@ def mapped(source: Source, item: Item) -> Mapping[str, Any]:
     except (Reject, SoftTimeLimitExceeded):
         raise
     except Exception as error:
-        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {type(error).__name__}") from error
+        why = ascii(error)[:LONGEST_MISTAKE]
+        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {why}") from error
 
 
 def _as_text(item: Item) -> str:
