@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import re
-import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,47 +28,65 @@ PRICES = [
 ]
 
 
+Run = Callable[..., str]
+
+
 @pytest.fixture
-def example(tmp_path: Path) -> str:
-    """The name of a module that is the README's source, where Python finds it."""
-    [code] = re.findall(r"```python\n(\"\"\"The desk's.*?)```", README, re.DOTALL)
-    assert len(code.splitlines()) <= 50
-    (tmp_path / "deskfeed.py").write_text(code)
-    return "deskfeed"
+def run(tmp_path: Path, engine: Engine, start: Callable[..., Process]) -> Run:
+    """Runs one of the README's sources, by the docstring it begins with, as a module outside of the tree."""
+
+    def ran(begins: str, name: str, **environ: str) -> str:
+        [code] = re.findall(rf"```python\n(\"\"\"{begins}.*?)```", README, re.DOTALL)
+        assert len(code.splitlines()) <= 50
+        (tmp_path / f"{name}.py").write_text(code)
+        path = os.pathsep.join((str(tmp_path), str(ROOT)))
+        for role in ("worker", "control", "beat"):
+            start(role, EXTRA_SOURCES=name, PYTHONPATH=path, **environ)
+        return until(lambda: _ended(engine, name))
+
+    return ran
 
 
-def test_the_source_of_the_readme_works_as_it_stands(
-    example: str, tmp_path: Path, engine: Engine, start: Callable[..., Process], httpserver: HTTPServer
-) -> None:
+def _ended(engine: Engine, source: str) -> str | None:
+    """How its run ended."""
+    with engine.connect() as connection:
+        query = text("SELECT status FROM runs WHERE source = :source AND finished_at IS NOT NULL")
+        status: str | None = connection.execute(query, {"source": source}).scalar_one_or_none()
+    return status
+
+
+def quotes(engine: Engine, source: str) -> list[tuple[str, datetime, Decimal]]:
+    with engine.connect() as connection:
+        query = text(
+            "SELECT symbol, observed_at, price FROM quotes JOIN listings ON id = listing_id"
+            " WHERE source = :source ORDER BY 1"
+        )
+        return [tuple(row) for row in connection.execute(query, {"source": source})]
+
+
+def test_the_source_of_the_readme_works_as_it_stands(run: Run, engine: Engine, httpserver: HTTPServer) -> None:
     key = {"headers": {"X-Api-Key": "the desk's key".replace(" ", "-")}}
     for number, price in enumerate(PRICES, start=1):
         answer = {"prices": [price], "more": number < len(PRICES)}
         httpserver.expect_request("/prices", query_string={"page": str(number)}, **key).respond_with_json(answer)
-    environ = {
-        "EXTRA_SOURCES": example,
-        "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT))),
-        "DESKFEED_URL": httpserver.url_for("").rstrip("/"),
-        "DESKFEED_API_KEY": key["headers"]["X-Api-Key"],
-        "DESKFEED_EVERY": "3600",
-    }
-    for role in ("worker", "control", "beat"):
-        start(role, **environ)
+    ended = run(
+        "The desk's own price feed",
+        "deskfeed",
+        DESKFEED_URL=httpserver.url_for("").rstrip("/"),
+        DESKFEED_API_KEY=key["headers"]["X-Api-Key"],
+        DESKFEED_EVERY="3600",
+    )
+    assert ended == "partial"
+    new_year = datetime(2026, 1, 1, tzinfo=UTC)
+    assert quotes(engine, "deskfeed") == [("BTC", new_year, Decimal("1.10")), ("ETH", new_year, Decimal("2e-9"))]
 
-    def run() -> tuple[uuid.UUID, str] | None:
-        with engine.connect() as connection:
-            row = connection.execute(
-                text("SELECT id, status FROM runs WHERE source = 'deskfeed' AND finished_at IS NOT NULL")
-            ).one_or_none()
-        return (row.id, row.status) if row else None
 
-    assert until(run)[1] == "partial"
-    with engine.connect() as connection:
-        prices = connection.execute(
-            text(
-                "SELECT symbol, price FROM quotes JOIN listings ON id = listing_id WHERE source = 'deskfeed' ORDER BY 1"
-            )
-        ).all()
-    assert [tuple(row) for row in prices] == [("BTC", Decimal("1.10")), ("ETH", Decimal("2e-9"))]
+def test_the_csv_source_of_the_readme_reads_the_file_that_it_tells_of(run: Run, engine: Engine, tmp_path: Path) -> None:
+    [(header, line)] = re.findall(r"lines are `(.*?)` and then `(.*?)`", README)
+    (tmp_path / "closes").mkdir()
+    (tmp_path / "closes" / "2026.csv").write_text(f"{header}\n{line}\n")
+    assert run("The desk's closing prices", "closes", CSV_DIR=str(tmp_path)) == "succeeded"
+    assert quotes(engine, "closes") == [("BTC", datetime(2026, 1, 31, tzinfo=UTC), Decimal("93340.5"))]
 
 
 def test_the_line_of_the_readme_registers_it() -> None:
