@@ -66,7 +66,12 @@ class RunBody(Arguments):
         },
     )
     dry_run = fields.Boolean(
-        truthy={True}, falsy={False}, metadata={"description": "Of a backfill: only say what would be fetched."}
+        truthy={True},
+        falsy={False},
+        metadata={
+            "description": "Of a backfill: only say what would be fetched. What a replay would change says "
+            "`python -m tasks replay SOURCE --diff`."
+        },
     )
     full_refresh = fields.Boolean(
         truthy={True},
