@@ -176,22 +176,28 @@ def _plain_block(file: BinaryIO, offset: int, line: int, reading: Reading) -> Bl
 
 def is_line_by_line(text: bytes, delimiter: str) -> bool:
     """Whether each line of a text, in an encoding that keeps ASCII as it is, is surely a record."""
-    if b"\r" in text and text.count(b"\r") != text.count(b"\r\n"):
+    if not text or not has_plain_line_ends(text):
         return False
-    return bool(text) and (b'"' not in text or outside_quotes(text, delimiter) is not None)
+    return b'"' not in text or outside_quotes(text, delimiter) is not None
+
+
+def has_plain_line_ends(text: bytes) -> bool:
+    return b"\r" not in text or text.count(b"\r") == text.count(b"\r\n")
 
 
 def outside_quotes(text: bytes, delimiter: str) -> bytes | None:
-    """What stands outside of quotes; None unless each cell that has quotes is all within them, and on one line."""
+    """What stands outside of quotes; None unless each cell that has quotes is surely all within them, on one line."""
     parts = text.split(b'"')
     outside, inside = parts[::2], parts[1::2]
-    before, behind = (delimiter.encode(), b"\n"), (delimiter.encode(), b"\n", b"\r")
+    sign = delimiter.encode()
+    before, behind = {part[-1:] for part in outside[:-1]}, {part[:1] for part in outside[1:]}
     # A part that is empty stands between two quotes, which are one in the cell.
     well_formed = (
         len(parts) % 2 == 1
-        and all(part.endswith(before) for part in set(outside[:-1]) if part)
-        and all(part.startswith(behind) for part in set(outside[1:]) if part)
-        and not any(b"\n" in part for part in inside)
+        and len(sign) == 1
+        and before <= {b"", sign, b"\n"}
+        and behind <= {b"", sign, b"\n", b"\r"}
+        and b"\n" not in b"".join(inside)
     )
     return b"".join(outside) if well_formed else None
 

@@ -73,8 +73,8 @@ def read_iso(text: pl.Series, *, naive: bool) -> pl.Series:
     first = text.drop_nulls().head(1).to_list()
     # Most are like the first.
     likely = sorted(spellings, key=lambda pattern: not any(re.search(pattern, one) for one in first))
-    found = pl.repeat(None, len(text), dtype=pl.Datetime("us"), eager=True)
-    for pattern in likely:
+    found = _read(text, likely[0], spellings[likely[0]])
+    for pattern in likely[1:]:
         unread = found.is_null() & text.is_not_null()
         if unread.any():
             found = found.scatter(unread.arg_true(), _read(text.filter(unread), pattern, spellings[pattern]))
