@@ -20,7 +20,8 @@ def main() -> int:
     logs = actions.add_parser("logs", help=commands.logs.__doc__)
     logs.add_argument("-f", "--follow", action="store_true", default=sys.stdout.isatty(), help="default in a terminal")
     execute = actions.add_parser("exec", help=commands.execute.__doc__)
-    execute.add_argument("command", nargs=argparse.REMAINDER)
+    execute.add_argument("command")
+    execute.add_argument("arguments", nargs=argparse.REMAINDER)
     supervisor = actions.add_parser("supervise")  # for `up` and `run` alone
     supervisor.add_argument("line", type=int)
     arguments = parser.parse_args()
@@ -32,7 +33,7 @@ def main() -> int:
         if arguments.action == "logs":
             return commands.logs(environ, follow=arguments.follow)
         if arguments.action == "exec":
-            return commands.execute(environ, arguments.command or parser.error("exec needs a command"))
+            return commands.execute(environ, [arguments.command, *arguments.arguments])
         return int(arguments.do(environ))
     except (commands.UpFailed, WrongEnvironment) as error:
         commands.progress.print(f"\n{error}")

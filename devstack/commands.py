@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 
 from devstack.claim import claimant, end_leftovers
-from devstack.environment import CHECKOUT, LIVE, REPLAY, data_folder, upstream
+from devstack.environment import CHECKOUT, LIVE, MARK, REPLAY, data_folder, upstream
 from devstack.first_runs import ASTRAY, NoFirstRuns, Run, described, first_runs
 from devstack.kept import Kept, make_folder
 from devstack.logs import LogReader
@@ -30,6 +30,7 @@ STOP_DEADLINE = 60.0
 EVENT_DEADLINE = 400.0
 INTERRUPTED = 130
 NOT_RUNNING = 3
+COMMAND_NOT_RUN, COMMAND_NOT_FOUND = 126, 127  # as shells say it
 
 said = Console(highlight=False, soft_wrap=True, markup=False)
 progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -80,7 +81,7 @@ class Supervised:
         raise UpFailed("The supervisor ended without a word." + self.end_of("supervisor"))
 
     def end_of(self, part: str | None) -> str:
-        """What a part logged last, of what it logged since it was started now."""
+        """The end of a part's log, as far as this start wrote it."""
         if part is None:
             return ""
         log = self.logs / f"{part}.log"
@@ -170,18 +171,24 @@ def logs(environ: Mapping[str, str], *, follow: bool) -> int:
 
 
 def execute(environ: Mapping[str, str], command: Sequence[str]) -> int:
-    """Run a command with the settings of the running stack, such as `python -m tasks replay coingecko --diff`."""
-    stack = _stack(data_folder(environ))
+    """Run a command with the settings of the running stack, not its own: `python -m tasks replay coingecko --diff`."""
+    folder = data_folder(environ)
+    stack = _stack(folder)
     if stack is None:
         progress.print("Not running. `make up` starts it.")
         return NOT_RUNNING
-    try:
+    settings: dict[str, str] = {}
+    with suppress(psutil.Error):
         settings = psutil.Process(stack["pids"]["web"]).environ()
+    # Without the mark: it is no part of the stack, and goes on when that is stopped.
+    if settings.pop(MARK, None) != str(folder):
+        progress.print("The API, whose settings it would get, is being started: try again in a moment.")
+        return NOT_RUNNING
+    try:
         os.execvpe(command[0], list(command), settings)
-    except psutil.NoSuchProcess:
-        raise UpFailed("The API, whose settings it would get, is being started: try again in a moment.") from None
     except OSError as error:
-        raise UpFailed(f"{command[0]}: {error.strerror}.") from None
+        progress.print(f"{command[0]}: {error.strerror}.")
+        return COMMAND_NOT_FOUND if isinstance(error, FileNotFoundError) else COMMAND_NOT_RUN
 
 
 def clean(environ: Mapping[str, str]) -> int:
@@ -247,9 +254,8 @@ def _show_closing(folder: Path, runs: list[Run]) -> None:
     said.print("\nKasparro is up. First runs:")
     for one in runs:
         said.print(f"  {one['source']:<14} {described(one)}")
-    for one in runs:
         if one["status"] in ASTRAY:
-            said.print(f"\n  {one['source']} {one['status']}. The whole story: {stack['api']}/runs/{one['id']}")
+            said.print(f"{'':<16} see {stack['api']}/runs/{one['id']} and {folder / 'logs' / 'worker.log'}")
     _show_addresses(stack)
     said.print("\nTry:")
     said.print(f"  curl '{stack['api']}/data/latest?asset=bitcoin'")

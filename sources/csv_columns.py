@@ -24,12 +24,13 @@ from sources.csv_fileset import FileSet
 UNUSUAL = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
 """NUL, which no cell may have; and what Python strips from the ends of a text and polars does not."""
 
-OTHER_BLANKS = (b"\t", b"\v", b"\f", b"\r")
-"""What may stand in a line and is white space, of ASCII and beside the blank."""
+OTHER_WHITE_SPACE = (b"\t", b"\v", b"\f", b"\r")
+"""What else of ASCII is white space and may stand in a line, beside the space."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-NOT_EVEN = re.compile(rb"[^\r]+")
+UNEVEN = re.compile(rb"\n|[^\r\n]+[\r\n]")
+"""Lines where each even one is a "\\r": one that is too long ends in it, one that is too short is as it was."""
 
 HEAD = 200
 
@@ -89,6 +90,8 @@ class _Block:
         counted = outside_quotes(text, delimiter) if is_quoted else text
         if counted is None or not has_plain_line_ends(text):
             return None
+        if not text.endswith(b"\n"):
+            counted += b"\n"
         is_usual = _is_usual(text)
         if is_usual:
             count, odd = _uneven(counted, delimiter, width)
@@ -152,9 +155,7 @@ class _Numbering:
         maybe_blank = block.whole.filter((first == "") | (first == header))
         blank = {number: items for number in maybe_blank if (items := items_at(number)) == [BLANK]}
         self._apart = apart | blank
-        self.is_row = (
-            ~block.whole.is_in(list(blank)) if blank else pl.repeat(value=True, n=len(block.whole), eager=True)
-        )
+        self.is_row = ~block.whole.is_in(list(blank))
 
     def columns(self, sides: Sequence[pl.DataFrame]) -> Columns:
         """sides: the fields of the rows, one frame for each price that a row has."""
@@ -193,11 +194,11 @@ def _utf8(body: bytes, encoding: str) -> bytes | None:
 
 
 def _stripped(cells: pl.DataFrame, text: bytes) -> pl.DataFrame:
-    """Without the white space around the cells of a text: to look for blanks is done in half the time."""
-    if not text.isascii() or any(sign in text for sign in OTHER_BLANKS):
+    """Without the white space around the cells of a text. To look for spaces takes half the time of stripping all."""
+    if not text.isascii() or any(sign in text for sign in OTHER_WHITE_SPACE):
         return cells.select(pl.all().str.strip_chars())
-    has_blanks = cells.select((pl.all().str.starts_with(" ") | pl.all().str.ends_with(" ")).any())
-    padded = [name for name in cells.columns if has_blanks[name].item()]
+    is_padded = cells.select((pl.all().str.starts_with(" ") | pl.all().str.ends_with(" ")).any())
+    padded = [name for name in cells.columns if is_padded[name].item()]
     return cells.with_columns(pl.col(padded).str.strip_chars()) if padded else cells
 
 
@@ -211,24 +212,21 @@ def _is_usual(text: bytes) -> bool:
 
 
 def _uneven(text: bytes, delimiter: str, width: int) -> tuple[int, list[int]]:
-    """How many lines a text has, and the numbers of those with another number of cells."""
+    """How many lines a text has, each with its end, and the numbers of those with another number of cells."""
     sign = delimiter.encode()
     # Of each line only the delimiters, and its end: to look at these is to look at a tenth.
     signs = text.translate(None, bytes(set(range(256)) - {*sign, *b"\n"}))
-    if not text.endswith(b"\n"):
-        signs += b"\n"
     even, count = sign * (width - 1) + b"\n", signs.count(b"\n")
     if signs == even * count:
         return count, []
-    # A mark that is no delimiter. A line that is too long keeps something before it.
+    # A mark that is no delimiter.
     marked = signs.replace(even, b"\r")
     uneven: list[int] = []
     number = end = 0
-    for found in NOT_EVEN.finditer(marked):
+    for found in UNEVEN.finditer(marked):
         number += found.start() - end
-        *short, long = found.group().split(b"\n")
-        uneven += range(number, number + len(short) + bool(long))
-        number, end = number + len(short), found.end()
+        uneven.append(number)
+        number, end = number + 1, found.end()
     return count, uneven
 
 

@@ -12,17 +12,16 @@ COMMANDS = ("replay", "decide")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks", description="`--help` after a command tells of it.")
+    parser = argparse.ArgumentParser(prog="python -m tasks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     try:
-        command = import_module(f"tasks.{given.command}")  # which reads the settings
+        # The settings are read as its modules are loaded.
+        return int(import_module(f"tasks.{given.command}").main(given.arguments))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    code: int = command.main(given.arguments)
-    return code
 
 
 if __name__ == "__main__":

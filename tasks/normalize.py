@@ -20,8 +20,10 @@ from tasks.quotes import Quotes
 from tasks.treatment import Drift
 
 LONGEST_ITEM = 64 * 1024
-LONGEST_MISTAKE = 500
 """Characters of a rejected item that are kept in its row; the whole of it is in the raw body."""
+
+LONGEST_DETAIL = 500
+"""Characters of what a mapping stumbled over."""
 
 SAMPLE, FIRST = 1000, 100
 """Items of a page that are looked at for their fields; and as many where its rows are read side by side."""
@@ -161,8 +163,14 @@ def mapped(source: Source, item: Item) -> Mapping[str, Any]:
     except (Reject, SoftTimeLimitExceeded):
         raise
     except Exception as error:
-        why = ascii(error)[:LONGEST_MISTAKE]
-        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {why}") from error
+        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {_spelled(error)}") from error
+
+
+def _spelled(error: Exception) -> str:
+    # What it holds is from the item, and so may be what has no spelling.
+    with suppress(TypeError, ValueError, RecursionError):
+        return ascii(error)[:LONGEST_DETAIL]
+    return type(error).__name__
 
 
 def _as_text(item: Item) -> str:

@@ -254,10 +254,10 @@ def test_a_process_says_what_is_wrong_and_ends_without_a_traceback(start: Callab
     assert process.log.read_text() == f"These settings are wrong or missing:\n  {wrong}: Not a valid number.\n"
 
 
-@pytest.mark.parametrize("command", ["replay", "decide"])
+@pytest.mark.parametrize("command", ["replay coingecko --diff", "decide merge one other --reason same"])
 def test_a_command_says_what_is_missing_and_ends_without_a_traceback(command: str) -> None:
     environ = {name: value for name, value in os.environ.items() if name not in NEEDED}
-    asked = [sys.executable, "-m", "tasks", command, "coingecko", "--diff"]
+    asked = [sys.executable, "-m", "tasks", *command.split()]
     ended = subprocess.run(asked, env=environ, capture_output=True, text=True, timeout=60, check=False)
     missing = "".join(f"  {name}: Missing data for required field.\n" for name in NEEDED)
     assert (ended.returncode, ended.stderr) == (2, f"These settings are wrong or missing:\n{missing}")

@@ -16,7 +16,6 @@ import psutil
 import pytest
 import requests
 
-from devstack.claim import end_leftovers
 from devstack.environment import MARK, WrongEnvironment, for_processes, read_environment
 from devstack.process import wait_gone
 
@@ -51,7 +50,6 @@ def devstack(folder: Path, tmp_path: Path) -> Iterator[Stack]:
     yield command
     if folder.exists():
         command("down").communicate(timeout=60)
-        end_leftovers(folder)
 
 
 def said(command: subprocess.Popen[str]) -> tuple[int, str]:
@@ -100,8 +98,9 @@ def test_up_returns_with_a_stack_that_heals_and_down_leaves_no_process(devstack:
     assert (code, told["api"] in output) == (0, True)
     assert "running already" in output
 
-    show = f"import os; print(os.environ['DATABASE_URL'], os.environ['{MARK}'])"
-    assert said(devstack("exec", "python", "-c", show)) == (0, f"{told['database_url']} {folder}\n")
+    show = f"import os; print(os.environ['DATABASE_URL'], os.environ.get('{MARK}'))"
+    assert said(devstack("exec", "--", "python", "-c", show)) == (0, f"{told['database_url']} None\n")
+    assert said(devstack("exec", "no-such-command")) == (127, "no-such-command: No such file or directory.\n")
 
     psutil.Process(told["pids"]["worker"]).kill()
     wait_until(lambda: stack(folder)["pids"]["worker"] != told["pids"]["worker"])
@@ -151,7 +150,7 @@ def test_up_fails_with_the_log_of_the_part_that_did_not_come_up(devstack: Stack,
 def test_up_stays_up_where_a_first_run_fails_and_says_where_to_look(devstack: Stack, folder: Path) -> None:
     code, output = said(devstack("up", ending="failed"))
     assert code == 0, output
-    assert f"stand_in failed. The whole story: {stack(folder)['api']}/runs/1" in output
+    assert f"see {stack(folder)['api']}/runs/1 and {folder / 'logs' / 'worker.log'}" in output
     assert said(devstack("status"))[0] == 0
 
 

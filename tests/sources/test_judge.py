@@ -47,7 +47,23 @@ TIMES = st.sampled_from(
     ]
 )
 TEXTS = st.sampled_from(
-    ["coin", "Coin ", " a,b", '"', "a\x00b", "é", "", "null", "\x1fcoin", "a\nb", "usd", "USD", "x" * 400]
+    [
+        "coin",
+        "Coin ",
+        "\tcoin",
+        "coin\v\f",
+        " a,b",
+        '"',
+        "a\x00b",
+        "é",
+        "",
+        "null",
+        "\x1fcoin",
+        "a\nb",
+        "usd",
+        "USD",
+        "x" * 400,
+    ]
 )
 
 
@@ -161,6 +177,23 @@ def test_any_rows_are_judged_alike(
     text = "".join(sign.join(map(write, row)) + end for row in (header, *rows))
     folder.write("file.csv", text)
     folder.read("file.csv")
+
+
+@tried(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([3, 3, 3, 1, 2, 4, 6]), max_size=30), st.booleans())
+def test_lines_with_any_numbers_of_cells_are_judged_alike(path: Path, widths: list[int], quoted: bool) -> None:
+    folder = Folder(path, daily())
+    cells = ["2024-01-02", '"5"' if quoted else "5", *"abcd"]
+    folder.write("file.csv", "day,price,more\n" + "".join(f"{','.join(cells[:width])}\n" for width in widths))
+    assert folder.read("file.csv").codes == ({"ragged": len(widths) - widths.count(3)} if set(widths) - {3} else {})
+
+
+@pytest.mark.parametrize("white", [" ", "\t", "\v", "\f", "\u00a0", " \t "])
+def test_white_space_around_a_cell_is_no_part_of_it(path: Path, white: str) -> None:
+    folder = Folder(path, daily())
+    folder.write("file.csv", f"day,price\n{white}2024-01-02{white},{white}5\n{white},{white}\n")
+    judged = folder.read("file.csv")
+    assert (judged.prices, judged.blank, judged.rejects) == (["5"], 1, [])
 
 
 @pytest.mark.parametrize("column", ["^d.*$", "*", "^.*$", ""])

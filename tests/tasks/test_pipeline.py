@@ -83,6 +83,18 @@ def test_an_item_that_breaks_the_mapping_costs_no_other(bench: Bench) -> None:
     assert reason["detail"].endswith("""failed: AttributeError("'NoneType' object has no attribute 'strip'")""")
 
 
+def test_an_item_that_cannot_even_be_spelled_costs_no_other(bench: Bench) -> None:
+    def normalize(it: dict[str, str]) -> dict[str, str]:
+        if it["price"] == "huge":
+            raise ValueError(10**5000)
+        return it
+
+    run = bench.ingest(canned([item(0), item(1, price="huge")], normalize=normalize))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    assert reason["detail"].endswith("failed: ValueError")
+
+
 def test_items_with_nul_nan_and_broken_characters_are_rejects_not_failures(bench: Bench) -> None:
     odd = [item(1, name="a\x00b"), item(2, name="\ud800"), item(3, price="NaN"), item(4, price=None, x="\x00\ud800")]
     run = bench.ingest(canned([item(0), *odd]))
