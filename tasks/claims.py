@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.contract import UNTIL_RESUMED
+from sources.contract import UNTIL_RESUMED, TerminalError
 from tasks.logs import hide_secrets
 
 LONGEST_DETAIL = 2000
@@ -122,7 +122,10 @@ def waits_since_page(engine: Engine, claim: Claim) -> int:
 
 
 def succeed(engine: Engine, claim: Claim) -> str:
-    """End a run that has fetched all there was, by what became of its items; returns its last status."""
+    """End a run that has fetched all there was, by what became of its items; returns its last status.
+
+    Raises TerminalError where none of them is in.
+    """
     with engine.begin() as connection:
         outcome = connection.execute(
             text("""
@@ -137,11 +140,10 @@ def succeed(engine: Engine, claim: Claim) -> str:
             {"run": claim.run},
         ).one()
         if outcome.fetched and outcome.rejected == outcome.fetched:
-            detail = (
-                f"All of the {outcome.fetched} items that were fetched were rejected; see /runs/{claim.run}/rejects."
+            raise TerminalError(
+                f"All of the {outcome.fetched} items that were fetched were rejected; see /runs/{claim.run}/rejects.",
+                code="nothing_loaded",
             )
-            end(connection, claim, "failed", "nothing_loaded", detail)
-            return "failed"
         # Upstreams list coins that have no price: worth keeping, not worth an alarm.
         status = "partial" if outcome.noteworthy else "succeeded"
         end(connection, claim, status)

@@ -16,14 +16,12 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
 from sources.judge import judge
 from sources.record import KEYS, VALUES, Record
+from tasks.claims import storable
 from tasks.quotes import Quotes
 from tasks.treatment import Drift
 
 LONGEST_ITEM = 64 * 1024
 """Characters of a rejected item that are kept in its row; the whole of it is in the raw body."""
-
-LONGEST_DETAIL = 500
-"""Characters of what a mapping stumbled over."""
 
 SAMPLE, FIRST = 1000, 100
 """Items of a page that are looked at for their fields; and as many where its rows are read side by side."""
@@ -159,18 +157,23 @@ def _number(value: Any) -> str | None:
 def mapped(source: Source, item: Item) -> Mapping[str, Any]:
     """What the source makes of an item; raises Reject where it cannot."""
     try:
-        return source.normalize(item)
+        fields = source.normalize(item)
     except (Reject, SoftTimeLimitExceeded):
         raise
     except Exception as error:
         raise Reject("", "unmappable", f"the mapping of {source.name} failed: {_spelled(error)}") from error
+    if not isinstance(fields, Mapping):
+        raise Reject("", "unmappable", f"the mapping of {source.name} gave no fields, but {type(fields).__name__}")
+    return fields
 
 
 def _spelled(error: Exception) -> str:
-    # What it holds is from the item, and so may be what has no spelling.
-    with suppress(TypeError, ValueError, RecursionError):
-        return ascii(error)[:LONGEST_DETAIL]
-    return type(error).__name__
+    try:
+        return storable(ascii(error))
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception:  # noqa: BLE001 — what it holds may have no spelling, or a wrong one of its own
+        return type(error).__name__
 
 
 def _as_text(item: Item) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,9 @@ from decimal import Decimal
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
+from settings import secrets_in
 from sources.contract import BLANK, Http, Page, Reject, Window
 from store.engine import make_engine
 from tasks.claims import claim_run
@@ -83,16 +86,51 @@ def test_an_item_that_breaks_the_mapping_costs_no_other(bench: Bench) -> None:
     assert reason["detail"].endswith("""failed: AttributeError("'NoneType' object has no attribute 'strip'")""")
 
 
-def test_an_item_that_cannot_even_be_spelled_costs_no_other(bench: Bench) -> None:
+class Unspeakable(Exception):
+    def __repr__(self) -> str:
+        return self.nothing  # type: ignore[attr-defined,no-any-return]  # which is the mistake
+
+
+class Nul(Exception):
+    def __repr__(self) -> str:
+        return "a\x00b"
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"), [(ValueError(10**5000), "ValueError"), (Unspeakable(), "Unspeakable"), (Nul(), "ab")]
+)
+def test_an_item_whose_mistake_has_no_spelling_costs_no_other(bench: Bench, raised: Exception, said: str) -> None:
     def normalize(it: dict[str, str]) -> dict[str, str]:
-        if it["price"] == "huge":
-            raise ValueError(10**5000)
+        if it["price"] == "odd":
+            raise raised
         return it
 
-    run = bench.ingest(canned([item(0), item(1, price="huge")], normalize=normalize))
+    run = bench.ingest(canned([item(0), item(1, price="odd")], normalize=normalize))
     assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
     [reason] = bench.one("SELECT reasons FROM rejects")
-    assert reason["detail"].endswith("failed: ValueError")
+    assert reason["detail"].endswith(f"failed: {said}")
+
+
+def test_a_secret_in_a_mappings_mistake_is_not_kept(bench: Bench) -> None:
+    [secret, *_] = secrets_in(os.environ)
+
+    def normalize(it: dict[str, str]) -> dict[str, str]:
+        if it["price"] == "odd":
+            raise KeyError(f"{'x' * 1990}{secret}")
+        return it
+
+    bench.ingest(canned([item(0), item(1, price="odd")], normalize=normalize))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    assert "x" * 1000 in reason["detail"]
+    assert secret[:5] not in reason["detail"]
+
+
+def test_an_item_of_which_the_mapping_makes_nothing_costs_no_other(bench: Bench) -> None:
+    source = canned([item(0), item(1, price="none")], normalize=lambda it: None if it["price"] == "none" else it)
+    run = bench.ingest(source)
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    assert reason["detail"] == f"the mapping of {source.name} gave no fields, but NoneType"
 
 
 def test_items_with_nul_nan_and_broken_characters_are_rejects_not_failures(bench: Bench) -> None:
@@ -107,9 +145,12 @@ def test_items_without_a_price_alone_do_not_make_a_run_partial(bench: Bench) -> 
 
 
 def test_a_run_whose_items_were_all_rejected_has_failed(bench: Bench) -> None:
-    run = bench.ingest(canned([item(0, price=None), item(1, symbol="")]))
+    with capture_logs() as logs:
+        run = bench.ingest(canned([item(0, price=None), item(1, symbol="")]))
     assert (run["status"], run["error_code"]) == ("failed", "nothing_loaded")
     assert f"/runs/{run['id']}/rejects" in run["error_detail"]
+    [ended] = [log for log in logs if log["event"] == "run_ended"]
+    assert (ended["log_level"], ended["code"], ended["detail"]) == ("error", "nothing_loaded", run["error_detail"])
 
 
 def test_every_item_is_accounted_for_where_it_ends(bench: Bench) -> None:
