@@ -84,7 +84,7 @@ class _Block:
     def of(cls, text: bytes, delimiter: str, width: int) -> _Block | None:
         """None where a record may be more than one line, or a quote or a line end not what it seems."""
         sign = delimiter.encode()
-        if len(sign) != 1 or sign in b'"\r\n' or text.startswith(BYTE_ORDER_MARK):
+        if len(sign) != 1 or sign in b'"\r\n':
             return None
         is_quoted = b'"' in text
         counted = outside_quotes(text, delimiter) if is_quoted else text
@@ -131,6 +131,9 @@ class _Block:
         # polars reads over what is only uneven; but it counts the columns by the first line.
         reads_over = self.is_usual and self.odd[:1] != [0]
         text = self.text if reads_over else b"\n".join([*map(self.lines.__getitem__, self.whole), b""])
+        # polars reads over one wherever its text begins.
+        if text.startswith(BYTE_ORDER_MARK):
+            return None
         cells = pl.read_csv(
             text,
             has_header=False,

@@ -196,6 +196,15 @@ def test_white_space_around_a_cell_is_no_part_of_it(path: Path, white: str) -> N
     assert (judged.prices, judged.blank, judged.rejects) == (["5"], 1, [])
 
 
+@pytest.mark.parametrize("first", ["short", "a,b,c", "", "2024-01-01,4"])
+def test_a_mark_within_a_file_is_part_of_its_cell(path: Path, first: str) -> None:
+    folder = Folder(path, daily())
+    folder.write("file.csv", f"day,price\n{first}\n\ufeff2024-01-02,5\n2024-01-03,6\n")
+    judged = folder.read("file.csv")
+    assert judged.prices == (["4", "6"] if first.startswith("2024") else ["6"])
+    assert judged.codes["not_a_time"] == 1
+
+
 @pytest.mark.parametrize("column", ["^d.*$", "*", "^.*$", ""])
 def test_a_columns_name_is_no_pattern_of_names(path: Path, column: str) -> None:
     named = {field: value for field, value in COIN.items() if field != "name"}
