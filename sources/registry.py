@@ -42,9 +42,11 @@ def _registry() -> Mapping[str, Source]:
 def _declared(module: str) -> Source:
     try:
         source = import_module(module).source
-    except (ImportError, AttributeError, TypeError) as error:
+    except SettingsError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the module does as it is loaded
         where = "MODULES of sources/registry.py" if module in MODULES else "EXTRA_SOURCES"
-        raise SettingsError(f"{where}: {module} is no module with a `source`: {error}.") from error
+        raise SettingsError(f"{where}: {module} is no module with a `source`: {_said(error)}.") from error
     if not isinstance(source, Source):
         raise SettingsError(f"{module}.source must be a sources.contract.Source, not a {type(source).__name__}.")
     if not NAME.fullmatch(source.name):
@@ -59,6 +61,12 @@ def _declared(module: str) -> Source:
             f"it is {wrong[0]!r}."
         )
     return source
+
+
+def _said(error: BaseException) -> str:
+    """Of the usual ones what they say, of others what they are as well."""
+    usual = isinstance(error, ImportError | AttributeError | TypeError)
+    return str(error) if usual else f"{type(error).__name__}: {error}"
 
 
 def _as_configured(source: Source) -> Source:

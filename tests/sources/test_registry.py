@@ -88,9 +88,11 @@ def test_a_module_of_its_own_is_a_source_too(registry: Registry, tmp_path: Path)
 def test_all_that_is_wrong_is_said_at_once(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("")
     (tmp_path / "number.py").write_text("source = 7")
+    (tmp_path / "lost.py").write_text("1 / 0")
+    (tmp_path / "over.py").write_text("raise SystemExit(0)")
     (tmp_path / "lame.py").write_text("from sources.contract import Nothing")
     (tmp_path / "slash.py").write_text(GOOD.format(name="a/b"))
-    modules = "absent, none, number, lame, slash, ./slash.py"
+    modules = "absent, none, number, lost, over, lame, slash, ./slash.py"
     shown = registry({"EXTRA_SOURCES": modules, "COINGECKO_PLAN": "pro", "COINPAPRIKA_EVERY": "often"})
     assert shown.splitlines() == [
         "These settings are wrong or missing:",
@@ -99,6 +101,8 @@ def test_all_that_is_wrong_is_said_at_once(registry: Registry, tmp_path: Path) -
         "EXTRA_SOURCES: absent is no module with a `source`: No module named 'absent'.",
         "EXTRA_SOURCES: none is no module with a `source`: module 'none' has no attribute 'source'.",
         "number.source must be a sources.contract.Source, not a int.",
+        "EXTRA_SOURCES: lost is no module with a `source`: ZeroDivisionError: division by zero.",
+        "EXTRA_SOURCES: over is no module with a `source`: SystemExit: 0.",
         f"EXTRA_SOURCES: lame is no module with a `source`: cannot import name 'Nothing' from 'sources.contract' "
         f"({ROOT / 'sources' / 'contract.py'}).",
         "slash.source: its name must match [a-z][a-z0-9_]{0,62}, it is 'a/b'.",
