@@ -20,7 +20,7 @@ from rich.console import Console
 
 from devstack.claim import claimant, end_leftovers
 from devstack.environment import CHECKOUT, LIVE, MARK, REPLAY, data_folder, upstream
-from devstack.first_runs import ASTRAY, NoFirstRuns, Run, described, first_runs
+from devstack.first_runs import LOADED, NoFirstRuns, Run, described, first_runs
 from devstack.kept import Kept, make_folder
 from devstack.logs import LogReader
 from devstack.postgres import Postgres
@@ -150,7 +150,7 @@ def status(environ: Mapping[str, str]) -> int:
     folder = data_folder(environ)
     stack = _stack(folder)
     if stack is None:
-        progress.print("Starting." if claimant(folder) else "Not running. `make up` starts it.")
+        progress.print("Starting, or stopping." if claimant(folder) else "Not running. `make up` starts it.")
         return NOT_RUNNING
     for name, pid in stack["pids"].items():
         alive = psutil.pid_exists(pid) and not is_gone(psutil.Process(pid))
@@ -181,9 +181,12 @@ def execute(environ: Mapping[str, str], command: Sequence[str]) -> int:
     with suppress(psutil.Error):
         settings = psutil.Process(stack["pids"]["web"]).environ()
     # Without the mark: it is no part of the stack, and goes on when that is stopped.
-    if settings.pop(MARK, None) != str(folder):
+    marked = settings.pop(MARK, None)
+    if marked is None or not Path(marked).samefile(folder):
         progress.print("The API, whose settings it would get, is being started: try again in a moment.")
         return NOT_RUNNING
+    # Python ignores it, and so would the command.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execvpe(command[0], list(command), settings)
     except OSError as error:
@@ -234,7 +237,7 @@ def _already_up(folder: Path) -> int:
     if stack is None:
         progress.print("Another command is starting or stopping the stack right now: try again in a moment.")
         return 1
-    progress.print("Kasparro is running already.")
+    progress.print("Kasparro is running already. For what has changed since, such as a source: `make down`, and again.")
     _show_addresses(stack)
     return 0
 
@@ -254,7 +257,7 @@ def _show_closing(folder: Path, runs: list[Run]) -> None:
     said.print("\nKasparro is up. First runs:")
     for one in runs:
         said.print(f"  {one['source']:<14} {described(one)}")
-        if one["status"] in ASTRAY:
+        if one["status"] not in LOADED:
             said.print(f"{'':<16} see {stack['api']}/runs/{one['id']} and {folder / 'logs' / 'worker.log'}")
     _show_addresses(stack)
     said.print("\nTry:")

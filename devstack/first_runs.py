@@ -15,8 +15,8 @@ DEADLINE = 60.0
 """Seconds until the runs are left to themselves: a large one goes on, and one that waits has said why."""
 
 LOOK_EVERY = 0.2
-ENDED = ("succeeded", "partial", "failed", "cancelled")
-ASTRAY = ("failed", "cancelled")
+LOADED = ("succeeded", "partial")
+ENDED = (*LOADED, "failed", "cancelled")
 
 Run = dict[str, Any]
 

@@ -96,7 +96,6 @@ class Supervisor:
     def run(self) -> None:
         """Serve until Stop is raised. Raises StackFailed when a part cannot be had."""
         with ExitStack() as stack:
-            stack.callback(self.stack_file.unlink, missing_ok=True)
             try:
                 self._start(stack)
                 self.channel.tell(serving=True)
@@ -105,6 +104,8 @@ class Supervisor:
                     self._look_after()
             except (ServerFailed, WrongEnvironment, NoFreePort) as error:
                 raise StackFailed(str(error)) from None
+            finally:  # before anything is stopped: it says that all of it is there
+                self.stack_file.unlink(missing_ok=True)
 
     def _start(self, stack: ExitStack) -> None:
         env = self._environment(
