@@ -95,6 +95,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until Stop is raised. Raises StackFailed when a part cannot be had."""
+        self.stack_file.unlink(missing_ok=True)  # of one that was killed
         with ExitStack() as stack:
             try:
                 self._start(stack)

@@ -191,8 +191,8 @@ def outside_quotes(text: bytes, delimiter: str) -> bytes | None:
     outside, inside = parts[::2], parts[1::2]
     sign = delimiter.encode()
     before, behind = {part[-1:] for part in outside[:-1]}, {part[:1] for part in outside[1:]}
-    # A part that is empty stands between two quotes, which are one in the cell. Of a delimiter of
-    # several bytes its neighbours' bytes do not tell.
+    # A part that is empty stands between two quotes, which are one in the cell. A byte is not all of a delimiter of
+    # several.
     well_formed = (
         len(parts) % 2 == 1
         and len(sign) == 1
