@@ -101,6 +101,8 @@ def test_up_returns_with_a_stack_that_heals_and_down_leaves_no_process(devstack:
     show = f"import os; print(os.environ['DATABASE_URL'], os.environ.get('{MARK}'))"
     assert said(devstack("exec", "--", "python", "-c", show)) == (0, f"{told['database_url']} None\n")
     assert said(devstack("exec", "no-such-command")) == (127, "no-such-command: No such file or directory.\n")
+    # Who stops reading ends it, as is usual.
+    assert said(devstack("exec", "sh", "-c", "kill -PIPE $$; echo goes on")) == (-signal.SIGPIPE, "")
 
     psutil.Process(told["pids"]["worker"]).kill()
     wait_until(lambda: stack(folder)["pids"]["worker"] != told["pids"]["worker"])
@@ -159,6 +161,16 @@ def test_up_that_fails_shows_no_logs_of_earlier_starts(devstack: Stack) -> None:
     output = said(devstack("up", flower="echo the reason; exit 7"))[1]
     assert "the reason" in output
     assert "earlier" not in output
+
+
+def test_up_beside_a_down_calls_no_dying_stack_running(devstack: Stack, folder: Path) -> None:
+    lingers = f"trap 'sleep 3; exit' TERM; {STAND_IN} FLOWER_PORT succeeded & wait"
+    assert said(devstack("up", flower=lingers))[0] == 0
+    down = devstack("down")
+    wait_until(lambda: not (folder / "stack.json").exists())
+    code, output = said(devstack("up"))
+    assert (code, "starting or stopping" in output) == (1, True)
+    assert said(down)[0] == 0
 
 
 def marked(process: psutil.Process) -> str | None:
