@@ -22,7 +22,7 @@ from sources.contract import (
     Upstream,
     Window,
 )
-from sources.json_body import json_list, read_json
+from sources.http.json_body import json_list, read_json
 
 EVERY = timedelta(minutes=30)
 PER_PAGE = 250

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sources.contract import History, Http, Item, Page, Past, Rate, Reject, Reply, Source, Upstream, Window
-from sources.json_body import json_list
+from sources.http.json_body import json_list
 
 
 def fetch(window: Window, http: Http) -> Iterator[Page]:

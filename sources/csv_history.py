@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sources import csv_files
-from sources.csv_fileset import FileSet
+from sources.csv import source as csv_files
+from sources.csv.fileset import FileSet
 
 CANDLE = {"open": "open", "high": "high", "low": "low", "price": "close"}
 

@@ -11,7 +11,7 @@ from typing import get_args
 
 from settings import SettingsError, get_settings, read_upstream
 from sources.contract import CatchUp, DriftPolicy, Rate, Retention, Source
-from sources.plans import address
+from sources.http.plans import address
 
 MODULES = (
     "sources.coinpaprika",

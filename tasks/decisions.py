@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, text
 
-from sources.judge import Listed
+from sources.record_columns import Listed
 from tasks.slugs import Slugs
 
 ListingName = tuple[str, str]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.judge import Listed
+from sources.record_columns import Listed
 from store.tables import SYMBOL_KEY
 from tasks.decisions import OVERRIDE, OVERRIDES, SAME_ID, Decided, Overrides, add_assets, assets_named, deciding, record
 from tasks.likeness import Spelling, match

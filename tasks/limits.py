@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from settings import get_settings
 from sources.contract import Source, TransientError
-from sources.http import CONNECT_TIMEOUT
+from sources.http.client import CONNECT_TIMEOUT
 from tasks.breaker import Breaker
 
 MINUTE = 60.0

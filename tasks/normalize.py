@@ -14,8 +14,8 @@ import polars as pl
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
-from sources.judge import judge
 from sources.record import KEYS, VALUES, Record
+from sources.record_columns import judge
 from tasks.claims import storable
 from tasks.quotes import Quotes
 from tasks.treatment import Drift

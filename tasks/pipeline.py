@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 
 from settings import Settings, SettingsError
 from sources.contract import Source, TerminalError, TransientError
-from sources.http import Access, HttpClient
-from sources.plans import address
+from sources.http.client import Access, HttpClient
+from sources.http.plans import address
 from tasks.breaker import Breaker
 from tasks.claims import Claim
 from tasks.faults import reach

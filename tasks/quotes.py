@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from sources.judge import TIME, Judged, Listed
 from sources.record import VALUES, Quote
+from sources.record_columns import TIME, Judged, Listed
 
 ListingKey = tuple[str, str]
 """source_asset_id and quote_currency: a listing's key within its source."""

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, select
 
 from settings import Settings
 from sources.contract import Cursor, Page, Source, Window
-from sources.http import HttpClient
+from sources.http.client import HttpClient
 from store import tables
 from tasks.ahead import Ahead
 from tasks.claims import Claim

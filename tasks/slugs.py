@@ -9,7 +9,7 @@ from itertools import count
 
 from sqlalchemy import Connection, text
 
-from sources.judge import Listed
+from sources.record_columns import Listed
 
 
 class Slugs:

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine, text
 
 import sources
 from settings import VERSION
-from sources.conditional import Known
 from sources.contract import Page, Source
+from sources.http.revalidation import Known
 from sources.registry import SOURCES
 from tasks import normalize
 from tasks.bodies import read_body
@@ -156,7 +156,7 @@ def _digest(file: str | Path) -> bytes:
     return hashlib.sha256(Path(file).read_bytes()).digest()
 
 
-_SHARED = (*sorted(Path(sources.__path__[0]).glob("*.py")), Path(normalize.__file__))
+_SHARED = (*sorted(Path(sources.__path__[0]).rglob("*.py")), Path(normalize.__file__))
 
 # Now, with the code itself: files may be replaced under a process that runs.
 for _source in SOURCES.values():

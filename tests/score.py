@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from devstack.postgres import Postgres
-from sources.judge import Listed
+from sources.record_columns import Listed
 from store.engine import make_engine
 from tasks.identity import Listings
 from tasks.second_look import look_again

@@ -13,7 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from sources.contract import Http, Page, Source, Window
-from sources.json_body import json_list
+from sources.http.json_body import json_list
 
 OBSERVED = datetime(2026, 1, 1, tzinfo=UTC)
 FETCHED = datetime(2026, 2, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from sources.http import Access, HttpClient
+from sources.http.client import Access, HttpClient
 
 KEY = "s3cret-key-of-an-upstream"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

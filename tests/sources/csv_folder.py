@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from settings import get_settings
-from sources import csv_files
 from sources.contract import BLANK, Cursor, Page, Reject, Source, Window
-from sources.csv_fileset import FileSet
+from sources.csv import source as csv_files
+from sources.csv.fileset import FileSet
 from sources.record import Quote, Record
 from tasks.normalize import normalize_page
 

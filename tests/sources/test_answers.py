@@ -11,7 +11,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from sources.contract import TerminalError, TransientError
-from sources.json_body import json_list
+from sources.http.json_body import json_list
 from tests.sources.conftest import HEAD, KEY, Clients, RawUpstream, answer, serve, within
 
 # What is refused

@@ -12,8 +12,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from sources.conditional import Known
 from sources.contract import TransientError
+from sources.http.revalidation import Known
 from tests.sources.conftest import Clients, RawServer
 
 BODY = b'[{"id": "bitcoin"}]'

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sources.contract import Reject, TransientError
-from sources.csv_blocks import CHUNK, MOST_LINES, Reading, cut
+from sources.csv.blocks import CHUNK, MOST_LINES, Reading, cut
 from tests.sources.csv_folder import Folder, Judged, daily, kept, whole
 
 CELL = st.text(st.sampled_from('ab1,;"\n\r é\u2028\x85😀\x00'), max_size=8)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sources.contract import Reject, TerminalError
-from sources.csv_fileset import SUFFIXES, FileSet
+from sources.csv.fileset import SUFFIXES, FileSet
 from tests.sources.csv_folder import COIN, Folder, Judged, daily
 
 DAY = datetime(2024, 1, 2, tzinfo=UTC)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sources.csv_fileset import SUFFIXES, FileSet
+from sources.csv.fileset import SUFFIXES, FileSet
 from tests.sources.csv_folder import NOW, Folder
 
 

@@ -208,7 +208,7 @@ def test_an_upstream_that_falls_silent_is_left_at_the_deadline(
 def test_an_upstream_that_falls_silent_is_asked_again_long_before_the_deadline(
     raw_upstream: RawUpstream, client: Clients, monkeypatch: pytest.MonkeyPatch, begins: bytes
 ) -> None:
-    monkeypatch.setattr("sources.http.READ_TIMEOUT", 0.2)
+    monkeypatch.setattr("sources.http.client.READ_TIMEOUT", 0.2)
 
     def falls_silent(server: RawServer, connection: socket.socket) -> None:
         connection.sendall(begins)
@@ -225,7 +225,7 @@ def test_an_upstream_that_falls_silent_is_asked_again_long_before_the_deadline(
 def test_an_upstream_that_takes_no_connection_is_left_long_before_the_deadline(
     client: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sources.http.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", 0.2)
     with full_listener() as url, within(3), pytest.raises(TransientError) as caught:
         client(url, deadline=20).get("/tickers")
     assert caught.value.detail == "example: GET /tickers failed: ConnectTimeout"
@@ -258,7 +258,7 @@ def test_a_slow_answer_that_comes_in_time_is_a_reply(raw_upstream: RawUpstream, 
 
 
 def test_the_addresses_of_a_host_share_the_time(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sources.http.CONNECT_TIMEOUT", DEADLINE / 2)
+    monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", DEADLINE / 2)
     look_up = socket.getaddrinfo
 
     def ten(host: str, *args: Any, **kwargs: Any) -> list[Any]:

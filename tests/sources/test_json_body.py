@@ -14,7 +14,7 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from sources.contract import Page, TransientError
-from sources.json_body import json_list
+from sources.http.json_body import json_list
 from tasks.normalize import normalize_page
 from tests.upstreams import FETCHED, canned, item
 

@@ -16,9 +16,9 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from sources.contract import Page, Reject
-from sources.csv_fileset import SUFFIXES
-from sources.judge import judge
+from sources.csv.fileset import SUFFIXES
 from sources.record import Quote, Record
+from sources.record_columns import judge
 from tasks.normalize import normalize_page
 from tests.sources.csv_folder import COIN, Folder, daily
 from tests.sources.test_record import FIELDS, LATEST, values

@@ -6,7 +6,7 @@ import pytest
 
 from settings import SettingsError
 from sources.coingecko import source as coingecko
-from sources.plans import address
+from sources.http.plans import address
 from tests.sources.conftest import KEY
 from tests.upstreams import canned
 

@@ -12,7 +12,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from sources.contract import Http, Page, Source, Upstream, Window
-from sources.json_body import json_list
+from sources.http.json_body import json_list
 
 
 @dataclass

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, RowMapping
 from devstack.replay import Replay, routes
 from sources.coingecko import source as coingecko
 from sources.contract import Http, Page, TransientError, Window
-from sources.json_body import json_list
+from sources.http.json_body import json_list
 from tasks.leases import LeaseLost
 from tests.tasks import feed as feed_module
 from tests.tasks.conftest import Bench

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from sources import coingecko, coinpaprika, csv_files
+from sources import coingecko, coinpaprika
 from sources.contract import Http, Page, Source, Window
+from sources.csv import source as csv_files
 from store.engine import make_engine
 from tests.sources.csv_folder import environment
 from tests.sources.test_csv_real_data import FILES

@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 from werkzeug import Request, Response
 
 from sources.contract import Http, Page, Source, Window
-from sources.json_body import read_json
+from sources.http.json_body import read_json
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
 from tests.upstreams import canned, item

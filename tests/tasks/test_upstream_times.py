@@ -14,7 +14,7 @@ from sqlalchemy import RowMapping
 from werkzeug import Request, Response
 
 from sources.contract import Http, Page, Source, Window
-from sources.json_body import json_list
+from sources.http.json_body import json_list
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed, feed_source
 from tests.upstreams import item

@@ -13,11 +13,11 @@ from typing import Any
 
 from settings import get_settings
 from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
-from sources.csv_blocks import UNFIT, decode, rows
-from sources.csv_columns import columns_of
-from sources.csv_fileset import FileSet
-from sources.csv_look import look_at, naming, range_bytes_of
-from sources.csv_ranges import parted, partitions_of
+from sources.csv.blocks import UNFIT, decode, rows
+from sources.csv.columns import columns_of
+from sources.csv.fileset import FileSet
+from sources.csv.ranges import parted, partitions_of
+from sources.csv.scan import look_at, naming, range_bytes_of
 
 NOT_UTF8 = "\\udc"
 """How a byte of a file's name that is not UTF-8 is written in its partition's."""

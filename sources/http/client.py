@@ -15,10 +15,10 @@ import backoff
 import requests
 from urllib3.exceptions import HTTPError
 
-from sources.answers import check_body, check_status, read_body, redirected_to
-from sources.conditional import Known, etag_of, last_modified_of
 from sources.contract import Reply, TerminalError, TransientError
-from sources.deadline import Deadline, KeepsDeadlines
+from sources.http.deadline import Deadline, KeepsDeadlines
+from sources.http.responses import check_body, check_status, read_body, redirected_to
+from sources.http.revalidation import Known, etag_of, last_modified_of
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0

@@ -19,9 +19,9 @@ from typing import BinaryIO
 
 from settings import Settings
 from sources.contract import Cursor, Page, TerminalError, TransientError, Window
-from sources.csv_blocks import CHUNK, Block, Head, Reading, cut, read_head, read_mark
-from sources.csv_fileset import FileSet
-from sources.csv_ranges import Place, division, parted
+from sources.csv.blocks import CHUNK, Block, Head, Reading, cut, read_head, read_mark
+from sources.csv.fileset import FileSet
+from sources.csv.ranges import Place, division, parted
 
 QUIET = timedelta(seconds=60)
 """After so long without a change nobody is writing to a file any more."""

@@ -17,9 +17,9 @@ from itertools import islice
 import polars as pl
 
 from sources.contract import BLANK, Columns, Item, Page
-from sources.csv_blocks import decode, has_plain_line_ends, outside_quotes, rows
-from sources.csv_fields import fields_of, in_frame
-from sources.csv_fileset import FileSet
+from sources.csv.blocks import decode, has_plain_line_ends, outside_quotes, rows
+from sources.csv.fields import fields_of, in_frame
+from sources.csv.fileset import FileSet
 
 UNUSUAL = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
 """NUL, which no cell may have; and what Python strips from the ends of a text and polars does not."""

@@ -11,9 +11,9 @@ from decimal import Decimal
 
 import polars as pl
 
-from sources.csv_fileset import EPOCHS, PLACEHOLDER, FileSet, Unreadable
-from sources.judge import TIME, read_iso
+from sources.csv.fileset import EPOCHS, PLACEHOLDER, FileSet, Unreadable
 from sources.record import KEYS, VALUES
+from sources.record_columns import TIME, read_iso
 
 NO_NUMBER = "?"
 # In each unit so many that a date's microseconds do not overflow.

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from sources.csv_blocks import Block, Reading, cut, decode, is_line_by_line, rows
+from sources.csv.blocks import Block, Reading, cut, decode, is_line_by_line, rows
 
 BETWEEN = "//"
 """What stands between a file's name and a mark, and in no path of a file."""

@@ -1,0 +1,1 @@
+"""CSV files as a source: find, scan, cut into blocks, read as columns."""

@@ -1,0 +1,1 @@
+"""Requests to an upstream, and what its responses mean."""
