@@ -15,7 +15,7 @@ from app.resource import Enveloped, Resource
 from app.state import reading, state
 from app.wire import Instant
 from store.tables import Asset, LatestQuote, Listing, Quote
-from tasks.figures import SAME_TIME
+from tasks.anomalies.figures import SAME_TIME
 
 blueprint = Resource(
     "agreement", __name__, url_prefix="/assets", description="Whether sources say the same of an asset."

@@ -20,7 +20,7 @@ from app.state import reading
 from app.wire import Instant
 from sources.record import VALUES
 from store.tables import AnomalyFound
-from tasks.figures import FILLED
+from tasks.anomalies.figures import FILLED
 
 MOVED, MOST_MOVED = math.log(1.5), 50
 """A price that moved by more from one run to the other is told, the farthest first."""

@@ -17,7 +17,7 @@ from app.resource import LINK, Enveloped, Paged, Pagination, Resource, Several, 
 from app.state import reading
 from app.wire import Instant
 from store.tables import Asset, LatestQuote, Listing
-from tasks.decisions import STANDS_FOR
+from tasks.identity.decisions import STANDS_FOR
 
 blueprint = Resource(
     "assets", __name__, url_prefix="/assets", description="The real things that listings of several sources speak of."

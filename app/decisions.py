@@ -19,8 +19,8 @@ from app.resource import LINK, Arguments, Enveloped, NoQuery, Paged, Pagination,
 from app.state import reading, state
 from app.wire import Instant
 from store.tables import Asset, Decision, Listing
-from tasks.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
-from tasks.undo import undo
+from tasks.identity.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
+from tasks.identity.undo import undo
 
 blueprint = Resource("decisions", __name__, description="Which asset a listing is of, and why.")
 

@@ -17,7 +17,7 @@ from app.wire import Instant
 from sources.contract import DriftPolicy
 from sources.registry import SOURCES
 from store.tables import DRIFT_KINDS, DriftChange, ShapeVersion
-from tasks.drift import accept
+from tasks.drift.watch import accept
 
 DriftKey = cursor.BigId
 

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from app.problems import invalid_parameter, nearest, shown
 from app.resource import Paged, Several, Text, source_name
 from store.tables import Asset, Listing
-from tasks.decisions import STANDS_FOR
+from tasks.identity.decisions import STANDS_FOR
 
 MOST_CANDIDATES = 2000
 

@@ -15,7 +15,7 @@ import structlog
 from gunicorn.glogging import Logger
 
 from settings import SettingsError, get_settings
-from tasks.logs import configure_logging
+from tasks.runtime.logs import configure_logging
 
 log = structlog.get_logger("app.gunicorn")
 

@@ -21,9 +21,9 @@ from app.state import PROBE_TIMEOUT, State, state
 from app.wire import Instant
 from settings import Settings
 from sources.registry import SOURCES
-from tasks.breaker import CLOSED, BreakerState, read_breakers
-from tasks.claims import DISK_FULL
-from tasks.health import broker_takes_messages, late_after
+from tasks.runs.claims import DISK_FULL
+from tasks.runtime.broker import broker_takes_messages, late_after
+from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from app.health import heartbeats, oldest_queued_age
 from app.resource import Resource
 from app.state import reading, state
 from store.tables import Page, Source
-from tasks.breaker import read_breakers
+from tasks.upstream.circuit_breaker import read_breakers
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, exists
 from app.resource import Enveloped, Pagination, Text
 from app.wire import Instant
 from store.tables import REJECT_STATES, Page, Reject
-from tasks.stored import SHA256
+from tasks.runs.parameters import SHA256
 
 
 class ReasonSchema(Schema):

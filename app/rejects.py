@@ -33,8 +33,8 @@ from app.runs import RunsAccepted, answer_runs
 from app.state import reading
 from app.wire import Instant, instant_sql
 from store.tables import REJECT_STATES, Page, Reject
-from tasks.runs import RunRequest
-from tasks.stored import Stored
+from tasks.runs.parameters import ReplayParameters
+from tasks.runs.requests import RunRequest
 
 blueprint = Resource("rejects", __name__, url_prefix="/rejects", description="Items that could not become quotes.")
 
@@ -217,7 +217,7 @@ def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
     passes now is loaded once, what is loaded already stays as it is, and what still fails keeps its place.
     """
     chosen = {name: value for name, value in body.items() if name != "source"}
-    stored = Stored(rejected=True, **chosen)
+    stored = ReplayParameters(rejected=True, **chosen)
     with reading() as connection:
         sources = _sources(connection, body)
     if not sources:

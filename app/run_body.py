@@ -14,7 +14,7 @@ from app.wire import Instant
 from sources.record import EARLIEST
 from sources.registry import SOURCES
 from store.tables import RUN_KINDS
-from tasks.backfill import EXISTING
+from tasks.runs.parameters import EXISTING
 
 OF_A_KIND = {
     "live": ("full_refresh",),

@@ -34,9 +34,16 @@ from app.state import reading, state
 from sources.contract import TerminalError
 from sources.registry import SOURCES
 from store.tables import RUN_KINDS, RUN_STATUSES, Page, Reject, Run
-from tasks.backfill import Backfill, plan
-from tasks.runs import IdempotencyMismatch, RunConflict, RunRequest, UnknownSource, request_cancel, request_runs
-from tasks.stored import Stored
+from tasks.run_kinds.backfill import plan
+from tasks.runs.parameters import BackfillParameters, ReplayParameters
+from tasks.runs.requests import (
+    IdempotencyMismatch,
+    RunConflict,
+    RunRequest,
+    UnknownSource,
+    request_cancel,
+    request_runs,
+)
 
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -149,14 +156,14 @@ def request_some(body: dict[str, Any], _: dict[str, Any]) -> Response:
         return answer_runs([RunRequest(name, body["full_refresh"]) for name in names])
     given = {name: body[name] for name in OF_A_KIND[body["kind"]] if name in body}
     if body["kind"] == "replay":
-        return answer_runs([RunRequest(name, replay=Stored(**given)) for name in names])
+        return answer_runs([RunRequest(name, replay=ReplayParameters(**given)) for name in names])
     return _backfill(names, given)
 
 
 def _backfill(names: Sequence[str], given: dict[str, Any]) -> Response:
     """Ask for backfills, or say what they would do. What is to come is not fetched."""
     is_dry = given.pop("dry_run", False)
-    wanted = Backfill(**{**given, "assets": tuple(dict.fromkeys(given["assets"]))})
+    wanted = BackfillParameters(**{**given, "assets": tuple(dict.fromkeys(given["assets"]))})
     try:
         plans = {name: plan(state().engine, SOURCES[name], wanted, datetime.now(UTC)) for name in names}
     except TerminalError as error:

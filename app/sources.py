@@ -18,9 +18,9 @@ from sources.contract import CatchUp
 from sources.contract import Source as Declared
 from sources.registry import SOURCES
 from store.tables import Checkpoint, Source
-from tasks.breaker import CLOSED, read_breakers
-from tasks.kinds import OURS
-from tasks.runs import pause_source, resume_source
+from tasks.run_kinds.source_for_run import OURS
+from tasks.runs.requests import pause_source, resume_source
+from tasks.upstream.circuit_breaker import CLOSED, read_breakers
 
 LONGEST_PAUSE = timedelta(days=366)
 

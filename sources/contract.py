@@ -33,7 +33,7 @@ WHOLE: Final = ""
 """The partition of a source that has only one."""
 
 DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
-"""What follows where a field of a source's items is new, gone, renamed or of another type (tasks/drift.py):
+"""What follows where a field of a source's items is new, gone, renamed or of another type (tasks/drift/watch.py):
 it is noted, and all goes on; the field becomes null; the items it affects are rejected; nothing of the page is loaded,
 the run fails, and the source is paused. A new field that the mapping does not use is only noted."""
 

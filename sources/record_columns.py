@@ -45,6 +45,14 @@ class Listed(NamedTuple):
     quote_currency: str
 
 
+ListingKey = tuple[str, str]
+"""source_asset_id and quote_currency: a listing's key within its source."""
+
+
+def key_of(listed: Listed) -> ListingKey:
+    return listed.source_asset_id, listed.quote_currency
+
+
 class Judged(NamedTuple):
     """taken: `item`, `listed` (a place in `listed`), `observed_at`, and the values as text. left: places of items."""
 

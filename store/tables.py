@@ -48,7 +48,7 @@ UNFINISHED = ("queued", "running", "waiting")
 UNJUDGED = "judged_at IS NULL AND kind = 'live' AND status IN ('succeeded', 'partial', 'failed')"
 
 SYMBOL_KEY = r"left(regexp_replace(lower(symbol), '\W|_', '', 'g'), 10)"
-"""Of listings; what tasks/likeness.py has as a symbol's key, where it is plain ASCII."""
+"""Of listings; what tasks/identity/similarity.py has as a symbol's key, where it is plain ASCII."""
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -86,14 +86,14 @@ class Source(Base):
     # Calls made in the month (UTC) that starts on budget_month.
     budget_month: Mapped[date | None]
     budget_used: Mapped[int] = mapped_column(server_default="0")
-    # The circuit breaker of its host (tasks/breaker.py): failures in a row, since when no call is let through, and
-    # until when the one that probes whether the host is back keeps the others out.
+    # The circuit breaker (tasks/upstream/circuit_breaker.py): consecutive failures, when it opened, and until when the
+    # worker that sends the trial request keeps the others out.
     breaker_failures: Mapped[int] = mapped_column(server_default="0")
     breaker_opened_at: Mapped[datetime | None]
     breaker_probe_until: Mapped[datetime | None]
     # The newest slot that a run was asked for, or that was let go: catching up after an outage starts behind it.
     last_slot: Mapped[datetime | None]
-    # What retention has dropped of it so far (tasks/retention.py), counted in the transactions that drop it.
+    # What retention has dropped of it so far (tasks/archive/retention.py), counted in the transactions that drop it.
     quotes_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
     bodies_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
@@ -123,7 +123,7 @@ class Run(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     kind: Mapped[str]
     status: Mapped[str]
-    # Of a live run full_refresh: start from no cursor. Of a replay which pages (tasks/stored.py).
+    # Of a live run full_refresh: start from no cursor. Of a replay which pages (tasks/archive/stored_pages.py).
     parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     scheduled_for: Mapped[datetime | None]
     requested_by: Mapped[str]
@@ -146,7 +146,7 @@ class Run(Base):
     finished_at: Mapped[datetime | None]
     error_code: Mapped[str | None]
     error_detail: Mapped[str | None]
-    # What was measured of it, and since when it is held against the runs before it (tasks/anomalies.py).
+    # What was measured of it, and since when it is held against the runs before it (tasks/anomalies/judge.py).
     figures: Mapped[dict[str, Any] | None]
     judged_at: Mapped[datetime | None]
 
@@ -244,7 +244,7 @@ class Page(Base):
     # The first and the last time of its quotes; null where it has none.
     observed_from: Mapped[datetime | None]
     observed_until: Mapped[datetime | None]
-    # What its quotes are of; null where those are many (tasks/load.py).
+    # What its quotes are of; null where those are many (tasks/pipeline/load.py).
     listings: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
     # By value how many of its quotes have it.
     filled: Mapped[dict[str, Any] | None]
@@ -282,7 +282,7 @@ class ShapeVersion(Base):
     version: Mapped[int] = mapped_column(primary_key=True)
     run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
     items: Mapped[int] = mapped_column(BigInteger)
-    # By field as tasks/shape.py tells it.
+    # By field as tasks/drift/profile.py tells it.
     fields: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 

@@ -18,7 +18,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         # The settings are read as its modules are loaded.
-        return int(import_module(f"tasks.{given.command}").main(given.arguments))
+        return int(import_module(f"tasks.cli.{given.command}_command").main(given.arguments))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -16,13 +16,13 @@ from sources.contract import TransientError
 from sources.registry import SOURCES
 from store.trouble import named, trouble_of
 from tasks.celery import celery
-from tasks.claims import ClaimLost, join_run
-from tasks.database import worker_engine
-from tasks.leases import Cancelled, LeaseLost
-from tasks.pipeline import Slice, SliceEnded
-from tasks.runs import call_assistants
-from tasks.shutdown import page_in_hand_first, told_to_stop
-from tasks.transactions import DATABASE_ERRORS
+from tasks.pipeline.slice import Slice, SliceEnded
+from tasks.runs.claims import ClaimLost, join_run
+from tasks.runs.leases import Cancelled, LeaseLost
+from tasks.runs.requests import call_assistants
+from tasks.runtime.database import worker_engine
+from tasks.runtime.retry import DATABASE_ERRORS
+from tasks.runtime.shutdown import page_in_hand_first, told_to_stop
 
 log = structlog.get_logger()
 

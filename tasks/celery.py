@@ -11,7 +11,7 @@ from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
 
 from settings import SettingsError, get_settings
-from tasks.logs import configure_logging
+from tasks.runtime.logs import configure_logging
 
 try:
     settings = get_settings()
@@ -26,7 +26,7 @@ PUBLISHING = {"socket_timeout": 1.5}
 class Service(Celery):
     """Celery, but that who publishes soon gives up on a Redis that says nothing: the reconciler makes up for it."""
 
-    events_cls = "tasks.consumer:PassingEvents"
+    events_cls = "tasks.runtime.celery_consumer:PassingEvents"
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
         given = options.pop("transport_options", None) or {}
@@ -68,7 +68,7 @@ celery.conf.update(
     task_default_queue="control",
     task_create_missing_queues=False,
     timezone="UTC",
-    worker_consumer="tasks.consumer:LastingConsumer",
+    worker_consumer="tasks.runtime.celery_consumer:LastingConsumer",
     worker_send_task_events=True,
     task_send_sent_event=True,
     # Memory that a parser fragmented goes back to the system now and then.

@@ -7,19 +7,19 @@ from typing import Any
 import structlog
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
-from sqlalchemy import Engine, text
 
 from settings import get_settings
 from store.trouble import named, trouble_of
-from tasks.anomalies import judge_runs
+from tasks.anomalies.freshness import note_late
+from tasks.anomalies.judge import judge_runs
+from tasks.archive.retention import drop_expired
 from tasks.celery import celery
-from tasks.database import worker_engine
-from tasks.freshness import note_late
-from tasks.overrides import get_overrides
-from tasks.reconciler import reconcile
-from tasks.retention import drop_expired
-from tasks.second_look import look_again
-from tasks.transactions import DATABASE_ERRORS
+from tasks.identity.overrides_file import get_overrides
+from tasks.identity.rematch import look_again
+from tasks.runs.reconciler import reconcile
+from tasks.runtime.database import worker_engine
+from tasks.runtime.heartbeats import note_life
+from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
@@ -80,23 +80,3 @@ def send_canary() -> None:
 def canary(**_: Any) -> None:
     """Prove that an ingest worker consumes: one that only answers a ping may have stopped doing so."""
     note_life("worker")
-
-
-def note_life(part: str) -> None:
-    """Beat a part's heart, unless the database is away: then nobody could look at it either."""
-    try:
-        beat_heart(worker_engine(), part)
-    except DATABASE_ERRORS as error:
-        log.warning("heart_not_beaten", part=part, reason=named(error))
-
-
-def beat_heart(engine: Engine, part: str) -> None:
-    """Note that a part of the service has just worked."""
-    with engine.begin() as connection:
-        connection.execute(
-            text("""
-                INSERT INTO heartbeats (part, beaten_at) VALUES (:part, clock_timestamp())
-                ON CONFLICT (part) DO UPDATE SET beaten_at = excluded.beaten_at
-            """),
-            {"part": part},
-        )

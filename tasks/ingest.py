@@ -17,7 +17,8 @@ from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
 from store.trouble import Trouble, named, trouble_of
 from tasks.celery import celery
-from tasks.claims import (
+from tasks.pipeline.slice import Slice, SliceEnded
+from tasks.runs.claims import (
     DISK_FULL,
     Claim,
     ClaimLost,
@@ -30,14 +31,13 @@ from tasks.claims import (
     wait,
     waits_since_page,
 )
-from tasks.database import worker_engine
-from tasks.faults import reach
-from tasks.leases import Cancelled, LeaseHeld, LeaseLost
-from tasks.partitions import with_failures
-from tasks.pipeline import Slice, SliceEnded
-from tasks.runs import publish
-from tasks.shutdown import page_in_hand_first, told_to_stop
-from tasks.transactions import DATABASE_ERRORS, try_again
+from tasks.runs.leases import Cancelled, LeaseHeld, LeaseLost
+from tasks.runs.partitions import with_failures
+from tasks.runs.requests import publish
+from tasks.runtime.database import worker_engine
+from tasks.runtime.fault_points import reach
+from tasks.runtime.retry import DATABASE_ERRORS, try_again
+from tasks.runtime.shutdown import page_in_hand_first, told_to_stop
 
 log = structlog.get_logger()
 

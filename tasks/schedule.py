@@ -21,9 +21,9 @@ from settings import get_settings
 from sources.contract import Source
 from sources.registry import SOURCES
 from store.trouble import Trouble, trouble_of
-from tasks.control import beat_heart
-from tasks.database import worker_engine
-from tasks.runs import note_answered, publish, request_slot
+from tasks.runs.requests import note_answered, publish, request_slot
+from tasks.runtime.database import worker_engine
+from tasks.runtime.heartbeats import beat_heart
 
 log = structlog.get_logger()
 

@@ -21,8 +21,8 @@ from sqlalchemy import Engine, text
 from devstack.postgres import Postgres
 from sources.record_columns import Listed
 from store.engine import make_engine
-from tasks.identity import Listings
-from tasks.second_look import look_again
+from tasks.identity.rematch import look_again
+from tasks.identity.resolver import Listings
 from tests.chaos.servers import migrate
 
 FOLDER = Path("../shared/identity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tasks.faults import Point
+from tasks.runtime.fault_points import Point
 from tests.chaos.faults_points import let_go_on, written
 from tests.chaos.stage import Stage, fault
 from tests.processes import until

@@ -66,7 +66,8 @@ ENDINGS = ("run_ended", "run_waits", "slice_ended", "slice_fenced_off", "slice_l
 
 ANSWERED = """
 from sqlalchemy import text
-from tasks import database, identity
+from tasks.runtime import database
+from tasks.identity import resolver as identity
 
 with database.worker_engine().begin() as connection:
     connection.execute(text(f"SELECT pg_advisory_xact_lock({identity._RESOLVE_LOCK})"))

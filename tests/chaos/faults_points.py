@@ -7,7 +7,7 @@ from typing import get_args
 
 import psutil
 
-from tasks.faults import Point
+from tasks.runtime.fault_points import Point
 from tests.chaos.service import go_on
 from tests.chaos.stage import Stage, fault
 from tests.processes import until

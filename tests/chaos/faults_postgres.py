@@ -91,7 +91,7 @@ def _has_ended_sessions(control: Process, number: int) -> bool:
 def cut_at_every_statement(stage: Stage) -> str:
     """In a process of its own, with the slices in it; asserts the invariants after each cut."""
     told = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/tasks/test_cut_connections.py", "-k", "any_statement", "-s"],
+        [sys.executable, "-m", "pytest", "tests/tasks/pipeline/test_cut_connections.py", "-k", "any_statement", "-s"],
         cwd=ROOT,
         env={**os.environ, "EVERY_STATEMENT": "1"},
         capture_output=True,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from store.tables import UNFINISHED
-from tasks.faults import Point
+from tasks.runtime.fault_points import Point
 from tests.chaos.healing import ask_until_whole, begin_anew, heal, leave, revive, staying, with_frozen_parts
 from tests.chaos.perform import KNOWN, judge
 from tests.chaos.service import go_on

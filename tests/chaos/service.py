@@ -76,7 +76,7 @@ class Service:
         return [process for process in started if _status(process) == psutil.STATUS_STOPPED]
 
     def arm(self, point: str, signal: str) -> None:
-        """The first process to come to the point sends itself SIGKILL or SIGSTOP. See tasks/faults.py."""
+        """The first process to come to the point sends itself SIGKILL or SIGSTOP. See tasks/runtime/fault_points.py."""
         armed = self.faults / f".{point}"
         armed.write_text(signal)
         armed.rename(self.faults / point)  # at once, or a worker could read it empty

@@ -17,7 +17,7 @@ from sources.contract import BLANK, Cursor, Page, Reject, Source, Window
 from sources.csv import source as csv_files
 from sources.csv.fileset import FileSet
 from sources.record import Quote, Record
-from tasks.normalize import normalize_page
+from tasks.pipeline.normalize import normalize_page
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 NO_HTTP: Any = None

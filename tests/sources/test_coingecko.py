@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 
 from sources.coingecko import EVERY, PER_PAGE, source
 from sources.contract import Page, TerminalError, TransientError, Window
-from tasks.normalize import Normalized, normalize_page
+from tasks.pipeline.normalize import Normalized, normalize_page
 from tests.sources.conftest import Clients
 from tests.upstreams import Markets, coins
 

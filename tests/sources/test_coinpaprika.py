@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 
 from sources.coinpaprika import source
 from sources.contract import Page, TerminalError, TransientError, Window
-from tasks.normalize import Normalized, normalize_page
+from tasks.pipeline.normalize import Normalized, normalize_page
 from tests.sources.conftest import Clients
 
 FETCHED = datetime(2023, 7, 11, 8, 41, tzinfo=UTC)

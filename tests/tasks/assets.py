@@ -10,10 +10,10 @@ from uuid import UUID
 from sqlalchemy import Engine, text
 
 from sources.record import Quote
-from tasks import decisions
-from tasks import undo as taking_back
-from tasks.decisions import Decided, ListingName, Overrides, deciding
-from tasks.identity import Listings
+from tasks.identity import decisions
+from tasks.identity import undo as taking_back
+from tasks.identity.decisions import Decided, ListingName, Overrides, deciding
+from tasks.identity.resolver import Listings
 from tests.upstreams import OBSERVED
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")

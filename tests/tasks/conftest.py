@@ -13,10 +13,10 @@ from sqlalchemy import Engine, RowMapping, text
 from settings import Settings
 from sources.contract import Source
 from sources.registry import SOURCES
-from tasks.claims import claim_run
 from tasks.ingest import work_on
-from tasks.reconciler import reconcile
-from tasks.runs import RunRequest, request_runs
+from tasks.runs.claims import claim_run
+from tasks.runs.reconciler import reconcile
+from tasks.runs.requests import RunRequest, request_runs
 from tests.content import content_hash
 
 

@@ -19,8 +19,8 @@ from sqlalchemy import Engine, create_engine, text
 from sources.contract import CatchUp
 from store.engine import make_engine
 from tasks.celery import celery
-from tasks.reconciler import reconcile
-from tasks.runs import request_slot
+from tasks.runs.reconciler import reconcile
+from tasks.runs.requests import request_slot
 from tasks.schedule import MOST_SWEEPS_WAITING, SlotScheduler
 from tests.processes import Process, until
 from tests.tasks.conftest import Bench

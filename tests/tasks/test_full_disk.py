@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from tasks.runs import pause_source, resume_source
+from tasks.runs.requests import pause_source, resume_source
 from tests.processes import until
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item

@@ -13,8 +13,8 @@ from sources import coingecko, coinpaprika
 from sources.contract import Http, Page, Source, Window
 from sources.csv import source as csv_files
 from store.engine import make_engine
+from tests.sources.csv.test_real_data import FILES
 from tests.sources.csv_folder import environment
-from tests.sources.test_csv_real_data import FILES
 from tests.tasks.conftest import Bench
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -20,10 +20,10 @@ from sqlalchemy import Engine, text
 
 from settings import Settings
 from tasks import control
-from tasks.consumer import settle_or_reconnect
-from tasks.reconciler import reconcile
-from tasks.runs import RunRequest, request_runs
-from tests.api.conftest import TOKEN, serve
+from tasks.runs.reconciler import reconcile
+from tasks.runs.requests import RunRequest, request_runs
+from tasks.runtime.celery_consumer import settle_or_reconnect
+from tests.app.conftest import TOKEN, serve
 from tests.processes import Process, until
 from tests.proxy import Proxy
 from tests.upstreams import Gate, Markets, coins

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from sources.contract import CatchUp, Http, Page, Window
-from tasks.runs import RunRequest, pause_source, request_runs, resume_source
+from tasks.runs.requests import RunRequest, pause_source, request_runs, resume_source
 from tasks.schedule import MOST_SLOTS, slots_due
 from tests.tasks.conftest import Bench
 from tests.tasks.timetable import HOUR, MIDNIGHT, Timetable

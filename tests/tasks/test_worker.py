@@ -21,10 +21,10 @@ from werkzeug import Response
 from devstack.valkey import Valkey
 from settings import Settings
 from store.engine import make_engine
-from tasks.claims import claim_run
 from tasks.ingest import work_on
-from tasks.reconciler import reconcile
-from tasks.runs import RunRequest, publish, request_runs
+from tasks.runs.claims import claim_run
+from tasks.runs.reconciler import reconcile
+from tasks.runs.requests import RunRequest, publish, request_runs
 from tests.processes import Process, until
 from tests.upstreams import Gate, Markets, coins
 

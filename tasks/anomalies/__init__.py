@@ -1,0 +1,1 @@
+"""Compare each run with earlier runs, and each source with the others."""

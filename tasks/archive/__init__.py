@@ -1,0 +1,1 @@
+"""What is kept of the upstreams: raw bodies, stored pages, retention."""

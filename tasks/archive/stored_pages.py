@@ -1,0 +1,139 @@
+"""Pages as they are kept, in the order they came in: what a replay reads again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from tasks.runs.parameters import ReplayParameters
+
+Place = list[Any]
+"""Of a page in that order, as JSON: committed_at, run, partition, seq."""
+
+Corrected = Mapping[str, Mapping[str, str]]
+"""By partition since when, and between which times, quotes were corrected: since, first, last."""
+
+# A body that came again and was passed by as unchanged says nothing that an earlier page did not.
+_STORED = """
+      FROM pages AS p
+      JOIN runs AS r ON r.id = p.run
+      JOIN raw_bodies AS b ON b.source = p.source AND b.digest = p.body_digest
+     WHERE p.source = :source AND r.kind <> 'replay' AND p.committed_at < CAST(:before AS timestamptz)
+       AND NOT (p.fetched = 0 AND EXISTS (
+                SELECT FROM pages AS e JOIN runs AS er ON er.id = e.run
+                 WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0 AND er.kind <> 'replay'))
+"""
+
+# Also those that this replay has mended: their body may have come on several pages.
+_REJECTED = """
+    EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
+               AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
+               AND x.reasons @> CAST(:reasons AS jsonb))
+"""
+
+# The pages of a replay are those that it has read.
+_OF_RUN = """
+    (p.run = CAST(:run AS uuid) OR p.body_digest IN (
+        SELECT o.body_digest FROM pages AS o JOIN runs AS l ON l.id = o.run
+         WHERE o.run = CAST(:run AS uuid) AND l.kind = 'replay'))
+"""
+
+_CONDITIONS = {
+    "run": _OF_RUN,
+    "fetched_from": "p.fetched_at >= CAST(:fetched_from AS timestamptz)",
+    "fetched_to": "p.fetched_at < CAST(:fetched_to AS timestamptz)",
+    "body": "p.body_digest = decode(:body, 'hex')",
+}
+
+_CORRECTED = """
+    EXISTS (SELECT FROM jsonb_to_recordset(CAST(:corrected AS jsonb))
+                     AS c(partition text, since timestamptz, first timestamptz, last timestamptz)
+             WHERE c.partition = p.partition AND c.since < p.committed_at
+               AND coalesce(p.observed_from <= c.last AND p.observed_until >= c.first, p.fetched > 0))
+"""
+
+_PLACE = "(p.committed_at, p.run, p.partition, p.seq)"
+_AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partition, :seq)"
+
+
+class StoredPage(NamedTuple):
+    """A page's row, without its body. has_body: whether that is still kept. corrects: as it did then."""
+
+    place: Place
+    request: dict[str, Any]
+    fetched_at: datetime
+    digest: bytes
+    content_type: str
+    has_body: bool
+    corrects: bool
+
+
+@dataclass(frozen=True)
+class StoredPages:
+    """The pages of a source that a replay chose, among those committed before a time (aware)."""
+
+    chosen: ReplayParameters
+    source: str
+    before: datetime
+
+    def read(
+        self,
+        connection: Connection,
+        after: Place | None,
+        limit: int,
+        corrected: Corrected = MappingProxyType({}),
+    ) -> Iterator[StoredPage]:
+        """Yield the first `limit` pages after a place, in the order of their commits.
+
+        corrected: pages that were committed later and hold quotes corrected since are included, chosen or not.
+        """
+        values = dict(zip(("committed_at", "after_run", "partition", "seq"), after or (), strict=False))
+        beyond = f"AND {_PLACE} > {_AFTER}" if after else ""
+        rows = connection.execute(
+            text(f"""
+                SELECT p.committed_at, p.run, p.partition, p.seq, p.request, p.fetched_at, p.body_digest,
+                       b.content_type, b.body IS NOT NULL AS has_body,
+                       r.kind <> 'backfill' OR r.parameters->>'existing' = 'repeat' AS corrects
+                {_STORED} AND ({self._conditions}{f" OR {_CORRECTED}" if corrected else ""}) {beyond}
+                 ORDER BY p.committed_at, p.run, p.partition, p.seq LIMIT :limit
+            """),
+            {
+                **self._values,
+                **values,
+                "limit": limit,
+                "corrected": json.dumps([{"partition": name, **span} for name, span in corrected.items()]),
+            },
+        )
+        for row in rows:
+            place = [row.committed_at.isoformat(), str(row.run), row.partition, row.seq]
+            about = row.content_type, row.has_body, row.corrects
+            yield StoredPage(place, row.request, row.fetched_at, bytes(row.body_digest), *about)
+
+    def count(self, connection: Connection) -> tuple[int, int]:
+        """Return the number of pages, and the number of those whose body is no longer stored."""
+        lost = "count(*) FILTER (WHERE b.body IS NULL) AS lost"
+        row = connection.execute(
+            text(f"SELECT count(*) AS pages, {lost} {_STORED} AND ({self._conditions})"), self._values
+        ).one()
+        return row.pages, row.lost
+
+    @property
+    def _conditions(self) -> str:
+        conditions = [sql for name, sql in _CONDITIONS.items() if getattr(self.chosen, name) is not None]
+        return " AND ".join(["true", *conditions, *([_REJECTED] if self.chosen.rejected else [])])
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        reason = {name: value for name in ("code", "field") if (value := getattr(self.chosen, name)) is not None}
+        return {
+            **{name: getattr(self.chosen, name) for name in _CONDITIONS},
+            "source": self.source,
+            "before": self.before,
+            "reasons": json.dumps([reason] if reason else []),
+        }

@@ -1,0 +1,1 @@
+"""Decide which listings of different sources are one asset."""

@@ -1,0 +1,1 @@
+"""A page's way from fetch to commit: fetch, parse, normalize, load."""

@@ -1,0 +1,264 @@
+"""One page in one transaction: fence, raw body, quotes, rejects, page, checkpoint. All of it, or none.
+
+Quotes that are not there yet go by COPY straight into their table. Those that are there with other values go by COPY
+into a temporary one, and correct them from there. For a quote that is the same nothing is written, nor sent.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import psycopg2.extensions
+from sqlalchemy import Connection, text
+
+from sources.contract import Page
+from sources.record import VALUES
+from tasks.archive.raw_bodies import begin_to_keep, keep_body
+from tasks.drift.watch import keep_drift
+from tasks.pipeline.changed_rows import SPANS, differences
+from tasks.pipeline.copy_rows import Rows
+from tasks.pipeline.normalize import Normalized, RejectedItem
+from tasks.pipeline.revalidation import keep_validator
+from tasks.runs.claims import ClaimLost
+from tasks.runs.leases import Cancelled, Lease, LeaseLost
+from tasks.runtime.fault_points import reach
+from tasks.runtime.safe_text import storable
+
+MOST_LISTINGS = 50
+"""So many at most are noted with their page: by them a run's quotes are found again (app/run_rows.py)."""
+
+AT_ONCE = 256 * 1024
+"""Bytes of a COPY handed over at a time."""
+
+_CREATE_STAGED = f"""
+    CREATE TEMPORARY TABLE IF NOT EXISTS staged_quotes ON COMMIT DELETE ROWS AS
+    SELECT listing_id, observed_at, {", ".join(VALUES)} FROM quotes WITH NO DATA
+"""
+
+# What is written is written in order, so that two writers of the same keys wait for each other and not in a circle.
+_LOAD_STAGED = f"""
+    WITH differing AS MATERIALIZED (
+        SELECT s.*, there.listing_id IS NULL AS is_new
+          FROM staged_quotes AS s LEFT JOIN ({SPANS}) AS there USING (listing_id, observed_at)
+         WHERE there.listing_id IS NULL
+            OR there.fetched_at <= %(fetched_at)s AND ({", ".join(f"there.{name}" for name in VALUES)})
+               IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUES)})
+         ORDER BY listing_id, observed_at),
+    added AS (
+        INSERT INTO quotes (listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run)
+        SELECT listing_id, observed_at, {", ".join(VALUES)}, %(fetched_at)s, %(run)s FROM differing WHERE is_new
+        RETURNING 1),
+    corrected AS (
+        UPDATE quotes AS q
+           SET {", ".join(f"{name} = d.{name}" for name in VALUES)},
+               fetched_at = %(fetched_at)s, ingested_at = now(), run = %(run)s
+          FROM differing AS d
+         WHERE NOT d.is_new AND q.listing_id = d.listing_id AND q.observed_at = d.observed_at
+           AND q.fetched_at <= %(fetched_at)s
+        RETURNING 1)
+    SELECT (SELECT count(*) FROM added) AS inserted, (SELECT count(*) FROM corrected) AS updated
+"""
+
+_MOVE_LATEST = """
+    INSERT INTO latest_quotes (listing_id, observed_at)
+    SELECT span.listing_id, span.until
+      FROM unnest(CAST(:listings AS int[]), CAST(:until AS timestamptz[])) AS span(listing_id, until)
+     WHERE NOT EXISTS (SELECT FROM latest_quotes AS l
+                        WHERE l.listing_id = span.listing_id AND l.observed_at >= span.until)
+     ORDER BY span.listing_id
+    ON CONFLICT (listing_id) DO UPDATE SET observed_at = excluded.observed_at
+     WHERE latest_quotes.observed_at < excluded.observed_at
+"""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What became of a page's items. The table itself holds fetched to the sum of the five that follow it."""
+
+    fetched: int
+    inserted: int
+    updated: int
+    unchanged: int
+    deduplicated: int
+    rejected: int
+    blank: int
+    bytes: int
+
+
+def load_page(
+    connection: Connection, lease: Lease, page: Page, normalized: Normalized, rows: Rows
+) -> tuple[int, Counters]:
+    """Write a page, within the transaction that passed its fence; gives its number in its run's partition.
+
+    rows: its quotes; what was left out of them counts as unchanged. Raises what `page.confirm` raises.
+    """
+    keeping = begin_to_keep(connection, lease.claim.source, page)
+    inserted, updated = _load_quotes(connection, rows, corrects=page.corrects) if len(rows) else (0, 0)
+    reach("after_merge")
+    counters = Counters(
+        fetched=normalized.fetched,
+        inserted=inserted,
+        updated=updated,
+        unchanged=len(normalized.quotes) - inserted - updated,
+        deduplicated=normalized.deduplicated,
+        rejected=len(normalized.rejects),
+        blank=normalized.blank,
+        bytes=0 if page.status == 304 else len(page.body),
+    )
+    if keeping:
+        keep_body(connection, lease.claim.source, page, keeping)
+    if not page.unchanged:
+        _keep_rejects(connection, lease, page.digest, normalized.rejects)
+    if normalized.drift.found:
+        keep_drift(connection, lease.claim, normalized.drift.found)
+    keep_validator(connection, lease, page, normalized, overwrites=updated > 0)
+    seq = _keep_page(connection, lease, page, counters, rows)
+    reach("after_raw_page")
+    if page.confirm:
+        page.confirm()
+    reach("before_commit")
+    return seq, counters
+
+
+def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
+    """Move the checkpoint to behind the page, if that is still ours to do; gives the version that it has then.
+
+    Raises LeaseLost, ClaimLost, Cancelled.
+    """
+    version: int | None = connection.scalar(
+        text("""
+            UPDATE checkpoints
+               SET cursor = CAST(:cursor AS jsonb), version = version + 1, updated_at = clock_timestamp(),
+                   lease_expires = clock_timestamp() + :lease
+             WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
+            RETURNING version
+        """),
+        {**lease.key, "cursor": _json(page.cursor), "lease": timedelta(seconds=lease.seconds)},
+    )
+    if version is None:
+        raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
+    # Held until the commit: nobody ends the run, or puts it back, between this look and that. Who does either takes its
+    # leases from the run's assistants, and so waits for their pages without it: several at it would let nobody else in.
+    held = "" if lease.claim.assists else "FOR SHARE"
+    run = connection.execute(
+        text(f"""
+            SELECT cancel_requested, attempts, waits FROM runs
+             WHERE id = :run AND claims = :number AND status = 'running' {held}
+        """),
+        {"run": lease.claim.run, "number": lease.claim.number},
+    ).one_or_none()
+    if run is None:
+        raise ClaimLost(str(lease.claim.run))
+    if run.cancel_requested:
+        raise Cancelled
+    if lease.claim.assists:
+        return version
+    # A page that leaves the checkpoint where this slice found it is no progress: the next slice would do it again.
+    if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
+        connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
+    return version
+
+
+def _load_quotes(connection: Connection, rows: Rows, *, corrects: bool) -> tuple[int, int]:
+    """How many were inserted and how many updated."""
+    new, changed = differences(connection, rows)
+    changed = changed if corrects else changed.none()
+    inserted, updated = len(new), 0
+    if len(new):
+        _copy(connection, "quotes", [*new.frame.columns, "fetched_at", "run"], new.text)
+    if len(changed):
+        connection.exec_driver_sql(_CREATE_STAGED)
+        _copy(connection, "staged_quotes", changed.frame.columns, changed.bare_text)
+    reach("after_copy")
+    if len(changed):
+        # A page is sorted and hashed in memory, not on disk.
+        connection.execute(text("SET LOCAL work_mem = '64MB'"))
+        shared = {"fetched_at": rows.fetched_at, "run": rows.run}
+        loaded = connection.exec_driver_sql(_LOAD_STAGED, {**changed.spans, **shared}).one()
+        inserted, updated = inserted + loaded.inserted, loaded.updated
+    connection.execute(text(_MOVE_LATEST), rows.spans)
+    return inserted, updated
+
+
+def _copy(connection: Connection, table: str, columns: Iterable[str], lines: bytes) -> None:
+    driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
+    with driver.cursor() as cursor:
+        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), AT_ONCE)
+
+
+def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
+    """What today's mapping refuses of a body; what it refused before, and takes now, is in quarantine no more."""
+    connection.execute(
+        text("""
+            UPDATE rejects SET state = 'replayed', replayed_at = now()
+             WHERE source = :source AND digest = :digest AND state = 'quarantined'
+               AND item_index <> ALL(CAST(:indexes AS int[]))
+        """),
+        {"source": lease.claim.source, "digest": digest, "indexes": [reject.index for reject in rejects]},
+    )
+    if not rejects:
+        return
+    connection.execute(
+        text("""
+            INSERT INTO rejects (source, digest, item_index, item, reasons, rejected_at)
+            SELECT :source, :digest, item_index, item, CAST(reasons AS jsonb), now()
+              FROM unnest(CAST(:indexes AS int[]), CAST(:items AS text[]), CAST(:reasons AS text[]))
+                AS it(item_index, item, reasons)
+            ON CONFLICT (source, digest, item_index) DO UPDATE
+               SET item = excluded.item, reasons = excluded.reasons, state = 'quarantined', replayed_at = NULL
+             WHERE (rejects.item, rejects.reasons, rejects.state)
+                   IS DISTINCT FROM (excluded.item, excluded.reasons, 'quarantined')
+        """),
+        {
+            "source": lease.claim.source,
+            "digest": digest,
+            "indexes": [reject.index for reject in rejects],
+            "items": [reject.item for reject in rejects],
+            "reasons": [_json([_safe(reason) for reason in reject.reasons]) for reject in rejects],
+        },
+    )
+
+
+def _safe(reason: dict[str, str]) -> dict[str, str]:
+    """The reason as anyone may read it: the error of a mapping can quote a secret."""
+    return {**reason, "detail": storable(reason["detail"])}
+
+
+def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: Rows) -> int:
+    times, listings = rows.frame["observed_at"], rows.spans["listings"]
+    seq: int = connection.execute(
+        text("""
+            INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
+                               cursor, fetched, inserted, updated, unchanged, deduplicated, rejected, blank, bytes,
+                               observed_from, observed_until, listings, filled)
+            SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
+                   :fetched_at, clock_timestamp(), :digest, CAST(:cursor AS jsonb), :fetched, :inserted, :updated,
+                   :unchanged, :deduplicated, :rejected, :blank, :bytes, :observed_from, :observed_until,
+                   CAST(:listings AS int[]), CAST(:filled AS jsonb)
+              FROM pages WHERE run = :run AND partition = :partition
+            RETURNING seq
+        """),
+        {
+            **lease.key,
+            **vars(counters),
+            "request": _json(page.request),
+            "status": page.status,
+            "fetched_at": page.fetched_at,
+            "digest": page.digest,
+            "cursor": _json(page.cursor),
+            "observed_from": times.min(),
+            "observed_until": times.max(),
+            "filled": _json(rows.filled) if len(rows) else None,
+            "listings": listings if 0 < len(listings) <= MOST_LISTINGS else None,
+        },
+    ).scalar_one()
+    return seq
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)

@@ -1,0 +1,222 @@
+"""A slice of a run: for each partition fetch, normalize and load page after page, until all is in or time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy import Engine
+
+from settings import Settings, SettingsError
+from sources.contract import Source, TerminalError, TransientError
+from sources.http.client import Access, HttpClient
+from sources.http.plans import address
+from tasks.pipeline.commit import commit_page
+from tasks.pipeline.load import Counters
+from tasks.pipeline.loop_guard import Trail
+from tasks.pipeline.reader import Reader, Ready
+from tasks.pipeline.revalidation import forget_unasked, mapping_of
+from tasks.run_kinds.source_for_run import OURS, as_its_kind
+from tasks.runs.claims import Claim
+from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
+from tasks.runs.partitions import partitions_left, raise_failed
+from tasks.runs.requests import call_assistants
+from tasks.runtime.fault_points import reach
+from tasks.runtime.shutdown import told_to_stop
+from tasks.upstream.circuit_breaker import Breaker
+from tasks.upstream.rate_limits import spender
+
+log = structlog.get_logger()
+
+A_BREATH = 0.5
+"""Seconds between two looks at the partitions that assistants are at."""
+
+UPCOMING = 16
+"""Among so many that follow a partition, the first that nobody is at is foreseen."""
+
+
+class SliceEnded(Exception):
+    """The slice's time is up, or its worker is to stop; what was committed stays, and the run goes on in the next."""
+
+
+class Slice:
+    """One Celery task's share of a run, for so many seconds. Raises SliceEnded, and what its parts raise."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
+    ):
+        self._engine, self._settings, self._claim = engine, settings, claim
+        self._source = as_its_kind(engine, source, claim)
+        self._clock = _database_clock(claim.now)
+        self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
+        self._mapping = mapping_of(source)
+        self._assistants = 0
+
+    def work(self) -> None:
+        """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
+        unsettled: list[TransientError] = []
+        with self._reader() as reader:
+            untried, waiting = self._partitions_left()
+            if self._source.is_shared:
+                self._assistants = min(self._settings.run_workers, len(untried) + len(waiting)) - 1
+            assisted: list[str] = []
+            for place, partition in enumerate(_each_and_again([*untried, *waiting], assisted)):
+                try:
+                    if place:
+                        self._end_in_time()
+                    self._work_on(partition, reader, untried[place + 1 : place + 1 + UPCOMING])
+                except PartitionDone:
+                    continue
+                except LeaseHeld as held:
+                    if not held.beside_us:
+                        raise
+                    assisted.append(partition)
+                except TerminalError as error:
+                    self._say_failed(partition, error)
+                except (SliceEnded, TransientError) as error:
+                    if isinstance(error, TransientError) and error.retry_after is None:
+                        log.warning("partition_waits", partition=partition, code=error.code, detail=error.detail)
+                        unsettled.append(error)
+                        continue
+                    # Said of the slice or of the upstream. To have come to partitions that were not tried is progress.
+                    if unsettled and place >= len(untried):
+                        raise _after(unsettled[0], error) from None
+                    raise
+        if unsettled:
+            raise unsettled[0]
+        raise_failed(self._engine, self._claim)
+
+    def assist(self) -> None:
+        """Bring in partitions that nobody has tried, beside the slice that holds the run and does all others."""
+        with self._reader() as reader:
+            untried, _ = self._partitions_left()
+            for place, partition in enumerate(untried):
+                self._end_in_time()
+                try:
+                    self._work_on(partition, reader, untried[place + 1 : place + 1 + UPCOMING])
+                except (PartitionDone, LeaseHeld):
+                    continue
+                except TerminalError as error:
+                    self._say_failed(partition, error)
+
+    @staticmethod
+    def _say_failed(partition: str, error: TerminalError) -> None:
+        log.warning("partition_failed", partition=partition, code=error.code, detail=error.detail)
+
+    def _partitions_left(self) -> tuple[list[str], list[str]]:
+        partitions = list(self._source.partitions())
+        if not partitions:
+            log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
+        if self._claim.kind == "live" and (ours := [name for name in partitions if name.startswith(OURS)]):
+            raise TerminalError(f"{self._source.name}: no partition of its own may be named like {ours[0]!r}")
+        return partitions_left(self._engine, self._claim, partitions)
+
+    def _end_in_time(self, trail: Trail | None = None) -> None:
+        if told_to_stop():
+            raise SliceEnded
+        if time.monotonic() > self._deadline:
+            if trail:
+                trail.check_end()
+            raise SliceEnded
+
+    def _work_on(self, partition: str, reader: Reader, upcoming: Sequence[str]) -> None:
+        with self._lease(partition) as lease, reader.pages(lease, upcoming) as (pages, trail):
+            for ready in pages:
+                reach("after_fetch")
+                started = time.monotonic()
+                seq, counters = self._take_in(lease, trail, ready, reader)
+                reader.loaded(counters)
+                reach("after_commit")
+                log.info(
+                    "page_committed",
+                    partition=partition,
+                    page=seq,
+                    seconds=round(time.monotonic() - started, 3),
+                    **vars(counters),
+                )
+                self._call_assistants()
+                self._end_in_time(trail)
+            if self._source.upstreams:
+                forget_unasked(self._engine, lease)
+
+    def _call_assistants(self) -> None:
+        """Once something new has been found, and not for files that nobody touched."""
+        if self._assistants > 0:
+            call_assistants(self._claim, self._assistants)
+            self._assistants = 0
+
+    def _take_in(self, lease: Lease, trail: Trail, ready: Ready, reader: Reader) -> tuple[int, Counters]:
+        page, normalized, rows = ready
+        trail.follow(page, None if page.unchanged else normalized)
+        normalized.mapping = self._mapping
+        trail.check_cursor(page, normalized)
+        rows = reader.rows(ready) if rows is None else rows
+        return commit_page(self._engine, lease, page, normalized, rows, reader.last_try())
+
+    @contextmanager
+    def _lease(self, partition: str) -> Iterator[Lease]:
+        # An assistant that is silent for longer is dead, or as good as dead; it loses the page that it is at.
+        silent = None if self._claim.assists else self._settings.transaction_timeout
+        lease = take_lease(self._engine, self._claim, partition, self._settings.lease, silent=silent)
+        try:
+            yield lease
+        except SoftTimeLimitExceeded:
+            raise  # kept: where it stands is where the run, if it is given up, is said to have died
+        except TerminalError as error:
+            release_lease(self._engine, lease, done=True, failed=error)
+            raise
+        except TransientError as error:
+            release_lease(self._engine, lease, failed=error if error.is_failure else None)
+            raise
+        except BaseException:
+            release_lease(self._engine, lease)
+            raise
+        else:
+            release_lease(self._engine, lease, done=True)
+
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        try:
+            url, headers = address(self._source)
+        except SettingsError as error:
+            raise TerminalError(str(error), code="misconfigured") from None
+        breaker = Breaker(self._engine, self._source.name, self._settings)
+        access = Access(
+            source=self._source.name,
+            url=url,
+            headers=headers,
+            deadline=self._settings.request_deadline,
+            max_body=self._settings.max_body_bytes,
+            spend=spender(self._engine, self._source, breaker),
+            answered=breaker.answered,
+            clock=self._clock,
+        )
+        with (
+            closing(HttpClient(access)) as http,
+            closing(Reader(self._engine, self._settings, self._source, self._claim, self._clock, http)) as reader,
+        ):
+            yield reader
+
+
+def _each_and_again(partitions: list[str], again: list[str]) -> Iterator[str]:
+    """Each of these, and then, now and then, what has been put into `again` meanwhile."""
+    yield from partitions
+    while again:
+        time.sleep(A_BREATH)
+        yield from [again.pop(0) for _ in range(len(again))]
+
+
+def _after(failure: TransientError, end: SliceEnded | TransientError) -> TransientError:
+    """The failure of a partition, as the end of a slice that ended for another reason: else it would never count."""
+    retry_after = end.retry_after if isinstance(end, TransientError) else None
+    return TransientError(failure.detail, code=failure.code, retry_after=retry_after)
+
+
+def _database_clock(now: datetime) -> Callable[[], datetime]:
+    """The database's time, kept on by this host's monotonic clock: hosts' clocks disagree, and jump."""
+    started = time.monotonic()
+    return lambda: now + timedelta(seconds=time.monotonic() - started)

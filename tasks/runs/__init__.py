@@ -1,0 +1,1 @@
+"""The life of a run: request, claim, leases, partitions, reconciliation."""

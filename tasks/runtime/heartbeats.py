@@ -1,0 +1,32 @@
+"""Heartbeats: each part records in Postgres that it has just worked."""
+
+from __future__ import annotations
+
+import structlog
+from sqlalchemy import Engine, text
+
+from store.trouble import named
+from tasks.runtime.database import worker_engine
+from tasks.runtime.retry import DATABASE_ERRORS
+
+log = structlog.get_logger()
+
+
+def note_life(part: str) -> None:
+    """Beat a part's heart, unless the database is away: then nobody could look at it either."""
+    try:
+        beat_heart(worker_engine(), part)
+    except DATABASE_ERRORS as error:
+        log.warning("heart_not_beaten", part=part, reason=named(error))
+
+
+def beat_heart(engine: Engine, part: str) -> None:
+    """Note that a part of the service has just worked."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO heartbeats (part, beaten_at) VALUES (:part, clock_timestamp())
+                ON CONFLICT (part) DO UPDATE SET beaten_at = excluded.beaten_at
+            """),
+            {"part": part},
+        )

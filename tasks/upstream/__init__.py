@@ -1,0 +1,1 @@
+"""Protect an upstream: rate limits, monthly budget, circuit breaker."""

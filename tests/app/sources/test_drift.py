@@ -1,0 +1,109 @@
+"""/sources/<name>/drift: what is known of a source's fields is told, and a change of them can be accepted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask.testing import FlaskClient
+
+from store.tables import DriftChange, ShapeVersion
+from tests.app.quotes.test_data import get
+from tests.app.rows import NOON, Rows
+
+KNOWN = {
+    "price": {"present": 8, "null": 2, "types": {"number as text": 1, "number": 5}, "size": 1.0},
+    "id": {"present": 8, "null": 0, "types": {"text": 8}, "size": None},
+}
+
+
+def drifted(rows: Rows, **more: Any) -> None:
+    run = rows.run()
+    rows.add(ShapeVersion(source="coingecko", format="", version=1, run=run, items=1, fields={}, created_at=NOON))
+    rows.add(ShapeVersion(source="coingecko", format="", version=2, run=run, items=8, fields=KNOWN, created_at=NOON))
+    change = {"source": "coingecko", "format": "", "version": 1, "run": run, "last_run": run, "seen_at": NOON}
+    rows.add(
+        DriftChange(
+            **change, last_seen_at=NOON, kind="new", field="id", policy="evolve", accepted_at=NOON, accepted_by="policy"
+        )
+    )
+    rows.add(
+        DriftChange(
+            **(change | {"version": 2}),
+            last_seen_at=NOON,
+            kind="renamed",
+            field="price",
+            was="number",
+            became="usd",
+            confidence="0.94",
+            policy="quarantine",
+            new_field=KNOWN["price"],
+            pages=3,
+            **more,
+        )
+    )
+
+
+def test_fields_and_their_changes_are_told(api: FlaskClient, rows: Rows) -> None:
+    drifted(rows)
+    told = get(api, "/sources/coingecko/drift")
+    assert told["shapes"] == [
+        {
+            "format": "",
+            "version": 2,
+            "since": "2026-01-31T12:00:00Z",
+            "items": 8,
+            "fields": [
+                {"field": "id", "types": ["text"], "missing_share": 0.0, "null_share": 0.0, "policy": "evolve"},
+                {
+                    "field": "price",
+                    "types": ["number", "number as text"],
+                    "missing_share": 0.0,
+                    "null_share": 0.25,
+                    "policy": "evolve",
+                },
+            ],
+        }
+    ]
+    newest, oldest = told["data"]
+    assert (newest["kind"], newest["field"], newest["became"], newest["confidence"]) == (
+        "renamed",
+        "price",
+        "usd",
+        0.94,
+    )
+    assert (newest["policy"], newest["pages"], newest["accepted_at"]) == ("quarantine", 3, None)
+    assert (oldest["kind"], oldest["accepted_by"]) == ("new", "policy")
+    first = get(api, "/sources/coingecko/drift", limit=1)
+    rest = get(api, "/sources/coingecko/drift", limit=1, cursor=first["pagination"]["next_cursor"])
+    assert [it["kind"] for it in first["data"] + rest["data"]] == ["renamed", "new"]
+    assert [it["kind"] for it in get(api, "/sources/coingecko/drift", state="waiting")["data"]] == ["renamed"]
+    assert get(api, "/sources/coinpaprika/drift")["shapes"] == []
+
+
+def test_a_change_is_accepted_once_and_by_somebody(api: FlaskClient, rows: Rows, token: dict[str, str]) -> None:
+    drifted(rows)
+    number = get(api, "/sources/coingecko/drift")["data"][0]["id"]
+    for by in ("ann", "bob"):
+        answer = api.post(f"/sources/coingecko/drift/{number}/accept", json={"by": by}, headers=token)
+        assert (answer.status_code, (answer.json or {})["accepted_by"]) == (200, "ann")
+    [shape] = get(api, "/sources/coingecko/drift")["shapes"]
+    assert shape["version"] == 3
+    fields = {it["field"]: it["missing_share"] for it in shape["fields"]}
+    assert fields["usd"] == 0.0
+    assert fields["price"] > 0.02
+
+
+def test_a_change_or_source_that_is_not_there_is_a_404(api: FlaskClient, rows: Rows, token: dict[str, str]) -> None:
+    drifted(rows)
+    number = get(api, "/sources/coingecko/drift")["data"][0]["id"]
+    for path in (
+        "coingecko/drift/7000",
+        "coingecko/drift/x",
+        f"coinpaprika/drift/{number}",
+        f"coingecko/drift/{'9' * 30}",
+    ):
+        answer = api.post(f"/sources/{path}/accept", json={"by": "ann"}, headers=token)
+        assert (answer.status_code, (answer.json or {})["code"]) == (404, "unknown_change")
+    assert api.get("/sources/nobody/drift").status_code == 404
+    assert json.loads(api.get("/sources/coingeko/drift").text)["code"] == "unknown_source"

@@ -1,0 +1,160 @@
+"""ETags: an answer that would be the same is not given again, and one that would be another always is."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from tests.app.quotes.test_data import get
+from tests.app.rows import NOON, Rows
+
+PATHS = ("/data", "/data/latest", "/assets", "/assets/bitcoin", "/data?format=csv", "/data?count=none&limit=1")
+
+
+@pytest.fixture
+def listing(rows: Rows) -> int:
+    rows.checkpoint(version=1, updated_at=NOON)
+    listing = rows.listing()
+    rows.quote(listing, NOON)
+    rows.quote(listing, NOON - timedelta(hours=1))
+    return listing
+
+
+def etag(api: FlaskClient, path: str) -> str:
+    answer = api.get(path, buffered=True)
+    assert answer.status_code == 200
+    assert answer.headers["ETag"].startswith('W/"')
+    assert answer.headers["Cache-Control"] == "private, no-cache"
+    return answer.headers["ETag"]
+
+
+def status(api: FlaskClient, path: str, tag: str) -> int:
+    return api.get(path, headers={"If-None-Match": tag}, buffered=True).status_code
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_who_has_the_answer_is_told_so_without_it(
+    api: FlaskClient, uncached: FlaskClient, listing: int, path: str
+) -> None:
+    tag = etag(api, path)
+    for one in (api, uncached):
+        answer = one.get(path, headers={"If-None-Match": f'"another", {tag}'})
+        assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", tag)
+        assert status(one, path, '"another"') == 200
+
+
+def test_nothing_is_read_for_who_has_the_answer(api: FlaskClient, listing: int, rows: Rows) -> None:
+    tag = etag(api, "/data")
+    with rows.engine.connect() as connection:
+        connection.execute(text("LOCK TABLE quotes IN ACCESS EXCLUSIVE MODE"))
+        assert status(api, "/data", tag) == 304
+
+
+@pytest.mark.parametrize(
+    "other", ["/data?limit=1", "/data?order=asc", "/data?fields=price", "/data?format=csv", "/data/latest", "/assets"]
+)
+def test_a_tag_is_of_one_request(api: FlaskClient, listing: int, other: str) -> None:
+    assert status(api, other, etag(api, "/data")) == 200
+
+
+def test_what_asks_for_the_same_has_the_same_tag(api: FlaskClient, listing: int) -> None:
+    assert etag(api, "/data") == etag(api, "/data?order=desc&limit=100")
+
+
+def committed_page(rows: Rows, listing: int) -> None:
+    with rows.engine.begin() as connection:
+        connection.execute(text("UPDATE checkpoints SET version = version + 1"))
+        connection.execute(text("UPDATE quotes SET price = 2 WHERE observed_at = :noon"), {"noon": NOON})
+
+
+def page_of_another_source(rows: Rows, listing: int) -> None:
+    rows.checkpoint("coinpaprika", version=1)
+
+
+def restored_dump(rows: Rows, listing: int) -> None:
+    """The checkpoint has a version again that it had once, with other rows."""
+    with rows.engine.begin() as connection:
+        connection.execute(text("UPDATE checkpoints SET updated_at = clock_timestamp()"))
+
+
+def renamed_listing(rows: Rows, listing: int) -> None:
+    with rows.engine.begin() as connection:
+        connection.execute(text("UPDATE listings SET name = 'Another'"))
+
+
+def moved_listing(rows: Rows, listing: int) -> None:
+    with rows.engine.begin() as connection:
+        connection.execute(text("INSERT INTO assets (slug, symbol, name) VALUES ('other', 'X', 'Other')"))
+        connection.execute(text("UPDATE listings SET asset = (SELECT max(id) FROM assets)"))
+
+
+def renamed_asset(rows: Rows, listing: int) -> None:
+    with rows.engine.begin() as connection:
+        connection.execute(text("UPDATE assets SET slug = 'renamed'"))
+
+
+def deleted_quotes(rows: Rows, listing: int) -> None:
+    with rows.engine.begin() as connection:
+        connection.execute(text("DELETE FROM quotes WHERE observed_at < :noon"), {"noon": NOON})
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        committed_page,
+        page_of_another_source,
+        restored_dump,
+        renamed_listing,
+        moved_listing,
+        renamed_asset,
+        deleted_quotes,
+    ],
+)
+def test_after_a_change_the_answer_is_given_anew(
+    api: FlaskClient, uncached: FlaskClient, rows: Rows, listing: int, path: str, change: Callable[[Rows, int], None]
+) -> None:
+    tag = etag(api, path)
+    change(rows, listing)
+    assert status(api, path, tag) != 304
+    assert content(api, path) == content(uncached, path)
+
+
+def content(api: FlaskClient, path: str) -> Any:
+    """What an answer says, but for what is each request's own."""
+    answer = api.get(path, buffered=True)
+    if not answer.is_json:
+        return answer.data
+    return {name: value for name, value in answer.json.items() if name in ("data", "slug", "listings", "code")}
+
+
+def test_a_follower_who_is_told_that_nothing_changed_misses_no_late_commit(
+    api: FlaskClient, rows: Rows, listing: int
+) -> None:
+    first = get(api, "/data")
+    path = f"/data?ingested_since={first['ingested_until']}"
+    with rows.engine.connect() as slow:
+        slow.execute(text("UPDATE checkpoints SET version = version + 1"))
+        slow.execute(
+            text(
+                "INSERT INTO quotes (listing_id, observed_at, price, fetched_at, run)"
+                " VALUES (:listing, now(), 1, now(), :run)"
+            ),
+            {"listing": listing, "run": uuid.UUID(int=1)},
+        )
+        tag = etag(api, path)
+        assert status(api, path, tag) == 304
+        slow.commit()
+    answer: Any = api.get(path, headers={"If-None-Match": tag})
+    assert [row["price"] for row in answer.json["data"]] == ["1"]
+
+
+@pytest.mark.parametrize("path", ["/data?limit=0", "/data?asset=nothing", "/assets/nothing"])
+def test_a_problem_has_no_tag(api: FlaskClient, path: str) -> None:
+    assert "ETag" not in api.get(path).headers

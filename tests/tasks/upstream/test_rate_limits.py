@@ -1,0 +1,378 @@
+"""What an upstream allows is never exceeded, whoever asks: threads, processes, with or without Redis."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from redis import Redis
+from sqlalchemy import Engine, text
+from werkzeug import Request, Response
+
+from settings import Settings, get_settings
+from sources.contract import Rate, Source, TransientError
+from tasks.upstream import rate_limits as limits
+from tasks.upstream.circuit_breaker import Breaker
+from tasks.upstream.rate_limits import spender
+from tests.processes import ROOT, until
+from tests.upstreams import canned
+
+MONTH = "date_trunc('month', clock_timestamp())::date"
+
+
+@pytest.fixture(autouse=True)
+def emptied(broker: Redis) -> Redis:
+    """A Redis that knows nothing."""
+    return broker
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy with other things counts no call too late."""
+    monkeypatch.setattr(limits, "LATEST", 30.0)
+
+
+def source(engine: Engine, per_minute: int | None = None, per_month: int | None = None, name: str = "canned") -> Source:
+    """A source with a row of its own, as the first request of a run makes one."""
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO sources (name) VALUES (:name)"), {"name": name})
+    return canned(name=name, rate=Rate(per_minute, per_month))
+
+
+def budget(engine: Engine, name: str = "canned") -> tuple[int, date | None]:
+    """(calls counted, in which month)."""
+    with engine.connect() as connection:
+        query = text("SELECT budget_used, budget_month FROM sources WHERE name = :name")
+        used, month = connection.execute(query, {"name": name}).one()
+    return used, month
+
+
+def tried(engine: Engine, source: Source, times: int) -> list[TransientError | None]:
+    """What becomes of so many calls, one after the other: None is one that is allowed."""
+    outcomes: list[TransientError | None] = []
+    spend = spender(engine, source, Breaker(engine, source.name, get_settings()))
+    for _ in range(times):
+        try:
+            spend()
+        except TransientError as error:
+            outcomes.append(error)
+        else:
+            outcomes.append(None)
+    return outcomes
+
+
+def tried_by_threads(engine: Engine, source: Source, threads: int, times: int) -> list[TransientError | None]:
+    with ThreadPoolExecutor(threads) as pool:
+        ran = [pool.submit(tried, engine, source, times) for _ in range(threads)]
+    return [outcome for each in ran for outcome in each.result()]
+
+
+# The rate
+
+
+def test_threads_together_get_no_more_calls_than_a_minute_has(engine: Engine) -> None:
+    outcomes = tried_by_threads(engine, source(engine, per_minute=20), threads=8, times=5)
+    refused = [error for error in outcomes if error]
+    assert len(refused) == 40 - 20
+    for error in refused:
+        assert (error.code, error.is_failure) == ("rate_limited", False)
+        assert error.detail == "canned: 20 calls a minute are used up"
+        assert error.retry_after is not None
+        assert 1 <= error.retry_after <= limits.MINUTE + limits.LEEWAY
+    assert max(error.retry_after or 0 for error in refused) > 30
+    assert budget(engine)[0] == 20
+
+
+@pytest.fixture
+def stranger() -> Iterator[HTTPServer]:
+    """Another host than the upstream."""
+    with HTTPServer(host="127.0.0.1") as server:
+        yield server
+
+
+A_WORKER = """
+from datetime import timedelta
+from settings import get_settings
+from sources.contract import Page, Rate, Source, Upstream
+from sources.registry import SOURCES
+from store.engine import make_engine
+from tasks.upstream import rate_limits as limits
+from tasks.runs.claims import claim_run
+from tasks.ingest import work_on
+from tests.processes import until
+from uuid import uuid4
+import os
+
+def fetch(window, http):
+    for number in range(window.cursor["next"] if window.cursor else 0, 4):
+        yield Page.of(http.get("/prices", {"page": number}), cursor={"next": number + 1})
+    http.get("/moved")
+
+SOURCES["desk"] = Source(
+    name="desk", every=timedelta(hours=1), rate=Rate(per_minute=12), fetch=fetch,
+    parse=lambda page: [], normalize=lambda item: item,
+    upstreams={"desk": Upstream("https://prices.example.com", key_header="X-Api-Key")},
+    partitions=lambda: [str(os.getpid())],  # so that no worker waits for another's lease
+)
+limits.MINUTE = limits.LEEWAY = 1.0
+settings = get_settings()
+engine = make_engine(settings.database_url, "test", transaction_timeout=settings.transaction_timeout)
+run = uuid4()
+with engine.begin() as connection:
+    connection.exec_driver_sql("INSERT INTO sources (name) VALUES ('desk') ON CONFLICT DO NOTHING")
+    connection.exec_driver_sql(
+        "INSERT INTO runs (id, source, kind, status, requested_by) VALUES (%s, 'desk', 'live', 'queued', 'test')",
+        (str(run),),
+    )
+
+def ended():
+    claim = claim_run(engine, run)
+    if claim:
+        work_on(engine, settings, claim)
+    with engine.connect() as connection:
+        [status, code] = connection.exec_driver_sql(f"SELECT status, error_code FROM runs WHERE id = '{run}'").one()
+    return code if status == "failed" else None
+
+print(until(ended, within=60))
+"""
+
+
+def test_eight_workers_never_exceed_the_limit_and_keep_the_key_to_its_host(
+    engine: Engine, settings: Settings, httpserver: HTTPServer, stranger: HTTPServer
+) -> None:
+    arrivals: list[float] = []
+    keys: list[str | None] = []
+
+    def answer(request: Request) -> Response:
+        arrivals.append(time.monotonic())
+        keys.append(request.headers.get("X-Api-Key"))
+        moved = request.path == "/moved"
+        return Response("[]", 302 if moved else 200, {"Location": stranger.url_for("/moved")} if moved else {})
+
+    for path in ("/prices", "/moved"):
+        httpserver.expect_request(path).respond_with_handler(answer)
+    environ = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url,
+        "PYTHONPATH": str(ROOT),
+        "DESK_URL": httpserver.url_for("").rstrip("/"),
+        "DESK_API_KEY": "the-key-of-the-desk",
+    }
+    with engine.begin() as connection:  # or of live runs it would have one at a time
+        connection.exec_driver_sql("DROP INDEX runs_one_of_a_kind_per_source")
+    workers = [
+        subprocess.Popen([sys.executable, "-c", A_WORKER], env=environ, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    said = [worker.communicate(timeout=90)[0].splitlines()[-1:] for worker in workers]
+    assert said == [["redirected"]] * 8
+    assert len(arrivals) == 8 * 5
+    arrivals.sort()
+    for first, past_the_limit in zip(arrivals, arrivals[12:], strict=False):
+        assert past_the_limit - first > 1.0
+    assert set(keys) == {"the-key-of-the-desk"}
+    assert stranger.log == []
+
+
+def test_no_window_ever_holds_more_than_its_calls(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MINUTE", 1.0)
+    monkeypatch.setattr(limits, "LEEWAY", 0.0)
+    limited = source(engine, per_minute=5)
+    spend = spender(engine, limited, Breaker(engine, limited.name, get_settings()))
+    give_up_at = time.monotonic() + 10
+    allowed: list[tuple[float, float]] = []
+    while len(allowed) < 12 and time.monotonic() < give_up_at:
+        before = time.monotonic()
+        try:
+            spend()
+        except TransientError:
+            continue
+        allowed.append((before, time.monotonic()))
+        if len(allowed) == 1:  # all the others come in a rush at the end of its window, and go on into the next
+            until(lambda: time.monotonic() > allowed[0][0] + 0.8)
+    assert len(allowed) == 12
+    for (before, _), (_, after) in zip(allowed, allowed[5:], strict=False):
+        assert after - before > 1
+
+
+def test_sources_do_not_share_their_calls(engine: Engine) -> None:
+    one, other = source(engine, per_minute=1, name="one"), source(engine, per_minute=1, name="other")
+    assert tried(engine, one, 2)[0] is None
+    assert tried(engine, other, 1) == [None]
+
+
+@pytest.mark.parametrize("wrong_by", [-3600, -61, 61, 3600])
+def test_a_host_whose_clock_is_wrong_gets_no_more_calls_and_keeps_none_from_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, wrong_by: float
+) -> None:
+    limited, real = source(engine, per_minute=6), time.time
+    right = tried(engine, limited, 2)
+    monkeypatch.setattr(time, "time", lambda: real() + wrong_by)
+    wrong = tried(engine, limited, 2)
+    monkeypatch.undo()
+    right_again = tried(engine, limited, 3)
+    assert [error and error.code for error in right + wrong + right_again] == [None] * 6 + ["rate_limited"]
+    assert right_again[-1] is not None
+    assert (right_again[-1].retry_after or 0) < 70
+
+
+def test_a_call_that_took_long_to_count_is_not_made(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LATEST", 0.2)
+    limited = source(engine, per_minute=6)
+    with ThreadPoolExecutor(1) as pool, engine.begin() as connection:
+        connection.execute(text("SELECT FROM sources FOR UPDATE"))
+        caller = pool.submit(tried, engine, limited, 1)
+        until(lambda: waiting_for_a_lock(engine))
+        began = time.monotonic()
+        until(lambda: time.monotonic() > began + 0.2)
+        connection.rollback()
+        [error] = caller.result()
+    assert error is not None
+    assert (error.code, error.retry_after, error.is_failure) == ("rate_limited", 1, False)
+    assert "took more than 0.2 s" in error.detail
+    assert tried(engine, limited, 1) == [None]
+
+
+def waiting_for_a_lock(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")))
+
+
+# A Redis that lost what it knew
+
+
+def test_a_redis_that_came_back_empty_forgets_no_call_of_the_last_minute(engine: Engine, emptied: Redis) -> None:
+    limited = source(engine, per_minute=6)
+    assert tried(engine, limited, 4) == [None] * 4
+    emptied.flushall()
+    emptied.script_flush()
+    emptied.client_kill_filter(skipme=True)
+    outcomes = tried_by_threads(engine, limited, threads=4, times=2)
+    assert outcomes.count(None) == 2
+    assert budget(engine)[0] == 6
+
+
+def test_where_any_number_of_calls_may_have_been_made_a_minute_is_waited_out(engine: Engine, emptied: Redis) -> None:
+    limited = source(engine, per_minute=6)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE sources SET budget_used = 700, budget_month = {MONTH}"))
+    [error] = tried(engine, limited, 1)
+    assert error is not None
+    assert error.retry_after is not None
+    assert limits.MINUTE < error.retry_after <= limits.MINUTE + limits.LEEWAY
+
+
+@pytest.mark.parametrize(
+    ("months_ago", "minute_began_last_month", "allowed"),
+    [(0, False, 3), (1, False, 6), (0, True, 0), (1, True, 3), (2, True, 6)],
+)
+def test_the_turn_of_a_month_hides_no_call_from_an_emptied_redis(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, months_ago: int, minute_began_last_month: bool, allowed: int
+) -> None:
+    """Three calls were counted in a month; where that is this one, those of the minute's part before it are unknown."""
+    limited = source(engine, per_minute=6)
+    with engine.begin() as connection:
+        since: Any = connection.scalar(text(f"SELECT extract(epoch FROM clock_timestamp() - {MONTH})::float8"))
+        counted = f"UPDATE sources SET budget_used = 3, budget_month = ({MONTH} - :gap * interval '1 month')::date"
+        connection.execute(text(counted), {"gap": months_ago})
+    if minute_began_last_month:
+        monkeypatch.setattr(limits, "MINUTE", since + 10)
+    assert tried(engine, limited, 7).count(None) == allowed
+
+
+def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(engine: Engine, emptied: Redis) -> None:
+    limited = source(engine, per_minute=6)
+    assert tried(engine, limited, 2) == [None, None]
+    [key] = emptied.keys("kasparro/calls/*")
+    for place, called_at in enumerate(emptied.lrange(key, 0, -1)):
+        emptied.lset(key, place, str(float(called_at) + 86_400_000))
+    outcomes = tried(engine, limited, 5)
+    assert outcomes[:4] == [None] * 4
+    assert outcomes[4] is not None
+    assert (outcomes[4].retry_after or 0) <= limits.MINUTE + limits.LEEWAY
+
+
+@pytest.fixture
+def no_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Redis address where nobody listens."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
+    monkeypatch.setattr(limits, "get_settings", lambda: replace(settings, redis_url=address))
+    limits._script.cache_clear()
+    yield
+    limits._script.cache_clear()
+
+
+@pytest.mark.usefixtures("no_redis")
+def test_with_redis_down_no_call_is_made_and_the_run_waits(engine: Engine) -> None:
+    began = time.monotonic()
+    [error] = tried(engine, source(engine, per_minute=20), 1)
+    assert error is not None
+    assert (error.code, error.retry_after, error.is_failure) == ("limiter_unreachable", 15, False)
+    assert "ConnectionError" in error.detail
+    assert time.monotonic() - began < 3
+    assert budget(engine)[0] == 0
+
+
+@pytest.mark.usefixtures("no_redis")
+def test_a_source_without_a_rate_needs_no_redis(engine: Engine) -> None:
+    assert tried(engine, source(engine), 2) == [None, None]
+
+
+# The budget
+
+
+def test_every_call_counts_against_the_month(engine: Engine) -> None:
+    limited = source(engine, per_month=3)
+    outcomes = tried(engine, limited, 5)
+    assert outcomes[:3] == [None, None, None]
+    for error in outcomes[3:]:
+        assert error is not None
+        assert (error.code, error.is_failure) == ("budget_spent", False)
+        assert error.detail == "canned: this month's 3 calls are used up"
+        assert error.retry_after is not None
+        assert 0 < error.retry_after <= 31 * 86400
+    assert budget(engine)[0] == 3
+
+
+def test_without_a_budget_calls_are_counted_all_the_same(engine: Engine) -> None:
+    assert tried(engine, source(engine), 4) == [None] * 4
+    assert budget(engine)[0] == 4
+
+
+def test_threads_together_get_no_more_calls_than_the_month_has(engine: Engine) -> None:
+    outcomes = tried_by_threads(engine, source(engine, per_month=10), threads=8, times=4)
+    assert outcomes.count(None) == 10
+    assert budget(engine)[0] == 10
+
+
+@pytest.mark.parametrize("months_ago", [1, 2, 13])
+def test_a_new_month_starts_afresh(engine: Engine, months_ago: int) -> None:
+    limited = source(engine, per_month=2)
+    with engine.begin() as connection:
+        last = f"UPDATE sources SET budget_used = 2, budget_month = ({MONTH} - :gap * interval '1 month')::date"
+        connection.execute(text(last), {"gap": months_ago})
+        this_month: Any = connection.scalar(text(f"SELECT {MONTH}"))
+    assert [error and error.code for error in tried(engine, limited, 3)] == [None, None, "budget_spent"]
+    assert budget(engine) == (2, this_month)
+
+
+def test_the_run_that_waits_for_its_month_waits_until_that_begins(engine: Engine) -> None:
+    limited = source(engine, per_month=1)
+    _, error = tried(engine, limited, 2)
+    with engine.connect() as connection:
+        query = text(f"SELECT clock_timestamp() + :wait * interval '1 second' - ({MONTH} + interval '1 month')")
+        assert error is not None
+        late: Any = connection.scalar(query, {"wait": error.retry_after})
+    assert 0 <= late.total_seconds() < 5
