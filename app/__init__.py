@@ -4,31 +4,12 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app import (
-    agreement,
-    anomalies,
-    answer_cache,
-    assets,
-    auth,
-    candidates,
-    compression,
-    conditional,
-    data,
-    decisions,
-    docs,
-    drift,
-    envelope,
-    health,
-    latest,
-    metrics,
-    openapi,
-    problems,
-    rejects,
-    runs,
-    sources,
-    state,
-    stats,
-)
+from app.assets import agreement, assets, candidates, decisions
+from app.quotes import data, latest
+from app.runs import anomalies, rejects, runs
+from app.sources import drift, sources
+from app.status import health, metrics, stats
+from app.web import answer_cache, auth, compression, context, docs, envelope, etags, openapi, problems
 from settings import Settings, get_settings
 
 LARGEST_BODY = 64 * 1024
@@ -40,10 +21,10 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's default provider has it
     settings = settings or get_settings()
-    state.install(app, settings, connections)
+    context.install(app, settings, connections)
     compression.install(app)
     envelope.install(app)
-    conditional.install(app)
+    etags.install(app)
     metrics.install(app)
     auth.install(app)
     answer_cache.install(app, settings)

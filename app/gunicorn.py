@@ -88,7 +88,7 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    from app.state import forget_connections
+    from app.web.context import forget_connections
 
     forget_connections(server.app.callable)
 

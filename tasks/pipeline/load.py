@@ -30,7 +30,7 @@ from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import storable
 
 MOST_LISTINGS = 50
-"""So many at most are noted with their page: by them a run's quotes are found again (app/run_rows.py)."""
+"""So many at most are noted with their page: by them a run's quotes are found again (app/quotes/run_bounds.py)."""
 
 AT_ONCE = 256 * 1024
 """Bytes of a COPY handed over at a time."""

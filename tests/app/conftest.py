@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
 from app import create_app
-from app.state import state_of
+from app.web.context import state_of
 from settings import Settings
 from tests.app.rows import NOON, Rows
 

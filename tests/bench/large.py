@@ -18,7 +18,7 @@ SECOND, OLD = "coingecko", "coinpaprika"
 
 SECOND_CURRENCY = "EUR"
 OLD_COINS = 60
-"""More than are read one by one; see FEW in app/data.py."""
+"""More than are read one by one; see FEW in app/quotes/data.py."""
 
 THRICE = "coin-1"
 """The asset that has a listing in each source, as others have."""

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
-from app.state import state_of
+from app.web.context import state_of
 from tasks.identity.rematch import look_again
 from tests.app.rows import Rows
 

@@ -17,9 +17,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as some
 from sqlalchemy import Engine, literal, select, text
 
-from app import selection
-from app.state import state_of
-from app.wire import PLAIN_NUMBER, instant, instant_sql, number_sql
+from app.quotes import selection
+from app.web.context import state_of
+from app.web.formats import PLAIN_NUMBER, instant, instant_sql, number_sql
 from tests.app.rows import NOON, Rows
 
 

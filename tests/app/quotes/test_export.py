@@ -15,8 +15,8 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from app.quotes import MEMBERS
-from app.wire import instant
+from app.quotes.fields import MEMBERS
+from app.web.formats import instant
 from tests.app.quotes.test_data import get, pages
 from tests.app.rows import NOON, Rows
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app import cursor
+from app.web import pagination
 from tests.app.quotes.test_data import get, pages
 from tests.app.rows import NOON, Rows
 
@@ -128,7 +128,7 @@ def test_what_is_not_taken_is_named(api: FlaskClient, query: str, name: str) -> 
 
 def test_a_cursor_that_was_tampered_with_is_refused(api: FlaskClient, three: uuid.UUID) -> None:
     with api.application.test_request_context():
-        forged = cursor.encode("/rejects", {"format": "json"}, (NOON, "coingecko", "no digest", 0))
+        forged = pagination.encode("/rejects", {"format": "json"}, (NOON, "coingecko", "no digest", 0))
     answer = api.get(f"/rejects?cursor={forged}")
     assert (answer.status_code, (answer.json or {})["code"]) == (422, "invalid_cursor")
 

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
 
-from app.problems import Code
+from app.web.problems import Code
 from settings import Settings
 from tests.app.conftest import TOKEN, serve
 from tests.app.quotes.test_data import get

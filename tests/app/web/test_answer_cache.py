@@ -14,8 +14,8 @@ from flask import Flask, Response
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from app.answer_cache import AGE, KEY, OVERHEAD, AnswerCache
-from app.conditional import Tag
+from app.web.answer_cache import AGE, KEY, OVERHEAD, AnswerCache
+from app.web.etags import Tag
 from settings import Settings
 from tests.app.conftest import TOKEN, serve
 from tests.app.rows import NOON, Rows

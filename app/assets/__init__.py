@@ -1,0 +1,1 @@
+"""Assets and listings: lists, decisions, candidates, agreement."""

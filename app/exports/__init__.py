@@ -1,0 +1,1 @@
+"""Long responses: streaming, Parquet, the connection to the client."""

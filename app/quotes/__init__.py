@@ -1,0 +1,1 @@
+"""Quotes as the API serves them: pages, the latest, exports."""

@@ -1,0 +1,1 @@
+"""Runs, their rejects and their anomalies."""

@@ -1,0 +1,91 @@
+"""One reject as it is answered, and which rejects are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields
+from sqlalchemy import ColumnElement, exists
+
+from app.web.arguments import Enveloped, Pagination, Text
+from app.web.formats import Instant
+from store.tables import REJECT_STATES, Page, Reject
+from tasks.runs.parameters import SHA256
+
+
+class ReasonSchema(Schema):
+    field = fields.String(metadata={"examples": ["price"]})
+    code = fields.String(metadata={"examples": ["no_price"]})
+    detail = fields.String(metadata={"examples": ["expected a price, got none"]})
+
+
+class PageNameSchema(Schema):
+    run = fields.UUID()
+    partition = fields.String()
+    seq = fields.Integer()
+
+
+class RejectSchema(Schema):
+    """An item that could not become a quote."""
+
+    source = fields.String(metadata={"examples": ["coingecko"]})
+    body = fields.Function(
+        lambda reject: bytes(reject["digest"]).hex(),
+        metadata={"type": "string", "description": "SHA-256 of the body that it came in."},
+    )
+    item_index = fields.Integer(metadata={"description": "Its place in the body, from 0."})
+    item = fields.String(metadata={"description": "As received, as text."})
+    reasons = fields.List(fields.Nested(ReasonSchema))
+    page = fields.Nested(PageNameSchema, metadata={"description": "The page that brought it, or brought it last."})
+    state = fields.String(
+        metadata={"enum": list(REJECT_STATES), "description": "`replayed`: its body was read again, and it passed."}
+    )
+    rejected_at = Instant()
+    replayed_at = Instant(allow_none=True)
+
+
+class RejectPage(Enveloped):
+    data = fields.List(fields.Nested(RejectSchema), required=True)
+    pagination = fields.Nested(Pagination, required=True)
+
+
+class Digest(Text):
+    """The SHA-256 of a body."""
+
+    def __init__(self, description: str):
+        super().__init__(metadata={"description": description, "pattern": f"^{SHA256.pattern}$"})
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
+        if not isinstance(value, str) or not SHA256.fullmatch(value):
+            raise ValidationError("expected a SHA-256 in 64 hexadecimal digits, in lower case")
+        return value
+
+
+def reason_code() -> Text:
+    return Text(longest=100, metadata={"description": "With a reason of this code.", "examples": ["no_price"]})
+
+
+def reason_field() -> Text:
+    return Text(longest=100, metadata={"description": "With a reason that is of this field.", "examples": ["price"]})
+
+
+def conditions(arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """What a reject must meet; none where nothing is asked."""
+    found: list[ColumnElement[bool]] = []
+    if "source" in arguments:
+        found.append(Reject.source.in_(arguments["source"]))
+    if "state" in arguments:
+        found.append(Reject.state == arguments["state"])
+    if reason := {name: arguments[name] for name in ("code", "field") if name in arguments}:
+        found.append(Reject.reasons.contains([reason]))
+    if "body" in arguments:
+        found.append(Reject.digest == bytes.fromhex(arguments["body"]))
+    if "run" in arguments:
+        brought = (Page.run == arguments["run"], Page.source == Reject.source, Page.body_digest == Reject.digest)
+        found.append(exists().where(*brought, Page.rejected > 0))
+    if "rejected_from" in arguments:
+        found.append(Reject.rejected_at >= arguments["rejected_from"])
+    if "rejected_to" in arguments:
+        found.append(Reject.rejected_at < arguments["rejected_to"])
+    return found

@@ -1,0 +1,1 @@
+"""Sources: schedule, drift, the history of their runs."""

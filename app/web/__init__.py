@@ -1,0 +1,1 @@
+"""What every endpoint shares: requests, responses, errors, caching, documentation."""

@@ -1,0 +1,82 @@
+"""The API's own description, for programs and for people; everything it needs is served from here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    json,
+    jsonify,
+    redirect,
+    render_template,
+    send_from_directory,
+    url_for,
+)
+from werkzeug.wrappers import Response as AnyResponse
+
+from app.web.openapi import document
+from app.web.problems import Code, Problem, nearest, shown
+
+SWAGGER_UI = files("flask_swagger_ui") / "dist"
+SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
+
+# Both write style attributes; ReDoc also runs its search in a worker made from a blob.
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "worker-src blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+blueprint = Blueprint("docs", __name__)
+
+
+@blueprint.route("/")
+def index() -> AnyResponse:
+    return redirect(url_for("docs.swagger"))
+
+
+@blueprint.route("/openapi.json")
+def openapi() -> Response:
+    return Response(json.dumps(document(current_app), sort_keys=False), mimetype="application/json")
+
+
+@blueprint.route("/docs")
+def swagger() -> Response:
+    return _page("swagger.html")
+
+
+@blueprint.route("/redoc")
+def redoc() -> Response:
+    return _page("redoc.html")
+
+
+@blueprint.route("/docs/assets/<name>")
+def asset(name: str) -> Response:
+    if name not in SWAGGER_FILES:
+        raise Problem(Code.NOT_FOUND, f"There is no {shown(name)} here.")
+    return send_from_directory(str(SWAGGER_UI), name, max_age=86400)
+
+
+@blueprint.route("/problems/<code>")
+def problem(code: str) -> Response:
+    """What the `type` of a problem leads to."""
+    by_slug = {each.slug: each for each in Code}
+    if code not in by_slug:
+        raise Problem(Code.NOT_FOUND, f"There is no problem {shown(code)}{nearest(code, by_slug)}")
+    found = by_slug[code]
+    return jsonify({"code": found.slug, "status": found.status, "title": found.title, "about": found.about})
+
+
+def _page(template: str) -> Response:
+    return Response(render_template(template), headers={"Content-Security-Policy": POLICY}, mimetype="text/html")
