@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 import psutil
 from rich.console import Console
 
-from devstack.claim import claimant, end_leftovers
 from devstack.environment import CHECKOUT, LIVE, MARK, REPLAY, data_folder, upstream
 from devstack.first_runs import LOADED, NoFirstRuns, Run, described, first_runs
-from devstack.kept import Kept, make_folder
 from devstack.logs import LogReader
 from devstack.postgres import Postgres
 from devstack.process import family, is_gone, kill, last_lines, wait_gone
+from devstack.stack_lock import claimant, end_leftovers
+from devstack.state_folder import Kept, make_folder
 
 STOP_DEADLINE = 60.0
 EVENT_DEADLINE = 400.0

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from honcho.environ import parse
 
-from devstack.kept import Kept, is_free
+from devstack.state_folder import Kept, is_free
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MARK = "KASPARRO_STACK"

@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from devstack.kept import write_private
 from devstack.process import BARE, Account, same_user
 from devstack.server import NotInstalled, Server, ServerFailed
+from devstack.state_folder import write_private
 
 USUAL_PORT = 5432
 OLDEST = 17

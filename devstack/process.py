@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-BECOME = str(Path(__file__).with_name("become.py"))
+BECOME = str(Path(__file__).with_name("run_as_user.py"))
 ASK_EVERY = 2.0
 KILL_GRACE = 10.0
 PROBE_TIMEOUT = 30.0
@@ -22,7 +22,7 @@ PROBE_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Account:
-    """As whom a process runs: uid and gid own its files; switches are what devstack/become.py needs to get there."""
+    """The account a process runs as. uid, gid: the owner of its files; switches: arguments of devstack/run_as_user.py."""
 
     name: str
     uid: int

@@ -13,8 +13,8 @@ from typing import ClassVar, Self
 
 import psutil
 
-from devstack.kept import Kept, is_free, make_folder
 from devstack.process import BARE, Account, end, family, kill, last_lines, spawn, wait_gone
+from devstack.state_folder import Kept, is_free, make_folder
 
 START_DEADLINE = 60.0
 """Seconds. A start takes a fraction of one; replaying the log of a crash can take more."""

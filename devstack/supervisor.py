@@ -22,14 +22,14 @@ import psutil
 import requests
 
 from devstack import environment
-from devstack.claim import claim, end_leftovers
+from devstack.component import Part, procfile_parts
 from devstack.environment import CHECKOUT, WrongEnvironment
-from devstack.kept import Kept, NoFreePort, make_folder, write_private
-from devstack.part import Part, procfile_parts
 from devstack.postgres import USUAL_PORT as POSTGRES_PORT
 from devstack.postgres import Postgres
 from devstack.process import kill
 from devstack.server import Server, ServerFailed
+from devstack.stack_lock import claim, end_leftovers
+from devstack.state_folder import Kept, NoFreePort, make_folder, write_private
 from devstack.valkey import USUAL_PORT as VALKEY_PORT
 from devstack.valkey import Valkey
 
@@ -162,7 +162,7 @@ class Supervisor:
 
     def _start_replay(self, env: Mapping[str, str], stack: ExitStack) -> None:
         url = self.addresses["upstream"]
-        command = [sys.executable, "-m", "devstack.replay", "--port", url.rpartition(":")[2]]
+        command = [sys.executable, "-m", "devstack.recorded_upstreams", "--port", url.rpartition(":")[2]]
         self._start_parts([Part("replay", command, env, self.logs)], stack)
         self._wait_for(f"{url}/healthz", "replay")
         self.channel.tell(step=f"recorded answers of the upstreams replayed on {url}")

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import redis
 
-from devstack.kept import make_folder, write_private
 from devstack.process import Account, same_user
 from devstack.server import NotInstalled, Server, ServerFailed
+from devstack.state_folder import make_folder, write_private
 
 USUAL_PORT = 6379
 

@@ -9,7 +9,7 @@ from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
 from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.exc import DisconnectionError
 
-from store.trouble import sqlstate
+from store.errors import sqlstate
 
 MIN_POSTGRES = 17
 VANISHED = 20.0

@@ -14,7 +14,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from settings import get_settings
 from sources.contract import TransientError
 from sources.registry import SOURCES
-from store.trouble import named, trouble_of
+from store.errors import named, trouble_of
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
 from tasks.runs.claims import ClaimLost, join_run

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 
 from settings import get_settings
-from store.trouble import named, trouble_of
+from store.errors import named, trouble_of
 from tasks.anomalies.freshness import note_late
 from tasks.anomalies.judge import judge_runs
 from tasks.archive.retention import drop_expired

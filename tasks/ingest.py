@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
-from store.trouble import Trouble, named, trouble_of
+from store.errors import Trouble, named, trouble_of
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
 from tasks.runs.claims import (

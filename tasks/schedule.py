@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, Row, text
 from settings import get_settings
 from sources.contract import Source
 from sources.registry import SOURCES
-from store.trouble import Trouble, trouble_of
+from store.errors import Trouble, trouble_of
 from tasks.runs.requests import note_answered, publish, request_slot
 from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import beat_heart

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.exports.client import Reader
 from app.web.context import state
 from app.web.problems import Code, Problem
-from store.trouble import named
+from store.errors import named
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from psycopg2 import errorcodes
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from store.trouble import Trouble, named, sqlstate, trouble_of
+from store.errors import Trouble, named, sqlstate, trouble_of
 
 log = structlog.get_logger(__name__)
 

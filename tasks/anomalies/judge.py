@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
+from store.errors import named
 from store.tables import UNJUDGED
-from store.trouble import named
 from tasks.anomalies.figures import Figures, Jump, Off, figures_of, jumps_of, off_of
 
 log = structlog.get_logger()

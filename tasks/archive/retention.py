@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, text
 
 from settings import Settings
 from sources.registry import SOURCES
-from store.trouble import named
+from store.errors import named
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from settings import get_settings
 from store.engine import make_engine
-from store.trouble import named
+from store.errors import named
 from tasks.identity.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
 from tasks.identity.undo import undo
 from tasks.runtime.retry import DATABASE_ERRORS

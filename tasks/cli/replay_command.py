@@ -12,7 +12,7 @@ from settings import get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
 from store.engine import make_engine
-from store.trouble import named
+from store.errors import named
 from tasks.cli.replay_diff import diff
 from tasks.runs.parameters import SHA256, ReplayParameters
 from tasks.runs.requests import RunConflict, RunRequest, request_runs

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, RowMapping, select, text
 
 from settings import Settings
 from store.engine import application_name
+from store.errors import named
 from store.tables import Checkpoint
-from store.trouble import named
 from tasks.runs.claims import Hold, end, fail
 from tasks.runs.requests import publish
 from tasks.runtime.broker import ingest_queue_is_empty, late_after

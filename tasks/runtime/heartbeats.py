@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from sqlalchemy import Engine, text
 
-from store.trouble import named
+from store.errors import named
 from tasks.runtime.database import worker_engine
 from tasks.runtime.retry import DATABASE_ERRORS
 

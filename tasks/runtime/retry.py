@@ -11,7 +11,7 @@ import psycopg2
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.trouble import Trouble, named, trouble_of
+from store.errors import Trouble, named, trouble_of
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ import time
 import requests
 from sqlalchemy.exc import OperationalError
 
-from store.trouble import Trouble, trouble_of
+from store.errors import Trouble, trouble_of
 from tests.chaos.disks import Disk, PostgresOnADisk, PostgresWithADisk
 from tests.chaos.faults_workers import under_way
 from tests.chaos.stage import Stage, fault

@@ -102,7 +102,7 @@ class TwoHosts:
         """On the host's loopback, at the same URL as outside."""
         servers, log = self.stage.servers, self.stage.folder / f"{host.namespace}-replay.log"
         where = ("--port", str(urlsplit(servers.replay.url).port), "--seed", str(servers.seed))
-        host.run(sys.executable, "-m", "devstack.replay", "--freeze", *where, log=log)
+        host.run(sys.executable, "-m", "devstack.recorded_upstreams", "--freeze", *where, log=log)
         until(lambda: "serves" in log.read_text(), within=30, what=f"the upstreams answer; see {log}")
 
     def cut(self, *links: str, worker: Process | None = None) -> None:

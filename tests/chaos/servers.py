@@ -126,7 +126,16 @@ class Replay:
     def __enter__(self) -> Self:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "devstack.replay", "--freeze", "--port", str(port), "--seed", str(self._seed)]
+        command = [
+            sys.executable,
+            "-m",
+            "devstack.recorded_upstreams",
+            "--freeze",
+            "--port",
+            str(port),
+            "--seed",
+            str(self._seed),
+        ]
         with self._log.open("wb") as out:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
         try:

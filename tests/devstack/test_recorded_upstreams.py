@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import requests
 
-from devstack.replay import STEP, Recording, routes
-from devstack.walk import walk_coingecko, walk_coinpaprika
+from devstack.price_walk import walk_coingecko, walk_coinpaprika
+from devstack.recorded_upstreams import STEP, Recording, routes
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "sample_data"
@@ -38,7 +38,7 @@ def _free_port() -> int:
 def replay() -> Iterator[str]:
     """The address of a running replay server."""
     port = _free_port()
-    command = [sys.executable, "-m", "devstack.replay", "--port", str(port), "--folder", str(FOLDER)]
+    command = [sys.executable, "-m", "devstack.recorded_upstreams", "--port", str(port), "--folder", str(FOLDER)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         try:
             _until_it_answers(process, port)
@@ -121,7 +121,16 @@ def test_one_connection_serves_many_requests_compressed_where_that_is_accepted(r
 
 def test_what_did_not_change_is_not_sent_again() -> None:
     port = _free_port()
-    command = [sys.executable, "-m", "devstack.replay", "--port", str(port), "--folder", str(FOLDER), "--freeze"]
+    command = [
+        sys.executable,
+        "-m",
+        "devstack.recorded_upstreams",
+        "--port",
+        str(port),
+        "--folder",
+        str(FOLDER),
+        "--freeze",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         try:
             _until_it_answers(process, port)
@@ -247,7 +256,15 @@ def test_missing_stays_missing() -> None:
 
 
 def test_a_folder_without_recordings_ends_it_with_the_reason(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "devstack.replay", "--port", str(_free_port()), "--folder", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "devstack.recorded_upstreams",
+        "--port",
+        str(_free_port()),
+        "--folder",
+        str(tmp_path),
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 2
     assert "coinpaprika/tickers.json" in ended.stderr

@@ -12,10 +12,10 @@ import psycopg2
 import pytest
 import redis
 
-from devstack.kept import is_free
 from devstack.postgres import Postgres, find_postgres
 from devstack.process import family, wait_gone
 from devstack.server import FolderInUse, NotInstalled, Server
+from devstack.state_folder import is_free
 from devstack.valkey import Valkey, find_valkey
 
 KINDS = pytest.mark.parametrize("kind", [Postgres, Valkey])

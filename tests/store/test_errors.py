@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from settings import Settings
 from store.engine import make_engine
-from store.trouble import Trouble, named, trouble_of
+from store.errors import Trouble, named, trouble_of
 
 PASSWORD = "a-password-nobody-may-see"
 

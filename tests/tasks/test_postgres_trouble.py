@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sources.contract import Http, Page, Source, Window
 from store.engine import make_engine
-from store.trouble import sqlstate
+from store.errors import sqlstate
 from tasks.runs.reconciler import reconcile
 from tests.processes import until
 from tests.tasks.conftest import Bench

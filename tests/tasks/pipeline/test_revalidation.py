@@ -16,7 +16,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine, RowMapping
 
-from devstack.replay import Replay, routes
+from devstack.recorded_upstreams import Replay, routes
 from sources.coingecko import source as coingecko
 from sources.contract import Http, Page, TransientError, Window
 from sources.http.json_body import json_list

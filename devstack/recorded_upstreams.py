@@ -1,6 +1,6 @@
 """Stands in for the upstreams: serves their recorded answers, with the times moved to now and the prices walking.
 
-python -m devstack.replay --port 8900 [--seed 1] [--folder sample_data] [--freeze]
+python -m devstack.recorded_upstreams --port 8900 [--seed 1] [--folder sample_data] [--freeze]
 
     /coinpaprika/v1/tickers             asked with COINPAPRIKA_URL=http://127.0.0.1:8900/coinpaprika/v1
     /coingecko/api/v3/coins/markets     asked with COINGECKO_URL=http://127.0.0.1:8900/coingecko/api/v3
@@ -30,7 +30,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from msgspec import Raw, json
 
-from devstack.walk import Record, walk_coingecko, walk_coinpaprika
+from devstack.price_walk import Record, walk_coingecko, walk_coinpaprika
 
 STEP = 10
 """Seconds between two answers that differ."""
@@ -205,7 +205,9 @@ def moved_permanently(to: str) -> Answer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m devstack.replay", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m devstack.recorded_upstreams", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--port", type=int, required=True, help="where to listen on 127.0.0.1")
     parser.add_argument("--seed", type=int, default=1, help="which walk the prices take (default: 1)")
     parser.add_argument(
