@@ -88,9 +88,9 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    from app.web.context import forget_connections
+    from app.web.context import discard_connections
 
-    forget_connections(server.app.callable)
+    discard_connections(server.app.callable)
 
 
 def child_exit(server: Any, worker: Any) -> None:

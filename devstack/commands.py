@@ -23,8 +23,8 @@ from devstack.first_runs import LOADED, NoFirstRuns, Run, described, first_runs
 from devstack.logs import LogReader
 from devstack.postgres import Postgres
 from devstack.process import family, is_gone, kill, last_lines, wait_gone
-from devstack.stack_lock import claimant, end_leftovers
-from devstack.state_folder import Kept, make_folder
+from devstack.stack_lock import end_leftovers, lock_holder
+from devstack.state_folder import StateFolder, make_folder
 
 STOP_DEADLINE = 60.0
 EVENT_DEADLINE = 400.0
@@ -102,7 +102,7 @@ class Supervised:
 def up(environ: Mapping[str, str]) -> int:
     """Everything, in the background; returns when every source has had a run."""
     folder = data_folder(environ)
-    if claimant(folder):
+    if lock_holder(folder):
         return _already_up(folder)
     with _started(folder, environ) as supervised:
         runs = _first_runs(supervised)
@@ -114,7 +114,7 @@ def up(environ: Mapping[str, str]) -> int:
 def run(environ: Mapping[str, str]) -> int:
     """The same in the foreground, with its logs, until Ctrl-C."""
     folder = data_folder(environ)
-    if claimant(folder):
+    if lock_holder(folder):
         return _already_up(folder)
     with _started(folder, environ) as supervised:
         reader = LogReader(folder / "logs")
@@ -130,7 +130,7 @@ def run(environ: Mapping[str, str]) -> int:
 def down(environ: Mapping[str, str]) -> int:
     """Stop everything, in order."""
     folder = data_folder(environ)
-    supervisor = claimant(folder)
+    supervisor = lock_holder(folder)
     if supervisor is None:
         if folder.exists():
             end_leftovers(folder)
@@ -150,7 +150,7 @@ def status(environ: Mapping[str, str]) -> int:
     folder = data_folder(environ)
     stack = _stack(folder)
     if stack is None:
-        progress.print("Starting, or stopping." if claimant(folder) else "Not running. `make up` starts it.")
+        progress.print("Starting, or stopping." if lock_holder(folder) else "Not running. `make up` starts it.")
         return NOT_RUNNING
     for name, pid in stack["pids"].items():
         alive = psutil.pid_exists(pid) and not is_gone(psutil.Process(pid))
@@ -208,7 +208,7 @@ def clean(environ: Mapping[str, str]) -> int:
 def _started(folder: Path, environ: Mapping[str, str]) -> Iterator[Supervised]:
     """A serving stack; stopped when anything goes wrong within."""
     source = upstream(environ)
-    Kept(folder)
+    StateFolder(folder)
     progress.print(f"Starting Kasparro, {'with recorded answers' if source == REPLAY else 'with the real upstreams'}:")
     supervised = Supervised(folder, environ)
     try:
@@ -244,7 +244,7 @@ def _already_up(folder: Path) -> int:
 
 def _stack(folder: Path) -> dict[str, Any] | None:
     file = folder / "stack.json"
-    if claimant(folder) is None or not file.exists():
+    if lock_holder(folder) is None or not file.exists():
         return None
     stack: dict[str, Any] = json.loads(file.read_text())
     return stack

@@ -18,7 +18,7 @@ STOP_GRACE = 15.0
 """Seconds. honcho itself ends what has not stopped after 5."""
 
 
-class Part:
+class Component:
     """A command that can be started again; its output goes to a log of its own name."""
 
     def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], logs: Path):
@@ -59,14 +59,14 @@ class Part:
             self._process = None
 
 
-def procfile_parts(procfile: Path, env: Mapping[str, str], logs: Path) -> list[Part]:
+def procfile_components(procfile: Path, env: Mapping[str, str], logs: Path) -> list[Component]:
     """A honcho for each line, since one honcho ends all its processes when one of them ends."""
     from honcho.environ import parse_procfile
 
     # Its own way with .env would let that overrule the real environment.
     honcho = [sys.executable, "-m", "honcho", "--env", os.devnull, "--procfile", str(procfile), "--no-colour"]
     names = parse_procfile(procfile.read_text(encoding="utf-8")).processes
-    return [Part(name, [*honcho, "--no-prefix", "start", name], env, logs) for name in names]
+    return [Component(name, [*honcho, "--no-prefix", "start", name], env, logs) for name in names]
 
 
 def _leads_session(process: psutil.Process) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from honcho.environ import parse
 
-from devstack.state_folder import Kept, is_free
+from devstack.state_folder import StateFolder, is_port_free
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MARK = "KASPARRO_STACK"
@@ -56,14 +56,14 @@ def upstream(environ: Mapping[str, str]) -> str:
     return asked
 
 
-def choose_port(environ: Mapping[str, str], kept: Kept, variable: str, usual: int) -> int:
+def choose_port(environ: Mapping[str, str], kept: StateFolder, variable: str, usual: int) -> int:
     """The port that the environment asks for, which must then be free; else one that is."""
     asked = environ.get(variable, "").strip()
     if not asked:
         return kept.port(variable.lower().removesuffix("_port"), usual)
     if not asked.isdigit() or not 0 < int(asked) < 65536:
         raise WrongEnvironment(f"{variable} is {asked!r}: it must be a number from 1 to 65535.")
-    if not is_free(int(asked)):
+    if not is_port_free(int(asked)):
         raise WrongEnvironment(f"{variable} is {asked}, and something listens there: unset it, or choose another.")
     return int(asked)
 

@@ -22,7 +22,7 @@ PROBE_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Account:
-    """The account a process runs as. uid, gid: the owner of its files; switches: arguments of devstack/run_as_user.py."""
+    """The account a process runs as. uid, gid: owner of its files; switches: arguments of devstack/run_as_user.py."""
 
     name: str
     uid: int

@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 import psutil
 
 from devstack.process import BARE, Account, end, family, kill, last_lines, spawn, wait_gone
-from devstack.state_folder import Kept, is_free, make_folder
+from devstack.state_folder import StateFolder, is_port_free, make_folder
 
 START_DEADLINE = 60.0
 """Seconds. A start takes a fraction of one; replaying the log of a crash can take more."""
@@ -51,7 +51,7 @@ class Server(ABC):
     def __init__(self, folder: Path, usual_port: int | None = None):
         self.folder = folder.absolute()
         self.usual_port = usual_port
-        self.kept = Kept(self.folder)
+        self.kept = StateFolder(self.folder)
         self.log = make_folder(self.folder / "logs") / f"{self.name}.log"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -139,7 +139,7 @@ class Server(ABC):
             self._process = spawn(account, argv, log=self.log, death_signal=self.stop_signal, env=BARE, cwd="/")
             if self._wait_until_it_answers():
                 return
-            if is_free(self.port):
+            if is_port_free(self.port):
                 break  # it was not about the port
         said = last_lines(self.log, since=since)
         raise ServerFailed(f"{self.name} did not start on 127.0.0.1:{self.port}. The end of {self.log}:\n{said}")

@@ -21,7 +21,7 @@ class StackRuns(Exception):
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def lock_stack(folder: Path) -> Iterator[None]:
     """The right to run a stack on a data folder; ends with this process at the latest. Raises StackRuns."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(lock, "w") as file:
@@ -35,7 +35,7 @@ def claim(folder: Path) -> Iterator[None]:
         yield
 
 
-def claimant(folder: Path) -> psutil.Process | None:
+def lock_holder(folder: Path) -> psutil.Process | None:
     """The supervisor that has a data folder now."""
     with suppress(OSError, ValueError, psutil.NoSuchProcess), (folder / "lock").open() as lock:
         try:

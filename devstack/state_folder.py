@@ -32,7 +32,7 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def is_free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     """Whether a server could listen on 127.0.0.1:port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,12 +48,12 @@ def is_free(port: int) -> bool:
 def free_port() -> int:
     """A port that nobody uses now, out of the way of outgoing connections."""
     for port in random.sample(FREE_PORTS, 200):
-        if is_free(port):
+        if is_port_free(port):
             return port
     raise NoFreePort(f"No free port among 200 tried between {FREE_PORTS.start} and {FREE_PORTS.stop} on 127.0.0.1.")
 
 
-class Kept:
+class StateFolder:
     """The small files of a data folder. One launcher at a time writes them."""
 
     def __init__(self, folder: Path):
@@ -79,7 +79,7 @@ class Kept:
         """The port of last time; else the usual one; else, where both are taken or there is none, a free one."""
         last = self.text(f"{name}_port")
         for port in (int(last) if last and last.isdigit() else None, usual):
-            if port is not None and is_free(port):
+            if port is not None and is_port_free(port):
                 break
         else:
             port = free_port()

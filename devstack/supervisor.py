@@ -22,14 +22,14 @@ import psutil
 import requests
 
 from devstack import environment
-from devstack.component import Part, procfile_parts
+from devstack.component import Component, procfile_components
 from devstack.environment import CHECKOUT, WrongEnvironment
 from devstack.postgres import USUAL_PORT as POSTGRES_PORT
 from devstack.postgres import Postgres
 from devstack.process import kill
 from devstack.server import Server, ServerFailed
-from devstack.stack_lock import claim, end_leftovers
-from devstack.state_folder import Kept, NoFreePort, make_folder, write_private
+from devstack.stack_lock import end_leftovers, lock_stack
+from devstack.state_folder import NoFreePort, StateFolder, make_folder, write_private
 from devstack.valkey import USUAL_PORT as VALKEY_PORT
 from devstack.valkey import Valkey
 
@@ -86,10 +86,10 @@ class Supervisor:
         self.folder = folder
         self.environ = environ
         self.channel = channel
-        self.kept = Kept(folder)
+        self.kept = StateFolder(folder)
         self.logs = make_folder(folder / "logs")
         self.stack_file = folder / "stack.json"
-        self.started: list[Server | Part] = []
+        self.started: list[Server | Component] = []
         self.addresses: dict[str, str] = {}
         self.restarts: dict[str, list[float]] = defaultdict(list)
 
@@ -163,7 +163,7 @@ class Supervisor:
     def _start_replay(self, env: Mapping[str, str], stack: ExitStack) -> None:
         url = self.addresses["upstream"]
         command = [sys.executable, "-m", "devstack.recorded_upstreams", "--port", url.rpartition(":")[2]]
-        self._start_parts([Part("replay", command, env, self.logs)], stack)
+        self._start_parts([Component("replay", command, env, self.logs)], stack)
         self._wait_for(f"{url}/healthz", "replay")
         self.channel.tell(step=f"recorded answers of the upstreams replayed on {url}")
 
@@ -181,14 +181,14 @@ class Supervisor:
         self.channel.tell(step="tables up to date")
 
     def _start_procfile(self, env: Mapping[str, str], stack: ExitStack) -> None:
-        parts = procfile_parts(environment.procfile(self.environ), env, self.logs)
+        parts = procfile_components(environment.procfile(self.environ), env, self.logs)
         self._start_parts(parts, stack)
         self.channel.tell(step=f"started {', '.join(part.name for part in parts)}")
         self._wait_for(f"{self.addresses['api']}/health", "web")
         self._wait_for(self.addresses["flower"], "flower")
         self.channel.tell(step=f"the API answers on {self.addresses['api']}")
 
-    def _start_parts(self, parts: list[Part], stack: ExitStack) -> None:
+    def _start_parts(self, parts: list[Component], stack: ExitStack) -> None:
         """Start parts that stop together, each having been asked before one is waited for."""
         for part in parts:
             stack.callback(part.stop)
@@ -243,7 +243,7 @@ class Supervisor:
         write_private(self.stack_file, json.dumps({**self.addresses, "pids": pids}, indent=2) + "\n")
 
 
-def _ask_to_stop(parts: Iterable[Part]) -> None:
+def _ask_to_stop(parts: Iterable[Component]) -> None:
     for part in parts:
         part.ask_to_stop()
 
@@ -264,7 +264,7 @@ def supervise(folder: Path, environ: Mapping[str, str], line: socket.socket) -> 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop_once)
     try:
-        with claim(folder):
+        with lock_stack(folder):
             end_leftovers(folder)
             try:
                 Supervisor(folder, environ, channel).run()

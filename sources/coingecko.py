@@ -11,12 +11,12 @@ from settings import read_upstream
 from sources.contract import (
     Cursor,
     History,
+    HistoryWindow,
     Http,
     Item,
     Page,
-    Past,
     Rate,
-    Reply,
+    Response,
     Source,
     TransientError,
     Upstream,
@@ -72,7 +72,7 @@ def normalize(item: Item) -> Mapping[str, Any]:
     }
 
 
-def fetch_past(past: Past, http: Http) -> Reply:
+def fetch_past(past: HistoryWindow, http: Http) -> Response:
     """A price a day, at 00:00 UTC. Without a paid plan, of the last year. reference/coins-id-market-chart-range"""
     since, until = (int(at.timestamp()) for at in (past.since, past.until))
     asked: dict[str, str | int] = {

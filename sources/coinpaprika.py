@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-from sources.contract import History, Http, Item, Page, Past, Rate, Reject, Reply, Source, Upstream, Window
+from sources.contract import History, HistoryWindow, Http, Item, Page, Rate, Reject, Response, Source, Upstream, Window
 from sources.http.json_body import json_list
 
 
@@ -52,7 +52,7 @@ def _known(value: Any) -> Any:
     return None if value == 0 and value is not False else value
 
 
-def fetch_past(past: Past, http: Http) -> Reply:
+def fetch_past(past: HistoryWindow, http: Http) -> Response:
     """A price a day, at 00:00 UTC. Without a paid plan, of the last year. tickers/get-historical-ticks"""
     asked: dict[str, str | int] = {
         "start": int(past.since.timestamp()),

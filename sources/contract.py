@@ -112,7 +112,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """A successful answer of an upstream: status 200, body whole and unpacked, secrets not in the request.
 
     Or status 304: what the upstream answered to this request before still holds, and is the body.
@@ -133,7 +133,7 @@ class Reply:
 class Http(Protocol):
     """One source's access to its own upstream: base URL, key, limits, breaker, timeouts and repeats are in it."""
 
-    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Response:
         """GET base URL + path. Raises TransientError or TerminalError for everything but an answer.
 
         Where the request was made before, it asks whether the answer changed.
@@ -158,11 +158,11 @@ class Page:
     """Called right before the page is committed; raises TransientError if the body is no longer what there is."""
     corrects: bool = True
     """Whether quotes that are there, and say something else, are corrected by it."""
-    reply: Reply | None = None
+    reply: Response | None = None
     """The answer that the page is, just as it came. One that is unchanged is not parsed and loaded again."""
 
     @classmethod
-    def of(cls, reply: Reply, cursor: Cursor | None) -> Page:
+    def of(cls, reply: Response, cursor: Cursor | None) -> Page:
         return cls(reply.body, reply.content_type, reply.request, reply.fetched_at, cursor, reply.status, reply=reply)
 
     @cached_property
@@ -180,7 +180,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Past:
+class HistoryWindow:
     """What is to be fetched of a listing's past: what was observed from `since` on, before `until` (aware, UTC).
 
     listing: its source_asset_id, symbol, name and quote_currency.
@@ -200,7 +200,7 @@ class History:
     """
 
     span: timedelta
-    fetch: Callable[[Past, Http], Reply]
+    fetch: Callable[[HistoryWindow, Http], Response]
     parse: Callable[[Page], Iterable[Item]]
     normalize: Callable[[Item], Mapping[str, Any]]
 

@@ -50,7 +50,7 @@ class Quote:
 
 _NAMES = tuple(field.name for field in fields_of(Quote))
 
-KEYS, VALUES = _NAMES[:4], _NAMES[5:]
+KEY_FIELDS, VALUE_FIELDS = _NAMES[:4], _NAMES[5:]
 """What a quote is of: texts. And what it says, beside when: numbers."""
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import polars as pl
 from marshmallow import ValidationError
 
-from sources.record import EARLIEST, KEYS, MAX_DIGITS, VALUES, Record
+from sources.record import EARLIEST, KEY_FIELDS, MAX_DIGITS, VALUE_FIELDS, Record
 
 TIME = pl.Datetime("us", "UTC")
 
@@ -36,7 +36,7 @@ WITH_OFFSET, WITHOUT = (
 WITHOUT[f"^{DAY}$"] = "%Y-%m-%d"
 
 
-class Listed(NamedTuple):
+class ListingFields(NamedTuple):
     """What a quote is of, as its source has it."""
 
     source_asset_id: str
@@ -49,30 +49,30 @@ ListingKey = tuple[str, str]
 """source_asset_id and quote_currency: a listing's key within its source."""
 
 
-def key_of(listed: Listed) -> ListingKey:
+def key_of(listed: ListingFields) -> ListingKey:
     return listed.source_asset_id, listed.quote_currency
 
 
-class Judged(NamedTuple):
+class ValidatedColumns(NamedTuple):
     """taken: `item`, `listed` (a place in `listed`), `observed_at`, and the values as text. left: places of items."""
 
     taken: pl.DataFrame
-    listed: Sequence[Listed]
+    listed: Sequence[ListingFields]
     left: Sequence[int]
 
 
-def judge(frame: pl.DataFrame, latest: datetime) -> Judged:
+def validate_columns(frame: pl.DataFrame, latest: datetime) -> ValidatedColumns:
     """Judge a frame as sources/contract.py's Columns has it. latest: as of sources/record.py's Record."""
-    missing = [name for name in (*KEYS, "observed_at", "price") if name not in frame.columns]
+    missing = [name for name in (*KEY_FIELDS, "observed_at", "price") if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
     listed, of_row = _listed(frame, Record(latest))
     at = frame["observed_at"]
     at = at if at.dtype == TIME else read_iso(at, naive=False)
     columns = [frame["item"], of_row.alias("listed"), at]
-    columns += [frame[name].cast(pl.String) for name in VALUES if name in frame.columns]
+    columns += [frame[name].cast(pl.String) for name in VALUE_FIELDS if name in frame.columns]
     judged = pl.DataFrame(columns)
     surely = _with_near(judged).select(pl.all_horizontal(*_checks(judged, latest)).fill_null(value=False)).to_series()
-    return Judged(judged.filter(surely), listed, frame["item"].filter(~surely).to_list())
+    return ValidatedColumns(judged.filter(surely), listed, frame["item"].filter(~surely).to_list())
 
 
 def read_iso(text: pl.Series, *, naive: bool) -> pl.Series:
@@ -96,19 +96,19 @@ def _read(text: pl.Series, pattern: str, written: str) -> pl.Series:
     return text.to_frame("text").select(pl.when(pl.col("text").str.contains(pattern)).then(read)).to_series()
 
 
-def _listed(frame: pl.DataFrame, record: Record) -> tuple[list[Listed], pl.Series]:
+def _listed(frame: pl.DataFrame, record: Record) -> tuple[list[ListingFields], pl.Series]:
     """The different things that the rows are of, as the record spells them; and for each row which, null if none.
 
     Of many rows in a row it is the same, or of few things in turn.
     """
     begins = frame.select(
-        pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in KEYS)
+        pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in KEY_FIELDS)
         | (pl.int_range(pl.len()) == 0)
     ).to_series()
-    places: dict[Listed, int] = {}
+    places: dict[ListingFields, int] = {}
     known: dict[tuple[str | None, ...], int | None] = {}
     of_begin = []
-    for texts in frame.filter(begins).select(KEYS).iter_rows():
+    for texts in frame.filter(begins).select(KEY_FIELDS).iter_rows():
         if texts not in known:
             listed = _spelled(texts, record)
             known[texts] = None if listed is None else places.setdefault(listed, len(places))
@@ -117,10 +117,10 @@ def _listed(frame: pl.DataFrame, record: Record) -> tuple[list[Listed], pl.Serie
     return list(places), of_row
 
 
-def _spelled(texts: tuple[str | None, ...], record: Record) -> Listed | None:
+def _spelled(texts: tuple[str | None, ...], record: Record) -> ListingFields | None:
     try:
-        spelled = [record.fields[name].deserialize(text) for name, text in zip(KEYS, texts, strict=True)]
-        return Listed(*map(str, spelled))
+        spelled = [record.fields[name].deserialize(text) for name, text in zip(KEY_FIELDS, texts, strict=True)]
+        return ListingFields(*map(str, spelled))
     except ValidationError:
         return None
 
@@ -131,7 +131,7 @@ def _with_near(judged: pl.DataFrame) -> pl.DataFrame:
     polars takes what the record's pattern takes, infinities, and exponents of any size: both are out of range. To hold
     each text against a pattern takes longer than all else here.
     """
-    numbers = [name for name in judged.columns if name in VALUES and name != "rank"]
+    numbers = [name for name in judged.columns if name in VALUE_FIELDS and name != "rank"]
     near = judged.select(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)
     for name in numbers:
         text, number = judged[name], near[name]
@@ -151,7 +151,7 @@ def _checks(judged: pl.DataFrame, latest: datetime) -> Iterator[pl.Expr]:
     yield pl.col("listed").is_not_null()
     yield pl.col("observed_at").is_between(EARLIEST, latest)
     yield pl.col("price").is_not_null()
-    for name in set(judged.columns).intersection(VALUES):
+    for name in set(judged.columns).intersection(VALUE_FIELDS):
         check = _is_rank(name) if name == "rank" else _is_number(name)
         yield pl.col(name).is_null() | check
     if {"high", "low"} <= set(judged.columns):

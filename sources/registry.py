@@ -11,7 +11,7 @@ from typing import get_args
 
 from settings import SettingsError, get_settings, read_upstream
 from sources.contract import CatchUp, DriftPolicy, Rate, Retention, Source
-from sources.http.plans import address
+from sources.http.plans import upstream_address
 
 MODULES = (
     "sources.coinpaprika",
@@ -73,7 +73,7 @@ def _as_configured(source: Source) -> Source:
     upstream = read_upstream(source.name)
     if upstream.plan or upstream.api_key:
         # A wrong one is for the start to say. A missing one is for the run: only workers need to have it.
-        address(source)
+        upstream_address(source)
     rate = Rate(
         per_minute=upstream.calls_per_minute or source.rate.per_minute,
         per_month=upstream.calls_per_month or source.rate.per_month,

@@ -12,7 +12,7 @@ from psycopg2 import errorcodes
 from sqlalchemy import exc
 
 
-class Trouble(Enum):
+class DatabaseError(Enum):
     CONFLICT = auto()
     """Rolled back for another's sake: the same transaction, tried again, may pass."""
     LOST = auto()
@@ -37,17 +37,17 @@ _UNFIT = {
     errorcodes.TRANSACTION_TIMEOUT,
 }
 _BY_CLASS = {
-    errorcodes.CLASS_TRANSACTION_ROLLBACK: Trouble.CONFLICT,
-    errorcodes.CLASS_CONNECTION_EXCEPTION: Trouble.LOST,
-    errorcodes.CLASS_INSUFFICIENT_RESOURCES: Trouble.UNFIT,
-    errorcodes.CLASS_OPERATOR_INTERVENTION: Trouble.UNFIT,
-    errorcodes.CLASS_SYSTEM_ERROR: Trouble.UNFIT,
+    errorcodes.CLASS_TRANSACTION_ROLLBACK: DatabaseError.CONFLICT,
+    errorcodes.CLASS_CONNECTION_EXCEPTION: DatabaseError.LOST,
+    errorcodes.CLASS_INSUFFICIENT_RESOURCES: DatabaseError.UNFIT,
+    errorcodes.CLASS_OPERATOR_INTERVENTION: DatabaseError.UNFIT,
+    errorcodes.CLASS_SYSTEM_ERROR: DatabaseError.UNFIT,
 }
 # A quota has no SQLSTATE of its own.
 _NO_ROOM = ("No space left on device", "Disk quota exceeded")
 
 
-def trouble_of(error: BaseException) -> Trouble | None:
+def classify(error: BaseException) -> DatabaseError | None:
     """The trouble that an error tells of; None where it is none of the server's: our mistake, or no error of Postgres.
 
     error: SQLAlchemy's, or psycopg2's own, which is what a COPY raises.
@@ -55,17 +55,17 @@ def trouble_of(error: BaseException) -> Trouble | None:
     cause, state = _cause(error), sqlstate(error)
     if not isinstance(cause, psycopg2.Error):
         # The pool had no connection to give.
-        return Trouble.LOST if isinstance(error, exc.TimeoutError) else None
+        return DatabaseError.LOST if isinstance(error, exc.TimeoutError) else None
     if state == errorcodes.DISK_FULL or any(words in str(cause) for words in _NO_ROOM):
-        return Trouble.FULL
+        return DatabaseError.FULL
     if state is None:
-        return Trouble.LOST if _is_without_server(error, cause) else None
+        return DatabaseError.LOST if _is_without_server(error, cause) else None
     if state in _CONFLICTS:
-        return Trouble.CONFLICT
+        return DatabaseError.CONFLICT
     if state in _LOSSES:
-        return Trouble.LOST
+        return DatabaseError.LOST
     if state in _UNFIT:
-        return Trouble.UNFIT
+        return DatabaseError.UNFIT
     return _BY_CLASS.get(state[:2])
 
 
@@ -74,7 +74,7 @@ def sqlstate(error: BaseException) -> str | None:
     return getattr(_cause(error), "pgcode", None)
 
 
-def named(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """What happened, in words that may be shown to anyone: an error's own text can hold SQL, data, and addresses."""
     state = sqlstate(error)
     if state is None:

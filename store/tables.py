@@ -75,7 +75,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Source(Base):
+class SourceRow(Base):
     """What is known of a source beyond what code declares."""
 
     __tablename__ = "sources"
@@ -98,7 +98,7 @@ class Source(Base):
     bodies_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
-class Run(Base):
+class RunRow(Base):
     """One ingestion of one source, from request to end. Its id is the Celery task id."""
 
     __tablename__ = "runs"
@@ -151,7 +151,7 @@ class Run(Base):
     judged_at: Mapped[datetime | None]
 
 
-class Checkpoint(Base):
+class CheckpointRow(Base):
     """Where the next fetch of a partition starts, and which slice may move it."""
 
     __tablename__ = "checkpoints"
@@ -176,7 +176,7 @@ class Checkpoint(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
-class Validator(Base):
+class ValidatorRow(Base):
     """What an upstream last answered to a request: moved with the page, so that it never speaks of one that is not in.
 
     request is the sha256 of what was asked. mapping tells the code that read the body: another may see more in it.
@@ -193,7 +193,7 @@ class Validator(Base):
     mapping: Mapped[bytes]
 
 
-class RawBody(Base):
+class RawBodyRow(Base):
     """A body exactly as received, compressed with zstd, kept once per digest (sha256 of the uncompressed body).
 
     Where retention has dropped the body, it is null: that it was received stays on record.
@@ -210,7 +210,7 @@ class RawBody(Base):
     received_at: Mapped[datetime]
 
 
-class Page(Base):
+class PageRow(Base):
     """One body received by one run: its request, its cursor, and what became of its items."""
 
     __tablename__ = "pages"
@@ -250,7 +250,7 @@ class Page(Base):
     filled: Mapped[dict[str, Any] | None]
 
 
-class Reject(Base):
+class RejectRow(Base):
     """An item that could not become a quote. The same item of the same body is one reject, however often it comes."""
 
     __tablename__ = "rejects"
@@ -272,7 +272,7 @@ class Reject(Base):
     replayed_at: Mapped[datetime | None]
 
 
-class ShapeVersion(Base):
+class ProfileRow(Base):
     """What fields a source's items have in one of its formats, of which types, how often null; the newest today's."""
 
     __tablename__ = "shapes"
@@ -287,7 +287,7 @@ class ShapeVersion(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
-class DriftChange(Base):
+class DriftChangeRow(Base):
     """One change of a source's schema. It waits until somebody accepts it, or was accepted by its policy."""
 
     __tablename__ = "drift"
@@ -340,7 +340,7 @@ class DriftChange(Base):
     accepted_by: Mapped[str | None]
 
 
-class AnomalyFound(Base):
+class AnomalyRow(Base):
     """Something out of the ordinary: of a run, or of a source that has fallen behind, until it is over."""
 
     __tablename__ = "anomalies"
@@ -368,7 +368,7 @@ class AnomalyFound(Base):
     over_at: Mapped[datetime | None]
 
 
-class Asset(Base):
+class AssetRow(Base):
     """The real thing that listings of several sources speak of."""
 
     __tablename__ = "assets"
@@ -383,7 +383,7 @@ class Asset(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
-class Listing(Base):
+class ListingRow(Base):
     """One asset as one source lists it, in one quote currency."""
 
     __tablename__ = "listings"
@@ -408,7 +408,7 @@ class Listing(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
-class Decision(Base):
+class DecisionRow(Base):
     """That a listing is of an asset, as it was decided once. Never changed: what is decided anew is another row."""
 
     __tablename__ = "decisions"
@@ -428,7 +428,7 @@ class Decision(Base):
     decided_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
-class Candidate(Base):
+class CandidateRow(Base):
     """Two assets that may be one: too little speaks for it, or something against it. Found anew every few minutes."""
 
     __tablename__ = "candidates"
@@ -439,7 +439,7 @@ class Candidate(Base):
     found_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
-class Quote(Base):
+class QuoteRow(Base):
     """What one listing was worth at one instant.
 
     No foreign keys: each would be a trigger per row, and block retention. A test proves them by a query.
@@ -472,7 +472,7 @@ class Quote(Base):
     run: Mapped[uuid.UUID]
 
 
-class LatestQuote(Base):
+class LatestQuoteRow(Base):
     """Which quote of a listing is the newest, moved in the transaction that loads it."""
 
     __tablename__ = "latest_quotes"
@@ -481,7 +481,7 @@ class LatestQuote(Base):
     observed_at: Mapped[datetime]
 
 
-class Revision(Base):
+class RevisionRow(Base):
     """How often assets, listings, or the quotes that are gone changed: triggers count each statement.
 
     Where pages are committed, their checkpoints' versions tell it; nothing counts as rows of `quotes` come in.
@@ -493,7 +493,7 @@ class Revision(Base):
     number: Mapped[int] = mapped_column(BigInteger)
 
 
-class IdempotencyKey(Base):
+class IdempotencyKeyRow(Base):
     """What `POST /runs` answered to an Idempotency-Key."""
 
     __tablename__ = "idempotency_keys"
@@ -505,7 +505,7 @@ class IdempotencyKey(Base):
     expires_at: Mapped[datetime]
 
 
-class Heartbeat(Base):
+class HeartbeatRow(Base):
     """When a part of the service last showed that it works: beat by a tick, a worker by a canary it consumed."""
 
     __tablename__ = "heartbeats"

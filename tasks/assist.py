@@ -14,7 +14,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from settings import get_settings
 from sources.contract import TransientError
 from sources.registry import SOURCES
-from store.errors import named, trouble_of
+from store.errors import classify, describe
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
 from tasks.runs.claims import ClaimLost, join_run
@@ -22,7 +22,7 @@ from tasks.runs.leases import Cancelled, LeaseLost
 from tasks.runs.requests import call_assistants
 from tasks.runtime.database import worker_engine
 from tasks.runtime.retry import DATABASE_ERRORS
-from tasks.runtime.shutdown import page_in_hand_first, told_to_stop
+from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 
 log = structlog.get_logger()
 
@@ -42,16 +42,16 @@ def assist(run: str = "", number: int = 0, *_: Any, **__: Any) -> None:
     except (ValueError, TypeError, AttributeError):
         log.error("message_not_understood", run=repr(run)[:100], expected="the id of a run, and the number of a slice")
         return
-    if told_to_stop():
+    if is_stopping():
         return
     try:
         _assist(assisted, claims)
     except (ClaimLost, LeaseLost) as lost:
         log.warning("slice_fenced_off", run=run, detail=str(lost))
     except DATABASE_ERRORS as error:
-        if trouble_of(error) is None:
+        if classify(error) is None:
             raise
-        log.warning("slice_left", run=run, reason=named(error))
+        log.warning("slice_left", run=run, reason=describe(error))
 
 
 def _assist(run: uuid.UUID, number: int) -> None:
@@ -65,10 +65,10 @@ def _assist(run: uuid.UUID, number: int) -> None:
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
         log.info("slice_assisted", slice=number)
         try:
-            with page_in_hand_first():
+            with finish_page_on_sigterm():
                 Slice(engine, settings, source, claim, seconds=SHIFT).assist()
         except SliceEnded:
-            if not told_to_stop():
+            if not is_stopping():
                 call_assistants(claim, 1)
         except Cancelled:
             pass  # whose slice it is ends the run

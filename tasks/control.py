@@ -9,16 +9,16 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 
 from settings import get_settings
-from store.errors import named, trouble_of
-from tasks.anomalies.freshness import note_late
+from store.errors import classify, describe
+from tasks.anomalies.freshness import record_late_sources
 from tasks.anomalies.judge import judge_runs
-from tasks.archive.retention import drop_expired
+from tasks.archive.retention import delete_expired
 from tasks.celery import celery
 from tasks.identity.overrides_file import get_overrides
-from tasks.identity.rematch import look_again
+from tasks.identity.rematch import rematch_assets
 from tasks.runs.reconciler import reconcile
 from tasks.runtime.database import worker_engine
-from tasks.runtime.heartbeats import note_life
+from tasks.runtime.heartbeats import send_heartbeat
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ MOST_WAITING = 100
 def reconcile_runs(**_: Any) -> None:
     """Make up for messages and workers that vanished; then send a canary down the ingest queue."""
     if reconcile(worker_engine(), get_settings()):
-        note_life("control")
+        send_heartbeat("control")
     try:
         send_canary()
     except (BrokerUnreachable, RedisError, OSError) as error:
@@ -40,7 +40,7 @@ def reconcile_runs(**_: Any) -> None:
 @celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
 def retain(**_: Any) -> None:
     """Drop some of what no source is to keep any longer; the next turn goes on with it."""
-    drop_expired(worker_engine(), get_settings())
+    delete_expired(worker_engine(), get_settings())
 
 
 @celery.task(name="kasparro.judge", soft_time_limit=60, time_limit=90)
@@ -48,22 +48,22 @@ def judge(**_: Any) -> None:
     """Hold the runs that have ended against those before them, and see which sources have fallen behind."""
     try:
         judge_runs(worker_engine())
-        note_late(worker_engine())
+        record_late_sources(worker_engine())
     except DATABASE_ERRORS as error:
-        if trouble_of(error) is None:
+        if classify(error) is None:
             raise
-        log.warning("runs_not_judged", reason=named(error))
+        log.warning("runs_not_judged", reason=describe(error))
 
 
 @celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
-def look_again_at_assets(**_: Any) -> None:
+def rematch(**_: Any) -> None:
     """Decide of assets what could not be decided when their listings were met."""
     try:
-        look_again(worker_engine(), get_overrides())
+        rematch_assets(worker_engine(), get_overrides())
     except DATABASE_ERRORS as error:
-        if trouble_of(error) is None:
+        if classify(error) is None:
             raise
-        log.warning("second_look_not_taken", reason=named(error))
+        log.warning("second_look_not_taken", reason=describe(error))
 
 
 def send_canary() -> None:
@@ -79,4 +79,4 @@ def send_canary() -> None:
 @celery.task(name="kasparro.canary", soft_time_limit=10, time_limit=20)
 def canary(**_: Any) -> None:
     """Prove that an ingest worker consumes: one that only answers a ping may have stopped doing so."""
-    note_life("worker")
+    send_heartbeat("worker")

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
-from store.errors import Trouble, named, trouble_of
+from store.errors import DatabaseError, classify, describe
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
 from tasks.runs.claims import (
@@ -36,8 +36,8 @@ from tasks.runs.partitions import with_failures
 from tasks.runs.requests import publish
 from tasks.runtime.database import worker_engine
 from tasks.runtime.fault_points import reach
-from tasks.runtime.retry import DATABASE_ERRORS, try_again
-from tasks.runtime.shutdown import page_in_hand_first, told_to_stop
+from tasks.runtime.retry import DATABASE_ERRORS, retry_transaction
+from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 
 log = structlog.get_logger()
 
@@ -64,14 +64,14 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
         log.error("message_not_understood", run=repr(run)[:100], expected="the id of a run")
         return
     engine, settings = worker_engine(), get_settings()
-    if told_to_stop():
+    if is_stopping():
         raise HandBack(requeue=True)  # for a worker that stays
     try:
         claim = claim_run(engine, asked_for)
     except DATABASE_ERRORS as error:
-        if trouble_of(error) is None:
+        if classify(error) is None:
             raise
-        log.warning("message_handed_back", run=run, reason=named(error))
+        log.warning("message_handed_back", run=run, reason=describe(error))
         time.sleep(A_BREATH)
         # To be taken by a host that reaches the database, if there is one.
         raise HandBack(requeue=True) from None
@@ -82,15 +82,15 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
         log.info("slice_started", slice=claim.number, attempt=claim.attempts)
         try:
-            with page_in_hand_first():
+            with finish_page_on_sigterm():
                 work_on(engine, settings, claim)
         except (ClaimLost, LeaseLost) as lost:
             log.warning("slice_fenced_off", detail=str(lost))
         except DATABASE_ERRORS as error:
-            if trouble_of(error) is None:
+            if classify(error) is None:
                 raise
             # The lease runs out, and the reconciler puts the run back.
-            log.warning("slice_left", reason=named(error))
+            log.warning("slice_left", reason=describe(error))
     reach("before_acknowledgement")
 
 
@@ -102,7 +102,7 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     try:
         _work_on(engine, settings, claim)
     except DATABASE_ERRORS as error:
-        if trouble_of(error) is None:
+        if classify(error) is None:
             raise
         _bear_the_database(engine, settings, claim, error)
 
@@ -141,7 +141,7 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         log.warning("slice_timed_out")
         raise
     except Exception as error:
-        if trouble_of(error) is not None:
+        if classify(error) is not None:
             raise
         log.exception("slice_crashed")
         _give_up(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
@@ -151,13 +151,13 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
 
 def _bear_the_database(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
     def step_aside() -> None:
-        if trouble_of(error) is Trouble.FULL:
-            _wait_for_room(engine, settings, claim, named(error))
+        if classify(error) is DatabaseError.FULL:
+            _wait_for_room(engine, settings, claim, describe(error))
         else:
-            _wait(engine, settings, claim, "database_unavailable", named(error))
+            _wait(engine, settings, claim, "database_unavailable", describe(error))
 
     # A restart should cost a few seconds, not a lease.
-    try_again(step_aside, time.monotonic() + settings.transaction_timeout / 2)
+    retry_transaction(step_aside, time.monotonic() + settings.transaction_timeout / 2)
 
 
 def _wait_for_room(engine: Engine, settings: Settings, claim: Claim, detail: str) -> None:

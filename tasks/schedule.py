@@ -20,10 +20,10 @@ from sqlalchemy import Connection, Engine, Row, text
 from settings import get_settings
 from sources.contract import Source
 from sources.registry import SOURCES
-from store.errors import Trouble, trouble_of
-from tasks.runs.requests import note_answered, publish, request_slot
+from store.errors import DatabaseError, classify
+from tasks.runs.requests import publish, record_slot, request_slot
 from tasks.runtime.database import worker_engine
-from tasks.runtime.heartbeats import beat_heart
+from tasks.runtime.heartbeats import record_heartbeat
 
 log = structlog.get_logger()
 
@@ -133,7 +133,7 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = d
         known = {row.name: row for row in connection.execute(text(KNOWN))}
         # After the rows: a slot that another beat answers in between must not look as if it lay in the future.
         now = clock(connection)
-    beat_heart(engine, "beat")
+    record_heartbeat(engine, "beat")
     runs: list[uuid.UUID] = []
     gaps = [LONGEST_GAP]
     for name, source in SOURCES.items():
@@ -144,7 +144,7 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = d
         try:
             made, is_behind = _answer_slots(engine, source, row.last_slot if row else None, now)
         except Exception as error:
-            if trouble_of(error) is Trouble.LOST:
+            if classify(error) is DatabaseError.LOST:
                 raise
             # What ails one source must not keep the others from running.
             log.exception("slot_not_requested", source=name)
@@ -166,7 +166,7 @@ def _answer_slots(
     due = slots_due(source, answered, now)
     if due.after != answered:
         with engine.begin() as connection:
-            if not note_answered(connection, source.name, due.after, after=answered):
+            if not record_slot(connection, source.name, due.after, after=answered):
                 return [], False
         if due.let_go:
             log.warning("slots_let_go", source=source.name, count=due.let_go, until=due.after.isoformat())

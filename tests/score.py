@@ -19,10 +19,10 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from devstack.postgres import Postgres
-from sources.record_columns import Listed
+from sources.record_columns import ListingFields
 from store.engine import make_engine
-from tasks.identity.rematch import look_again
-from tasks.identity.resolver import Listings
+from tasks.identity.rematch import rematch_assets
+from tasks.identity.resolver import ListingResolver
 from tests.chaos.servers import migrate
 
 FOLDER = Path("../shared/identity")
@@ -79,7 +79,7 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
             _resolve(engine, "coinpaprika", (coin for coin in ours if coin["is_active"]))
             _resolve(engine, "coingecko", theirs)
             _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
-            look_again(engine, overrides={})
+            rematch_assets(engine, overrides={})
             with engine.connect() as connection:
                 found = connection.execute(
                     text("""
@@ -98,9 +98,9 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
 def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) -> None:
     """A page at a time, as they come from the source."""
-    listings = Listings(engine, source, overrides={})
+    listings = ListingResolver(engine, source, overrides={})
     listed = [
-        Listed(coin["id"], coin["symbol"].strip(), coin["name"].strip(), "USD")
+        ListingFields(coin["id"], coin["symbol"].strip(), coin["name"].strip(), "USD")
         for coin in coins
         if coin["symbol"].strip() and coin["name"].strip()
     ]

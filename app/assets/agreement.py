@@ -10,11 +10,11 @@ from flask import Response, jsonify
 from marshmallow import Schema, fields
 from sqlalchemy import select
 
-from app.assets.assets import one_asset
-from app.web.arguments import Enveloped, Resource
-from app.web.context import reading, state
+from app.assets.assets import asset_response
+from app.web.arguments import Envelope, Resource
+from app.web.context import context, read_connection
 from app.web.formats import Instant
-from store.tables import Asset, LatestQuote, Listing, Quote
+from store.tables import AssetRow, LatestQuoteRow, ListingRow, QuoteRow
 from tasks.anomalies.figures import SAME_TIME
 
 blueprint = Resource(
@@ -53,7 +53,7 @@ class InCurrencySchema(Schema):
     )
 
 
-class AgreementAnswer(Enveloped):
+class AgreementAnswer(Envelope):
     asset = fields.String()
     limit = fields.Float(metadata={"description": "AGREEMENT_LIMIT: the share that a source may be off by."})
     data = fields.List(fields.Nested(InCurrencySchema))
@@ -70,16 +70,24 @@ def get_agreement(slug: str) -> Response:
     Their newest prices in each quote currency, of about the same time: how far they are apart, and who is off. One that
     is far off is of another thing, a wrong match, or a broken upstream.
     """
-    limit = state().settings.agreement_limit
-    with reading() as connection:
-        asset = one_asset(connection, slug)["slug"]
+    limit = context().settings.agreement_limit
+    with read_connection() as connection:
+        asset = asset_response(connection, slug)["slug"]
         rows = connection.execute(
-            select(Listing.source, Listing.source_asset_id, Listing.quote_currency, Quote.price, Quote.observed_at)
-            .join(Asset, Asset.id == Listing.asset)
-            .join(LatestQuote, LatestQuote.listing_id == Listing.id)
-            .join(Quote, (Quote.listing_id == Listing.id) & (Quote.observed_at == LatestQuote.observed_at))
-            .where(Asset.slug == asset)
-            .order_by(Listing.quote_currency, Listing.source, Listing.source_asset_id)
+            select(
+                ListingRow.source,
+                ListingRow.source_asset_id,
+                ListingRow.quote_currency,
+                QuoteRow.price,
+                QuoteRow.observed_at,
+            )
+            .join(AssetRow, AssetRow.id == ListingRow.asset)
+            .join(LatestQuoteRow, LatestQuoteRow.listing_id == ListingRow.id)
+            .join(
+                QuoteRow, (QuoteRow.listing_id == ListingRow.id) & (QuoteRow.observed_at == LatestQuoteRow.observed_at)
+            )
+            .where(AssetRow.slug == asset)
+            .order_by(ListingRow.quote_currency, ListingRow.source, ListingRow.source_asset_id)
         ).all()
     currencies = dict.fromkeys(row.quote_currency for row in rows)
     data = [_in_currency(name, [row for row in rows if row.quote_currency == name], limit) for name in currencies]

@@ -11,24 +11,34 @@ from sqlalchemy import Connection, Row, exists, func, select
 
 from app.assets.filters import nearest_asset
 from app.web import pagination
-from app.web.arguments import LINK, Enveloped, Paged, Pagination, Resource, Several, Text, listed, source_name
-from app.web.context import reading
-from app.web.etags import ETAG, give_only_if_modified
+from app.web.arguments import (
+    LINK_HEADER,
+    Envelope,
+    ListOf,
+    PageArguments,
+    Pagination,
+    Resource,
+    Text,
+    list_response,
+    source_name,
+)
+from app.web.context import read_connection
+from app.web.etags import ETAG_HEADER, raise_if_not_modified
 from app.web.formats import Instant
-from app.web.problems import Code, Problem, shown
-from store.tables import Asset, LatestQuote, Listing
-from tasks.identity.decisions import STANDS_FOR
+from app.web.problems import Code, Problem, quoted
+from store.tables import AssetRow, LatestQuoteRow, ListingRow
+from tasks.identity.decisions import ASSETS_BY_SLUG
 
 blueprint = Resource(
     "assets", __name__, url_prefix="/assets", description="The real things that listings of several sources speak of."
 )
 
 
-class AssetQuery(Paged):
+class AssetQuery(PageArguments):
     """Which assets."""
 
-    symbol = Several(Text(longest=100), "Only with this symbol, in any case.")
-    source = Several(source_name(), "Only what this source lists.")
+    symbol = ListOf(Text(longest=100), "Only with this symbol, in any case.")
+    source = ListOf(source_name(), "Only what this source lists.")
 
 
 class ListingSchema(Schema):
@@ -53,19 +63,19 @@ class AssetSchema(Schema):
     listings = fields.List(fields.Nested(ListingSchema))
 
 
-class AssetAnswer(Enveloped, AssetSchema):
+class AssetAnswer(Envelope, AssetSchema):
     """One asset."""
 
 
-class AssetPage(Enveloped):
+class AssetPage(Envelope):
     data = fields.List(fields.Nested(AssetSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
 @blueprint.route("")
 @blueprint.arguments(AssetQuery, location="query")
-@blueprint.response(200, AssetPage, headers=LINK | ETAG)
-@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
+@blueprint.response(200, AssetPage, headers=LINK_HEADER | ETAG_HEADER)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
 @blueprint.doc(operationId="listAssets")
 def list_assets(arguments: dict[str, Any]) -> Response:
     """Assets, by slug
@@ -73,27 +83,27 @@ def list_assets(arguments: dict[str, Any]) -> Response:
     Each with the listings that speak of it, and how each was matched.
     """
     limit = arguments["limit"]
-    wanted = select(Asset).where(Asset.merged_into.is_(None)).order_by(Asset.slug).limit(limit + 1)
+    wanted = select(AssetRow).where(AssetRow.merged_into.is_(None)).order_by(AssetRow.slug).limit(limit + 1)
     if symbols := arguments.get("symbol"):
-        wanted = wanted.where(func.upper(Asset.symbol).in_([func.upper(symbol) for symbol in symbols]))
+        wanted = wanted.where(func.upper(AssetRow.symbol).in_([func.upper(symbol) for symbol in symbols]))
     if sources := arguments.get("source"):
-        wanted = wanted.where(exists().where(Listing.asset == Asset.id, Listing.source.in_(sources)))
+        wanted = wanted.where(exists().where(ListingRow.asset == AssetRow.id, ListingRow.source.in_(sources)))
     if "cursor" in arguments:
         wanted = wanted.where(
-            Asset.slug > pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.Word])[0]
+            AssetRow.slug > pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.Word])[0]
         )
-    with reading() as connection:
-        give_only_if_modified(connection, arguments)
+    with read_connection() as connection:
+        raise_if_not_modified(connection, arguments)
         assets = connection.execute(wanted).all()
         found = _with_listings(connection, assets[:limit])
     following = pagination.encode(request.path, arguments, [assets[limit - 1].slug]) if len(assets) > limit else None
-    return listed(AssetSchema(many=True).dump(found), limit, following)
+    return list_response(AssetSchema(many=True).dump(found), limit, following)
 
 
 @blueprint.route("/<slug>")
 @blueprint.takes_nothing
-@blueprint.response(200, AssetAnswer, headers=ETAG)
-@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
+@blueprint.response(200, AssetAnswer, headers=ETAG_HEADER)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getAsset")
 def get_asset(slug: str) -> dict[str, Any]:
@@ -101,26 +111,26 @@ def get_asset(slug: str) -> dict[str, Any]:
 
     The slug of one that was merged into another stands for that one.
     """
-    with reading() as connection:
-        give_only_if_modified(connection, {})
-        return one_asset(connection, slug)
+    with read_connection() as connection:
+        raise_if_not_modified(connection, {})
+        return asset_response(connection, slug)
 
 
-def one_asset(connection: Connection, slug: str) -> dict[str, Any]:
+def asset_response(connection: Connection, slug: str) -> dict[str, Any]:
     """The asset that a slug stands for; raises a Problem where there is none."""
-    found = connection.execute(STANDS_FOR, {"slugs": [slug]}).one_or_none()
+    found = connection.execute(ASSETS_BY_SLUG, {"slugs": [slug]}).one_or_none()
     if found is None:
-        raise Problem(Code.UNKNOWN_ASSET, f"There is no asset {shown(slug)}{nearest_asset(connection, slug) or '.'}")
-    return _with_listings(connection, connection.execute(select(Asset).where(Asset.id == found.id)).all())[0]
+        raise Problem(Code.UNKNOWN_ASSET, f"There is no asset {quoted(slug)}{nearest_asset(connection, slug) or '.'}")
+    return _with_listings(connection, connection.execute(select(AssetRow).where(AssetRow.id == found.id)).all())[0]
 
 
 def _with_listings(connection: Connection, assets: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     of: dict[int, list[Any]] = {asset.id: [] for asset in assets}
     listings = (
-        select(Listing, LatestQuote.observed_at.label("newest"))
-        .outerjoin(LatestQuote, LatestQuote.listing_id == Listing.id)
-        .where(Listing.asset.in_(of))
-        .order_by(Listing.source, Listing.source_asset_id, Listing.quote_currency)
+        select(ListingRow, LatestQuoteRow.observed_at.label("newest"))
+        .outerjoin(LatestQuoteRow, LatestQuoteRow.listing_id == ListingRow.id)
+        .where(ListingRow.asset.in_(of))
+        .order_by(ListingRow.source, ListingRow.source_asset_id, ListingRow.quote_currency)
     )
     for listing in connection.execute(listings):
         of[listing.asset].append(listing)

@@ -10,10 +10,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import aliased
 
 from app.web import pagination
-from app.web.arguments import LINK, Enveloped, Paged, Pagination, Resource, listed
-from app.web.context import reading
+from app.web.arguments import LINK_HEADER, Envelope, PageArguments, Pagination, Resource, list_response
+from app.web.context import read_connection
 from app.web.formats import Instant
-from store.tables import Asset, Candidate
+from store.tables import AssetRow, CandidateRow
 
 blueprint = Resource("candidates", __name__, description="Pairs of assets that may be one.")
 
@@ -27,14 +27,14 @@ class CandidateSchema(Schema):
     found_at = Instant()
 
 
-class CandidatePage(Enveloped):
+class CandidatePage(Envelope):
     data = fields.List(fields.Nested(CandidateSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
 @blueprint.route("/candidates")
-@blueprint.arguments(Paged, location="query")
-@blueprint.response(200, CandidatePage, headers=LINK)
+@blueprint.arguments(PageArguments, location="query")
+@blueprint.response(200, CandidatePage, headers=LINK_HEADER)
 @blueprint.doc(operationId="listCandidates")
 def list_candidates(arguments: dict[str, Any]) -> Response:
     """Pairs of assets that may be one
@@ -43,19 +43,19 @@ def list_candidates(arguments: dict[str, Any]) -> Response:
     one to its asset: then it is no candidate any more.
     """
     limit = arguments["limit"]
-    one, other = aliased(Asset), aliased(Asset)
+    one, other = aliased(AssetRow), aliased(AssetRow)
     wanted = (
         select(
-            Candidate.evidence,
-            Candidate.found_at,
+            CandidateRow.evidence,
+            CandidateRow.found_at,
             one.id,
             other.id.label("other_id"),
             one.slug,
             other.slug.label("other"),
         )
-        .join(one, one.id == Candidate.one)
-        .join(other, other.id == Candidate.other)
-        .order_by(Candidate.one, Candidate.other)
+        .join(one, one.id == CandidateRow.one)
+        .join(other, other.id == CandidateRow.other)
+        .order_by(CandidateRow.one, CandidateRow.other)
         .limit(limit + 1)
     )
     if "cursor" in arguments:
@@ -63,10 +63,10 @@ def list_candidates(arguments: dict[str, Any]) -> Response:
         wanted = wanted.where(
             text("(candidates.one, candidates.other) > (:one, :other)").bindparams(one=key[0], other=key[1])
         )
-    with reading() as connection:
+    with read_connection() as connection:
         rows = connection.execute(wanted).all()
     following = None
     if len(rows) > limit:
         following = pagination.encode(request.path, arguments, [rows[limit - 1].id, rows[limit - 1].other_id])
     shown = [{**row._mapping, "one": row.slug} for row in rows[:limit]]
-    return listed(CandidateSchema(many=True).dump(shown), limit, following)
+    return list_response(CandidateSchema(many=True).dump(shown), limit, following)

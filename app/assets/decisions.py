@@ -11,27 +11,27 @@ from flask import Response, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy import Connection, select
 
-from app.assets.assets import AssetAnswer, one_asset
+from app.assets.assets import AssetAnswer, asset_response
 from app.assets.filters import asset_ids
 from app.web import pagination
 from app.web.arguments import (
-    LINK,
+    LINK_HEADER,
     Arguments,
-    Enveloped,
+    Envelope,
     NoQuery,
-    Paged,
+    PageArguments,
     Pagination,
     Resource,
     Text,
-    listed,
+    list_response,
     source_name,
 )
-from app.web.context import reading, state
+from app.web.context import context, read_connection
 from app.web.formats import Instant
 from app.web.problems import Code, Problem
-from store.tables import Asset, Decision, Listing
-from tasks.identity.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
-from tasks.identity.undo import undo
+from store.tables import AssetRow, DecisionRow, ListingRow
+from tasks.identity.decisions import DecisionRefused, ListingName, Verdict, decision_lock, merge, pin, split
+from tasks.identity.undo import revert_change
 
 blueprint = Resource("decisions", __name__, description="Which asset a listing is of, and why.")
 
@@ -69,11 +69,11 @@ class SplitAsset(ChangedAsset):
     made = fields.String(metadata={"description": "Slug of the asset that the listings are of now."})
 
 
-class ChangeAnswer(Enveloped):
+class ChangeAnswer(Envelope):
     change = fields.UUID(metadata={"description": "The undoing, which can be undone as well."})
 
 
-class DecisionQuery(Paged):
+class DecisionQuery(PageArguments):
     """Whose decisions."""
 
     asset = Text(metadata={"description": "Only that a listing is of this asset, by its slug."})
@@ -98,7 +98,7 @@ class DecisionSchema(Schema):
     decided_at = Instant()
 
 
-class DecisionPage(Enveloped):
+class DecisionPage(Envelope):
     data = fields.List(fields.Nested(DecisionSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
@@ -136,7 +136,7 @@ def merge_assets(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
     """
     with _transaction() as connection:
         change = merge(connection, slug, body["into"], _by("merged", body))
-        return {**one_asset(connection, body["into"]), "change": change}
+        return {**asset_response(connection, body["into"]), "change": change}
 
 
 @_deciding("/assets/<slug>/split", ListingsBody, LISTINGS, "splitAsset", SplitAsset)
@@ -147,7 +147,7 @@ def split_asset(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str,
     """
     with _transaction() as connection:
         change, made = split(connection, slug, _names(body), _by("split", body))
-        return {**one_asset(connection, slug), "change": change, "made": made}
+        return {**asset_response(connection, slug), "change": change, "made": made}
 
 
 @_deciding("/assets/<slug>/pin", ListingsBody, LISTINGS, "pinListings")
@@ -155,7 +155,7 @@ def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
     """These listings are of this asset, whatever they were of, and no rule moves them"""
     with _transaction() as connection:
         change = pin(connection, slug, _names(body), _by("pinned", body))
-        return {**one_asset(connection, slug), "change": change}
+        return {**asset_response(connection, slug), "change": change}
 
 
 @blueprint.route("/decisions/<uuid:change>/undo", methods=["POST"])
@@ -171,12 +171,12 @@ def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
 def undo_change(body: dict[str, Any], _: dict[str, Any], change: UUID) -> dict[str, Any]:
     """Each listing of a change is again what it was before"""
     with _transaction() as connection:
-        return {"change": undo(connection, change, "api", body["reason"])}
+        return {"change": revert_change(connection, change, "api", body["reason"])}
 
 
 @blueprint.route("/decisions")
 @blueprint.arguments(DecisionQuery, location="query")
-@blueprint.response(200, DecisionPage, headers=LINK)
+@blueprint.response(200, DecisionPage, headers=LINK_HEADER)
 @blueprint.doc(operationId="listDecisions")
 def list_decisions(arguments: dict[str, Any]) -> Response:
     """Decisions, newest first
@@ -185,35 +185,35 @@ def list_decisions(arguments: dict[str, Any]) -> Response:
     """
     limit = arguments["limit"]
     wanted = (
-        select(Decision, Listing.source, Listing.source_asset_id, Listing.quote_currency, Asset.slug)
-        .join(Listing, Listing.id == Decision.listing)
-        .join(Asset, Asset.id == Decision.asset)
-        .order_by(Decision.id.desc())
+        select(DecisionRow, ListingRow.source, ListingRow.source_asset_id, ListingRow.quote_currency, AssetRow.slug)
+        .join(ListingRow, ListingRow.id == DecisionRow.listing)
+        .join(AssetRow, AssetRow.id == DecisionRow.asset)
+        .order_by(DecisionRow.id.desc())
         .limit(limit + 1)
     )
     columns = {
-        "source": Listing.source,
-        "source_asset_id": Listing.source_asset_id,
-        "change": Decision.change,
+        "source": ListingRow.source,
+        "source_asset_id": ListingRow.source_asset_id,
+        "change": DecisionRow.change,
     }
     for name, column in columns.items():
         if name in arguments:
             wanted = wanted.where(column == arguments[name])
     if "cursor" in arguments:
         wanted = wanted.where(
-            Decision.id < pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.BigId])[0]
+            DecisionRow.id < pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.BigId])[0]
         )
-    with reading() as connection:
+    with read_connection() as connection:
         if "asset" in arguments:
-            wanted = wanted.where(Decision.asset.in_(asset_ids(connection, [arguments["asset"]])))
+            wanted = wanted.where(DecisionRow.asset.in_(asset_ids(connection, [arguments["asset"]])))
         rows = connection.execute(wanted).all()
     following = pagination.encode(request.path, arguments, [rows[limit - 1].id]) if len(rows) > limit else None
     shown = [{**row._mapping, "asset": row.slug} for row in rows[:limit]]
-    return listed(DecisionSchema(many=True).dump(shown), limit, following)
+    return list_response(DecisionSchema(many=True).dump(shown), limit, following)
 
 
-def _by(method: str, body: dict[str, Any]) -> Decided:
-    return Decided(method, "api", reason=body["reason"])
+def _by(method: str, body: dict[str, Any]) -> Verdict:
+    return Verdict(method, "api", reason=body["reason"])
 
 
 def _names(body: dict[str, Any]) -> list[ListingName]:
@@ -235,8 +235,8 @@ def _transaction() -> Iterator[Connection]:
     What is refused is a Problem.
     """
     try:
-        with deciding(state().engine) as connection:
+        with decision_lock(context().engine) as connection:
             yield connection
-    except Refused as refused:
+    except DecisionRefused as refused:
         errors = [{"in": "body", "name": "listings", "detail": detail} for detail in refused.each]
         raise Problem(CODES[refused.code], str(refused), errors=errors) from None

@@ -12,7 +12,7 @@ from typing import Any, Self
 RESET_ON_CLOSE, AS_USUAL = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
-class Reader:
+class ClientConnection:
     """A context manager around a long answer: leaving it before `done` breaks the connection.
 
     By a reset, and not by an orderly end: over HTTP/1.0, which proxies speak to what is behind them, an orderly end is

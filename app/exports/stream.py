@@ -15,10 +15,10 @@ from flask import Response, request
 from sqlalchemy import ColumnElement, Connection, Select, func
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.exports.client import Reader
-from app.web.context import state
+from app.exports.client import ClientConnection
+from app.web.context import context
 from app.web.problems import Code, Problem
-from store.errors import named
+from store.errors import describe
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class FileRows(NamedTuple):
     parameters: Mapping[str, Any]
 
 
-def send(
+def stream_file(
     name: str,
     media_type: str,
     find: Callable[[Connection], FileRows],
@@ -59,12 +59,12 @@ def send(
     """
     with ExitStack() as held:
         held.enter_context(_slot())
-        connection = held.enter_context(state().exporter.connect())
+        connection = held.enter_context(context().exporter.connect())
         rows = find(connection)
         pieces = _pieces(connection, rows)
         # What is wrong with the query shows here, while it can still be said.
         pieces = chain([next(pieces)], pieces) if rows.total else pieces
-        reader = Reader(request.environ, state().settings.export_patience)
+        reader = ClientConnection(request.environ, context().settings.export_patience)
         body = _sent(reader, encode(pieces, rows.total), {"file": name, "rows": rows.total})
         answer = Response(body, mimetype=media_type)
         answer.call_on_close(held.pop_all().close)
@@ -75,7 +75,7 @@ def send(
 
 @contextmanager
 def _slot() -> Iterator[None]:
-    slots = state().export_slots
+    slots = context().export_slots
     if not slots.acquire(blocking=False):
         raise Problem(
             Code.TOO_MANY_EXPORTS,
@@ -99,7 +99,7 @@ def _pieces(connection: Connection, rows: FileRows) -> Pieces:
         raise RuntimeError(f"an export of {rows.total} rows ended with {left} to come")
 
 
-def _sent(reader: Reader, body: Iterator[bytes], about: Mapping[str, Any]) -> Iterator[bytes]:
+def _sent(reader: ClientConnection, body: Iterator[bytes], about: Mapping[str, Any]) -> Iterator[bytes]:
     """The file on its way. What ends it early breaks the connection, or a part of it would be taken for the whole."""
     started, reason = time.monotonic(), "the reader left, or was too slow"
     with reader:
@@ -108,7 +108,7 @@ def _sent(reader: Reader, body: Iterator[bytes], about: Mapping[str, Any]) -> It
             reader.done()
             reason = ""
         except Exception as error:  # its status is sent: there is nobody left to tell
-            reason = named(error)
+            reason = describe(error)
             if not isinstance(error, SQLAlchemyError | psycopg2.Error):
                 log.error("unhandled", exc_info=error)
             raise ConnectionResetError(errno.ECONNRESET, reason) from None

@@ -14,9 +14,9 @@ from app.quotes.export import FORMATS, INGESTED_UNTIL, export
 from app.quotes.fields import Members, QuoteSchema
 from app.quotes.selection import Key, Selection
 from app.web import pagination
-from app.web.arguments import LINK, Enveloped, OneOf, Pagination, Resource, View, raw_list
-from app.web.context import reading, state
-from app.web.etags import ETAG, give_only_if_modified, tag
+from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, View, raw_list_response
+from app.web.context import context, read_connection
+from app.web.etags import ETAG_HEADER, raise_if_not_modified, tag
 from app.web.formats import Instant, instant
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one shape.")
@@ -70,7 +70,7 @@ class CountedPagination(Pagination):
     total_is_estimate = fields.Boolean(required=True)
 
 
-class QuotePage(Enveloped):
+class QuotePage(Envelope):
     data = fields.List(fields.Nested(QuoteSchema), required=True)
     pagination = fields.Nested(CountedPagination, required=True)
     ingested_until = Instant(
@@ -100,8 +100,8 @@ def _files(view: View) -> View:
 
 @blueprint.route("")
 @blueprint.arguments(DataQuery, location="query")
-@blueprint.response(200, QuotePage, headers=LINK | ETAG)
-@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
+@blueprint.response(200, QuotePage, headers=LINK_HEADER | ETAG_HEADER)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
 @_files
 @blueprint.alt_response(503, "SERVICE_UNAVAILABLE")
 @blueprint.doc(operationId="listQuotes")
@@ -121,11 +121,11 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
         return _exported(arguments)
     limit = arguments["limit"]
     after = pagination.decode(arguments["cursor"], request.path, arguments, Key) if "cursor" in arguments else None
-    with reading() as connection:
+    with read_connection() as connection:
         # A page that is all that is read brings its state along.
         if request.if_none_match or not LOOKED_UP.isdisjoint(arguments):
-            give_only_if_modified(connection, arguments)
-        until = after[2] if after else state().frontier.ingested_until(connection)
+            raise_if_not_modified(connection, arguments)
+        until = after[2] if after else context().frontier.ingested_until(connection)
         asked = Selection(connection, arguments)
         found = asked.page(arguments["members"], after)
         tag(arguments, found.state)
@@ -136,12 +136,12 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
         following = pagination.encode(request.path, arguments, (*found.last, until))
     paging = {"limit": limit, "next_cursor": following, "has_more": found.has_more}
     counted = {"total": total, "total_is_estimate": is_estimate}
-    return raw_list(found.data, {"pagination": paging | counted, "ingested_until": instant(until)}, following)
+    return raw_list_response(found.data, {"pagination": paging | counted, "ingested_until": instant(until)}, following)
 
 
 def _exported(arguments: dict[str, Any]) -> Response:
-    with reading() as connection:
-        give_only_if_modified(connection, arguments)
+    with read_connection() as connection:
+        raise_if_not_modified(connection, arguments)
         # Before the snapshot is taken: nothing that was written before it is missing from the file.
-        until = state().frontier.ingested_until(connection)
+        until = context().frontier.ingested_until(connection)
     return export(arguments, until)

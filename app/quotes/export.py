@@ -12,7 +12,7 @@ from flask import Response, request
 from sqlalchemy import Connection
 
 from app.exports.parquet import parquet
-from app.exports.stream import FileRows, Pieces, csv_file, joined, send
+from app.exports.stream import FileRows, Pieces, csv_file, joined, stream_file
 from app.quotes.export_lines import Line, csv_line, json_line, lines, table_line
 from app.quotes.selection import Selection
 from app.web.formats import instant
@@ -75,6 +75,6 @@ def export(arguments: Mapping[str, Any], until: datetime) -> Response:
     def encode(pieces: Pieces, rows: int) -> Iterator[bytes]:
         return form.encode(pieces, _File(members, rows, instant(until)))
 
-    answer = send(f"quotes.{name}", form.media_type, find, encode)
+    answer = stream_file(f"quotes.{name}", form.media_type, find, encode)
     answer.headers[INGESTED_UNTIL] = instant(until)
     return answer

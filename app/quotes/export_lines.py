@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Text, cast, func, select
 
 from app.exports.stream import csv_text
-from app.quotes.fields import MEMBERS, WORDS, json_object
-from app.quotes.selection import Shape
-from store.tables import Asset, Listing, Quote
+from app.quotes.fields import FREE_TEXT, MEMBERS, json_object
+from app.quotes.selection import QueryShape
+from store.tables import AssetRow, ListingRow, QuoteRow
 
 Line = Callable[[Mapping[str, ColumnElement[Any]]], ColumnElement[str]]
 """The line that a row of members becomes, without its end."""
@@ -34,18 +34,18 @@ def _cells(members: Mapping[str, ColumnElement[Any]], null: str) -> list[ColumnE
 
 
 def _cell(name: str, value: ColumnElement[str], null: str) -> ColumnElement[Any]:
-    if name in WORDS:
+    if name in FREE_TEXT:
         return csv_text(value)
     return func.coalesce(value, null)
 
 
-def lines(shape: Shape, members: Sequence[str], line: Line) -> Select[str]:
+def lines(shape: QueryShape, members: Sequence[str], line: Line) -> Select[str]:
     """Every row of a selection, in its order, as one column of lines."""
     return (
-        select(line({name: MEMBERS[name](Quote) for name in members}))
-        .select_from(Quote)
-        .join(Listing, Listing.id == Quote.listing_id)
-        .join(Asset, Asset.id == Listing.asset)
+        select(line({name: MEMBERS[name](QuoteRow) for name in members}))
+        .select_from(QuoteRow)
+        .join(ListingRow, ListingRow.id == QuoteRow.listing_id)
+        .join(AssetRow, AssetRow.id == ListingRow.asset)
         .where(*shape.all())
-        .order_by(*shape.order(Quote))
+        .order_by(*shape.order(QuoteRow))
     )

@@ -9,20 +9,20 @@ from marshmallow import Schema, fields, validate
 from sqlalchemy import BigInteger, ColumnElement, Subquery, Text, bindparam, cast, func, literal, select
 
 from app.web.arguments import CommaSeparated
-from app.web.etags import STATE
+from app.web.etags import DATA_VERSION
 from app.web.formats import INSTANT, PLAIN_NUMBER, Amount, Instant, instant_sql, number_sql
-from store.tables import Asset, Listing
+from store.tables import AssetRow, ListingRow
 
 Columns = Any
 """The columns of a page of `quotes`, by name."""
 
 MEMBERS: Mapping[str, Callable[[Columns], ColumnElement[Any]]] = {
-    "source": lambda _: Listing.source.expression,
-    "asset": lambda _: Asset.slug.expression,
-    "symbol": lambda _: Listing.symbol.expression,
-    "name": lambda _: Listing.name.expression,
-    "source_asset_id": lambda _: Listing.source_asset_id.expression,
-    "quote_currency": lambda _: Listing.quote_currency.expression,
+    "source": lambda _: ListingRow.source.expression,
+    "asset": lambda _: AssetRow.slug.expression,
+    "symbol": lambda _: ListingRow.symbol.expression,
+    "name": lambda _: ListingRow.name.expression,
+    "source_asset_id": lambda _: ListingRow.source_asset_id.expression,
+    "quote_currency": lambda _: ListingRow.quote_currency.expression,
     "observed_at": lambda quote: instant_sql(quote.observed_at),
     "price": lambda quote: number_sql(quote.price),
     "open": lambda quote: number_sql(quote.open),
@@ -40,7 +40,7 @@ MEMBERS: Mapping[str, Callable[[Columns], ColumnElement[Any]]] = {
     "run": lambda quote: quote.run,
 }
 
-WORDS = ("source", "asset", "symbol", "name", "source_asset_id", "quote_currency")
+FREE_TEXT = ("source", "asset", "symbol", "name", "source_asset_id", "quote_currency")
 """Members that others thought up, in which anything may stand."""
 
 
@@ -105,12 +105,12 @@ def json_object(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]
 
 
 def _json(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
-    text = cast(func.to_json(value) if name in WORDS else value, Text)
+    text = cast(func.to_json(value) if name in FREE_TEXT else value, Text)
     # Of the others only a rank is a number in JSON, and none holds what would have to be escaped.
-    return text if name in WORDS or name == "rank" else literal('"', Text) + text + literal('"', Text)
+    return text if name in FREE_TEXT or name == "rank" else literal('"', Text) + text + literal('"', Text)
 
 
-class Answered(NamedTuple):
+class JsonRows(NamedTuple):
     """Rows as a JSON array; how many came, one more than the limit at most; of which state of the data they are.
 
     last: of the row at the limit, where there are more, the columns that its place is told by.
@@ -123,12 +123,12 @@ class Answered(NamedTuple):
     last: tuple[Any, ...]
 
     @classmethod
-    def of(cls, row: tuple[Any, ...]) -> Answered:
+    def of(cls, row: tuple[Any, ...]) -> JsonRows:
         data, rows, has_more, state, *last = row
         return cls(data, rows, has_more, state, tuple(last))
 
 
-def as_json(
+def rows_as_json(
     rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
     """What `Answered.of` takes: the first `limit` rows as a JSON array, and what is to be known of them.
@@ -143,8 +143,8 @@ def as_json(
             func.row_number().over(order_by=order(rows.c)).label("position"),
         )
         .select_from(rows)
-        .join(Listing, Listing.id == rows.c.listing_id)
-        .join(Asset, Asset.id == Listing.asset)
+        .join(ListingRow, ListingRow.id == rows.c.listing_id)
+        .join(AssetRow, AssetRow.id == ListingRow.asset)
         .subquery("page")
     )
     # In the order of the key and not of the position: in that they come, and need not be sorted again.
@@ -155,7 +155,7 @@ def as_json(
             func.coalesce(array, "[]").label("data"),
             func.count().label("rows"),
             (func.count() > LIMIT).label("has_more"),
-            STATE.label("state"),
+            DATA_VERSION.label("state"),
             *[func.max(page.c[name]).filter(page.c.position == LIMIT).label(name) for name in key],
         )
         .select_from(page)

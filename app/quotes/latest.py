@@ -12,13 +12,13 @@ from sqlalchemy import BigInteger, Integer, Subquery, any_, bindparam, cast, sel
 from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from app.assets.filters import FILTERS, ListingQuery, listing_ids
-from app.quotes.fields import LIMIT, Answered, Columns, Members, QuoteSchema, as_json
+from app.quotes.fields import LIMIT, Columns, JsonRows, Members, QuoteSchema, rows_as_json
 from app.web import pagination
-from app.web.arguments import LINK, Enveloped, OneOf, Pagination, Resource, raw_list
-from app.web.context import reading
-from app.web.etags import ETAG, give_only_if_modified, tag
-from app.web.prepared import SHAPES, Written
-from store.tables import LatestQuote, Listing, Quote
+from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, raw_list_response
+from app.web.context import read_connection
+from app.web.etags import ETAG_HEADER, raise_if_not_modified, tag
+from app.web.prepared import MAX_PREPARED, PreparedStatement
+from store.tables import LatestQuoteRow, ListingRow, QuoteRow
 
 ListingKey = tuple[pagination.Id]
 AssetKey = tuple[pagination.BigId, pagination.Word]
@@ -39,15 +39,15 @@ class LatestQuery(ListingQuery):
     members = Members(data_key="fields")
 
 
-class LatestPage(Enveloped):
+class LatestPage(Envelope):
     data = fields.List(fields.Nested(QuoteSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
 @blueprint.route("", tags=["data"])
 @blueprint.arguments(LatestQuery, location="query")
-@blueprint.response(200, LatestPage, headers=LINK | ETAG)
-@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG)
+@blueprint.response(200, LatestPage, headers=LINK_HEADER | ETAG_HEADER)
+@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
 @blueprint.doc(operationId="listLatestQuotes")
 def list_latest(arguments: dict[str, Any]) -> Response:
     """The newest quotes
@@ -56,19 +56,19 @@ def list_latest(arguments: dict[str, Any]) -> Response:
     currency: the newest that any source has.
     """
     per_asset, limit = arguments["per"] == "asset", arguments["limit"]
-    with reading() as connection:
+    with read_connection() as connection:
         # A page that is all that is read brings its state along.
         if request.if_none_match or not FILTERS.isdisjoint(arguments):
-            give_only_if_modified(connection, arguments)
+            raise_if_not_modified(connection, arguments)
         listings = listing_ids(connection, arguments)
         shape = _Shape(per_asset, of_all=listings is None, is_first="cursor" not in arguments)
         parameters = {"listings": listings or [], **_after(arguments, per_asset=per_asset)}
-        found = Answered.of(_page(shape, arguments["members"], limit).row(connection, parameters))
+        found = JsonRows.of(_page(shape, arguments["members"], limit).row(connection, parameters))
         tag(arguments, found.state)
     following = None
     if found.has_more:
         following = pagination.encode(request.path, arguments, found.last)
-    return raw_list(
+    return raw_list_response(
         found.data, {"pagination": {"limit": limit, "next_cursor": following, "has_more": found.has_more}}, following
     )
 
@@ -86,25 +86,27 @@ class _Shape:
         return ("asset", "quote_currency") if self.per_asset else ("listing_id",)
 
 
-@lru_cache(SHAPES)
-def _page(shape: _Shape, members: tuple[str, ...], limit: int) -> Written:
-    newest = select(LatestQuote, Listing.asset, Listing.quote_currency).join(
-        Listing, Listing.id == LatestQuote.listing_id
+@lru_cache(MAX_PREPARED)
+def _page(shape: _Shape, members: tuple[str, ...], limit: int) -> PreparedStatement:
+    newest = select(LatestQuoteRow, ListingRow.asset, ListingRow.quote_currency).join(
+        ListingRow, ListingRow.id == LatestQuoteRow.listing_id
     )
     if not shape.of_all:
-        newest = newest.where(Listing.id == any_(cast(bindparam("listings"), ARRAY(Integer))))
+        newest = newest.where(ListingRow.id == any_(cast(bindparam("listings"), ARRAY(Integer))))
     newest = _per_asset(newest, shape) if shape.per_asset else _per_listing(newest, shape)
     rows = _quotes(newest.limit(LIMIT + 1).subquery("newest"))
 
     def order(row: Columns) -> list[Any]:
         return [getattr(row, name) for name in shape.key]
 
-    return Written(as_json(rows, members, order, shape.key, limit))
+    return PreparedStatement(rows_as_json(rows, members, order, shape.key, limit))
 
 
 def _quotes(newest: Subquery) -> Subquery:
     # With its own limit, each is looked up by its key; a plain join was planned as a scan of all quotes.
-    of_one = select(Quote).where(Quote.listing_id == newest.c.listing_id, Quote.observed_at == newest.c.observed_at)
+    of_one = select(QuoteRow).where(
+        QuoteRow.listing_id == newest.c.listing_id, QuoteRow.observed_at == newest.c.observed_at
+    )
     quote = of_one.limit(1).lateral("quote_of_one")
     return select(quote, newest.c.asset, newest.c.quote_currency).join(quote, true()).subquery("rows")
 
@@ -120,14 +122,14 @@ def _after(arguments: dict[str, Any], *, per_asset: bool) -> dict[str, Any]:
 
 def _per_listing(newest: Any, shape: _Shape) -> Any:
     if not shape.is_first:
-        newest = newest.where(LatestQuote.listing_id > bindparam("after_listing"))
-    return newest.order_by(LatestQuote.listing_id)
+        newest = newest.where(LatestQuoteRow.listing_id > bindparam("after_listing"))
+    return newest.order_by(LatestQuoteRow.listing_id)
 
 
 def _per_asset(newest: Any, shape: _Shape) -> Any:
-    key = (Listing.asset, Listing.quote_currency)
+    key = (ListingRow.asset, ListingRow.quote_currency)
     if not shape.is_first:
         newest = newest.where(
             tuple_(*key) > tuple_(bindparam("after_asset", type_=BigInteger), bindparam("after_currency"))
         )
-    return newest.ext(distinct_on(*key)).order_by(*key, LatestQuote.observed_at.desc(), Listing.id)
+    return newest.ext(distinct_on(*key)).order_by(*key, LatestQuoteRow.observed_at.desc(), ListingRow.id)

@@ -14,7 +14,7 @@ GATHERED = 20_000
 """Up to so many rows are read together and sorted: beyond, they are looked for in their order."""
 
 
-class RunRows(NamedTuple):
+class RunBounds(NamedTuple):
     """started, finished: when they were written. rows: how many at most, since others may have corrected them.
 
     first, last: between which times they are. listings: what they are of, or more. Each None where it is not known.
@@ -54,9 +54,9 @@ _FIND = text("""
 """)
 
 
-def run_rows(connection: Connection, run: UUID) -> RunRows:
+def find_run_bounds(connection: Connection, run: UUID) -> RunBounds:
     """Raises a Problem where there is no such run."""
     found = connection.execute(_FIND, {"run": run}).mappings().one_or_none()
     if found is None:
         raise invalid_parameter("run", f"there is no run {run}")
-    return RunRows(**{name: found[name] for name in RunRows._fields})
+    return RunBounds(**{name: found[name] for name in RunBounds._fields})

@@ -26,12 +26,12 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.types import Integer
 
 from app.assets.filters import listing_ids
-from app.quotes.fields import LIMIT, Answered, Columns, as_json
-from app.quotes.run_bounds import run_rows
+from app.quotes.fields import LIMIT, Columns, JsonRows, rows_as_json
+from app.quotes.run_bounds import find_run_bounds
 from app.web import pagination
-from app.web.prepared import SHAPES, Written
-from app.web.row_estimates import COUNTED, Estimate
-from store.tables import LatestQuote, Quote
+from app.web.prepared import MAX_PREPARED, PreparedStatement
+from app.web.row_estimates import EXACT_LIMIT, RowEstimate
+from store.tables import LatestQuoteRow, QuoteRow
 
 FEW = 50
 """Up to so many listings are each read by their own key; beyond, the index over time is walked."""
@@ -44,23 +44,23 @@ KEY = ("observed_at", "listing_id")
 Conditions = list[ColumnElement[bool]]
 
 CONDITIONS: Mapping[str, ColumnElement[bool]] = {
-    "observed_from": Quote.observed_at >= bindparam("observed_from"),
-    "observed_to": Quote.observed_at < bindparam("observed_to"),
-    "ingested_since": Quote.ingested_at >= bindparam("ingested_since"),
-    "run": Quote.run == cast(bindparam("run"), Uuid),
-    "run_started": Quote.ingested_at >= bindparam("run_started"),
-    "run_finished": Quote.ingested_at <= bindparam("run_finished"),
-    "run_first": Quote.observed_at >= bindparam("run_first"),
-    "run_last": Quote.observed_at <= bindparam("run_last"),
+    "observed_from": QuoteRow.observed_at >= bindparam("observed_from"),
+    "observed_to": QuoteRow.observed_at < bindparam("observed_to"),
+    "ingested_since": QuoteRow.ingested_at >= bindparam("ingested_since"),
+    "run": QuoteRow.run == cast(bindparam("run"), Uuid),
+    "run_started": QuoteRow.ingested_at >= bindparam("run_started"),
+    "run_finished": QuoteRow.ingested_at <= bindparam("run_finished"),
+    "run_first": QuoteRow.observed_at >= bindparam("run_first"),
+    "run_last": QuoteRow.observed_at <= bindparam("run_last"),
 }
 
-AFTER = (bindparam("after_observed_at", type_=Quote.observed_at.type), bindparam("after_listing_id", type_=Integer))
+AFTER = (bindparam("after_observed_at", type_=QuoteRow.observed_at.type), bindparam("after_listing_id", type_=Integer))
 LISTINGS: ColumnElement[Any] = cast(bindparam("listings"), ARRAY(Integer))
-AMONG: ColumnElement[bool] = Quote.listing_id == any_(LISTINGS)
+AMONG: ColumnElement[bool] = QuoteRow.listing_id == any_(LISTINGS)
 
 
 @dataclass(frozen=True)
-class Shape:
+class QueryShape:
     """What decides how a selection's SQL reads; all else is its parameters."""
 
     conditions: tuple[str, ...]
@@ -82,36 +82,36 @@ class Shape:
         conditions = self.all() if is_first else [*self.all(), *self._beyond()]
         if self.gathered:
             # OFFSET keeps the planner from walking through time for them: how long, it cannot know.
-            rows = select(Quote).where(*conditions).offset(0).subquery("gathered")
+            rows = select(QuoteRow).where(*conditions).offset(0).subquery("gathered")
             return select(rows).order_by(*self.order(rows.c)).limit(LIMIT + 1).subquery("rows")
         if self.listings == "few":
             return self._by_listing(conditions)
         if self.listings == "many":
             conditions.append(self._from_their_first())
-        return select(Quote).where(*conditions).order_by(*self.order(Quote)).limit(LIMIT + 1).subquery("rows")
+        return select(QuoteRow).where(*conditions).order_by(*self.order(QuoteRow)).limit(LIMIT + 1).subquery("rows")
 
     def _by_listing(self, conditions: Conditions) -> Subquery:
         """Of each listing a page through its primary key, and of these the first page."""
         wanted = _wanted()
         others = [condition for condition in conditions if condition is not AMONG]
-        of_one = select(Quote).where(Quote.listing_id == wanted.c.id, *others)
-        each = of_one.order_by(*self.order(Quote)[:1]).limit(LIMIT + 1).lateral("each")
+        of_one = select(QuoteRow).where(QuoteRow.listing_id == wanted.c.id, *others)
+        each = of_one.order_by(*self.order(QuoteRow)[:1]).limit(LIMIT + 1).lateral("each")
         rows = select(each).select_from(wanted).join(each, true())
         return rows.order_by(*self.order(each.c)).limit(LIMIT + 1).subquery("rows")
 
     def _beyond(self) -> Conditions:
-        key, last = tuple_(Quote.observed_at, Quote.listing_id), tuple_(*AFTER)
+        key, last = tuple_(QuoteRow.observed_at, QuoteRow.listing_id), tuple_(*AFTER)
         # The second says nothing new, but is one that the primary key's index can start at.
         if self.descending:
-            return [key < last, Quote.observed_at <= AFTER[0]]
-        return [key > last, Quote.observed_at >= AFTER[0]]
+            return [key < last, QuoteRow.observed_at <= AFTER[0]]
+        return [key > last, QuoteRow.observed_at >= AFTER[0]]
 
     def _from_their_first(self) -> ColumnElement[bool]:
         """Else an old source, newest first, would be found after walking through all that is newer than it."""
         if self.descending:
-            newest = select(func.max(LatestQuote.observed_at)).where(LatestQuote.listing_id == any_(LISTINGS))
-            return Quote.observed_at <= newest.scalar_subquery()
-        one, first = _wanted(), aliased(Quote)
+            newest = select(func.max(LatestQuoteRow.observed_at)).where(LatestQuoteRow.listing_id == any_(LISTINGS))
+            return QuoteRow.observed_at <= newest.scalar_subquery()
+        one, first = _wanted(), aliased(QuoteRow)
         oldest = (
             select(first.observed_at)
             .where(first.listing_id == one.c.id)
@@ -120,7 +120,7 @@ class Shape:
             .lateral("oldest")
         )
         of_all = select(func.min(oldest.c.observed_at)).select_from(one).join(oldest, true())
-        return Quote.observed_at >= of_all.scalar_subquery()
+        return QuoteRow.observed_at >= of_all.scalar_subquery()
 
 
 class Selection:
@@ -132,7 +132,7 @@ class Selection:
         found = {
             name: arguments[name] for name in ("observed_from", "observed_to", "ingested_since") if name in arguments
         }
-        wrote = run_rows(connection, arguments["run"]) if "run" in arguments else None
+        wrote = find_run_bounds(connection, arguments["run"]) if "run" in arguments else None
         self._at_most = wrote.rows if wrote and listings is None and not found else 0
         if wrote:
             found |= {"run": str(arguments["run"]), **wrote.bounds}
@@ -140,20 +140,20 @@ class Selection:
                 listings = sorted({*wrote.listings} if listings is None else {*wrote.listings} & {*listings})
         self.parameters: dict[str, Any] = {**found, "listings": listings or []}
         self._limit: int = arguments["limit"]
-        self.shape = Shape(
+        self.shape = QueryShape(
             conditions=tuple(found),
             listings="all" if listings is None else "few" if len(listings) <= FEW else "many",
             descending=arguments["order"] == "desc",
             gathered=wrote is not None and wrote.are_few,
         )
 
-    def page(self, members: tuple[str, ...], after: Key | None) -> Answered:
+    def page(self, members: tuple[str, ...], after: Key | None) -> JsonRows:
         """The page after a key."""
         parameters = self.parameters
         if after:
             parameters = {**parameters, "after_observed_at": after[0], "after_listing_id": after[1]}
         written = _page(self.shape, members, self._limit, is_first=after is None)
-        return Answered.of(written.row(self._connection, parameters))
+        return JsonRows.of(written.row(self._connection, parameters))
 
     def count(self) -> int:
         """How many rows there are."""
@@ -166,27 +166,29 @@ class Selection:
         if whole is not None:
             return whole, False
         if how == "estimated":
-            if self._at_most > COUNTED:
+            if self._at_most > EXACT_LIMIT:
                 return self._at_most, True
             return _estimate(self.shape).about_how_many(self._connection, self.parameters)
         return self.count(), False
 
 
-@lru_cache(SHAPES)
-def _page(shape: Shape, members: tuple[str, ...], limit: int, *, is_first: bool) -> Written:
+@lru_cache(MAX_PREPARED)
+def _page(shape: QueryShape, members: tuple[str, ...], limit: int, *, is_first: bool) -> PreparedStatement:
     # Where nothing is asked for but what follows, what is best for one place is best for all.
     one_plan = not is_first and not shape.conditions and shape.listings == "all"
-    return Written(as_json(shape.page(is_first=is_first), members, shape.order, KEY, limit), one_plan=one_plan)
+    return PreparedStatement(
+        rows_as_json(shape.page(is_first=is_first), members, shape.order, KEY, limit), one_plan=one_plan
+    )
 
 
-@lru_cache(SHAPES)
-def _count(shape: Shape) -> Written:
-    return Written(select(func.count()).select_from(Quote).where(*shape.all()))
+@lru_cache(MAX_PREPARED)
+def _count(shape: QueryShape) -> PreparedStatement:
+    return PreparedStatement(select(func.count()).select_from(QuoteRow).where(*shape.all()))
 
 
-@lru_cache(SHAPES)
-def _estimate(shape: Shape) -> Estimate:
-    return Estimate(select(Quote.listing_id).where(*shape.all()))
+@lru_cache(MAX_PREPARED)
+def _estimate(shape: QueryShape) -> RowEstimate:
+    return RowEstimate(select(QuoteRow.listing_id).where(*shape.all()))
 
 
 def _wanted() -> Any:

@@ -11,26 +11,26 @@ from flask import Response, jsonify, request
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, select, text
 
-from app.quotes.run_bounds import run_rows
-from app.runs.anomaly_schemas import KINDS, AnomalySchema, anomalies_of
-from app.runs.schemas import COUNTERS, RunSchema, dumped, found_run
+from app.quotes.run_bounds import find_run_bounds
+from app.runs.anomaly_schemas import KINDS, AnomalySchema, run_anomalies
+from app.runs.schemas import COUNTERS, RunSchema, dump_run, find_run
 from app.web import pagination
 from app.web.arguments import (
-    LINK,
+    LINK_HEADER,
     Arguments,
-    Enveloped,
+    Envelope,
+    ListOf,
     OneOf,
-    Paged,
+    PageArguments,
     Pagination,
     Resource,
-    Several,
-    listed,
+    list_response,
     source_name,
 )
-from app.web.context import reading
+from app.web.context import read_connection
 from app.web.formats import Instant
-from sources.record import VALUES
-from store.tables import AnomalyFound
+from sources.record import VALUE_FIELDS
+from store.tables import AnomalyRow
 from tasks.anomalies.figures import FILLED
 
 MOVED, MOST_MOVED = math.log(1.5), 50
@@ -43,18 +43,18 @@ blueprint = Resource(
 )
 
 
-class AnomalyQuery(Paged):
+class AnomalyQuery(PageArguments):
     """Which anomalies."""
 
-    source = Several(source_name(), "Only of this source.")
-    kind = Several(OneOf(KINDS), "Only of this kind.")
+    source = ListOf(source_name(), "Only of this source.")
+    kind = ListOf(OneOf(KINDS), "Only of this kind.")
     run = fields.UUID(
         metadata={"description": "Only of this run."}, error_messages={"invalid_uuid": "expected a run's id, a UUID"}
     )
     found_from = Instant(metadata={"description": "Found at this time or later."})
 
 
-class AnomalyPage(Enveloped):
+class AnomalyPage(Envelope):
     data = fields.List(fields.Nested(AnomalySchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
@@ -99,7 +99,7 @@ class MovedSchema(Schema):
     ratio = fields.Float()
 
 
-class Comparison(Enveloped):
+class Comparison(Envelope):
     a = fields.Nested(RunSchema)
     b = fields.Nested(RunSchema)
     counters = fields.Dict(keys=fields.String(), values=fields.Nested(DifferenceSchema))
@@ -122,7 +122,7 @@ class Comparison(Enveloped):
 
 @blueprint.route("/anomalies")
 @blueprint.arguments(AnomalyQuery, location="query")
-@blueprint.response(200, AnomalyPage, headers=LINK)
+@blueprint.response(200, AnomalyPage, headers=LINK_HEADER)
 @blueprint.doc(operationId="listAnomalies")
 def list_anomalies(arguments: dict[str, Any]) -> Response:
     """What was out of the ordinary, newest first
@@ -130,22 +130,22 @@ def list_anomalies(arguments: dict[str, Any]) -> Response:
     Each live run that ends is held against the last 30 of its source. Nothing is said before there are 8.
     """
     limit = arguments["limit"]
-    wanted = select(AnomalyFound).order_by(AnomalyFound.id.desc()).limit(limit + 1)
+    wanted = select(AnomalyRow).order_by(AnomalyRow.id.desc()).limit(limit + 1)
     for name in ("source", "kind"):
         if name in arguments:
-            wanted = wanted.where(getattr(AnomalyFound, name).in_(arguments[name]))
+            wanted = wanted.where(getattr(AnomalyRow, name).in_(arguments[name]))
     if "run" in arguments:
-        wanted = wanted.where(AnomalyFound.run == arguments["run"])
+        wanted = wanted.where(AnomalyRow.run == arguments["run"])
     if "found_from" in arguments:
-        wanted = wanted.where(AnomalyFound.found_at >= arguments["found_from"])
+        wanted = wanted.where(AnomalyRow.found_at >= arguments["found_from"])
     if "cursor" in arguments:
         wanted = wanted.where(
-            AnomalyFound.id < pagination.decode(arguments["cursor"], request.path, arguments, AnomalyKey)
+            AnomalyRow.id < pagination.decode(arguments["cursor"], request.path, arguments, AnomalyKey)
         )
-    with reading() as connection:
+    with read_connection() as connection:
         found = connection.execute(wanted).all()
     following = pagination.encode(request.path, arguments, found[limit - 1].id) if len(found) > limit else None
-    return listed(AnomalySchema(many=True).dump(found[:limit]), limit, following)
+    return list_response(AnomalySchema(many=True).dump(found[:limit]), limit, following)
 
 
 @blueprint.route("/runs/compare")
@@ -175,15 +175,15 @@ def compare_runs_too(arguments: dict[str, Any]) -> Response:
 def _compared(arguments: Mapping[str, Any]) -> Response:
     ids = [arguments["a"], arguments["b"]]
     both = dict(zip("ab", ids, strict=True))
-    with reading() as connection:
-        one, other = (dumped(found_run(connection, str(run))) for run in ids)
+    with read_connection() as connection:
+        one, other = (dump_run(find_run(connection, str(run))) for run in ids)
         nulls = [_null_shares(connection, run) for run in ids]
         reasons = connection.execute(_REASONS, both).mappings().all()
         drift = connection.execute(_DRIFT, both).mappings().all()
         moved = None
-        if all(run_rows(connection, run).are_few for run in ids):
+        if all(find_run_bounds(connection, run).are_few for run in ids):
             moved = connection.execute(_MOVED, {**both, "limit": MOVED, "most": MOST_MOVED}).mappings().all()
-        anomalies = anomalies_of(connection, ids)
+        anomalies = run_anomalies(connection, ids)
     counters = ("pages", *COUNTERS)
     answer = {
         "a": one,
@@ -215,7 +215,7 @@ def _null_shares(connection: Connection, run: UUID) -> dict[str, float]:
     """By field; none where nothing is known of its pages. Each quote has a price."""
     filled = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
     quotes = filled.get("price")
-    return {name: round(1 - float(filled.get(name, 0) / quotes), 6) for name in VALUES} if quotes else {}
+    return {name: round(1 - float(filled.get(name, 0) / quotes), 6) for name in VALUE_FIELDS} if quotes else {}
 
 
 _REASONS = text("""

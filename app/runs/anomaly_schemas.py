@@ -10,7 +10,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select
 
 from app.web.formats import Instant
-from store.tables import AnomalyFound
+from store.tables import AnomalyRow
 
 KINDS = ("rows", "rejects", "repeats", "nulls", "duration", "lag", "price", "agreement", "apart", "schema", "late")
 
@@ -32,16 +32,16 @@ class AnomalySchema(Schema):
     over_at = Instant(allow_none=True)
 
 
-def anomalies_of(connection: Connection, runs: list[UUID]) -> list[Any]:
-    rows = connection.execute(select(AnomalyFound).where(AnomalyFound.run.in_(runs)).order_by(AnomalyFound.id)).all()
+def run_anomalies(connection: Connection, runs: list[UUID]) -> list[Any]:
+    rows = connection.execute(select(AnomalyRow).where(AnomalyRow.run.in_(runs)).order_by(AnomalyRow.id)).all()
     return list(AnomalySchema(many=True).dump(rows))
 
 
-def anomalies_of_late(connection: Connection) -> dict[str, int]:
+def late_anomalies(connection: Connection) -> dict[str, int]:
     """By source how many were found within a day."""
     rows = connection.execute(
-        select(AnomalyFound.source, func.count().label("found"))
-        .where(AnomalyFound.found_at >= func.clock_timestamp() - OF_LATE)
-        .group_by(AnomalyFound.source)
+        select(AnomalyRow.source, func.count().label("found"))
+        .where(AnomalyRow.found_at >= func.clock_timestamp() - OF_LATE)
+        .group_by(AnomalyRow.source)
     )
     return {row.source: row.found for row in rows}

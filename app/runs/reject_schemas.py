@@ -8,9 +8,9 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields
 from sqlalchemy import ColumnElement, exists
 
-from app.web.arguments import Enveloped, Pagination, Text
+from app.web.arguments import Envelope, Pagination, Text
 from app.web.formats import Instant
-from store.tables import REJECT_STATES, Page, Reject
+from store.tables import REJECT_STATES, PageRow, RejectRow
 from tasks.runs.parameters import SHA256
 
 
@@ -45,12 +45,12 @@ class RejectSchema(Schema):
     replayed_at = Instant(allow_none=True)
 
 
-class RejectPage(Enveloped):
+class RejectPage(Envelope):
     data = fields.List(fields.Nested(RejectSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
-class Digest(Text):
+class DigestField(Text):
     """The SHA-256 of a body."""
 
     def __init__(self, description: str):
@@ -70,22 +70,26 @@ def reason_field() -> Text:
     return Text(longest=100, metadata={"description": "With a reason that is of this field.", "examples": ["price"]})
 
 
-def conditions(arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+def reject_conditions(arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     """What a reject must meet; none where nothing is asked."""
     found: list[ColumnElement[bool]] = []
     if "source" in arguments:
-        found.append(Reject.source.in_(arguments["source"]))
+        found.append(RejectRow.source.in_(arguments["source"]))
     if "state" in arguments:
-        found.append(Reject.state == arguments["state"])
+        found.append(RejectRow.state == arguments["state"])
     if reason := {name: arguments[name] for name in ("code", "field") if name in arguments}:
-        found.append(Reject.reasons.contains([reason]))
+        found.append(RejectRow.reasons.contains([reason]))
     if "body" in arguments:
-        found.append(Reject.digest == bytes.fromhex(arguments["body"]))
+        found.append(RejectRow.digest == bytes.fromhex(arguments["body"]))
     if "run" in arguments:
-        brought = (Page.run == arguments["run"], Page.source == Reject.source, Page.body_digest == Reject.digest)
-        found.append(exists().where(*brought, Page.rejected > 0))
+        brought = (
+            PageRow.run == arguments["run"],
+            PageRow.source == RejectRow.source,
+            PageRow.body_digest == RejectRow.digest,
+        )
+        found.append(exists().where(*brought, PageRow.rejected > 0))
     if "rejected_from" in arguments:
-        found.append(Reject.rejected_at >= arguments["rejected_from"])
+        found.append(RejectRow.rejected_at >= arguments["rejected_from"])
     if "rejected_to" in arguments:
-        found.append(Reject.rejected_at < arguments["rejected_to"])
+        found.append(RejectRow.rejected_at < arguments["rejected_to"])
     return found

@@ -11,26 +11,26 @@ from marshmallow import Schema, ValidationError, fields, validates_schema
 from sqlalchemy import Connection, String, cast, column, func, select, true, tuple_
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.exports.stream import FILE, ROW_COUNT_HEADER, FileRows, csv_file, csv_text, send
-from app.runs.reject_schemas import Digest, RejectPage, RejectSchema, conditions, reason_code, reason_field
-from app.runs.runs import RunsAccepted, answer_runs
+from app.exports.stream import FILE, ROW_COUNT_HEADER, FileRows, csv_file, csv_text, stream_file
+from app.runs.reject_schemas import DigestField, RejectPage, RejectSchema, reason_code, reason_field, reject_conditions
+from app.runs.runs import RunsAccepted, accepted_runs
 from app.web import pagination
 from app.web.arguments import (
-    LINK,
+    LINK_HEADER,
     Arguments,
-    Enveloped,
+    Envelope,
+    ListOf,
     NoQuery,
     OneOf,
-    Paged,
+    PageArguments,
     Resource,
-    Several,
-    listed,
+    list_response,
     source_name,
 )
-from app.web.context import reading
+from app.web.context import read_connection
 from app.web.formats import Instant, instant_sql
 from app.web.problems import Code, Problem
-from store.tables import REJECT_STATES, Page, Reject
+from store.tables import REJECT_STATES, PageRow, RejectRow
 from tasks.runs.parameters import ReplayParameters
 from tasks.runs.requests import RunRequest
 
@@ -41,17 +41,17 @@ Key = tuple[datetime, pagination.Word, pagination.Word, pagination.Id]
 
 MOST_REASONS = 1000
 
-KEY = (Reject.rejected_at, Reject.source, Reject.digest, Reject.item_index)
+KEY = (RejectRow.rejected_at, RejectRow.source, RejectRow.digest, RejectRow.item_index)
 
 CSV = {
-    "source": csv_text(Reject.source),
-    "body": func.encode(Reject.digest, "hex"),
-    "item_index": Reject.item_index,
-    "state": Reject.state,
-    "rejected_at": instant_sql(Reject.rejected_at),
-    "replayed_at": func.coalesce(instant_sql(Reject.replayed_at), ""),
-    "reasons": csv_text(cast(Reject.reasons, String)),
-    "item": csv_text(Reject.item),
+    "source": csv_text(RejectRow.source),
+    "body": func.encode(RejectRow.digest, "hex"),
+    "item_index": RejectRow.item_index,
+    "state": RejectRow.state,
+    "rejected_at": instant_sql(RejectRow.rejected_at),
+    "replayed_at": func.coalesce(instant_sql(RejectRow.replayed_at), ""),
+    "reasons": csv_text(cast(RejectRow.reasons, String)),
+    "item": csv_text(RejectRow.item),
 }
 """A line's cells, by the file's header."""
 
@@ -61,7 +61,7 @@ class _Which(Arguments):
 
     code = reason_code()
     field = reason_field()
-    body = Digest("Of this body.")
+    body = DigestField("Of this body.")
     run = fields.UUID(
         metadata={"description": "That this run came upon."},
         error_messages={"invalid_uuid": "expected a run's id, a UUID"},
@@ -69,13 +69,13 @@ class _Which(Arguments):
 
 
 class ReasonQuery(_Which):
-    source = Several(source_name(), "Only of this source.")
+    source = ListOf(source_name(), "Only of this source.")
     state = OneOf(REJECT_STATES, metadata={"description": "Only in this state. Default: both."})
     rejected_from = Instant(metadata={"description": "First rejected at this time or later."})
     rejected_to = Instant(metadata={"description": "First rejected before this time."})
 
 
-class RejectQuery(ReasonQuery, Paged):
+class RejectQuery(ReasonQuery, PageArguments):
     format = OneOf(
         ("json", "csv"),
         load_default="json",
@@ -110,7 +110,7 @@ class ReasonCountSchema(Schema):
     )
 
 
-class ReasonCounts(Enveloped):
+class ReasonCounts(Envelope):
     data = fields.List(fields.Nested(ReasonCountSchema), required=True)
     has_more = fields.Boolean(
         required=True, metadata={"description": f"Whether there are more than {MOST_REASONS}: then filter."}
@@ -119,7 +119,7 @@ class ReasonCounts(Enveloped):
 
 @blueprint.route("")
 @blueprint.arguments(RejectQuery, location="query")
-@blueprint.response(200, RejectPage, headers=LINK)
+@blueprint.response(200, RejectPage, headers=LINK_HEADER)
 @blueprint.alt_response(200, schema=FILE, content_type="text/csv", headers=ROW_COUNT_HEADER)
 @blueprint.alt_response(503, "SERVICE_UNAVAILABLE")
 @blueprint.doc(operationId="listRejects")
@@ -131,20 +131,25 @@ def list_rejects(arguments: dict[str, Any]) -> Response:
     if arguments["format"] == "csv":
         return _exported(arguments)
     limit = arguments["limit"]
-    wanted = select(Reject).where(*conditions(arguments)).order_by(*(column.desc() for column in KEY)).limit(limit + 1)
+    wanted = (
+        select(RejectRow)
+        .where(*reject_conditions(arguments))
+        .order_by(*(column.desc() for column in KEY))
+        .limit(limit + 1)
+    )
     if "cursor" in arguments:
         at, source, digest, index = pagination.decode(arguments["cursor"], request.path, arguments, Key)
         wanted = wanted.where(tuple_(*KEY) < (at, source, _bytes(digest), index))
     rejects = wanted.subquery("rejects")
     page = (
-        select(Page.run, Page.partition, Page.seq)
-        .where(Page.source == rejects.c.source, Page.body_digest == rejects.c.digest, Page.rejected > 0)
-        .order_by(Page.fetched_at.desc())
+        select(PageRow.run, PageRow.partition, PageRow.seq)
+        .where(PageRow.source == rejects.c.source, PageRow.body_digest == rejects.c.digest, PageRow.rejected > 0)
+        .order_by(PageRow.fetched_at.desc())
         .limit(1)
         .lateral("page")
     )
     in_order = [rejects.c[column.key].desc() for column in KEY]
-    with reading() as connection:
+    with read_connection() as connection:
         rows = connection.execute(
             select(rejects, page).outerjoin_from(rejects, page, true()).order_by(*in_order)
         ).mappings()
@@ -154,7 +159,7 @@ def list_rejects(arguments: dict[str, Any]) -> Response:
         last = found[limit - 1]
         key = (last["rejected_at"], last["source"], bytes(last["digest"]).hex(), last["item_index"])
         following = pagination.encode(request.path, arguments, key)
-    return listed(RejectSchema(many=True).dump(found[:limit]), limit, following)
+    return list_response(RejectSchema(many=True).dump(found[:limit]), limit, following)
 
 
 @blueprint.route("/reasons")
@@ -166,27 +171,29 @@ def count_rejects(arguments: dict[str, Any]) -> Response:
 
     One that has several reasons counts for each.
     """
-    each = func.jsonb_array_elements(Reject.reasons).table_valued(column("reason", JSONB)).render_derived(name="each")
+    each = (
+        func.jsonb_array_elements(RejectRow.reasons).table_valued(column("reason", JSONB)).render_derived(name="each")
+    )
     field, code, detail = (each.c.reason.op("->>")(name) for name in ("field", "code", "detail"))
-    quarantined = func.count().filter(Reject.state == "quarantined").label("quarantined")
+    quarantined = func.count().filter(RejectRow.state == "quarantined").label("quarantined")
     counted = (
         select(
-            Reject.source,
+            RejectRow.source,
             field.label("field"),
             code.label("code"),
             quarantined,
-            func.count().filter(Reject.state == "replayed").label("replayed"),
-            func.min(Reject.rejected_at).label("first_rejected_at"),
-            func.max(Reject.rejected_at).label("last_rejected_at"),
+            func.count().filter(RejectRow.state == "replayed").label("replayed"),
+            func.min(RejectRow.rejected_at).label("first_rejected_at"),
+            func.max(RejectRow.rejected_at).label("last_rejected_at"),
             func.min(detail).label("detail"),
         )
-        .join_from(Reject, each, true())
-        .where(*conditions(arguments))
-        .group_by(Reject.source, field, code)
-        .order_by(quarantined.desc(), Reject.source, field, code)
+        .join_from(RejectRow, each, true())
+        .where(*reject_conditions(arguments))
+        .group_by(RejectRow.source, field, code)
+        .order_by(quarantined.desc(), RejectRow.source, field, code)
         .limit(MOST_REASONS + 1)
     )
-    with reading() as connection:
+    with read_connection() as connection:
         rows = connection.execute(counted).mappings().all()
     counts = ReasonCountSchema(many=True).dump(rows[:MOST_REASONS])
     return jsonify({"data": counts, "has_more": len(rows) > MOST_REASONS})
@@ -216,29 +223,29 @@ def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """
     chosen = {name: value for name, value in body.items() if name != "source"}
     stored = ReplayParameters(rejected=True, **chosen)
-    with reading() as connection:
+    with read_connection() as connection:
         sources = _sources(connection, body)
     if not sources:
         raise Problem(Code.NO_REJECTS, "No reject is in quarantine that this describes.")
-    return answer_runs([RunRequest(source, replay=stored) for source in sources])
+    return accepted_runs([RunRequest(source, replay=stored) for source in sources])
 
 
 def _sources(connection: Connection, body: Mapping[str, Any]) -> list[str]:
     """Those that have such rejects in quarantine."""
     of_source = {"source": [body["source"]]} if "source" in body else {}
-    which = conditions({**body, **of_source, "state": "quarantined"})
-    return list(connection.scalars(select(Reject.source).where(*which).distinct().order_by(Reject.source)))
+    which = reject_conditions({**body, **of_source, "state": "quarantined"})
+    return list(connection.scalars(select(RejectRow.source).where(*which).distinct().order_by(RejectRow.source)))
 
 
 def _exported(arguments: Mapping[str, Any]) -> Response:
-    which = conditions(arguments)
+    which = reject_conditions(arguments)
 
     def find(connection: Connection) -> FileRows:
-        total = connection.execute(select(func.count()).select_from(Reject).where(*which)).scalar_one()
+        total = connection.execute(select(func.count()).select_from(RejectRow).where(*which)).scalar_one()
         lines = select(func.concat_ws(",", *CSV.values())).where(*which).order_by(*(column.desc() for column in KEY))
         return FileRows(total, lines, {})
 
-    return send("rejects.csv", "text/csv", find, lambda pieces, _: csv_file(list(CSV), pieces))
+    return stream_file("rejects.csv", "text/csv", find, lambda pieces, _: csv_file(list(CSV), pieces))
 
 
 def _bytes(digest: str) -> bytes:

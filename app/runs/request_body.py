@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
-from app.runs.reject_schemas import Digest
-from app.web.arguments import MOST_NAMES, Arguments, OneOf, Text, source_name
+from app.runs.reject_schemas import DigestField
+from app.web.arguments import MAX_NAMES, Arguments, OneOf, Text, source_name
 from app.web.formats import Instant
 from sources.record import EARLIEST
 from sources.registry import SOURCES
@@ -29,7 +29,7 @@ class RunBody(Arguments):
 
     source = source_name(metadata={"description": "One source.", "examples": ["coingecko"]})
     sources = fields.List(
-        source_name(), metadata={"description": "Several sources.", "minItems": 1, "maxItems": MOST_NAMES}
+        source_name(), metadata={"description": "Several sources.", "minItems": 1, "maxItems": MAX_NAMES}
     )
     all_ = fields.Boolean(
         data_key="all", truthy={True}, falsy=set(), metadata={"description": "Every source.", "enum": [True]}
@@ -50,10 +50,10 @@ class RunBody(Arguments):
     )
     fetched_from = Instant(metadata={"description": "Of a replay: the pages fetched at this time or later."})
     fetched_to = Instant(metadata={"description": "Of a replay: the pages fetched before this time."})
-    body = Digest("Of a replay: the pages with this body, by its SHA-256.")
+    body = DigestField("Of a replay: the pages with this body, by its SHA-256.")
     assets = fields.List(
         Text(),
-        validate=validate.Length(1, MOST_NAMES),
+        validate=validate.Length(1, MAX_NAMES),
         metadata={"description": "Of a backfill: of which assets, by their slugs.", "examples": [["bitcoin"]]},
     )
     observed_from = Instant(metadata={"description": "Of a backfill: the past from this time on."})
@@ -104,5 +104,5 @@ class RunBody(Arguments):
     def _names_sources_once(self, body: dict[str, Any], **_: Any) -> None:
         if len([name for name in ("source", "sources", "all_") if name in body]) != 1:
             raise ValidationError('give exactly one of "source", "sources" and "all"')
-        if not 1 <= len(body.get("sources", SOURCES)) <= MOST_NAMES:
-            raise ValidationError(f"expected 1 to {MOST_NAMES} names", "sources")
+        if not 1 <= len(body.get("sources", SOURCES)) <= MAX_NAMES:
+            raise ValidationError(f"expected 1 to {MAX_NAMES} names", "sources")

@@ -15,26 +15,26 @@ from sqlalchemy import select, tuple_
 
 from app.runs.reject_schemas import RejectPage, RejectSchema
 from app.runs.request_body import OF_A_KIND, RunBody
-from app.runs.schemas import RunAnswer, RunSchema, dumped, found_run, one_run, run_id, with_counters
+from app.runs.schemas import RunAnswer, RunSchema, dump_run, find_run, run_id, run_response, with_counters
 from app.web import pagination
 from app.web.arguments import (
-    LINK,
-    Enveloped,
+    LINK_HEADER,
+    Envelope,
+    ListOf,
     NoQuery,
     OneOf,
-    Paged,
+    PageArguments,
     Pagination,
     Resource,
-    Several,
-    listed,
+    list_response,
     source_name,
 )
-from app.web.context import reading, state
-from app.web.problems import Code, Problem, invalid_parameter, nearest, shown
+from app.web.context import context, read_connection
+from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestion
 from sources.contract import TerminalError
 from sources.registry import SOURCES
-from store.tables import RUN_KINDS, RUN_STATUSES, Page, Reject, Run
-from tasks.run_kinds.backfill import plan
+from store.tables import RUN_KINDS, RUN_STATUSES, PageRow, RejectRow, RunRow
+from tasks.run_kinds.backfill import plan_backfill
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tasks.runs.requests import (
     IdempotencyMismatch,
@@ -49,7 +49,7 @@ IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 RunKey = tuple[datetime, UUID]
-PLACE = (Page.partition, Page.seq)
+PLACE = (PageRow.partition, PageRow.seq)
 RejectKey = tuple[pagination.Word, pagination.Id, pagination.Id]
 
 blueprint = Resource(
@@ -57,15 +57,15 @@ blueprint = Resource(
 )
 
 
-class RunQuery(Paged):
+class RunQuery(PageArguments):
     """Which runs."""
 
-    source = Several(source_name(), "Only of this source.")
-    status = Several(OneOf(RUN_STATUSES), "Only in this status.")
-    kind = Several(OneOf(RUN_KINDS), "Only of this kind.")
+    source = ListOf(source_name(), "Only of this source.")
+    status = ListOf(OneOf(RUN_STATUSES), "Only in this status.")
+    kind = ListOf(OneOf(RUN_KINDS), "Only of this kind.")
 
 
-class RunPage(Enveloped):
+class RunPage(Envelope):
     data = fields.List(fields.Nested(RunSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
@@ -80,11 +80,11 @@ class PlanSchema(Schema):
     missing = fields.List(fields.String(), metadata={"description": "Assets that the source does not list."})
 
 
-class Plans(Enveloped):
+class Plans(Envelope):
     data = fields.List(fields.Nested(PlanSchema), required=True)
 
 
-class RunsAccepted(Enveloped):
+class RunsAccepted(Envelope):
     data = fields.List(
         fields.Nested(RunSchema), required=True, metadata={"description": "In the order they were asked for."}
     )
@@ -153,10 +153,10 @@ def request_some(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
     if body["kind"] == "live":
-        return answer_runs([RunRequest(name, body["full_refresh"]) for name in names])
+        return accepted_runs([RunRequest(name, body["full_refresh"]) for name in names])
     given = {name: body[name] for name in OF_A_KIND[body["kind"]] if name in body}
     if body["kind"] == "replay":
-        return answer_runs([RunRequest(name, replay=ReplayParameters(**given)) for name in names])
+        return accepted_runs([RunRequest(name, replay=ReplayParameters(**given)) for name in names])
     return _backfill(names, given)
 
 
@@ -165,7 +165,7 @@ def _backfill(names: Sequence[str], given: dict[str, Any]) -> Response:
     is_dry = given.pop("dry_run", False)
     wanted = BackfillParameters(**{**given, "assets": tuple(dict.fromkeys(given["assets"]))})
     try:
-        plans = {name: plan(state().engine, SOURCES[name], wanted, datetime.now(UTC)) for name in names}
+        plans = {name: plan_backfill(context().engine, SOURCES[name], wanted, datetime.now(UTC)) for name in names}
     except TerminalError as error:
         detail = f"{error}; those that do: {', '.join(name for name, it in SOURCES.items() if it.history) or 'none'}"
         raise Problem(Code.INVALID_BODY, detail, errors=[{"in": "body", "name": "source", "detail": detail}]) from None
@@ -173,17 +173,17 @@ def _backfill(names: Sequence[str], given: dict[str, Any]) -> Response:
         return jsonify({"data": [{"source": name, **asdict(it)} for name, it in plans.items()]})
     for name, it in plans.items():
         if it.missing:
-            detail = f"{name} lists no asset {shown(it.missing[0])}"
+            detail = f"{name} lists no asset {quoted(it.missing[0])}"
             raise Problem(Code.INVALID_BODY, detail, errors=[{"in": "body", "name": "assets", "detail": detail}])
-    return answer_runs([RunRequest(name, backfill=wanted) for name in names])
+    return accepted_runs([RunRequest(name, backfill=wanted) for name in names])
 
 
-def answer_runs(wanted: Sequence[RunRequest]) -> Response:
+def accepted_runs(wanted: Sequence[RunRequest]) -> Response:
     """Ask for these runs, as this request does, and answer with them."""
     traceparent = request.headers.get("traceparent", "")
     try:
         requested = request_runs(
-            state().engine,
+            context().engine,
             wanted,
             requested_by="api",
             request_id=g.request_id,
@@ -191,19 +191,21 @@ def answer_runs(wanted: Sequence[RunRequest]) -> Response:
             idempotency_key=_idempotency_key(),
         )
     except UnknownSource as error:
-        detail = f"there is no source {shown(error.source)}{nearest(error.source, error.known)}"
+        detail = f"there is no source {quoted(error.source)}{suggestion(error.source, error.known)}"
         raise Problem(Code.INVALID_BODY, detail, errors=[{"in": "body", "name": "source", "detail": detail}]) from None
     except RunConflict as error:
         hint = f"Wait for it, or POST /runs/{error.run}/cancel."
         raise Problem(Code.RUN_CONFLICT, str(error), hint=hint, headers={"Location": _path(error.run)}) from None
     except IdempotencyMismatch as error:
         raise Problem(Code.IDEMPOTENCY_MISMATCH, str(error)) from None
-    with reading() as connection:
+    with read_connection() as connection:
         found = {
             run.id: run
-            for run in connection.execute(with_counters(select(Run).where(Run.id.in_([it.run for it in requested]))))
+            for run in connection.execute(
+                with_counters(select(RunRow).where(RunRow.id.in_([it.run for it in requested])))
+            )
         }
-    answer = jsonify({"data": [dumped(found[it.run]) for it in requested]})
+    answer = jsonify({"data": [dump_run(found[it.run]) for it in requested]})
     answer.status_code = 202
     if len(requested) == 1:
         answer.headers["Location"] = _path(requested[0].run)
@@ -212,23 +214,23 @@ def answer_runs(wanted: Sequence[RunRequest]) -> Response:
 
 @blueprint.route("")
 @blueprint.arguments(RunQuery, location="query")
-@blueprint.response(200, RunPage, headers=LINK)
+@blueprint.response(200, RunPage, headers=LINK_HEADER)
 @blueprint.doc(operationId="listRuns")
 def list_runs(arguments: dict[str, Any]) -> Response:
     """Runs, newest first"""
     limit = arguments["limit"]
-    wanted = select(Run).order_by(Run.requested_at.desc(), Run.id.desc()).limit(limit + 1)
+    wanted = select(RunRow).order_by(RunRow.requested_at.desc(), RunRow.id.desc()).limit(limit + 1)
     for name in ("source", "status", "kind"):
         if name in arguments:
-            wanted = wanted.where(getattr(Run, name).in_(arguments[name]))
+            wanted = wanted.where(getattr(RunRow, name).in_(arguments[name]))
     if "cursor" in arguments:
         after = pagination.decode(arguments["cursor"], request.path, arguments, RunKey)
-        wanted = wanted.where(tuple_(Run.requested_at, Run.id) < after)
-    with reading() as connection:
+        wanted = wanted.where(tuple_(RunRow.requested_at, RunRow.id) < after)
+    with read_connection() as connection:
         runs = connection.execute(with_counters(wanted)).all()
     last = runs[limit - 1] if len(runs) > limit else None
     following = pagination.encode(request.path, arguments, (last.requested_at, last.id)) if last else None
-    return listed([dumped(run) for run in runs[:limit]], limit, following)
+    return list_response([dump_run(run) for run in runs[:limit]], limit, following)
 
 
 @blueprint.route("/<run>", parameters=IN_PATH)
@@ -238,8 +240,8 @@ def list_runs(arguments: dict[str, Any]) -> Response:
 @blueprint.doc(operationId="getRun")
 def get_run(run: str) -> Response:
     """One run: its progress, counters and error"""
-    with reading() as connection:
-        return jsonify(one_run(connection, run))
+    with read_connection() as connection:
+        return jsonify(run_response(connection, run))
 
 
 @blueprint.route("/<run>/cancel", methods=["POST"], parameters=IN_PATH)
@@ -253,40 +255,40 @@ def cancel_run(run: str) -> tuple[Response, int]:
 
     At once where no worker has it, else before its next page is committed. What it has committed stays.
     """
-    status = request_cancel(state().engine, run_id(run))
+    status = request_cancel(context().engine, run_id(run))
     if status in ("succeeded", "partial", "failed"):
         raise Problem(Code.RUN_FINISHED, f"Run {run} had ended before, {status}.")
-    with reading() as connection:
-        return jsonify(one_run(connection, run)), 202
+    with read_connection() as connection:
+        return jsonify(run_response(connection, run)), 202
 
 
 @blueprint.route("/<run>/rejects", parameters=IN_PATH)
-@blueprint.arguments(Paged, location="query")
-@blueprint.response(200, RejectPage, headers=LINK)
+@blueprint.arguments(PageArguments, location="query")
+@blueprint.response(200, RejectPage, headers=LINK_HEADER)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="listRejectsOfRun")
 def list_rejects(arguments: dict[str, Any], run: str) -> Response:
     """What a run could not turn into quotes, and why"""
     limit = arguments["limit"]
     wanted = (
-        select(*Reject.__table__.c, Page.run, *PLACE)
-        .join(Page, (Page.source == Reject.source) & (Page.body_digest == Reject.digest))
-        .where(Page.run == run_id(run), Page.rejected > 0)
-        .order_by(*PLACE, Reject.item_index)
+        select(*RejectRow.__table__.c, PageRow.run, *PLACE)
+        .join(PageRow, (PageRow.source == RejectRow.source) & (PageRow.body_digest == RejectRow.digest))
+        .where(PageRow.run == run_id(run), PageRow.rejected > 0)
+        .order_by(*PLACE, RejectRow.item_index)
         .limit(limit + 1)
     )
     if "cursor" in arguments:
         after = pagination.decode(arguments["cursor"], request.path, arguments, RejectKey)
-        wanted = wanted.where(tuple_(*PLACE, Reject.item_index) > after)
-    with reading() as connection:
-        found_run(connection, run)
+        wanted = wanted.where(tuple_(*PLACE, RejectRow.item_index) > after)
+    with read_connection() as connection:
+        find_run(connection, run)
         rejects = connection.execute(wanted).all()
     last = rejects[limit - 1] if len(rejects) > limit else None
     following = (
         pagination.encode(request.path, arguments, (last.partition, last.seq, last.item_index)) if last else None
     )
     rows = [{**row._mapping, "page": row._mapping} for row in rejects[:limit]]
-    return listed(RejectSchema(many=True).dump(rows), limit, following)
+    return list_response(RejectSchema(many=True).dump(rows), limit, following)
 
 
 def _path(run: UUID) -> str:

@@ -8,11 +8,11 @@ from uuid import UUID
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, Select, func, select, true
 
-from app.runs.anomaly_schemas import AnomalySchema, anomalies_of
-from app.web.arguments import Enveloped
+from app.runs.anomaly_schemas import AnomalySchema, run_anomalies
+from app.web.arguments import Envelope
 from app.web.formats import Instant
-from app.web.problems import Code, Problem, shown
-from store.tables import RUN_KINDS, RUN_STATUSES, Page, Run
+from app.web.problems import Code, Problem, quoted
+from store.tables import RUN_KINDS, RUN_STATUSES, PageRow, RunRow
 
 COUNTERS = ("fetched", "inserted", "updated", "unchanged", "deduplicated", "rejected", "blank", "bytes")
 
@@ -62,7 +62,7 @@ class RunSchema(Schema):
     counters = fields.Nested(CountersSchema, metadata={"description": "The sums over its pages."})
 
 
-class RunAnswer(Enveloped, RunSchema):
+class RunAnswer(Envelope, RunSchema):
     """One run."""
 
     anomalies = fields.List(
@@ -71,30 +71,30 @@ class RunAnswer(Enveloped, RunSchema):
     )
 
 
-def one_run(connection: Connection, run: str) -> dict[str, Any]:
+def run_response(connection: Connection, run: str) -> dict[str, Any]:
     """As RunAnswer has it; raises a Problem where there is none."""
-    return {**dumped(found_run(connection, run)), "anomalies": anomalies_of(connection, [run_id(run)])}
+    return {**dump_run(find_run(connection, run)), "anomalies": run_anomalies(connection, [run_id(run)])}
 
 
 def with_counters(runs: Select[Any]) -> Select[Any]:
     """The runs, in their order, each with the sums over its pages and the time it has taken."""
     run = runs.subquery("run")
-    summed = [func.coalesce(func.sum(Page.__table__.c[name]), 0).label(name) for name in COUNTERS]
-    pages = select(func.count().label("pages"), *summed).where(Page.run == run.c.id).lateral("counters")
+    summed = [func.coalesce(func.sum(PageRow.__table__.c[name]), 0).label(name) for name in COUNTERS]
+    pages = select(func.count().label("pages"), *summed).where(PageRow.run == run.c.id).lateral("counters")
     until = func.coalesce(run.c.finished_at, func.clock_timestamp())
     duration = func.extract("epoch", until - run.c.started_at).label("duration_s")
     return select(run, duration, pages).join(pages, true()).order_by(run.c.requested_at.desc(), run.c.id.desc())
 
 
-def dumped(run: Row[Any]) -> Any:
+def dump_run(run: Row[Any]) -> Any:
     error = {"code": run.error_code, "detail": run.error_detail} if run.error_code else None
     duration = None if run.duration_s is None else round(run.duration_s, 3)
     counters = {name: run._mapping[name] for name in ("pages", *COUNTERS)}
     return RunSchema().dump({**run._mapping, "duration_s": duration, "error": error, "counters": counters})
 
 
-def found_run(connection: Connection, run: str) -> Row[Any]:
-    found = connection.execute(with_counters(select(Run).where(Run.id == run_id(run)))).one_or_none()
+def find_run(connection: Connection, run: str) -> Row[Any]:
+    found = connection.execute(with_counters(select(RunRow).where(RunRow.id == run_id(run)))).one_or_none()
     if found is None:
         raise Problem(Code.UNKNOWN_RUN, f"There is no run {run}.")
     return found
@@ -104,4 +104,4 @@ def run_id(run: str) -> UUID:
     try:
         return UUID(run)
     except ValueError:
-        raise Problem(Code.UNKNOWN_RUN, f"{shown(run)} is no run: a run's id is a UUID.") from None
+        raise Problem(Code.UNKNOWN_RUN, f"{quoted(run)} is no run: a run's id is a UUID.") from None

@@ -8,23 +8,34 @@ from flask import Response, jsonify, request
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select, tuple_
 
-from app.sources.sources import check_source
+from app.sources.sources import require_source
 from app.web import pagination
-from app.web.arguments import LINK, Arguments, Enveloped, NoQuery, OneOf, Paged, Pagination, Resource, Text, next_link
-from app.web.context import reading, state
+from app.web.arguments import (
+    LINK_HEADER,
+    Arguments,
+    Envelope,
+    NoQuery,
+    OneOf,
+    PageArguments,
+    Pagination,
+    Resource,
+    Text,
+    next_link,
+)
+from app.web.context import context, read_connection
 from app.web.formats import Instant
-from app.web.problems import Code, Problem, shown
+from app.web.problems import Code, Problem, quoted
 from sources.contract import DriftPolicy
 from sources.registry import SOURCES
-from store.tables import DRIFT_KINDS, DriftChange, ShapeVersion
-from tasks.drift.watch import accept
+from store.tables import DRIFT_KINDS, DriftChangeRow, ProfileRow
+from tasks.drift.watch import accept_change
 
 DriftKey = pagination.BigId
 
 blueprint = Resource("drift", __name__, url_prefix="/sources", description="Changes of the fields that sources send.")
 
 
-class DriftQuery(Paged):
+class DriftQuery(PageArguments):
     """Which changes."""
 
     state = OneOf(
@@ -84,34 +95,36 @@ class DriftChangeSchema(Schema):
     accepted_by = fields.String(allow_none=True, metadata={"description": "`policy`: nobody had to."})
 
 
-class DriftPage(Enveloped):
+class DriftPage(Envelope):
     shapes = fields.List(fields.Nested(ShapeSchema), required=True, metadata={"description": "As they are today."})
     data = fields.List(fields.Nested(DriftChangeSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
-class DriftAnswer(Enveloped, DriftChangeSchema):
+class DriftAnswer(Envelope, DriftChangeSchema):
     """One change."""
 
 
 @blueprint.route("/<name>/drift")
 @blueprint.arguments(DriftQuery, location="query")
-@blueprint.response(200, DriftPage, headers=LINK)
+@blueprint.response(200, DriftPage, headers=LINK_HEADER)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="listDrift")
 def list_drift(arguments: dict[str, Any], name: str) -> Response:
     """What fields a source's items have, and what has changed of them, newest first"""
-    check_source(name)
+    require_source(name)
     limit = arguments["limit"]
-    wanted = select(DriftChange).where(DriftChange.source == name).order_by(DriftChange.id.desc()).limit(limit + 1)
+    wanted = (
+        select(DriftChangeRow).where(DriftChangeRow.source == name).order_by(DriftChangeRow.id.desc()).limit(limit + 1)
+    )
     if "state" in arguments:
-        waits = DriftChange.accepted_at.is_(None)
+        waits = DriftChangeRow.accepted_at.is_(None)
         wanted = wanted.where(waits if arguments["state"] == "waiting" else ~waits)
     if "cursor" in arguments:
         wanted = wanted.where(
-            DriftChange.id < pagination.decode(arguments["cursor"], request.path, arguments, DriftKey)
+            DriftChangeRow.id < pagination.decode(arguments["cursor"], request.path, arguments, DriftKey)
         )
-    with reading() as connection:
+    with read_connection() as connection:
         found = connection.execute(wanted).all()
         shapes = _shapes(connection, name)
     following = pagination.encode(request.path, arguments, found[limit - 1].id) if len(found) > limit else None
@@ -142,19 +155,19 @@ def accept_drift(body: dict[str, Any], _: dict[str, Any], name: str, change: str
     What was rejected or left out for it comes in with a replay, `POST /rejects/replay` or `POST /runs`. A source that
     was frozen has to be resumed. Said twice, it is as said once.
     """
-    check_source(name)
+    require_source(name)
     number = int(change) if change.isascii() and change.isdigit() and len(change) < 19 else 0
-    if not accept(state().engine, name, number, body["by"]):
-        raise Problem(Code.UNKNOWN_CHANGE, f"There is no change {shown(change)} of {name}; see /sources/{name}/drift.")
-    with reading() as connection:
-        return dict(connection.execute(select(DriftChange).where(DriftChange.id == number)).one()._mapping)
+    if not accept_change(context().engine, name, number, body["by"]):
+        raise Problem(Code.UNKNOWN_CHANGE, f"There is no change {quoted(change)} of {name}; see /sources/{name}/drift.")
+    with read_connection() as connection:
+        return dict(connection.execute(select(DriftChangeRow).where(DriftChangeRow.id == number)).one()._mapping)
 
 
 def _shapes(connection: Connection, name: str) -> list[dict[str, Any]]:
-    newest = select(ShapeVersion.format, func.max(ShapeVersion.version)).group_by(ShapeVersion.format)
-    key = tuple_(ShapeVersion.format, ShapeVersion.version)
-    of_source = ShapeVersion.source == name
-    wanted = select(ShapeVersion).where(of_source, key.in_(newest.where(of_source))).order_by(ShapeVersion.format)
+    newest = select(ProfileRow.format, func.max(ProfileRow.version)).group_by(ProfileRow.format)
+    key = tuple_(ProfileRow.format, ProfileRow.version)
+    of_source = ProfileRow.source == name
+    wanted = select(ProfileRow).where(of_source, key.in_(newest.where(of_source))).order_by(ProfileRow.format)
     policies = SOURCES[name].drift
     return [
         {

@@ -34,7 +34,7 @@ LAST_FAILURE = fields.Nested(LastFailureSchema, allow_none=True)
 LIVE_RUN = fields.Nested(LiveRunSchema, allow_none=True, metadata={"description": "The unfinished run."})
 
 
-def histories(connection: Connection, sources: list[str]) -> dict[str, dict[str, Any]]:
+def run_histories(connection: Connection, sources: list[str]) -> dict[str, dict[str, Any]]:
     """By source its last success, last failure and live run; each found through the index on (source, requested_at)."""
     rows = connection.execute(
         text("""

@@ -9,16 +9,15 @@ from flask import Response
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, func, select
 
-from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, histories
-from app.web.arguments import Arguments, Enveloped, NoQuery, Pagination, Resource, Text, listed
-from app.web.context import reading, state
+from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, run_histories
+from app.web.arguments import Arguments, Envelope, NoQuery, Pagination, Resource, Text, list_response
+from app.web.context import context, read_connection
 from app.web.formats import Instant
-from app.web.problems import Code, Problem, nearest, shown
-from sources.contract import CatchUp
-from sources.contract import Source as Declared
+from app.web.problems import Code, Problem, quoted, suggestion
+from sources.contract import CatchUp, Source
 from sources.registry import SOURCES
-from store.tables import Checkpoint, Source
-from tasks.run_kinds.source_for_run import OURS
+from store.tables import CheckpointRow, SourceRow
+from tasks.run_kinds.source_for_run import RESERVED_PREFIXES
 from tasks.runs.requests import pause_source, resume_source
 from tasks.upstream.circuit_breaker import CLOSED, read_breakers
 
@@ -107,11 +106,11 @@ class SourceSchema(Schema):
     live_run = LIVE_RUN
 
 
-class SourceAnswer(Enveloped, SourceSchema):
+class SourceAnswer(Envelope, SourceSchema):
     """One upstream."""
 
 
-class SourceList(Enveloped):
+class SourceList(Envelope):
     data = fields.List(fields.Nested(SourceSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
@@ -131,8 +130,8 @@ class PauseBody(Arguments):
 @blueprint.doc(operationId="listSources")
 def list_sources() -> Response:
     """Every source"""
-    with reading() as connection:
-        return listed(SourceSchema(many=True).dump(_described(connection, list(SOURCES))), len(SOURCES), None)
+    with read_connection() as connection:
+        return list_response(SourceSchema(many=True).dump(_described(connection, list(SOURCES))), len(SOURCES), None)
 
 
 @blueprint.route("/<name>")
@@ -142,7 +141,7 @@ def list_sources() -> Response:
 @blueprint.doc(operationId="getSource")
 def get_source(name: str) -> dict[str, Any]:
     """One source"""
-    check_source(name)
+    require_source(name)
     return _one(name)
 
 
@@ -160,7 +159,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
 
     A run that is under way ends its slice and waits.
     """
-    check_source(name)
+    require_source(name)
     now = datetime.now(UTC)
     if body["until"] is not None and not now < body["until"] <= now + LONGEST_PAUSE:
         expected = f"expected a time to come, within {LONGEST_PAUSE.days} days; without one the pause has no end"
@@ -169,7 +168,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
             f"until: {expected}",
             errors=[{"in": "body", "name": "until", "detail": expected}],
         )
-    pause_source(state().engine, name, body["until"], body["reason"])
+    pause_source(context().engine, name, body["until"], body["reason"])
     return _one(name)
 
 
@@ -180,30 +179,32 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
 @blueprint.doc(operationId="resumeSource")
 def resume(name: str) -> dict[str, Any]:
     """Run a paused source again; its waiting runs are due at once"""
-    check_source(name)
-    resume_source(state().engine, name)
+    require_source(name)
+    resume_source(context().engine, name)
     return _one(name)
 
 
-def check_source(name: str) -> None:
+def require_source(name: str) -> None:
     if name not in SOURCES:
-        raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {shown(name)}{nearest(name, SOURCES) or '.'}")
+        raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {quoted(name)}{suggestion(name, SOURCES) or '.'}")
 
 
 def _one(name: str) -> dict[str, Any]:
-    with reading() as connection:
+    with read_connection() as connection:
         return _described(connection, [name])[0]
 
 
 def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
     now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    known = {row.name: row for row in connection.execute(select(Source).where(Source.name.in_(names)))}
-    history = histories(connection, names)
-    breakers = read_breakers(connection, state().settings)
+    known = {row.name: row for row in connection.execute(select(SourceRow).where(SourceRow.name.in_(names)))}
+    history = run_histories(connection, names)
+    breakers = read_breakers(connection, context().settings)
     checkpoints = connection.execute(
-        select(Checkpoint)
-        .where(Checkpoint.source.in_(names), *[~Checkpoint.partition.startswith(name) for name in OURS])
-        .order_by(Checkpoint.source, Checkpoint.partition)
+        select(CheckpointRow)
+        .where(
+            CheckpointRow.source.in_(names), *[~CheckpointRow.partition.startswith(name) for name in RESERVED_PREFIXES]
+        )
+        .order_by(CheckpointRow.source, CheckpointRow.partition)
     ).all()
     return [
         {
@@ -219,7 +220,7 @@ def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]
     ]
 
 
-def _schedule(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
+def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
     until = row.paused_until if row else None
     paused = row is not None and row.paused_reason is not None and (until is None or until > now)
     endless = paused and until is None
@@ -234,13 +235,13 @@ def _schedule(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
     }
 
 
-def _rate(source: Declared, row: Any, now: datetime) -> dict[str, Any]:
+def _rate(source: Source, row: Any, now: datetime) -> dict[str, Any]:
     this_month = now.date().replace(day=1)
     used = row.budget_used if row and row.budget_month == this_month else 0
     return {"per_minute": source.rate.per_minute, "per_month": source.rate.per_month, "used_this_month": used}
 
 
-def _retention(source: Declared, row: Any) -> dict[str, Any]:
+def _retention(source: Source, row: Any) -> dict[str, Any]:
     quotes, bodies = source.retention.quotes, source.retention.bodies
     return {
         "quotes_s": quotes and quotes.total_seconds(),

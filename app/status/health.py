@@ -15,14 +15,14 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.sources.run_history import histories
-from app.web.arguments import Enveloped, Resource
-from app.web.context import PROBE_TIMEOUT, State, state
+from app.sources.run_history import run_histories
+from app.web.arguments import Envelope, Resource
+from app.web.context import PROBE_TIMEOUT, Context, context
 from app.web.formats import Instant
 from settings import Settings
 from sources.registry import SOURCES
 from tasks.runs.claims import DISK_FULL
-from tasks.runtime.broker import broker_takes_messages, late_after
+from tasks.runtime.broker import broker_accepts_writes, heartbeat_timeout
 from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class ChecksSchema(Schema):
     sources = fields.Dict(keys=fields.String(), values=fields.Nested(SourceCheckSchema))
 
 
-class HealthAnswer(Enveloped):
+class HealthAnswer(Envelope):
     status = fields.String(
         required=True,
         metadata={
@@ -83,7 +83,7 @@ class HealthAnswer(Enveloped):
     checks = fields.Nested(ChecksSchema)
 
 
-class LiveAnswer(Enveloped):
+class LiveAnswer(Envelope):
     status = fields.String(required=True, metadata={"enum": ["ok"]})
 
 
@@ -97,7 +97,7 @@ def get_health() -> tuple[Response, int]:
 
     200 while it can serve, if degraded; 503 while it cannot.
     """
-    checks = _checks(state())
+    checks = _checks(context())
     status = _worst(checks)
     return jsonify(HealthAnswer().dump({"status": status, "checks": checks})), 503 if status == "down" else 200
 
@@ -113,10 +113,10 @@ def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-def _checks(state: State) -> dict[str, Any]:
+def _checks(context: Context) -> dict[str, Any]:
     until = monotonic() + PROBE_TIMEOUT
-    database = state.database_probes.submit(_ask_database, state)
-    broker = state.broker_probes.submit(broker_takes_messages)
+    database = context.database_probes.submit(_ask_database, context)
+    broker = context.broker_probes.submit(broker_accepts_writes)
     found, problem = _outcome(database, until)
     answers, _ = _outcome(broker, until)
     unknown = {"status": "unknown", "detail": "The database does not answer."}
@@ -142,14 +142,14 @@ def _outcome(asked: Future[Any], until: float) -> tuple[Any, str | None]:
         return None, "It does not answer, or lacks Kasparro's tables."
 
 
-def _ask_database(state: State) -> dict[str, Any]:
-    with state.prober.connect() as connection:
+def _ask_database(context: Context) -> dict[str, Any]:
+    with context.prober.connect() as connection:
         paused = _paused(connection)
         return {
             "database": _room(paused),
-            **_heartbeats(connection, state.settings),
-            "oldest_queued_run": _oldest_queued(connection, state.settings),
-            "sources": _sources(connection, state.settings, paused),
+            **_heartbeats(connection, context.settings),
+            "oldest_queued_run": _oldest_queued(connection, context.settings),
+            "sources": _sources(connection, context.settings, paused),
         }
 
 
@@ -186,7 +186,7 @@ def heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
 
 
 def _heartbeats(connection: Connection, settings: Settings) -> dict[str, Any]:
-    seen, late = heartbeats(connection), late_after(settings)
+    seen, late = heartbeats(connection), heartbeat_timeout(settings)
     return {part: _beat(part, seen.get(part), late) for part in PARTS}
 
 
@@ -211,7 +211,7 @@ def oldest_queued_age(connection: Connection) -> float | None:
 
 
 def _oldest_queued(connection: Connection, settings: Settings) -> dict[str, Any]:
-    age, late = oldest_queued_age(connection), settings.task_slice + late_after(settings)
+    age, late = oldest_queued_age(connection), settings.task_slice + heartbeat_timeout(settings)
     check = {"status": "ok", "age_s": None if age is None else round(age, 3)}
     if age is not None and age > late:
         return {
@@ -229,7 +229,7 @@ def _sources(connection: Connection, settings: Settings, paused: Mapping[str, _P
         name: _at_rest(
             _left_alone(_late(_last_run(history), late.get(name)), breakers.get(name, CLOSED)), paused.get(name)
         )
-        for name, history in histories(connection, list(SOURCES)).items()
+        for name, history in run_histories(connection, list(SOURCES)).items()
     }
 
 

@@ -17,9 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.status.health import heartbeats, oldest_queued_age
 from app.web.arguments import Resource
-from app.web.context import reading, state
+from app.web.context import context, read_connection
 from app.web.envelope import route
-from store.tables import Page, Source
+from store.tables import PageRow, SourceRow
 from tasks.upstream.circuit_breaker import read_breakers
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class _Database(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("kasparro_database_up", "1 while the database answers.")
         try:
-            with reading() as connection:
+            with read_connection() as connection:
                 reads = (_runs, _rows, _anomalies, _dropped, _lag, _breakers, _queued, _beats)
                 families = [family for read in reads for family in read(connection)]
         except SQLAlchemyError as error:
@@ -101,8 +101,8 @@ def _rows(connection: Connection) -> Iterator[Metric]:
         "kasparro_rows", "Items of all pages, by what became of them.", labels=("source", "outcome")
     )
     pages = CounterMetricFamily("kasparro_pages", "Pages committed.", labels=("source",))
-    sums = [func.sum(Page.__table__.c[outcome]).label(outcome) for outcome in outcomes]
-    for row in connection.execute(select(Page.source, func.count().label("pages"), *sums).group_by(Page.source)):
+    sums = [func.sum(PageRow.__table__.c[outcome]).label(outcome) for outcome in outcomes]
+    for row in connection.execute(select(PageRow.source, func.count().label("pages"), *sums).group_by(PageRow.source)):
         pages.add_metric([row.source], row.pages)
         for outcome in outcomes:
             rows.add_metric([row.source, outcome], row._mapping[outcome])
@@ -122,7 +122,7 @@ def _dropped(connection: Connection) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "kasparro_dropped", "Quotes and raw bodies dropped for their age.", labels=("source", "what")
     )
-    for row in connection.execute(select(Source.name, Source.quotes_dropped, Source.bodies_dropped)):
+    for row in connection.execute(select(SourceRow.name, SourceRow.quotes_dropped, SourceRow.bodies_dropped)):
         dropped.add_metric([row.name, "quotes"], row.quotes_dropped)
         dropped.add_metric([row.name, "bodies"], row.bodies_dropped)
     yield dropped
@@ -149,7 +149,7 @@ def _breakers(connection: Connection) -> Iterator[Metric]:
         "1 while the source's host is left alone, or only tried, since so many requests in a row failed.",
         labels=("source",),
     )
-    for source, breaker in read_breakers(connection, state().settings).items():
+    for source, breaker in read_breakers(connection, context().settings).items():
         breakers.add_metric([source], breaker.state != "closed")
     yield breakers
 

@@ -9,16 +9,16 @@ from flask import Response, jsonify
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select, text
 
-from app.runs.anomaly_schemas import anomalies_of_late
+from app.runs.anomaly_schemas import late_anomalies
 from app.runs.schemas import COUNTERS, CountersSchema
-from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, histories
-from app.web.arguments import Enveloped, Resource
-from app.web.context import reading
-from app.web.row_estimates import Estimate
+from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, run_histories
+from app.web.arguments import Envelope, Resource
+from app.web.context import read_connection
+from app.web.row_estimates import RowEstimate
 from sources.registry import SOURCES
-from store.tables import RUN_STATUSES, Page, Quote, Run, Source
+from store.tables import RUN_STATUSES, PageRow, QuoteRow, RunRow, SourceRow
 
-ALL_QUOTES = Estimate(select(Quote.listing_id))
+ALL_QUOTES = RowEstimate(select(QuoteRow.listing_id))
 
 RECENT = 100
 """The durations are of so many of a source's last finished runs."""
@@ -79,7 +79,7 @@ class OverAllSchema(Schema):
     anomalies_24h = fields.Integer()
 
 
-class StatsAnswer(Enveloped):
+class StatsAnswer(Envelope):
     total = fields.Nested(OverAllSchema)
     sources = fields.List(fields.Nested(SourceStatsSchema))
 
@@ -94,15 +94,15 @@ def get_stats() -> Response:
     The counters are the sums over all pages ever committed. `conservation.holds` says that every item fetched became a
     quote, was one already, or is a reject.
     """
-    with reading() as connection:
+    with read_connection() as connection:
         names = list(SOURCES) + [
-            name for name in connection.scalars(select(Source.name).order_by(Source.name)) if name not in SOURCES
+            name for name in connection.scalars(select(SourceRow.name).order_by(SourceRow.name)) if name not in SOURCES
         ]
         counters = _counters(connection)
         runs = _runs(connection)
         durations = _durations(connection, names)
-        history = histories(connection, names)
-        anomalies = anomalies_of_late(connection)
+        history = run_histories(connection, names)
+        anomalies = late_anomalies(connection)
         quotes, _ = ALL_QUOTES.about_how_many(connection, {})
     sources = [
         {
@@ -131,15 +131,15 @@ def _sums(counters: Iterable[Mapping[str, int]], runs: Iterable[Mapping[str, int
 
 
 def _counters(connection: Connection) -> dict[str, dict[str, int]]:
-    summed = [func.sum(Page.__table__.c[name]).label(name) for name in COUNTERS]
-    rows = connection.execute(select(Page.source, func.count().label("pages"), *summed).group_by(Page.source))
+    summed = [func.sum(PageRow.__table__.c[name]).label(name) for name in COUNTERS]
+    rows = connection.execute(select(PageRow.source, func.count().label("pages"), *summed).group_by(PageRow.source))
     return {row.source: {name: int(row._mapping[name]) for name in ("pages", *COUNTERS)} for row in rows}
 
 
 def _runs(connection: Connection) -> dict[str, dict[str, int]]:
     by_source: dict[str, dict[str, int]] = {}
     for source, status, count in connection.execute(
-        select(Run.source, Run.status, func.count()).group_by(Run.source, Run.status)
+        select(RunRow.source, RunRow.status, func.count()).group_by(RunRow.source, RunRow.status)
     ):
         by_source.setdefault(source, {})[status] = count
     return by_source

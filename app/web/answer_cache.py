@@ -10,8 +10,8 @@ from typing import NamedTuple
 from cachetools import TTLCache
 from flask import Flask, Response, current_app, g, request
 
-from app.web.context import reading
-from app.web.etags import Tag, give_again, state_of_data
+from app.web.context import read_connection
+from app.web.etags import Tag, data_version, tag_again
 from settings import Settings
 
 KEY = "answer_cache"
@@ -26,7 +26,7 @@ Asked = tuple[str, bytes]
 """Path and query."""
 
 
-class Kept(NamedTuple):
+class CachedAnswer(NamedTuple):
     tag: Tag
     body: bytes
     link: str | None
@@ -37,10 +37,10 @@ class AnswerCache:
     """The answers of one process, up to so many bytes; the least recently asked for goes first."""
 
     def __init__(self, most_bytes: int, timer: Callable[[], float] = time.monotonic):
-        self._kept: TTLCache[Asked, Kept] = TTLCache(most_bytes, AGE, timer, getsizeof=lambda kept: kept.size)
+        self._kept: TTLCache[Asked, CachedAnswer] = TTLCache(most_bytes, AGE, timer, getsizeof=lambda kept: kept.size)
         self._lock = Lock()
 
-    def find(self, asked: Asked) -> Kept | None:
+    def find(self, asked: Asked) -> CachedAnswer | None:
         with self._lock:
             return self._kept.get(asked)
 
@@ -49,7 +49,7 @@ class AnswerCache:
         size = len(body) + len(link or "") + sum(map(len, asked)) + OVERHEAD
         with self._lock:
             if size <= self._kept.maxsize:
-                self._kept[asked] = Kept(tag, body, link, size)
+                self._kept[asked] = CachedAnswer(tag, body, link, size)
 
 
 def install(app: Flask, settings: Settings) -> None:
@@ -72,11 +72,11 @@ def _give() -> Response | None:
     kept = _cache().find(_asked()) if request.method in METHODS else None
     if kept is None:
         return None
-    with reading() as connection:
-        if state_of_data(connection) != kept.tag.state:
+    with read_connection() as connection:
+        if data_version(connection) != kept.tag.state:
             return None
     g.is_kept = True
-    give_again(kept.tag)
+    tag_again(kept.tag)
     return Response(kept.body, headers={"Link": kept.link} if kept.link else {}, mimetype="application/json")
 
 

@@ -13,12 +13,12 @@ from flask import Request, Response, json, jsonify, request
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from webargs.flaskparser import FlaskParser, is_json_request
 
-from app.web.problems import Code, Problem, nearest, shown
+from app.web.problems import Code, Problem, quoted, suggestion
 from sources.registry import SOURCES
 
 View = Callable[..., Any]
 
-MOST_NAMES = 100
+MAX_NAMES = 100
 DEFAULT_LIMIT, MOST_ROWS = 100, 1000
 WHOLE_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -57,7 +57,7 @@ class CommaSeparated(fields.Field[tuple[str, ...]]):
         for name in names:
             if name not in self.choices:
                 raise ValidationError(
-                    f"there is no {self._noun} {shown(name)}{nearest(name, self.choices)} "
+                    f"there is no {self._noun} {quoted(name)}{suggestion(name, self.choices)} "
                     f"(expected: {', '.join(self.choices)})"
                 )
         return names
@@ -75,17 +75,17 @@ class Limit(fields.Integer):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> int:
         if not WHOLE_NUMBER.fullmatch(str(value)):
-            raise ValidationError(f"expected a whole number from 1 to {MOST_ROWS}, got {shown(value)}")
+            raise ValidationError(f"expected a whole number from 1 to {MOST_ROWS}, got {quoted(value)}")
         return int(value)
 
 
-class Several(fields.List[Any]):
+class ListOf(fields.List[Any]):
     """A parameter that may be given more than once; a row passes that has any of its values."""
 
     def __init__(self, each: fields.Field[Any], description: str):
         super().__init__(
             each,
-            validate=validate.Length(1, MOST_NAMES),
+            validate=validate.Length(1, MAX_NAMES),
             metadata={"description": f"{description} Repeat it to allow several."},
         )
 
@@ -100,12 +100,12 @@ class OneOf(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         if value not in self.words:
-            hint = nearest(value, self.words) if isinstance(value, str) else ""
-            raise ValidationError(f"expected one of {', '.join(self.words)}, got {shown(value)}{hint}")
+            hint = suggestion(value, self.words) if isinstance(value, str) else ""
+            raise ValidationError(f"expected one of {', '.join(self.words)}, got {quoted(value)}{hint}")
         return str(value)
 
 
-class Paged(Arguments):
+class PageArguments(Arguments):
     """What every list takes."""
 
     limit = Limit()
@@ -118,11 +118,11 @@ class Pagination(Schema):
     has_more = fields.Boolean(required=True)
 
 
-LINK = {"Link": {"description": "`rel=next`: the next page.", "schema": {"type": "string"}}}
+LINK_HEADER = {"Link": {"description": "`rel=next`: the next page.", "schema": {"type": "string"}}}
 """The header of a list, for the documentation."""
 
 
-class Enveloped(Schema):
+class Envelope(Schema):
     """What every JSON answer carries beside its own members."""
 
     request_id = fields.String(metadata={"description": "As sent in X-Request-ID, or made here."})
@@ -137,7 +137,7 @@ class Parser(FlaskParser):
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         given = {name: req.args.getlist(name) for name in req.args}
-        several = [name for name, field in _parameters(schema).items() if isinstance(field, Several)]
+        several = [name for name, field in _parameters(schema).items() if isinstance(field, ListOf)]
         twice = {
             name: [f"given {len(values)} times, takes one value"]
             for name, values in given.items()
@@ -153,7 +153,7 @@ class Parser(FlaskParser):
             raise ValidationError({"_schema": ["the request has no body; it takes a JSON object"]})
         if not is_json_request(req):
             detail = (
-                f"The body was sent as {shown(req.mimetype)}."
+                f"The body was sent as {quoted(req.mimetype)}."
                 if req.mimetype
                 else "The body was sent without a Content-Type."
             )
@@ -162,7 +162,7 @@ class Parser(FlaskParser):
             return json.loads(body.decode())
         except (ValueError, RecursionError) as error:
             # ValueError: also bytes that are not UTF-8, and a number of thousands of digits.
-            raise Problem(Code.MALFORMED_REQUEST, f"The body is not JSON: {shown(str(error))}.") from None
+            raise Problem(Code.MALFORMED_REQUEST, f"The body is not JSON: {quoted(str(error))}.") from None
 
     def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> Any:
         location, messages = next(iter(error.normalized_messages().items()))
@@ -187,7 +187,7 @@ def _each(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
         if name == "_schema":
             yield "", " ".join(map(str, found))
         elif name not in known:
-            yield shown(name).strip("'"), f"is not known here{nearest(str(name), known)}"
+            yield quoted(name).strip("'"), f"is not known here{suggestion(str(name), known)}"
         else:
             yield from _of_field(str(name), found)
 
@@ -236,14 +236,14 @@ def next_link(cursor: str) -> str:
     return f'<{request.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
 
 
-def raw_list(data: str, members: Mapping[str, Any], cursor: str | None) -> Response:
+def raw_list_response(data: str, members: Mapping[str, Any], cursor: str | None) -> Response:
     """A list whose rows Postgres has already written as JSON, which nobody reads again on the way out."""
     rest = json.dumps(members, sort_keys=False, separators=(",", ":"))
     headers = {"Link": next_link(cursor)} if cursor else {}
     return Response(f'{{"data":{data},{rest[1:]}', headers=headers, mimetype="application/json")
 
 
-def listed(rows: Any, limit: int, following: str | None) -> Response:
+def list_response(rows: Any, limit: int, following: str | None) -> Response:
     """A list that Python has written."""
     answer = jsonify(
         {"data": rows, "pagination": {"limit": limit, "next_cursor": following, "has_more": following is not None}}

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from flask import Flask, request
 
-from app.web.context import state
+from app.web.context import context
 from app.web.problems import Code, Problem
 
 READS = ("GET", "HEAD", "OPTIONS")
@@ -23,7 +23,7 @@ def _authorize() -> None:
     # What would be a 404 or 405 stays one.
     if request.routing_exception is not None or not _needs_token():
         return
-    token = state().settings.api_token
+    token = context().settings.api_token
     if token is None:
         raise _refusal(
             Code.TOKEN_REQUIRED,
@@ -42,7 +42,7 @@ def _authorize() -> None:
 def _needs_token() -> bool:
     if request.method not in READS:
         return True
-    return state().settings.reads_need_token and not (request.endpoint or "").startswith(OPEN)
+    return context().settings.reads_need_token and not (request.endpoint or "").startswith(OPEN)
 
 
 def _digest(token: str) -> bytes:

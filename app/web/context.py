@@ -11,7 +11,7 @@ from flask import Flask, current_app
 from sqlalchemy import Connection, Engine
 from sqlalchemy.pool import NullPool
 
-from app.web.watermark import Frontier
+from app.web.watermark import Watermark
 from settings import Settings
 from store.engine import make_engine
 
@@ -21,13 +21,13 @@ PROBE_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True)
-class State:
+class Context:
     settings: Settings
     engine: Engine
     reader: Engine
     """Each statement its own transaction: a read costs no BEGIN and no ROLLBACK. A pool of its own, or each use of a
     connection would set it to this and back."""
-    frontier: Frontier
+    frontier: Watermark
     exporter: Engine
     """Connections of their own, each for one snapshot: exports leave the pool to those who want an answer at once."""
     export_slots: Semaphore
@@ -55,11 +55,11 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
             **options,
         )
 
-    app.extensions[KEY] = State(
+    app.extensions[KEY] = Context(
         settings=settings,
         engine=pool(),
         reader=pool(isolation_level="AUTOCOMMIT"),
-        frontier=Frontier(),
+        frontier=Watermark(),
         exporter=make_engine(
             settings.database_url,
             "export",
@@ -81,21 +81,21 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
     )
 
 
-def forget_connections(app: Flask) -> None:
+def discard_connections(app: Flask) -> None:
     """After a fork, in the child: two processes must not talk over one connection."""
-    for engine in (state_of(app).engine, state_of(app).reader):
+    for engine in (context_of(app).engine, context_of(app).reader):
         engine.dispose(close=False)
 
 
-def state_of(app: Flask) -> State:
-    found: State = app.extensions[KEY]
+def context_of(app: Flask) -> Context:
+    found: Context = app.extensions[KEY]
     return found
 
 
-def state() -> State:
-    return state_of(current_app)
+def context() -> Context:
+    return context_of(current_app)
 
 
-def reading() -> Connection:
+def read_connection() -> Connection:
     """A connection for one view's queries; use it in a `with`."""
-    return state().reader.connect()
+    return context().reader.connect()

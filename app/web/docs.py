@@ -18,7 +18,7 @@ from flask import (
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.web.openapi import document
-from app.web.problems import Code, Problem, nearest, shown
+from app.web.problems import Code, Problem, quoted, suggestion
 
 SWAGGER_UI = files("flask_swagger_ui") / "dist"
 SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
@@ -64,7 +64,7 @@ def redoc() -> Response:
 @blueprint.route("/docs/assets/<name>")
 def asset(name: str) -> Response:
     if name not in SWAGGER_FILES:
-        raise Problem(Code.NOT_FOUND, f"There is no {shown(name)} here.")
+        raise Problem(Code.NOT_FOUND, f"There is no {quoted(name)} here.")
     return send_from_directory(str(SWAGGER_UI), name, max_age=86400)
 
 
@@ -73,7 +73,7 @@ def problem(code: str) -> Response:
     """What the `type` of a problem leads to."""
     by_slug = {each.slug: each for each in Code}
     if code not in by_slug:
-        raise Problem(Code.NOT_FOUND, f"There is no problem {shown(code)}{nearest(code, by_slug)}")
+        raise Problem(Code.NOT_FOUND, f"There is no problem {quoted(code)}{suggestion(code, by_slug)}")
     found = by_slug[code]
     return jsonify({"code": found.slug, "status": found.status, "title": found.title, "about": found.about})
 

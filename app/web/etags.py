@@ -10,22 +10,22 @@ from typing import Any, NamedTuple
 from flask import Flask, Response, g, request
 from sqlalchemy import Connection, func, select
 
-from app.web.prepared import Written
+from app.web.prepared import PreparedStatement
 from settings import VERSION
-from store.tables import Checkpoint, Revision
+from store.tables import CheckpointRow, RevisionRow
 
-ETAG = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
+ETAG_HEADER = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
 """The header of such an answer, for the documentation."""
 
 # Each page raises the version of its checkpoint, and what changes otherwise counts a revision, in its own transaction.
 # A database that was set back to an older state has versions again that it had, but not at the same times.
-_REVISIONS = select(func.sum(Revision.number)).scalar_subquery()
-STATE = select(
-    func.concat_ws("/", func.count(), func.sum(Checkpoint.version), func.max(Checkpoint.updated_at), _REVISIONS)
+_REVISIONS = select(func.sum(RevisionRow.number)).scalar_subquery()
+DATA_VERSION = select(
+    func.concat_ws("/", func.count(), func.sum(CheckpointRow.version), func.max(CheckpointRow.updated_at), _REVISIONS)
 ).scalar_subquery()
 """Of the data, as an expression: another once something has changed."""
 
-_STATE = Written(select(STATE))
+_STATE = PreparedStatement(select(DATA_VERSION))
 
 
 class Tag(NamedTuple):
@@ -44,17 +44,17 @@ def install(app: Flask) -> None:
     app.after_request(_add_tag)
 
 
-def give_only_if_modified(connection: Connection, arguments: Mapping[str, Any]) -> None:
+def raise_if_not_modified(connection: Connection, arguments: Mapping[str, Any]) -> None:
     """Tag the answer of this request; raises NotModified where the reader has it.
 
     To be called before anything is read: what is committed in between is in the answer, and its tag an older one, with
     which the reader is answered anew. The other way round they would be told that they have it.
     """
-    tag(arguments, state_of_data(connection))
+    tag(arguments, data_version(connection))
     _unless_had(g.tag)
 
 
-def give_again(given: Tag) -> None:
+def tag_again(given: Tag) -> None:
     """Tag the answer of this request as it was before; raises NotModified where the reader has it."""
     g.tag = given
     _unless_had(given)
@@ -72,7 +72,7 @@ def tag(arguments: Mapping[str, Any], state: str) -> None:
         g.tag = Tag(sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32], state)
 
 
-def state_of_data(connection: Connection) -> str:
+def data_version(connection: Connection) -> str:
     """Another once something has changed."""
     state: str = _STATE.value(connection, {})
     return state

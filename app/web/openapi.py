@@ -11,8 +11,8 @@ import flask_smorest
 from flask import Flask
 from marshmallow import Schema, fields
 
-from app.web.arguments import Arguments, CommaSeparated, Enveloped, Text
-from app.web.context import state_of
+from app.web.arguments import Arguments, CommaSeparated, Envelope, Text
+from app.web.context import context_of
 from app.web.formats import Amount, Instant
 from app.web.problems import MEDIA_TYPE, Code
 from settings import VERSION
@@ -45,7 +45,7 @@ class PartSchema(Schema):
     detail = fields.String()
 
 
-class ProblemSchema(Enveloped):
+class ProblemSchema(Envelope):
     """Why the answer is not what was asked for, and what to do about it (RFC 9457)."""
 
     type = fields.String(metadata={"format": "uri-reference", "description": "Where the code is explained."})
@@ -84,7 +84,7 @@ def install(app: Flask, resources: Iterable[ModuleType]) -> None:
     api.ma_plugin.converter.add_parameter_attribute_function(_separated_by_commas)
     for resource in resources:
         api.register_blueprint(resource.blueprint)
-    app.extensions[KEY] = _finished(api, reads_need_token=state_of(app).settings.reads_need_token)
+    app.extensions[KEY] = _finished(api, reads_need_token=context_of(app).settings.reads_need_token)
 
 
 def document(app: Flask) -> Any:

@@ -19,14 +19,14 @@ from sqlalchemy.types import NullType, TypeEngine
 
 DIALECT = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy declares no types for it
 
-SHAPES = 256
+MAX_PREPARED = 256
 """So many shapes are remembered of each kind of request. All there is with `fields` would be without number."""
 
 PARAMETER = re.compile(r"%\((\w+)\)s")
 PREPARED = "prepared"
 
 
-class Written:
+class PreparedStatement:
     """A statement's text. What differs from request to request are its parameters: the bindparams without a value.
 
     one_plan: it is planned once for whatever parameters, where sessions plan for each (store/engine.py).
@@ -60,7 +60,7 @@ class Written:
         """
         prepared: set[str] = connection.info.setdefault(PREPARED, set())
         if self._name not in prepared:
-            if len(prepared) >= SHAPES:
+            if len(prepared) >= MAX_PREPARED:
                 connection.exec_driver_sql("DEALLOCATE ALL")
                 prepared.clear()
             connection.exec_driver_sql(self._prepare)

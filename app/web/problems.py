@@ -15,7 +15,7 @@ from psycopg2 import errorcodes
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from store.errors import Trouble, named, sqlstate, trouble_of
+from store.errors import DatabaseError, classify, describe, sqlstate
 
 log = structlog.get_logger(__name__)
 
@@ -159,13 +159,13 @@ def invalid_parameter(name: str, detail: str, *, where: str = "query") -> Proble
     return Problem(Code.INVALID_PARAMETER, f"{name}: {detail}", errors=[{"in": where, "name": name, "detail": detail}])
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value of a request, short enough and plain enough to stand in an answer or a log line."""
     text = ascii(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean …?` where one of the known names is close, else nothing."""
     by_lower = {other.lower(): other for other in known}
     close = get_close_matches(name[:100].lower(), by_lower, n=1, cutoff=0.6)
@@ -192,11 +192,11 @@ def _of_http(error: HTTPException) -> Any:
         return error
     if isinstance(error, NotFound):
         return Problem(
-            Code.NOT_FOUND, f"There is nothing at {shown(request.path)}{nearest(request.path, _paths()) or '.'}"
+            Code.NOT_FOUND, f"There is nothing at {quoted(request.path)}{suggestion(request.path, _paths()) or '.'}"
         ).answer()
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
-        detail = f"{shown(request.path)} does not take {shown(request.method)}; it takes {allowed}."
+        detail = f"{quoted(request.path)} does not take {quoted(request.method)}; it takes {allowed}."
         return Problem(Code.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed}).answer()
     by_status = {413: Code.BODY_TOO_LARGE, 415: Code.UNSUPPORTED_MEDIA_TYPE}
     code = by_status.get(
@@ -213,14 +213,14 @@ _TOO_LONG = (errorcodes.QUERY_CANCELED, errorcodes.LOCK_NOT_AVAILABLE, errorcode
 
 # What a reader is told, and after how many seconds another try is worth it.
 _NOW = {
-    Trouble.CONFLICT: ("Others were in the way of it in the database.", 1),
-    Trouble.UNFIT: ("The database cannot do this now.", 5),
-    Trouble.FULL: ("No room is left on the database's disk.", 60),
+    DatabaseError.CONFLICT: ("Others were in the way of it in the database.", 1),
+    DatabaseError.UNFIT: ("The database cannot do this now.", 5),
+    DatabaseError.FULL: ("No room is left on the database's disk.", 60),
 }
 
 
 def _of_database(error: exc.SQLAlchemyError | psycopg2.Error) -> Response:
-    state, trouble = sqlstate(error), trouble_of(error)
+    state, trouble = sqlstate(error), classify(error)
     if state in _TOO_LONG:
         log.warning("query_timeout", sqlstate=state)
         return Problem(
@@ -234,7 +234,7 @@ def _of_database(error: exc.SQLAlchemyError | psycopg2.Error) -> Response:
         ).answer()
     if trouble is None:
         return _unforeseen(error)
-    log.error("database_unavailable", reason=named(error))
+    log.error("database_unavailable", reason=describe(error))
     detail, seconds = _NOW.get(trouble, ("The database does not answer.", 5))
     return Problem(Code.DATABASE_UNAVAILABLE, detail, headers=_later(seconds)).answer()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from app.web.prepared import DIALECT, Written
+from app.web.prepared import DIALECT, PreparedStatement
 
-COUNTED = 10_000
+EXACT_LIMIT = 10_000
 """Up to so many rows are counted: the planner is furthest off where a table is new and small."""
 
 AGE = 10.0
@@ -19,13 +19,13 @@ AGE = 10.0
 REMEMBERED = 1000
 
 
-class Estimate:
+class RowEstimate:
     """How many rows a query has, as far as that is quickly said."""
 
     def __init__(self, statement: Select[Any]):
         # Never prepared: a plan that a session keeps goes on believing in the table as it was.
         self._plan = f"EXPLAIN (FORMAT JSON) {statement.compile(dialect=DIALECT)}"
-        self._count = Written(select(func.count()).select_from(statement.limit(COUNTED + 1).subquery()))
+        self._count = PreparedStatement(select(func.count()).select_from(statement.limit(EXACT_LIMIT + 1).subquery()))
         self._remembered: dict[str, tuple[int, float]] = {}
 
     def about_how_many(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[int, bool]:
@@ -39,9 +39,9 @@ class Estimate:
             return remembered, True
         plan = connection.exec_driver_sql(self._plan, dict(parameters)).scalar_one()
         expected = int(plan[0]["Plan"]["Plan Rows"])
-        if expected <= COUNTED:
+        if expected <= EXACT_LIMIT:
             counted = self._count.value(connection, parameters)
-            if counted <= COUNTED:
+            if counted <= EXACT_LIMIT:
                 return counted, False
             expected = counted
         self._remember(key, expected)

@@ -7,13 +7,13 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from app.web.prepared import Written
+from app.web.prepared import PreparedStatement
 
 AGE = 1.0
 """Seconds; what was true of it once stays true, and a reader is given the last second again anyway."""
 
 # Of the function below the view pg_stat_activity, which takes three times as long.
-_OLDEST_WRITE = Written(
+_OLDEST_WRITE = PreparedStatement(
     text("""
         SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_get_activity(NULL)
          WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -22,7 +22,7 @@ _OLDEST_WRITE = Written(
 )
 
 
-class Frontier:
+class Watermark:
     """Of one database, asked for at most once a second."""
 
     def __init__(self) -> None:

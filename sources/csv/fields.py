@@ -12,7 +12,7 @@ from decimal import Decimal
 import polars as pl
 
 from sources.csv.fileset import EPOCHS, PLACEHOLDER, FileSet, Unreadable
-from sources.record import KEYS, VALUES
+from sources.record import KEY_FIELDS, VALUE_FIELDS
 from sources.record_columns import TIME, read_iso
 
 NO_NUMBER = "?"
@@ -54,7 +54,7 @@ def _fields(file_set: FileSet, file: str, columns: Mapping[str, str], currency: 
     for name, value in file_set.constants.items():
         yield pl.lit(str(value)).alias(name)
     for name, column in columns.items():
-        if name in KEYS:
+        if name in KEY_FIELDS:
             yield _known_text(file_set, pl.col(in_frame(column))).alias(name)
         elif name != "observed_at":
             yield _number(file_set, pl.col(in_frame(column)), percent=name == "change_24h_pct").alias(name)
@@ -66,7 +66,7 @@ def _fields(file_set: FileSet, file: str, columns: Mapping[str, str], currency: 
 
 def _is_plain(name: str, value: object) -> bool:
     """Whether a constant means the same when it is written as text."""
-    return type(value) is str or (name in VALUES and type(value) in (int, Decimal))
+    return type(value) is str or (name in VALUE_FIELDS and type(value) in (int, Decimal))
 
 
 def _is_null(file_set: FileSet, cell: pl.Expr) -> pl.Expr:

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from sources.contract import Reject, TerminalError
-from sources.record import KEYS, Quote
+from sources.record import KEY_FIELDS, Quote
 
 SUFFIXES: Mapping[str, int] = {"K": 3, "M": 6, "B": 9, "T": 12}
 """The usual letters behind a number, and the powers of ten that they stand for."""
@@ -136,7 +136,7 @@ class FileSet:
         }
 
     def _reader(self, name: str) -> Callable[[str], Any]:
-        if name in KEYS:
+        if name in KEY_FIELDS:
             return lambda cell: "" if cell in self.nulls else cell
         if name == "observed_at":
             return self.time

@@ -15,10 +15,10 @@ import backoff
 import requests
 from urllib3.exceptions import HTTPError
 
-from sources.contract import Reply, TerminalError, TransientError
+from sources.contract import Response, TerminalError, TransientError
 from sources.http.deadline import Deadline, KeepsDeadlines
 from sources.http.responses import check_body, check_status, read_body, redirected_to
-from sources.http.revalidation import Known, etag_of, last_modified_of
+from sources.http.revalidation import KnownResponse, etag_of, last_modified_of
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0
@@ -68,7 +68,7 @@ class HttpClient:
     def __init__(
         self,
         access: Access,
-        known: Callable[[Mapping[str, Any]], Known | None] = lambda request: None,
+        known: Callable[[Mapping[str, Any]], KnownResponse | None] = lambda request: None,
         session: requests.Session | None = None,
     ):
         self._access, self._known, self._session = access, known, session or _session()
@@ -76,11 +76,11 @@ class HttpClient:
     def close(self) -> None:
         self._session.close()
 
-    def knowing(self, known: Callable[[Mapping[str, Any]], Known | None]) -> HttpClient:
+    def knowing(self, known: Callable[[Mapping[str, Any]], KnownResponse | None]) -> HttpClient:
         """One that asks only for what changed since; it shares this one's connections, and is closed with it."""
         return HttpClient(self._access, known, self._session)
 
-    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Response:
         """GET base URL + path. Raises TransientError or TerminalError for everything but an answer."""
         deadline = Deadline(self._access.deadline)
         half_time = deadline.at - self._access.deadline / 2
@@ -102,7 +102,7 @@ class HttpClient:
         )
         failures: list[TransientError] = []
 
-        def ask() -> Reply:
+        def ask() -> Response:
             try:
                 return self._get_once(path, params or {}, deadline)
             except TransientError as error:
@@ -111,10 +111,10 @@ class HttpClient:
                 failures.append(error)
                 raise
 
-        reply: Reply = asked_again(ask)()
+        reply: Response = asked_again(ask)()
         return reply
 
-    def _get_once(self, path: str, params: Mapping[str, str | int], deadline: Deadline) -> Reply:
+    def _get_once(self, path: str, params: Mapping[str, str | int], deadline: Deadline) -> Response:
         url = self._access.url + path
         asked = {"method": "GET", "url": url, "params": dict(params)}
         known = self._known(asked)
@@ -196,10 +196,12 @@ class HttpClient:
             said = self._say(f"no whole answer within {self._access.deadline:g} s")
             raise TransientError(said, code="upstream_slow") from None
 
-    def _reply(self, asked: dict[str, Any], answer: _Answer, known: Known | None, *, was_redirected: bool) -> Reply:
+    def _reply(
+        self, asked: dict[str, Any], answer: _Answer, known: KnownResponse | None, *, was_redirected: bool
+    ) -> Response:
         if answer.body is None:
             return self._kept(asked, answer, known)
-        return Reply(
+        return Response(
             body=answer.body,
             status=200,
             content_type=answer.headers.get("Content-Type", ""),
@@ -210,12 +212,12 @@ class HttpClient:
             unchanged=known is not None and known.digest == hashlib.sha256(answer.body).digest(),
         )
 
-    def _kept(self, asked: dict[str, Any], answer: _Answer, known: Known | None) -> Reply:
+    def _kept(self, asked: dict[str, Any], answer: _Answer, known: KnownResponse | None) -> Response:
         """The answer to which the upstream said that it holds."""
         body = known.body() if known else None
         if known is None or body is None:  # it was there a moment ago: the next request is made without a condition
             raise TransientError(self._say("answered 304 to what has just been deleted"))
-        return Reply(
+        return Response(
             body=body,
             status=304,
             content_type=known.content_type,

@@ -8,7 +8,7 @@ from settings import SettingsError, read_upstream
 from sources.contract import Source
 
 
-def address(source: Source) -> tuple[str, Mapping[str, str]]:
+def upstream_address(source: Source) -> tuple[str, Mapping[str, str]]:
     """The base URL that a source's calls go to, and the header that carries its key.
 
     Raises SettingsError where the environment names a plan without its key, or a key that no plan takes.

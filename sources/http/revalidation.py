@@ -13,7 +13,7 @@ DATE = re.compile(r"[A-Za-z0-9,: ]{1,40}")
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownResponse:
     """What an upstream last answered to a request, of a page that is in. body: gives None where it is kept no more."""
 
     etag: str | None

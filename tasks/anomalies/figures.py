@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from sources.record import VALUES
+from sources.record import VALUE_FIELDS
 
 MOST_LISTINGS = 5000
 """So many of a run's listings are looked at for their prices."""
@@ -22,11 +22,11 @@ ENOUGH_BEFORE = 5
 SAME_TIME = timedelta(minutes=30)
 """Two sources' prices no further apart are of about the same time."""
 
-Figures = dict[str, float]
+RunFigures = dict[str, float]
 """By name: items, rejected, repeated (shares), seconds, lag (seconds), null.<field> (shares), off (a share)."""
 
 
-class Jump(NamedTuple):
+class PriceJump(NamedTuple):
     """A listing whose price is another than its prices of before had it. ratio: to their median."""
 
     listing: str
@@ -84,10 +84,10 @@ _OFF = text("""
 """)
 
 
-def figures_of(connection: Connection, run: UUID, seconds: float) -> Figures:
+def measure_run(connection: Connection, run: UUID, seconds: float) -> RunFigures:
     """Of a run that loaded what it fetched. Without what can only be said of items that were read: some were known."""
     pages = connection.execute(_PAGES, {"run": run}).one()
-    figures: Figures = {"seconds": seconds}
+    figures: RunFigures = {"seconds": seconds}
     if pages.ahead is not None:
         figures["lag"] = -float(pages.ahead)
     if not pages.pages or pages.some_unchanged:
@@ -97,19 +97,19 @@ def figures_of(connection: Connection, run: UUID, seconds: float) -> Figures:
         figures |= {"rejected": float(pages.rejected / pages.items), "repeated": float(pages.repeated / pages.items)}
     filled: Mapping[str, Any] = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
     if quotes := filled.get("price"):  # each has one; those that expire at once are no quotes
-        figures |= {f"null.{name}": 1 - float(filled.get(name, 0) / quotes) for name in VALUES}
+        figures |= {f"null.{name}": 1 - float(filled.get(name, 0) / quotes) for name in VALUE_FIELDS}
     return figures
 
 
-def jumps_of(connection: Connection, source: str, run: UUID) -> list[Jump]:
+def price_jumps(connection: Connection, source: str, run: UUID) -> list[PriceJump]:
     """For each listing of which the run brought the newest price, that against its prices of before."""
     rows = connection.execute(
         _JUMPS, {"source": source, "run": run, "most": MOST_LISTINGS, "before": BEFORE, "enough": ENOUGH_BEFORE}
     )
-    return [Jump(row.listing, row.ratio) for row in rows]
+    return [PriceJump(row.listing, row.ratio) for row in rows]
 
 
-class Off(NamedTuple):
+class PriceGap(NamedTuple):
     """By how much a source's price of an asset is off from that of the source that is nearest: 0.05 is 5 %.
 
     others: how many other sources have one of about the same time.
@@ -120,7 +120,7 @@ class Off(NamedTuple):
     others: int
 
 
-def off_of(connection: Connection, source: str) -> list[Off]:
+def price_gaps(connection: Connection, source: str) -> list[PriceGap]:
     """For each asset, and quote currency, that other sources have a price of as well."""
     rows = connection.execute(_OFF, {"source": source, "same_time": SAME_TIME})
-    return [Off(row.slug, row.share, row.others) for row in rows]
+    return [PriceGap(row.slug, row.share, row.others) for row in rows]

@@ -45,7 +45,7 @@ def expected_within(source: Source) -> timedelta:
     return source.fresh or SLOTS * source.every
 
 
-def note_late(engine: Engine) -> None:
+def record_late_sources(engine: Engine) -> None:
     """Keep which sources have fallen behind, and which no longer have. A paused one is known to bring nothing."""
     with engine.begin() as connection:
         paused = set(connection.scalars(_PAUSED))

@@ -17,9 +17,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
-from store.errors import named
+from store.errors import describe
 from store.tables import UNJUDGED
-from tasks.anomalies.figures import Figures, Jump, Off, figures_of, jumps_of, off_of
+from tasks.anomalies.figures import PriceGap, PriceJump, RunFigures, measure_run, price_gaps, price_jumps
 
 log = structlog.get_logger()
 
@@ -96,7 +96,7 @@ def judge_runs(engine: Engine) -> None:
                 found = _judge(connection, run)
         except SQLAlchemyError as error:
             # The others are to be judged all the same; this one again, the next time.
-            log.warning("run_not_judged", run=str(run), reason=named(error))
+            log.warning("run_not_judged", run=str(run), reason=describe(error))
             continue
         for source, anomaly in found:
             log.warning("anomaly", run=str(run), source=source, kind=anomaly.kind, detail=anomaly.detail)
@@ -112,13 +112,13 @@ def _judge(connection: Connection, run: UUID) -> list[tuple[str, Anomaly]]:
     ).one_or_none()
     if row is None:  # another is at it
         return []
-    figures: Figures = {}
+    figures: RunFigures = {}
     anomalies = list(_drifted(connection, run))
     if row.status != "failed":
-        figures = figures_of(connection, run, row.seconds or 0.0)
+        figures = measure_run(connection, run, row.seconds or 0.0)
         history = _history(connection, row.source, row.finished_at)
-        jumps = jumps_of(connection, row.source, run)
-        off = off_of(connection, row.source)
+        jumps = price_jumps(connection, row.source, run)
+        off = price_gaps(connection, row.source)
         if off:
             figures["off"] = median(it.share for it in off)
         if jumps:
@@ -142,7 +142,7 @@ def _judge(connection: Connection, run: UUID) -> list[tuple[str, Anomaly]]:
     return [(row.source, anomaly) for anomaly in anomalies]
 
 
-def _history(connection: Connection, source: str, before: Any) -> list[Figures]:
+def _history(connection: Connection, source: str, before: Any) -> list[RunFigures]:
     rows = connection.scalars(
         text("""
             SELECT figures FROM runs
@@ -155,7 +155,7 @@ def _history(connection: Connection, source: str, before: Any) -> list[Figures]:
     return list(rows)
 
 
-def compare(figures: Figures, history: Sequence[Figures]) -> Iterator[Anomaly]:
+def compare(figures: RunFigures, history: Sequence[RunFigures]) -> Iterator[Anomaly]:
     """What is out of the ordinary in a run's figures. Pure."""
     for name, value in figures.items():
         measure = NULLS if name.startswith("null.") else MEASURES.get(name)
@@ -173,7 +173,7 @@ def compare(figures: Figures, history: Sequence[Figures]) -> Iterator[Anomaly]:
             yield Anomaly(measure.kind, detail, subject, value, usual)
 
 
-def _jumped(jumps: Sequence[Jump]) -> Iterator[Anomaly]:
+def _jumped(jumps: Sequence[PriceJump]) -> Iterator[Anomaly]:
     """The prices that moved beyond reason: by so much, and by many times what the prices beside them did."""
     if not jumps:
         return
@@ -184,13 +184,13 @@ def _jumped(jumps: Sequence[Jump]) -> Iterator[Anomaly]:
     found = [(jump, move) for jump, move in zip(jumps, moves, strict=True) if abs(move) >= limit]
     if found:
         found.sort(key=lambda it: -abs(it[1]))
-        named = ", ".join(f"{jump.listing} {jump.ratio:.4g}" for jump, _ in found[:MOST_NAMED])
+        worst = ", ".join(f"{jump.listing} {jump.ratio:.4g}" for jump, _ in found[:MOST_NAMED])
         more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-        detail = f"{len(found)} of {len(jumps)} prices are many times what they were: {named}{more}"
+        detail = f"{len(found)} of {len(jumps)} prices are many times what they were: {worst}{more}"
         yield Anomaly("price", detail, found[0][0].listing, found[0][0].ratio, math.exp(usual))
 
 
-def _is_off(figures: Figures, history: Sequence[Figures], assets: int, others: int) -> Iterator[Anomaly]:
+def _is_off(figures: RunFigures, history: Sequence[RunFigures], assets: int, others: int) -> Iterator[Anomaly]:
     """Whether it is this source that is off, as a whole.
 
     With two others, or more, it is the one that none is near. Of two sources it is the one whose own prices moved.
@@ -205,7 +205,7 @@ def _is_off(figures: Figures, history: Sequence[Figures], assets: int, others: i
         yield Anomaly("agreement", detail, None, share, usual)
 
 
-def _apart(connection: Connection, source: str, off: Sequence[Off]) -> Iterator[Anomaly]:
+def _apart(connection: Connection, source: str, off: Sequence[PriceGap]) -> Iterator[Anomaly]:
     """Assets of which nobody's price is near: most likely two things that were taken for one. Each until it is over."""
     far = {it.asset: it.share for it in off if abs(math.log(max(1 + it.share, 1e-9))) > FAR}
     near = {it.asset for it in off} - far.keys()

@@ -33,24 +33,24 @@ _ON_RECORD = "SELECT FROM raw_bodies WHERE source = :source AND digest = :digest
 
 
 @dataclass(frozen=True)
-class Keeping:
+class PendingBody:
     """A body on its way to where it is kept. again: it was kept before, and has been dropped since."""
 
     compressed: Future[bytes]
     again: bool
 
 
-def begin_to_keep(connection: Connection, source: str, page: Page) -> Keeping | None:
+def start_saving(connection: Connection, source: str, page: Page) -> PendingBody | None:
     """Have the body compressed while other things are done; None if it is there already."""
     named = {"source": source, "digest": page.digest}
     # Locked, or retention could drop it before the page is committed that shows it to be in use.
     if connection.execute(text(f"{_ON_RECORD} AND body IS NOT NULL FOR SHARE"), named).rowcount:
         return None
     again = connection.execute(text(_ON_RECORD), named).rowcount > 0
-    return Keeping(_compressor().submit(zstd.compress, page.body, LEVEL), again)
+    return PendingBody(_compressor().submit(zstd.compress, page.body, LEVEL), again)
 
 
-def keep_body(connection: Connection, source: str, page: Page, keeping: Keeping) -> None:
+def save_body(connection: Connection, source: str, page: Page, keeping: PendingBody) -> None:
     """Write a body that is not there, as far as `begin_to_keep` saw."""
     if keeping.again:
         _keep_again(connection, source, page, keeping.compressed.result())

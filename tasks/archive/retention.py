@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, text
 
 from settings import Settings
 from sources.registry import SOURCES
-from store.errors import named
+from store.errors import describe
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -90,7 +90,7 @@ class _Drop(NamedTuple):
     bites: Iterator[int]
 
 
-def drop_expired(
+def delete_expired(
     engine: Engine,
     settings: Settings,
     *,
@@ -110,7 +110,7 @@ def drop_expired(
         try:
             count = next(drop.bites, None)
         except DATABASE_ERRORS as error:
-            log.warning("retention_not_done", source=drop.source, what=drop.what, reason=named(error))
+            log.warning("retention_not_done", source=drop.source, what=drop.what, reason=describe(error))
         else:
             if count is not None:
                 dropped[drop.source, drop.what] += count
@@ -130,8 +130,8 @@ def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.D
     if old.is_empty():
         return rows
     with engine.connect() as connection:
-        named = {"listings": old["listing_id"].to_list(), "times": old["observed_at"].to_list()}
-        superseded = connection.scalars(text(_SUPERSEDED), named).all()
+        values = {"listings": old["listing_id"].to_list(), "times": old["observed_at"].to_list()}
+        superseded = connection.scalars(text(_SUPERSEDED), values).all()
     return rows.filter((pl.col("observed_at") >= since) | ~pl.col("listing_id").is_in(superseded))
 
 
@@ -144,7 +144,7 @@ def _agreed_time(engine: Engine, settings: Settings, clock: Callable[[], datetim
         with engine.connect() as connection:
             now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     except DATABASE_ERRORS as error:
-        log.warning("retention_not_done", reason=named(error))
+        log.warning("retention_not_done", reason=describe(error))
         return None
     apart = (now - clock()).total_seconds()
     if abs(apart) > settings.clock_skew:
@@ -180,14 +180,14 @@ def _drop_quotes(engine: Engine, source: str, horizon: datetime) -> Iterator[int
 
 
 def _drop_bodies(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
-    named = {"source": source, "horizon": horizon}
+    values = {"source": source, "horizon": horizon}
     found = BODIES_AT_ONCE
     while found == BODIES_AT_ONCE:
         with engine.begin() as connection:
-            expired = connection.scalars(text(_EXPIRED_BODIES), {**named, "most": BODIES_AT_ONCE}).all()
+            expired = connection.scalars(text(_EXPIRED_BODIES), {**values, "most": BODIES_AT_ONCE}).all()
             found = len(expired)
             digests = [bytes(digest) for digest in expired]
-            count = connection.execute(text(_DROP_BODIES), {**named, "digests": digests}).rowcount
+            count = connection.execute(text(_DROP_BODIES), {**values, "digests": digests}).rowcount
             _add_up(connection, source, "bodies_dropped", count)
         yield count
 

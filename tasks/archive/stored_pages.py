@@ -13,10 +13,10 @@ from sqlalchemy import Connection, text
 
 from tasks.runs.parameters import ReplayParameters
 
-Place = list[Any]
+PagePosition = list[Any]
 """Of a page in that order, as JSON: committed_at, run, partition, seq."""
 
-Corrected = Mapping[str, Mapping[str, str]]
+CorrectedSpans = Mapping[str, Mapping[str, str]]
 """By partition since when, and between which times, quotes were corrected: since, first, last."""
 
 # A body that came again and was passed by as unchanged says nothing that an earlier page did not.
@@ -65,7 +65,7 @@ _AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partit
 class StoredPage(NamedTuple):
     """A page's row, without its body. has_body: whether that is still kept. corrects: as it did then."""
 
-    place: Place
+    place: PagePosition
     request: dict[str, Any]
     fetched_at: datetime
     digest: bytes
@@ -85,9 +85,9 @@ class StoredPages:
     def read(
         self,
         connection: Connection,
-        after: Place | None,
+        after: PagePosition | None,
         limit: int,
-        corrected: Corrected = MappingProxyType({}),
+        corrected: CorrectedSpans = MappingProxyType({}),
     ) -> Iterator[StoredPage]:
         """Yield the first `limit` pages after a place, in the order of their commits.
 

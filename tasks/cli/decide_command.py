@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 
 from settings import get_settings
 from store.engine import make_engine
-from store.errors import named
-from tasks.identity.decisions import Decided, ListingName, Refused, deciding, merge, pin, split
-from tasks.identity.undo import undo
+from store.errors import describe
+from tasks.identity.decisions import DecisionRefused, ListingName, Verdict, decision_lock, merge, pin, split
+from tasks.identity.undo import revert_change
 from tasks.runtime.retry import DATABASE_ERRORS
 
 
@@ -23,13 +23,13 @@ def main(arguments: list[str]) -> int:
     # As a worker's: one that is frozen must not keep the others from deciding for ever.
     engine = make_engine(settings.database_url, "decide", transaction_timeout=settings.transaction_timeout)
     try:
-        with deciding(engine) as connection:
+        with decision_lock(engine) as connection:
             change, made = _decide(connection, given)
-    except Refused as refused:
+    except DecisionRefused as refused:
         sys.stderr.write(f"{refused}\n")
         return 1
     except DATABASE_ERRORS as error:
-        sys.stderr.write(f"It was not decided: {named(error)}.\n")
+        sys.stderr.write(f"It was not decided: {describe(error)}.\n")
         return 1
     finally:
         engine.dispose()
@@ -44,12 +44,12 @@ def _decide(connection: Connection, given: argparse.Namespace) -> tuple[UUID, st
     """The change's id, and the slug of the asset that it made."""
     by = f"cli:{given.by}"
     if given.what == "merge":
-        return merge(connection, given.asset, given.into, Decided("merged", by, reason=given.reason)), ""
+        return merge(connection, given.asset, given.into, Verdict("merged", by, reason=given.reason)), ""
     if given.what == "split":
-        return split(connection, given.asset, given.listings, Decided("split", by, reason=given.reason))
+        return split(connection, given.asset, given.listings, Verdict("split", by, reason=given.reason))
     if given.what == "pin":
-        return pin(connection, given.asset, given.listings, Decided("pinned", by, reason=given.reason)), ""
-    return undo(connection, given.change, by, given.reason), ""
+        return pin(connection, given.asset, given.listings, Verdict("pinned", by, reason=given.reason)), ""
+    return revert_change(connection, given.change, by, given.reason), ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,14 +13,14 @@ from typing import Any, TextIO
 from sqlalchemy import Connection, Engine, text
 
 from sources.contract import Page, Source
-from sources.record import VALUES
+from sources.record import VALUE_FIELDS
 from sources.record_columns import ListingKey, key_of
 from tasks.archive.raw_bodies import read_body
-from tasks.archive.stored_pages import Place, StoredPage, StoredPages
+from tasks.archive.stored_pages import PagePosition, StoredPage, StoredPages
 from tasks.identity.resolver import listed_ids
-from tasks.pipeline.changed_rows import differences
-from tasks.pipeline.copy_rows import Rows, arrange
-from tasks.pipeline.normalize import Normalized, normalize_page
+from tasks.pipeline.changed_rows import find_changes
+from tasks.pipeline.copy_rows import CopyRows, arrange
+from tasks.pipeline.normalize import NormalizedPage, normalize_page
 from tasks.run_kinds.backfill import with_history
 from tasks.runs.parameters import ReplayParameters
 
@@ -28,7 +28,7 @@ AT_ONCE = 100
 EXAMPLES = 10
 
 _CORRECTED = f"""
-    SELECT listing_id, observed_at, {", ".join(VALUES)}
+    SELECT listing_id, observed_at, {", ".join(VALUE_FIELDS)}
       FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS it(listing_id, observed_at)
       JOIN quotes USING (listing_id, observed_at) WHERE fetched_at <= :fetched_at
 """
@@ -91,7 +91,7 @@ def diff(engine: Engine, source: Source, chosen: ReplayParameters, clock_skew: f
 
 
 def _pages(connection: Connection, stored: StoredPages) -> Iterator[StoredPage]:
-    after: Place | None = None
+    after: PagePosition | None = None
     while pages := list(stored.read(connection, after, AT_ONCE)):
         yield from pages
         after = pages[-1].place
@@ -119,12 +119,14 @@ class _Finding:
             return
         keys = [key_of(one) for one in normalized.quotes.listed]
         ids = self._ids(connection, keys)
-        new, changed = differences(connection, Rows(arrange(normalized.quotes, ids), page.fetched_at, uuid.UUID(int=0)))
+        new, changed = find_changes(
+            connection, CopyRows(arrange(normalized.quotes, ids), page.fetched_at, uuid.UUID(int=0))
+        )
         self.diff.new += sum(self._is_first(at) for at in new.frame.select("listing_id", "observed_at").iter_rows())
         if len(changed):
             self._tell_corrected(connection, changed, dict(zip(ids, keys, strict=True)))
 
-    def _count_rejects(self, connection: Connection, page: Page, normalized: Normalized) -> None:
+    def _count_rejects(self, connection: Connection, page: Page, normalized: NormalizedPage) -> None:
         there = set(connection.scalars(_QUARANTINED, {"source": self._source.name, "digest": page.digest}))
         refused = {reject.index for reject in normalized.rejects}
         self.diff.passing += len(there - refused)
@@ -135,7 +137,7 @@ class _Finding:
         there = listed_ids(connection, self._source.name, keys)
         return [there.get(key) or self._unlisted.setdefault(key, -1 - len(self._unlisted)) for key in keys]
 
-    def _tell_corrected(self, connection: Connection, changed: Rows, keys: Mapping[int, ListingKey]) -> None:
+    def _tell_corrected(self, connection: Connection, changed: CopyRows, keys: Mapping[int, ListingKey]) -> None:
         said = {(row["listing_id"], row["observed_at"]): row for row in changed.frame.iter_rows(named=True)}
         listings, times = zip(*said, strict=True)
         there = connection.execute(
@@ -143,7 +145,7 @@ class _Finding:
         )
         for row in there.mappings():
             key = row["listing_id"], row["observed_at"]
-            now = {name: _number(said[key].get(name)) for name in VALUES}
+            now = {name: _number(said[key].get(name)) for name in VALUE_FIELDS}
             moved = {name: (row[name], value) for name, value in now.items() if row[name] != value}
             if not moved or not self._is_first(key):
                 continue

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sources.contract import Item, Reject, Source
-from tasks.drift.mapping import mapped
+from tasks.drift.mapping import map_item
 
 if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_values
 
 
 @dataclass
-class Used:
+class MappedFields:
     """The paths that were asked for. Where none was, the mapping takes items as they are: it may use any."""
 
     paths: set[str] = field(default_factory=set)
@@ -27,7 +27,7 @@ class Used:
 class _Noting(dict[Any, Any]):
     """An object of an item, and the objects in it."""
 
-    def __init__(self, it: Mapping[Any, Any], above: str, used: Used):
+    def __init__(self, it: Mapping[Any, Any], above: str, used: MappedFields):
         super().__init__(it)
         self._above, self._used = above, used
 
@@ -53,11 +53,11 @@ class _Noting(dict[Any, Any]):
         return {name: self._note(name, value) for name, value in super().items()}.values()
 
 
-def fields_used(source: Source, items: Iterable[Item]) -> Used:
-    used = Used()
+def mapped_fields(source: Source, items: Iterable[Item]) -> MappedFields:
+    used = MappedFields()
     for item in items:
         if isinstance(item, Mapping):
             # What is wrong with an item, normalizing it says.
             with suppress(Reject):
-                mapped(source, _Noting(item, "", used))
+                map_item(source, _Noting(item, "", used))
     return used

@@ -10,7 +10,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sources.contract import Item, Reject, Source
 
 
-def mapped(source: Source, item: Item) -> Mapping[str, Any]:
+def map_item(source: Source, item: Item) -> Mapping[str, Any]:
     """What the source makes of an item; raises Reject where it cannot."""
     try:
         fields = source.normalize(item)

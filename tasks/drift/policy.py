@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sources.contract import DriftPolicy, Item, Reject
-from tasks.drift.profile import Change, Shape, leaves, type_of
+from tasks.drift.profile import Change, FieldProfile, leaves, type_of
 
 Policed = Sequence[tuple[Change, DriftPolicy]]
 
 
 @dataclass
-class Known:
+class KnownProfile:
     """A format's shape as a slice knows it. is_stale: another has made this version, and it has to be read anew."""
 
     version: int
-    shape: Shape
+    shape: FieldProfile
     is_learning: bool
     is_stale: bool = False
 
 
 @dataclass(frozen=True)
-class Found:
+class DriftFindings:
     """What is to be kept of a page's changes, with the page.
 
     version: of the format's shape, against which the page was held. shape: as it is after the page, as JSON, where it
@@ -31,7 +31,7 @@ class Found:
     """
 
     format: str
-    known: Known
+    known: KnownProfile
     version: int
     changes: Policed = ()
     new_fields: Mapping[str, dict[str, Any]] = field(default_factory=dict)
@@ -40,11 +40,11 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Drift:
+class PageDrift:
     """affecting: changes, of this page or an earlier one, for which items are rejected or lose a field."""
 
     affecting: Policed = ()
-    found: Found | None = None
+    found: DriftFindings | None = None
 
     def treated(self, item: Item) -> Item:
         """The item, without what is to be discarded; or the reject that it is."""

@@ -53,7 +53,7 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 @dataclass
-class Field:
+class FieldStats:
     """present: in how many items it is, null or not. types: how often each, null not among them.
 
     size: the median of its numbers, as a power of ten; None where it has none but zero.
@@ -73,31 +73,31 @@ class Field:
         return {"present": self.present, "null": self.null, "types": dict(self.types), "size": self.size}
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Field:
+    def of(cls, told: Mapping[str, Any]) -> FieldStats:
         return cls(told["present"], told["null"], Counter(told["types"]), told["size"])
 
 
 @dataclass
-class Shape:
+class FieldProfile:
     """Of so many items."""
 
     items: int = 0
-    fields: dict[str, Field] = field(default_factory=dict)
+    fields: dict[str, FieldStats] = field(default_factory=dict)
 
     def told(self) -> dict[str, Any]:
         """As JSON has it."""
         return {"items": self.items, "fields": {name: each.told() for name, each in self.fields.items()}}
 
     @classmethod
-    def of(cls, items: int, fields: Mapping[str, Mapping[str, Any]]) -> Shape:
-        return cls(items, {name: Field.of(told) for name, told in fields.items()})
+    def of(cls, items: int, fields: Mapping[str, Mapping[str, Any]]) -> FieldProfile:
+        return cls(items, {name: FieldStats.of(told) for name, told in fields.items()})
 
-    def add(self, other: Shape) -> None:
+    def add(self, other: FieldProfile) -> None:
         """Count the items of another in."""
         for name, theirs in other.fields.items():
             if name not in self.fields and len(self.fields) >= MOST_FIELDS:
                 continue
-            ours = self.fields.setdefault(name, Field())
+            ours = self.fields.setdefault(name, FieldStats())
             ours.present += theirs.present
             ours.null += theirs.null
             ours.types += theirs.types
@@ -140,9 +140,9 @@ class Change(NamedTuple):
         return f"`{self.field}` {'vanished' if self.kind == 'vanished' else 'appeared'}"
 
 
-def shape_of(items: Sequence[Any]) -> Shape:
+def profile_items(items: Sequence[Any]) -> FieldProfile:
     """Of those that are objects; what is none has no fields."""
-    shape, sizes = Shape(), dict[str, list[float]]()
+    shape, sizes = FieldProfile(), dict[str, list[float]]()
     for item in items:
         if not isinstance(item, Mapping):
             continue
@@ -150,7 +150,7 @@ def shape_of(items: Sequence[Any]) -> Shape:
         for path, value in leaves(item):
             if path not in shape.fields and len(shape.fields) >= MOST_FIELDS:
                 continue
-            found = shape.fields.setdefault(path, Field())
+            found = shape.fields.setdefault(path, FieldStats())
             found.present += 1
             kind = type_of(value)
             if kind is None:
@@ -200,7 +200,7 @@ def type_of(value: Any) -> str | None:
     return "object" if isinstance(value, Mapping) else "list"
 
 
-def changes(before: Shape, page: Shape) -> list[Change]:
+def profile_changes(before: FieldProfile, page: FieldProfile) -> list[Change]:
     """What is otherwise in a page than it was in all that came before; none where the page has no items."""
     if not page.items:
         return []
@@ -223,7 +223,7 @@ def changes(before: Shape, page: Shape) -> list[Change]:
     ]
 
 
-def evolve(before: Shape, page: Shape, accepted: Iterable[Change], *, whole: bool) -> None:
+def evolve(before: FieldProfile, page: FieldProfile, accepted: Iterable[Change], *, whole: bool) -> None:
     """Take changes into what came before: from then on they are none. whole: with all that the page's items have."""
     if whole:
         before.add(page)
@@ -238,7 +238,7 @@ def evolve(before: Shape, page: Shape, accepted: Iterable[Change], *, whole: boo
             types[str(change.became)] += max(1, types.total())
 
 
-def _retyped(before: Shape, page: Shape) -> Iterator[Change]:
+def _retyped(before: FieldProfile, page: FieldProfile) -> Iterator[Change]:
     for name, ours in page.fields.items():
         theirs = before.fields.get(name)
         if theirs is None or not theirs.types or not ours.types:
@@ -263,7 +263,7 @@ def _at_least(count: int, of: int, share: float) -> float:
     return sum(math.comb(of, each) * share**each * (1 - share) ** (of - each) for each in range(count, of + 1))
 
 
-def _renamed(vanished: Mapping[str, Field], new: Mapping[str, Field]) -> Iterator[Change]:
+def _renamed(vanished: Mapping[str, FieldStats], new: Mapping[str, FieldStats]) -> Iterator[Change]:
     """The surest first, each field once."""
     pairs = sorted(
         (
@@ -280,7 +280,7 @@ def _renamed(vanished: Mapping[str, Field], new: Mapping[str, Field]) -> Iterato
             yield Change("renamed", old, was=vanished[old].main_type, became=name, confidence=round(sure, 2))
 
 
-def confidence(old: str, theirs: Field, name: str, ours: Field) -> float:
+def confidence(old: str, theirs: FieldStats, name: str, ours: FieldStats) -> float:
     """How surely a field is another one under a new name: by how alike the two names are, and their values."""
     return NAME_WEIGHT * _names_alike(old, name) + (1 - NAME_WEIGHT) * _values_alike(theirs, ours)
 
@@ -291,7 +291,7 @@ def _names_alike(one: str, other: str) -> float:
     return max(fuzz.ratio(*words), 0.9 * fuzz.token_set_ratio(*words)) / 100
 
 
-def _values_alike(theirs: Field, ours: Field) -> float:
+def _values_alike(theirs: FieldStats, ours: FieldStats) -> float:
     if theirs.main_type != ours.main_type:
         return 0.0
     if theirs.size is None or ours.size is None:

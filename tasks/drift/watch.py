@@ -12,9 +12,9 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from sources.contract import UNTIL_RESUMED, DriftPolicy, Item, Page, Source, TerminalError
-from tasks.drift.mapped_fields import fields_used
-from tasks.drift.policy import Drift, Found, Known, Policed, is_affected
-from tasks.drift.profile import Change, Field, Shape, changes, evolve, leaves, shape_of
+from tasks.drift.mapped_fields import mapped_fields
+from tasks.drift.policy import DriftFindings, KnownProfile, PageDrift, Policed, is_affected
+from tasks.drift.profile import Change, FieldProfile, FieldStats, evolve, leaves, profile_changes, profile_items
 from tasks.runs.claims import Claim
 
 log = structlog.get_logger()
@@ -47,39 +47,39 @@ _WAITING = f"""{_CHANGE}
 """
 
 
-class Watch:
+class DriftWatch:
     """What a slice knows of its source's shape, in each of its formats. Its pages come one after the other."""
 
     def __init__(self, engine: Engine, source: Source, claim: Claim):
         self._engine, self._source, self._claim = engine, source, claim
-        self._formats: dict[str, Known] = {}
+        self._formats: dict[str, KnownProfile] = {}
         self._waiting: dict[str, list[Change]] = {}
         self._looked: Counter[str] = Counter()
 
-    def treat(self, page: Page, _: Sequence[Item] = ()) -> Drift:
+    def treat(self, page: Page, _: Sequence[Item] = ()) -> PageDrift:
         """As changes of earlier pages want it, which nobody has accepted yet."""
-        return Drift(self._affecting(self._source.format(page)))
+        return PageDrift(self._affecting(self._source.format(page)))
 
-    def look(self, page: Page, sample: Sequence[Item]) -> Drift:
+    def look(self, page: Page, sample: Sequence[Item]) -> PageDrift:
         """The same, after a look at the page's own changes. Raises TerminalError where one freezes the source."""
-        form, shape = self._source.format(page), shape_of(sample)
+        form, shape = self._source.format(page), profile_items(sample)
         if not shape.items:
             return self.treat(page)
         self._looked[form] += 1
         known = self._known(form)
         if known.is_learning:
             return self._learn(form, known, shape)
-        differ = changes(known.shape, shape)
+        differ = profile_changes(known.shape, shape)
         if differ and self._is_outdated(form):
             known = self._known(form)
-            differ = changes(known.shape, shape)
+            differ = profile_changes(known.shape, shape)
         policed = self._policed(differ, sample)
         new = {name: shape.fields[name].told() for change, _ in policed if (name := change.new_name)}
         # What waits comes first: of the rest, the table takes what it has room for.
         told = sorted(policed, key=lambda it: it[1] == "evolve")[:MOST_CHANGES]
         for change, policy in policed:
             if policy == "freeze":
-                self._freeze(change, Found(form, known, known.version, told, new))
+                self._freeze(change, DriftFindings(form, known, known.version, told, new))
         waiting = self._waiting_of(form)
         waiting += [
             change for change, policy in policed if policy != "evolve" and change.key not in {it.key for it in waiting}
@@ -89,24 +89,26 @@ class Watch:
         evolve(known.shape, shape, accepted, whole=not _shows(sample, waiting))
         version, known.version = known.version, known.version + bool(accepted)
         as_json = _as_json(known.shape) if accepted or self._is_due(form) else None
-        return Drift(self._affecting(form), Found(form, known, version, told, new, as_json, evolved=bool(accepted)))
+        return PageDrift(
+            self._affecting(form), DriftFindings(form, known, version, told, new, as_json, evolved=bool(accepted))
+        )
 
-    def _learn(self, form: str, known: Known, shape: Shape) -> Drift:
+    def _learn(self, form: str, known: KnownProfile, shape: FieldProfile) -> PageDrift:
         """In the run that is the first to send a format: what its pages have is what there is."""
         version, is_more = known.version, not shape.fields.keys() <= known.shape.fields.keys()
         known.shape.add(shape)
         known.version = 1
         told = _as_json(known.shape) if version == 0 or is_more or self._is_due(form) else None
-        return Drift(found=Found(form, known, version, shape=told, evolved=version == 0))
+        return PageDrift(found=DriftFindings(form, known, version, shape=told, evolved=version == 0))
 
-    def _known(self, form: str) -> Known:
+    def _known(self, form: str) -> KnownProfile:
         if form in self._formats and self._formats[form].is_stale:
             self._forget(form)
         if form not in self._formats:
             with self._engine.connect() as connection:
-                version, shape = known_shape(connection, self._source.name, form)
+                version, shape = known_profile(connection, self._source.name, form)
                 first_run = _first_run(connection, self._source.name, form)
-            self._formats[form] = Known(version, shape, is_learning=first_run in (None, self._claim.run))
+            self._formats[form] = KnownProfile(version, shape, is_learning=first_run in (None, self._claim.run))
         return self._formats[form]
 
     def _forget(self, form: str) -> None:
@@ -120,7 +122,7 @@ class Watch:
     def _is_outdated(self, form: str) -> bool:
         """Whether somebody else has accepted a change; then what is known is read anew."""
         with self._engine.connect() as connection:
-            is_outdated = known_shape(connection, self._source.name, form)[0] > self._formats[form].version
+            is_outdated = known_profile(connection, self._source.name, form)[0] > self._formats[form].version
         if is_outdated:
             self._forget(form)
         return is_outdated
@@ -131,7 +133,7 @@ class Watch:
     def _policed(self, found: Sequence[Change], sample: Sequence[Item]) -> Policed:
         """Each with its policy. A new field that the mapping does not use changes nothing for it."""
         new = [change.field for change in found if change.kind == "new"]
-        used = fields_used(self._source, sample) if new and any(map(self._matters, found)) else None
+        used = mapped_fields(self._source, sample) if new and any(map(self._matters, found)) else None
         unused = {name for name in new if used is None or not used.has(name)}
         return [
             (change, "evolve" if change.kind == "new" and change.field in unused else self._policy(change))
@@ -151,9 +153,9 @@ class Watch:
         policed = [(change, self._policy(change)) for change in self._waiting_of(form)]
         return [(change, policy) for change, policy in policed if policy in ("discard", "quarantine")]
 
-    def _freeze(self, change: Change, found: Found) -> None:
+    def _freeze(self, change: Change, found: DriftFindings) -> None:
         with self._engine.begin() as connection:
-            keep_drift(connection, self._claim, found)
+            save_drift(connection, self._claim, found)
         raise TerminalError(
             f"{self._source.name}: the fields of its items have changed, and its policy is to freeze: {change}. "
             f"See /sources/{self._source.name}/drift",
@@ -170,7 +172,7 @@ def _shows(sample: Sequence[Item], waiting: Sequence[Change]) -> bool:
     return any(is_affected(them, change) for them in fields for change in waiting)
 
 
-def known_shape(connection: Connection, source: str, form: str) -> tuple[int, Shape]:
+def known_profile(connection: Connection, source: str, form: str) -> tuple[int, FieldProfile]:
     """The newest version of a format's shape, and its number; an empty one and 0 where there is none yet."""
     row = connection.execute(
         text("""
@@ -179,7 +181,7 @@ def known_shape(connection: Connection, source: str, form: str) -> tuple[int, Sh
         """),
         {"source": source, "format": form},
     ).one_or_none()
-    return (row.version, Shape.of(row.items, row.fields)) if row else (0, Shape())
+    return (row.version, FieldProfile.of(row.items, row.fields)) if row else (0, FieldProfile())
 
 
 def _first_run(connection: Connection, source: str, form: str) -> UUID | None:
@@ -207,7 +209,7 @@ def _waiting(connection: Connection, source: str, form: str) -> list[Change]:
     return [Change(**row) for row in rows.mappings()]
 
 
-def keep_drift(connection: Connection, claim: Claim, found: Found) -> None:
+def save_drift(connection: Connection, claim: Claim, found: DriftFindings) -> None:
     """Within a page's transaction. First the changes, then the shape, as whoever accepts one: else the two deadlock."""
     named = {"source": claim.source, "format": found.format, "run": claim.run}
     for change, policy in found.changes:
@@ -239,7 +241,7 @@ def keep_drift(connection: Connection, claim: Claim, found: Found) -> None:
         )
 
 
-def accept(engine: Engine, source: str, number: int, by: str) -> bool:
+def accept_change(engine: Engine, source: str, number: int, by: str) -> bool:
     """Say that a change is right, so that it is none any more; False where there is no such change."""
     with engine.begin() as connection:
         row = connection.execute(
@@ -253,11 +255,11 @@ def accept(engine: Engine, source: str, number: int, by: str) -> bool:
         if row is None or row.accepted_at:
             return row is not None
         change = Change(row.kind, row.field, row.was, row.became, row.confidence)
-        new = {change.new_name: Field.of(row.new_field)} if change.new_name else {}
+        new = {change.new_name: FieldStats.of(row.new_field)} if change.new_name else {}
         named = {"source": source, "format": row.format, "run": row.last_run}
         while True:
-            version, shape = known_shape(connection, source, row.format)
-            evolve(shape, Shape(fields=new), [change], whole=False)
+            version, shape = known_profile(connection, source, row.format)
+            evolve(shape, FieldProfile(fields=new), [change], whole=False)
             if _add_version(connection, named, version + 1, _as_json(shape)):
                 break  # else a page has just evolved it otherwise
         connection.execute(
@@ -289,5 +291,5 @@ def _add_version(connection: Connection, named: Mapping[str, Any], version: int,
     return added.rowcount == 1
 
 
-def _as_json(shape: Shape) -> str:
+def _as_json(shape: FieldProfile) -> str:
     return json.dumps(shape.told())

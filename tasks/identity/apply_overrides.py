@@ -12,14 +12,14 @@ from tasks.identity.decisions import (
     OVERRIDE,
     OVERRIDES,
     SAME_ID,
-    Decided,
     Overrides,
+    Verdict,
     add_asset,
-    assets_named,
-    deciding,
+    assets_by_slug,
+    decision_lock,
     move,
 )
-from tasks.identity.undo import stands_for
+from tasks.identity.undo import current_asset
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ def follow_overrides(engine: Engine, overrides: Overrides | None) -> None:
     with engine.connect() as connection:
         if not _amiss(connection, overrides):
             return  # and nobody had to wait
-    with deciding(engine) as connection:
+    with decision_lock(engine) as connection:
         amiss = _amiss(connection, overrides)
         named = [row for row in amiss if _asset(overrides, row)]
         # All before anything moves: an asset that loses its last listing on the way may be another's target.
@@ -43,7 +43,7 @@ def follow_overrides(engine: Engine, overrides: Overrides | None) -> None:
         before = {row.id: _before(connection, row) for row in amiss if not _asset(overrides, row)}
         for row in named:
             override = overrides[row.source, row.source_asset_id]
-            move(connection, [row.id], targets[override.asset], Decided(OVERRIDE, OVERRIDES, reason=override.reason))
+            move(connection, [row.id], targets[override.asset], Verdict(OVERRIDE, OVERRIDES, reason=override.reason))
         for listing, (asset, decided) in before.items():
             move(connection, [listing], asset, decided)
 
@@ -81,20 +81,20 @@ def _asset(overrides: Overrides, row: Row[Any]) -> str | None:
 def _targets(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> Mapping[str, int]:
     """By slug the ids of the assets that the file speaks of, each made where it is not there."""
     first = {overrides[row.source, row.source_asset_id].asset: row for row in reversed(named)}
-    found = assets_named(connection, first)
+    found = assets_by_slug(connection, first)
     return found | {slug: add_asset(connection, row, slug) for slug, row in first.items() if slug not in found}
 
 
-def _before(connection: Connection, row: Row[Any]) -> tuple[int, Decided]:
+def _before(connection: Connection, row: Row[Any]) -> tuple[int, Verdict]:
     """What was before an override; what was met under one goes with the same listing in another currency."""
     before = connection.execute(_BEFORE, {**row._mapping, "override": OVERRIDE}).one_or_none()
     if before is None:
-        return row.asset, Decided("new", OVERRIDES)  # as if a rule had chosen its asset
-    asset = stands_for(connection, before.asset)
+        return row.asset, Verdict("new", OVERRIDES)  # as if a rule had chosen its asset
+    asset = current_asset(connection, before.asset)
     if before.listing != row.id:
-        return asset, Decided(SAME_ID, OVERRIDES)
+        return asset, Verdict(SAME_ID, OVERRIDES)
     evidence = {name: it for name, it in before.evidence.items() if name != "undoes"} | {"restores": before.id}
-    return asset, Decided(before.method, OVERRIDES, before.confidence, evidence)
+    return asset, Verdict(before.method, OVERRIDES, before.confidence, evidence)
 
 
 _BEFORE = text("""

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import combinations
 from typing import NamedTuple
 
-from tasks.identity.similarity import Likeness, Spelling, faint_likeness, likeness
+from tasks.identity.similarity import Similarity, Spelling, similarity, weak_similarity
 
 
 @dataclass
@@ -81,12 +81,12 @@ def pairs_of(assets: Iterable[Asset]) -> list[Pair]:
     return list(found.values())
 
 
-def most_alike(pair: Pair, common: Mapping[str, int]) -> Likeness | None:
+def most_alike(pair: Pair, common: Mapping[str, int]) -> Similarity | None:
     """The most that any two of their listings have in common."""
     found = [
         alike
         for mine in pair.one.spellings
         for theirs in pair.other.spellings
-        if mine.key == theirs.key and (alike := likeness(mine, theirs) or faint_likeness(mine, theirs, common))
+        if mine.key == theirs.key and (alike := similarity(mine, theirs) or weak_similarity(mine, theirs, common))
     ]
     return max(found, key=lambda alike: alike.confidence, default=None)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, text
 
-from sources.record_columns import Listed
+from sources.record_columns import ListingFields
 from tasks.identity.slugs import Slugs
 
 ListingName = tuple[str, str]
@@ -41,7 +41,7 @@ BY_PEOPLE = (OVERRIDE, "merged", "split", "pinned")
 _RESOLVE_LOCK = 7_274_652
 
 
-class Refused(Exception):
+class DecisionRefused(Exception):
     """What was asked for cannot be decided, in sentences that may be shown to anyone.
 
     code: unknown_asset, unknown_listing, unknown_change or conflict. each: what is wrong with each of several.
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Decided:
+class Verdict:
     """What is decided of listings. by: a part of the service, or who asked for it. confidence: 0 to 1."""
 
     method: str
@@ -64,21 +64,21 @@ class Decided:
 
 
 @contextmanager
-def deciding(engine: Engine) -> Iterator[Connection]:
+def decision_lock(engine: Engine) -> Iterator[Connection]:
     """A transaction in which nobody else decides anything."""
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
         yield connection
 
 
-def merge(connection: Connection, slug: str, into: str, decided: Decided) -> uuid.UUID:
+def merge(connection: Connection, slug: str, into: str, decided: Verdict) -> uuid.UUID:
     """All listings of an asset are of another from now on, and its slug stands for that one. Gives the change's id.
 
     This and its like are for a transaction of `deciding`, and raise Refused.
     """
     one, other = find_asset(connection, slug), find_asset(connection, into)
     if one.id == other.id:
-        raise Refused("conflict", f"These are one asset already: {slug}, {into}.")
+        raise DecisionRefused("conflict", f"These are one asset already: {slug}, {into}.")
     return move_for_people(connection, listings_of(connection, one.id), other.id, decided)
 
 
@@ -89,27 +89,27 @@ class Split(NamedTuple):
     made: str
 
 
-def split(connection: Connection, slug: str, names: Sequence[ListingName], decided: Decided) -> Split:
+def split(connection: Connection, slug: str, names: Sequence[ListingName], decided: Verdict) -> Split:
     """These listings of an asset are of one of their own from now on."""
     asset = find_asset(connection, slug)
     leaving = _named(connection, names)
     if strangers := [row for row in leaving if row.asset != asset.id]:
-        raise Refused("conflict", f"Among the listings of {asset.slug} there is no {shown(strangers[0])}.")
+        raise DecisionRefused("conflict", f"Among the listings of {asset.slug} there is no {shown(strangers[0])}.")
     if len(leaving) == len(listings_of(connection, asset.id)):
-        raise Refused("conflict", f"Those are all listings of {asset.slug}; one must stay.")
+        raise DecisionRefused("conflict", f"Those are all listings of {asset.slug}; one must stay.")
     made = free_slug(connection, leaving[0])
     new = add_asset(connection, leaving[0], made)
     return Split(move_for_people(connection, [row.id for row in leaving], new, decided), made)
 
 
-def pin(connection: Connection, slug: str, names: Sequence[ListingName], decided: Decided) -> uuid.UUID:
+def pin(connection: Connection, slug: str, names: Sequence[ListingName], decided: Verdict) -> uuid.UUID:
     """These listings, whatever they were of, are of this asset, and no rule moves them. Gives the change's id."""
     asset = find_asset(connection, slug)
     return move_for_people(connection, [row.id for row in _named(connection, names)], asset.id, decided)
 
 
 def move(
-    connection: Connection, listings: Sequence[int], asset: int, decided: Decided, change: uuid.UUID | None = None
+    connection: Connection, listings: Sequence[int], asset: int, decided: Verdict, change: uuid.UUID | None = None
 ) -> uuid.UUID:
     """Decide that these listings, by their ids, are of this asset; gives the change's id.
 
@@ -138,20 +138,20 @@ _SETTLE = text("""
 
 
 def move_for_people(
-    connection: Connection, listings: Sequence[int], asset: int, decided: Decided, change: uuid.UUID | None = None
+    connection: Connection, listings: Sequence[int], asset: int, decided: Verdict, change: uuid.UUID | None = None
 ) -> uuid.UUID:
     """The same, unless the file of overrides has another word for it; raises Refused."""
     settled = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
     row = connection.execute(settled, {"listings": list(listings), "override": OVERRIDE}).first()
     if row is not None:
-        raise Refused("conflict", f"The file that OVERRIDES names settles {shown(row)}; change it there.")
+        raise DecisionRefused("conflict", f"The file that OVERRIDES names settles {shown(row)}; change it there.")
     return move(connection, listings, asset, decided, change)
 
 
 def record(
     connection: Connection,
     those: Sequence[tuple[int, int]],
-    decided: Sequence[Decided],
+    decided: Sequence[Verdict],
     change: uuid.UUID | None = None,
 ) -> None:
     """Keep decisions. those: for each its listing and its asset."""
@@ -180,13 +180,13 @@ def record(
 
 def find_asset(connection: Connection, slug: str) -> Row[Any]:
     """The asset that a slug stands for; raises Refused."""
-    found = connection.execute(STANDS_FOR, {"slugs": [slug]}).one_or_none()
+    found = connection.execute(ASSETS_BY_SLUG, {"slugs": [slug]}).one_or_none()
     if found is None:
-        raise Refused("unknown_asset", f"There is no asset {slug!r}.")
+        raise DecisionRefused("unknown_asset", f"There is no asset {slug!r}.")
     return found
 
 
-STANDS_FOR = text("""
+ASSETS_BY_SLUG = text("""
     WITH RECURSIVE step AS (
         SELECT slug AS asked, id, slug, merged_into FROM assets WHERE slug = ANY(:slugs)
         UNION
@@ -197,7 +197,7 @@ STANDS_FOR = text("""
 """The assets that slugs stand for: where one was merged into another, that one."""
 
 
-def assets_named(connection: Connection, slugs: Iterable[str]) -> dict[str, int]:
+def assets_by_slug(connection: Connection, slugs: Iterable[str]) -> dict[str, int]:
     """By slug the ids of the assets that have exactly these, wherever they were merged."""
     rows = connection.execute(text("SELECT slug, id FROM assets WHERE slug = ANY(:slugs)"), {"slugs": list(slugs)})
     return {row.slug: row.id for row in rows}
@@ -212,14 +212,14 @@ def free_slug(connection: Connection, listing: Row[Any]) -> str:
 def add_asset(connection: Connection, listing: Row[Any], slug: str) -> int:
     """Make an asset for a listing, with a slug that no other has; gives its id."""
     add_assets(connection, [(slug, _listed(listing))])
-    return assets_named(connection, [slug])[slug]
+    return assets_by_slug(connection, [slug])[slug]
 
 
-def _listed(listing: Row[Any]) -> Listed:
-    return Listed(listing.source_asset_id, listing.symbol, listing.name, "")
+def _listed(listing: Row[Any]) -> ListingFields:
+    return ListingFields(listing.source_asset_id, listing.symbol, listing.name, "")
 
 
-def add_assets(connection: Connection, new: Sequence[tuple[str, Listed]]) -> None:
+def add_assets(connection: Connection, new: Sequence[tuple[str, ListingFields]]) -> None:
     """Make assets with these slugs, which no other has."""
     connection.execute(
         text("""
@@ -252,7 +252,7 @@ def _named(connection: Connection, names: Sequence[ListingName]) -> list[Row[Any
     ).all()
     there = {(row.source, row.source_asset_id) for row in rows}
     if missing := [f"There is no {id_!r} of {source}." for source, id_ in names if (source, id_) not in there]:
-        raise Refused("unknown_listing", " ".join(missing[:3]), missing)
+        raise DecisionRefused("unknown_listing", " ".join(missing[:3]), missing)
     return list(rows)
 
 

@@ -15,7 +15,7 @@ SETTLES = (OVERRIDE, "pinned")
 
 
 @dataclass
-class Against:
+class ApartDecisions:
     """apart: two assets by their ids, the lesser first, of which one had a listing taken from the other.
 
     settled: by its id when a listing of an asset was last told to stay. That speaks against what was there by then, and
@@ -31,7 +31,7 @@ class Against:
         return any(self.settled[it] > made_at[than] for it, than in ((one, other), (other, one)) if it in self.settled)
 
 
-def decided_against(connection: Connection) -> Against:
+def apart_decisions(connection: Connection) -> ApartDecisions:
     """As far as it stands: a listing that was taken elsewhere since says nothing of where it was."""
     into = {row.id: row.merged_into for row in connection.execute(_MERGED)}
 
@@ -40,7 +40,7 @@ def decided_against(connection: Connection) -> Against:
             asset = into[asset]
         return asset
 
-    found = Against()
+    found = ApartDecisions()
     given = {"by_people": list(BY_PEOPLE), "override": OVERRIDE, "overrides": OVERRIDES, "settles": list(SETTLES)}
     for row in connection.execute(_BY_PEOPLE, given):
         if now(row.asset) != row.now:

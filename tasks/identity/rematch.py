@@ -18,9 +18,9 @@ from sqlalchemy import Connection, Engine, text
 
 from tasks.identity.apply_overrides import follow_overrides
 from tasks.identity.candidate_pairs import Asset, Pair, most_alike, pairs_of
-from tasks.identity.decisions import BY_PEOPLE, Decided, Overrides, deciding, move
-from tasks.identity.kept_apart import decided_against
-from tasks.identity.similarity import Likeness, Spelling
+from tasks.identity.decisions import BY_PEOPLE, Overrides, Verdict, decision_lock, move
+from tasks.identity.kept_apart import apart_decisions
+from tasks.identity.similarity import Similarity, Spelling
 
 log = structlog.get_logger()
 
@@ -37,11 +37,11 @@ class _Seen(NamedTuple):
     """What was looked at. decision: the newest one at the time."""
 
     decision: int
-    mergers: list[tuple[Pair, Decided]]
+    mergers: list[tuple[Pair, Verdict]]
     candidates: list[tuple[Pair, dict[str, Any]]]
 
 
-def look_again(engine: Engine, overrides: Overrides | None) -> None:
+def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
     """Follow the overrides, merge what is one after all, and list what is in doubt.
 
     Nobody waits while it looks: what was decided meanwhile holds, and is looked at the next time.
@@ -57,7 +57,7 @@ def look_again(engine: Engine, overrides: Overrides | None) -> None:
                 "assets_merged", one=pair.other.slug, into=pair.one.slug, method=decided.method, change=str(change)
             )
             merged |= pair.ids
-    with deciding(engine) as connection:
+    with decision_lock(engine) as connection:
         _keep(connection, [it for it in seen.candidates if merged.isdisjoint(it[0].ids)])
 
 
@@ -65,7 +65,7 @@ def _look(connection: Connection) -> _Seen:
     seen = _Seen(connection.scalar(text("SELECT coalesce(max(id), 0) FROM decisions")) or 0, [], [])
     assets = _assets(connection)
     common = Counter(word for asset in assets for word in asset.words)
-    against, made_at = decided_against(connection), {asset.id: asset.made_at for asset in assets}
+    against, made_at = apart_decisions(connection), {asset.id: asset.made_at for asset in assets}
     pairs = [pair for pair in pairs_of(assets) if not against.are_two(pair.one.id, pair.other.id, made_at)]
     apart = _prices_apart(connection, pairs)
     merged: set[int] = set()
@@ -76,7 +76,7 @@ def _look(connection: Connection) -> _Seen:
         differ = apart.get((pair.one.id, pair.other.id))
         evidence = _evidence(pair, alike, differ)
         if alike and pair.may_be_merged and (differ is None or differ < DISAGREES):
-            seen.mergers.append((pair, Decided(alike.method, BY, alike.confidence, evidence)))
+            seen.mergers.append((pair, Verdict(alike.method, BY, alike.confidence, evidence)))
             merged |= pair.ids
         elif alike or (pair.alone and differ is not None and differ < AGREES):
             seen.candidates.append((pair, evidence))
@@ -84,10 +84,10 @@ def _look(connection: Connection) -> _Seen:
 
 
 def _merge(
-    engine: Engine, mergers: Sequence[tuple[Pair, Decided]], newest: int
-) -> list[tuple[Pair, Decided, uuid.UUID]]:
+    engine: Engine, mergers: Sequence[tuple[Pair, Verdict]], newest: int
+) -> list[tuple[Pair, Verdict, uuid.UUID]]:
     """Merge those of which nothing was decided since they were looked at; gives each with its change's id."""
-    with deciding(engine) as connection:
+    with decision_lock(engine) as connection:
         news = _news(connection, newest)
         return [
             (pair, decided, move(connection, sorted(pair.other.listings), pair.one.id, decided))
@@ -167,7 +167,7 @@ def _prices_apart(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[i
     return {(row.one, row.other): float(row.apart) for row in rows}
 
 
-def _evidence(pair: Pair, alike: Likeness | None, differ: float | None) -> dict[str, Any]:
+def _evidence(pair: Pair, alike: Similarity | None, differ: float | None) -> dict[str, Any]:
     names = [[it.told for it in asset.spellings] for asset in (pair.one, pair.other)]
     return {"listings": names, "alike": alike and alike.method, "prices_apart": differ, "symbol_is_theirs": pair.alone}
 

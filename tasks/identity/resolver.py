@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.record_columns import Listed, ListingKey, key_of
+from sources.record_columns import ListingFields, ListingKey, key_of
 from store.tables import SYMBOL_KEY
 from tasks.identity.decisions import (
     OVERRIDE,
     OVERRIDES,
     SAME_ID,
-    Decided,
     Overrides,
+    Verdict,
     add_assets,
-    assets_named,
-    deciding,
+    assets_by_slug,
+    decision_lock,
     record,
 )
 from tasks.identity.similarity import Spelling, match
@@ -40,11 +40,11 @@ class Met(NamedTuple):
     """The asset that a listing is of, by its slug, and how that was decided."""
 
     slug: str
-    decided: Decided
+    decided: Verdict
 
 
-FOLLOWS = Decided(SAME_ID, BY)
-NEW = Decided("new", BY)
+FOLLOWS = Verdict(SAME_ID, BY)
+NEW = Verdict("new", BY)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Listing:
     name: str
 
 
-class Listings:
+class ListingResolver:
     """The ids of a source's listings, resolved as they are met and remembered for the length of a slice.
 
     renames: a listing takes the name that it is met by. Not for pages of the past.
@@ -64,7 +64,7 @@ class Listings:
         self._engine, self._source, self._overrides, self._renames = engine, source, overrides, renames
         self._known: dict[ListingKey, _Listing] = {}
 
-    def resolve(self, listed: Sequence[Listed]) -> list[int]:
+    def resolve(self, listed: Sequence[ListingFields]) -> list[int]:
         """The id of each listing, of which no two have the same key.
 
         New ones are committed here, before the page: inside the page's transaction, two sources would deadlock.
@@ -74,18 +74,18 @@ class Listings:
             with self._engine.connect() as connection:
                 self._known |= _listed(connection, self._source, unmet)
         if news := {key: one for key, one in met.items() if self._is_news(key, one)}:
-            with deciding(self._engine) as connection:
+            with decision_lock(self._engine) as connection:
                 learned = _learn(connection, self._source, news, self._overrides)
             self._known |= learned
         return [self._known[key].id for key in met]
 
-    def _is_news(self, key: ListingKey, listed: Listed) -> bool:
+    def _is_news(self, key: ListingKey, listed: ListingFields) -> bool:
         known = self._known.get(key)
         return known is None or (self._renames and not _says_the_same(known, listed))
 
 
 def _learn(
-    connection: Connection, source: str, news: Mapping[ListingKey, Listed], overrides: Overrides
+    connection: Connection, source: str, news: Mapping[ListingKey, ListingFields], overrides: Overrides
 ) -> dict[ListingKey, _Listing]:
     """The listings that `news` speaks of, added or renamed where the table does not say the same; in sorted order."""
     listed = _listed(connection, source, news)
@@ -98,11 +98,13 @@ def _learn(
     return _listed(connection, source, news)
 
 
-def _says_the_same(listing: _Listing | None, listed: Listed) -> bool:
+def _says_the_same(listing: _Listing | None, listed: ListingFields) -> bool:
     return listing is not None and (listing.symbol, listing.name) == (listed.symbol, listed.name)
 
 
-def decide_assets(connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides) -> list[Met]:
+def decide_assets(
+    connection: Connection, source: str, listed: Sequence[ListingFields], overrides: Overrides
+) -> list[Met]:
     """The asset of each listing, none of which was met before; makes one where none fits."""
     settled = _settled(connection, source, listed, overrides)
     given = {met.slug for met in settled.values()}
@@ -121,7 +123,9 @@ def decide_assets(connection: Connection, source: str, listed: Sequence[Listed],
     return met
 
 
-def _settled(connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides) -> dict[str, Met]:
+def _settled(
+    connection: Connection, source: str, listed: Sequence[ListingFields], overrides: Overrides
+) -> dict[str, Met]:
     """By source_asset_id, for those of which it need not be asked what they are like."""
     by_pair = _assets_by_known_pair(connection, source, listed)
     by_id = {id_: Met(slug, FOLLOWS) for id_, slug in _assets_by_id(connection, source, listed).items()}
@@ -129,13 +133,13 @@ def _settled(connection: Connection, source: str, listed: Sequence[Listed], over
 
 
 def _assets_by_override(
-    connection: Connection, source: str, listed: Sequence[Listed], overrides: Overrides
+    connection: Connection, source: str, listed: Sequence[ListingFields], overrides: Overrides
 ) -> dict[str, Met]:
     """By source_asset_id, for those that people have settled; the asset is made, or has listings again."""
     named = {one.source_asset_id: one for one in listed if (source, one.source_asset_id) in overrides}
     wanted = {id_: overrides[source, id_] for id_ in named}
     slugs = [override.asset for override in wanted.values()]
-    there = assets_named(connection, slugs)
+    there = assets_by_slug(connection, slugs)
     connection.execute(
         text("UPDATE assets SET merged_into = NULL WHERE slug = ANY(:slugs) AND merged_into IS NOT NULL"),
         {"slugs": slugs},
@@ -143,13 +147,13 @@ def _assets_by_override(
     missing = {override.asset: named[id_] for id_, override in wanted.items() if override.asset not in there}
     add_assets(connection, list(missing.items()))
     return {
-        id_: Met(override.asset, Decided(OVERRIDE, OVERRIDES, reason=override.reason))
+        id_: Met(override.asset, Verdict(OVERRIDE, OVERRIDES, reason=override.reason))
         for id_, override in wanted.items()
     }
 
 
 def _assets_alike(
-    connection: Connection, source: str, listed: Iterable[Listed], given: Collection[str]
+    connection: Connection, source: str, listed: Iterable[ListingFields], given: Collection[str]
 ) -> dict[str, Met]:
     """By source_asset_id, for those that are surely enough an asset that the source does not list, nor is given one."""
     spellings = {one.source_asset_id: _spelling(one) for one in reversed(list(listed))}
@@ -167,12 +171,12 @@ def _assets_alike(
             assets.setdefault(row.slug, []).append(Spelling(row.symbol, row.name, row.source_asset_id))
     matched = match(spellings, assets)
     return {
-        id_: Met(slug, Decided(alike.method, BY, alike.confidence, {"like": like.told}))
+        id_: Met(slug, Verdict(alike.method, BY, alike.confidence, {"like": like.told}))
         for id_, (slug, alike, like) in matched.items()
     }
 
 
-def _spelling(one: Listed) -> Spelling:
+def _spelling(one: ListingFields) -> Spelling:
     return Spelling(one.symbol, one.name, one.source_asset_id)
 
 
@@ -202,7 +206,7 @@ def _listed(connection: Connection, source: str, keys: Iterable[ListingKey]) -> 
     return {(row.source_asset_id, row.quote_currency): _Listing(row.id, row.symbol, row.name) for row in rows}
 
 
-def _assets_by_id(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, str]:
+def _assets_by_id(connection: Connection, source: str, listed: Iterable[ListingFields]) -> dict[str, str]:
     """By source_asset_id, for what the source lists already: in another quote currency, say."""
     rows = connection.execute(
         text("""
@@ -214,7 +218,7 @@ def _assets_by_id(connection: Connection, source: str, listed: Iterable[Listed])
     return {row.source_asset_id: row.slug for row in rows}
 
 
-def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[Listed]) -> dict[str, Met]:
+def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[ListingFields]) -> dict[str, Met]:
     """By source_asset_id, for those of which another source lists the known counterpart."""
     found = {}
     for id_ in {one.source_asset_id for one in listed}:
@@ -228,11 +232,11 @@ def _assets_by_known_pair(connection: Connection, source: str, listed: Iterable[
             )
             if slug:
                 evidence = {"pair": {"source": other_source, "source_asset_id": other_id}}
-                found[id_] = Met(slug, Decided("known_pair", BY, evidence=evidence))
+                found[id_] = Met(slug, Verdict("known_pair", BY, evidence=evidence))
     return found
 
 
-def _add_listings(connection: Connection, source: str, listed: Sequence[Listed], met: Sequence[Met]) -> None:
+def _add_listings(connection: Connection, source: str, listed: Sequence[ListingFields], met: Sequence[Met]) -> None:
     added = connection.execute(
         text("""
             INSERT INTO listings (source, source_asset_id, quote_currency, symbol, name, asset, method, confidence)
@@ -261,7 +265,7 @@ def _add_listings(connection: Connection, source: str, listed: Sequence[Listed],
     record(connection, those, [of_key[row.source_asset_id, row.quote_currency] for row in rows])
 
 
-def _rename_listing(connection: Connection, listing: int, one: Listed) -> None:
+def _rename_listing(connection: Connection, listing: int, one: ListingFields) -> None:
     connection.execute(
         text("UPDATE listings SET symbol = :symbol, name = :name WHERE id = :listing"),
         {"symbol": one.symbol, "name": one.name, "listing": listing},

@@ -65,20 +65,20 @@ LONG_ENOUGH = 8
 """Of shorter names one letter is too much: Lemon is not LeMoon."""
 
 
-class Likeness(NamedTuple):
+class Similarity(NamedTuple):
     """What is alike beside the symbol, and how surely they are the same thing: 0 to 1."""
 
     method: str
     confidence: float
 
 
-NAME = Likeness("symbol_and_name", 0.95)
-JOINED_NAME = Likeness("symbol_and_name", 0.94)
-ID = Likeness("symbol_and_id", 0.93)
-CORE = Likeness("symbol_and_core_of_name", 0.92)
-SIMILAR_NAME = Likeness("symbol_and_similar_name", 0.9)
-PART_OF_NAME = Likeness("symbol_and_part_of_name", 0.85)
-RARE_WORD = Likeness("symbol_and_rare_word", 0.8)
+NAME = Similarity("symbol_and_name", 0.95)
+JOINED_NAME = Similarity("symbol_and_name", 0.94)
+ID = Similarity("symbol_and_id", 0.93)
+CORE = Similarity("symbol_and_core_of_name", 0.92)
+SIMILAR_NAME = Similarity("symbol_and_similar_name", 0.9)
+PART_OF_NAME = Similarity("symbol_and_part_of_name", 0.85)
+RARE_WORD = Similarity("symbol_and_rare_word", 0.8)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _without_generic(those: Iterable[str]) -> str:
     return "".join(word for word in those if word not in GENERIC)
 
 
-def likeness(one: Spelling, other: Spelling) -> Likeness | None:
+def similarity(one: Spelling, other: Spelling) -> Similarity | None:
     """What makes two listings, of one symbol and of different sources, the same thing; None if nothing does."""
     if one.telling_apart != other.telling_apart:
         return None
@@ -173,7 +173,7 @@ def likeness(one: Spelling, other: Spelling) -> Likeness | None:
     return None
 
 
-def faint_likeness(one: Spelling, other: Spelling, common: Mapping[str, int]) -> Likeness | None:
+def weak_similarity(one: Spelling, other: Spelling, common: Mapping[str, int]) -> Similarity | None:
     """What two have in common that is not enough, unless no other has their symbol either.
 
     common: how many assets have each word in their names, of all that are listed.
@@ -199,7 +199,7 @@ class Match(NamedTuple, Generic[Asset]):
     """The asset that a listing is of, what is alike, and the asset's listing that it is like."""
 
     asset: Asset
-    alike: Likeness
+    alike: Similarity
     like: Spelling
 
 
@@ -236,7 +236,7 @@ def _pairs(
     for place, spelling in those.items():
         best: dict[Asset, Match[Asset]] = {}
         for asset, other in by_key[spelling.key] if spelling.key else ():
-            alike = likeness(spelling, other)
+            alike = similarity(spelling, other)
             if alike and (asset not in best or alike.confidence > best[asset].alike.confidence):
                 best[asset] = Match(asset, alike, other)
         for found in best.values():

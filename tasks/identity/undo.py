@@ -7,26 +7,35 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from tasks.identity.decisions import BY_PEOPLE, OVERRIDE, OVERRIDES, SAME_ID, Decided, Refused, move_for_people, shown
+from tasks.identity.decisions import (
+    BY_PEOPLE,
+    OVERRIDE,
+    OVERRIDES,
+    SAME_ID,
+    DecisionRefused,
+    Verdict,
+    move_for_people,
+    shown,
+)
 
 
-def undo(connection: Connection, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
+def revert_change(connection: Connection, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
     """Each listing of a change is again what it was before. Gives the undoing's id, which can be undone as well.
 
     What was met since, in another currency, goes with the listing that it followed. Raises Refused.
     """
     rows = connection.execute(_BEFORE, {"change": change}).all()
     if not rows:
-        raise Refused("unknown_change", f"There is no change {change}.")
+        raise DecisionRefused("unknown_change", f"There is no change {change}.")
     if later := [row for row in rows if not row.stands]:
-        raise Refused("conflict", f"Since then {shown(later[0])} was decided anew; undo that first.")
+        raise DecisionRefused("conflict", f"Since then {shown(later[0])} was decided anew; undo that first.")
     if first := [row for row in rows if row.asset_before is None]:
-        raise Refused("conflict", f"Before that there was no {shown(first[0])}.")
+        raise DecisionRefused("conflict", f"Before that there was no {shown(first[0])}.")
     followed = connection.execute(_FOLLOWED, {"change": change, "methods": [SAME_ID, OVERRIDE]}).all()
     theirs = {row.listing for row in rows} | {row.id for row in followed}
     for emptied in connection.execute(_EMPTIED, {"assets": list({row.asset_before for row in rows})}):
         if emptied.listing not in theirs:
-            raise Refused("conflict", _is_merged(emptied))
+            raise DecisionRefused("conflict", _is_merged(emptied))
     undoing = uuid.uuid4()
     for row in rows:
         evidence = {**row.evidence, "undoes": str(change), "restores": row.before}
@@ -34,21 +43,21 @@ def undo(connection: Connection, change: uuid.UUID, by: str, reason: str | None)
         kept = row.method in BY_PEOPLE or row.undone in (*BY_PEOPLE, SAME_ID)
         # Nor is it an override where the file has no such line: the next look would take that out again.
         method = row.method if kept and row.method != OVERRIDE else "pinned"
-        restored = Decided(method, by, row.confidence, evidence, reason)
+        restored = Verdict(method, by, row.confidence, evidence, reason)
         move_for_people(connection, [row.listing], row.asset_before, restored, undoing)
     asset_of = {(row.source, row.source_asset_id): row.asset_before for row in rows}
     for row in followed:
-        follows = Decided(SAME_ID, by, evidence={"undoes": str(change)}, reason=reason)
+        follows = Verdict(SAME_ID, by, evidence={"undoes": str(change)}, reason=reason)
         move_for_people(connection, [row.id], asset_of[row.source, row.source_asset_id], follows, undoing)
     return undoing
 
 
-def stands_for(connection: Connection, asset: int) -> int:
+def current_asset(connection: Connection, asset: int) -> int:
     """The asset that this one was merged into, if it was: one that only overrides took its listings from was not."""
     emptied = connection.execute(_EMPTIED, {"assets": [asset]}).one_or_none()
     if emptied is None or emptied.decided_by == OVERRIDES:
         return asset
-    return stands_for(connection, emptied.merged_into)
+    return current_asset(connection, emptied.merged_into)
 
 
 def _is_merged(emptied: Row[Any]) -> str:

@@ -14,8 +14,8 @@ import polars as pl
 import psycopg2.extensions
 from sqlalchemy import Connection
 
-from sources.record import VALUES
-from tasks.pipeline.copy_rows import Rows
+from sources.record import VALUE_FIELDS
+from tasks.pipeline.copy_rows import CopyRows
 
 KEY = ["listing_id", "observed_at"]
 
@@ -34,23 +34,23 @@ SPANS = """
 """What is there within a page's spans. OFFSET keeps the planner from reading the whole table for a join."""
 
 
-class Differences(NamedTuple):
+class RowChanges(NamedTuple):
     """What is in neither is there already, with the same values.
 
     changed: those of them that were fetched before what is there correct nothing.
     """
 
-    new: Rows
-    changed: Rows
+    new: CopyRows
+    changed: CopyRows
 
 
-def differences(connection: Connection, rows: Rows) -> Differences:
+def find_changes(connection: Connection, rows: CopyRows) -> RowChanges:
     """As of now: who holds the page's fence may still be overtaken by another run, and then meets its rows."""
     there = _read(connection, rows)
     if there is None:
-        return Differences(rows.none(), rows)
+        return RowChanges(rows.none(), rows)
     if there.is_empty():
-        return Differences(rows, rows.none())
+        return RowChanges(rows, rows.none())
     beside = rows.frame.join(there, on=KEY, how="left", suffix=THERE, maintain_order="left")
     is_new = beside["has_more"].is_null()
     is_other = beside["has_more"].fill_null(value=False)
@@ -58,7 +58,7 @@ def differences(connection: Connection, rows: Rows) -> Differences:
         maybe = ~(is_new | is_other) & beside[name].ne_missing(beside[f"{name}{THERE}"])
         pairs = beside.filter(maybe).select(pl.col(name).alias("one"), pl.col(f"{name}{THERE}").alias("other"))
         is_other = is_other.scatter(maybe.arg_true().filter(_differ(pairs)), True)
-    return Differences(rows.where(is_new), rows.where(is_other))
+    return RowChanges(rows.where(is_new), rows.where(is_other))
 
 
 def _differ(pairs: pl.DataFrame) -> pl.Series:
@@ -72,15 +72,15 @@ def _differ(pairs: pl.DataFrame) -> pl.Series:
     return differ.scatter(is_long.arg_true(), exactly)
 
 
-def _values(rows: Rows) -> list[str]:
-    return [name for name in VALUES if name in rows.frame.columns]
+def _values(rows: CopyRows) -> list[str]:
+    return [name for name in VALUE_FIELDS if name in rows.frame.columns]
 
 
-def _read(connection: Connection, rows: Rows) -> pl.DataFrame | None:
+def _read(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
     """What is there within the rows' spans; None if that is much more than the rows."""
     most = 2 * len(rows) + 1000
     values = _values(rows)
-    others = [name for name in VALUES if name not in values]
+    others = [name for name in VALUE_FIELDS if name not in values]
     query = f"""
         COPY (SELECT {", ".join([*KEY, *values])}, {f"num_nonnulls({', '.join(others)}) > 0" if others else "false"}
                 FROM ({SPANS}) AS there LIMIT {most}) TO STDOUT

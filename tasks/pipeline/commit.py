@@ -6,11 +6,11 @@ import structlog
 from sqlalchemy import Engine, text
 
 from sources.contract import Page
-from tasks.pipeline.copy_rows import Rows
+from tasks.pipeline.copy_rows import CopyRows
 from tasks.pipeline.load import Counters, load_page, pass_fence
-from tasks.pipeline.normalize import Normalized
+from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease, LeaseLost
-from tasks.runtime.retry import try_again
+from tasks.runtime.retry import retry_transaction
 
 log = structlog.get_logger()
 
@@ -23,8 +23,8 @@ def commit_page(
     engine: Engine,
     lease: Lease,
     page: Page,
-    normalized: Normalized,
-    rows: Rows,
+    normalized: NormalizedPage,
+    rows: CopyRows,
     until: float,
 ) -> tuple[int, Counters]:
     """Load a page in one transaction, tried again whole; raises what pass_fence and load_page do.
@@ -47,7 +47,7 @@ def commit_page(
             return load_page(connection, lease, page, normalized, rows)
 
     try:
-        committed = try_again(load, until)
+        committed = retry_transaction(load, until)
     except _IsIn:
         log.info("commit_answer_lost", partition=lease.partition, version=following)
         committed = _as_committed(engine, lease)

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from sources.record import VALUES
-from tasks.pipeline.quote_frame import Quotes
+from sources.record import VALUE_FIELDS
+from tasks.pipeline.quote_frame import QuoteFrame
 
 SPAN = {"listings": "listing_id", "since": "since", "until": "until"}
 
@@ -23,7 +23,7 @@ MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m
 
 
 @dataclass(frozen=True)
-class Rows:
+class CopyRows:
     """frame: the rows, as `arrange` gives them. What they share is when their page was fetched, and the run."""
 
     frame: pl.DataFrame
@@ -33,10 +33,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def where(self, mask: pl.Series) -> Rows:
+    def where(self, mask: pl.Series) -> CopyRows:
         return replace(self, frame=self.frame.filter(mask))
 
-    def none(self) -> Rows:
+    def none(self) -> CopyRows:
         return replace(self, frame=self.frame.clear())
 
     @cached_property
@@ -50,7 +50,7 @@ class Rows:
     @property
     def filled(self) -> dict[str, int]:
         """By value how many have it; without those that none has."""
-        return {name: len(self) - self.frame[name].null_count() for name in VALUES if name in self.frame.columns}
+        return {name: len(self) - self.frame[name].null_count() for name in VALUE_FIELDS if name in self.frame.columns}
 
     @cached_property
     def text(self) -> bytes:
@@ -76,11 +76,13 @@ class Rows:
         return written.getvalue()
 
 
-def arrange(quotes: Quotes, listings: Sequence[int]) -> pl.DataFrame:
+def arrange(quotes: QuoteFrame, listings: Sequence[int]) -> pl.DataFrame:
     """Quotes as their table has them, in the order of its key. listings: the id of each that they are of."""
     ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listed"])
     arranged = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listed")).sort("listing_id", "observed_at")
-    return arranged.drop(name for name in VALUES if name in arranged and arranged[name].null_count() == len(arranged))
+    return arranged.drop(
+        name for name in VALUE_FIELDS if name in arranged and arranged[name].null_count() == len(arranged)
+    )
 
 
 def _shortest(times: pl.Series) -> str:

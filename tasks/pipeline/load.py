@@ -17,17 +17,17 @@ import psycopg2.extensions
 from sqlalchemy import Connection, text
 
 from sources.contract import Page
-from sources.record import VALUES
-from tasks.archive.raw_bodies import begin_to_keep, keep_body
-from tasks.drift.watch import keep_drift
-from tasks.pipeline.changed_rows import SPANS, differences
-from tasks.pipeline.copy_rows import Rows
-from tasks.pipeline.normalize import Normalized, RejectedItem
-from tasks.pipeline.revalidation import keep_validator
+from sources.record import VALUE_FIELDS
+from tasks.archive.raw_bodies import save_body, start_saving
+from tasks.drift.watch import save_drift
+from tasks.pipeline.changed_rows import SPANS, find_changes
+from tasks.pipeline.copy_rows import CopyRows
+from tasks.pipeline.normalize import NormalizedPage, RejectedItem
+from tasks.pipeline.revalidation import save_validator
 from tasks.runs.claims import ClaimLost
 from tasks.runs.leases import Cancelled, Lease, LeaseLost
 from tasks.runtime.fault_points import reach
-from tasks.runtime.safe_text import storable
+from tasks.runtime.safe_text import safe_text
 
 MOST_LISTINGS = 50
 """So many at most are noted with their page: by them a run's quotes are found again (app/quotes/run_bounds.py)."""
@@ -37,7 +37,7 @@ AT_ONCE = 256 * 1024
 
 _CREATE_STAGED = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_quotes ON COMMIT DELETE ROWS AS
-    SELECT listing_id, observed_at, {", ".join(VALUES)} FROM quotes WITH NO DATA
+    SELECT listing_id, observed_at, {", ".join(VALUE_FIELDS)} FROM quotes WITH NO DATA
 """
 
 # What is written is written in order, so that two writers of the same keys wait for each other and not in a circle.
@@ -46,16 +46,16 @@ _LOAD_STAGED = f"""
         SELECT s.*, there.listing_id IS NULL AS is_new
           FROM staged_quotes AS s LEFT JOIN ({SPANS}) AS there USING (listing_id, observed_at)
          WHERE there.listing_id IS NULL
-            OR there.fetched_at <= %(fetched_at)s AND ({", ".join(f"there.{name}" for name in VALUES)})
-               IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUES)})
+            OR there.fetched_at <= %(fetched_at)s AND ({", ".join(f"there.{name}" for name in VALUE_FIELDS)})
+               IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUE_FIELDS)})
          ORDER BY listing_id, observed_at),
     added AS (
-        INSERT INTO quotes (listing_id, observed_at, {", ".join(VALUES)}, fetched_at, run)
-        SELECT listing_id, observed_at, {", ".join(VALUES)}, %(fetched_at)s, %(run)s FROM differing WHERE is_new
+        INSERT INTO quotes (listing_id, observed_at, {", ".join(VALUE_FIELDS)}, fetched_at, run)
+        SELECT listing_id, observed_at, {", ".join(VALUE_FIELDS)}, %(fetched_at)s, %(run)s FROM differing WHERE is_new
         RETURNING 1),
     corrected AS (
         UPDATE quotes AS q
-           SET {", ".join(f"{name} = d.{name}" for name in VALUES)},
+           SET {", ".join(f"{name} = d.{name}" for name in VALUE_FIELDS)},
                fetched_at = %(fetched_at)s, ingested_at = now(), run = %(run)s
           FROM differing AS d
          WHERE NOT d.is_new AND q.listing_id = d.listing_id AND q.observed_at = d.observed_at
@@ -91,13 +91,13 @@ class Counters:
 
 
 def load_page(
-    connection: Connection, lease: Lease, page: Page, normalized: Normalized, rows: Rows
+    connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, rows: CopyRows
 ) -> tuple[int, Counters]:
     """Write a page, within the transaction that passed its fence; gives its number in its run's partition.
 
     rows: its quotes; what was left out of them counts as unchanged. Raises what `page.confirm` raises.
     """
-    keeping = begin_to_keep(connection, lease.claim.source, page)
+    keeping = start_saving(connection, lease.claim.source, page)
     inserted, updated = _load_quotes(connection, rows, corrects=page.corrects) if len(rows) else (0, 0)
     reach("after_merge")
     counters = Counters(
@@ -111,12 +111,12 @@ def load_page(
         bytes=0 if page.status == 304 else len(page.body),
     )
     if keeping:
-        keep_body(connection, lease.claim.source, page, keeping)
+        save_body(connection, lease.claim.source, page, keeping)
     if not page.unchanged:
         _keep_rejects(connection, lease, page.digest, normalized.rejects)
     if normalized.drift.found:
-        keep_drift(connection, lease.claim, normalized.drift.found)
-    keep_validator(connection, lease, page, normalized, overwrites=updated > 0)
+        save_drift(connection, lease.claim, normalized.drift.found)
+    save_validator(connection, lease, page, normalized, overwrites=updated > 0)
     seq = _keep_page(connection, lease, page, counters, rows)
     reach("after_raw_page")
     if page.confirm:
@@ -164,9 +164,9 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     return version
 
 
-def _load_quotes(connection: Connection, rows: Rows, *, corrects: bool) -> tuple[int, int]:
+def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> tuple[int, int]:
     """How many were inserted and how many updated."""
-    new, changed = differences(connection, rows)
+    new, changed = find_changes(connection, rows)
     changed = changed if corrects else changed.none()
     inserted, updated = len(new), 0
     if len(new):
@@ -226,10 +226,10 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
 
 def _safe(reason: dict[str, str]) -> dict[str, str]:
     """The reason as anyone may read it: the error of a mapping can quote a secret."""
-    return {**reason, "detail": storable(reason["detail"])}
+    return {**reason, "detail": safe_text(reason["detail"])}
 
 
-def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: Rows) -> int:
+def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows) -> int:
     times, listings = rows.frame["observed_at"], rows.spans["listings"]
     seq: int = connection.execute(
         text("""

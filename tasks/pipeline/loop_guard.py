@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, select
 
 from sources.contract import Page, Source, TerminalError, TransientError, Window
-from store.tables import Page as PageRow
-from store.tables import RawBody
+from store.tables import PageRow, RawBodyRow
 from tasks.archive.raw_bodies import read_body
-from tasks.pipeline.normalize import Normalized
+from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
 LONGEST_SHOWN = 300
 
 
-Read = Callable[[Page], Normalized]
+Read = Callable[[Page], NormalizedPage]
 """Gives what a page's items are."""
 
 
@@ -36,7 +35,7 @@ class _Step(NamedTuple):
         return cls(_text(page.request), _text(page.cursor))
 
 
-class Trail:
+class LoopGuard:
     """Where a slice has come in a partition.
 
     What it raises makes the run wait, and end after MAX_WAITS waits: a page that moves no cursor does not start their
@@ -49,11 +48,11 @@ class Trail:
         self._passed: set[_Step] = set()
         self._said: dict[bytes, _Step] = {}
         # Read only when another page follows: most partitions have one.
-        self._last: tuple[Page | None, Normalized | None] = (None, None)
+        self._last: tuple[Page | None, NormalizedPage | None] = (None, None)
         if source.upstreams:
             self._last = _last_page(engine, lease), None
 
-    def follow(self, page: Page, normalized: Normalized | None) -> None:
+    def follow(self, page: Page, normalized: NormalizedPage | None) -> None:
         """Before a page is taken in, raise TransientError if it leads nowhere. normalized: None if it was not read."""
         step = _Step.of(page)
         if step in self._passed:
@@ -70,7 +69,7 @@ class Trail:
         self._passed.add(step)
         self._cursor = step.cursor
 
-    def check_cursor(self, page: Page, normalized: Normalized) -> None:
+    def check_cursor(self, page: Page, normalized: NormalizedPage) -> None:
         """Raise TerminalError where an item that is refused for its time has moved the cursor there.
 
         Loud and at once: all that comes until then would never be asked for.
@@ -90,7 +89,7 @@ class Trail:
             # With a time, as what is said of all partitions: no other is begun when the slice is over.
             raise self._stuck("its cursor did not move in a whole slice", retry_after=0)
 
-    def _repeated(self, step: _Step, page: Page, normalized: Normalized | None) -> _Step | None:
+    def _repeated(self, step: _Step, page: Page, normalized: NormalizedPage | None) -> _Step | None:
         """The step to which another was asked for and the same items came, be it in another body."""
         last, as_read = self._last
         if last is None:
@@ -100,7 +99,7 @@ class Trail:
         led_on = earlier and earlier.request != step.request and earlier.cursor != step.cursor
         return earlier if led_on else None
 
-    def _items(self, page: Page, normalized: Normalized | None) -> bytes:
+    def _items(self, page: Page, normalized: NormalizedPage | None) -> bytes:
         """A digest of what a page says, whenever it was fetched and in whatever order; of an empty one, of where it is.
 
         It goes by what was read, not by the body: that may tell the time. And a body may well answer two requests, if
@@ -125,8 +124,8 @@ def _last_page(engine: Engine, lease: Lease) -> Page | None:
     """That of the run's last slice: a repeat may come to light only in the next. None if its body is kept no more."""
     with engine.connect() as connection:
         row = connection.execute(
-            select(PageRow.request, PageRow.cursor, PageRow.fetched_at, RawBody.content_type, PageRow.body_digest)
-            .join(RawBody, (RawBody.source == PageRow.source) & (RawBody.digest == PageRow.body_digest))
+            select(PageRow.request, PageRow.cursor, PageRow.fetched_at, RawBodyRow.content_type, PageRow.body_digest)
+            .join(RawBodyRow, (RawBodyRow.source == PageRow.source) & (RawBodyRow.digest == PageRow.body_digest))
             .where(PageRow.run == lease.claim.run, PageRow.partition == lease.partition)
             .order_by(PageRow.seq.desc())
             .limit(1)

@@ -13,11 +13,11 @@ from typing import Any, cast
 import polars as pl
 
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
-from sources.record import KEYS, VALUES, Record
-from sources.record_columns import judge
-from tasks.drift.mapping import mapped
-from tasks.drift.policy import Drift
-from tasks.pipeline.quote_frame import Quotes
+from sources.record import KEY_FIELDS, VALUE_FIELDS, Record
+from sources.record_columns import validate_columns
+from tasks.drift.mapping import map_item
+from tasks.drift.policy import PageDrift
+from tasks.pipeline.quote_frame import QuoteFrame
 
 LONGEST_ITEM = 64 * 1024
 """Characters of a rejected item that are kept in its row; the whole of it is in the raw body."""
@@ -25,10 +25,10 @@ LONGEST_ITEM = 64 * 1024
 SAMPLE, FIRST = 1000, 100
 """Items of a page that are looked at for their fields; and as many where its rows are read side by side."""
 
-TEXTS = (*KEYS, "observed_at")
-FIELDS = frozenset((*TEXTS, *VALUES))
+TEXTS = (*KEY_FIELDS, "observed_at")
+FIELDS = frozenset((*TEXTS, *VALUE_FIELDS))
 
-Examine = Callable[[Page, Sequence[Item]], Drift]
+Examine = Callable[[Page, Sequence[Item]], PageDrift]
 """Of a page and some of its items."""
 
 
@@ -42,23 +42,23 @@ class RejectedItem:
 
 
 @dataclass
-class Normalized:
+class NormalizedPage:
     """What became of a page's items: fetched = len(quotes) + deduplicated + len(rejects).
 
     mapping: a fingerprint of the code that judged them (tasks/pipeline/revalidation.py).
     drift: what is otherwise with the page's fields than it was (tasks/drift/watch.py).
     """
 
-    quotes: Quotes = field(default_factory=Quotes)
+    quotes: QuoteFrame = field(default_factory=QuoteFrame)
     rejects: list[RejectedItem] = field(default_factory=list)
     fetched: int = 0
     deduplicated: int = 0
     blank: int = 0
     mapping: bytes = b""
-    drift: Drift = field(default_factory=Drift)
+    drift: PageDrift = field(default_factory=PageDrift)
 
 
-def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> Normalized:
+def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> NormalizedPage:
     """Judge every item of a page. Of two quotes of one listing at one instant the later in the page stands.
 
     examine: says of some of its items what is to be done where fields have changed.
@@ -66,7 +66,7 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     """
     latest = page.fetched_at + timedelta(seconds=clock_skew)
     columns, drift = _columns(source, page, examine)
-    judged = judge(columns.frame, latest)
+    judged = validate_columns(columns.frame, latest)
     closer = {**columns.apart, **{place: columns.item(place) for place in judged.left}}
     record, taken, rejects = Record(latest), [], []
     for place, item in sorted(closer.items(), key=lambda it: it[0]):
@@ -74,11 +74,11 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
             rejects.append(RejectedItem(place, _as_text(item.item), item.reasons))
             continue
         try:
-            taken.append((place, record.quote(mapped(source, item))))
+            taken.append((place, record.quote(map_item(source, item))))
         except Reject as reject:
             rejects.append(RejectedItem(place, _as_text(item), reject.reasons))
-    quotes = Quotes.of(judged, taken)
-    return Normalized(
+    quotes = QuoteFrame.of(judged, taken)
+    return NormalizedPage(
         quotes=quotes,
         rejects=rejects,
         fetched=columns.fetched,
@@ -88,10 +88,10 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     )
 
 
-def _columns(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, Drift]:
+def _columns(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, PageDrift]:
     columns = source.columns(page) if source.columns else None
     items = None if columns else list(source.parse(page))
-    drift = Drift()
+    drift = PageDrift()
     if examine:
         drift = examine(page, _sample(items, columns))
         if drift.affecting:
@@ -118,7 +118,7 @@ def _side_by_side(source: Source, items: list[Item]) -> Columns:
             apart[place] = item
         else:
             rows.append([place, *row])
-    schema = {"item": pl.UInt32, **dict.fromkeys((*TEXTS, *VALUES), pl.String)}
+    schema = {"item": pl.UInt32, **dict.fromkeys((*TEXTS, *VALUE_FIELDS), pl.String)}
     frame = pl.DataFrame(dict(zip(schema, zip(*rows, strict=True), strict=True)) if rows else None, schema)
     return Columns(frame, items.__getitem__, len(items), blank, apart)
 
@@ -126,9 +126,9 @@ def _side_by_side(source: Source, items: list[Item]) -> Columns:
 def _row(source: Source, item: Item) -> list[str | None] | None:
     """The fields of a normalized item as text; None if it must be looked at more closely."""
     try:
-        normalized = mapped(source, item)
-        texts = [*(_text(normalized.get(name)) for name in KEYS), _time(normalized.get("observed_at"))]
-        numbers = [_number(normalized.get(name)) for name in VALUES]
+        normalized = map_item(source, item)
+        texts = [*(_text(normalized.get(name)) for name in KEY_FIELDS), _time(normalized.get("observed_at"))]
+        numbers = [_number(normalized.get(name)) for name in VALUE_FIELDS]
     except (Reject, TypeError, ValueError):
         return None
     return [*texts, *numbers] if normalized.keys() <= FIELDS else None

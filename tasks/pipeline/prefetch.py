@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetch(Generic[T]):
     """The same items, none of which is None, each made in a thread while the last is in use; the first at once."""
 
     def __init__(self, items: Iterator[T], thread: ThreadPoolExecutor):

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from sources.record import VALUES, Quote
-from sources.record_columns import TIME, Judged, Listed, key_of
+from sources.record import VALUE_FIELDS, Quote
+from sources.record_columns import TIME, ListingFields, ValidatedColumns, key_of
 
 
 def _none() -> pl.DataFrame:
@@ -18,14 +18,14 @@ def _none() -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
-class Quotes:
+class QuoteFrame:
     """listed: what they are of, each once. frame: `listed`, the place of that; `observed_at`; the values as text."""
 
-    listed: Sequence[Listed] = ()
+    listed: Sequence[ListingFields] = ()
     frame: pl.DataFrame = field(default_factory=_none)
 
     @classmethod
-    def of(cls, judged: Judged, closer: Sequence[tuple[int, Quote]]) -> Quotes:
+    def of(cls, judged: ValidatedColumns, closer: Sequence[tuple[int, Quote]]) -> QuoteFrame:
         """What the columnar validator took, and what a closer look did, with its place among the page's items.
 
         Of two quotes of one listing at one instant the later item stands, and of two names of one listing the later.
@@ -34,7 +34,7 @@ class Quotes:
         if closer:
             single = _as_frame(closer, first=len(listed))
             frame = pl.concat([frame, single], how="diagonal")
-            listed += [Listed(it.source_asset_id, it.symbol, it.name, it.quote_currency) for _, it in closer]
+            listed += [ListingFields(it.source_asset_id, it.symbol, it.name, it.quote_currency) for _, it in closer]
         listed, place_of = _each_once(listed, frame)
         ordered = (
             frame.with_columns(pl.Series(place_of, dtype=pl.UInt32).gather(frame["listed"]).alias("listed"))
@@ -53,14 +53,14 @@ class Quotes:
         """Each as a record of its own."""
         for place, at, *values in self.rows():
             numbers = (None if value is None else Decimal(value) for value in values)
-            named: dict[str, Any] = dict(zip(VALUES, numbers, strict=True))
+            named: dict[str, Any] = dict(zip(VALUE_FIELDS, numbers, strict=True))
             named["rank"] = None if named["rank"] is None else int(named["rank"])
             yield Quote(**self.listed[place]._asdict(), observed_at=at, **named)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Of each its place in `listed`, its time, and all values there are, as text."""
         present = self.frame.columns
-        values = [pl.col(name) if name in present else pl.lit(None, pl.String).alias(name) for name in VALUES]
+        values = [pl.col(name) if name in present else pl.lit(None, pl.String).alias(name) for name in VALUE_FIELDS]
         return self.frame.select("listed", "observed_at", *values).iter_rows()
 
 
@@ -70,7 +70,7 @@ def _as_frame(closer: Sequence[tuple[int, Quote]], first: int) -> pl.DataFrame:
             place,
             number,
             quote.observed_at,
-            *(None if (it := getattr(quote, name)) is None else str(it) for name in VALUES),
+            *(None if (it := getattr(quote, name)) is None else str(it) for name in VALUE_FIELDS),
         ]
         for number, (place, quote) in enumerate(closer, first)
     ]
@@ -78,12 +78,12 @@ def _as_frame(closer: Sequence[tuple[int, Quote]], first: int) -> pl.DataFrame:
         "item": pl.UInt32,
         "listed": pl.UInt32,
         "observed_at": TIME,
-        **dict.fromkeys(VALUES, pl.String),
+        **dict.fromkeys(VALUE_FIELDS, pl.String),
     }
     return pl.DataFrame(rows, schema, orient="row")
 
 
-def _each_once(listed: Sequence[Listed], frame: pl.DataFrame) -> tuple[list[Listed], list[int]]:
+def _each_once(listed: Sequence[ListingFields], frame: pl.DataFrame) -> tuple[list[ListingFields], list[int]]:
     """The listings that the rows speak of, each as its latest item names it; and the place there of each that was."""
     latest = frame.group_by("listed").agg(pl.col("item").max()).sort("item")["listed"]
     by_key = {key_of(listed[place]): listed[place] for place in latest}

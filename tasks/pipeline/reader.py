@@ -23,27 +23,27 @@ from sources.contract import Cursor, Page, Source, Window
 from sources.http.client import HttpClient
 from store import tables
 from tasks.archive.retention import without_expired
-from tasks.drift.watch import Watch
+from tasks.drift.watch import DriftWatch
 from tasks.identity.overrides_file import get_overrides
-from tasks.identity.resolver import Listings
-from tasks.pipeline.copy_rows import Rows, arrange
+from tasks.identity.resolver import ListingResolver
+from tasks.pipeline.copy_rows import CopyRows, arrange
 from tasks.pipeline.load import Counters
-from tasks.pipeline.loop_guard import Trail
-from tasks.pipeline.normalize import Normalized, normalize_page
-from tasks.pipeline.prefetch import Ahead
-from tasks.pipeline.revalidation import known
+from tasks.pipeline.loop_guard import LoopGuard
+from tasks.pipeline.normalize import NormalizedPage, normalize_page
+from tasks.pipeline.prefetch import Prefetch
+from tasks.pipeline.revalidation import known_response
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease
-from tasks.runs.partitions import first_free
-from tasks.runtime.retry import DATABASE_ERRORS, try_again
+from tasks.runs.partitions import first_unclaimed
+from tasks.runtime.retry import DATABASE_ERRORS, retry_transaction
 
 
-class Ready(NamedTuple):
+class PreparedPage(NamedTuple):
     """A page that can be loaded, once it has its rows."""
 
     page: Page
-    normalized: Normalized
-    rows: Rows | None
+    normalized: NormalizedPage
+    rows: CopyRows | None
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class _Begun:
     """A partition that is being read. ahead: makes the same items, one of them in advance; None if that is not done."""
 
     window: Window
-    items: Generator[Ready]
-    ahead: Ahead[Ready] | None
+    items: Generator[PreparedPage]
+    ahead: Prefetch[PreparedPage] | None
 
     def close(self) -> None:
         if self.ahead:
@@ -60,7 +60,7 @@ class _Begun:
         self.items.close()
 
 
-class Reader:
+class PageReader:
     """Of one slice; to be closed after it."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Reader:
     ):
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock, self._http = clock, http
-        self._listings = Listings(engine, source.name, get_overrides() or {}, renames=claim.kind == "live")
+        self._listings = ListingResolver(engine, source.name, get_overrides() or {}, renames=claim.kind == "live")
         self._watch = self._anew()
         # A replay goes on by what its last page has corrected, which is not to be known before that is committed.
         self._is_ahead = source.columns is not None and claim.kind != "replay"
@@ -97,13 +97,13 @@ class Reader:
             self._watch = self._anew()
 
     @contextmanager
-    def pages(self, lease: Lease, upcoming: Sequence[str]) -> Iterator[tuple[Iterable[Ready], Trail]]:
+    def pages(self, lease: Lease, upcoming: Sequence[str]) -> Iterator[tuple[Iterable[PreparedPage], LoopGuard]]:
         """The pages of a partition; where one is read ahead, with its rows. upcoming: the partitions that follow."""
         self._current, self._upcoming = lease.partition, upcoming
         cursor = self._start(lease.partition, lease.cursor)
         begun = self._as_foreseen(lease.partition, cursor) or self._begin(lease.partition, cursor)
         try:
-            yield begun.ahead or begun.items, Trail(self._engine, self._source, lease, begun.window, self._judged)
+            yield begun.ahead or begun.items, LoopGuard(self._engine, self._source, lease, begun.window, self._judged)
         finally:
             self._current = None  # nothing is foreseen any more
             begun.close()
@@ -112,14 +112,14 @@ class Reader:
         """What became of the page that came last."""
         self._adds = counters.inserted > 0
 
-    def rows(self, ready: Ready) -> Rows:
+    def rows(self, ready: PreparedPage) -> CopyRows:
         page, quotes, until = ready.page, ready.normalized.quotes, self.last_try()
-        listings = try_again(lambda: self._listings.resolve(quotes.listed), until)
+        listings = retry_transaction(lambda: self._listings.resolve(quotes.listed), until)
         arranged = arrange(quotes, listings)
         if kept := self._source.retention.quotes:
             since = self._clock() - kept
-            arranged = try_again(lambda: without_expired(self._engine, arranged, since), until)
-        return Rows(arranged, page.fetched_at, self._claim.run)
+            arranged = retry_transaction(lambda: without_expired(self._engine, arranged, since), until)
+        return CopyRows(arranged, page.fetched_at, self._claim.run)
 
     def last_try(self) -> float:
         """When a transaction is begun no more, on the monotonic clock: begun later, it could outlive the lease."""
@@ -135,16 +135,16 @@ class Reader:
             skew=timedelta(seconds=self._settings.clock_skew),
         )
         items = self._ready(window)
-        return _Begun(window, items, Ahead(items, self._thread) if self._is_ahead else None)
+        return _Begun(window, items, Prefetch(items, self._thread) if self._is_ahead else None)
 
-    def _ready(self, window: Window) -> Generator[Ready]:
+    def _ready(self, window: Window) -> Generator[PreparedPage]:
         http = self._http
         if not self._claim.parameters.get("full_refresh"):
-            http = http.knowing(partial(known, self._engine, self._source, window.partition))
+            http = http.knowing(partial(known_response, self._engine, self._source, window.partition))
         pages, some = self._source.fetch(window, http), False
         try:
             for page in pages:
-                ready = Ready(page, self._normalized(page), None)
+                ready = PreparedPage(page, self._normalized(page), None)
                 yield ready._replace(rows=self._rows_ahead(ready)) if self._is_ahead else ready
                 some = True
             # Of one that had nothing new the end is here at once; and what is itself foreseen foresees nothing.
@@ -157,7 +157,7 @@ class Reader:
     def _foresee(self) -> None:
         """Begin with the next partition that nobody is at."""
         with suppress(*DATABASE_ERRORS):  # it is begun with once its lease is had
-            if free := first_free(self._engine, self._claim, self._upcoming):
+            if free := first_unclaimed(self._engine, self._claim, self._upcoming):
                 partition, cursor = free
                 self._foreseen = self._begin(partition, self._start(partition, cursor))
 
@@ -173,22 +173,22 @@ class Reader:
         """From where a partition is read. cursor: its checkpoint's."""
         return None if self._starts_afresh(partition) else cursor
 
-    def _anew(self) -> Watch:
-        return Watch(self._engine, self._source, self._claim)
+    def _anew(self) -> DriftWatch:
+        return DriftWatch(self._engine, self._source, self._claim)
 
     def _starts_afresh(self, partition: str) -> bool:
         """Whether this is the first that a run with full_refresh does of the partition."""
         if not self._claim.parameters.get("full_refresh"):
             return False
         begun = (
-            select(tables.Page.run)
-            .where(tables.Page.run == self._claim.run, tables.Page.partition == partition)
+            select(tables.PageRow.run)
+            .where(tables.PageRow.run == self._claim.run, tables.PageRow.partition == partition)
             .limit(1)
         )
         with self._engine.connect() as connection:
             return connection.scalar(begun) is None
 
-    def _rows_ahead(self, ready: Ready) -> Rows:
+    def _rows_ahead(self, ready: PreparedPage) -> CopyRows:
         """With all that takes a while: the body's digest, and, while what came before was new, the rows written out."""
         rows = self.rows(ready)
         _ = ready.page.digest, rows.spans
@@ -196,13 +196,13 @@ class Reader:
             _ = rows.text
         return rows
 
-    def _normalized(self, page: Page) -> Normalized:
+    def _normalized(self, page: Page) -> NormalizedPage:
         # What is unchanged is in.
         if page.unchanged:
-            return Normalized()
+            return NormalizedPage()
         # What was kept is as it was then.
         examine = self._watch.look if self._claim.kind == "live" else self._watch.treat
         return normalize_page(self._source, page, self._settings.clock_skew, examine)
 
-    def _judged(self, page: Page) -> Normalized:
+    def _judged(self, page: Page) -> NormalizedPage:
         return normalize_page(self._source, page, self._settings.clock_skew, self._watch.treat)

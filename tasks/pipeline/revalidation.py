@@ -20,18 +20,18 @@ from sqlalchemy import Connection, Engine, text
 import sources
 from settings import VERSION
 from sources.contract import Page, Source
-from sources.http.revalidation import Known
+from sources.http.revalidation import KnownResponse
 from sources.registry import SOURCES
 from tasks.archive.raw_bodies import read_body
 from tasks.drift import mapping
 from tasks.pipeline import normalize
-from tasks.pipeline.normalize import Normalized
+from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
 _REQUEST = "sha256(convert_to(CAST(:request AS jsonb)::text, 'UTF8'))"
 
 
-def known(engine: Engine, source: Source, partition: str, request: Mapping[str, Any]) -> Known | None:
+def known_response(engine: Engine, source: Source, partition: str, request: Mapping[str, Any]) -> KnownResponse | None:
     """What was last answered to a request, if it was read as it would be today and its body is still kept."""
     with engine.connect() as connection:
         row = connection.execute(
@@ -45,13 +45,15 @@ def known(engine: Engine, source: Source, partition: str, request: Mapping[str, 
                 "source": source.name,
                 "partition": partition,
                 "request": json.dumps(request),
-                "mapping": mapping_of(source),
+                "mapping": mapping_fingerprint(source),
             },
         ).one_or_none()
     if row is None:
         return None
     digest = bytes(row.digest)
-    return Known(row.etag, row.last_modified, digest, row.content_type, partial(_body, engine, source.name, digest))
+    return KnownResponse(
+        row.etag, row.last_modified, digest, row.content_type, partial(_body, engine, source.name, digest)
+    )
 
 
 def _body(engine: Engine, source: str, digest: bytes) -> bytes | None:
@@ -59,8 +61,8 @@ def _body(engine: Engine, source: str, digest: bytes) -> bytes | None:
         return read_body(connection, source, digest)
 
 
-def keep_validator(
-    connection: Connection, lease: Lease, page: Page, normalized: Normalized, *, overwrites: bool
+def save_validator(
+    connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, *, overwrites: bool
 ) -> None:
     """Note what was answered to the page's request, in the transaction that loads the page.
 
@@ -113,14 +115,14 @@ def keep_validator(
         )
 
 
-def _means_the_same_later(page: Page, normalized: Normalized) -> bool:
+def _means_the_same_later(page: Page, normalized: NormalizedPage) -> bool:
     """Whether no quote stands at the time of the fetch, and no item was refused only for being ahead of its time."""
     return page.fetched_at not in normalized.quotes.frame["observed_at"] and not any(
         reason["code"] == "in_future" for reject in normalized.rejects for reason in reject.reasons
     )
 
 
-def forget_unasked(engine: Engine, lease: Lease) -> None:
+def delete_unrequested(engine: Engine, lease: Lease) -> None:
     """Keep of a partition what the run that has now been through it asked for.
 
     A source that asks from a time on never asks the same again, and its rows would become ever more.
@@ -145,7 +147,7 @@ def _one_at_a_time(connection: Connection, lease: Lease) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), lease.key)
 
 
-def mapping_of(source: Source) -> bytes:
+def mapping_fingerprint(source: Source) -> bytes:
     """A fingerprint of the code that reads the source's bodies: this version, what sources share, its own modules."""
     own = {function.__module__ for function in (source.fetch, source.parse, source.normalize)}
     files = [file for name in sorted(own) if (file := getattr(sys.modules.get(name), "__file__", None))]
@@ -164,4 +166,4 @@ _SHARED = (
 
 # Now, with the code itself: files may be replaced under a process that runs.
 for _source in SOURCES.values():
-    mapping_of(_source)
+    mapping_fingerprint(_source)

@@ -14,20 +14,20 @@ from sqlalchemy import Engine
 from settings import Settings, SettingsError
 from sources.contract import Source, TerminalError, TransientError
 from sources.http.client import Access, HttpClient
-from sources.http.plans import address
+from sources.http.plans import upstream_address
 from tasks.pipeline.commit import commit_page
 from tasks.pipeline.load import Counters
-from tasks.pipeline.loop_guard import Trail
-from tasks.pipeline.reader import Reader, Ready
-from tasks.pipeline.revalidation import forget_unasked, mapping_of
-from tasks.run_kinds.source_for_run import OURS, as_its_kind
+from tasks.pipeline.loop_guard import LoopGuard
+from tasks.pipeline.reader import PageReader, PreparedPage
+from tasks.pipeline.revalidation import delete_unrequested, mapping_fingerprint
+from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
 from tasks.runs.partitions import partitions_left, raise_failed
 from tasks.runs.requests import call_assistants
 from tasks.runtime.fault_points import reach
-from tasks.runtime.shutdown import told_to_stop
-from tasks.upstream.circuit_breaker import Breaker
+from tasks.runtime.shutdown import is_stopping
+from tasks.upstream.circuit_breaker import CircuitBreaker
 from tasks.upstream.rate_limits import spender
 
 log = structlog.get_logger()
@@ -50,10 +50,10 @@ class Slice:
         self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
     ):
         self._engine, self._settings, self._claim = engine, settings, claim
-        self._source = as_its_kind(engine, source, claim)
+        self._source = source_for_run(engine, source, claim)
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
-        self._mapping = mapping_of(source)
+        self._mapping = mapping_fingerprint(source)
         self._assistants = 0
 
     def work(self) -> None:
@@ -111,19 +111,19 @@ class Slice:
         partitions = list(self._source.partitions())
         if not partitions:
             log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
-        if self._claim.kind == "live" and (ours := [name for name in partitions if name.startswith(OURS)]):
+        if self._claim.kind == "live" and (ours := [name for name in partitions if name.startswith(RESERVED_PREFIXES)]):
             raise TerminalError(f"{self._source.name}: no partition of its own may be named like {ours[0]!r}")
         return partitions_left(self._engine, self._claim, partitions)
 
-    def _end_in_time(self, trail: Trail | None = None) -> None:
-        if told_to_stop():
+    def _end_in_time(self, trail: LoopGuard | None = None) -> None:
+        if is_stopping():
             raise SliceEnded
         if time.monotonic() > self._deadline:
             if trail:
                 trail.check_end()
             raise SliceEnded
 
-    def _work_on(self, partition: str, reader: Reader, upcoming: Sequence[str]) -> None:
+    def _work_on(self, partition: str, reader: PageReader, upcoming: Sequence[str]) -> None:
         with self._lease(partition) as lease, reader.pages(lease, upcoming) as (pages, trail):
             for ready in pages:
                 reach("after_fetch")
@@ -141,7 +141,7 @@ class Slice:
                 self._call_assistants()
                 self._end_in_time(trail)
             if self._source.upstreams:
-                forget_unasked(self._engine, lease)
+                delete_unrequested(self._engine, lease)
 
     def _call_assistants(self) -> None:
         """Once something new has been found, and not for files that nobody touched."""
@@ -149,7 +149,7 @@ class Slice:
             call_assistants(self._claim, self._assistants)
             self._assistants = 0
 
-    def _take_in(self, lease: Lease, trail: Trail, ready: Ready, reader: Reader) -> tuple[int, Counters]:
+    def _take_in(self, lease: Lease, trail: LoopGuard, ready: PreparedPage, reader: PageReader) -> tuple[int, Counters]:
         page, normalized, rows = ready
         trail.follow(page, None if page.unchanged else normalized)
         normalized.mapping = self._mapping
@@ -179,12 +179,12 @@ class Slice:
             release_lease(self._engine, lease, done=True)
 
     @contextmanager
-    def _reader(self) -> Iterator[Reader]:
+    def _reader(self) -> Iterator[PageReader]:
         try:
-            url, headers = address(self._source)
+            url, headers = upstream_address(self._source)
         except SettingsError as error:
             raise TerminalError(str(error), code="misconfigured") from None
-        breaker = Breaker(self._engine, self._source.name, self._settings)
+        breaker = CircuitBreaker(self._engine, self._source.name, self._settings)
         access = Access(
             source=self._source.name,
             url=url,
@@ -197,7 +197,7 @@ class Slice:
         )
         with (
             closing(HttpClient(access)) as http,
-            closing(Reader(self._engine, self._settings, self._source, self._claim, self._clock, http)) as reader,
+            closing(PageReader(self._engine, self._settings, self._source, self._claim, self._clock, http)) as reader,
         ):
             yield reader
 

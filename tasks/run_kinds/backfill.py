@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.contract import History, Http, Item, Page, Past, Source, TerminalError, Window
-from tasks.identity.decisions import STANDS_FOR
+from sources.contract import History, HistoryWindow, Http, Item, Page, Source, TerminalError, Window
+from tasks.identity.decisions import ASSETS_BY_SLUG
 from tasks.runs.claims import Claim
 from tasks.runs.parameters import BackfillParameters, Existing, Span
 
@@ -27,7 +27,7 @@ REFUSED = 400
 
 
 @dataclass(frozen=True)
-class Plan:
+class BackfillPlan:
     """What a backfill would do. spans: requests. skipped: spans that it would not fetch, since they are in or failed.
 
     missing: assets that the source does not list.
@@ -55,7 +55,7 @@ class _PastItem(dict[str, Any]):
     """An item of the past: the source maps it otherwise."""
 
 
-def backfilled(engine: Engine, source: Source, claim: Claim) -> Source:
+def backfill_source(engine: Engine, source: Source, claim: Claim) -> Source:
     """The source as a backfill has it: its partitions are listings, its pages spans of their past."""
     wanted = BackfillParameters.of(claim.parameters)
 
@@ -103,18 +103,18 @@ def with_history(source: Source) -> Source:
     )
 
 
-def plan(engine: Engine, source: Source, wanted: BackfillParameters, now: datetime) -> Plan:
+def plan_backfill(engine: Engine, source: Source, wanted: BackfillParameters, now: datetime) -> BackfillPlan:
     """What a backfill would do; raises TerminalError for a source that tells nothing of the past."""
     spans, listed = wanted.spans(history_of(source).span, now), _listed(engine, source.name, wanted.assets)
-    left = sum(len(_left(spans, _Been.through(it.cursor, run="").to_skip(wanted.existing))) for it in listed)
+    left = sum(len(_left(spans, Coverage.through(it.cursor, run="").to_skip(wanted.existing))) for it in listed)
     with engine.connect() as connection:
         there = _slugs(connection, source.name, wanted.assets)
     missing = [slug for slug in wanted.assets if slug not in there]
-    return Plan(len(listed), left, len(spans) * len(listed) - left, missing)
+    return BackfillPlan(len(listed), left, len(spans) * len(listed) - left, missing)
 
 
 @dataclass
-class _Been:
+class Coverage:
     """What backfills have been through of a listing: what is in, what was refused, and what this run has done of both.
 
     error: why this run was refused something, the first time.
@@ -156,11 +156,11 @@ class _Been:
 
 def _pages(history: History, it: _Listed, wanted: BackfillParameters, window: Window, http: Http) -> Iterator[Page]:
     """Page by page what is left. A span that the upstream refuses is a page as well: it is not asked for again."""
-    been = _Been.through(window.cursor, window.run)
+    been = Coverage.through(window.cursor, window.run)
     for span in _left(wanted.spans(history.span, window.now), been.to_skip(wanted.existing)):
         since, until = span
         try:
-            reply = history.fetch(Past(it.listing, since, min(until, window.now)), http)
+            reply = history.fetch(HistoryWindow(it.listing, since, min(until, window.now)), http)
         except TerminalError as error:
             if error.pause is not None:  # of the key or the plan, not of this span
                 raise
@@ -201,7 +201,7 @@ def _texts(spans: Iterable[Span]) -> list[list[str]]:
 
 def _slugs(connection: Connection, source: str, assets: Sequence[str]) -> dict[str, int]:
     """Of these slugs those of which the source lists the asset, by that."""
-    rows = connection.execute(STANDS_FOR, {"slugs": list(assets)}).all()
+    rows = connection.execute(ASSETS_BY_SLUG, {"slugs": list(assets)}).all()
     listed = set(
         connection.scalars(
             text("SELECT DISTINCT asset FROM listings WHERE source = :source AND asset = ANY(:assets)"),

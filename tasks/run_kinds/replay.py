@@ -9,10 +9,9 @@ import structlog
 from sqlalchemy import Engine, select
 
 from sources.contract import Http, Page, Source, TerminalError, Window
-from store.tables import Page as PageRow
-from store.tables import Run
+from store.tables import PageRow, RunRow
 from tasks.archive.raw_bodies import read_body
-from tasks.archive.stored_pages import Corrected, Place, StoredPages
+from tasks.archive.stored_pages import CorrectedSpans, PagePosition, StoredPages
 from tasks.runs.claims import Claim
 from tasks.runs.parameters import ReplayParameters
 
@@ -22,7 +21,7 @@ PARTITION = "replay:"
 """No partition that a source names itself; see tasks/pipeline/slice.py."""
 
 
-def replayed(engine: Engine, source: Source, claim: Claim) -> Source:
+def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
     """The source as a replay has it: its pages come from the database, all else is as ever."""
     chosen = ReplayParameters.of(claim.parameters)
 
@@ -31,7 +30,7 @@ def replayed(engine: Engine, source: Source, claim: Claim) -> Source:
         resumed = window.cursor if window.cursor and window.cursor["run"] == window.run else None
         after, corrected = (resumed["after"], resumed["corrected"]) if resumed else (None, {})
         with engine.connect() as connection:
-            requested_at = connection.execute(select(Run.requested_at).where(Run.id == claim.run)).scalar_one()
+            requested_at = connection.execute(select(RunRow.requested_at).where(RunRow.id == claim.run)).scalar_one()
         stored = StoredPages(chosen, source.name, requested_at)
         _say_what_is_lost(engine, source, stored)
         committed = after
@@ -53,7 +52,7 @@ def replayed(engine: Engine, source: Source, claim: Claim) -> Source:
     return replace(source, fetch=fetch, partitions=lambda: (PARTITION,), is_shared=False, upstreams={})
 
 
-def _corrected(engine: Engine, claim: Claim, place: Place, corrected: Corrected) -> Corrected:
+def _corrected(engine: Engine, claim: Claim, place: PagePosition, corrected: CorrectedSpans) -> CorrectedSpans:
     """Where quotes were corrected, by what was committed before and by the newest page, which stands at this place."""
     committed_at, _, partition, _ = place
     with engine.connect() as connection:

@@ -9,11 +9,11 @@ from tasks.run_kinds import backfill
 from tasks.run_kinds import replay as replays
 from tasks.runs.claims import Claim
 
-OURS = (replays.PARTITION, backfill.PARTITION)
+RESERVED_PREFIXES = (replays.PARTITION, backfill.PARTITION)
 """How partitions begin that no source names."""
 
 
-def as_its_kind(engine: Engine, source: Source, claim: Claim) -> Source:
+def source_for_run(engine: Engine, source: Source, claim: Claim) -> Source:
     if claim.kind == "replay":
-        return replays.replayed(engine, backfill.with_history(source), claim)
-    return backfill.backfilled(engine, source, claim) if claim.kind == "backfill" else source
+        return replays.replay_source(engine, backfill.with_history(source), claim)
+    return backfill.backfill_source(engine, source, claim) if claim.kind == "backfill" else source

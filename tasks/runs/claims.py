@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from sources.contract import UNTIL_RESUMED, TerminalError
-from tasks.runtime.safe_text import storable
+from tasks.runtime.safe_text import safe_text
 
 DISK_FULL = "disk_full"
 """With this code begins the reason of a pause that ends by itself once Postgres has room again."""
@@ -106,7 +106,7 @@ def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failur
                waiting_reason = :reason || to_char(
                    clock_timestamp() + :gap, '"; looks again at "YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                next_attempt_at = clock_timestamp() + :gap""",
-            reason=storable(reason),
+            reason=safe_text(reason),
             gap=timedelta(seconds=seconds),
             failures=int(is_failure),
         )
@@ -152,7 +152,7 @@ def fail(connection: Connection, hold: Hold, code: str, detail: str, pause_for: 
     """Give a run up; pause_for: and run its source no more for so long, if what is live would fare the same."""
     end(connection, hold, "failed", code, detail)
     if pause_for is not None and hold.kind == "live":
-        pause_at_least(connection, hold.source, pause_for, storable(f"{code}: {detail}"))
+        pause_at_least(connection, hold.source, pause_for, safe_text(f"{code}: {detail}"))
 
 
 def end(connection: Connection, hold: Hold, status: str, code: str | None = None, detail: str | None = None) -> None:
@@ -163,7 +163,7 @@ def end(connection: Connection, hold: Hold, status: str, code: str | None = None
         "status = :status, finished_at = clock_timestamp(), error_code = :code, error_detail = :detail",
         status=status,
         code=code,
-        detail=storable(detail) if detail else None,
+        detail=safe_text(detail) if detail else None,
     )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from sources.contract import TerminalError, TransientError
 from tasks.runs.claims import Claim, ClaimLost
 from tasks.runtime.fault_points import reach
-from tasks.runtime.safe_text import storable
+from tasks.runtime.safe_text import safe_text
 
 
 @dataclass
@@ -153,7 +153,7 @@ def release_lease(
 
 def _error(failed: TransientError | TerminalError) -> dict[str, Any]:
     pause = failed.pause.total_seconds() if isinstance(failed, TerminalError) and failed.pause else None
-    return {"code": failed.code, "detail": storable(failed.detail), "pause": pause}
+    return {"code": failed.code, "detail": safe_text(failed.detail), "pause": pause}
 
 
 def _show_life(connection: Connection, claim: Claim) -> bool | None:

@@ -10,9 +10,9 @@ from sqlalchemy import Engine, text
 
 from sources.contract import Cursor, TerminalError
 from tasks.runs.claims import Claim
-from tasks.runtime.safe_text import LONGEST_DETAIL
+from tasks.runtime.safe_text import MAX_DETAIL
 
-LONGEST_NAMED = LONGEST_DETAIL // 8
+LONGEST_NAMED = MAX_DETAIL // 8
 """Characters of one partition's error, where a run's end names several."""
 
 
@@ -52,7 +52,7 @@ def partitions_left(engine: Engine, claim: Claim, partitions: Iterable[str]) -> 
     return [partition for partition in named if partition not in tried], waiting
 
 
-def first_free(engine: Engine, claim: Claim, partitions: Sequence[str]) -> tuple[str, Cursor | None] | None:
+def first_unclaimed(engine: Engine, claim: Claim, partitions: Sequence[str]) -> tuple[str, Cursor | None] | None:
     """The first of these that has no lease, and that is not done, with its checkpoint's cursor. As of now."""
     with engine.connect() as connection:
         free = connection.execute(
@@ -93,10 +93,10 @@ def raise_failed(engine: Engine, claim: Claim) -> None:
 def with_failures(engine: Engine, claim: Claim, detail: str) -> str:
     """What a run that is given up says: its own detail, and each other partition that it could not read."""
     others = [named for it in failures(engine, claim) if (named := it.named[:LONGEST_NAMED]) not in detail]
-    said = detail[: LONGEST_DETAIL // 2] if others else detail
+    said = detail[: MAX_DETAIL // 2] if others else detail
     for place, named in enumerate(others):
         rest = f"; and {len(others) - place} more"
-        if len(said) + len(named) + 2 + len(rest) > LONGEST_DETAIL:
+        if len(said) + len(named) + 2 + len(rest) > MAX_DETAIL:
             return said + rest
         said += f"; {named}"
     return said

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Engine, RowMapping, select, text
 
 from settings import Settings
 from store.engine import application_name
-from store.errors import named
-from store.tables import Checkpoint
+from store.errors import describe
+from store.tables import CheckpointRow
 from tasks.runs.claims import Hold, end, fail
 from tasks.runs.requests import publish
-from tasks.runtime.broker import ingest_queue_is_empty, late_after
+from tasks.runtime.broker import heartbeat_timeout, ingest_queue_is_empty
 from tasks.runtime.database import WORKER
 from tasks.runtime.retry import DATABASE_ERRORS
 
@@ -39,7 +39,7 @@ def _is_done(step: Callable[[Engine, Settings], None], engine: Engine, settings:
     try:
         step(engine, settings)
     except DATABASE_ERRORS as error:
-        log.warning("sweep_not_done", step=step.__name__.strip("_"), reason=named(error))
+        log.warning("sweep_not_done", step=step.__name__.strip("_"), reason=describe(error))
         return False
     return True
 
@@ -116,7 +116,7 @@ def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None
 
 
 def _where_it_died(connection: Connection, run: RowMapping) -> str:
-    leased = select(Checkpoint.partition, Checkpoint.cursor).where(Checkpoint.lease_run == run["run"])
+    leased = select(CheckpointRow.partition, CheckpointRow.cursor).where(CheckpointRow.lease_run == run["run"])
     places = [
         f"the page of partition {partition!r} after cursor {cursor}" for partition, cursor in connection.execute(leased)
     ]
@@ -142,7 +142,7 @@ def _say_whether_a_worker_is_missing(engine: Engine, settings: Settings) -> None
                    AND (status = 'queued'
                         OR status = 'waiting' AND next_attempt_at <= clock_timestamp() AND word.reason IS NOT NULL)
             """),
-            {"late": timedelta(seconds=late_after(settings))},
+            {"late": timedelta(seconds=heartbeat_timeout(settings))},
         )
 
 

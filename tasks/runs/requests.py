@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, select, text
 
 from settings import get_settings
 from sources.registry import SOURCES
-from store.tables import Run
+from store.tables import RunRow
 from tasks.celery import celery
 from tasks.runs.claims import Hold
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
@@ -134,7 +134,7 @@ def request_slot(
             if postpone:
                 return SlotAnswer("postponed")
             requested = None
-        if not note_answered(connection, source, slot, after=after):
+        if not record_slot(connection, source, slot, after=after):
             return SlotAnswer("outrun")
         connection.commit()
     if requested is None:
@@ -142,7 +142,7 @@ def request_slot(
     return SlotAnswer("requested", requested.run) if requested.created else SlotAnswer("repeated")
 
 
-def note_answered(connection: Connection, source: str, slot: datetime, *, after: datetime | None) -> bool:
+def record_slot(connection: Connection, source: str, slot: datetime, *, after: datetime | None) -> bool:
     """Note the newest slot that was answered; False, and nothing done, where `after` is not that of before any more."""
     noted = connection.execute(
         text("""
@@ -207,7 +207,7 @@ def resume_source(engine: Engine, source: str) -> None:
 def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
     """Send the message of each run; one that cannot be sent now is sent by the reconciler."""
     with engine.connect() as connection:
-        chosen = select(Run.id, Run.source).where(Run.id.in_(runs)).order_by(Run.requested_at)
+        chosen = select(RunRow.id, RunRow.source).where(RunRow.id.in_(runs)).order_by(RunRow.requested_at)
         named = connection.execute(chosen).all()
     for run, source in named:
         try:

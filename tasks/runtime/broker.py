@@ -13,7 +13,7 @@ TIMEOUT = 0.8
 GRACE = 15.0
 
 
-def broker_takes_messages() -> bool:
+def broker_accepts_writes() -> bool:
     """True if Redis writes something within a second: one that is full or read-only still answers a ping."""
     return _says(lambda client: bool(client.set("kasparro:written", 1, ex=60)))
 
@@ -33,6 +33,6 @@ def _says(question: Callable[[Redis], bool]) -> bool:
         client.close()
 
 
-def late_after(settings: Settings) -> float:
+def heartbeat_timeout(settings: Settings) -> float:
     """Seconds without a sign of life after which a part counts as down."""
     return 3 * settings.sweep_every + GRACE

@@ -64,13 +64,13 @@ class LastingConsumer(Consumer):
         return super().call_soon_ack(partial(settle_or_reconnect, settle), *args, **kwargs)
 
 
-class PassingEvents(Events):
+class SingleAttemptEvents(Events):
     """Celery's, each sent once."""
 
     dispatcher_cls = "tasks.runtime.celery_consumer:PassingDispatcher"
 
 
-class PassingDispatcher(EventDispatcher):
+class SingleAttemptDispatcher(EventDispatcher):
     """Tells Flower what a worker does, and that it lives.
 
     The latter Celery sends until Redis takes it, and does nothing else meanwhile: the worker takes no task's result,

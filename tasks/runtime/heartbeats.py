@@ -5,22 +5,22 @@ from __future__ import annotations
 import structlog
 from sqlalchemy import Engine, text
 
-from store.errors import named
+from store.errors import describe
 from tasks.runtime.database import worker_engine
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
 
-def note_life(part: str) -> None:
+def send_heartbeat(part: str) -> None:
     """Beat a part's heart, unless the database is away: then nobody could look at it either."""
     try:
-        beat_heart(worker_engine(), part)
+        record_heartbeat(worker_engine(), part)
     except DATABASE_ERRORS as error:
-        log.warning("heart_not_beaten", part=part, reason=named(error))
+        log.warning("heart_not_beaten", part=part, reason=describe(error))
 
 
-def beat_heart(engine: Engine, part: str) -> None:
+def record_heartbeat(engine: Engine, part: str) -> None:
     """Note that a part of the service has just worked."""
     with engine.begin() as connection:
         connection.execute(

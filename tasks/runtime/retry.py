@@ -11,7 +11,7 @@ import psycopg2
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.errors import Trouble, named, trouble_of
+from store.errors import DatabaseError, classify, describe
 
 log = structlog.get_logger()
 
@@ -20,12 +20,12 @@ T = TypeVar("T")
 DATABASE_ERRORS = (SQLAlchemyError, psycopg2.Error)
 """Every error of Postgres: a COPY raises the driver's own."""
 
-_PASSING = (Trouble.CONFLICT, Trouble.LOST)
+_PASSING = (DatabaseError.CONFLICT, DatabaseError.LOST)
 # Half a second's restart is over with the third try; five seconds are the most that a worker's slot is held asleep.
 _FIRST_GAP, _LONGEST_GAP, _TRIES = 0.1, 2.0, 7
 
 
-def try_again(transaction: Callable[[], T], until: float) -> T:
+def retry_transaction(transaction: Callable[[], T], until: float) -> T:
     """What the transaction gives, begun again while others are in its way or the connection breaks.
 
     transaction: must bear to be carried out twice, since the answer to a COMMIT can get lost.
@@ -38,7 +38,7 @@ def try_again(transaction: Callable[[], T], until: float) -> T:
         max_value=_LONGEST_GAP,
         max_tries=_TRIES,
         # Not `max_time`: that goes by when the try that failed had begun, and by a clock that may be set.
-        giveup=lambda error: trouble_of(error) not in _PASSING or time.monotonic() >= until,
+        giveup=lambda error: classify(error) not in _PASSING or time.monotonic() >= until,
         on_backoff=_say,
         logger=None,
     )
@@ -46,4 +46,4 @@ def try_again(transaction: Callable[[], T], until: float) -> T:
 
 
 def _say(details: Mapping[str, Any]) -> None:
-    log.warning("transaction_tried_again", reason=named(details["exception"]), after_s=round(details["elapsed"], 2))
+    log.warning("transaction_tried_again", reason=describe(details["exception"]), after_s=round(details["elapsed"], 2))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tasks.runtime.logs import hide_secrets
 
-LONGEST_DETAIL = 2000
+MAX_DETAIL = 2000
 """Characters."""
 
 
-def storable(text: str) -> str:
+def safe_text(text: str) -> str:
     """An error's text as it may stand in a row and be read by all: no secret, nothing Postgres refuses, no megabyte."""
-    return hide_secrets(text).replace("\x00", "").encode("utf-8", "replace").decode()[:LONGEST_DETAIL]
+    return hide_secrets(text).replace("\x00", "").encode("utf-8", "replace").decode()[:MAX_DETAIL]

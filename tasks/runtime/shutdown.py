@@ -21,12 +21,12 @@ _TOLD = mmap.mmap(-1, 1)
 _told_here = False
 
 
-def told_to_stop() -> bool:
+def is_stopping() -> bool:
     return _told_here or _TOLD[0] == 1
 
 
 @contextmanager
-def page_in_hand_first() -> Iterator[None]:
+def finish_page_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the slice at its next page, not its process: other supervisors signal the whole group."""
     global _told_here
     usual = signal.signal(signal.SIGTERM, _note)

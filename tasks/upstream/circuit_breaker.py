@@ -57,7 +57,7 @@ _GIVE_PROBE_BACK = text("""
 """)
 
 
-class Breaker:
+class CircuitBreaker:
     """One client's way through the breaker of its source, for one call after the other."""
 
     def __init__(self, engine: Engine, source: str, settings: Settings):

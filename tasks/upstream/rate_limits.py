@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from settings import get_settings
 from sources.contract import Source, TransientError
 from sources.http.client import CONNECT_TIMEOUT
-from tasks.upstream.circuit_breaker import Breaker
+from tasks.upstream.circuit_breaker import CircuitBreaker
 
 MINUTE = 60.0
 LATEST = 1.0
@@ -47,7 +47,7 @@ _COUNT = """
 """
 
 
-def spender(engine: Engine, source: Source, breaker: Breaker) -> Callable[[], None]:
+def spender(engine: Engine, source: Source, breaker: CircuitBreaker) -> Callable[[], None]:
     """What to ask before each call of a source's upstream; raises TransientError while a call is forbidden."""
 
     def spend() -> None:

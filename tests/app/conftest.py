@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
 from app import create_app
-from app.web.context import state_of
+from app.web.context import context_of
 from settings import Settings
 from tests.app.rows import NOON, Rows
 
@@ -75,6 +75,6 @@ def many(rows: Rows) -> Callable[[int], None]:
 def serve(settings: Settings) -> Iterator[Flask]:
     app = create_app(settings)
     yield app
-    state_of(app).engine.dispose()
-    state_of(app).database_probes.shutdown()
-    state_of(app).broker_probes.shutdown()
+    context_of(app).engine.dispose()
+    context_of(app).database_probes.shutdown()
+    context_of(app).broker_probes.shutdown()

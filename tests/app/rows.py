@@ -14,19 +14,19 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from store.tables import (
-    Asset,
+    AssetRow,
     Base,
-    Checkpoint,
-    Decision,
-    Heartbeat,
-    LatestQuote,
-    Listing,
-    Page,
-    Quote,
-    RawBody,
-    Reject,
-    Run,
-    Source,
+    CheckpointRow,
+    DecisionRow,
+    HeartbeatRow,
+    LatestQuoteRow,
+    ListingRow,
+    PageRow,
+    QuoteRow,
+    RawBodyRow,
+    RejectRow,
+    RunRow,
+    SourceRow,
 )
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -41,12 +41,12 @@ class Rows:
         self, asset: str = "bitcoin", source: str = "coingecko", quote_currency: str = "USD", symbol: str = "BTC"
     ) -> int:
         with self.engine.begin() as connection:
-            connection.execute(upsert(Source).values(name=source).on_conflict_do_nothing())
+            connection.execute(upsert(SourceRow).values(name=source).on_conflict_do_nothing())
             connection.execute(
-                upsert(Asset).values(slug=asset, symbol=symbol, name=asset.title()).on_conflict_do_nothing()
+                upsert(AssetRow).values(slug=asset, symbol=symbol, name=asset.title()).on_conflict_do_nothing()
             )
-            asset_id = connection.scalar(select(Asset.id).where(Asset.slug == asset))
-            listing = insert(Listing).values(
+            asset_id = connection.scalar(select(AssetRow.id).where(AssetRow.slug == asset))
+            listing = insert(ListingRow).values(
                 source=source,
                 source_asset_id=asset,
                 quote_currency=quote_currency,
@@ -56,23 +56,23 @@ class Rows:
                 method="symbol_and_name",
                 confidence=Decimal("0.9"),
             )
-            id_ = int(connection.execute(listing.returning(Listing.id)).scalar_one())
+            id_ = int(connection.execute(listing.returning(ListingRow.id)).scalar_one())
             how = {"method": "symbol_and_name", "confidence": Decimal("0.9"), "decided_by": "resolver"}
-            connection.execute(insert(Decision).values(listing=id_, asset=asset_id, **how))
+            connection.execute(insert(DecisionRow).values(listing=id_, asset=asset_id, **how))
             return id_
 
     def quote(self, listing: int, observed_at: datetime = NOON, price: str = "1.5", **more: Any) -> None:
         values = {"fetched_at": NOON, "ingested_at": NOON, "run": uuid.UUID(int=1), **more}
         with self.engine.begin() as connection:
             connection.execute(
-                insert(Quote).values(listing_id=listing, observed_at=observed_at, price=Decimal(price), **values)
+                insert(QuoteRow).values(listing_id=listing, observed_at=observed_at, price=Decimal(price), **values)
             )
-            newest = upsert(LatestQuote).values(listing_id=listing, observed_at=observed_at)
+            newest = upsert(LatestQuoteRow).values(listing_id=listing, observed_at=observed_at)
             connection.execute(
                 newest.on_conflict_do_update(
                     index_elements=["listing_id"],
                     set_={"observed_at": newest.excluded.observed_at},
-                    where=LatestQuote.observed_at < newest.excluded.observed_at,
+                    where=LatestQuoteRow.observed_at < newest.excluded.observed_at,
                 )
             )
 
@@ -87,8 +87,8 @@ class Rows:
             **more,
         }
         with self.engine.begin() as connection:
-            connection.execute(upsert(Source).values(name=source).on_conflict_do_nothing())
-            connection.execute(insert(Run).values(source=source, status=status, **values))
+            connection.execute(upsert(SourceRow).values(name=source).on_conflict_do_nothing())
+            connection.execute(insert(RunRow).values(source=source, status=status, **values))
         return uuid.UUID(str(values["id"]))
 
     def page(
@@ -106,9 +106,9 @@ class Rows:
         counters = {**dict.fromkeys((*COUNTED, "blank"), 0), **counted}
         with self.engine.begin() as connection:
             raw = {"body": b"", "content_type": "application/json", "size": len(body), "received_at": NOON}
-            connection.execute(upsert(RawBody).values(source=source, digest=digest, **raw).on_conflict_do_nothing())
+            connection.execute(upsert(RawBodyRow).values(source=source, digest=digest, **raw).on_conflict_do_nothing())
             connection.execute(
-                insert(Page.__table__).values(
+                insert(PageRow.__table__).values(
                     run=run,
                     partition=partition,
                     seq=seq,
@@ -146,7 +146,7 @@ class Rows:
             **more,
         }
         with self.engine.begin() as connection:
-            connection.execute(insert(Reject).values(reasons=told, **values))
+            connection.execute(insert(RejectRow).values(reasons=told, **values))
 
     def add(self, row: Base) -> None:
         """A row as it is given."""
@@ -155,19 +155,19 @@ class Rows:
 
     def checkpoint(self, source: str = "coingecko", partition: str = "", **more: Any) -> None:
         with self.engine.begin() as connection:
-            connection.execute(upsert(Source).values(name=source).on_conflict_do_nothing())
-            connection.execute(insert(Checkpoint).values(source=source, partition=partition, **more))
+            connection.execute(upsert(SourceRow).values(name=source).on_conflict_do_nothing())
+            connection.execute(insert(CheckpointRow).values(source=source, partition=partition, **more))
 
     def breaker(self, source: str = "coingecko", **state: Any) -> None:
         """state: failures, opened_at, probe_until."""
         with self.engine.begin() as connection:
             values = {f"breaker_{name}": value for name, value in state.items()}
-            connection.execute(insert(Source).values(name=source, **values))
+            connection.execute(insert(SourceRow).values(name=source, **values))
 
     def dropped(self, source: str = "coingecko", *, quotes: int = 0, bodies: int = 0) -> None:
         with self.engine.begin() as connection:
-            connection.execute(insert(Source).values(name=source, quotes_dropped=quotes, bodies_dropped=bodies))
+            connection.execute(insert(SourceRow).values(name=source, quotes_dropped=quotes, bodies_dropped=bodies))
 
     def heartbeat(self, part: str, beaten_at: datetime) -> None:
         with self.engine.begin() as connection:
-            connection.execute(insert(Heartbeat).values(part=part, beaten_at=beaten_at))
+            connection.execute(insert(HeartbeatRow).values(part=part, beaten_at=beaten_at))

@@ -20,7 +20,7 @@ from sources.contract import Reject
 from sources.csv_history import source
 from sources.record import Quote, Record
 from store.engine import make_engine
-from store.tables import Quote as Stored
+from store.tables import QuoteRow
 from tests.bench.database import COLUMNS, Cost, Database
 from tests.bench.sample import FILE
 
@@ -41,7 +41,7 @@ def upsert_each(database: Database, rows: Path, count: int) -> Cost:
     engine = make_engine(database.url, "bench")
     with Session(engine) as session, database.cost() as cost:
         for number, row in enumerate(taken, 1):
-            upsert = insert(Stored).values(row)
+            upsert = insert(QuoteRow).values(row)
             changed = {name: upsert.excluded[name] for name in VALUES}
             session.execute(upsert.on_conflict_do_update(index_elements=["listing_id", "observed_at"], set_=changed))
             if number % COMMIT_EVERY == 0:
@@ -82,7 +82,7 @@ def judge_and_copy(database: Database, file: Path, count: int) -> Cost:
     return cost
 
 
-def _judged(path: Path, now: datetime, count: int) -> Iterator[Quote]:
+def _judged(path: Path, now: datetime, count: int) -> Iterator[QuoteRow]:
     record = Record(now)
     with path.open(encoding="utf-8", newline="") as file:
         for row in islice(csv.DictReader(file), count):

@@ -7,7 +7,7 @@ import time
 import requests
 from sqlalchemy.exc import OperationalError
 
-from store.errors import Trouble, trouble_of
+from store.errors import DatabaseError, classify
 from tests.chaos.disks import Disk, PostgresOnADisk, PostgresWithADisk
 from tests.chaos.faults_workers import under_way
 from tests.chaos.stage import Stage, fault
@@ -138,7 +138,7 @@ def _cram(stage: Stage, insert: str) -> None:
         while True:
             stage.rows(insert)
     except OperationalError as full:
-        if trouble_of(full) is not Trouble.FULL:
+        if classify(full) is not DatabaseError.FULL:
             raise
 
 

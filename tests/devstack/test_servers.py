@@ -15,7 +15,7 @@ import redis
 from devstack.postgres import Postgres, find_postgres
 from devstack.process import family, wait_gone
 from devstack.server import FolderInUse, NotInstalled, Server
-from devstack.state_folder import is_free
+from devstack.state_folder import is_port_free
 from devstack.valkey import Valkey, find_valkey
 
 KINDS = pytest.mark.parametrize("kind", [Postgres, Valkey])
@@ -43,9 +43,9 @@ def test_a_stopped_server_leaves_no_process_and_a_closed_port(folder: Path, kind
         assert server.pid
         processes = family(server.pid)
         assert processes
-        assert not is_free(server.port)
+        assert not is_port_free(server.port)
     assert wait_gone(processes, 5) == []
-    assert is_free(server.port)
+    assert is_port_free(server.port)
 
 
 @KINDS

@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 
 from sources.coingecko import EVERY, PER_PAGE, source
 from sources.contract import Page, TerminalError, TransientError, Window
-from tasks.pipeline.normalize import Normalized, normalize_page
+from tasks.pipeline.normalize import NormalizedPage, normalize_page
 from tests.sources.conftest import Clients
 from tests.upstreams import Markets, coins
 
@@ -50,7 +50,7 @@ def fetch(client: Clients, markets: Markets, run: str, cursor: Any = None, now: 
     return list(source.fetch(Window(run, "", cursor, now), client(markets.url)))
 
 
-def normalized(*items: Any) -> Normalized:
+def normalized(*items: Any) -> NormalizedPage:
     return normalize_page(source, Page(json.dumps(items).encode(), "application/json", {}, NOW, None), clock_skew=0)
 
 

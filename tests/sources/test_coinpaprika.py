@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 
 from sources.coinpaprika import source
 from sources.contract import Page, TerminalError, TransientError, Window
-from tasks.pipeline.normalize import Normalized, normalize_page
+from tasks.pipeline.normalize import NormalizedPage, normalize_page
 from tests.sources.conftest import Clients
 
 FETCHED = datetime(2023, 7, 11, 8, 41, tzinfo=UTC)
@@ -47,7 +47,7 @@ def window(run: str, cursor: dict[str, Any] | None = None) -> Window:
     return Window(run, "", cursor, FETCHED)
 
 
-def normalized(*coins: Any, fetched_at: datetime = FETCHED) -> Normalized:
+def normalized(*coins: Any, fetched_at: datetime = FETCHED) -> NormalizedPage:
     page = Page(json.dumps(coins).encode(), "application/json", {}, fetched_at, None)
     return normalize_page(source, page, clock_skew=0)
 

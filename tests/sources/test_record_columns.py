@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sources.contract import Page, Reject
 from sources.csv.fileset import SUFFIXES
 from sources.record import Quote, Record
-from sources.record_columns import judge
+from sources.record_columns import validate_columns
 from tasks.pipeline.normalize import normalize_page
 from tests.sources.csv_folder import COIN, Folder, daily
 from tests.sources.test_record import FIELDS, LATEST, values
@@ -221,7 +221,7 @@ def test_most_of_a_usual_file_needs_no_closer_look(path: Path) -> None:
     columns = folder.source.columns(page)
     assert columns is not None
     assert (len(columns.frame), columns.apart) == (28, {})
-    assert judge(columns.frame, LATEST).left == []
+    assert validate_columns(columns.frame, LATEST).left == []
 
 
 def test_what_the_columnar_validator_is_not_sure_of_it_leaves() -> None:
@@ -234,5 +234,5 @@ def test_what_the_columnar_validator_is_not_sure_of_it_leaves() -> None:
     }
     prices = ["1", "1e-400", "-1", "1e99", "x", None, "0"]
     frame = pl.DataFrame([{"item": place, **keys, "price": price} for place, price in enumerate(prices)])
-    judged = judge(frame, datetime(2026, 1, 1, tzinfo=UTC))
+    judged = validate_columns(frame, datetime(2026, 1, 1, tzinfo=UTC))
     assert (judged.taken["item"].to_list(), judged.left) == ([0], [1, 2, 3, 4, 5, 6])

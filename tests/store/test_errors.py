@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from settings import Settings
 from store.engine import make_engine
-from store.errors import Trouble, named, trouble_of
+from store.errors import DatabaseError, classify, describe
 
 PASSWORD = "a-password-nobody-may-see"
 
@@ -32,40 +32,40 @@ def reported(engine: Engine, state: str, message: str = "as the test wants it") 
 @pytest.mark.parametrize(
     ("state", "trouble"),
     [
-        ("40001", Trouble.CONFLICT),  # serialization_failure
-        ("40P01", Trouble.CONFLICT),  # deadlock_detected
-        ("55P03", Trouble.CONFLICT),  # lock_not_available
-        ("23505", Trouble.CONFLICT),  # unique_violation
-        ("08006", Trouble.LOST),  # connection_failure
-        ("57P01", Trouble.LOST),  # admin_shutdown
-        ("57P03", Trouble.LOST),  # cannot_connect_now
-        ("53300", Trouble.LOST),  # too_many_connections
-        ("25006", Trouble.UNFIT),  # read_only_sql_transaction, an InternalError for psycopg2
-        ("25P04", Trouble.UNFIT),  # transaction_timeout, likewise
-        ("57014", Trouble.UNFIT),  # query_canceled
-        ("53200", Trouble.UNFIT),  # out_of_memory
-        ("58030", Trouble.UNFIT),  # io_error
-        ("53100", Trouble.FULL),  # disk_full
+        ("40001", DatabaseError.CONFLICT),  # serialization_failure
+        ("40P01", DatabaseError.CONFLICT),  # deadlock_detected
+        ("55P03", DatabaseError.CONFLICT),  # lock_not_available
+        ("23505", DatabaseError.CONFLICT),  # unique_violation
+        ("08006", DatabaseError.LOST),  # connection_failure
+        ("57P01", DatabaseError.LOST),  # admin_shutdown
+        ("57P03", DatabaseError.LOST),  # cannot_connect_now
+        ("53300", DatabaseError.LOST),  # too_many_connections
+        ("25006", DatabaseError.UNFIT),  # read_only_sql_transaction, an InternalError for psycopg2
+        ("25P04", DatabaseError.UNFIT),  # transaction_timeout, likewise
+        ("57014", DatabaseError.UNFIT),  # query_canceled
+        ("53200", DatabaseError.UNFIT),  # out_of_memory
+        ("58030", DatabaseError.UNFIT),  # io_error
+        ("53100", DatabaseError.FULL),  # disk_full
         ("22012", None),  # division_by_zero
         ("42P01", None),  # undefined_table
         ("XX000", None),  # internal_error
     ],
 )
-def test_trouble_is_told_by_its_sqlstate(engine: Engine, state: str, trouble: Trouble | None) -> None:
-    assert trouble_of(reported(engine, state)) is trouble
+def test_trouble_is_told_by_its_sqlstate(engine: Engine, state: str, trouble: DatabaseError | None) -> None:
+    assert classify(reported(engine, state)) is trouble
 
 
 def test_a_quota_that_is_used_up_is_a_full_disk_too(engine: Engine) -> None:
     full = reported(engine, "58030", 'could not extend file "base/1/2": Disk quota exceeded')
-    assert trouble_of(full) is Trouble.FULL
+    assert classify(full) is DatabaseError.FULL
 
 
 def test_a_server_that_is_not_there_and_a_connection_that_was_killed_are_lost(engine: Engine) -> None:
     nowhere = make_engine(f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere", "test")
     refused = error_of(nowhere, "SELECT 1")
     killed = error_of(engine, "SELECT pg_terminate_backend(pg_backend_pid())")
-    assert (trouble_of(refused), trouble_of(killed)) == (Trouble.LOST, Trouble.LOST)
-    assert named(refused) == named(killed) == "the connection to Postgres broke, or none was to be had"
+    assert (classify(refused), classify(killed)) == (DatabaseError.LOST, DatabaseError.LOST)
+    assert describe(refused) == describe(killed) == "the connection to Postgres broke, or none was to be had"
 
 
 def test_what_a_copy_raises_is_the_drivers_own_and_told_as_well(settings: Settings) -> None:
@@ -78,17 +78,17 @@ def test_what_a_copy_raises_is_the_drivers_own_and_told_as_well(settings: Settin
         """)
         with pytest.raises(psycopg2.Error) as raised:
             cursor.copy_expert("COPY pg_temp.full_one FROM STDIN", io.StringIO("1\n"))
-    assert trouble_of(raised.value) is Trouble.FULL
+    assert classify(raised.value) is DatabaseError.FULL
 
 
 def test_no_error_of_ours_is_taken_for_trouble_of_the_server(engine: Engine) -> None:
     mistaken = error_of(engine, "SELECT nonsense")
-    assert [trouble_of(error) for error in (mistaken, ValueError("ours"), TimeoutError())] == [None, None, None]
+    assert [classify(error) for error in (mistaken, ValueError("ours"), TimeoutError())] == [None, None, None]
 
 
 def test_trouble_is_named_without_the_errors_own_text(engine: Engine) -> None:
-    assert named(reported(engine, "53100", PASSWORD)) == "Postgres reported disk_full (53100)"
-    assert named(reported(engine, "58P99", PASSWORD)) == "Postgres reported an error (58P99)"
+    assert describe(reported(engine, "53100", PASSWORD)) == "Postgres reported disk_full (53100)"
+    assert describe(reported(engine, "58P99", PASSWORD)) == "Postgres reported an error (58P99)"
 
 
 def test_a_connection_to_what_became_a_standby_is_not_used_again(engine: Engine) -> None:

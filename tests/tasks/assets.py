@@ -12,8 +12,8 @@ from sqlalchemy import Engine, text
 from sources.record import Quote
 from tasks.identity import decisions
 from tasks.identity import undo as taking_back
-from tasks.identity.decisions import Decided, ListingName, Overrides, deciding
-from tasks.identity.resolver import Listings
+from tasks.identity.decisions import ListingName, Overrides, Verdict, decision_lock
+from tasks.identity.resolver import ListingResolver
 from tests.upstreams import OBSERVED
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
@@ -25,27 +25,27 @@ def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
 
 
 def resolve(engine: Engine, source: str, *quotes: Quote, overrides: Overrides | None = None) -> None:
-    Listings(engine, source, overrides or {}).resolve(quotes)
+    ListingResolver(engine, source, overrides or {}).resolve(quotes)
 
 
-def merge(engine: Engine, slug: str, into: str, decided: Decided) -> UUID:
-    with deciding(engine) as connection:
+def merge(engine: Engine, slug: str, into: str, decided: Verdict) -> UUID:
+    with decision_lock(engine) as connection:
         return decisions.merge(connection, slug, into, decided)
 
 
-def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> UUID:
-    with deciding(engine) as connection:
+def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Verdict) -> UUID:
+    with decision_lock(engine) as connection:
         return decisions.split(connection, slug, names, decided).change
 
 
-def pin(engine: Engine, slug: str, names: Sequence[ListingName], decided: Decided) -> UUID:
-    with deciding(engine) as connection:
+def pin(engine: Engine, slug: str, names: Sequence[ListingName], decided: Verdict) -> UUID:
+    with decision_lock(engine) as connection:
         return decisions.pin(connection, slug, names, decided)
 
 
 def undo(engine: Engine, change: UUID) -> UUID:
-    with deciding(engine) as connection:
-        return taking_back.undo(connection, change, "test", None)
+    with decision_lock(engine) as connection:
+        return taking_back.revert_change(connection, change, "test", None)
 
 
 def assets(engine: Engine) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from tasks.runs.claims import ClaimLost, claim_run
 from tasks.runs.leases import LeaseLost, take_lease
 from tasks.runs.reconciler import reconcile
 from tasks.runs.requests import pause_source, request_cancel
-from tasks.runtime.safe_text import LONGEST_DETAIL
+from tasks.runtime.safe_text import MAX_DETAIL
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
@@ -282,7 +282,7 @@ def test_so_many_partitions_that_cannot_be_read_are_counted_where_they_are_not_n
         raise TerminalError("x" * 200, code="file_unreadable")
 
     ended = bench.ingest(replace(canned(partitions=partitions), fetch=fetch))
-    assert len(ended["error_detail"]) <= LONGEST_DETAIL
+    assert len(ended["error_detail"]) <= MAX_DETAIL
     named = ended["error_detail"].count(".csv: xxx")
     assert 5 < named < 12
     assert ended["error_detail"].endswith(f"; and {100 - named} more")

@@ -10,8 +10,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
-from app.web.context import state_of
-from tasks.identity.rematch import look_again
+from app.web.context import context_of
+from tasks.identity.rematch import rematch_assets
 from tests.app.rows import Rows
 
 WHY = {"reason": "It is so."}
@@ -134,7 +134,7 @@ def test_what_cannot_be_decided_is_refused(
 def test_a_change_that_is_made_is_answered_whatever_becomes_of_reading(
     app: Flask, api: FlaskClient, token: dict[str, str]
 ) -> None:
-    reader = state_of(app).reader
+    reader = context_of(app).reader
     with ExitStack() as busy:
         for _ in range(reader.pool.size()):  # type: ignore[attr-defined]  # a QueuePool
             busy.enter_context(reader.connect())
@@ -161,7 +161,7 @@ def test_candidates_are_listed_page_by_page(api: FlaskClient, engine: Engine, ro
         rows.listing(f"acme-rockets-{number}", "coingecko", symbol=f"ACM{number}")
         rows.listing(f"acme-{number}", "coinpaprika", symbol=f"ACM{number}")
         rows.listing(f"runner-{number}", "coinpaprika", symbol=f"ACM{number}")
-    look_again(engine, {})
+    rematch_assets(engine, {})
     first = api.get("/candidates?limit=2").json
     rest = api.get(f"/candidates?limit=2&cursor={first['pagination']['next_cursor']}").json
     found = [(row["one"], row["other"]) for row in [*first["data"], *rest["data"]]]

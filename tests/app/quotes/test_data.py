@@ -18,7 +18,7 @@ from hypothesis import strategies as some
 from sqlalchemy import Engine, literal, select, text
 
 from app.quotes import selection
-from app.web.context import state_of
+from app.web.context import context_of
 from app.web.formats import PLAIN_NUMBER, instant, instant_sql, number_sql
 from tests.app.rows import NOON, Rows
 
@@ -238,7 +238,7 @@ def test_following_a_cursor_leaves_a_session_to_plan_for_each_request(app: Flask
     for hours in range(3):
         rows.quote(rows.listing(f"coin-{hours}"), NOON)
     assert [len(page) for page in pages(api, limit=1)] == [1, 1, 1]
-    with state_of(app).reader.connect() as connection:
+    with context_of(app).reader.connect() as connection:
         assert connection.exec_driver_sql("SHOW plan_cache_mode").scalar() == "force_custom_plan"
 
 

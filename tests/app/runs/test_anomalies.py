@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from store.tables import AnomalyFound, DriftChange
+from store.tables import AnomalyRow, DriftChangeRow
 from tests.app.quotes.test_data import get, pages
 from tests.app.rows import NOON, Rows
 
 
 def anomaly(rows: Rows, run: uuid.UUID | None, kind: str = "rows", **more: Any) -> None:
     values = {"source": "coingecko", "detail": "6 items, where 60 is usual", "value": 6, "expected": 60, **more}
-    rows.add(AnomalyFound(run=run, kind=kind, **values))
+    rows.add(AnomalyRow(run=run, kind=kind, **values))
 
 
 def test_anomalies_are_listed_newest_first_and_by_what_they_are_of(api: FlaskClient, rows: Rows) -> None:
@@ -79,7 +79,7 @@ def test_two_runs_are_held_against_each_other(api: FlaskClient, rows: Rows, path
         "field": "rank",
         "policy": "evolve",
     }
-    rows.add(DriftChange(run=b, last_run=b, **change))
+    rows.add(DriftChangeRow(run=b, last_run=b, **change))
     anomaly(rows, b)
     found = get(api, path, a=str(a), b=str(b))
     assert (found["a"]["id"], found["b"]["status"]) == (str(a), "partial")

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select
 
 from sources.registry import SOURCES
-from store.tables import Run
+from store.tables import RunRow
 from tests.app.quotes.test_data import get, pages
 from tests.app.rows import NOON, Rows
 
@@ -46,7 +46,7 @@ def test_a_live_run_answers_for_the_same_parameters_and_conflicts_with_others(
     assert (conflict.status_code, conflict.json["code"]) == (409, "run_conflict")
     assert first in conflict.json["detail"]
     with engine.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(Run)) == 1
+        assert connection.scalar(select(func.count()).select_from(RunRow)) == 1
 
 
 def test_an_idempotency_key_answers_the_same_runs_and_refuses_another_body(

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
-from store.tables import DriftChange, ShapeVersion
+from store.tables import DriftChangeRow, ProfileRow
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 
@@ -19,16 +19,16 @@ KNOWN = {
 
 def drifted(rows: Rows, **more: Any) -> None:
     run = rows.run()
-    rows.add(ShapeVersion(source="coingecko", format="", version=1, run=run, items=1, fields={}, created_at=NOON))
-    rows.add(ShapeVersion(source="coingecko", format="", version=2, run=run, items=8, fields=KNOWN, created_at=NOON))
+    rows.add(ProfileRow(source="coingecko", format="", version=1, run=run, items=1, fields={}, created_at=NOON))
+    rows.add(ProfileRow(source="coingecko", format="", version=2, run=run, items=8, fields=KNOWN, created_at=NOON))
     change = {"source": "coingecko", "format": "", "version": 1, "run": run, "last_run": run, "seen_at": NOON}
     rows.add(
-        DriftChange(
+        DriftChangeRow(
             **change, last_seen_at=NOON, kind="new", field="id", policy="evolve", accepted_at=NOON, accepted_by="policy"
         )
     )
     rows.add(
-        DriftChange(
+        DriftChangeRow(
             **(change | {"version": 2}),
             last_seen_at=NOON,
             kind="renamed",

@@ -6,7 +6,7 @@ import pytest
 
 from settings import SettingsError
 from sources.coingecko import source as coingecko
-from sources.http.plans import address
+from sources.http.plans import upstream_address
 from tests.sources.conftest import KEY
 from tests.upstreams import canned
 
@@ -27,7 +27,7 @@ def test_a_plan_has_an_address_and_a_header_for_its_key(
 ) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(f"COINGECKO_{name}", value)
-    assert address(coingecko) == (url, headers)
+    assert upstream_address(coingecko) == (url, headers)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_a_plan_and_a_key_that_do_not_fit_are_said_before_any_call(
     for name, value in environ.items():
         monkeypatch.setenv(f"COINGECKO_{name}", value)
     with pytest.raises(SettingsError) as caught:
-        address(coingecko)
+        upstream_address(coingecko)
     assert str(caught.value) == says
 
 
 def test_a_source_without_upstreams_has_no_address_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANNED_API_KEY", KEY)
-    assert address(canned()) == ("", {})
+    assert upstream_address(canned()) == ("", {})

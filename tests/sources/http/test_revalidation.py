@@ -13,12 +13,12 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from sources.contract import TransientError
-from sources.http.revalidation import Known
+from sources.http.revalidation import KnownResponse
 from tests.sources.conftest import Clients, RawServer
 
 BODY = b'[{"id": "bitcoin"}]'
 SUNDAY = "Sun, 01 Nov 2026 12:00:00 GMT"
-KNOWN = Known('"v1"', SUNDAY, hashlib.sha256(BODY).digest(), "application/json", lambda: BODY)
+KNOWN = KnownResponse('"v1"', SUNDAY, hashlib.sha256(BODY).digest(), "application/json", lambda: BODY)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_what_still_holds_is_the_body_that_is_kept(
     upstream: HTTPServer,
     client: Clients,
     serve: Callable[..., list[Request]],
-    known: Known,
+    known: KnownResponse,
     sent: tuple[str | None, str | None],
 ) -> None:
     asked = serve(Response(status=304))
@@ -132,7 +132,7 @@ def test_each_request_is_asked_with_what_was_answered_to_it_and_no_other(
     asked = serve(Response(BODY))
     requests: list[Mapping[str, Any]] = []
 
-    def known(request: Mapping[str, Any]) -> Known | None:
+    def known(request: Mapping[str, Any]) -> KnownResponse | None:
         requests.append(request)
         return KNOWN if request["params"] == {"page": 2} else None
 
@@ -157,7 +157,7 @@ def test_a_body_that_was_deleted_meanwhile_is_asked_for_again(
 @pytest.mark.usefixtures("quick_repeats")
 @pytest.mark.parametrize("known", [None, replace(KNOWN, etag=None, last_modified=None)], ids=["new", "no validator"])
 def test_an_answer_that_nothing_changed_is_none_where_that_was_not_asked(
-    upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], known: Known | None
+    upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], known: KnownResponse | None
 ) -> None:
     asked = serve(Response(status=304))
     http = client(upstream.url_for("")).knowing(lambda request: known)

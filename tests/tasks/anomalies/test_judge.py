@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import RowMapping
 
 from tasks.anomalies import freshness
-from tasks.anomalies.freshness import note_late
+from tasks.anomalies.freshness import record_late_sources
 from tasks.anomalies.judge import compare, judge_runs
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
@@ -199,19 +199,19 @@ def test_a_source_that_falls_behind_is_an_anomaly_until_it_is_back(
 ) -> None:
     source = canned([item(0)])
     monkeypatch.setattr(freshness, "SOURCES", {"canned": source})
-    note_late(bench.engine)
+    record_late_sources(bench.engine)
     run = bench.ingest(source)
-    note_late(bench.engine)
+    record_late_sources(bench.engine)
     assert bench.rows("SELECT * FROM anomalies") == [], "it has just come"
     bench.rows("UPDATE runs SET finished_at = finished_at - interval '3h 1min' WHERE id = :run", run=run["id"])
     for _ in range(2):
-        note_late(bench.engine)
+        record_late_sources(bench.engine)
     [late] = bench.rows("SELECT * FROM anomalies")
     assert (late["kind"], late["source"], late["over_at"], late["expected"]) == ("late", "canned", None, 10800)
     bench.rows("UPDATE sources SET paused_reason = 'for a while'")
-    note_late(bench.engine)
+    record_late_sources(bench.engine)
     assert bench.one("SELECT over_at FROM anomalies") is None, "a pause brings nothing in"
     bench.rows("UPDATE sources SET paused_reason = NULL")
     bench.ingest(source)
-    note_late(bench.engine)
+    record_late_sources(bench.engine)
     assert bench.one("SELECT over_at FROM anomalies") is not None

@@ -16,7 +16,7 @@ from sqlalchemy import event, text
 from sources.contract import Http, Page, Retention, Source, Window
 from tasks.archive import retention
 from tasks.archive.raw_bodies import read_body
-from tasks.archive.retention import drop_expired
+from tasks.archive.retention import delete_expired
 from tasks.celery import celery
 from tests.app.rows import Rows
 from tests.processes import Process, until
@@ -61,7 +61,7 @@ def load(bench: Bench, loaded: Source, **kept: timedelta) -> None:
 
 
 def drop(bench: Bench, **how: Any) -> None:
-    drop_expired(bench.engine, bench.settings, **how)
+    delete_expired(bench.engine, bench.settings, **how)
 
 
 # Quotes

@@ -12,8 +12,8 @@ from sqlalchemy import RowMapping
 
 from sources.coingecko import source as coingecko
 from sources.contract import DriftPolicy, Source
-from tasks.drift.profile import Shape, changes, shape_of
-from tasks.drift.watch import accept
+from tasks.drift.profile import FieldProfile, profile_changes, profile_items
+from tasks.drift.watch import accept_change
 from tasks.runs.parameters import ReplayParameters
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
@@ -33,9 +33,9 @@ def mapped(it: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def coin(number: int, minute: int = 0, **changes: Any) -> dict[str, Any]:
+def coin(number: int, minute: int = 0, **edits: Any) -> dict[str, Any]:
     changed = item(number, price=f"{number + 1}.5", observed_at=f"2026-01-01T00:{minute:02d}:00+00:00")
-    return {**changed, "market_cap": 1000 + number, **changes}
+    return {**changed, "market_cap": 1000 + number, **edits}
 
 
 def page(minute: int, change: str) -> list[dict[str, Any]]:
@@ -165,8 +165,8 @@ def test_what_was_held_back_comes_in_by_a_replay_once_it_is_accepted(bench: Benc
     bench.ingest(source)
     still = bench.ingest(source, replay=ReplayParameters(rejected=True))
     assert counters(bench, still["id"])[5] == COINS, "nobody has accepted it"
-    assert accept(bench.engine, "feed", drifts(bench)[0]["id"], "ann")
-    assert not accept(bench.engine, "feed", 7, "ann")
+    assert accept_change(bench.engine, "feed", drifts(bench)[0]["id"], "ann")
+    assert not accept_change(bench.engine, "feed", 7, "ann")
     replayed = bench.ingest(source, replay=ReplayParameters(rejected=True))
     assert counters(bench, replayed["id"])[:6] == (COINS, COINS, 0, 0, 0, 0)
     feed.pages = [page(2, "remove")]
@@ -182,7 +182,7 @@ def test_a_change_is_accepted_while_a_slice_is_at_work(bench: Bench, httpserver:
 
     def accepted(number: int) -> None:
         for row in drifts(bench) if number == 2 else ():
-            accept(bench.engine, "feed", row["id"], "ann")
+            accept_change(bench.engine, "feed", row["id"], "ann")
 
     feed.pages = [page(1, change), page(2, change), [{**it, "symbol": 7} for it in page(3, change)]]
     feed.before = accepted
@@ -277,8 +277,8 @@ def test_fields_that_are_thought_up_for_ever_fill_no_table(bench: Bench) -> None
     assert max(row["fields"] for row in counts) <= 500
 
 
-def numbers(*values: Any) -> Shape:
-    return shape_of([{"v": value} for value in values])
+def numbers(*values: Any) -> FieldProfile:
+    return profile_items([{"v": value} for value in values])
 
 
 @pytest.mark.parametrize(
@@ -296,13 +296,13 @@ def numbers(*values: Any) -> Shape:
     ],
 )
 def test_a_type_is_another_where_that_is_no_chance(before: list[Any], now: list[Any], kinds: list[str]) -> None:
-    assert [change.kind for change in changes(numbers(*before), numbers(*now))] == kinds
+    assert [change.kind for change in profile_changes(numbers(*before), numbers(*now))] == kinds
 
 
 def test_a_field_that_is_seldom_missing_has_not_vanished_from_one_item() -> None:
-    before = shape_of([{"id": 1, "v": 1}] * 99 + [{"id": 1}])
-    assert changes(before, shape_of([{"id": 1}])) == []
-    assert [change.kind for change in changes(before, shape_of([{"id": 1}] * 5))] == ["vanished"]
+    before = profile_items([{"id": 1, "v": 1}] * 99 + [{"id": 1}])
+    assert profile_changes(before, profile_items([{"id": 1}])) == []
+    assert [change.kind for change in profile_changes(before, profile_items([{"id": 1}] * 5))] == ["vanished"]
 
 
 def test_the_log_warns_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

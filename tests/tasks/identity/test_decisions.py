@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 
 from settings import Settings, SettingsError, get_settings
 from tasks.cli.decide_command import main
-from tasks.identity.decisions import Decided, Override, Refused, deciding
+from tasks.identity.decisions import DecisionRefused, Override, Verdict, decision_lock
 from tasks.identity.overrides_file import read_overrides
-from tasks.identity.rematch import look_again
+from tasks.identity.rematch import rematch_assets
 from tests.processes import Process, until
 from tests.tasks.assets import (
     UNISWAP,
@@ -36,8 +36,8 @@ def two(engine: Engine) -> None:
     two_of_a_symbol(engine)
 
 
-def because(method: str) -> Decided:
-    return Decided(method, "test", reason="it is so")
+def because(method: str) -> Verdict:
+    return Verdict(method, "test", reason="it is so")
 
 
 def test_merged_assets_are_one_and_both_slugs_stand_for_it(engine: Engine) -> None:
@@ -57,7 +57,7 @@ def test_what_is_split_off_stays_apart_whatever_rules_say(engine: Engine) -> Non
         "uniswap-uni": ["uni-uniswap", "uni-uniswap"],
     }
     before = state(engine)
-    look_again(engine, {})
+    rematch_assets(engine, {})
     assert state(engine) == before
     resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap", "BTC"))
     assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 3
@@ -87,7 +87,7 @@ def test_a_change_that_others_built_on_is_not_undone_beneath_them(engine: Engine
     change = merge(engine, "universe", "uniswap", because("merged"))
     pin(engine, "uniswap", [UNIVERSE], because("pinned"))
     before = state(engine)
-    with pytest.raises(Refused, match="Since then 'universe' of coingecko was decided anew; undo that first"):
+    with pytest.raises(DecisionRefused, match="Since then 'universe' of coingecko was decided anew; undo that first"):
         undo(engine, change)
     assert state(engine) == before
 
@@ -104,7 +104,7 @@ def test_an_undoing_is_undone_after_what_was_built_on_it_was(engine: Engine) -> 
     assert state(engine) == merged
     undo(engine, merging)
     assert state(engine) == undone
-    with pytest.raises(Refused, match="was decided anew"):
+    with pytest.raises(DecisionRefused, match="was decided anew"):
         undo(engine, merging)
 
 
@@ -118,7 +118,9 @@ def test_an_asset_that_was_merged_meanwhile_is_not_revived_unasked(engine: Engin
     splitting = split(engine, "uniswap", [UNISWAP], because("split"))
     merging = merge(engine, "uniswap", "universe", because("merged"))
     before = state(engine)
-    with pytest.raises(Refused, match=f"Since then uniswap was merged into universe, by change {merging}; undo that"):
+    with pytest.raises(
+        DecisionRefused, match=f"Since then uniswap was merged into universe, by change {merging}; undo that"
+    ):
         undo(engine, splitting)
     assert state(engine) == before
     undo(engine, merging)
@@ -178,7 +180,7 @@ def test_what_cannot_be_decided_is_refused_and_changes_nothing(
     engine: Engine, change: object, code: str, detail: str
 ) -> None:
     before = state(engine)
-    with pytest.raises(Refused, match=detail) as refused:
+    with pytest.raises(DecisionRefused, match=detail) as refused:
         change(engine)  # type: ignore[operator]  # the lambdas above
     assert refused.value.code == code
     assert state(engine) == before
@@ -266,6 +268,6 @@ def test_the_command_line_says_so_where_postgres_is_away(
 def test_the_command_line_gives_up_where_another_does_not_let_go(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with deciding(engine):
+    with decision_lock(engine):
         assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
     assert capsys.readouterr().err == "It was not decided: Postgres reported lock_not_available (55P03).\n"

@@ -7,7 +7,7 @@ import threading
 import pytest
 from sqlalchemy import Engine, text
 
-from tasks.identity.resolver import Listings
+from tasks.identity.resolver import ListingResolver
 from tests.tasks.assets import assets, quote, resolve
 
 
@@ -86,7 +86,7 @@ def test_names_in_other_scripts_are_names(engine: Engine) -> None:
 
 
 def test_a_coin_that_was_renamed_keeps_its_asset(engine: Engine) -> None:
-    listings = Listings(engine, "coingecko", overrides={})
+    listings = ListingResolver(engine, "coingecko", overrides={})
     first = listings.resolve([quote("matic-network", "matic", "Polygon")])
     assert listings.resolve([quote("matic-network", "pol", "POL")]) == first
     with engine.connect() as connection:

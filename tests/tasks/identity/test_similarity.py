@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.identity.similarity import CORE, ID, JOINED_NAME, NAME, SIMILAR_NAME, Likeness, Spelling, likeness, match
+from tasks.identity.similarity import CORE, ID, JOINED_NAME, NAME, SIMILAR_NAME, Similarity, Spelling, match, similarity
 
 
 def spelling(name: str, id_: str = "", symbol: str = "ACM") -> Spelling:
@@ -45,11 +45,11 @@ def spelling(name: str, id_: str = "", symbol: str = "ACM") -> Spelling:
         (spelling("Acme", "acm-anvil-2"), spelling("Road Runner", "anvil-2"), ID),
     ],
 )
-def test_names_and_ids_say_whether_two_are_one(one: Spelling, other: Spelling, alike: Likeness | None) -> None:
-    assert likeness(one, other) == likeness(other, one) == alike
+def test_names_and_ids_say_whether_two_are_one(one: Spelling, other: Spelling, alike: Similarity | None) -> None:
+    assert similarity(one, other) == similarity(other, one) == alike
 
 
-def matched(those: dict[str, Spelling], assets: dict[str, list[Spelling]]) -> dict[str, tuple[str, Likeness]]:
+def matched(those: dict[str, Spelling], assets: dict[str, list[Spelling]]) -> dict[str, tuple[str, Similarity]]:
     return {place: (found.asset, found.alike) for place, found in match(those, assets).items()}
 
 

@@ -18,7 +18,7 @@ from werkzeug import Request, Response
 from settings import Settings
 from sources import coingecko, coinpaprika
 from sources.contract import Http, Page, Source, Window
-from tasks.run_kinds.backfill import plan
+from tasks.run_kinds.backfill import plan_backfill
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tasks.runs.requests import RunRequest, request_cancel, request_runs
 from tests.tasks.conftest import Bench
@@ -261,7 +261,7 @@ def test_a_dry_run_says_what_would_be_fetched(bench: Bench, gecko: Source, chart
     bench.ingest(gecko, backfill=of())
     asked = len(charts.asked)
     for existing, spans in (("skip", SPANS), ("retry", SPANS + 1), ("repeat", 2 * SPANS)):
-        planned = plan(bench.engine, gecko, of("bitcoin", "ether", "nothing", existing=existing), NOW)
+        planned = plan_backfill(bench.engine, gecko, of("bitcoin", "ether", "nothing", existing=existing), NOW)
         assert (planned.listings, planned.spans, planned.skipped) == (2, spans, 2 * SPANS - spans)
         assert planned.missing == ["nothing"]
     assert len(charts.asked) == asked

@@ -10,7 +10,7 @@ from tasks.runs.claims import claim_run
 from tasks.runs.leases import release_lease, take_lease
 from tasks.runs.reconciler import reconcile
 from tasks.runs.requests import RunRequest, request_cancel, request_runs
-from tasks.runtime.heartbeats import beat_heart
+from tasks.runtime.heartbeats import record_heartbeat
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
@@ -69,7 +69,7 @@ def test_a_queued_run_says_that_no_worker_has_been_seen_until_one_is(bench: Benc
     bench.rows("UPDATE runs SET status = 'waiting', waiting_reason = 'rate', next_attempt_at = clock_timestamp()")
     assert reason() == "no worker has been seen since 2026-01-01T10:00:00Z"
     bench.rows("UPDATE runs SET status = 'queued'")
-    beat_heart(bench.engine, "worker")
+    record_heartbeat(bench.engine, "worker")
     assert reason() is None
 
 

@@ -15,11 +15,11 @@ from werkzeug import Request, Response
 
 from settings import Settings
 from sources.contract import Http, Page, Rate, Source, TransientError, Upstream, Window
-from tasks.upstream.circuit_breaker import CLOSED, Breaker, BreakerState, read_breakers
+from tasks.upstream.circuit_breaker import CLOSED, BreakerState, CircuitBreaker, read_breakers
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned
 
-MakeBreaker = Callable[[], Breaker]
+MakeBreaker = Callable[[], CircuitBreaker]
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ def worker(engine: Engine, times: Settings) -> MakeBreaker:
     """The breaker of `canned`, as another worker has it."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO sources (name) VALUES ('canned'), ('another')"))
-    return lambda: Breaker(engine, "canned", times)
+    return lambda: CircuitBreaker(engine, "canned", times)
 
 
-def call(worker: Breaker, alive: bool) -> None:
+def call(worker: CircuitBreaker, alive: bool) -> None:
     worker.admit()
     worker.answered(alive)
 
 
-def refused(worker: Breaker) -> TransientError:
+def refused(worker: CircuitBreaker) -> TransientError:
     with pytest.raises(TransientError) as caught:
         worker.admit()
     assert caught.value.code == "breaker_open"
@@ -49,7 +49,7 @@ def refused(worker: Breaker) -> TransientError:
     return caught.value
 
 
-def is_let_through(worker: Breaker) -> bool:
+def is_let_through(worker: CircuitBreaker) -> bool:
     try:
         worker.admit()
     except TransientError:
@@ -129,7 +129,7 @@ def test_while_open_no_worker_calls_and_each_is_told_why_and_until_when(
 
 @pytest.mark.usefixtures("opened")
 def test_another_sources_host_is_another_matter(engine: Engine, times: Settings) -> None:
-    call(Breaker(engine, "another", times), alive=True)
+    call(CircuitBreaker(engine, "another", times), alive=True)
 
 
 @pytest.mark.parametrize("alive", [True, False])

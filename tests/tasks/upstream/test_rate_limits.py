@@ -23,7 +23,7 @@ from werkzeug import Request, Response
 from settings import Settings, get_settings
 from sources.contract import Rate, Source, TransientError
 from tasks.upstream import rate_limits as limits
-from tasks.upstream.circuit_breaker import Breaker
+from tasks.upstream.circuit_breaker import CircuitBreaker
 from tasks.upstream.rate_limits import spender
 from tests.processes import ROOT, until
 from tests.upstreams import canned
@@ -61,7 +61,7 @@ def budget(engine: Engine, name: str = "canned") -> tuple[int, date | None]:
 def tried(engine: Engine, source: Source, times: int) -> list[TransientError | None]:
     """What becomes of so many calls, one after the other: None is one that is allowed."""
     outcomes: list[TransientError | None] = []
-    spend = spender(engine, source, Breaker(engine, source.name, get_settings()))
+    spend = spender(engine, source, CircuitBreaker(engine, source.name, get_settings()))
     for _ in range(times):
         try:
             spend()
@@ -189,7 +189,7 @@ def test_no_window_ever_holds_more_than_its_calls(engine: Engine, monkeypatch: p
     monkeypatch.setattr(limits, "MINUTE", 1.0)
     monkeypatch.setattr(limits, "LEEWAY", 0.0)
     limited = source(engine, per_minute=5)
-    spend = spender(engine, limited, Breaker(engine, limited.name, get_settings()))
+    spend = spender(engine, limited, CircuitBreaker(engine, limited.name, get_settings()))
     give_up_at = time.monotonic() + 10
     allowed: list[tuple[float, float]] = []
     while len(allowed) < 12 and time.monotonic() < give_up_at:
