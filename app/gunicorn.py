@@ -82,7 +82,7 @@ def on_starting(server: Any) -> None:
     except UnsuitablePostgres as error:
         sys.exit(str(error))
     except SQLAlchemyError as error:
-        log.warning("database_unavailable", error=type(error).__name__, then="serving 503 until it answers")
+        log.warning("database_unavailable", reason=type(error).__name__, then="serving 503 until it answers")
     finally:
         engine.dispose()
 

@@ -40,18 +40,18 @@ def assist(run: str = "", number: int = 0, *_: Any, **__: Any) -> None:
     try:
         assisted, claims = uuid.UUID(run), int(number)
     except (ValueError, TypeError, AttributeError):
-        log.error("message_not_understood", run=repr(run)[:100], expected="the id of a run, and the number of a slice")
+        log.error("message_invalid", run=repr(run)[:100], expected="the id of a run, and the number of a slice")
         return
     if is_stopping():
         return
     try:
         _assist(assisted, claims)
     except (ClaimLost, LeaseLost) as lost:
-        log.warning("slice_fenced_off", run=run, detail=str(lost))
+        log.warning("slice_fenced", run=run, reason=str(lost))
     except DATABASE_ERRORS as error:
         if classify(error) is None:
             raise
-        log.warning("slice_left", run=run, reason=describe(error))
+        log.warning("slice_abandoned", run=run, reason=describe(error))
 
 
 def _assist(run: uuid.UUID, number: int) -> None:
@@ -59,7 +59,7 @@ def _assist(run: uuid.UUID, number: int) -> None:
     claim = join_run(engine, run, number)
     source = SOURCES.get(claim.source) if claim else None
     if claim is None or source is None:
-        log.info("run_not_due", run=str(run))
+        log.info("run_skipped", run=str(run))
         return
     context = {"run": str(run), "source": claim.source, "request_id": claim.request_id}
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
@@ -73,7 +73,7 @@ def _assist(run: uuid.UUID, number: int) -> None:
         except Cancelled:
             pass  # whose slice it is ends the run
         except TransientError as error:
-            log.warning("partition_waits", code=error.code, detail=error.detail)
+            log.warning("partition_waiting", code=error.code, reason=error.detail)
         except SoftTimeLimitExceeded:
             log.warning("slice_timed_out")
             raise

@@ -26,7 +26,7 @@ PUBLISHING = {"socket_timeout": 1.5}
 class Service(Celery):
     """Celery, but that who publishes soon gives up on a Redis that says nothing: the reconciler makes up for it."""
 
-    events_cls = "tasks.runtime.celery_consumer:PassingEvents"
+    events_cls = "tasks.runtime.celery_consumer:SingleAttemptEvents"
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
         given = options.pop("transport_options", None) or {}

@@ -34,7 +34,7 @@ def reconcile_runs(**_: Any) -> None:
     try:
         send_canary()
     except (BrokerUnreachable, RedisError, OSError) as error:
-        log.warning("canary_not_sent", error=type(error).__name__, detail=str(error))
+        log.warning("canary_failed", reason=f"{type(error).__name__}: {error}")
 
 
 @celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
@@ -52,10 +52,10 @@ def judge(**_: Any) -> None:
     except DATABASE_ERRORS as error:
         if classify(error) is None:
             raise
-        log.warning("runs_not_judged", reason=describe(error))
+        log.warning("anomaly_check_failed", reason=describe(error))
 
 
-@celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
+@celery.task(name="kasparro.rematch", soft_time_limit=60, time_limit=90)
 def rematch(**_: Any) -> None:
     """Decide of assets what could not be decided when their listings were met."""
     try:
@@ -63,7 +63,13 @@ def rematch(**_: Any) -> None:
     except DATABASE_ERRORS as error:
         if classify(error) is None:
             raise
-        log.warning("second_look_not_taken", reason=describe(error))
+        log.warning("rematch_failed", reason=describe(error))
+
+
+@celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
+def look_again(**_: Any) -> None:
+    """Rematch: the name of this task before 0.1.0, which a beat of the version before still sends."""
+    rematch()
 
 
 def send_canary() -> None:

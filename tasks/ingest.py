@@ -61,7 +61,7 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
     try:
         asked_for = uuid.UUID(run)
     except (ValueError, TypeError, AttributeError):
-        log.error("message_not_understood", run=repr(run)[:100], expected="the id of a run")
+        log.error("message_invalid", run=repr(run)[:100], expected="the id of a run")
         return
     engine, settings = worker_engine(), get_settings()
     if is_stopping():
@@ -71,12 +71,12 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
     except DATABASE_ERRORS as error:
         if classify(error) is None:
             raise
-        log.warning("message_handed_back", run=run, reason=describe(error))
+        log.warning("message_requeued", run=run, reason=describe(error))
         time.sleep(A_BREATH)
         # To be taken by a host that reaches the database, if there is one.
         raise HandBack(requeue=True) from None
     if claim is None:
-        log.info("run_not_due", run=run)
+        log.info("run_skipped", run=run)
         return
     context = {"run": run, "source": claim.source, "request_id": claim.request_id, "traceparent": claim.traceparent}
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
@@ -85,12 +85,12 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
             with finish_page_on_sigterm():
                 work_on(engine, settings, claim)
         except (ClaimLost, LeaseLost) as lost:
-            log.warning("slice_fenced_off", detail=str(lost))
+            log.warning("slice_fenced", reason=str(lost))
         except DATABASE_ERRORS as error:
             if classify(error) is None:
                 raise
             # The lease runs out, and the reconciler puts the run back.
-            log.warning("slice_left", reason=describe(error))
+            log.warning("slice_abandoned", reason=describe(error))
     reach("before_acknowledgement")
 
 
@@ -131,7 +131,7 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         log.info("run_ended", status="cancelled")
     except LeaseHeld as held:
         wait(engine, claim, str(held), seconds=held.seconds, is_failure=False)
-        log.info("run_waits", reason=str(held), seconds=held.seconds)
+        log.info("run_waiting", reason=str(held), wait_seconds=held.seconds)
     except TransientError as error:
         _wait(engine, settings, claim, error.code, error.detail, error.retry_after, error.is_failure)
     except TerminalError as error:
@@ -168,20 +168,20 @@ def _wait_for_room(engine: Engine, settings: Settings, claim: Claim, detail: str
             pause_at_least(connection, claim.source, timedelta(seconds=seconds), reason)
     finally:  # though there was no room for that either
         wait(engine, claim, reason, seconds=seconds, is_failure=False)
-    log.error("run_waits", code=DISK_FULL, reason=detail, seconds=seconds)
+    log.error("run_waiting", code=DISK_FULL, reason=detail, wait_seconds=seconds)
 
 
 def _give_up(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
     detail = with_failures(engine, claim, detail)
     with engine.begin() as connection:
         fail(connection, claim, code, detail, pause)
-    log.error("run_ended", status="failed", code=code, detail=detail)
+    log.error("run_ended", status="failed", code=code, reason=detail)
 
 
 def _wait_out_the_pause(engine: Engine, claim: Claim) -> None:
     left = (claim.paused_until - claim.now).total_seconds() if claim.paused_until else A_PAUSE
     wait(engine, claim, f"the source is paused: {claim.paused_reason}", seconds=left, is_failure=False)
-    log.info("run_waits", reason="paused", seconds=left)
+    log.info("run_waiting", reason="paused", wait_seconds=left)
 
 
 def _wait(
@@ -203,4 +203,4 @@ def _wait(
         doubled = settings.retry_after_failure * 2 ** min(waits, 30)  # who waits for ever must not overflow
         seconds = max(seconds, min(LONGEST_WAIT, doubled))
     wait(engine, claim, f"{code}: {detail}", seconds=seconds, is_failure=is_failure)
-    log.warning("run_waits", code=code, reason=detail, seconds=round(seconds, 1))
+    log.warning("run_waiting", code=code, reason=detail, wait_seconds=round(seconds, 1))

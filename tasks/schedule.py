@@ -32,7 +32,7 @@ log = structlog.get_logger()
 LONGEST_GAP, GAP_WHILE_BEHIND, SHORTEST_GAP = 5.0, 1.0, 0.05
 
 # Retention often and short: it shares a worker with the reconciler.
-EVERY = {"kasparro.retain": 60.0, "kasparro.judge": 15.0, "kasparro.look_again": 300.0}
+EVERY = {"kasparro.retain": 60.0, "kasparro.judge": 15.0, "kasparro.rematch": 300.0}
 """Seconds between two turns of a control task."""
 
 SKIPPED_AFTER = timedelta(minutes=1)
@@ -83,7 +83,7 @@ class SlotScheduler(Scheduler):
         try:
             return request_due_runs(self._engine())
         except Exception:
-            log.exception("slots_not_requested")  # the next look asks for them again
+            log.exception("slots_check_failed")  # the next look asks for them again
             return LONGEST_GAP
 
     def _send(self, task: str) -> None:
@@ -91,7 +91,7 @@ class SlotScheduler(Scheduler):
             if self._sweeps_waiting() < MOST_SWEEPS_WAITING:
                 self.app.send_task(task, queue="control", retry=False)
         except Exception:
-            log.exception("sweep_not_sent", task=task)
+            log.exception("control_task_failed", task=task)
 
     def _sweeps_waiting(self) -> int:
         """They pile up while no control worker runs. An expiry would compare the clocks of two hosts."""
@@ -147,7 +147,7 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = d
             if classify(error) is DatabaseError.LOST:
                 raise
             # What ails one source must not keep the others from running.
-            log.exception("slot_not_requested", source=name)
+            log.exception("slot_failed", source=name)
         else:
             runs += made
             gaps += [min(GAP_WHILE_BEHIND, source.every.total_seconds() / 4)] if is_behind else []
@@ -169,7 +169,7 @@ def _answer_slots(
             if not record_slot(connection, source.name, due.after, after=answered):
                 return [], False
         if due.let_go:
-            log.warning("slots_let_go", source=source.name, count=due.let_go, until=due.after.isoformat())
+            log.warning("slots_skipped", source=source.name, count=due.let_go, until=due.after.isoformat())
         answered = due.after
     for slot in due.slots:
         answer = request_slot(engine, source.name, slot, after=answered, postpone=source.catch_up == "all")

@@ -110,14 +110,14 @@ def _sent(reader: ClientConnection, body: Iterator[bytes], about: Mapping[str, A
         except Exception as error:  # its status is sent: there is nobody left to tell
             reason = describe(error)
             if not isinstance(error, SQLAlchemyError | psycopg2.Error):
-                log.error("unhandled", exc_info=error)
+                log.error("exception_unhandled", exc_info=error)
             raise ConnectionResetError(errno.ECONNRESET, reason) from None
         finally:
             took = round(time.monotonic() - started, 3)
             if reason:
-                log.warning("export_broken_off", reason=reason, seconds=took, **about)
+                log.warning("export_aborted", reason=reason, duration_seconds=took, **about)
             else:
-                log.info("export_sent", seconds=took, **about)
+                log.info("export_sent", duration_seconds=took, **about)
 
 
 def csv_file(header: Sequence[str], pieces: Pieces) -> Iterator[bytes]:

@@ -103,7 +103,7 @@ class Comparison(Envelope):
     a = fields.Nested(RunSchema)
     b = fields.Nested(RunSchema)
     counters = fields.Dict(keys=fields.String(), values=fields.Nested(DifferenceSchema))
-    duration_s = fields.Nested(DifferenceSchema)
+    duration_seconds = fields.Nested(DifferenceSchema)
     null_shares = fields.Dict(
         keys=fields.String(),
         values=fields.Nested(DifferenceSchema),
@@ -189,7 +189,7 @@ def _compared(arguments: Mapping[str, Any]) -> Response:
         "a": one,
         "b": other,
         "counters": {name: _difference(one["counters"][name], other["counters"][name]) for name in counters},
-        "duration_s": _difference(one["duration_s"], other["duration_s"]),
+        "duration_seconds": _difference(one["duration_seconds"], other["duration_seconds"]),
         "null_shares": {
             name: _difference(*(those.get(name) for those in nulls)) for name in sorted({**nulls[0], **nulls[1]})
         },

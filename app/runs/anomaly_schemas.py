@@ -29,7 +29,7 @@ class AnomalySchema(Schema):
     expected = fields.Float(allow_none=True, metadata={"description": "What is usual: a median."})
     detail = fields.String(metadata={"examples": ["6 items, where 60 is usual"]})
     found_at = Instant()
-    over_at = Instant(allow_none=True)
+    ended_at = Instant(attribute="over_at", allow_none=True)
 
 
 def run_anomalies(connection: Connection, runs: list[UUID]) -> list[Any]:

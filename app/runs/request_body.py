@@ -39,12 +39,11 @@ class RunBody(Arguments):
         load_default="live",
         metadata={
             "description": "`live`: what the source has now. `replay`: what is kept of it, read again with today's "
-            "mapping; no upstream is asked. Without `of_run` and the like, all of it. `backfill`: the past of some "
+            "mapping; no upstream is asked. Without `run` and the like, all of it. `backfill`: the past of some "
             "assets, a price a day."
         },
     )
     run = fields.UUID(
-        data_key="of_run",
         metadata={"description": "Of a replay: the pages of this run."},
         error_messages={"invalid_uuid": "expected a run's id, a UUID"},
     )

@@ -53,7 +53,9 @@ class RunSchema(Schema):
     requested_at = Instant()
     started_at = Instant(allow_none=True)
     finished_at = Instant(allow_none=True)
-    duration_s = fields.Float(allow_none=True, metadata={"description": "From its start to its end, or until now."})
+    duration_seconds = fields.Float(
+        allow_none=True, metadata={"description": "From its start to its end, or until now."}
+    )
     attempts = fields.Integer(metadata={"description": "Starts since the last committed page."})
     next_attempt_at = Instant(allow_none=True)
     waiting_reason = fields.String(allow_none=True)
@@ -82,15 +84,15 @@ def with_counters(runs: Select[Any]) -> Select[Any]:
     summed = [func.coalesce(func.sum(PageRow.__table__.c[name]), 0).label(name) for name in COUNTERS]
     pages = select(func.count().label("pages"), *summed).where(PageRow.run == run.c.id).lateral("counters")
     until = func.coalesce(run.c.finished_at, func.clock_timestamp())
-    duration = func.extract("epoch", until - run.c.started_at).label("duration_s")
+    duration = func.extract("epoch", until - run.c.started_at).label("duration_seconds")
     return select(run, duration, pages).join(pages, true()).order_by(run.c.requested_at.desc(), run.c.id.desc())
 
 
 def dump_run(run: Row[Any]) -> Any:
     error = {"code": run.error_code, "detail": run.error_detail} if run.error_code else None
-    duration = None if run.duration_s is None else round(run.duration_s, 3)
+    duration = None if run.duration_seconds is None else round(run.duration_seconds, 3)
     counters = {name: run._mapping[name] for name in ("pages", *COUNTERS)}
-    return RunSchema().dump({**run._mapping, "duration_s": duration, "error": error, "counters": counters})
+    return RunSchema().dump({**run._mapping, "duration_seconds": duration, "error": error, "counters": counters})
 
 
 def find_run(connection: Connection, run: str) -> Row[Any]:

@@ -89,7 +89,7 @@ class DriftChangeSchema(Schema):
     run = fields.UUID(metadata={"description": "The run that came upon it."})
     last_run = fields.UUID()
     pages = fields.Integer(metadata={"description": "That showed it."})
-    seen_at = Instant()
+    first_seen_at = Instant(attribute="seen_at")
     last_seen_at = Instant()
     accepted_at = Instant(allow_none=True, metadata={"description": "Null: it waits for somebody to accept it."})
     accepted_by = fields.String(allow_none=True, metadata={"description": "`policy`: nobody had to."})

@@ -37,11 +37,11 @@ class RateSchema(Schema):
 class RetentionSchema(Schema):
     """How long things are kept, and what was dropped for its age so far."""
 
-    quotes_s = fields.Float(
+    quotes_seconds = fields.Float(
         allow_none=True,
         metadata={"description": "Seconds since it was observed; the newest of each listing stays. Null: for ever."},
     )
-    bodies_s = fields.Float(
+    bodies_seconds = fields.Float(
         allow_none=True, metadata={"description": "Seconds since it was last received. Null: for ever."}
     )
     quotes_dropped = fields.Integer()
@@ -82,7 +82,7 @@ class SourceSchema(Schema):
     """One upstream."""
 
     name = fields.String(metadata={"examples": ["coingecko"]})
-    every_s = fields.Float(metadata={"description": "Seconds between two scheduled runs."})
+    every_seconds = fields.Float(metadata={"description": "Seconds between two scheduled runs."})
     catch_up = fields.String(
         metadata={
             "enum": list(get_args(CatchUp)),
@@ -226,7 +226,7 @@ def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
     endless = paused and until is None
     start: Any = until if paused and until else now
     return {
-        "every_s": source.every.total_seconds(),
+        "every_seconds": source.every.total_seconds(),
         "catch_up": source.catch_up,
         "next_run_at": None if endless else source.slot_at(start) + source.every,
         "paused": paused,
@@ -244,8 +244,8 @@ def _rate(source: Source, row: Any, now: datetime) -> dict[str, Any]:
 def _retention(source: Source, row: Any) -> dict[str, Any]:
     quotes, bodies = source.retention.quotes, source.retention.bodies
     return {
-        "quotes_s": quotes and quotes.total_seconds(),
-        "bodies_s": bodies and bodies.total_seconds(),
+        "quotes_seconds": quotes and quotes.total_seconds(),
+        "bodies_seconds": bodies and bodies.total_seconds(),
         "quotes_dropped": row.quotes_dropped if row else 0,
         "bodies_dropped": row.bodies_dropped if row else 0,
     }

@@ -48,7 +48,7 @@ class CheckSchema(Schema):
     status = fields.String(required=True, metadata={"enum": ["ok", "degraded", "down", "unknown"]})
     detail = fields.String(allow_none=True, metadata={"description": "What is wrong, where something is."})
     last_seen = Instant(allow_none=True, metadata={"description": "When it last showed that it works."})
-    age_s = fields.Float(allow_none=True)
+    age_seconds = fields.Float(allow_none=True)
 
 
 class SourceCheckSchema(CheckSchema):
@@ -68,7 +68,7 @@ class ChecksSchema(Schema):
     )
     control = fields.Nested(CheckSchema, metadata={"description": "The reconciler ran of late."})
     beat = fields.Nested(CheckSchema, metadata={"description": "The schedule ticked of late."})
-    oldest_queued_run = fields.Nested(CheckSchema, metadata={"description": "age_s: how long it has been due."})
+    oldest_queued_run = fields.Nested(CheckSchema, metadata={"description": "age_seconds: how long it has been due."})
     sources = fields.Dict(keys=fields.String(), values=fields.Nested(SourceCheckSchema))
 
 
@@ -138,7 +138,7 @@ def _outcome(asked: Future[Any], until: float) -> tuple[Any, str | None]:
     except TooSlow:
         return None, f"It did not answer within {PROBE_TIMEOUT:g} s."
     except SQLAlchemyError as error:
-        log.warning("health_check_failed", error=type(error).__name__)
+        log.warning("health_check_failed", reason=type(error).__name__)
         return None, "It does not answer, or lacks Kasparro's tables."
 
 
@@ -192,9 +192,9 @@ def _heartbeats(connection: Connection, settings: Settings) -> dict[str, Any]:
 
 def _beat(part: str, seen: tuple[Any, float] | None, late: float) -> dict[str, Any]:
     if seen is None:
-        return {"status": "down", "detail": f"No {part} has shown itself yet.", "last_seen": None, "age_s": None}
+        return {"status": "down", "detail": f"No {part} has shown itself yet.", "last_seen": None, "age_seconds": None}
     at, age = seen
-    check = {"status": "ok" if age <= late else "down", "last_seen": at, "age_s": round(age, 3)}
+    check = {"status": "ok" if age <= late else "down", "last_seen": at, "age_seconds": round(age, 3)}
     return check if age <= late else {**check, "detail": f"Nothing was heard of it for more than {late:g} s."}
 
 
@@ -212,7 +212,7 @@ def oldest_queued_age(connection: Connection) -> float | None:
 
 def _oldest_queued(connection: Connection, settings: Settings) -> dict[str, Any]:
     age, late = oldest_queued_age(connection), settings.task_slice + heartbeat_timeout(settings)
-    check = {"status": "ok", "age_s": None if age is None else round(age, 3)}
+    check = {"status": "ok", "age_seconds": None if age is None else round(age, 3)}
     if age is not None and age > late:
         return {
             **check,

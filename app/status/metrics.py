@@ -81,7 +81,7 @@ class _Database(Collector):
                 reads = (_runs, _rows, _anomalies, _dropped, _lag, _breakers, _queued, _beats)
                 families = [family for read in reads for family in read(connection)]
         except SQLAlchemyError as error:
-            log.warning("metrics_without_database", error=type(error).__name__)
+            log.warning("metrics_degraded", reason=type(error).__name__)
             families = []
         up.add_metric([], 1 if families else 0)
         yield up

@@ -39,9 +39,9 @@ class ConservationSchema(Schema):
 
 
 class DurationsSchema(Schema):
-    last_s = fields.Float(allow_none=True)
-    average_s = fields.Float(allow_none=True)
-    p95_s = fields.Float(allow_none=True)
+    last_seconds = fields.Float(allow_none=True)
+    average_seconds = fields.Float(allow_none=True)
+    p95_seconds = fields.Float(allow_none=True)
 
 
 COUNTED = fields.Nested(CountersSchema)
@@ -148,9 +148,9 @@ def _runs(connection: Connection) -> dict[str, dict[str, int]]:
 def _durations(connection: Connection, names: list[str]) -> dict[str, dict[str, float | None]]:
     rows = connection.execute(
         text("""
-            SELECT wanted.name, round((array_agg(took ORDER BY requested_at DESC))[1]::numeric, 3) AS last_s,
-                   round(avg(took)::numeric, 3) AS average_s,
-                   round(percentile_cont(0.95) WITHIN GROUP (ORDER BY took)::numeric, 3) AS p95_s
+            SELECT wanted.name, round((array_agg(took ORDER BY requested_at DESC))[1]::numeric, 3) AS last_seconds,
+                   round(avg(took)::numeric, 3) AS average_seconds,
+                   round(percentile_cont(0.95) WITHIN GROUP (ORDER BY took)::numeric, 3) AS p95_seconds
               FROM unnest(CAST(:names AS text[])) AS wanted(name)
               LEFT JOIN LATERAL (SELECT requested_at, extract(epoch FROM finished_at - started_at) AS took
                                    FROM runs
@@ -161,4 +161,11 @@ def _durations(connection: Connection, names: list[str]) -> dict[str, dict[str, 
         """),
         {"names": names, "recent": RECENT},
     )
-    return {row.name: {"last_s": row.last_s, "average_s": row.average_s, "p95_s": row.p95_s} for row in rows}
+    return {
+        row.name: {
+            "last_seconds": row.last_seconds,
+            "average_seconds": row.average_seconds,
+            "p95_seconds": row.p95_seconds,
+        }
+        for row in rows
+    }

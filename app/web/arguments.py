@@ -126,7 +126,7 @@ class Envelope(Schema):
     """What every JSON answer carries beside its own members."""
 
     request_id = fields.String(metadata={"description": "As sent in X-Request-ID, or made here."})
-    api_latency_ms = fields.Float(metadata={"description": "What the answer took, in milliseconds."})
+    api_latency_seconds = fields.Float(metadata={"description": "Time that the service took to answer."})
 
 
 class Parser(FlaskParser):

@@ -34,9 +34,9 @@ def _open() -> None:
 
 
 def _close(response: Response) -> Response:
-    milliseconds = round((time.perf_counter() - g.started) * 1000, 3)
+    seconds = round(time.perf_counter() - g.started, 6)
     if response.mimetype in ENVELOPED and request.endpoint != AS_IT_IS:
-        _splice(response, {"request_id": g.request_id, "api_latency_ms": milliseconds})
+        _splice(response, {"request_id": g.request_id, "api_latency_seconds": seconds})
     response.headers["X-Request-ID"] = g.request_id
     response.headers.setdefault("Cache-Control", "no-cache")
     response.headers.setdefault("Content-Security-Policy", NOTHING_ACTIVE)
@@ -44,7 +44,8 @@ def _close(response: Response) -> Response:
     response.headers["Referrer-Policy"] = "no-referrer"
     if request.endpoint != UNLOGGED:
         kept = {"kept": True} if "is_kept" in g else {}
-        log.info("request", method=request.method, route=route(), status=response.status_code, ms=milliseconds, **kept)
+        about = {"method": request.method, "route": route(), "status": response.status_code}
+        log.info("request_completed", **about, duration_seconds=seconds, **kept)
     return response
 
 

@@ -27,7 +27,7 @@ Market data of many upstreams in one shape.
 * **Prices and supplies** are text in plain notation (`"0.0000001"`): every digit, where a JSON number would lose some.
 * **Lists** answer `data` and `pagination`. Follow `next_cursor`; any page is as quick as the first.
 * **Nothing is ignored**: an unknown parameter, source or member is a 422 that names the nearest known one.
-* **Every answer** carries `request_id` (yours, where you send `X-Request-ID`) and `api_latency_ms`.
+* **Every answer** carries `request_id` (yours, where you send `X-Request-ID`) and `api_latency_seconds`.
 * **Writes** need `Authorization: Bearer <API_TOKEN>`.
 
 Errors are `application/problem+json` (RFC 9457). Their `code` is one of:

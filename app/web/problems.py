@@ -222,12 +222,12 @@ _NOW = {
 def _of_database(error: exc.SQLAlchemyError | psycopg2.Error) -> Response:
     state, trouble = sqlstate(error), classify(error)
     if state in _TOO_LONG:
-        log.warning("query_timeout", sqlstate=state)
+        log.warning("query_timed_out", sqlstate=state)
         return Problem(
             Code.QUERY_TIMEOUT, "The query was stopped because it took too long.", headers=_later(5)
         ).answer()
     if state == errorcodes.UNDEFINED_TABLE:
-        log.error("database_without_tables")
+        log.error("tables_missing")
         hint = "Run `alembic upgrade head` against DATABASE_URL."
         return Problem(
             Code.DATABASE_UNAVAILABLE, "The database lacks Kasparro's tables.", hint=hint, headers=_later(30)
@@ -244,6 +244,6 @@ def _later(seconds: int) -> dict[str, str]:
 
 
 def _unforeseen(error: Exception) -> Response:
-    log.error("unhandled", exc_info=error)
+    log.error("exception_unhandled", exc_info=error)
     detail = f"The service could not answer; its log says why, under request {g.get('request_id', 'unknown')}."
     return Problem(Code.INTERNAL_ERROR, detail).answer()

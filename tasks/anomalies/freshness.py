@@ -66,9 +66,9 @@ def _say_late(connection: Connection, source: Source, age: timedelta) -> None:
     )
     figures = {"age": age.total_seconds(), "expected": expected.total_seconds()}
     if connection.execute(_LATE, {"source": source.name, "detail": detail, **figures}).rowcount:
-        log.warning("anomaly", source=source.name, kind="late", detail=detail)
+        log.warning("anomaly_detected", source=source.name, kind="late", reason=detail)
 
 
 def _say_over(connection: Connection, source: Source) -> None:
     if connection.execute(_OVER, {"source": source.name}).rowcount:
-        log.info("anomaly_over", source=source.name, kind="late")
+        log.info("anomaly_ended", source=source.name, kind="late")

@@ -96,10 +96,10 @@ def judge_runs(engine: Engine) -> None:
                 found = _judge(connection, run)
         except SQLAlchemyError as error:
             # The others are to be judged all the same; this one again, the next time.
-            log.warning("run_not_judged", run=str(run), reason=describe(error))
+            log.warning("anomaly_check_failed", run=str(run), reason=describe(error))
             continue
         for source, anomaly in found:
-            log.warning("anomaly", run=str(run), source=source, kind=anomaly.kind, detail=anomaly.detail)
+            log.warning("anomaly_detected", run=str(run), source=source, kind=anomaly.kind, reason=anomaly.detail)
 
 
 def _judge(connection: Connection, run: UUID) -> list[tuple[str, Anomaly]]:

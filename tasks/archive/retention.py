@@ -110,13 +110,13 @@ def delete_expired(
         try:
             count = next(drop.bites, None)
         except DATABASE_ERRORS as error:
-            log.warning("retention_not_done", source=drop.source, what=drop.what, reason=describe(error))
+            log.warning("retention_failed", source=drop.source, what=drop.what, reason=describe(error))
         else:
             if count is not None:
                 dropped[drop.source, drop.what] += count
                 drops.append(drop)
     for (source, what), count in (+dropped).items():
-        log.info("expired_dropped", source=source, what=what, count=count)
+        log.info("expired_rows_deleted", source=source, what=what, count=count)
 
 
 def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.DataFrame:
@@ -144,11 +144,11 @@ def _agreed_time(engine: Engine, settings: Settings, clock: Callable[[], datetim
         with engine.connect() as connection:
             now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     except DATABASE_ERRORS as error:
-        log.warning("retention_not_done", reason=describe(error))
+        log.warning("retention_failed", reason=describe(error))
         return None
     apart = (now - clock()).total_seconds()
     if abs(apart) > settings.clock_skew:
-        log.error("retention_not_done", reason=f"the clocks of Postgres and of this host are {apart:g} s apart")
+        log.error("retention_failed", reason=f"the clocks of Postgres and of this host are {apart:g} s apart")
         return None
     return now
 

@@ -227,7 +227,7 @@ def save_drift(connection: Connection, claim: Claim, found: DriftFindings) -> No
             },
         )
         if kept.rowcount and (evolves or kept.scalar_one() == 1):
-            log.warning("schema_drift", change=str(change), policy=policy)
+            log.warning("drift_detected", change=str(change), policy=policy)
     if found.shape is not None and found.evolved:
         found.known.is_stale |= not _add_version(connection, named, found.version + 1, found.shape)
     elif found.shape is not None and not found.known.is_stale:

@@ -54,7 +54,7 @@ def _say_what_is_not_followed(engine: Engine) -> None:
             text("SELECT count(*) FROM listings WHERE method = :override"), {"override": OVERRIDE}
         )
     if listings:
-        log.warning("overrides_not_followed", listings=listings)
+        log.warning("overrides_ignored", listings=listings)
 
 
 def _amiss(connection: Connection, overrides: Overrides) -> list[Row[Any]]:

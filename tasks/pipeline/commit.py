@@ -49,7 +49,7 @@ def commit_page(
     try:
         committed = retry_transaction(load, until)
     except _IsIn:
-        log.info("commit_answer_lost", partition=lease.partition, version=following)
+        log.info("commit_response_lost", partition=lease.partition, version=following)
         committed = _as_committed(engine, lease)
     lease.version = following
     return committed

@@ -79,7 +79,7 @@ class Slice:
                     self._say_failed(partition, error)
                 except (SliceEnded, TransientError) as error:
                     if isinstance(error, TransientError) and error.retry_after is None:
-                        log.warning("partition_waits", partition=partition, code=error.code, detail=error.detail)
+                        log.warning("partition_waiting", partition=partition, code=error.code, reason=error.detail)
                         unsettled.append(error)
                         continue
                     # Said of the slice or of the upstream. To have come to partitions that were not tried is progress.
@@ -105,12 +105,12 @@ class Slice:
 
     @staticmethod
     def _say_failed(partition: str, error: TerminalError) -> None:
-        log.warning("partition_failed", partition=partition, code=error.code, detail=error.detail)
+        log.warning("partition_failed", partition=partition, code=error.code, reason=error.detail)
 
     def _partitions_left(self) -> tuple[list[str], list[str]]:
         partitions = list(self._source.partitions())
         if not partitions:
-            log.warning("nothing_to_read", hint="the source names no partition; do its files lie elsewhere?")
+            log.warning("partitions_missing", hint="the source names no partition; do its files lie elsewhere?")
         if self._claim.kind == "live" and (ours := [name for name in partitions if name.startswith(RESERVED_PREFIXES)]):
             raise TerminalError(f"{self._source.name}: no partition of its own may be named like {ours[0]!r}")
         return partitions_left(self._engine, self._claim, partitions)
@@ -135,7 +135,7 @@ class Slice:
                     "page_committed",
                     partition=partition,
                     page=seq,
-                    seconds=round(time.monotonic() - started, 3),
+                    duration_seconds=round(time.monotonic() - started, 3),
                     **vars(counters),
                 )
                 self._call_assistants()

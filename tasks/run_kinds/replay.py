@@ -78,4 +78,4 @@ def _say_what_is_lost(engine: Engine, source: Source, stored: StoredPages) -> No
         detail = f"{source.name}: of {lost} of the {pages} pages asked for, the body is kept no more"
         if lost == pages:
             raise TerminalError(f"{detail}; see {source.name.upper()}_BODIES_KEPT", code="bodies_dropped")
-        log.warning("bodies_dropped", pages=pages, lost=lost, detail=detail)
+        log.warning("bodies_dropped", pages=pages, lost=lost, reason=detail)

@@ -39,7 +39,7 @@ def _is_done(step: Callable[[Engine, Settings], None], engine: Engine, settings:
     try:
         step(engine, settings)
     except DATABASE_ERRORS as error:
-        log.warning("sweep_not_done", step=step.__name__.strip("_"), reason=describe(error))
+        log.warning("sweep_failed", step=step.__name__.strip("_"), reason=describe(error))
         return False
     return True
 
@@ -60,7 +60,7 @@ def _end_overdue_sessions(engine: Engine, settings: Settings) -> None:
         )
         for session in ended:
             log.warning(
-                "session_ended", pid=session.pid, at_once=session.ended, reason="it outlived TRANSACTION_TIMEOUT"
+                "session_terminated", pid=session.pid, at_once=session.ended, reason="it outlived TRANSACTION_TIMEOUT"
             )
 
 
@@ -106,13 +106,13 @@ def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None
         detail = _where_it_died(connection, run)
         # The source is paused, or the run of each slot would kill its workers on the same page.
         fail(connection, hold, "poisoned", detail, POISONED_PAUSE)
-        log.error("run_ended", run=str(hold.run), source=hold.source, status="failed", code="poisoned", detail=detail)
+        log.error("run_ended", run=str(hold.run), source=hold.source, status="failed", code="poisoned", reason=detail)
     else:
         connection.execute(
             text("UPDATE runs SET status = 'queued', published_at = NULL, publish_count = 0 WHERE id = :run"),
             {"run": hold.run},
         )
-        log.warning("run_put_back", run=str(hold.run), source=hold.source, attempts=run["attempts"])
+        log.warning("run_requeued", run=str(hold.run), source=hold.source, attempts=run["attempts"])
 
 
 def _where_it_died(connection: Connection, run: RowMapping) -> str:

@@ -221,7 +221,7 @@ def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
             )
         except (BrokerUnreachable, OSError) as error:
             # Redis is away, says nothing, or refuses to write: so it would with the rest.
-            log.warning("publish_failed", run=str(run), error=type(error).__name__, detail=str(error))
+            log.warning("publish_failed", run=str(run), reason=f"{type(error).__name__}: {error}")
             return
         with engine.begin() as connection:
             connection.execute(
@@ -248,7 +248,7 @@ def call_assistants(hold: Hold, count: int) -> None:
                 retry=False,
             )
         except (BrokerUnreachable, OSError) as error:
-            log.warning("publish_failed", error=type(error).__name__, detail=str(error))
+            log.warning("publish_failed", reason=f"{type(error).__name__}: {error}")
             return
 
 

@@ -38,7 +38,7 @@ class LastingConsumer(Consumer):
                 raise
             except Exception:
                 # Left in the queue, it would end one worker after the other.
-                log.exception("message_not_understood")
+                log.exception("message_invalid")
                 message.reject_log_error(log, self.connection_errors)
 
         return take_or_drop
@@ -52,7 +52,7 @@ class LastingConsumer(Consumer):
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
             # It is closed twice, and gives back a message in hand each time: the second time with nothing to do so by.
-            log.warning("lost_connection_not_closed", detail=str(error))
+            log.warning("connection_close_failed", reason=str(error))
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Celery tries again at once: against a Redis that takes connections and refuses to write, for ever."""
@@ -67,7 +67,7 @@ class LastingConsumer(Consumer):
 class SingleAttemptEvents(Events):
     """Celery's, each sent once."""
 
-    dispatcher_cls = "tasks.runtime.celery_consumer:PassingDispatcher"
+    dispatcher_cls = "tasks.runtime.celery_consumer:SingleAttemptDispatcher"
 
 
 class SingleAttemptDispatcher(EventDispatcher):
@@ -86,7 +86,7 @@ def read_or_reconnect(loop: Callable[..., None], *args: Any) -> None:
     try:
         loop(*args)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        log.exception("message_not_understood")
+        log.exception("message_invalid")
         raise ConnectionError("what was read is no message; another connection is needed") from error
 
 

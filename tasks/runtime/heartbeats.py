@@ -17,7 +17,7 @@ def send_heartbeat(part: str) -> None:
     try:
         record_heartbeat(worker_engine(), part)
     except DATABASE_ERRORS as error:
-        log.warning("heart_not_beaten", part=part, reason=describe(error))
+        log.warning("heartbeat_failed", part=part, reason=describe(error))
 
 
 def record_heartbeat(engine: Engine, part: str) -> None:

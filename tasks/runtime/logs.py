@@ -15,7 +15,7 @@ from structlog.typing import EventDict, Processor
 from settings import Settings, secrets_in
 
 HIDDEN = "[hidden]"
-NOT_LOGGED = "event_not_logged"
+NOT_LOGGED = "event_dropped"
 # Libraries that tell at INFO what our own events tell better.
 CHATTY = (
     "amqp",

@@ -46,4 +46,6 @@ def retry_transaction(transaction: Callable[[], T], until: float) -> T:
 
 
 def _say(details: Mapping[str, Any]) -> None:
-    log.warning("transaction_tried_again", reason=describe(details["exception"]), after_s=round(details["elapsed"], 2))
+    log.warning(
+        "transaction_retried", reason=describe(details["exception"]), elapsed_seconds=round(details["elapsed"], 2)
+    )

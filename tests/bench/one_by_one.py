@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from sources.contract import Reject
 from sources.csv_history import source
-from sources.record import Quote, Record
+from sources.record import Record
 from store.engine import make_engine
 from store.tables import QuoteRow
 from tests.bench.database import COLUMNS, Cost, Database

@@ -62,7 +62,7 @@ source = Source(name=__name__, every=timedelta(days=300), fetch=fetch, parse=par
 SLOW_SOURCES = tuple(f"slow_{number}" for number in range(4))
 """With KNOWN more than both hosts can have in hand; each a run of more than a second."""
 
-ENDINGS = ("run_ended", "run_waits", "slice_ended", "slice_fenced_off", "slice_left", "slice_timed_out")
+ENDINGS = ("run_ended", "run_waiting", "slice_ended", "slice_fenced", "slice_abandoned", "slice_timed_out")
 
 ANSWERED = """
 from sqlalchemy import text

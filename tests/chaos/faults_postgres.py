@@ -60,7 +60,7 @@ def commits_unanswered(stage: Stage) -> str:
             stage.hurt()
         wire.heal()
         stage.settle()
-    seen = worker.log.read_text().count("commit_answer_lost")
+    seen = worker.log.read_text().count("commit_response_lost")
     assert seen == 10, f"of 10 lost answers {seen} were known to have been commits"
     assert stage.run(run).claims == 1, "the run was given back"
     return "10 times; each was known to be in, in the same slice"
@@ -84,7 +84,7 @@ def silent_in_a_copy(stage: Stage) -> str:
 
 
 def _has_ended_sessions(control: Process, number: int) -> bool:
-    return control.log.read_text().count("session_ended") >= number
+    return control.log.read_text().count("session_terminated") >= number
 
 
 @fault("the connection cut at every statement of a slice, answered or not, for a moment and for long")
@@ -190,7 +190,7 @@ def no_connection_left(stage: Stage) -> str:
         stage.hurt()
         for process in working:
             process.resume()
-        until(lambda: "slice_left" in worker.log.read_text(), what="a worker gave its run up")
+        until(lambda: "slice_abandoned" in worker.log.read_text(), what="a worker gave its run up")
     stage.settle()
     return f"{taken} taken until a worker gave its run up; {_claims(stage)}"
 

@@ -147,7 +147,7 @@ def test_each_control_task_has_its_turns(timetable: Timetable, broker: Redis, cl
         sent.update(json.loads(message)["headers"]["task"] for message in broker.lrange("control", 0, -1))
         broker.delete("control")
         clock.seconds += 1
-    assert sent == {"kasparro.reconcile": 601, "kasparro.retain": 10, "kasparro.judge": 40, "kasparro.look_again": 2}
+    assert sent == {"kasparro.reconcile": 601, "kasparro.retain": 10, "kasparro.judge": 40, "kasparro.rematch": 2}
 
 
 def test_sweeps_that_nobody_takes_do_not_pile_up(timetable: Timetable, broker: Redis, clock: Clock) -> None:
@@ -242,13 +242,13 @@ def test_a_beat_cut_off_from_database_or_broker_ticks_on_and_asks_when_it_can(
     with server.connect() as postgres:
         postgres.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
         beat, brokerless = start("beat", **ONE_SECOND), start("beat", REDIS_URL="redis://127.0.0.1:9/0", **ONE_SECOND)
-        until(lambda: all("slots_not_requested" in it.log.read_text() for it in (beat, brokerless)))
+        until(lambda: all("slots_check_failed" in it.log.read_text() for it in (beat, brokerless)))
         until(lambda: broker.llen("control") >= 3)
         postgres.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
     server.dispose()
     for one in (beat, brokerless):
         until(lambda one=one: slots.finish() or requested([one]))
     assert until(lambda: "publish_failed" in brokerless.log.read_text())
-    assert "sweep_not_sent" in brokerless.log.read_text()
+    assert "control_task_failed" in brokerless.log.read_text()
     os.kill(beat.pid, signal.SIGTERM)
     beat.wait(10)

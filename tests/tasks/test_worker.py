@@ -152,7 +152,7 @@ def test_two_messages_of_one_run_do_its_work_once(
         publish(engine, [run])
     worker = start("worker", COINGECKO_URL=markets.url)
     assert ended(engine, run) == "succeeded"
-    until(lambda: worker.log.read_text().count("run_not_due") == 5, what="the other messages ended")
+    until(lambda: worker.log.read_text().count("run_skipped") == 5, what="the other messages ended")
     assert markets.asked == [1, 2, 3]
     assert content(engine) == undisturbed
 

@@ -123,7 +123,7 @@ def test_a_file_that_the_database_breaks_off_is_seen_to_be_broken(
     end_exports(engine)
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         reader.answer.read()
-    [broken] = until(lambda: events(web, "export_broken_off"), what="the log says so")
+    [broken] = until(lambda: events(web, "export_aborted"), what="the log says so")
     assert "Postgres" in broken["reason"]
     assert "Traceback" not in web.log.read_text()
     assert requests.get(f"http://127.0.0.1:{port}/data?limit=1", timeout=5).ok
@@ -148,7 +148,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(
     many(MANY * (5 if form == "parquet" else 1))
     web, port = serve(EXPORT_PATIENCE="0.3", EXPORTS_AT_ONCE="1")
     reader = slow(port, form)
-    [broken] = until(lambda: events(web, "export_broken_off"), what="it is cut off")
+    [broken] = until(lambda: events(web, "export_aborted"), what="it is cut off")
     assert broken["reason"] == "the reader left, or was too slow"
     until(lambda: exporting(engine) == 0, what="its snapshot is let go")
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):

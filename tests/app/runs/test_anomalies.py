@@ -30,7 +30,7 @@ def test_anomalies_are_listed_newest_first_and_by_what_they_are_of(api: FlaskCli
         ("nulls", "coinpaprika", str(other)),
         ("rows", "coingecko", str(run)),
     ]
-    assert (found[2]["value"], found[2]["expected"], found[2]["over_at"]) == (6.0, 60.0, None)
+    assert (found[2]["value"], found[2]["expected"], found[2]["ended_at"]) == (6.0, 60.0, None)
     for query, kinds in (
         ({"source": "coinpaprika"}, ["nulls"]),
         ({"kind": ["rows", "late"]}, ["late", "rows"]),
@@ -85,7 +85,7 @@ def test_two_runs_are_held_against_each_other(api: FlaskClient, rows: Rows, path
     assert (found["a"]["id"], found["b"]["status"]) == (str(a), "partial")
     assert found["counters"]["fetched"] == {"a": 4, "b": 5, "difference": 1, "ratio": 1.25}
     assert found["counters"]["rejected"] == {"a": 0, "b": 1, "difference": 1, "ratio": None}
-    assert found["duration_s"]["ratio"] == 3.0
+    assert found["duration_seconds"]["ratio"] == 3.0
     assert found["null_shares"]["rank"] == {"a": 0.0, "b": 0.75, "difference": 0.75, "ratio": None}
     assert found["reject_reasons"] == [{"field": "price", "code": "no_price", "a": 0, "b": 1}]
     assert found["drift"] == [{"run": str(b), "kind": "vanished", "field": "rank", "became": None}]

@@ -170,8 +170,8 @@ def test_a_run_may_be_a_replay_of_what_is_kept(api: FlaskClient, token: dict[str
     [
         ({"kind": "replay", "full_refresh": True}, "full_refresh"),
         ({"fetched_from": "2026-01-01T00:00:00Z"}, "fetched_from"),
-        ({"kind": "live", "of_run": str(uuid.UUID(int=1))}, "of_run"),
-        ({"kind": "replay", "of_run": "mine"}, "of_run"),
+        ({"kind": "live", "run": str(uuid.UUID(int=1))}, "run"),
+        ({"kind": "replay", "run": "mine"}, "run"),
         ({"kind": "backfill", "full_refresh": True}, "full_refresh"),
     ],
 )

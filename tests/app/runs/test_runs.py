@@ -127,7 +127,7 @@ def test_a_run_shows_its_sums_its_error_and_its_duration(api: FlaskClient, rows:
         "bytes": 4,
     }
     assert found["error"] == {"code": "upstream_refused", "detail": "402: the quota is used up"}
-    assert found["duration_s"] == 2.0
+    assert found["duration_seconds"] == 2.0
     assert found["finished_at"] == "2026-01-31T12:00:03Z"
 
 
@@ -222,7 +222,7 @@ def test_a_backfill_is_asked_for_once_it_was_seen_what_it_would_do(
         ({"existing": "always"}, "existing", "expected one of skip, retry, repeat"),
         ({"source": "csv_history"}, "source", "tells nothing of the past; those that do: coinpaprika, coingecko"),
         ({"kind": "live"}, "assets", "expected none with kind live"),
-        ({"of_run": str(uuid.UUID(int=1))}, "of_run", "expected none with kind backfill"),
+        ({"run": str(uuid.UUID(int=1))}, "run", "expected none with kind backfill"),
     ],
 )
 def test_a_backfill_that_cannot_be_is_refused(

@@ -22,8 +22,8 @@ def test_every_source_of_the_registry_is_listed(api: FlaskClient) -> None:
 def test_the_next_run_is_at_the_next_slot(api: FlaskClient) -> None:
     source = get(api, "/sources/coingecko")
     following = datetime.fromisoformat(source["next_run_at"])
-    assert following.timestamp() % source["every_s"] == 0
-    assert timedelta(0) < following - datetime.now(UTC) <= timedelta(seconds=source["every_s"])
+    assert following.timestamp() % source["every_seconds"] == 0
+    assert timedelta(0) < following - datetime.now(UTC) <= timedelta(seconds=source["every_seconds"])
     assert source["catch_up"] == "latest"
 
 
@@ -75,12 +75,12 @@ def test_a_source_tells_how_long_things_are_kept_and_what_was_dropped(
     monkeypatch.setitem(SOURCES, "coingecko", kept)  # type: ignore[arg-type]  # a dict, to everyone a Mapping
     rows.dropped(quotes=12, bodies=3)
     assert get(api, "/sources/coingecko")["retention"] == {
-        "quotes_s": 2592000,
-        "bodies_s": None,
+        "quotes_seconds": 2592000,
+        "bodies_seconds": None,
         "quotes_dropped": 12,
         "bodies_dropped": 3,
     }
-    for_ever = {"quotes_s": None, "bodies_s": None, "quotes_dropped": 0, "bodies_dropped": 0}
+    for_ever = {"quotes_seconds": None, "bodies_seconds": None, "quotes_dropped": 0, "bodies_dropped": 0}
     assert get(api, "/sources/coinpaprika")["retention"] == for_ever
 
 
@@ -172,8 +172,8 @@ def test_stats_account_for_every_item_of_every_source(api: FlaskClient, rows: Ro
     by_source = {source["source"]: source for source in stats["sources"]}
     assert by_source["coingecko"]["counters"]["fetched"] == 7
     assert by_source["coingecko"]["last_failure"]["run"] == str(failed)
-    assert by_source["coinpaprika"]["durations"] == {"last_s": 10.0, "average_s": 10.0, "p95_s": 10.0}
-    assert by_source["csv_history"]["durations"] == {"last_s": None, "average_s": None, "p95_s": None}
+    assert by_source["coinpaprika"]["durations"] == {"last_seconds": 10.0, "average_seconds": 10.0, "p95_seconds": 10.0}
+    assert by_source["csv_history"]["durations"] == {"last_seconds": None, "average_seconds": None, "p95_seconds": None}
     assert by_source["csv_history"]["conservation"]["holds"] is True
 
 

@@ -50,7 +50,7 @@ def test_what_has_not_changed_is_not_read_again(api: FlaskClient, locked: Any, p
     locked()
     again: Any = api.get(path)
     assert again.status_code == 200
-    own = {"request_id": again.headers["X-Request-ID"], "api_latency_ms": again.json["api_latency_ms"]}
+    own = {"request_id": again.headers["X-Request-ID"], "api_latency_seconds": again.json["api_latency_seconds"]}
     assert again.json == {**first.json, **own}
     assert again.json["request_id"] != first.json["request_id"]
     for name in ("ETag", "Link", "Cache-Control", "Content-Type", "Vary"):

@@ -201,7 +201,7 @@ def test_nothing_is_dropped_by_a_clock_that_may_be_wrong(
     load(bench, source([at(400), at(1)]), quotes=MONTH, bodies=MONTH)
     drop(bench, clock=lambda: datetime.now(UTC) - wrong)
     assert days(bench) == {"C0": [1, 400]}
-    assert "retention_not_done" in capsys.readouterr().out
+    assert "retention_failed" in capsys.readouterr().out
 
 
 # Raw bodies

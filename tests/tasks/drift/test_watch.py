@@ -310,7 +310,7 @@ def test_the_log_warns_once(bench: Bench, capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     bench.ingest(source(renamed=True))
     bench.ingest(source(renamed=True))
-    said = [line for line in capsys.readouterr().out.splitlines() if "schema_drift" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "drift_detected" in line]
     [line] = [it for it in said if "current_price" in it]
     assert "`current_price` vanished, `currentPrice` appeared: 0.9" in line or "appeared: 1.00" in line
 

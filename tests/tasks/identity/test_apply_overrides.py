@@ -144,5 +144,5 @@ def test_a_process_that_was_given_no_file_takes_no_override_back(engine: Engine)
         rematch_assets(engine, {UNISWAP: Override("universe", "it is so")})
         before = state(engine)
         rematch_assets(engine, None)
-    assert logs == [{"event": "overrides_not_followed", "listings": 2, "log_level": "warning"}]
+    assert logs == [{"event": "overrides_ignored", "listings": 2, "log_level": "warning"}]
     assert state(engine) == before

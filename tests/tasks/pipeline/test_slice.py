@@ -150,7 +150,7 @@ def test_a_run_whose_items_were_all_rejected_has_failed(bench: Bench) -> None:
     assert (run["status"], run["error_code"]) == ("failed", "nothing_loaded")
     assert f"/runs/{run['id']}/rejects" in run["error_detail"]
     [ended] = [log for log in logs if log["event"] == "run_ended"]
-    assert (ended["log_level"], ended["code"], ended["detail"]) == ("error", "nothing_loaded", run["error_detail"])
+    assert (ended["log_level"], ended["code"], ended["reason"]) == ("error", "nothing_loaded", run["error_detail"])
 
 
 def test_every_item_is_accounted_for_where_it_ends(bench: Bench) -> None:
