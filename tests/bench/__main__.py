@@ -1,6 +1,6 @@
 """The benchmarks: loads, reads and memory, side by side with others' in one run on this machine.
 
-python -m tests.bench [--quick] [--rounds N] [--only "load, reads"] [--write docs/performance.md]
+python -m tests.bench [--quick] [--rounds N] [--only "load, reads"] [--write docs/explanation/performance.md]
 """
 
 from __future__ import annotations

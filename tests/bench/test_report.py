@@ -40,7 +40,7 @@ def test_keeps_the_medians_by_name(measured: Measured, tmp_path: Path) -> None:
 
 def test_the_table_stands_between_the_documents_markers(measured: Measured, tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
-    document.write_text((ROOT / "docs/performance.md").read_text())
+    document.write_text((ROOT / "docs/explanation/performance.md").read_text())
     before, after = PLACE.around(document)
     write(document, measured, "bench, this machine")
     written = document.read_text()

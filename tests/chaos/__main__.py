@@ -1,6 +1,7 @@
 """The fault suite: every fault against real servers and real processes, and after each the invariants.
 
-python -m tests.chaos [--rounds 20] [--seed S] [--only "sigkill, two beats"] [--short] [--write docs/reliability.md]
+python -m tests.chaos [--rounds 20] [--seed S] [--only "sigkill, two beats"] [--short]
+                      [--write docs/explanation/reliability.md]
 """
 
 from __future__ import annotations

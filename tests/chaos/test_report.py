@@ -21,7 +21,7 @@ OUTCOMES = [
 def document(tmp_path: Path) -> Path:
     """The real one, as it is in the tree."""
     copy = tmp_path / "reliability.md"
-    copy.write_text((ROOT / "docs/reliability.md").read_text())
+    copy.write_text((ROOT / "docs/explanation/reliability.md").read_text())
     return copy
 
 
