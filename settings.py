@@ -223,7 +223,7 @@ def _password(url: str) -> str:
 
 
 def table(settings_class: type) -> list[tuple[str, str, str]]:
-    """The rows (variable, default, meaning) of README.md's table of settings."""
+    """The rows (variable, default, meaning) of the table of settings in docs/reference/settings.md."""
     return [
         (
             knob.name.upper(),

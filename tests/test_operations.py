@@ -1,22 +1,47 @@
-"""docs/operations.md speaks of what there is: every event that the service logs is explained there."""
+"""The documents describe what there is: every event that the service logs, and no event or run code that it lacks."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 LOGGED = re.compile(r'\blog\.(?:debug|info|warning|error|exception)\(\s*"(\w+)"')
+CODE = "\n".join(
+    file.read_text()
+    for folder in ("app", "tasks", "sources", "store")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+)
+TROUBLESHOOTING = (ROOT / "docs/howto/troubleshoot.md").read_text()
 
 
 def events() -> set[str]:
-    code = [file for folder in ("app", "tasks", "sources", "store") for file in (ROOT / folder).rglob("*.py")]
-    return {event for file in code for event in LOGGED.findall(file.read_text()) if not event.endswith("_")}
+    return {event for event in LOGGED.findall(CODE) if not event.endswith("_")}
+
+
+def first_cells(page: str, heading: str) -> Iterator[str]:
+    """Yield what stands in backticks in the first column of a section's table."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
+        yield from re.findall(r"`([^`]*)`", cell)
 
 
 @pytest.mark.parametrize("event", sorted(events()))
 def test_every_event_is_explained(event: str) -> None:
-    logs = (ROOT / "docs/operations.md").read_text().partition("## Logs")[2].partition("\n## ")[0]
-    assert f"`{event}`" in logs
+    assert f"`{event}`" in (ROOT / "docs/reference/log-events.md").read_text()
+
+
+def test_the_guide_names_only_events_that_are_logged() -> None:
+    named = set(first_cells(TROUBLESHOOTING, "A log event"))
+    assert len(named) > 20
+    assert named - events() == set()
+
+
+@pytest.mark.parametrize("heading", ["A run is waiting", "A run failed"])
+def test_the_guide_names_only_codes_that_a_run_can_have(heading: str) -> None:
+    codes = {code for code in first_cells(TROUBLESHOOTING, heading) if re.fullmatch(r"[a-z_]+", code)}
+    assert len(codes) > 8
+    assert {code for code in codes if f'"{code}"' not in CODE} == set()

@@ -1,4 +1,4 @@
-"""What the README says is so: its source works, its tables are those of the code."""
+"""The README and the how-to guides match the code: their sources work, their tables and paths are those of the code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -21,6 +22,10 @@ from tests.processes import Process, until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+HTTP_GUIDE = (ROOT / "docs/howto/add-http-source.md").read_text()
+CSV_GUIDE = (ROOT / "docs/howto/add-csv-source.md").read_text()
+SETTINGS = (ROOT / "docs/reference/settings.md").read_text()
+GUIDES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/howto").glob("*.md"))]
 PRICES = [
     {"id": "x1", "ticker": "BTC", "title": "Bitcoin", "usd": "1.10", "at": "2026-01-01T00:00:00Z"},
     {"id": "x2", "ticker": "ETH", "title": "Ethereum", "usd": 2e-9, "at": "2026-01-01T00:00:00Z"},
@@ -33,10 +38,10 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: Path, engine: Engine, start: Callable[..., Process]) -> Run:
-    """Runs one of the README's sources, by the docstring it begins with, as a module outside of the tree."""
+    """Runs a page's source, found by the docstring that it begins with, as a module outside of the tree."""
 
-    def ran(begins: str, name: str, **environ: str) -> str:
-        [code] = re.findall(rf"```python\n(\"\"\"{begins}.*?)```", README, re.DOTALL)
+    def ran(page: str, begins: str, name: str, **environ: str) -> str:
+        code = example(page, begins)
         assert len(code.splitlines()) <= 50
         (tmp_path / f"{name}.py").write_text(code)
         path = os.pathsep.join((str(tmp_path), str(ROOT)))
@@ -45,6 +50,11 @@ def run(tmp_path: Path, engine: Engine, start: Callable[..., Process]) -> Run:
         return until(lambda: _ended(engine, name))
 
     return ran
+
+
+def example(page: str, begins: str) -> str:
+    [code] = re.findall(rf"```python\n(\"\"\"{begins}.*?)```", page, re.DOTALL)
+    return str(code)
 
 
 def _ended(engine: Engine, source: str) -> str | None:
@@ -70,6 +80,7 @@ def test_the_source_of_the_readme_works_as_it_stands(run: Run, engine: Engine, h
         answer = {"prices": [price], "more": number < len(PRICES)}
         httpserver.expect_request("/prices", query_string={"page": str(number)}, **key).respond_with_json(answer)
     ended = run(
+        README,
         "The desk's own price feed",
         "deskfeed",
         DESKFEED_URL=httpserver.url_for("").rstrip("/"),
@@ -81,16 +92,26 @@ def test_the_source_of_the_readme_works_as_it_stands(run: Run, engine: Engine, h
     assert quotes(engine, "deskfeed") == [("BTC", new_year, Decimal("1.10")), ("ETH", new_year, Decimal("2e-9"))]
 
 
-def test_the_csv_source_of_the_readme_reads_the_file_that_it_tells_of(run: Run, engine: Engine, tmp_path: Path) -> None:
-    [(header, line)] = re.findall(r"lines are `(.*?)` and then `(.*?)`", README)
+def test_the_guide_has_the_source_of_the_readme() -> None:
+    begins = "The desk's own price feed"
+    assert example(HTTP_GUIDE, begins) == example(README, begins)
+
+
+def test_the_csv_source_of_the_guide_reads_the_file_that_it_describes(run: Run, engine: Engine, tmp_path: Path) -> None:
+    [(header, line)] = re.findall(r"lines\sare\s`(.*?)`\sand\sthen\s`(.*?)`", CSV_GUIDE)
     (tmp_path / "closes").mkdir()
     (tmp_path / "closes" / "2026.csv").write_text(f"{header}\n{line}\n")
-    assert run("The desk's closing prices", "closes", CSV_DIR=str(tmp_path)) == "succeeded"
+    assert run(CSV_GUIDE, "The desk's closing prices", "closes", CSV_DIR=str(tmp_path)) == "succeeded"
     assert quotes(engine, "closes") == [("BTC", datetime(2026, 1, 31, tzinfo=UTC), Decimal("93340.5"))]
 
 
-def test_the_line_of_the_readme_registers_it() -> None:
-    [line] = re.findall(r"this is the line.*?```\n(.*?\n)```", README, re.DOTALL)
+@pytest.mark.parametrize(
+    ("page", "module"),
+    [(README, "deskfeed"), (HTTP_GUIDE, "deskfeed"), (CSV_GUIDE, "closes")],
+    ids=["readme", "http", "csv"],
+)
+def test_the_line_of_a_page_registers_its_source(page: str, module: str) -> None:
+    [line] = re.findall(r"`MODULES` of `sources/registry.py`.*?```\n(.*?\n)```", page, re.DOTALL)
     registry = (ROOT / "sources" / "registry.py").read_text()
     assert '    "sources.csv_history",\n' in registry
     registered = ast.parse(registry.replace('    "sources.csv_history",\n', '    "sources.csv_history",\n' + line))
@@ -99,13 +120,13 @@ def test_the_line_of_the_readme_registers_it() -> None:
         for node in registered.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
     ]
-    assert modules == (*MODULES, "sources.deskfeed")
+    assert modules == (*MODULES, f"sources.{module}")
 
 
 @pytest.mark.parametrize(("kind", "prefix"), [(settings.Settings, ""), (settings.UpstreamSettings, "…_")])
-def test_every_setting_stands_in_the_readme_with_its_default_and_meaning(kind: type, prefix: str) -> None:
+def test_every_setting_stands_in_the_reference_with_its_default_and_meaning(kind: type, prefix: str) -> None:
     for name, default, about in settings.table(kind):
-        assert f"| `{prefix}{name}` | {f'`{default}`' if default else ''} | {about} |" in README
+        assert f"| `{prefix}{name}` | {f'`{default}`' if default else ''} | {about} |" in SETTINGS
 
 
 def test_every_path_that_the_readme_names_is_one_of_the_api(settings: settings.Settings) -> None:
@@ -117,9 +138,21 @@ def test_every_path_that_the_readme_names_is_one_of_the_api(settings: settings.S
     assert named - relative - rules == set()
 
 
-def test_every_target_that_the_readme_names_is_in_the_makefile() -> None:
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_every_path_that_a_page_requests_is_one_of_the_api(page: Path, settings: settings.Settings) -> None:
+    adapter = create_app(settings).url_map.bind("127.0.0.1")
+    requests = [("", path) for path in re.findall(r"http://127\.0\.0\.1:8000(/[^\s'\"`?]*)", page.read_text())]
+    requests += re.findall(r"`(GET|POST) (/[^\s`?]*)", page.read_text())
+    of_the_example = [("GET", "/prices")]
+    for method, path in requests:
+        allowed = [*adapter.allowed_methods(re.sub(r"<[^>]*>", str(uuid4()), path))]
+        assert (method in allowed if method else allowed) or (method, path) in of_the_example, f"{method} {path}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_every_target_that_a_page_names_is_in_the_makefile(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)", README)) <= targets
+    assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text())) <= targets
 
 
 def test_every_file_that_the_readme_links_is_there() -> None:

@@ -263,7 +263,7 @@ def test_a_command_says_what_is_missing_and_ends_without_a_traceback(command: st
     assert (ended.returncode, ended.stderr) == (2, f"These settings are wrong or missing:\n{missing}")
 
 
-# README.md's tables
+# The tables of docs/reference/settings.md
 
 
 @pytest.mark.parametrize("settings_class", [Settings, UpstreamSettings])

@@ -46,7 +46,7 @@ class Timeline:
 
 
 def fetch_since(window: Window, http: Http) -> Iterator[Page]:
-    """As the README advises."""
+    """As docs/howto/add-http-source.md advises."""
     since = window.cursor["since"] if window.cursor else at(1)
     while True:
         reply = http.get("/since", {"since": since})
