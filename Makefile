@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs run test chaos bench score check lock clean venv install-devstack install-dev
+.PHONY: help up down status logs run test chaos bench score check reference lock clean venv install-devstack install-dev
 .NOTPARALLEL:
 
 help: ## show this
@@ -61,6 +61,10 @@ check: install-dev ## lint, format, types, import contracts, security, dependenc
 	$(VENV)/bin/deptry . --requirements-files $(VENV)/declared.txt --per-rule-ignores '$(DEPTRY_IGNORES)'
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(VENV)/bin/hadolint Dockerfile
+
+reference: install-dev ## write the tables of docs/reference from the code
+	@# Importing the code reads the settings; no server is contacted.
+	@DATABASE_URL=postgresql://127.0.0.1/none REDIS_URL=redis://127.0.0.1 $(PY) -m docs.reference.generate
 
 lock: install-dev ## resolve setup.cfg, and what make bench compares with, anew into the lock files
 	$(COMPILE) -o requirements.lock
