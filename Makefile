@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs run test coverage chaos bench score check lock clean venv install-devstack install-dev
+.PHONY: help up down status logs run test coverage chaos bench score check docs lock clean venv install-devstack install-dev
 .NOTPARALLEL:
 
 help: ## show this
@@ -73,6 +73,10 @@ check: install-dev ## lint, format, types, import contracts, security, dependenc
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(VENV)/bin/hadolint Dockerfile
 
+docs: install-dev ## write the documentation as a website to .site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo "To read it: $(PY) -m http.server --bind 127.0.0.1 --directory .site 8001"
+
 lock: install-dev ## resolve setup.cfg, and what make bench compares with, anew into the lock files
 	$(COMPILE) -o requirements.lock
 	$(COMPILE) --extra devstack -c requirements.lock -o requirements-devstack.lock
@@ -82,7 +86,7 @@ lock: install-dev ## resolve setup.cfg, and what make bench compares with, anew 
 clean: ## stop everything; delete .data, .venv and what the tools left
 	@if [ -x $(PY) ]; then $(DEVSTACK) clean; fi
 	rm -rf .data $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info \
-		.coverage_data .coverage_html
+		.coverage_data .coverage_html .site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCK_OF = $(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
