@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs run test coverage chaos bench score check docs lock clean venv install-devstack install-dev
+.PHONY: help up down status logs run test coverage chaos bench score check prose docs lock clean venv install-devstack install-dev
 .NOTPARALLEL:
 
 help: ## show this
@@ -72,6 +72,10 @@ check: install-dev ## lint, format, types, import contracts, security, dependenc
 	$(VENV)/bin/deptry . --requirements-files $(VENV)/declared.txt --per-rule-ignores '$(DEPTRY_IGNORES)'
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(VENV)/bin/hadolint Dockerfile
+
+prose: install-dev ## find wording that the texts avoid, in *.md, docs/ and app/; .prose/ has the rules
+	$(VENV)/bin/ast-grep test --config .prose/sgconfig.yml --skip-snapshot-tests
+	$(VENV)/bin/ast-grep scan --config .prose/sgconfig.yml --report-style short $(wildcard *.md) docs app
 
 docs: install-dev ## write the documentation as a website to .site/, and check its links
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
