@@ -23,7 +23,7 @@ from devstack.valkey import Valkey
 from settings import Settings, read_settings
 from store.engine import make_engine
 from store.tables import Base
-from tests.processes import Process
+from tests.processes import Process, kill_all
 from tests.short_times import SHORT_TIMES, forget_the_callers_settings
 
 ROOT = Path(__file__).parent.parent
@@ -166,6 +166,6 @@ def start(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Ca
         return process
 
     yield start
+    kill_all(started)
     for process in started:
-        process.kill()
         print(f"--- {process.role}", process.log.read_text(), sep="\n")  # noqa: T201 — pytest shows it for a failure
