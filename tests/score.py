@@ -18,12 +18,11 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from devstack.postgres import Postgres
 from sources.judge import Listed
 from store.engine import make_engine
 from tasks.identity import Listings
 from tasks.second_look import look_again
-from tests.chaos.servers import migrate
+from tests.servers import MigratedPostgres
 
 FOLDER = Path("../shared/identity")
 REPORT = Path("build/score.json")
@@ -70,30 +69,25 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
     In the order in which the service meets them: CoinPaprika's tickers are of active coins; others come last.
     """
-    with TemporaryDirectory(prefix="kasparro-score-") as folder, Postgres(Path(folder)) as postgres:
-        try:
-            migrate(postgres.url)
-            engine = make_engine(postgres.url, "score")
-            with engine.begin() as connection:
-                connection.execute(text("INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko')"))
-            _resolve(engine, "coinpaprika", (coin for coin in ours if coin["is_active"]))
-            _resolve(engine, "coingecko", theirs)
-            _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
-            look_again(engine, overrides={})
-            with engine.connect() as connection:
-                found = connection.execute(
-                    text("""
-                        SELECT ours.source_asset_id, theirs.source_asset_id
-                          FROM listings AS ours JOIN listings AS theirs USING (asset)
-                         WHERE ours.source = 'coinpaprika' AND theirs.source = 'coingecko'
-                    """)
-                )
-                answers: dict[str, str] = dict(found.all())
-            engine.dispose()
-            return answers
-        finally:
-            postgres.stop()
-            postgres.erase()
+    with TemporaryDirectory(prefix="kasparro-score-") as folder, MigratedPostgres(Path(folder)) as postgres:
+        engine = make_engine(postgres.create_database("score"), "score")
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko')"))
+        _resolve(engine, "coinpaprika", (coin for coin in ours if coin["is_active"]))
+        _resolve(engine, "coingecko", theirs)
+        _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
+        look_again(engine, overrides={})
+        with engine.connect() as connection:
+            found = connection.execute(
+                text("""
+                    SELECT ours.source_asset_id, theirs.source_asset_id
+                      FROM listings AS ours JOIN listings AS theirs USING (asset)
+                     WHERE ours.source = 'coinpaprika' AND theirs.source = 'coingecko'
+                """)
+            )
+            answers: dict[str, str] = dict(found.all())
+        engine.dispose()
+        return answers
 
 
 def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) -> None:

@@ -23,6 +23,7 @@ import psutil
 from tests.chaos.faults_points import written
 from tests.chaos.hosts import Host, ReachablePostgres, hosts
 from tests.chaos.invariants import Row
+from tests.chaos.servers import UPSTREAMS
 from tests.chaos.stage import Stage, fault
 from tests.processes import Process, until
 
@@ -101,7 +102,7 @@ class TwoHosts:
         """On the host's loopback, at the same URL as outside."""
         servers, log = self.stage.servers, self.stage.folder / f"{host.namespace}-replay.log"
         where = ("--port", str(urlsplit(servers.replay.url).port), "--seed", str(servers.seed))
-        host.run(sys.executable, "-m", "devstack.replay", "--freeze", *where, log=log)
+        host.run(*UPSTREAMS, *where, log=log)
         until(lambda: "serves" in log.read_text(), within=30, what=f"the upstreams answer; see {log}")
 
     def cut(self, *links: str, worker: Process | None = None) -> None:
