@@ -67,10 +67,10 @@ ENDINGS = ("run_ended", "run_waits", "slice_ended", "slice_fenced_off", "slice_l
 
 ANSWERED = """
 from sqlalchemy import text
-from tasks import database, identity
+from tasks import database, decisions
 
 with database.worker_engine().begin() as connection:
-    connection.execute(text(f"SELECT pg_advisory_xact_lock({identity._RESOLVE_LOCK})"))
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({decisions._RESOLVE_LOCK})"))
     print("locked", flush=True)
     connection.execute(text("WITH waited AS MATERIALIZED (SELECT pg_sleep(0.5)) "
                             "SELECT repeat('x', 1000) FROM waited, generate_series(1, 20000)")).all()
