@@ -21,11 +21,10 @@ from settings import Settings, read_settings
 from store.engine import make_engine
 from store.tables import Base
 from tests.processes import Process, Processes
+from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.servers import TEMPLATE, MigratedPostgres
 from tests.short_times import SHORT_TIMES, forget_the_callers_settings
 
-ROOT = Path(__file__).parent.parent
-REAL_DATA = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "real-data"))
 # A copy of a database has the numbers of the one it was copied from.
 SCHEMA = "SELECT oid FROM pg_class UNION ALL SELECT oid FROM pg_constraint ORDER BY oid"
 
@@ -71,12 +70,13 @@ def pytest_unconfigure() -> None:
     _servers.close()
 
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The recordings of what upstreams really send; they are not part of the project."""
-    if not REAL_DATA.is_dir():
-        pytest.skip(f"no recordings at {REAL_DATA}; REAL_DATA names their folder")
-    return REAL_DATA
+@pytest.fixture(params=[SYNTHETIC, REAL], ids=str)
+def recordings(request: pytest.FixtureRequest) -> Recordings:
+    """Recordings of upstreams and CSV files: the project's invented ones, and real ones, which it does not have."""
+    chosen: Recordings = request.param
+    if not chosen.folder.is_dir():
+        pytest.skip(f"There are no real recordings in {chosen.folder}; set REAL_DATA to their folder.")
+    return chosen
 
 
 @pytest.fixture
