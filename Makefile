@@ -58,7 +58,7 @@ chaos: install-dev ## hurt it in every way we know, and check that nothing is lo
 bench: install-dev ## measure it side by side with others, in half an hour; QUICK=1: in minutes; ROUNDS=, ONLY=, WRITE=
 	$(PY) -m tests.bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only "$(ONLY)") $(if $(WRITE),--write $(WRITE))
 
-score: install-dev ## see how well listings are matched to assets, on the settled pairs of IDENTITY_DATA
+score: install-dev ## see how well listings are matched to assets, on invented pairs, or those of IDENTITY_DATA
 	$(PY) -m tests.score
 
 check: install-dev ## lint, format, types, import contracts, security, dependencies, container files
