@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from sources import coingecko, coinpaprika
+from sources import coingecko, coinpaprika, csv_source
 from sources.contract import Http, Page, Source, Window
-from sources.csv import source as csv_files
 from store.engine import make_engine
 from tests.sources.csv.test_real_data import FILES
 from tests.sources.csv_folder import environment
@@ -69,7 +68,7 @@ def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, real_data: Path) 
 
 
 def test_every_real_csv_file_loads_but_for_the_rows_it_names(bench: Bench, database_url: str, real_data: Path) -> None:
-    source = csv_files.source("csv_real", timedelta(minutes=15), [file.declared for file in FILES])
+    source = csv_source("csv_real", timedelta(minutes=15), [file.declared for file in FILES])
     unhurried = replace(bench, engine=make_engine(database_url, "test"))
     with environment(CSV_DIR=str(real_data / "csv")):
         run = unhurried.ingest(source)
