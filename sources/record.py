@@ -69,7 +69,7 @@ KEY_FIELDS, VALUE_FIELDS = _NAMES[:4], _NAMES[5:]
 """The fields that identify a listing, which are texts, and the fields with a quote's values, which are numbers."""
 
 
-def _invalid(code: str, detail: str) -> ValidationError:
+def _field_error(code: str, detail: str) -> ValidationError:
     return ValidationError([{"code": code, "detail": detail}])
 
 
@@ -98,14 +98,14 @@ class _Text(_Coded):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
         if not isinstance(value, str):
-            raise _invalid("not_text", f"expected text, got {_quoted(value)}")
+            raise _field_error("not_text", f"expected text, got {_quoted(value)}")
         text = value.strip()
         if not text:
-            raise _invalid("empty", "expected text, got none")
+            raise _field_error("empty", "expected text, got none")
         if len(text) > self.max_length:
-            raise _invalid("too_long", f"expected at most {self.max_length} characters, got {len(text)}")
+            raise _field_error("too_long", f"expected at most {self.max_length} characters, got {len(text)}")
         if "\x00" in text or (not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)):
-            raise _invalid("encoding", f"expected text without NUL or broken characters, got {_quoted(value)}")
+            raise _field_error("encoding", f"expected text without NUL or broken characters, got {_quoted(value)}")
         return text
 
 
@@ -116,7 +116,7 @@ class _Currency(_Text):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         code = super()._deserialize(value, attr, data, **kwargs).upper()
         if not CURRENCY.fullmatch(code):
-            raise _invalid("not_a_currency", f"expected a currency code such as USD, got {_quoted(value)}")
+            raise _field_error("not_a_currency", f"expected a currency code such as USD, got {_quoted(value)}")
         return code
 
 
@@ -133,13 +133,17 @@ class _Number(_Coded):
         elif isinstance(value, Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
             number = Decimal(value)
         else:
-            raise _invalid("not_a_number", f"expected a number, got {_quoted(value)}")
+            raise _field_error("not_a_number", f"expected a number, got {_quoted(value)}")
         if not number.is_finite() or (number and not SMALLEST <= number.copy_abs() <= LARGEST):
-            raise _invalid("out_of_range", f"expected a number between {SMALLEST} and {LARGEST}, got {_quoted(value)}")
+            raise _field_error(
+                "out_of_range", f"expected a number between {SMALLEST} and {LARGEST}, got {_quoted(value)}"
+            )
         if len(number.as_tuple().digits) > MAX_DIGITS:
-            raise _invalid("out_of_range", f"expected at most {MAX_DIGITS} digits, got {len(number.as_tuple().digits)}")
+            raise _field_error(
+                "out_of_range", f"expected at most {MAX_DIGITS} digits, got {len(number.as_tuple().digits)}"
+            )
         if self.minimum is not None and number < self.minimum:
-            raise _invalid("negative", f"expected {self.minimum} or more, got {_quoted(value)}")
+            raise _field_error("negative", f"expected {self.minimum} or more, got {_quoted(value)}")
         return number
 
 
@@ -155,7 +159,7 @@ class _Price(_Number):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Decimal:
         price = super()._deserialize(value, attr, data, **kwargs)
         if price <= 0:
-            raise _invalid("not_positive", f"expected a price above 0, got {_quoted(value)}")
+            raise _field_error("not_positive", f"expected a price above 0, got {_quoted(value)}")
         return price
 
 
@@ -163,7 +167,7 @@ class _Rank(_Number):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         rank = super()._deserialize(value, attr, data, **kwargs)
         if rank != rank.to_integral_value() or not 1 <= rank < 2**31:
-            raise _invalid("not_a_rank", f"expected a whole number of 1 or more, got {_quoted(value)}")
+            raise _field_error("not_a_rank", f"expected a whole number of 1 or more, got {_quoted(value)}")
         return int(rank)
 
 
@@ -180,12 +184,12 @@ class _Time(_Coded):
         except (ValueError, AttributeError, OverflowError):
             at = None
         if at is None:
-            raise _invalid("not_a_time", f"expected a time with its offset from UTC, got {_quoted(value)}")
+            raise _field_error("not_a_time", f"expected a time with its offset from UTC, got {_quoted(value)}")
         if at < EARLIEST:
-            raise _invalid("too_early", f"expected a time from {EARLIEST:%Y-%m-%d} on, got {at.isoformat()}")
+            raise _field_error("too_early", f"expected a time from {EARLIEST:%Y-%m-%d} on, got {at.isoformat()}")
         latest = cast(Record, self.parent).latest
         if at > latest:
-            raise _invalid("in_future", f"expected a time until {latest.isoformat()}, got {at.isoformat()}")
+            raise _field_error("in_future", f"expected a time until {latest.isoformat()}, got {at.isoformat()}")
         return at
 
 

@@ -102,7 +102,7 @@ def test_of_two_names_of_one_listing_the_later_one_is_kept() -> None:
     ]
     source = canned([], parse=lambda _: items)
     quotes = normalize_page(source, Page(b"", "", {}, LATEST, None), clock_skew=0).quotes
-    assert [(listing.name, listing.source_asset_id) for listing in quotes.listed] == [("New", "coin-0")]
+    assert [(listing.name, listing.source_asset_id) for listing in quotes.listings] == [("New", "coin-0")]
     assert len(quotes) == 2
 
 
