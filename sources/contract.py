@@ -152,7 +152,7 @@ class Page:
     corrects: bool = True
     """Whether the page overwrites existing quotes that have other values. New quotes are inserted in any case."""
 
-    reply: Response | None = None
+    response: Response | None = None
     """The response that this page was made from. An unchanged one is neither parsed nor loaded again."""
 
     @classmethod
@@ -165,7 +165,7 @@ class Page:
             response.fetched_at,
             cursor,
             response.status,
-            reply=response,
+            response=response,
         )
 
     @cached_property
@@ -174,14 +174,14 @@ class Page:
         return sha256(self.body).digest()
 
     @property
-    def is_the_reply(self) -> bool:
+    def is_whole_response(self) -> bool:
         """Whether the page is the whole response: not a part of it, and not derived from it."""
-        return self.reply is not None and (self.body, self.request) == (self.reply.body, self.reply.request)
+        return self.response is not None and (self.body, self.request) == (self.response.body, self.response.request)
 
     @property
     def unchanged(self) -> bool:
         """Whether the page is a whole response that was loaded before."""
-        return self.reply is not None and self.reply.unchanged and self.is_the_reply
+        return self.response is not None and self.response.unchanged and self.is_whole_response
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Columns:
     """One row per item. The column `item` is the item's index in the page, from 0. Every other column is named like
     a field of the unified record and holds text, null if unknown; `observed_at` may also hold times in UTC."""
 
-    item: Callable[[int], Item]
+    item_at: Callable[[int], Item]
     """Returns the item with this index, as `parse` yields it. Called for items that need the row validator."""
 
     fetched: int
@@ -230,7 +230,7 @@ class Columns:
     blank: int = 0
     """The number of blank rows."""
 
-    apart: Mapping[int, Item] = field(default_factory=dict)
+    items_without_row: Mapping[int, Item] = field(default_factory=dict)
     """The items that have no row in the frame, by their index."""
 
 

@@ -60,15 +60,15 @@ def key_of(listing: ListingFields) -> ListingKey:
 class ValidatedColumns(NamedTuple):
     """The result of the columnar validation.
 
-    taken:  the accepted items: `item`, the item's index in the page; `listed`, an index into `listed`; `observed_at`;
-            and the values as text.
-    listed: the listings of the accepted items.
-    left:   the indexes of the items that the row validator must decide about.
+    accepted:  a frame of the valid items: `item`, the index of the item in the page; `listing`, an index into
+               `listings`; `observed_at`; and the values as text.
+    listings:  the distinct listings of all rows.
+    undecided: the indexes of the items that the row validator must decide about.
     """
 
-    taken: pl.DataFrame
-    listed: Sequence[ListingFields]
-    left: Sequence[int]
+    accepted: pl.DataFrame
+    listings: Sequence[ListingFields]
+    undecided: Sequence[int]
 
 
 def validate_columns(frame: pl.DataFrame, latest: datetime) -> ValidatedColumns:
@@ -78,7 +78,7 @@ def validate_columns(frame: pl.DataFrame, latest: datetime) -> ValidatedColumns:
     listings, listing_of_row = _listings(frame, Record(latest))
     times = frame["observed_at"]
     times = times if times.dtype == TIME else read_iso(times, naive=False)
-    columns = [frame["item"], listing_of_row.alias("listed"), times]
+    columns = [frame["item"], listing_of_row.alias("listing"), times]
     columns += [frame[name].cast(pl.String) for name in VALUE_FIELDS if name in frame.columns]
     rows = pl.DataFrame(columns)
     is_valid = _with_floats(rows).select(pl.all_horizontal(*_checks(rows, latest)).fill_null(value=False)).to_series()
@@ -163,7 +163,7 @@ def _float_name(name: str) -> str:
 
 def _checks(rows: pl.DataFrame, latest: datetime) -> Iterator[pl.Expr]:
     """Yield the conditions of a valid row. A condition that is null counts as false."""
-    yield pl.col("listed").is_not_null()
+    yield pl.col("listing").is_not_null()
     yield pl.col("observed_at").is_between(EARLIEST, latest)
     yield pl.col("price").is_not_null()
     for name in set(rows.columns).intersection(VALUE_FIELDS):

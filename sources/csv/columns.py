@@ -186,10 +186,10 @@ class _ItemIndexes:
         items = [item for items in self._without_row.values() for item in items]
         return Columns(
             frame=pl.concat(frames),
-            item=lambda index: self._item(begins, index),
+            item_at=lambda index: self._item(begins, index),
             fetched=ends[-1],
             blank=sum(item is BLANK for item in items),
-            apart={
+            items_without_row={
                 begins[number] + at: item
                 for number, items in self._without_row.items()
                 for at, item in enumerate(item for item in items if item is not BLANK)

@@ -38,22 +38,22 @@ HOST_FAILURES = ("upstream_unavailable", "upstream_slow")
 class Access:
     """What a client needs in order to reach one upstream.
 
-    url:      the base URL.
-    headers:  the header with the key, if there is one.
-    deadline: seconds that one `get` may take, retries and redirects included.
-    max_body: the maximum size of a decompressed body, in bytes.
-    spend:    called before each request; raises TransientError if the rate, the budget or the breaker forbids it.
-    answered: called after each request with whether the host responded, even if it refused.
-    clock:    returns the time for `Response.fetched_at` (aware, UTC).
+    url:            the base URL.
+    headers:        the header with the key, if there is one.
+    deadline:       seconds that one `get` may take, retries and redirects included.
+    max_body_bytes: the maximum size of a decompressed body.
+    spend:          called before each request; raises TransientError if the rate, the budget or the breaker forbids it.
+    record_result:  called after each request with whether the host responded, even if it refused.
+    clock:          returns the time for `Response.fetched_at` (aware, UTC).
     """
 
     source: str
     url: str
     headers: Mapping[str, str]
     deadline: float
-    max_body: int
+    max_body_bytes: int
     spend: Callable[[], None]
-    answered: Callable[[bool], None]
+    record_result: Callable[[bool], None]
     clock: Callable[[], datetime]
 
 
@@ -84,7 +84,7 @@ class HttpClient:
     def close(self) -> None:
         self._session.close()
 
-    def knowing(self, known: Callable[[Mapping[str, Any]], KnownResponse | None]) -> HttpClient:
+    def with_known_responses(self, known: Callable[[Mapping[str, Any]], KnownResponse | None]) -> HttpClient:
         """Return a client that makes conditional requests. It shares this one's connections and is closed with it."""
         return HttpClient(self._access, known, self._session)
 
@@ -162,9 +162,9 @@ class HttpClient:
         try:
             yield
         except (TransientError, TerminalError) as error:
-            self._access.answered(error.code not in HOST_FAILURES)
+            self._access.record_result(error.code not in HOST_FAILURES)
             raise
-        self._access.answered(True)
+        self._access.record_result(True)
 
     @contextmanager
     def _translating_errors(self, url: str, deadline: Deadline) -> Iterator[None]:
@@ -200,7 +200,7 @@ class HttpClient:
         if had_conditions and response.status_code == 304:
             return _Answer(fetched_at, response.headers)
         check_status(self._access.source, response)
-        body = read_body(self._access.source, response, self._access.max_body)
+        body = read_body(self._access.source, response, self._access.max_body_bytes)
         self._check_deadline(deadline)  # The body may have been cut off.
         check_body(self._access.source, body, self._access.headers.values())
         return _Answer(fetched_at, response.headers, body)

@@ -97,9 +97,9 @@ class Clients:
             url=url.rstrip("/"),
             headers={key_header: KEY} if key_header else {},
             deadline=deadline,
-            max_body=max_body,
+            max_body_bytes=max_body,
             spend=self.spend,
-            answered=self.outcomes.append,
+            record_result=self.outcomes.append,
             clock=lambda: NOW,
         )
         client = HttpClient(access)

@@ -117,4 +117,4 @@ def test_only_items_that_are_certainly_valid_are_accepted() -> None:
     prices = ["1", "1e-400", "-1", "1e99", "x", None, "0"]
     frame = pl.DataFrame([{"item": index, **keys, "price": price} for index, price in enumerate(prices)])
     validated = validate_columns(frame, datetime(2026, 1, 1, tzinfo=UTC))
-    assert (validated.taken["item"].to_list(), validated.left) == ([0], [1, 2, 3, 4, 5, 6])
+    assert (validated.accepted["item"].to_list(), validated.undecided) == ([0], [1, 2, 3, 4, 5, 6])

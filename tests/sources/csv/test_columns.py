@@ -48,5 +48,5 @@ def test_a_usual_file_needs_no_row_validation(path: Path) -> None:
     assert folder.source.columns is not None
     columns = folder.source.columns(page)
     assert columns is not None
-    assert (len(columns.frame), columns.apart) == (28, {})
-    assert validate_columns(columns.frame, LATEST).left == []
+    assert (len(columns.frame), columns.items_without_row) == (28, {})
+    assert validate_columns(columns.frame, LATEST).undecided == []

@@ -98,7 +98,7 @@ def test_a_304_returns_the_stored_body(
     sent: tuple[str | None, str | None],
 ) -> None:
     requests = serve(Response(status=304))
-    http = client(upstream.url_for("")).knowing(lambda request: known)
+    http = client(upstream.url_for("")).with_known_responses(lambda request: known)
     response = http.get("/tickers")
     assert [conditions(request) for request in requests] == [sent]
     assert (response.status, response.body, response.content_type) == (304, BODY, "application/json")
@@ -111,7 +111,7 @@ def test_a_200_is_unchanged_if_its_body_is(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], body: bytes, unchanged: bool
 ) -> None:
     serve(Response(body, headers={"ETag": '"v2"'}))
-    http = client(upstream.url_for("")).knowing(lambda request: KNOWN)
+    http = client(upstream.url_for("")).with_known_responses(lambda request: KNOWN)
     response = http.get("/tickers")
     assert (response.status, response.body, response.etag, response.unchanged) == (200, body, '"v2"', unchanged)
 
@@ -126,7 +126,7 @@ def test_a_request_has_the_validators_of_its_own_last_response(
         requests_looked_up.append(request)
         return KNOWN if request["params"] == {"page": 2} else None
 
-    http = client(upstream.url_for("")).knowing(known)
+    http = client(upstream.url_for("")).with_known_responses(known)
     responses = [http.get("/tickers", {"page": page}) for page in (1, 2)]
     assert [conditions(request) for request in requests] == [(None, None), ('"v1"', None)]
     assert requests_looked_up == [response.request for response in responses]
@@ -137,7 +137,7 @@ def test_after_the_stored_body_was_deleted_the_next_request_is_unconditional(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], quick_retries: None
 ) -> None:
     requests = serve(Response(status=304), Response(BODY))
-    http = client(upstream.url_for("")).knowing(
+    http = client(upstream.url_for("")).with_known_responses(
         lambda request: replace(KNOWN, body=lambda: None) if not requests else None
     )
     assert http.get("/tickers").body == BODY
@@ -150,7 +150,7 @@ def test_a_304_for_an_unconditional_request_is_an_error(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], known: KnownResponse | None
 ) -> None:
     requests = serve(Response(status=304))
-    http = client(upstream.url_for("")).knowing(lambda request: known)
+    http = client(upstream.url_for("")).with_known_responses(lambda request: known)
     with pytest.raises(TransientError) as caught:
         http.get("/tickers")
     assert caught.value.detail == "example: answered 304 to GET /tickers, although the request was not conditional"
@@ -169,7 +169,7 @@ def test_validators_are_neither_sent_to_nor_taken_from_a_redirect_target(
 
     upstream.expect_request("/moved").respond_with_handler(redirect)
     requests = serve(Response(BODY, headers={"ETag": '"v2"', "Last-Modified": "Sat, 03 Jan 2009 18:15:05 GMT"}))
-    http = client(upstream.url_for("")).knowing(lambda request: KNOWN)
+    http = client(upstream.url_for("")).with_known_responses(lambda request: KNOWN)
     response = http.get("/moved")
     assert (conditions(redirected[0]), conditions(requests[0])) == (('"v1"', None), (None, None))
     assert (response.body, response.etag, response.last_modified, response.unchanged) == (BODY, None, None, True)
@@ -183,6 +183,6 @@ def test_a_retry_is_conditional_too(raw_upstream: Callable[..., RawServer], clie
             connection.sendall(b"HTTP/1.1 304 Not Modified\r\n\r\n")
 
     server = raw_upstream(hang_up)
-    http = client(server.url).knowing(lambda request: KNOWN)
+    http = client(server.url).with_known_responses(lambda request: KNOWN)
     response = http.get("/tickers")
     assert (response.status, response.body, server.connections) == (304, BODY, 2)
