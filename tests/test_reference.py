@@ -46,7 +46,7 @@ def reject_codes() -> set[str]:
     found = {"missing", "no_price", "unknown_field"}  # Declared as messages of fields in sources/record.py.
     for call in calls():
         name = ast.unparse(call.func)
-        if name == "_wrong" or name == "Unreadable":
+        if name == "_field_error" or name == "Unreadable":
             found |= set(texts(call.args[0]))
         elif name == "Reject" and len(call.args) == 3:
             found |= set(texts(call.args[1]))

@@ -79,8 +79,8 @@ class CopyRows:
 
 def arrange(quotes: QuoteFrame, listings: Sequence[int]) -> pl.DataFrame:
     """Return the quotes in the columns of their table, sorted by its key. listings: the id of each listing."""
-    ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listed"])
-    frame = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listed")).sort("listing_id", "observed_at")
+    ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listing"])
+    frame = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listing")).sort("listing_id", "observed_at")
     return frame.drop(name for name in VALUE_FIELDS if name in frame and frame[name].null_count() == len(frame))
 
 

@@ -74,7 +74,7 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     latest = page.fetched_at + timedelta(seconds=clock_skew)
     columns, drift = _parse(source, page, examine)
     validated = validate_columns(columns.frame, latest)
-    undecided = {**columns.apart, **{index: columns.item(index) for index in validated.left}}
+    undecided = {**columns.items_without_row, **{index: columns.item_at(index) for index in validated.undecided}}
     record, single_quotes, rejects = Record(latest), [], []
     for index, item in sorted(undecided.items(), key=lambda pair: pair[0]):
         if isinstance(item, Reject):
@@ -112,23 +112,24 @@ def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[I
     if items is not None:
         return items[:: len(items) // SAMPLE_ITEMS + 1]
     assert columns is not None
-    return [columns.item(index) for index in range(min(SAMPLE_ROWS, columns.fetched)) if index not in columns.apart]
+    indexes = range(min(SAMPLE_ROWS, columns.fetched))
+    return [columns.item_at(index) for index in indexes if index not in columns.items_without_row]
 
 
 def _as_columns(source: Source, items: list[Item]) -> Columns:
-    """Map the items of a page to columns. Items whose values are not plain text or numbers are set apart."""
+    """Map the items of a page to columns. Items with other values than plain text and numbers have no row."""
     blank = sum(item is BLANK for item in items)
     items = [item for item in items if item is not BLANK] if blank else items
-    rows, apart = [], {}
+    rows, items_without_row = [], {}
     for index, item in enumerate(items):
         row = None if isinstance(item, Reject) else _row(source, item)
         if row is None:
-            apart[index] = item
+            items_without_row[index] = item
         else:
             rows.append([index, *row])
     schema = {"item": pl.UInt32, **dict.fromkeys((*TEXT_FIELDS, *VALUE_FIELDS), pl.String)}
     frame = pl.DataFrame(dict(zip(schema, zip(*rows, strict=True), strict=True)) if rows else None, schema)
-    return Columns(frame, items.__getitem__, len(items), blank, apart)
+    return Columns(frame, items.__getitem__, len(items), blank, items_without_row)
 
 
 def _row(source: Source, item: Item) -> list[str | None] | None:

@@ -70,7 +70,7 @@ class PagePreparer:
         """Yield the pages of a window, fetched, parsed and normalized. Raises what the source raises."""
         http = self._http
         if not self._claim.parameters.get("full_refresh"):
-            http = http.knowing(partial(known_response, self._engine, self._source, window.partition))
+            http = http.with_known_responses(partial(known_response, self._engine, self._source, window.partition))
         pages = self._source.fetch(window, http)
         try:
             for page in pages:

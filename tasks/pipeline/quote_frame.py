@@ -14,14 +14,14 @@ from sources.record_columns import TIME, ListingFields, ValidatedColumns, key_of
 
 
 def _empty_frame() -> pl.DataFrame:
-    return pl.DataFrame(schema={"listed": pl.UInt32, "observed_at": TIME})
+    return pl.DataFrame(schema={"listing": pl.UInt32, "observed_at": TIME})
 
 
 @dataclass(frozen=True)
 class QuoteFrame:
     """The quotes of a page.
 
-    listings: each listing once. frame: `listed`, an index into listings; `observed_at`; the values as text.
+    listings: each listing once. frame: `listing`, an index into listings; `observed_at`; the values as text.
     """
 
     listings: Sequence[ListingFields] = ()
@@ -34,7 +34,7 @@ class QuoteFrame:
         single_quotes: each with its index among the page's items. Of two quotes of one listing at one instant the
         later item is kept, and of two names of one listing the later name.
         """
-        frame, listings = validated.taken, list(validated.listed)
+        frame, listings = validated.accepted, list(validated.listings)
         if single_quotes:
             frame = pl.concat([frame, _as_frame(single_quotes, first=len(listings))], how="diagonal")
             listings += [
@@ -43,10 +43,10 @@ class QuoteFrame:
             ]
         listings, new_indexes = _unique(listings, frame)
         ordered = (
-            frame.with_columns(pl.Series(new_indexes, dtype=pl.UInt32).gather(frame["listed"]).alias("listed"))
-            .sort("listed", "observed_at", "item")
+            frame.with_columns(pl.Series(new_indexes, dtype=pl.UInt32).gather(frame["listing"]).alias("listing"))
+            .sort("listing", "observed_at", "item")
             .filter(
-                (pl.col("listed") != pl.col("listed").shift(-1)).fill_null(value=True)
+                (pl.col("listing") != pl.col("listing").shift(-1)).fill_null(value=True)
                 | (pl.col("observed_at") != pl.col("observed_at").shift(-1))
             )
         )
@@ -67,7 +67,7 @@ class QuoteFrame:
         """Yield for each quote its index into listings, its time and all its values, as text."""
         present = self.frame.columns
         values = [pl.col(name) if name in present else pl.lit(None, pl.String).alias(name) for name in VALUE_FIELDS]
-        return self.frame.select("listed", "observed_at", *values).iter_rows()
+        return self.frame.select("listing", "observed_at", *values).iter_rows()
 
 
 def _as_frame(single_quotes: Sequence[tuple[int, Quote]], first: int) -> pl.DataFrame:
@@ -78,7 +78,7 @@ def _as_frame(single_quotes: Sequence[tuple[int, Quote]], first: int) -> pl.Data
     ]
     schema: dict[str, Any] = {
         "item": pl.UInt32,
-        "listed": pl.UInt32,
+        "listing": pl.UInt32,
         "observed_at": TIME,
         **dict.fromkeys(VALUE_FIELDS, pl.String),
     }
@@ -91,7 +91,7 @@ def _text(value: Decimal | int | None) -> str | None:
 
 def _unique(listings: Sequence[ListingFields], frame: pl.DataFrame) -> tuple[list[ListingFields], list[int]]:
     """Return each listing of the frame once, as its latest item names it, and the new index of each old one."""
-    latest = frame.group_by("listed").agg(pl.col("item").max()).sort("item")["listed"]
+    latest = frame.group_by("listing").agg(pl.col("item").max()).sort("item")["listing"]
     by_key = {key_of(listings[index]): listings[index] for index in latest}
     indexes = {key: index for index, key in enumerate(by_key)}
     return list(by_key.values()), [indexes.get(key_of(listing), 0) for listing in listings]

@@ -71,7 +71,7 @@ def save_validator(
 
     overwrites: the page changed stored quotes, so other bodies no longer describe them.
     """
-    response = page.reply if page.is_the_reply else None
+    response = page.response if page.is_whole_response else None
     if response is None and not overwrites:
         return
     key = {"source": lease.claim.source, "partition": lease.partition, "request": json.dumps(page.request)}

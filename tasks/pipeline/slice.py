@@ -195,9 +195,9 @@ class Slice:
             url=url,
             headers=headers,
             deadline=self._settings.request_deadline,
-            max_body=self._settings.max_body_bytes,
+            max_body_bytes=self._settings.max_body_bytes,
             spend=spender(self._engine, self._source, breaker),
-            answered=breaker.answered,
+            record_result=breaker.answered,
             clock=self._clock,
         )
 

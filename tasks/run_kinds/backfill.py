@@ -177,7 +177,7 @@ def _pages(
         coverage.add(span)
         page = Page.of(reply, coverage.cursor(window.run))
         request = {**reply.request, "listing": listing.fields}
-        yield replace(page, request=request, reply=None, corrects=parameters.existing == "repeat")
+        yield replace(page, request=request, response=None, corrects=parameters.existing == "repeat")
     if coverage.error is not None:
         raise TerminalError(coverage.error["detail"], code=coverage.error["code"])
 

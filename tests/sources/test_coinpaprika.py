@@ -1,4 +1,4 @@
-"""CoinPaprika's tickers, with the quirks of its wire format."""
+"""CoinPaprika: one page per run, and the quirks of the wire format."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def normalized(*coins: Any, fetched_at: datetime = FETCHED) -> NormalizedPage:
 
 
 def reasons(*coins: Any) -> list[tuple[str, str]]:
-    return [(why["field"], why["code"]) for reject in normalized(*coins).rejects for why in reject.reasons]
+    return [(reason["field"], reason["code"]) for reject in normalized(*coins).rejects for reason in reject.reasons]
 
 
 def bitcoin(quote: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -79,19 +79,19 @@ def test_each_currency_of_a_coin_is_a_quote_of_its_own() -> None:
     assert {quote.quote_currency: quote.price for quote in quotes} == {"USD": 1, "BTC": 2, "EUR": 3}
 
 
-def test_zero_is_what_it_does_not_know() -> None:
+def test_zero_means_unknown() -> None:
     unknown = bitcoin({"market_cap": 0, "volume_24h": 0.0}, rank=0, circulating_supply=0, total_supply=0, max_supply=0)
     [quote] = normalized(unknown).quotes
     assert (quote.market_cap, quote.volume_24h, quote.rank) == (None, None, None)
     assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (None, None, None)
 
 
-def test_a_change_of_zero_is_a_change_that_is_known() -> None:
+def test_a_change_of_zero_is_known() -> None:
     [quote] = normalized(bitcoin({"percent_change_24h": 0})).quotes
     assert quote.change_24h_pct == 0
 
 
-def test_what_newer_answers_leave_out_is_unknown() -> None:
+def test_a_field_that_newer_responses_lack_is_unknown() -> None:
     coin = bitcoin()
     del coin["circulating_supply"]
     [quote] = normalized(coin).quotes
@@ -99,7 +99,7 @@ def test_what_newer_answers_leave_out_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("price", [0, 0.0, None])
-def test_a_coin_without_a_price_is_a_reject_with_that_code(price: Any) -> None:
+def test_a_coin_without_a_price_is_rejected_as_no_price(price: Any) -> None:
     assert reasons(bitcoin({"price": price})) == [("price", "no_price")]
 
 
@@ -121,19 +121,17 @@ def test_a_coin_without_a_price_is_a_reject_with_that_code(price: Any) -> None:
         ([], ("quotes", "no_quotes")),
     ],
 )
-def test_a_coin_that_is_not_as_expected_is_a_reject_and_the_others_are_kept(
-    coin: Any, expected: tuple[str, str]
-) -> None:
+def test_an_invalid_coin_is_the_only_reject(coin: Any, expected: tuple[str, str]) -> None:
     assert reasons(coin, BITCOIN) == [expected]
     assert len(normalized(coin, BITCOIN).quotes) == 1
 
 
-def test_a_rejected_coin_is_kept_as_it_came() -> None:
+def test_a_rejected_coin_is_stored_unchanged() -> None:
     [reject] = normalized({"id": "x-x", "quotes": {}}).rejects
     assert json.loads(reject.item) == {"id": "x-x", "quotes": {}}
 
 
-def test_a_run_asks_once_for_all_that_is_listed(upstream: HTTPServer, client: Clients) -> None:
+def test_a_run_requests_the_tickers_once(upstream: HTTPServer, client: Clients) -> None:
     upstream.expect_request("/tickers", query_string={"quotes": "USD"}).respond_with_json([BITCOIN])
     http = client(upstream.url_for(""))
     [page] = source.fetch(window("run-1"), http)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sources import coingecko, coinpaprika
+from sources import coingecko, coinpaprika, csv_source
 from sources.contract import Http, Page, Source, Window
-from sources.csv import source as csv_files
 from store.engine import make_engine
 from tests.recordings import Recordings
 from tests.sources.csv.test_real_data import CSV_FILES
@@ -86,7 +85,7 @@ def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, recordings: Recor
 
 def test_every_csv_file_loads_but_for_the_rows_it_names(bench: Bench, recordings: Recordings) -> None:
     files = CSV_FILES[recordings]
-    source = csv_files.source("csv_real", timedelta(minutes=15), [file.declared for file in files])
+    source = csv_source("csv_real", timedelta(minutes=15), [file.declared for file in files])
     with environment(CSV_DIR=str(recordings.folder / "csv")):
         run = bench.ingest(source)
     assert (run["status"], run["error_detail"]) == ("partial", None)

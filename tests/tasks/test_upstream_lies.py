@@ -120,7 +120,7 @@ FINAL = {
     "a redirect to another host": (
         "http://127.0.0.1:{port}/prices?page=2",
         "redirected",
-        "feed: redirected to another origin, http://127.0.0.1:{port}; not followed",
+        "feed: redirected to another origin, http://127.0.0.1:{port}; not followed. If you trust it, set FEED_URL",
     ),
 }
 
@@ -153,7 +153,7 @@ def test_a_packed_bomb_ends_the_run_before_it_fills_the_memory(bench: Bench, mou
     mouth.says = answer(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip")
     ended = bench.slice(bench.request(feed_source(mouth.url)), max_body_bytes=100_000)
     assert (ended["status"], ended["error_code"]) == ("failed", "body_too_large")
-    assert ended["error_detail"] == "feed: the body is larger than 100000 bytes"
+    assert ended["error_detail"] == "feed: the body is larger than 100000 bytes; raise MAX_BODY_BYTES"
     assert mouth.heard == 1
     assert bench.one("SELECT count(*) FROM raw_bodies") == 0
     assert bench.one("SELECT cursor FROM checkpoints") is None

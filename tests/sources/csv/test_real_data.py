@@ -313,7 +313,7 @@ EACH_FILE = pytest.mark.parametrize(
 def test_a_file_loads_or_says_what_it_refused(recordings: Recordings, expected: Expected) -> None:
     folder = Folder(recordings.folder / "csv", expected.declared)
     assert folder.partitions() == [expected.name]
-    judged = folder.judge(folder.look(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
+    judged = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
     assert (len(judged.quotes), judged.codes, judged.blank) == (expected.quotes, expected.rejects, expected.blank)
     said = [
         f"{quote.source_asset_id} {quote.quote_currency} {quote.observed_at:%Y-%m-%dT%H:%M:%S} {quote.price}"
