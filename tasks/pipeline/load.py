@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from sources.contract import Page
 from sources.record import VALUE_FIELDS
 from tasks.archive.raw_bodies import save_body, start_saving
-from tasks.drift.watch import save_drift
+from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.copy_rows import CopyRows
 from tasks.pipeline.normalize import NormalizedPage, RejectedItem
