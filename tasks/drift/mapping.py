@@ -19,7 +19,11 @@ def map_item(source: Source, item: Item) -> Mapping[str, Any]:
     except Exception as error:
         raise Reject("", "unmappable", f"the mapping of {source.name} failed: {_describe(error)}") from error
     if not isinstance(fields, Mapping):
-        raise Reject("", "unmappable", f"the mapping of {source.name} gave no fields, but {type(fields).__name__}")
+        raise Reject(
+            "",
+            "unmappable",
+            f"the mapping of {source.name} returned {type(fields).__name__}, expected a mapping of fields",
+        )
     return fields
 
 

@@ -48,17 +48,17 @@ class DriftFindings:
 
 @dataclass(frozen=True)
 class PageDrift:
-    """affecting: changes, of this page or of earlier ones, that reject items or discard a field."""
+    """changes_in_force: changes, of this page or of earlier ones, that reject items or discard a field."""
 
-    affecting: ChangesWithPolicy = ()
-    found: DriftFindings | None = None
+    changes_in_force: ChangesWithPolicy = ()
+    findings: DriftFindings | None = None
 
-    def treated(self, item: Item) -> Item:
+    def apply(self, item: Item) -> Item:
         """Return the item without discarded fields, or a Reject if a change quarantines it."""
         if not isinstance(item, dict):
             return item
         fields = dict(leaves(item))
-        for change, policy in self.affecting:
+        for change, policy in self.changes_in_force:
             if not is_affected(fields, change):
                 continue
             if policy == "quarantine":

@@ -29,15 +29,15 @@ class DriftWatch:
         self._waiting: dict[str, list[Change]] = {}
         self._page_counts: Counter[str] = Counter()
 
-    def treat(self, page: Page, _: Sequence[Item] = ()) -> PageDrift:
+    def apply_waiting(self, page: Page, _: Sequence[Item] = ()) -> PageDrift:
         """Return the changes that earlier pages showed and nobody has accepted. Do not look for new ones."""
-        return PageDrift(self._affecting(self._source.format(page)))
+        return PageDrift(self._changes_in_force(self._source.format(page)))
 
-    def look(self, page: Page, sample: Sequence[Item]) -> PageDrift:
+    def examine(self, page: Page, sample: Sequence[Item]) -> PageDrift:
         """Return the same with the page's own changes. Raise TerminalError if one of them freezes the source."""
         format_, profile = self._source.format(page), profile_items(sample)
         if not profile.items:
-            return self.treat(page)
+            return self.apply_waiting(page)
         self._page_counts[format_] += 1
         known = self._known(format_)
         if known.is_learning:
@@ -55,7 +55,7 @@ class DriftWatch:
         known.version = 1
         must_store = version == 0 or has_new_fields or self._is_due(format_)
         stored = _as_json(known.profile) if must_store else None
-        return PageDrift(found=DriftFindings(format_, known, version, profile=stored, evolved=version == 0))
+        return PageDrift(findings=DriftFindings(format_, known, version, profile=stored, evolved=version == 0))
 
     def _apply(
         self,
@@ -78,7 +78,7 @@ class DriftWatch:
         version, known.version = known.version, known.version + bool(accepted)
         stored = _as_json(known.profile) if accepted or self._is_due(format_) else None
         findings = DriftFindings(format_, known, version, stored_changes, new_fields, stored, evolved=bool(accepted))
-        return PageDrift(self._affecting(format_), findings)
+        return PageDrift(self._changes_in_force(format_), findings)
 
     def _known(self, format_: str) -> KnownProfile:
         if format_ in self._formats and self._formats[format_].is_stale:
@@ -134,7 +134,7 @@ class DriftWatch:
         waiting += [change for change in changes if change.key not in keys]
         return waiting
 
-    def _affecting(self, format_: str) -> ChangesWithPolicy:
+    def _changes_in_force(self, format_: str) -> ChangesWithPolicy:
         changes = [(change, self._policy(change)) for change in self._waiting_of(format_)]
         return [(change, policy) for change, policy in changes if policy in ("discard", "quarantine")]
 

@@ -45,12 +45,12 @@ _RESOLVE_LOCK = 7_274_652
 class DecisionRefused(Exception):
     """A decision that cannot be made. The message is safe to show to any client.
 
-    code: unknown_asset, unknown_listing, unknown_change or conflict. each: one message for each unknown listing.
+    code: unknown_asset, unknown_listing, unknown_change or conflict. details: one message for each unknown listing.
     """
 
-    def __init__(self, code: str, detail: str, each: Sequence[str] = ()):
+    def __init__(self, code: str, detail: str, details: Sequence[str] = ()):
         super().__init__(detail)
-        self.code, self.each = code, each
+        self.code, self.details = code, details
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ def find_asset(connection: Connection, slug: str) -> Row[Any]:
 
 ASSETS_BY_SLUG = text("""
     WITH RECURSIVE step AS (
-        SELECT slug AS asked, id, slug, merged_into FROM assets WHERE slug = ANY(:slugs)
+        SELECT slug AS requested, id, slug, merged_into FROM assets WHERE slug = ANY(:slugs)
         UNION
-        SELECT step.asked, assets.id, assets.slug, assets.merged_into
+        SELECT step.requested, assets.id, assets.slug, assets.merged_into
           FROM step JOIN assets ON assets.id = step.merged_into)
-    SELECT asked, id, slug FROM step WHERE merged_into IS NULL
+    SELECT requested, id, slug FROM step WHERE merged_into IS NULL
 """)
 """The assets that slugs stand for. The slug of a merged asset stands for the asset that it was merged into."""
 

@@ -114,8 +114,8 @@ def load_page(
         save_body(connection, lease.claim.source, page, pending_body)
     if not page.unchanged:
         _save_rejects(connection, lease, page.digest, normalized.rejects)
-    if normalized.drift.found:
-        save_drift(connection, lease.claim, normalized.drift.found)
+    if normalized.drift.findings:
+        save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=updated > 0)
     seq = _insert_page(connection, lease, page, counters, rows)
     reach("after_raw_page")

@@ -35,7 +35,7 @@ def test_the_fields_of_the_mapping_are_returned() -> None:
         (raising(KeyError("price")), "the mapping of canned failed: KeyError('price')"),
         (raising(ValueError("Größe")), "the mapping of canned failed: ValueError('Gr\\xf6\\xdfe')"),
         (raising(Unprintable()), "the mapping of canned failed: Unprintable"),
-        (lambda _: None, "the mapping of canned gave no fields, but NoneType"),
+        (lambda _: None, "the mapping of canned returned NoneType, expected a mapping of fields"),
     ],
 )
 def test_a_mapping_that_fails_rejects_the_item(normalize: Callable[[Any], Any], reason: str) -> None:

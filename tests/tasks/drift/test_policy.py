@@ -57,28 +57,28 @@ def test_an_item_is_affected_if_it_shows_the_change(change: Change, fields: dict
     ],
 )
 def test_discard_sets_the_field_to_null_in_affected_items(change: Change, item: Any, expected: Any) -> None:
-    assert PageDrift([(change, "discard")]).treated(item) == expected
+    assert PageDrift([(change, "discard")]).apply(item) == expected
 
 
 def test_a_discarded_field_does_not_change_the_class_of_the_item_or_the_item_itself() -> None:
     item = Row(quotes=Row(usd=Row(price="much")))
-    treated = PageDrift([(NESTED, "discard")]).treated(item)
+    treated = PageDrift([(NESTED, "discard")]).apply(item)
     assert [type(treated), type(treated["quotes"]), type(treated["quotes"]["usd"])] == [Row] * 3
     assert item["quotes"]["usd"]["price"] == "much"
 
 
 def test_quarantine_rejects_affected_items() -> None:
     drift = PageDrift([(RETYPED, "quarantine")])
-    rejected = drift.treated({"price": "much"})
+    rejected = drift.apply({"price": "much"})
     assert isinstance(rejected, Reject)
     assert rejected.item == {"price": "much"}
     [reason] = rejected.reasons
     assert (reason["field"], reason["code"]) == ("price", "drift")
     assert "`price` was number, is text" in reason["detail"]
-    assert drift.treated({"price": 1}) == {"price": 1}
+    assert drift.apply({"price": 1}) == {"price": 1}
 
 
 @pytest.mark.parametrize("policies", [("discard", "quarantine"), ("quarantine", "discard")])
 def test_an_item_with_several_changes_is_rejected_if_one_is_quarantined(policies: tuple[DriftPolicy, ...]) -> None:
     drift = PageDrift(list(zip((NEW, VANISHED), policies, strict=True)))
-    assert isinstance(drift.treated({"extra": 1}), Reject)
+    assert isinstance(drift.apply({"extra": 1}), Reject)
