@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.identity.similarity import Spelling, similarity
+from tasks.identity.similarity import Spelling, compare
 from tests.data.identity import NO_NAME_IN_COMMON, NO_SYMBOL_IN_COMMON
 from tests.score import FOLDER, Score, match_folder, mistakes, rate
 
@@ -47,4 +47,4 @@ def test_of_the_invented_pairs_no_trap_is_accepted_and_all_is_found_that_names_c
 @pytest.mark.xfail(reason="symbol_and_core_of_name compares the cores of ids whatever words were left out")
 def test_two_tokens_of_one_project_are_not_one_coin() -> None:
     ours = Spelling("HOBT", "Hovbatis Token", "hobt-hovbatis-token")
-    assert similarity(ours, Spelling("hobt", "Hovbatis DAO", "hovbatis-dao")) is None
+    assert compare(ours, Spelling("hobt", "Hovbatis DAO", "hovbatis-dao")) is None

@@ -238,5 +238,5 @@ def _transaction() -> Iterator[Connection]:
         with decision_lock(context().engine) as connection:
             yield connection
     except DecisionRefused as refused:
-        errors = [{"in": "body", "name": "listings", "detail": detail} for detail in refused.each]
+        errors = [{"in": "body", "name": "listings", "detail": detail} for detail in refused.details]
         raise Problem(CODES[refused.code], str(refused), errors=errors) from None

@@ -55,7 +55,7 @@ def nearest_asset(connection: Connection, slug: str) -> str:
 
 def asset_ids(connection: Connection, slugs: Sequence[str]) -> list[int]:
     """The assets that slugs stand for; raises a Problem for one that is not there."""
-    known = {row.asked: row.id for row in connection.execute(ASSETS_BY_SLUG, {"slugs": list(slugs)})}
+    known = {row.requested: row.id for row in connection.execute(ASSETS_BY_SLUG, {"slugs": list(slugs)})}
     for slug in slugs:
         if slug not in known:
             raise invalid_parameter("asset", f"there is no asset {quoted(slug)}{nearest_asset(connection, slug)}")

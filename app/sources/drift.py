@@ -28,7 +28,7 @@ from app.web.problems import Code, Problem, quoted
 from sources.contract import DriftPolicy
 from sources.registry import SOURCES
 from store.tables import DRIFT_KINDS, DriftChangeRow, ProfileRow
-from tasks.drift.watch import accept_change
+from tasks.drift.stored_profiles import accept_change
 
 DriftKey = pagination.BigId
 

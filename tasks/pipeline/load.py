@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from sources.contract import Page
 from sources.record import VALUE_FIELDS
 from tasks.archive.raw_bodies import save_body, start_saving
-from tasks.drift.watch import save_drift
+from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.copy_rows import CopyRows
 from tasks.pipeline.normalize import NormalizedPage, RejectedItem
@@ -114,8 +114,8 @@ def load_page(
         save_body(connection, lease.claim.source, page, pending_body)
     if not page.unchanged:
         _save_rejects(connection, lease, page.digest, normalized.rejects)
-    if normalized.drift.found:
-        save_drift(connection, lease.claim, normalized.drift.found)
+    if normalized.drift.findings:
+        save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=updated > 0)
     seq = _insert_page(connection, lease, page, counters, rows)
     reach("after_raw_page")

@@ -102,8 +102,8 @@ def _parse(source: Source, page: Page, examine: Examine | None) -> tuple[Columns
     drift = PageDrift()
     if examine:
         drift = examine(page, _sample(items, columns))
-        if drift.affecting:
-            items = [drift.treated(item) for item in (source.parse(page) if items is None else items)]
+        if drift.changes_in_force:
+            items = [drift.apply(item) for item in (source.parse(page) if items is None else items)]
     return _as_columns(source, items) if items is not None else cast(Columns, columns), drift
 
 

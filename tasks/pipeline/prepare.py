@@ -84,14 +84,14 @@ class PagePreparer:
         if page.unchanged:
             return NormalizedPage(mapping=self._mapping)
         # A stored page shows the fields of its time, which say nothing about drift today.
-        examine = self._watch.look if self._claim.kind == "live" else self._watch.treat
+        examine = self._watch.examine if self._claim.kind == "live" else self._watch.apply_waiting
         normalized = normalize_page(self._source, page, self._settings.clock_skew, examine)
         normalized.mapping = self._mapping
         return normalized
 
     def reread(self, page: Page) -> NormalizedPage:
         """Normalize a page that was loaded already, without recording its drift again."""
-        return normalize_page(self._source, page, self._settings.clock_skew, self._watch.treat)
+        return normalize_page(self._source, page, self._settings.clock_skew, self._watch.apply_waiting)
 
     def rows(self, prepared: PreparedPage) -> CopyRows:
         """Resolve the listings of a prepared page to ids, and return its quotes as rows, without expired ones."""

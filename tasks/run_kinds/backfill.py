@@ -214,7 +214,7 @@ def _slugs(connection: Connection, source: str, assets: Sequence[str]) -> dict[s
             {"source": source, "assets": [row.id for row in rows]},
         )
     )
-    return {row.asked: row.id for row in rows if row.id in listed}
+    return {row.requested: row.id for row in rows if row.id in listed}
 
 
 def _listed(engine: Engine, source: str, assets: Sequence[str]) -> list[_BackfillListing]:

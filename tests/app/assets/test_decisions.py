@@ -109,7 +109,7 @@ def test_decisions_are_of_the_asset_that_a_slug_stands_for(api: FlaskClient, tok
             {"into": "bitcoin"},
             409,
             "decision_conflict",
-            "These are one asset already: bitcoin, bitcoin.",
+            "bitcoin and bitcoin are already the same asset.",
         ),
         ("/assets/bitcoin/merge", {"into": "bitcoin", "reason": ""}, 422, "invalid_body", "reason"),
         ("/assets/bitcoin/split", {"listings": []}, 422, "invalid_body", "listings"),
@@ -118,7 +118,7 @@ def test_decisions_are_of_the_asset_that_a_slug_stands_for(api: FlaskClient, tok
             {"listings": [{"source": "coingecko", "source_asset_id": "x"}]},
             422,
             "invalid_body",
-            "There is no 'x' of coingecko.",
+            "There is no listing 'x' of coingecko.",
         ),
         ("/decisions/00000000-0000-0000-0000-000000000000/undo", {}, 404, "unknown_change", "There is no change"),
     ],
@@ -147,7 +147,7 @@ def test_each_listing_that_is_not_there_is_named(api: FlaskClient, token: dict[s
     listings = [{"source": "coingecko", "source_asset_id": id_} for id_ in ("bitcoin", "x", "y")]
     answer = api.post("/assets/bitcoin/split", json={**WHY, "listings": listings}, headers=token)
     assert answer.json["errors"] == [
-        {"in": "body", "name": "listings", "detail": f"There is no {id_!r} of coingecko."} for id_ in ("x", "y")
+        {"in": "body", "name": "listings", "detail": f"There is no listing {id_!r} of coingecko."} for id_ in ("x", "y")
     ]
 
 

@@ -130,7 +130,7 @@ def test_an_item_of_which_the_mapping_makes_nothing_costs_no_other(bench: Bench)
     run = bench.ingest(source)
     assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
     [reason] = bench.one("SELECT reasons FROM rejects")
-    assert reason["detail"] == f"the mapping of {source.name} gave no fields, but NoneType"
+    assert reason["detail"] == f"the mapping of {source.name} returned NoneType, expected a mapping of fields"
 
 
 def test_items_with_nul_nan_and_broken_characters_are_rejects_not_failures(bench: Bench) -> None:
