@@ -6,7 +6,7 @@ from flask import Flask
 
 from app.assets import agreement, assets, candidates, decisions
 from app.quotes import data, latest
-from app.runs import anomalies, rejects, runs
+from app.runs import anomalies, compare, rejects, runs
 from app.sources import drift, sources
 from app.status import health, metrics, stats
 from app.web import answer_cache, auth, compression, context, docs, envelope, etags, openapi, problems
@@ -40,6 +40,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
             sources,
             drift,
             runs,
+            compare,
             rejects,
             anomalies,
             stats,

@@ -16,6 +16,7 @@ from settings import Settings
 from tests.app.rows import NOON, Rows
 
 TOKEN = "a-token-that-only-these-tests-know"
+PASSWORD = "a-password-nobody-may-see"
 
 
 @pytest.fixture
@@ -78,3 +79,10 @@ def serve(settings: Settings) -> Iterator[Flask]:
     context_of(app).engine.dispose()
     context_of(app).database_probes.shutdown()
     context_of(app).broker_probes.shutdown()
+
+
+@pytest.fixture
+def api_without_database(api_settings: Settings) -> Iterator[FlaskClient]:
+    """The same API, whose DATABASE_URL names a port on which nothing listens."""
+    for app in serve(replace(api_settings, database_url=f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere")):
+        yield app.test_client()
