@@ -11,6 +11,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.web.docs import SWAGGER_UI
+
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 def test_a_page_of_documentation_loads_only_what_is_served_here(api: FlaskClient, path: str) -> None:
@@ -49,4 +51,5 @@ def test_a_code_is_described_with_its_next_step(api: FlaskClient) -> None:
 
 
 def test_only_listed_files_of_swagger_ui_are_served(api: FlaskClient) -> None:
-    assert api.get("/docs/assets/index.html").status_code == 404
+    assert (SWAGGER_UI / "swagger-ui.js").is_file()
+    assert api.get("/docs/assets/swagger-ui.js").status_code == 404
