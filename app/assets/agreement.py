@@ -60,7 +60,7 @@ class AgreementAnswer(Envelope):
 
 
 @blueprint.route("/<slug>/agreement")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, AgreementAnswer)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getAgreement")

@@ -37,7 +37,7 @@ blueprint = Resource(
 class AssetQuery(PageArguments):
     """Which assets."""
 
-    symbol = ListOf(Text(longest=100), "Only with this symbol, in any case.")
+    symbol = ListOf(Text(max_length=100), "Only with this symbol, in any case.")
     source = ListOf(source_name(), "Only what this source lists.")
 
 
@@ -101,7 +101,7 @@ def list_assets(arguments: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/<slug>")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, AssetAnswer, headers=ETAG_HEADER)
 @blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
 @blueprint.alt_response(404, "NOT_FOUND")

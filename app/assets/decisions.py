@@ -39,7 +39,7 @@ MOST_LISTINGS = 100
 
 
 class Reasoned(Arguments):
-    reason = Text(longest=500, required=True, metadata={"description": "Kept with the decision."})
+    reason = Text(max_length=500, required=True, metadata={"description": "Kept with the decision."})
 
 
 class MergeBody(Reasoned):

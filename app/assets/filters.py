@@ -23,8 +23,8 @@ class ListingQuery(PageArguments):
 
     source = ListOf(source_name(), "Only of this source.")
     asset = ListOf(Text(), "Only of this asset, by its slug.")
-    symbol = ListOf(Text(longest=100), "Only with this symbol, in any case. Several assets can share one.")
-    quote_currency = ListOf(Text(longest=12), "Only in this currency, in any case.")
+    symbol = ListOf(Text(max_length=100), "Only with this symbol, in any case. Several assets can share one.")
+    quote_currency = ListOf(Text(max_length=12), "Only in this currency, in any case.")
 
 
 def conditions(connection: Connection, arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:

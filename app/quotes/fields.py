@@ -55,7 +55,7 @@ def _time(description: str) -> Instant:
 class QuoteSchema(Schema):
     """The price of one listing at one time. Null means unknown, never zero."""
 
-    partial_answer = True  # the `fields` parameter selects members
+    partial_response = True  # the `fields` parameter selects members
 
     source = fields.String(metadata={"examples": ["coingecko"]})
     asset = fields.String(

@@ -35,12 +35,12 @@ class RunBounds(NamedTuple):
     def bounds(self) -> dict[str, datetime]:
         """Return the bounds for the query by name. More conditions can lead the planner to a slower plan."""
         bounds: dict[str, datetime | None] = {"run_first": self.first, "run_last": self.last}
-        if self.are_few or self.listings is None:
+        if self.is_small or self.listings is None:
             bounds |= {"run_started": self.started, "run_finished": self.finished}
         return {name: time for name, time in bounds.items() if time is not None}
 
     @property
-    def are_few(self) -> bool:
+    def is_small(self) -> bool:
         return self.rows <= MAX_SORTED_ROWS
 
 

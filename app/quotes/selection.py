@@ -153,7 +153,7 @@ class Selection:
             conditions=tuple(filters),
             listings="all" if listings is None else "few" if len(listings) <= MAX_FEW_LISTINGS else "many",
             descending=arguments["order"] == "desc",
-            sort_all=bounds is not None and bounds.are_few,
+            sort_all=bounds is not None and bounds.is_small,
         )
 
     def page(self, members: tuple[str, ...], after: Key | None) -> JsonRows:
@@ -180,7 +180,7 @@ class Selection:
         if method == "estimated":
             if self._max_rows > MAX_COUNTED_ROWS:
                 return self._max_rows, True
-            return _estimate(self.shape).about_how_many(self._connection, self.parameters)
+            return _estimate(self.shape).estimate_or_count(self._connection, self.parameters)
         return self.count(), False
 
 

@@ -181,7 +181,7 @@ def _compared(arguments: Mapping[str, Any]) -> Response:
         reasons = connection.execute(_REASONS, both).mappings().all()
         drift = connection.execute(_DRIFT, both).mappings().all()
         moved = None
-        if all(find_run_bounds(connection, run).are_few for run in ids):
+        if all(find_run_bounds(connection, run).is_small for run in ids):
             moved = connection.execute(_MOVED, {**both, "limit": MOVED, "most": MOST_MOVED}).mappings().all()
         anomalies = run_anomalies(connection, ids)
     counters = ("pages", *COUNTERS)

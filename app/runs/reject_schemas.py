@@ -63,11 +63,11 @@ class DigestField(Text):
 
 
 def reason_code() -> Text:
-    return Text(longest=100, metadata={"description": "With a reason of this code.", "examples": ["no_price"]})
+    return Text(max_length=100, metadata={"description": "With a reason of this code.", "examples": ["no_price"]})
 
 
 def reason_field() -> Text:
-    return Text(longest=100, metadata={"description": "With a reason that is of this field.", "examples": ["price"]})
+    return Text(max_length=100, metadata={"description": "With a reason that is of this field.", "examples": ["price"]})
 
 
 def reject_conditions(arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:

@@ -46,7 +46,7 @@ class DriftQuery(PageArguments):
 class AcceptBody(Arguments):
     """Who says so, for the record."""
 
-    by = Text(longest=100, required=True, metadata={"examples": ["ann"]})
+    by = Text(max_length=100, required=True, metadata={"examples": ["ann"]})
 
 
 class FieldSchema(Schema):

@@ -118,14 +118,14 @@ class SourceList(Envelope):
 class PauseBody(Arguments):
     """Why, and until when."""
 
-    reason = Text(longest=500, required=True, metadata={"description": "Shown wherever the source is."})
+    reason = Text(max_length=500, required=True, metadata={"description": "Shown wherever the source is."})
     until = Instant(
         allow_none=True, load_default=None, metadata={"description": "Null or absent: until it is resumed."}
     )
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, SourceList)
 @blueprint.doc(operationId="listSources")
 def list_sources() -> Response:
@@ -135,7 +135,7 @@ def list_sources() -> Response:
 
 
 @blueprint.route("/<name>")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, SourceAnswer)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getSource")
@@ -173,7 +173,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @blueprint.route("/<name>/resume", methods=["POST"])
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, SourceAnswer)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="resumeSource")

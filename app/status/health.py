@@ -43,7 +43,7 @@ blueprint = Resource("health", __name__, url_prefix="/health", description="Whet
 class CheckSchema(Schema):
     """One part."""
 
-    partial_answer = True
+    partial_response = True
 
     status = fields.String(required=True, metadata={"enum": ["ok", "degraded", "down", "unknown"]})
     detail = fields.String(allow_none=True, metadata={"description": "What is wrong, where something is."})
@@ -88,7 +88,7 @@ class LiveAnswer(Envelope):
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, HealthAnswer)
 @blueprint.alt_response(503, schema=HealthAnswer, description="The database is down.")
 @blueprint.doc(operationId="getHealth")

@@ -85,7 +85,7 @@ class StatsAnswer(Envelope):
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, StatsAnswer)
 @blueprint.doc(operationId="getStats")
 def get_stats() -> Response:
@@ -103,7 +103,7 @@ def get_stats() -> Response:
         durations = _durations(connection, names)
         history = run_histories(connection, names)
         anomalies = late_anomalies(connection)
-        quotes, _ = ALL_QUOTES.about_how_many(connection, {})
+        quotes, _ = ALL_QUOTES.estimate_or_count(connection, {})
     sources = [
         {
             "source": name,

@@ -33,8 +33,8 @@ class Arguments(Schema):
 class Text(fields.Field[str]):
     """Text that Postgres can store: neither NUL nor unpaired surrogates."""
 
-    def __init__(self, longest: int = 300, **options: Any):
-        super().__init__(validate=validate.Length(1, longest), **options)
+    def __init__(self, max_length: int = 300, **options: Any):
+        super().__init__(validate=validate.Length(1, max_length), **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
         if not isinstance(value, str):
@@ -109,7 +109,7 @@ class PageArguments(Arguments):
     """The parameters of every list."""
 
     limit = Limit()
-    cursor = Text(longest=2000, metadata={"description": "`pagination.next_cursor` of the previous page."})
+    cursor = Text(max_length=2000, metadata={"description": "`pagination.next_cursor` of the previous page."})
 
 
 class Pagination(Schema):
@@ -213,7 +213,7 @@ class Resource(flask_smorest.Blueprint):
         decorator: Callable[[View], View] = super().arguments(schema(), **options)
         return decorator
 
-    def takes_nothing(self, view: View) -> View:
+    def without_query(self, view: View) -> View:
         """Reject every query parameter: the view has none."""
 
         @wraps(view)

@@ -137,9 +137,9 @@ def _require_token(spec: dict[str, Any], *, reads_need_token: bool) -> None:
 def _describe(schema: dict[str, Any], source: type[Schema]) -> None:
     if source.__doc__ and "__doc__" in vars(source):
         schema["description"] = source.__doc__.strip()
-    if not issubclass(source, Arguments) and not getattr(source, "partial_answer", False):
+    if not issubclass(source, Arguments) and not getattr(source, "partial_response", False):
         schema["required"] = list(schema["properties"])
-    schema.update(getattr(source, "also", {}))
+    schema.update(getattr(source, "schema_extension", {}))
 
 
 def _unauthorized() -> dict[str, Any]:

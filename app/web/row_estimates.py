@@ -30,7 +30,7 @@ class RowEstimate:
         )
         self._remembered: dict[str, tuple[int, float]] = {}
 
-    def about_how_many(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[int, bool]:
+    def estimate_or_count(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[int, bool]:
         """Return the number of rows, and whether it is an estimate.
 
         The planner's estimate takes 0.04 ms; counting ten million rows takes a second.

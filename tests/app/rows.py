@@ -99,7 +99,7 @@ class Rows:
         source: str = "coingecko",
         body: bytes = b"[]",
         committed_at: datetime = NOON,
-        told: Mapping[str, Any] | None = None,
+        recorded: Mapping[str, Any] | None = None,
         **counted: int,
     ) -> bytes:
         digest = sha256(body).digest()
@@ -121,7 +121,7 @@ class Rows:
                     fetched=sum(counters[name] for name in COUNTED),
                     bytes=len(body),
                     **counters,
-                    **(told or {}),
+                    **(recorded or {}),
                 )
             )
         return digest

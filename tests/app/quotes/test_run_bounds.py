@@ -22,8 +22,8 @@ def test_the_rows_of_a_run_are_those_it_wrote(
     times = {"observed_from": NOON - timedelta(hours=2), "observed_until": NOON}
     times_and_listings = {**times, "listings": [listing, rows.listing("other")]}
     columns = {"nothing": {}, "times": times, "times and listings": times_and_listings}[recorded]
-    rows.page(run, seq=0, told=columns, inserted=wrote)
-    rows.page(run, seq=1, told=columns, updated=wrote)
+    rows.page(run, seq=0, recorded=columns, inserted=wrote)
+    rows.page(run, seq=1, recorded=columns, updated=wrote)
     rows.page(run, seq=2, unchanged=7)
     for hour in range(3):
         rows.quote(listing, NOON - timedelta(hours=hour), str(hour), run=run, ingested_at=NOON + timedelta(seconds=2))

@@ -65,8 +65,8 @@ def test_two_runs_are_held_against_each_other(api: FlaskClient, rows: Rows, path
     a = rows.run(started_at=NOON, finished_at=NOON + timedelta(seconds=2))
     b = rows.run(status="partial", started_at=NOON, finished_at=NOON + timedelta(seconds=6))
     filled = {"filled": {"price": 4, "rank": 4}}
-    rows.page(a, body=b"a", inserted=4, told=filled)
-    rows.reject(rows.page(b, body=b"b", inserted=4, rejected=1, told={"filled": {"price": 4, "rank": 1}}))
+    rows.page(a, body=b"a", inserted=4, recorded=filled)
+    rows.reject(rows.page(b, body=b"b", inserted=4, rejected=1, recorded={"filled": {"price": 4, "rank": 1}}))
     listing, other = rows.listing("bitcoin"), rows.listing("ether")
     for run, minutes, price in ((a, 0, "1"), (b, 1, "100"), (a, 0, "5"), (b, 1, "6")):
         of = listing if price in ("1", "100") else other

@@ -50,7 +50,7 @@ def test_a_small_number_is_counted_each_time(app: Flask, rows: Rows) -> None:
     with context_of(app).reader.connect() as connection:
         for hour in range(2):
             rows.quote(listing, NOON.replace(hour=hour))
-            assert estimate.about_how_many(connection, {}) == (hour + 1, False)
+            assert estimate.estimate_or_count(connection, {}) == (hour + 1, False)
 
 
 def test_an_estimate_is_reused(app: Flask, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +59,8 @@ def test_an_estimate_is_reused(app: Flask, rows: Rows, monkeypatch: pytest.Monke
     with context_of(app).reader.connect() as connection:
         for hour in range(3):
             rows.quote(listing, NOON.replace(hour=hour))
-        first = estimate.about_how_many(connection, {})
+        first = estimate.estimate_or_count(connection, {})
         assert first[1]
         with rows.engine.begin() as writer:
             writer.execute(text("TRUNCATE quotes"))
-        assert estimate.about_how_many(connection, {}) == first
+        assert estimate.estimate_or_count(connection, {}) == first
