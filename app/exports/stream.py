@@ -23,7 +23,7 @@ from store.errors import describe
 log = structlog.get_logger(__name__)
 
 FETCH_ROWS = 1000
-"""Half a megabyte as JSON."""
+"""Rows of one FETCH: about half a megabyte as JSON."""
 
 RETRY_AFTER = 10
 """Seconds after which a client should retry if the maximum number of exports is running."""
@@ -100,8 +100,8 @@ def _pieces(connection: Connection, rows: FileRows) -> Pieces:
         raise RuntimeError(f"an export of {rows.total} rows ended with {missing} rows missing")
 
 
-def _send(client: ClientConnection, body: Iterator[bytes], about: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yield the body and log the result. Reset the connection if it ends early: a part must not look complete."""
+def _send(client: ClientConnection, body: Iterator[bytes], fields: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield the body and log its end. Reset the connection if it ends early: a part must not look complete."""
     started, reason = time.monotonic(), "the client disconnected or was too slow"
     with client:
         try:
@@ -116,9 +116,9 @@ def _send(client: ClientConnection, body: Iterator[bytes], about: Mapping[str, A
         finally:
             seconds = round(time.monotonic() - started, 3)
             if reason:
-                log.warning("export_aborted", reason=reason, duration_seconds=seconds, **about)
+                log.warning("export_aborted", reason=reason, duration_seconds=seconds, **fields)
             else:
-                log.info("export_sent", duration_seconds=seconds, **about)
+                log.info("export_sent", duration_seconds=seconds, **fields)
 
 
 def csv_file(header: Sequence[str], pieces: Pieces) -> Iterator[bytes]:

@@ -92,7 +92,7 @@ FILE_HEADERS = {
 }
 
 
-def _files(view: View) -> View:
+def _document_files(view: View) -> View:
     """Document the responses that are files."""
     for format_ in FORMATS.values():
         view = blueprint.alt_response(200, schema=FILE, content_type=format_.media_type, headers=FILE_HEADERS)(view)
@@ -103,7 +103,7 @@ def _files(view: View) -> View:
 @blueprint.arguments(DataQuery, location="query")
 @blueprint.response(200, QuotePage, headers=LINK_HEADER | ETAG_HEADER)
 @blueprint.alt_response(304, description="You already have this response.", headers=ETAG_HEADER)
-@_files
+@_document_files
 @blueprint.alt_response(503, "SERVICE_UNAVAILABLE")
 @blueprint.doc(operationId="listQuotes")
 def list_quotes(arguments: dict[str, Any]) -> Response:

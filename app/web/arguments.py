@@ -163,7 +163,7 @@ class Parser(FlaskParser):
     def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> Any:
         location, messages = next(iter(error.normalized_messages().items()))
         where = "body" if location == "json" else location
-        errors = [{"in": where, "name": name, "detail": detail} for name, detail in _each(messages, schema)]
+        errors = [{"in": where, "name": name, "detail": detail} for name, detail in _errors(messages, schema)]
         code = Code.INVALID_BODY if where == "body" else Code.INVALID_PARAMETER
         detail = "; ".join(
             f"{item['name']}: {item['detail']}" if item["name"] else item["detail"] for item in errors[:3]
@@ -177,7 +177,7 @@ def _parameters(schema: Schema) -> dict[str, fields.Field[Any]]:
     return {field.data_key or name: field for name, field in schema.fields.items()}
 
 
-def _each(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
+def _errors(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
     """Yield the name and the detail of each error."""
     if not isinstance(messages, dict):
         messages = {"_schema": messages}
@@ -188,13 +188,13 @@ def _each(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
         elif name not in known:
             yield quoted(name).strip("'"), f"unknown{suggestion(str(name), known)}"
         else:
-            yield from _of_field(str(name), details)
+            yield from _field_errors(str(name), details)
 
 
-def _of_field(name: str, details: Any) -> Iterator[tuple[str, str]]:
+def _field_errors(name: str, details: Any) -> Iterator[tuple[str, str]]:
     if isinstance(details, dict):  # a list's errors, by index
         for inner in details.values():
-            yield from _of_field(name, inner)
+            yield from _field_errors(name, inner)
     else:
         yield name, " ".join(map(str, details))
 

@@ -33,7 +33,7 @@ class PreparedStatement:
     """
 
     def __init__(self, statement: ClauseElement, *, one_plan: bool = False):
-        compiled: Any = statement.compile(dialect=DIALECT)  # DDL has no bindparams; a statement's compiler has
+        compiled: Any = statement.compile(dialect=DIALECT)  # Any: the declared type covers DDL, which has no bindparams
         names = [name for name in dict.fromkeys(PARAMETER.findall(compiled.string)) if compiled.params[name] is None]
 
         def replacement(match: re.Match[str]) -> str:
