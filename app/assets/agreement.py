@@ -68,7 +68,7 @@ class AgreementResponse(Envelope):
 
 
 @blueprint.route("/<slug>/agreement")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, AgreementResponse)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getAgreement")

@@ -39,7 +39,7 @@ NOT_MODIFIED = "The response is the same as the one with this `ETag`."
 class AssetQuery(PageArguments):
     """Filters of the list of assets."""
 
-    symbol = ListOf(Text(longest=100), "Only with this symbol, in upper or lower case.")
+    symbol = ListOf(Text(max_length=100), "Only with this symbol, in upper or lower case.")
     source = ListOf(source_name(), "Only assets that this source lists.")
 
 
@@ -107,7 +107,7 @@ def list_assets(arguments: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/<slug>")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, AssetResponse, headers=ETAG_HEADER)
 @blueprint.alt_response(304, description=NOT_MODIFIED, headers=ETAG_HEADER)
 @blueprint.alt_response(404, "NOT_FOUND")

@@ -41,7 +41,7 @@ MAX_LISTINGS_PER_DECISION = 100
 class ReasonBody(Arguments):
     """Why the decision is made."""
 
-    reason = Text(longest=500, required=True, metadata={"description": "Stored with the decision."})
+    reason = Text(max_length=500, required=True, metadata={"description": "Stored with the decision."})
 
 
 class MergeBody(ReasonBody):

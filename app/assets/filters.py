@@ -24,8 +24,8 @@ class ListingQuery(PageArguments):
 
     source = ListOf(source_name(), "Only from this source.")
     asset = ListOf(Text(), "Only for this asset, by its slug.")
-    symbol = ListOf(Text(longest=100), "Only with this symbol, in upper or lower case. Several assets can share it.")
-    quote_currency = ListOf(Text(longest=12), "Only in this quote currency, in upper or lower case.")
+    symbol = ListOf(Text(max_length=100), "Only with this symbol, in upper or lower case. Several assets can share it.")
+    quote_currency = ListOf(Text(max_length=12), "Only in this quote currency, in upper or lower case.")
 
 
 def listing_ids(connection: Connection, arguments: Mapping[str, Any]) -> list[int] | None:

@@ -182,7 +182,7 @@ def _null_shares(connection: Connection, run: UUID) -> dict[str, float]:
 
 def _moved_prices(connection: Connection, runs: Sequence[UUID]) -> Any:
     """Return the members of MovedPriceSchema, or None if either run has too many quotes to compare them."""
-    if not all(find_run_bounds(connection, run).are_few for run in runs):
+    if not all(find_run_bounds(connection, run).is_small for run in runs):
         return None
     rows = _rows(connection, _MOVED_PRICES, runs, min_move=MIN_PRICE_MOVE, max_rows=MAX_MOVED_PRICES)
     return MovedPriceSchema(many=True).dump(rows)

@@ -76,14 +76,15 @@ class DigestField(Text):
 
 def reason_code() -> Text:
     return Text(
-        longest=100,
+        max_length=100,
         metadata={"description": "Only rejects that have a reason with this code.", "examples": ["no_price"]},
     )
 
 
 def reason_field() -> Text:
     return Text(
-        longest=100, metadata={"description": "Only rejects that have a reason for this field.", "examples": ["price"]}
+        max_length=100,
+        metadata={"description": "Only rejects that have a reason for this field.", "examples": ["price"]},
     )
 
 

@@ -82,7 +82,7 @@ class RunBody(Arguments):
         },
     )
 
-    also: ClassVar = {"oneOf": [{"required": [name]} for name in ("source", "sources", "all")]}
+    schema_extension: ClassVar = {"oneOf": [{"required": [name]} for name in ("source", "sources", "all")]}
 
     @validates_schema(pass_original=True)
     def _fits_its_kind(self, body: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:

@@ -203,7 +203,7 @@ def list_runs(arguments: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/<run>", parameters=IN_PATH)
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, RunResponse)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getRun")
@@ -214,7 +214,7 @@ def get_run(run: str) -> Response:
 
 
 @blueprint.route("/<run>/cancel", methods=["POST"], parameters=IN_PATH)
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(202, RunResponse)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.alt_response(409, "CONFLICT")

@@ -50,7 +50,7 @@ class DriftQuery(PageArguments):
 class AcceptBody(Arguments):
     """The person who accepts the change."""
 
-    by = Text(longest=100, required=True, metadata={"description": "Stored with the change.", "examples": ["ann"]})
+    by = Text(max_length=100, required=True, metadata={"description": "Stored with the change.", "examples": ["ann"]})
 
 
 class FieldSchema(Schema):

@@ -135,7 +135,7 @@ class SourceList(Envelope):
 class PauseBody(Arguments):
     """Why to pause the source, and until when."""
 
-    reason = Text(longest=500, required=True, metadata={"description": "Shown in `/sources` and `/health`."})
+    reason = Text(max_length=500, required=True, metadata={"description": "Shown in `/sources` and `/health`."})
     until = Instant(
         allow_none=True,
         load_default=None,
@@ -144,7 +144,7 @@ class PauseBody(Arguments):
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, SourceList)
 @blueprint.doc(operationId="listSources")
 def list_sources() -> Response:
@@ -156,7 +156,7 @@ def list_sources() -> Response:
 
 
 @blueprint.route("/<name>")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, SourceResponse)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getSource")
@@ -195,7 +195,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @blueprint.route("/<name>/resume", methods=["POST"])
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, SourceResponse)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="resumeSource")

@@ -44,7 +44,7 @@ blueprint = Resource("health", __name__, url_prefix="/health", description="Heal
 class CheckSchema(Schema):
     """The health of one part."""
 
-    partial_answer = True
+    partial_response = True
 
     status = fields.String(required=True, metadata={"enum": ["ok", "degraded", "down", "unknown"]})
     detail = fields.String(allow_none=True, metadata={"description": "What is wrong, unless the status is `ok`."})
@@ -106,7 +106,7 @@ class LiveResponse(Envelope):
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, HealthResponse)
 @blueprint.alt_response(503, schema=HealthResponse, description="The database is down.")
 @blueprint.doc(operationId="getHealth")

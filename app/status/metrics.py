@@ -51,7 +51,7 @@ def _observe_request(response: Response) -> Response:
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus text format.")
 @blueprint.doc(operationId="getMetrics")
 def get_metrics() -> Response:

@@ -93,7 +93,7 @@ class StatsResponse(Envelope):
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, StatsResponse)
 @blueprint.doc(operationId="getStats")
 def get_stats() -> Response:
@@ -109,7 +109,7 @@ def get_stats() -> Response:
         durations = _durations(connection, names)
         histories = run_histories(connection, names)
         anomalies = recent_anomaly_counts(connection)
-        quotes, _ = ALL_QUOTES.about_how_many(connection, {})
+        quotes, _ = ALL_QUOTES.estimate_or_count(connection, {})
     sources = [
         {
             "source": name,

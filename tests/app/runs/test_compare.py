@@ -19,8 +19,8 @@ def test_two_runs_are_compared(api: FlaskClient, rows: Rows, path: str) -> None:
     a = rows.run(started_at=NOON, finished_at=NOON + timedelta(seconds=2))
     b = rows.run(status="partial", started_at=NOON, finished_at=NOON + timedelta(seconds=6))
     filled = {"filled": {"price": 4, "rank": 4}}
-    rows.page(a, body=b"a", inserted=4, told=filled)
-    rows.reject(rows.page(b, body=b"b", inserted=4, rejected=1, told={"filled": {"price": 4, "rank": 1}}))
+    rows.page(a, body=b"a", inserted=4, recorded=filled)
+    rows.reject(rows.page(b, body=b"b", inserted=4, rejected=1, recorded={"filled": {"price": 4, "rank": 1}}))
     bitcoin, ether = rows.listing("bitcoin"), rows.listing("ether")
     for run, listing, price in ((a, bitcoin, "1"), (b, bitcoin, "100"), (a, ether, "5"), (b, ether, "6")):
         observed_at = NOON + timedelta(minutes=1 if run == b else 0)
