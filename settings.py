@@ -140,9 +140,7 @@ class Settings:
     csv_range_bytes: int = _count(
         32 * 1024 * 1024, "size of the ranges into which a larger CSV file is split for several workers, in bytes"
     )
-    csv_record_bytes: int = _count(
-        256 * 1024, "maximum size of a CSV record, in bytes; a file with a larger one is refused"
-    )
+    csv_record_bytes: int = _count(256 * 1024, "maximum size of a CSV record, in bytes; a larger one becomes a reject")
     clock_skew: float = _seconds(300, "maximum seconds that an observation may be in the future")
 
     statement_timeout: float = _seconds(15, "maximum seconds for one query of the API")
