@@ -12,7 +12,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs run test chaos bench score check lock clean venv install-devstack install-dev
+.PHONY: help up down status logs run test coverage chaos bench score check prose docs reference lock clean venv install-devstack install-dev
 .NOTPARALLEL:
 
 help: ## show this list
@@ -41,13 +41,24 @@ test: install-dev ## run the tests on their own servers; TESTS= selects some
 	@# Two processes, each with its own servers, since tests often wait. The tests of a file share fixtures.
 	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
+coverage: install-dev ## run the tests and show the lines and branches that they reach, by package; TESTS= selects some
+	@# Report after a failed test too. A part of the suite (TESTS=) need not reach 95 %.
+	@# combine warns about the files of processes that were killed while they wrote, and does not delete them.
+	@rm -rf .coverage_data .coverage_html
+	@$(PY) -m coverage run -m pytest -n 2 --dist loadfile $(TESTS) || failed=1; \
+	$(PY) -W "ignore:Data file" -m coverage combine --quiet && rm -f .coverage_data/coverage.* && \
+	$(PY) -m coverage html --quiet && \
+	$(PY) -m coverage json --quiet -o .coverage_data/report.json && \
+	$(PY) -m tests.coverage_by_package .coverage_data/report.json $(if $(TESTS),,--least 95) && \
+	echo "Line by line: .coverage_html/index.html" && test -z "$$failed"
+
 chaos: install-dev ## run the fault-injection suite, and verify that no data is lost; ROUNDS=, SEED=, ONLY=
 	$(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 bench: install-dev ## run the benchmarks (half an hour; QUICK=1: minutes); ROUNDS=, ONLY=, WRITE=
 	$(PY) -m tests.bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only "$(ONLY)") $(if $(WRITE),--write $(WRITE))
 
-score: install-dev ## measure the matching of listings on the labelled pairs of IDENTITY_DATA
+score: install-dev ## measure the matching of listings to assets, on invented pairs or those of IDENTITY_DATA
 	$(PY) -m tests.score
 
 check: install-dev ## check style, types, import contracts, security, dependencies and container files
@@ -62,6 +73,18 @@ check: install-dev ## check style, types, import contracts, security, dependenci
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(VENV)/bin/hadolint Dockerfile
 
+reference: install-dev ## write the tables of docs/reference from the code
+	@# Importing the code reads the settings; no server is contacted.
+	@DATABASE_URL=postgresql://127.0.0.1/none REDIS_URL=redis://127.0.0.1 $(PY) -m docs.reference.generate
+
+prose: install-dev ## find wording that the texts avoid, in *.md, docs/ and app/; .prose/ has the rules
+	$(VENV)/bin/ast-grep test --config .prose/sgconfig.yml --skip-snapshot-tests
+	$(VENV)/bin/ast-grep scan --config .prose/sgconfig.yml --report-style short $(wildcard *.md) docs app
+
+docs: install-dev ## write the documentation as a website to .site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo "To read it: $(PY) -m http.server --bind 127.0.0.1 --directory .site 8001"
+
 lock: install-dev ## update the lock files from setup.cfg and the benchmark's requirements
 	$(COMPILE) -o requirements.lock
 	$(COMPILE) --extra devstack -c requirements.lock -o requirements-devstack.lock
@@ -70,7 +93,8 @@ lock: install-dev ## update the lock files from setup.cfg and the benchmark's re
 
 clean: ## stop everything; delete .data, .venv and the caches of the tools
 	@if [ -x $(PY) ]; then $(DEVSTACK) clean; fi
-	rm -rf .data $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .data $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info \
+		.coverage_data .coverage_html .site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCK_OF = $(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q

@@ -18,7 +18,7 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 
 def main(arguments: list[str]) -> int:
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     settings = get_settings()
     # As a worker's: one that is frozen must not keep the others from deciding for ever.
     engine = make_engine(settings.database_url, "decide", transaction_timeout=settings.transaction_timeout)
@@ -52,7 +52,7 @@ def _decide(connection: Connection, given: argparse.Namespace) -> tuple[UUID, st
     return revert_change(connection, given.change, by, given.reason), ""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks decide", description=(__doc__ or "").splitlines()[0])
     every = argparse.ArgumentParser(add_help=False)
     every.add_argument("--reason", required=True, help="why; it is kept with the decision")

@@ -22,7 +22,7 @@ CHOICES = tuple(it.name for it in fields(ReplayParameters))
 
 
 def main(arguments: list[str]) -> int:
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     wanted = {name: value for name, value in vars(given).items() if name in CHOICES and value is not None}
     chosen = ReplayParameters(**{**wanted, "rejected": given.rejected or bool(given.code or given.field)})
     settings = get_settings()
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks replay", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help=", ".join(SOURCES))
     parser.add_argument("--diff", action="store_true", help="only say what it would change; write nothing")

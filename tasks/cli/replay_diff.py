@@ -94,7 +94,7 @@ def _pages(connection: Connection, stored: StoredPages) -> Iterator[StoredPage]:
     after: PagePosition | None = None
     while pages := list(stored.read(connection, after, AT_ONCE)):
         yield from pages
-        after = pages[-1].place
+        after = pages[-1].position
 
 
 class _Finding:
@@ -117,7 +117,7 @@ class _Finding:
             self._count_rejects(connection, page, normalized)
         if not len(normalized.quotes):
             return
-        keys = [key_of(one) for one in normalized.quotes.listed]
+        keys = [key_of(one) for one in normalized.quotes.listings]
         ids = self._ids(connection, keys)
         new, changed = find_changes(
             connection, CopyRows(arrange(normalized.quotes, ids), page.fetched_at, uuid.UUID(int=0))

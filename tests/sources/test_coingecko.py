@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,8 @@ from pytest_httpserver import HTTPServer
 from sources.coingecko import EVERY, PER_PAGE, source
 from sources.contract import Page, TerminalError, TransientError, Window
 from tasks.pipeline.normalize import NormalizedPage, normalize_page
+from tests.data.upstreams import AT
+from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.sources.conftest import Clients
 from tests.upstreams import Markets, coins
 
@@ -205,13 +206,13 @@ def test_the_tiniest_price_and_the_largest_supply_are_exact() -> None:
 # Recordings
 
 
-def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(real_data: Path) -> None:
-    body = (real_data / "coingecko/markets.p1.250.2022.json").read_bytes()
+def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(recordings: Recordings) -> None:
+    body = recordings.first_markets.read_bytes()
     coins = json.loads(body, parse_float=str, parse_int=str)
     fetched_at = max(datetime.fromisoformat(coin["last_updated"]) for coin in coins)
     result = normalize_page(source, Page(body, "application/json", {}, fetched_at, None), clock_skew=0)
     assert result.rejects == []
-    assert (result.fetched, len(result.quotes), result.deduplicated) == (250, 250, 0)
+    assert (result.fetched, len(result.quotes), result.deduplicated) == (recordings.markets, recordings.markets, 0)
     as_text = {coin["id"]: coin for coin in coins}
     for quote in result.quotes:
         coin = as_text[quote.source_asset_id]
@@ -223,15 +224,24 @@ def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(real_da
 
 
 @pytest.mark.parametrize(
-    ("recording", "error", "code", "retry_after"),
+    ("recordings", "recording", "error", "code", "retry_after"),
     [
-        ("error.404_coin", TerminalError, "upstream_refused", None),
-        ("error.422_missing_vs_currency", TerminalError, "upstream_refused", None),
-        ("error.429_retry_after_53", TransientError, "rate_limited", 53),
+        (SYNTHETIC, "error.404_no_such_coin", TerminalError, "upstream_refused", None),
+        (SYNTHETIC, "error.422_no_vs_currency", TerminalError, "upstream_refused", None),
+        (SYNTHETIC, "error.401_no_key", TerminalError, "key_refused", None),
+        (SYNTHETIC, "error.403_ban", TerminalError, "key_refused", None),
+        (SYNTHETIC, "error.429_retry_after_71", TransientError, "rate_limited", 71),
+        (SYNTHETIC, "error.200_too_many_requests", TransientError, "unexpected_body", None),
+        (SYNTHETIC, "error.200_server_error", TransientError, "unexpected_body", None),
+        (REAL, "error.404_coin", TerminalError, "upstream_refused", None),
+        (REAL, "error.422_missing_vs_currency", TerminalError, "upstream_refused", None),
+        (REAL, "error.429_retry_after_53", TransientError, "rate_limited", 53),
     ],
+    indirect=["recordings"],
+    ids=str,
 )
 def test_a_recorded_error_is_what_its_status_says(
-    real_data: Path,
+    recordings: Recordings,
     upstream: HTTPServer,
     client: Clients,
     recording: str,
@@ -239,18 +249,27 @@ def test_a_recorded_error_is_what_its_status_says(
     code: str,
     retry_after: float | None,
 ) -> None:
-    recorded = json.loads((real_data / f"coingecko/{recording}.headers.json").read_text())
-    headers = {"Retry-After": recorded["headers"]["retry-after"]} if "retry-after" in recorded["headers"] else {}
-    body = (real_data / f"coingecko/{recording}.json").read_bytes()
-    upstream.expect_request("/coins/markets").respond_with_data(body, recorded["status"], headers)
+    body, status, recorded = recordings.response(f"coingecko/{recording}")
+    headers = {"Retry-After": recorded["retry-after"]} if "retry-after" in recorded else {}
+    upstream.expect_request("/coins/markets").respond_with_data(body, status, headers)
     with pytest.raises(error) as caught:
         next(source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for(""))))
     assert (caught.value.code, getattr(caught.value, "retry_after", None)) == (code, retry_after)
     assert client.spent == 1
 
 
-def test_a_recorded_page_past_the_end_ends_the_snapshot(real_data: Path, upstream: HTTPServer, client: Clients) -> None:
-    body = (real_data / "coingecko/markets.beyond_last_page.json").read_bytes()
+def test_recorded_coins_that_lack_something_are_refused_for_it() -> None:
+    page = Page(SYNTHETIC.file("coingecko/markets.incomplete.json").read_bytes(), "application/json", {}, AT, None)
+    result = normalize_page(source, page, clock_skew=0)
+    reasons = [(why["field"], why["code"]) for reject in result.rejects for why in reject.reasons]
+    expected = [("source_asset_id", "empty"), ("price", "no_price"), ("observed_at", "missing"), ("symbol", "empty")]
+    assert (len(result.quotes), reasons) == (1, expected)
+
+
+def test_a_recorded_page_past_the_end_ends_the_snapshot(
+    recordings: Recordings, upstream: HTTPServer, client: Clients
+) -> None:
+    body = recordings.file("coingecko/markets.beyond_last_page.json").read_bytes()
     upstream.expect_request("/coins/markets").respond_with_data(body, 200)
     pages = list(source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for(""))))
     assert [page.body for page in pages] == [b"[]"]

@@ -126,7 +126,7 @@ def test_of_two_names_of_one_listing_the_later_stands() -> None:
     ]
     source = canned([], parse=lambda _: items)
     quotes = normalize_page(source, Page(b"", "", {}, LATEST, None), clock_skew=0).quotes
-    assert [(one.name, one.source_asset_id) for one in quotes.listed] == [("New", "coin-0")]
+    assert [(one.name, one.source_asset_id) for one in quotes.listings] == [("New", "coin-0")]
     assert len(quotes) == 2
 
 

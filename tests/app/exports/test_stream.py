@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import polars as pl
@@ -16,7 +16,7 @@ import pytest
 import requests
 from sqlalchemy import Engine, text
 
-from tests.processes import Process, until
+from tests.processes import Process, Processes, until
 
 FORMATS = ("csv", "ndjson", "parquet")
 MANY = 60_000
@@ -26,24 +26,14 @@ EXPORTING = "FROM pg_stat_activity WHERE application_name = 'kasparro-export' AN
 
 
 @pytest.fixture
-def serve(start: Callable[..., Process]) -> Callable[..., tuple[Process, int]]:
+def serve(processes: Processes) -> Callable[..., tuple[Process, int]]:
     """Starts the API in one process; gives that, and its port."""
 
     def serve(**environ: str) -> tuple[Process, int]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        web = start("web", WEB_PORT=str(port), WEB_WORKERS="1", **environ)
-        # By its log: the port was free, and may be somebody else's by now.
-        until(lambda: "Booting worker" in web.log.read_text() and _answers(port), within=60, what="the API answers")
-        return web, port
+        web = processes.serve(WEB_WORKERS="1", **environ)
+        return web, int(web.url.rpartition(":")[2])
 
     return serve
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError):
-        return requests.get(f"http://127.0.0.1:{port}/health/live", timeout=5).ok
-    return False
 
 
 class Slow:

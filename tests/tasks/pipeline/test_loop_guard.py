@@ -56,7 +56,7 @@ def test_the_same_answer_to_another_request_lets_the_run_wait_and_is_not_loaded(
     for _ in range(3):
         row = bench.slice(run, task_slice=task_slice)
     assert row["status"] == "waiting"
-    assert row["waiting_reason"].startswith("repeated_page: feed: the answer to {")
+    assert row["waiting_reason"].startswith("repeated_page: feed: the response to {")
     assert (feed.numbers, bench.one("SELECT count(*) FROM pages")) == ([1, 2, 3], 2)
     assert bench.one("SELECT cursor->>'next' FROM checkpoints") == "3"
 
@@ -208,7 +208,7 @@ def test_an_upstream_that_always_names_the_same_next_page_ends_the_run(bench: Be
     source = Feed(upstream, []).source(fetch=fetch, parse=lambda page: read_json(page.body)["items"])
     ended = until_ended(bench, source, max_waits=2)
     assert (ended["status"], ended["error_code"]) == ("failed", "cursor_stuck")
-    assert "the same is asked again" in ended["error_detail"]
+    assert "does not advance" in ended["error_detail"]
     assert tokens == ["", "t1", "t1"] + ["t1", "t1"] * 2
 
 

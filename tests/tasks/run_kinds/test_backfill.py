@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from sources.contract import Http, Page, Source, Window
 from tasks.run_kinds.backfill import plan_backfill
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tasks.runs.requests import RunRequest, request_cancel, request_runs
+from tests.recordings import Recordings
 from tests.tasks.conftest import Bench
 from tests.tasks.pipeline.test_slice import counters
 from tests.tasks.test_worker import Start, ended
@@ -288,8 +288,10 @@ def test_an_item_of_the_past_that_is_none_is_a_reject(bench: Bench, gecko: Sourc
     assert bench.ingest(gecko, backfill=of(existing="repeat"))["status"] == "waiting"
 
 
-def test_a_recording_of_coingeckos_chart_loads(bench: Bench, gecko: Source, charts: Charts, real_data: Path) -> None:
-    recording = (real_data / "coingecko" / "market_chart.btc.90d.daily.json").read_bytes()
+def test_a_recording_of_coingeckos_chart_loads(
+    bench: Bench, gecko: Source, charts: Charts, recordings: Recordings
+) -> None:
+    recording = recordings.file("coingecko/market_chart.*.json").read_bytes()
     charts.before = lambda _: Response(recording, content_type="application/json")
     run = bench.ingest(gecko, backfill=of(observed_from=END - DAY))
     sent: list[Any] = json.loads(recording, parse_float=Decimal)["prices"][:-1]  # the last is of the call's own time

@@ -231,7 +231,7 @@ def test_a_dropped_body_is_left_out_and_none_at_all_is_an_error(bench: Bench) ->
     bench.rows("UPDATE raw_bodies SET body = NULL")
     run = bench.ingest(canned(), replay=ReplayParameters())
     assert (run["status"], run["error_code"]) == ("failed", "bodies_dropped")
-    assert "2 of the 2 pages" in run["error_detail"]
+    assert "2 of the 2 chosen pages" in run["error_detail"]
 
 
 def test_a_replay_that_fails_does_not_pause_what_is_live(bench: Bench) -> None:
