@@ -97,7 +97,7 @@ def canned(
     partitions: Iterable[str] = ("",),
     **changes: Any,
 ) -> Source:
-    """Return a source whose pages are lists of normalized items. before: called with a page's number before its fetch."""
+    """Return a source whose pages are lists of normalized items. before: called with a page's number before a fetch."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         first = window.cursor["next"] if window.cursor and window.cursor["run"] == window.run else 0

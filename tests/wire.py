@@ -18,7 +18,7 @@ STATEMENTS, RESPONSE_ENDS = b"Qc", b"ZG"
 
 
 class Wire:
-    """A context manager. `wire.url` leads to the server of `url` through the proxy, which forwards everything at first."""
+    """A context manager. `wire.url` leads through the proxy to the server of `url`. At first it forwards everything."""
 
     def __init__(self, url: str):
         direct = make_url(url)
