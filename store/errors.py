@@ -17,7 +17,7 @@ class DatabaseError(Enum):
     """The server rolled the transaction back because of a concurrent one. A retry may succeed."""
     LOST = auto()
     """The connection broke, or none was available. It is unknown whether a COMMIT in progress succeeded."""
-    UNFIT = auto()
+    UNAVAILABLE = auto()
     """The server cannot do it now: a timeout, a standby, no memory. An immediate retry would fail again."""
     FULL = auto()
     """The server's disk or quota is full."""
@@ -31,7 +31,7 @@ _LOST = {
     errorcodes.CANNOT_CONNECT_NOW,
     errorcodes.TOO_MANY_CONNECTIONS,
 }
-_UNFIT = {
+_UNAVAILABLE = {
     errorcodes.READ_ONLY_SQL_TRANSACTION,
     errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
     errorcodes.TRANSACTION_TIMEOUT,
@@ -39,9 +39,9 @@ _UNFIT = {
 _BY_CLASS = {
     errorcodes.CLASS_TRANSACTION_ROLLBACK: DatabaseError.CONFLICT,
     errorcodes.CLASS_CONNECTION_EXCEPTION: DatabaseError.LOST,
-    errorcodes.CLASS_INSUFFICIENT_RESOURCES: DatabaseError.UNFIT,
-    errorcodes.CLASS_OPERATOR_INTERVENTION: DatabaseError.UNFIT,
-    errorcodes.CLASS_SYSTEM_ERROR: DatabaseError.UNFIT,
+    errorcodes.CLASS_INSUFFICIENT_RESOURCES: DatabaseError.UNAVAILABLE,
+    errorcodes.CLASS_OPERATOR_INTERVENTION: DatabaseError.UNAVAILABLE,
+    errorcodes.CLASS_SYSTEM_ERROR: DatabaseError.UNAVAILABLE,
 }
 # An exceeded quota has no SQLSTATE of its own.
 _DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")
@@ -64,8 +64,8 @@ def classify(error: BaseException) -> DatabaseError | None:
         return DatabaseError.CONFLICT
     if state in _LOST:
         return DatabaseError.LOST
-    if state in _UNFIT:
-        return DatabaseError.UNFIT
+    if state in _UNAVAILABLE:
+        return DatabaseError.UNAVAILABLE
     return _BY_CLASS.get(state[:2])
 
 

@@ -214,7 +214,7 @@ _TOO_LONG = (errorcodes.QUERY_CANCELED, errorcodes.LOCK_NOT_AVAILABLE, errorcode
 # What a reader is told, and after how many seconds another try is worth it.
 _NOW = {
     DatabaseError.CONFLICT: ("Others were in the way of it in the database.", 1),
-    DatabaseError.UNFIT: ("The database cannot do this now.", 5),
+    DatabaseError.UNAVAILABLE: ("The database cannot do this now.", 5),
     DatabaseError.FULL: ("No room is left on the database's disk.", 60),
 }
 

@@ -40,11 +40,11 @@ def reported(engine: Engine, state: str, message: str = "for the test") -> DBAPI
         ("57P01", DatabaseError.LOST),  # admin_shutdown
         ("57P03", DatabaseError.LOST),  # cannot_connect_now
         ("53300", DatabaseError.LOST),  # too_many_connections
-        ("25006", DatabaseError.UNFIT),  # read_only_sql_transaction, an InternalError for psycopg2
-        ("25P04", DatabaseError.UNFIT),  # transaction_timeout, likewise
-        ("57014", DatabaseError.UNFIT),  # query_canceled
-        ("53200", DatabaseError.UNFIT),  # out_of_memory
-        ("58030", DatabaseError.UNFIT),  # io_error
+        ("25006", DatabaseError.UNAVAILABLE),  # read_only_sql_transaction, an InternalError for psycopg2
+        ("25P04", DatabaseError.UNAVAILABLE),  # transaction_timeout, likewise
+        ("57014", DatabaseError.UNAVAILABLE),  # query_canceled
+        ("53200", DatabaseError.UNAVAILABLE),  # out_of_memory
+        ("58030", DatabaseError.UNAVAILABLE),  # io_error
         ("53100", DatabaseError.FULL),  # disk_full
         ("22012", None),  # division_by_zero
         ("42P01", None),  # undefined_table

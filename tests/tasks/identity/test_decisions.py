@@ -261,7 +261,7 @@ def test_the_command_line_says_so_where_postgres_is_away(
     environment.setenv("DATABASE_URL", "postgresql://kasparro:secret@127.0.0.1:1/kasparro")
     get_settings.cache_clear()
     assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
-    assert capsys.readouterr().err == "It was not decided: the connection to Postgres broke, or none was to be had.\n"
+    assert capsys.readouterr().err == "It was not decided: the connection to Postgres broke, or none was available.\n"
 
 
 @pytest.mark.usefixtures("environment")
