@@ -95,11 +95,11 @@ class Process:
         self._process.wait(timeout)
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the process and to all that it forked."""
+        """Send a signal to the process and to all its children."""
         os.killpg(self._process.pid, signum)
 
     def kill(self) -> None:
-        """kill -9, children and all; may be called twice."""
+        """Kill the process and its children. A second call does nothing."""
         with suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self._process.wait()
@@ -178,9 +178,9 @@ def _answers(process: Process, path: str) -> bool:
 
 
 def until(condition: Callable[[], T], *, within: float = 20, what: str = "") -> T:
-    """Poll until the condition gives something true, and return that; fails the test after `within` seconds."""
-    give_up_at = time.monotonic() + within
-    while time.monotonic() < give_up_at:
+    """Poll until the condition returns a true value, and return it. Fail the test after `within` seconds."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Each module has a test file of its name, in the same place: tests/tasks/runs/test_leases.py for tasks/runs/leases.py."""
+"""Each module has a test file of its name in the same place, such as tests/tasks/runs/test_leases.py."""
 
 from __future__ import annotations
 

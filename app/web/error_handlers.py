@@ -21,7 +21,7 @@ TIMEOUTS = (errorcodes.QUERY_CANCELED, errorcodes.LOCK_NOT_AVAILABLE, errorcodes
 DETAIL_AND_RETRY_AFTER = {
     DatabaseError.CONFLICT: ("The request conflicted with a concurrent transaction.", 1),
     DatabaseError.LOST: ("The database is unreachable.", 5),
-    DatabaseError.UNFIT: ("The database cannot process the request now.", 5),
+    DatabaseError.UNAVAILABLE: ("The database cannot process the request now.", 5),
     DatabaseError.FULL: ("The disk of the database is full.", 60),
 }
 """The detail for the client, and the seconds after which a retry is worthwhile."""

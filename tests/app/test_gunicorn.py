@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 LOAD = "import os, runpy; config = runpy.run_path('app/gunicorn.py'); "
 """Loads the file without the package, as gunicorn does."""

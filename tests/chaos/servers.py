@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devstack.environment import REPLAYED
+from devstack.environment import RECORDED_PATHS
 from devstack.postgres import DATABASE
 from devstack.valkey import Valkey
 from tests.processes import PORT, ROOT, Process, Processes
@@ -55,9 +55,9 @@ class Servers:
     @property
     def environ(self) -> dict[str, str]:
         """What every process of the service sees."""
-        upstreams = {f"{source}_URL": self.replay.url + path for source, path in REPLAYED.items()}
+        upstreams = {f"{source}_URL": self.replay.url + path for source, path in RECORDED_PATHS.items()}
         # The limits of the free plans are no part of a fault: a kill must not be followed by a wait for the limiter.
-        rates = {f"{source}_CALLS_PER_{span}": "1000000" for source in REPLAYED for span in ("MINUTE", "MONTH")}
+        rates = {f"{source}_CALLS_PER_{span}": "1000000" for source in RECORDED_PATHS for span in ("MINUTE", "MONTH")}
         return {
             **SHORT_TIMES,
             **upstreams,

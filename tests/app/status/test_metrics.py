@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.app.rows import NOON, Rows
 from tests.app.runs.anomaly_rows import insert_anomaly
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
 ROW = re.compile(r"^\| `(?P<name>kasparro_\w+)` \| (?:`(?P<labels>[^`]+)`)? ?\| (?P<meaning>.+) \|$", re.MULTILINE)

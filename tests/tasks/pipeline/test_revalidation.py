@@ -16,7 +16,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine, RowMapping
 
-from devstack.recorded_upstreams import Replay, routes
+from devstack.recorded_upstreams import RecordedUpstreams, routes
 from sources.coingecko import source as coingecko
 from sources.contract import Http, Page, TransientError, Window
 from sources.http.json_body import json_list
@@ -125,7 +125,7 @@ def test_a_snapshot_that_went_on_in_another_slice_is_asked_for_page_by_page(benc
 
 def test_a_source_need_not_know_that_its_upstream_sent_nothing(bench: Bench) -> None:
     """CoinGecko's looks into each body whether there is another page."""
-    with Replay(0, routes(ROOT / "sample_data", seed=1, freeze=True)) as replay:
+    with RecordedUpstreams(0, routes(ROOT / "sample_data", seed=1, freeze=True)) as replay:
         threading.Thread(target=replay.serve_forever, daemon=True).start()
         bench.monkeypatch.setenv("COINGECKO_URL", f"http://127.0.0.1:{replay.server_address[1]}/coingecko/api/v3")
         first, second = bench.ingest(coingecko), bench.ingest(coingecko)
