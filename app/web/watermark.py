@@ -29,7 +29,7 @@ class Watermark:
         self._cached: tuple[datetime, float] | None = None
 
     def ingested_until(self, connection: Connection) -> datetime:
-        """Return the time before which no more quotes can appear. Call this before the rows are read.
+        """Return the time before which all quotes are visible. Call this before the rows are read.
 
         A quote's ingested_at is the start of the transaction that writes it, so the oldest open transaction is the
         limit. The second covers a transaction that has started but is not in pg_stat_activity yet. Sessions of the
