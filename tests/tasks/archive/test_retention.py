@@ -120,7 +120,7 @@ def test_of_a_history_only_what_is_kept_is_loaded_and_of_each_listing_the_newest
 @pytest.fixture
 def bites(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many quotes each statement dropped, where three are the most."""
-    monkeypatch.setattr(retention, "QUOTE_BATCH", 3)
+    monkeypatch.setattr(retention, "QUOTE_BATCH_ROWS", 3)
     sizes: list[int] = []
 
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
@@ -277,7 +277,7 @@ def test_an_upstream_is_not_asked_whether_a_body_changed_that_was_dropped(bench:
 
 
 def test_many_bodies_go_a_few_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BODY_BATCH", 2)
+    monkeypatch.setattr(retention, "BODY_BATCH_ROWS", 2)
     load(bench, source(*([at(61 + number)] for number in range(7)), ago=60 * DAY), bodies=MONTH)
     drop(bench)
     assert kept(bench) == []
