@@ -226,8 +226,8 @@ def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
 
 
 def _safe(reason: dict[str, str]) -> dict[str, str]:
-    """Return the reason without secrets: the error of a mapping can quote one."""
-    return {**reason, "detail": safe_text(reason["detail"])}
+    """Return the reason with safe texts: an error of a mapping can quote a secret, and a field may have any name."""
+    return {name: safe_text(str(value)) for name, value in reason.items()}
 
 
 def _insert_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows) -> int:
