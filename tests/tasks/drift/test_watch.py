@@ -16,8 +16,8 @@ from tasks.drift.profile import FieldProfile, profile_changes, profile_items
 from tasks.drift.watch import accept_change
 from tasks.runs.parameters import ReplayParameters
 from tests.tasks.conftest import Bench
+from tests.tasks.counters import counters
 from tests.tasks.feed import Feed
-from tests.tasks.pipeline.test_slice import counters
 from tests.upstreams import canned, item
 
 COINS = 5
