@@ -38,8 +38,8 @@ class _Step(NamedTuple):
 class LoopGuard:
     """Check the progress of one slice in one partition.
 
-    A TransientError of it makes the run wait. The run fails after MAX_WAITS waits, since a page that does not advance
-    the cursor does not reset that count.
+    Its TransientErrors make the run wait. The run fails after MAX_WAITS waits: a page that does not advance the cursor
+    does not reset that count.
     """
 
     def __init__(self, engine: Engine, source: Source, lease: Lease, window: Window, reread: Reread):

@@ -43,7 +43,7 @@ def until_ended(bench: Bench, source: Source, **settings: Any) -> RowMapping:
 
 
 def always(*items: Any) -> Any:
-    """Answer every request with these items."""
+    """Return a handler that answers every request with these items."""
     return lambda number: Response(json.dumps(items), content_type="application/json")
 
 

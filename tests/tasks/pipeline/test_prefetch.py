@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import structlog
@@ -86,9 +86,11 @@ def test_closing_waits_for_the_item_that_is_being_computed(thread: ThreadPoolExe
     prefetch = Prefetch(items(), thread)
     assert started.wait(TIMEOUT)
     with ThreadPoolExecutor() as threads:
-        threads.submit(release.set)
-        prefetch.close()
-        assert computed.is_set()
+        closing = threads.submit(prefetch.close)
+        assert wait([closing], timeout=0.05).not_done, "closed while an item was being computed"
+        release.set()
+        closing.result(TIMEOUT)
+    assert computed.is_set()
 
 
 def test_closing_cancels_an_item_that_is_not_being_computed_yet(thread: ThreadPoolExecutor) -> None:

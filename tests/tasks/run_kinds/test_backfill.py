@@ -202,7 +202,7 @@ def test_a_plan_with_too_short_a_history_loads_what_it_has_and_pauses_nothing(
     charts.before = lambda number: Response("{}", 402) if number > 1 else None
     run = bench.ingest(gecko, backfill=backfill())
     assert (run["status"], run["error_code"]) == ("failed", "payment_required")
-    assert loaded_days(bench) == 10, "the newest span is requested first"
+    assert loaded_days(bench) == 10, "the newest span was not requested first"
     assert bench.one("SELECT paused_reason FROM sources WHERE name = 'coingecko'") is None
 
 
@@ -308,9 +308,8 @@ def test_a_recording_of_coingeckos_chart_loads(bench: Bench, gecko: Source, char
     recording = (real_data / "coingecko" / "market_chart.btc.90d.daily.json").read_bytes()
     charts.before = lambda _: Response(recording, content_type="application/json")
     run = bench.ingest(gecko, backfill=backfill(observed_from=END - DAY))
-    sent: list[Any] = json.loads(recording, parse_float=Decimal)["prices"][
-        :-1
-    ]  # The last price has the time of the request.
+    # The last price has the time of the request.
+    sent: list[Any] = json.loads(recording, parse_float=Decimal)["prices"][:-1]
     stored = bench.rows("SELECT price FROM quotes WHERE run = :run ORDER BY observed_at", run=run["id"])
     assert [row["price"] for row in stored] == [price for _, price in sent]
 
@@ -319,7 +318,7 @@ def test_a_backfill_whose_worker_is_killed_resumes_at_the_span_it_reached(
     engine: Engine, settings: Settings, start: Start, bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     cursor, gate = live_cursor(bench), Gate()
-    charts.before = lambda number: gate.pass_through() if number == 2 else None  # type: ignore[func-returns-value]  # It returns None, so the chart is served.
+    charts.before = lambda number: gate.pass_through() if number == 2 else None  # type: ignore[func-returns-value]  # it returns None, so the chart is served
     request = RunRequest("coingecko", backfill=backfill())
     [requested] = request_runs(engine, [request], requested_by="test")
     worker = start("worker", COINGECKO_URL=charts.url)
