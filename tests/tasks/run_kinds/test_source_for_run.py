@@ -46,9 +46,7 @@ def test_a_replay_maps_the_pages_of_backfills_too(bench: Bench) -> None:
 @pytest.fixture
 def two_currencies(bench: Bench) -> Source:
     """A source with a history, which lists one asset in two currencies."""
-    source = canned(
-        [item(), item(quote_currency="EUR"), item(1)], name="canned", history=coingecko.source.history, is_shared=True
-    )
+    source = canned([item(), item(quote_currency="EUR"), item(1)], history=coingecko.source.history, is_shared=True)
     bench.ingest(source)
     return source
 
