@@ -1,4 +1,4 @@
-"""Store raw bodies: each once per digest, exactly as received, compressed."""
+"""Store raw bodies exactly as received: once per digest, compressed."""
 
 from __future__ import annotations
 
@@ -21,37 +21,36 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-LEVEL = 1
-"""The usual level, 3, compresses prices in JSON and CSV no better, in twice the time."""
+COMPRESSION_LEVEL = 1
+"""The default level, 3, takes twice the time and compresses prices in JSON and CSV no better."""
 
 COPY = "COPY raw_bodies (source, digest, body, content_type, size, received_at) FROM STDIN (FORMAT binary)"
 COPY_HEAD, COPY_TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), struct.pack("!h", -1)
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-
 
 _ROW = "SELECT FROM raw_bodies WHERE source = :source AND digest = :digest"
 
 
 @dataclass(frozen=True)
 class PendingBody:
-    """A body that is being compressed. is_known: its row exists, and retention has deleted its body."""
+    """A body that is being compressed. is_known: its row exists, without the body, which retention deleted."""
 
     compressed: Future[bytes]
     is_known: bool
 
 
 def start_saving(connection: Connection, source: str, page: Page) -> PendingBody | None:
-    """Compress the body in another thread, and return it as pending. None if it is stored already."""
+    """Start to compress the body in another thread. Return None if it is stored already."""
     key = {"source": source, "digest": page.digest}
-    # Locked, so that retention cannot delete it before this page, which needs it, is committed.
+    # Locked, so that retention cannot delete the body before this page is committed.
     if connection.execute(text(f"{_ROW} AND body IS NOT NULL FOR SHARE"), key).rowcount:
         return None
     is_known = connection.execute(text(_ROW), key).rowcount > 0
-    return PendingBody(_compressor().submit(zstd.compress, page.body, LEVEL), is_known)
+    return PendingBody(_compressor().submit(zstd.compress, page.body, COMPRESSION_LEVEL), is_known)
 
 
 def save_body(connection: Connection, source: str, page: Page, pending: PendingBody) -> None:
-    """Write a body that `start_saving` did not find."""
+    """Write a body that was not stored when `start_saving` looked."""
     write = _restore if pending.is_known else _insert
     write(connection, source, page, pending.compressed.result())
 
@@ -99,5 +98,5 @@ def read_body(connection: Connection, source: str, digest: bytes) -> bytes | Non
 
 @cache
 def _compressor() -> ThreadPoolExecutor:
-    """Return the process's compressor thread. It is started on first use, since threads do not survive a fork."""
+    """Return the process's compressor thread. It starts at first use, since threads do not survive a fork."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="compressor")

@@ -1,7 +1,7 @@
 """Delete expired quotes and raw bodies in small batches, oldest first, and keep expired quotes from being loaded.
 
-Each batch is one short transaction that waits for no lock. It may be killed at any point, and two may run at once: what
-one leaves behind, the next one finds.
+Each batch is one short transaction that waits for no lock. It may be killed at any point, and two may run at the same
+time: the next call finds the rows that are left.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tasks.runtime.retry import DATABASE_ERRORS
 log = structlog.get_logger()
 
 TIME_LIMIT = 10.0
-"""Seconds that one call may take. The reconciler waits behind it, on the same queue."""
+"""Time limit of one call, in seconds. The reconciler waits for it in the same queue."""
 
-QUOTE_BATCH, BODY_BATCH = 5_000, 100
+QUOTE_BATCH_ROWS, BODY_BATCH_ROWS = 5_000, 100
 
 FIRST_SPAN, MIN_SPAN = timedelta(days=1), timedelta(minutes=1)
-"""Span of time from which a batch deletes the quotes of all listings. It adapts so that a batch is about full."""
+"""A batch deletes the quotes of all listings in a span of time. The span adapts so that a batch is about full."""
 
 # Reads one entry of the primary key per listing: its oldest.
 _OLDEST = """
@@ -42,16 +42,16 @@ _OLDEST = """
      WHERE listings.source = :source
 """
 
-# Rows that a page is correcting are skipped: neither waits for the other, so they cannot deadlock.
+# Rows that a page is correcting are skipped. Neither transaction waits for the other, so they cannot deadlock.
 _DELETE_QUOTES = """
     WITH expired AS MATERIALIZED (
-        SELECT old.listing_id, old.observed_at
+        SELECT batch.listing_id, batch.observed_at
           FROM listings JOIN latest_quotes AS newest ON newest.listing_id = listings.id
          CROSS JOIN LATERAL (
                SELECT listing_id, observed_at FROM quotes
                 WHERE listing_id = newest.listing_id
                   AND observed_at >= :since AND observed_at < least(:until, newest.observed_at)
-                ORDER BY observed_at LIMIT :limit FOR UPDATE SKIP LOCKED) AS old
+                ORDER BY observed_at LIMIT :limit FOR UPDATE SKIP LOCKED) AS batch
          WHERE listings.source = :source
          LIMIT :limit)
     DELETE FROM quotes USING expired
@@ -69,7 +69,7 @@ _EXPIRED_BODIES = f"""
      ORDER BY received_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
 
-# Checked again under the lock: only now a page that was committed just before it is visible.
+# Checked again under the lock: a page that was committed just before the lock is visible only now.
 _DELETE_BODIES = f"""
     UPDATE raw_bodies SET body = NULL
      WHERE source = :source AND digest = ANY(CAST(:digests AS bytea[])) AND {_NOT_RECEIVED_SINCE}
@@ -77,13 +77,13 @@ _DELETE_BODIES = f"""
 
 _SUPERSEDED = """
     SELECT listing_id
-      FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS old(listing_id, at)
-      JOIN latest_quotes AS newest USING (listing_id) WHERE newest.observed_at > old.at
+      FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS expired(listing_id, at)
+      JOIN latest_quotes AS newest USING (listing_id) WHERE newest.observed_at > expired.at
 """
 
 
 class _Deletion(NamedTuple):
-    """Expired rows of a source. batches: deletes one batch per step, and yields its size, until none is left."""
+    """The deletion of a source's expired rows. batches: deletes one batch per step and yields its size."""
 
     source: str
     what: str
@@ -99,7 +99,7 @@ def delete_expired(
 ) -> None:
     """Delete expired rows of all sources in turn, until none are left or the time is up.
 
-    seconds: the time limit; clock: this host's (aware), which the database's clock must agree with.
+    seconds: the time limit; clock: this host's clock (aware). If it differs from the database's, nothing is deleted.
     """
     until = time.monotonic() + seconds
     now = _verified_now(engine, settings, clock)
@@ -120,17 +120,17 @@ def delete_expired(
 
 
 def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.DataFrame:
-    """Return a page's rows without those observed before `since`: once loaded, they would soon be deleted again.
+    """Return a page's rows without those observed before `since`: they would soon be deleted again.
 
-    rows: as `arrange` returns them. The newest quote of a listing stays, as it would in the table.
+    rows: as `arrange` returns them. The newest quote of a listing stays, as it does in the table.
     """
     is_last = (pl.col("listing_id") != pl.col("listing_id").shift(-1)).fill_null(value=True)
     rows = rows.filter((pl.col("observed_at") >= since) | is_last)
-    old = rows.filter(pl.col("observed_at") < since)
-    if old.is_empty():
+    expired = rows.filter(pl.col("observed_at") < since)
+    if expired.is_empty():
         return rows
     with engine.connect() as connection:
-        values = {"listings": old["listing_id"].to_list(), "times": old["observed_at"].to_list()}
+        values = {"listings": expired["listing_id"].to_list(), "times": expired["observed_at"].to_list()}
         superseded = connection.scalars(text(_SUPERSEDED), values).all()
     return rows.filter((pl.col("observed_at") >= since) | ~pl.col("listing_id").is_in(superseded))
 
@@ -138,7 +138,7 @@ def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.D
 def _verified_now(engine: Engine, settings: Settings, clock: Callable[[], datetime]) -> datetime | None:
     """Return the database's time, or None if it is unknown or differs from this host's clock.
 
-    If they differ, one of them is wrong. By a clock that is years ahead, every row would have expired.
+    If they differ, one of them is wrong. If the wrong clock is years ahead, every row would count as expired.
     """
     try:
         with engine.connect() as connection:
@@ -162,18 +162,18 @@ def _deletions(engine: Engine, now: datetime) -> Iterator[_Deletion]:
 
 
 def _delete_quotes(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
-    """Delete span after span of time, in each the quotes of all listings: they lie close together on disk."""
+    """Delete the quotes of all listings, one span of time after another: they lie close together on disk."""
     with engine.connect() as connection:
         since = connection.scalar(text(_OLDEST), {"source": source, "horizon": horizon})
     span = FIRST_SPAN
     while since and since < horizon:
         until = min(since + span, horizon)
         with engine.begin() as connection:
-            bounds = {"source": source, "since": since, "until": until, "limit": QUOTE_BATCH}
+            bounds = {"source": source, "since": since, "until": until, "limit": QUOTE_BATCH_ROWS}
             count = connection.execute(text(_DELETE_QUOTES), bounds).rowcount
             _count_deleted(connection, source, "quotes_dropped", count)
         yield count
-        if count == QUOTE_BATCH:
+        if count == QUOTE_BATCH_ROWS:
             span = max(span / 2, MIN_SPAN)
         else:
             since, span = until, span * 2
@@ -181,10 +181,10 @@ def _delete_quotes(engine: Engine, source: str, horizon: datetime) -> Iterator[i
 
 def _delete_bodies(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
     values = {"source": source, "horizon": horizon}
-    size = BODY_BATCH
-    while size == BODY_BATCH:
+    size = BODY_BATCH_ROWS
+    while size == BODY_BATCH_ROWS:
         with engine.begin() as connection:
-            expired = connection.scalars(text(_EXPIRED_BODIES), {**values, "limit": BODY_BATCH}).all()
+            expired = connection.scalars(text(_EXPIRED_BODIES), {**values, "limit": BODY_BATCH_ROWS}).all()
             size = len(expired)
             digests = [bytes(digest) for digest in expired]
             count = connection.execute(text(_DELETE_BODIES), {**values, "digests": digests}).rowcount

@@ -1,4 +1,4 @@
-"""Find stored pages in the order of their commits: what a replay reads again."""
+"""Find the stored pages that a replay reads again, in the order of their commits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sqlalchemy import Connection, text
 from tasks.runs.parameters import ReplayParameters
 
 PagePosition = list[Any]
-"""A page's position in that order, as JSON: committed_at, run, partition, seq."""
+"""A page's position in the order of commits, as JSON: committed_at, run, partition, seq."""
 
 CorrectedSpans = Mapping[str, Mapping[str, str]]
 """Spans of corrected quotes by partition: `since` (commit time), `first` and `last` (observation times)."""
 
-# A page that was skipped as unchanged says nothing beyond the earlier page with the same body.
+# A page that was skipped as unchanged adds nothing to the earlier page with the same body.
 _STORED = """
       FROM pages AS p
       JOIN runs AS r ON r.id = p.run
@@ -30,7 +30,7 @@ _STORED = """
                  WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0 AND er.kind <> 'replay'))
 """
 
-# Includes rejects that this replay released: their body may belong to several pages.
+# Rejects that this replay released count, too: their body may belong to several pages.
 _REJECTED = """
     EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
                AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
@@ -38,14 +38,14 @@ _REJECTED = """
 """
 
 # The pages of a replay run are the pages that it read again.
-_OF_RUN = """
+_FROM_RUN = """
     (p.run = CAST(:run AS uuid) OR p.body_digest IN (
         SELECT o.body_digest FROM pages AS o JOIN runs AS l ON l.id = o.run
          WHERE o.run = CAST(:run AS uuid) AND l.kind = 'replay'))
 """
 
 _CONDITIONS = {
-    "run": _OF_RUN,
+    "run": _FROM_RUN,
     "fetched_from": "p.fetched_at >= CAST(:fetched_from AS timestamptz)",
     "fetched_to": "p.fetched_at < CAST(:fetched_to AS timestamptz)",
     "body": "p.body_digest = decode(:body, 'hex')",
@@ -76,7 +76,7 @@ class StoredPage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredPages:
-    """The pages of a source that a replay chose, among those committed before a time (aware)."""
+    """The stored pages that a replay of a source chose. before: only pages committed earlier count (aware)."""
 
     chosen: ReplayParameters
     source: str
@@ -91,7 +91,8 @@ class StoredPages:
     ) -> Iterator[StoredPage]:
         """Yield the first `limit` pages after a position, in the order of their commits.
 
-        corrected: pages that were committed later and hold quotes corrected since are included, chosen or not.
+        corrected: spans of quotes that the replay corrected. Later pages with quotes in these spans are included, even
+        if they were not chosen.
         """
         values = dict(zip(("committed_at", "after_run", "partition", "seq"), after or (), strict=False))
         beyond = f"AND {_POSITION} > {_AFTER}" if after else ""

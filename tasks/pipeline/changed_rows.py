@@ -1,7 +1,8 @@
 """Find out which rows of a page are new, and which differ from the stored ones.
 
-The stored rows are read as text and compared here, since Postgres reads a row in a quarter of the time that it takes to
-write one. Equal texts are equal numbers. Different texts can be equal numbers, as 1e-7 and 0.0000001: Decimal decides.
+The stored rows are read as text and compared here. Postgres reads a row in a quarter of the time that it takes to write
+one. Equal texts are equal numbers. Different texts can also be equal numbers, such as 1e-7 and 0.0000001: Decimal
+decides.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ STORED = " stored"
 """Suffix of the columns of stored rows in a join."""
 
 EXACT_DIGITS = 15
-"""Decimal digits up to which two different numbers are two different floats."""
+"""Two different numbers of at most this many decimal digits are two different floats."""
 
 SPANS = """
     SELECT stored.* FROM unnest(CAST(%(listings)s AS int[]), CAST(%(since)s AS timestamptz[]),
@@ -31,13 +32,13 @@ SPANS = """
      CROSS JOIN LATERAL (SELECT * FROM quotes AS q WHERE q.listing_id = span.listing_id
                             AND q.observed_at BETWEEN span.since AND span.until OFFSET 0) AS stored
 """
-"""The stored rows within a page's spans. OFFSET 0 keeps the planner from reading the whole table for a join."""
+"""Select the stored rows within a page's spans. OFFSET 0 keeps the planner from reading the whole table for a join."""
 
 
 class RowChanges(NamedTuple):
     """The rows to write. Rows in neither of the two are stored already, with the same values.
 
-    changed: rows that differ. Those that were fetched before the stored ones will correct nothing.
+    changed: rows with other values than the stored ones. Those that were fetched earlier will correct nothing.
     """
 
     new: CopyRows
@@ -45,7 +46,7 @@ class RowChanges(NamedTuple):
 
 
 def find_changes(connection: Connection, rows: CopyRows) -> RowChanges:
-    """Compare rows with the stored ones, as of now: another run may still write the same rows before this page does."""
+    """Compare rows with the stored ones. Another run may still write the same rows before this page does."""
     stored = _read_stored(connection, rows)
     if stored is None:
         return RowChanges(rows.empty(), rows)
@@ -77,9 +78,9 @@ def _values(rows: CopyRows) -> list[str]:
 
 
 def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
-    """Return the stored rows within the spans of these rows; None if there are many more of them.
+    """Return the stored rows within the spans of these rows, or None if they are many more than these.
 
-    has_more: whether a stored row has a value that none of these rows has.
+    Their column `has_more` says whether a stored row has a value that none of these rows has.
     """
     limit = 2 * len(rows) + 1000
     values = _values(rows)

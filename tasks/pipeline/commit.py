@@ -1,4 +1,4 @@
-"""Commit a page in one transaction, and find out what became of a commit whose response was lost."""
+"""Commit a page in one transaction, and find out whether a commit took effect if its response was lost."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def commit_page(
 ) -> tuple[int, Counters]:
     """Load a page in one transaction, which is retried as a whole. Return the page's number and counters.
 
-    deadline: until when a retry may start (monotonic seconds). Raises what pass_fence and load_page raise.
+    deadline: the time after which no retry starts (monotonic seconds). Raises what pass_fence and load_page raise.
 
-    If the connection breaks during COMMIT, the checkpoint's version tells whether the page was committed: each page
-    raises it by one, and only this slice can raise it under its lease token. While the fate of that attempt is open, it
-    still holds the checkpoint's row, and the fence of the next attempt waits for it.
+    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed: each page
+    raises it by one, and only this slice can raise it under its lease token. Until Postgres ends that attempt, it still
+    locks the checkpoint's row, and the fence of the next attempt waits for it.
     """
     next_version, attempts = lease.version + 1, 0
 
@@ -45,7 +45,7 @@ def commit_page(
             if attempts > 1 and version == next_version + 1:
                 raise _AlreadyCommitted
             if version != next_version:  # Postgres lost commits, by a failover or a restored backup.
-                raise LeaseLost(f"the checkpoint of partition {lease.partition!r} is not where this slice left it")
+                raise LeaseLost(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
             return load_page(connection, lease, page, normalized, rows)
 
     try:

@@ -1,4 +1,4 @@
-"""A page's quotes as rows of `quotes`: sorted by its key, and written as COPY reads them."""
+"""Turn a page's quotes into rows of the table `quotes`: sorted by its key, and as lines for COPY."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sources.record import VALUE_FIELDS
 from tasks.pipeline.quote_frame import QuoteFrame
 
 SPAN_COLUMNS = {"listings": "listing_id", "since": "since", "until": "until"}
-"""Parameters of a query over spans, by the column that holds each."""
+"""The column of each parameter of a query over spans."""
 
-# Postgres parses short times faster: without seconds in a third of the time, and with a blank instead of the T in
-# three quarters of it.
+# Postgres parses short times faster: a time without seconds in a third of the time, a time with a blank instead of the
+# T in three quarters of it.
 MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%d %H:%M:%S%.6fZ"
 
 
 @dataclass(frozen=True)
 class CopyRows:
-    """The rows of one page. frame: as `arrange` returns it; fetched_at and run are the same for all rows."""
+    """The rows of one page. frame: as `arrange` returns it; fetched_at, run: the same for all rows."""
 
     frame: pl.DataFrame
     fetched_at: datetime
@@ -42,7 +42,7 @@ class CopyRows:
 
     @cached_property
     def spans(self) -> Mapping[str, list[Any]]:
-        """Return the first and the last time of each listing, as parallel lists: listings, since, until."""
+        """Return each listing's first and last time, as parallel lists: listings, since, until."""
         spans = self.frame.group_by("listing_id", maintain_order=True).agg(
             pl.col("observed_at").first().alias("since"), pl.col("observed_at").last().alias("until")
         )
@@ -50,17 +50,17 @@ class CopyRows:
 
     @property
     def filled(self) -> dict[str, int]:
-        """Return how many rows have each value. Values that no row has are left out."""
+        """Return the number of rows that have each value. Values that no row has are left out."""
         return {name: len(self) - self.frame[name].null_count() for name in VALUE_FIELDS if name in self.frame.columns}
 
     @cached_property
     def text(self) -> bytes:
-        """One line per row for COPY, with fetched_at and run at its end."""
+        """Return one line per row for COPY, with fetched_at and run at its end."""
         return self._as_lines(f"\t{self.fetched_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f+00}\t{self.run}\n")
 
     @property
     def bare_text(self) -> bytes:
-        """One line per row for COPY, without fetched_at and run."""
+        """Return one line per row for COPY, without fetched_at and run."""
         return self._as_lines("\n")
 
     def _as_lines(self, line_end: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Load one page in one transaction: fence, raw body, quotes, rejects, page, checkpoint. All of them, or nothing.
+"""Load one page in one transaction: fence, raw body, quotes, rejects, page, checkpoint.
 
 New quotes are copied straight into their table. Changed quotes are copied into a temporary table, and correct the
-stored ones from there. Nothing is sent or written for a quote that is unchanged.
+stored ones from there. Nothing is sent or written for an unchanged quote.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from tasks.runs.leases import Cancelled, Lease, LeaseLost
 from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
 
-MAX_LISTINGS = 50
-"""Listings that are recorded with a page at most. A run's quotes are found by them (app/quotes/run_bounds.py)."""
+MAX_LISTINGS_PER_PAGE = 50
+"""A page records its listings if it has at most this many. A run's quotes are found by them
+(app/quotes/run_bounds.py)."""
 
-COPY_CHUNK = 256 * 1024
+COPY_CHUNK_BYTES = 256 * 1024
 """Bytes of a COPY that are sent at a time."""
 
 _CREATE_STAGED = f"""
@@ -78,7 +79,7 @@ _MOVE_LATEST = """
 
 @dataclass(frozen=True)
 class Counters:
-    """What a page's items became. A constraint of `pages` requires fetched to be the sum of the next five."""
+    """Counts of a page's items. A constraint of `pages` requires fetched to be the sum of the next five."""
 
     fetched: int
     inserted: int
@@ -142,8 +143,8 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     )
     if version is None:
         raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
-    # Locked until the commit, so that nobody ends or requeues the run in between. Assistants take no lock: whoever ends
-    # or requeues the run takes their leases, which waits for their pages anyway. Many shared locks would starve it.
+    # Locked until the commit, so that nobody ends or requeues the run in between. Assistants take no lock: ending or
+    # requeueing the run takes over their leases, which waits for their pages anyway. Many shared locks would starve it.
     lock = "" if lease.claim.assists else "FOR SHARE"
     run = connection.execute(
         text(f"""
@@ -158,14 +159,14 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
         raise Cancelled
     if lease.claim.assists:
         return version
-    # A page that leaves the cursor where this slice found it is no progress: the next slice would load it again.
+    # A page that does not move the slice's first cursor is no progress: the next slice would load it again.
     if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
     return version
 
 
 def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> tuple[int, int]:
-    """Return how many quotes were inserted, and how many updated."""
+    """Return the number of inserted and of updated quotes."""
     new, changed = find_changes(connection, rows)
     changed = changed if corrects else changed.empty()
     inserted, updated = len(new), 0
@@ -188,11 +189,11 @@ def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> t
 def _copy(connection: Connection, table: str, columns: Iterable[str], lines: bytes) -> None:
     driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
     with driver.cursor() as cursor:
-        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), COPY_CHUNK)
+        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), COPY_CHUNK_BYTES)
 
 
 def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
-    """Quarantine what today's mapping rejects of a body, and release what it rejected before and accepts now."""
+    """Quarantine the items of a body that today's mapping rejects. Release those that it no longer rejects."""
     connection.execute(
         text("""
             UPDATE rejects SET state = 'replayed', replayed_at = now()
@@ -225,8 +226,8 @@ def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
 
 
 def _safe(reason: dict[str, str]) -> dict[str, str]:
-    """Return the reason without secrets: the error of a mapping can quote one."""
-    return {**reason, "detail": safe_text(reason["detail"])}
+    """Return the reason with safe texts: an error of a mapping can quote a secret, and a field may have any name."""
+    return {name: safe_text(str(value)) for name, value in reason.items()}
 
 
 def _insert_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows) -> int:
@@ -254,7 +255,7 @@ def _insert_page(connection: Connection, lease: Lease, page: Page, counters: Cou
             "observed_from": times.min(),
             "observed_until": times.max(),
             "filled": _json(rows.filled) if len(rows) else None,
-            "listings": listings if 0 < len(listings) <= MAX_LISTINGS else None,
+            "listings": listings if 0 < len(listings) <= MAX_LISTINGS_PER_PAGE else None,
         },
     ).scalar_one()
     return seq

@@ -17,7 +17,7 @@ from tasks.archive.raw_bodies import read_body
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
-MAX_SHOWN = 300
+MAX_QUOTED_CHARACTERS = 300
 """Characters of a request that an error quotes."""
 
 Reread = Callable[[Page], NormalizedPage]
@@ -25,7 +25,7 @@ Reread = Callable[[Page], NormalizedPage]
 
 
 class _Step(NamedTuple):
-    """A request and the cursor that it led to, both as JSON text."""
+    """A request and the cursor of its page, both as JSON text."""
 
     request: str
     cursor: str
@@ -36,10 +36,10 @@ class _Step(NamedTuple):
 
 
 class LoopGuard:
-    """Checks the progress of one slice in one partition.
+    """Check the progress of one slice in one partition.
 
-    Its errors make the run wait, and fail after MAX_WAITS waits: a page that does not advance the cursor does not
-    reset that count.
+    Its TransientErrors make the run wait. The run fails after MAX_WAITS waits: a page that does not advance the cursor
+    does not reset that count.
     """
 
     def __init__(self, engine: Engine, source: Source, lease: Lease, window: Window, reread: Reread):
@@ -62,7 +62,7 @@ class LoopGuard:
         self._check_cursor(page, normalized)
 
     def check_end(self) -> None:
-        """Raise TransientError if the slice ends where it began, since the next slice would do the same."""
+        """Raise TransientError if the slice ends at its first cursor, since the next slice would do the same."""
         if self._cursor == self._first_cursor:
             # With a retry_after the error concerns the whole run: a slice that is over starts no other partition.
             raise self._stuck("its cursor did not move in a whole slice", retry_after=0)
@@ -84,9 +84,9 @@ class LoopGuard:
         self._cursor = step.cursor
 
     def _check_cursor(self, page: Page, normalized: NormalizedPage) -> None:
-        """Raise TerminalError if an item that is refused for its time moved the cursor into the future.
+        """Raise TerminalError if an item that is rejected for its time moved the cursor into the future.
 
-        At once, since nothing before that time would be requested any more.
+        The run must not wait first: nothing before that time would be requested again.
         """
         if not normalized.has_reject("in_future"):
             return
@@ -109,9 +109,9 @@ class LoopGuard:
         return earlier if is_repeated else None
 
     def _items_digest(self, page: Page, normalized: NormalizedPage | None) -> bytes:
-        """Return a digest of a page's items, whatever their order; of an empty page, one of its request and cursor.
+        """Return a digest of a page's items, whatever their order. For an empty page, identify its request and cursor.
 
-        The body does not count, since it may hold the time of the response. Times of the fetch do not count either.
+        The body is ignored, since it may contain the time of the response. Times of the fetch are ignored, too.
         """
         normalized = normalized or self._reread(page)
         if not normalized.fetched:
@@ -130,7 +130,7 @@ class LoopGuard:
 
 
 def _last_page(engine: Engine, lease: Lease) -> Page | None:
-    """Return the last page of the run's earlier slices, which the next one may repeat. None without its body."""
+    """Return the last page of the run's earlier slices, or None if its body is no longer stored."""
     with engine.connect() as connection:
         row = connection.execute(
             select(PageRow.request, PageRow.cursor, PageRow.fetched_at, RawBodyRow.content_type, PageRow.body_digest)
@@ -161,4 +161,4 @@ def _json(value: Any) -> str:
 
 
 def _shortened(request: str) -> str:
-    return request if len(request) <= MAX_SHOWN else f"{request[:MAX_SHOWN]}…"
+    return request if len(request) <= MAX_QUOTED_CHARACTERS else f"{request[:MAX_QUOTED_CHARACTERS]}…"

@@ -1,4 +1,4 @@
-"""Normalize a page: raw items in, quotes and rejects out. Pure: no clock, no network, no database."""
+"""Normalize a page: turn raw items into quotes and rejects. Pure: no clock, no network, no database."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tasks.drift.mapping import map_item
 from tasks.drift.policy import PageDrift
 from tasks.pipeline.quote_frame import QuoteFrame
 
-MAX_ITEM = 64 * 1024
+MAX_ITEM_CHARACTERS = 64 * 1024
 """Characters of a rejected item that are stored with it. The whole item is in the raw body."""
 
 SAMPLE_ITEMS, SAMPLE_ROWS = 1000, 100
-"""How many items of a page are examined for drift; of a page that is parsed to columns, how many rows."""
+"""Number of a page's items that are examined for drift, and of rows if the page is parsed to columns."""
 
 TEXT_FIELDS = (*KEY_FIELDS, "observed_at")
 FIELDS = frozenset((*TEXT_FIELDS, *VALUE_FIELDS))
 
 Examine = Callable[[Page, Sequence[Item]], PageDrift]
-"""Compares the fields of a page's sample items with the fields known of its source."""
+"""Compare the fields of a page's sample items with the known fields of its source."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class RejectedItem:
 
 @dataclass
 class NormalizedPage:
-    """What a page's items became. Invariant: fetched = len(quotes) + deduplicated + len(rejects).
+    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + len(rejects).
 
-    blank: rows without content, which are no items; mapping: fingerprint of the code that read the page; drift: how
-    its fields differ from those known of the source.
+    blank: number of rows without content, which are no items; mapping: fingerprint of the code that read the page;
+    drift: how its fields differ from the known fields of the source.
     """
 
     quotes: QuoteFrame = field(default_factory=QuoteFrame)
@@ -65,10 +65,10 @@ class NormalizedPage:
 def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> NormalizedPage:
     """Turn every item of a page into a quote or a reject.
 
-    Columns are validated as a whole; the items that this leaves undecided are validated one by one. Of two quotes of
-    one listing at one instant the later one in the page is kept.
+    Columns are validated as a whole; the items that this leaves undecided are validated one by one. If two items are
+    quotes of one listing at one instant, the later item is used.
 
-    clock_skew: seconds that an observation may be ahead of the fetch.
+    clock_skew: seconds by which an observation may be later than the fetch.
     Raises what `source.parse` raises for an unreadable body, and what `examine` raises.
     """
     latest = page.fetched_at + timedelta(seconds=clock_skew)
@@ -166,5 +166,5 @@ def _as_text(item: Item) -> str:
     for write in (lambda value: json.dumps(value, default=str), ascii):
         # JSON fails on unusual keys, on cycles, and on numbers of thousands of digits.
         with suppress(TypeError, ValueError, RecursionError):
-            return write(item)[:MAX_ITEM]
+            return write(item)[:MAX_ITEM_CHARACTERS]
     return type(item).__name__

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Yields the items of an iterator, computed one ahead. The first is started at once. No item may be None."""
+    """Yield the items of an iterator, computed one ahead. The first one is started at once. No item may be None."""
 
     def __init__(self, items: Iterator[T], thread: ThreadPoolExecutor):
         self._items, self._thread, self._log_context = items, thread, copy_context()

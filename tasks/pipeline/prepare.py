@@ -33,7 +33,7 @@ class PreparedPage(NamedTuple):
 
 
 class PagePreparer:
-    """Prepares the pages of one slice, whatever their partition."""
+    """Prepare the pages of one slice, from all its partitions."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class PagePreparer:
         clock: Callable[[], datetime],
         http: HttpClient,
     ):
-        """source: as a run of the claim's kind reads it; clock: gives the database's time."""
+        """source: adapted to the claim's kind of run; clock: returns the database's time."""
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock, self._http = clock, http
         self._mapping = mapping_fingerprint(source)
@@ -52,11 +52,11 @@ class PagePreparer:
         self.reset_drift()
 
     def reset_drift(self) -> None:
-        """Forget the drift seen in pages that will not be loaded, so that whoever reads them again sees it again."""
+        """Forget the drift seen in pages that will not be loaded, so that it is seen when they are read again."""
         self._watch = DriftWatch(self._engine, self._source, self._claim)
 
     def window(self, partition: str, cursor: Cursor | None) -> Window:
-        """Return what `fetch` is asked for: a partition, from a cursor on."""
+        """Return the window to fetch: a partition, from a cursor on."""
         return Window(
             run=str(self._claim.run),
             partition=partition,
@@ -83,7 +83,7 @@ class PagePreparer:
         """Parse a page and normalize its items. An unchanged page has none: its items are loaded already."""
         if page.unchanged:
             return NormalizedPage(mapping=self._mapping)
-        # A stored page shows the fields of its time, which say nothing about drift today.
+        # A replayed or backfilled page has the fields of an earlier time, which are no drift today.
         examine = self._watch.examine if self._claim.kind == "live" else self._watch.apply_waiting
         normalized = normalize_page(self._source, page, self._settings.clock_skew, examine)
         normalized.mapping = self._mapping
@@ -104,5 +104,5 @@ class PagePreparer:
         return CopyRows(frame, prepared.page.fetched_at, self._claim.run)
 
     def retry_deadline(self) -> float:
-        """Return until when a transaction may be retried, in monotonic seconds. Later, it could outlive its lease."""
+        """Return the time after which no retry may start (monotonic seconds): a later one could outlive the lease."""
         return time.monotonic() + self._settings.transaction_timeout / 2

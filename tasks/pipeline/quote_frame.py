@@ -1,4 +1,4 @@
-"""A page's quotes as one frame: one row per listing and instant, sorted by both. Pure."""
+"""Combine a page's quotes in one frame: one row per listing and instant, sorted by both. Pure."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class QuoteFrame:
     def of(cls, validated: ValidatedColumns, single_quotes: Sequence[tuple[int, Quote]]) -> QuoteFrame:
         """Combine the rows that were validated as columns with the quotes that were validated one by one.
 
-        single_quotes: each with its index among the page's items. Of two quotes of one listing at one instant the
-        later item is kept, and of two names of one listing the later name.
+        single_quotes: each with its index among the page's items. If two items are quotes of one listing at one
+        instant, the later item is used. If a listing has two names, the later name is used.
         """
         frame, listings = validated.accepted, list(validated.listings)
         if single_quotes:

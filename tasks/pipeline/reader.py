@@ -1,8 +1,9 @@
 """Read the pages of a slice's partitions, one page ahead of the page that is being loaded.
 
 Only sources that parse columns are read ahead, since parsing their pages takes as long as loading them. While the last
-page of a partition is loaded, the first page of the next partition is prefetched, without a lease. The prefetched page
-is used by the slice if it then gets the lease with the cursor that the page was read from; otherwise it is discarded.
+page of a partition is loaded, the first page of the next partition is prefetched, without a lease. The slice uses the
+prefetched page if it then gets the lease, and the checkpoint is still where the page was read from. Otherwise the page
+is discarded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 @dataclass(frozen=True)
 class _Reading:
-    """A partition that is being read. prefetch: yields the same pages, one ahead; None for sources not read ahead."""
+    """A partition that is being read. prefetch: yields its pages one ahead; None if the source is not read ahead."""
 
     window: Window
     pages: Generator[PreparedPage]
@@ -42,11 +43,11 @@ class _Reading:
 
 
 class PageReader:
-    """Reads one partition after another for one slice. Close it after use."""
+    """Read one partition after another for one slice. Close it after use."""
 
     def __init__(self, engine: Engine, source: Source, claim: Claim, preparer: PagePreparer):
         self._engine, self._source, self._claim, self._preparer = engine, source, claim, preparer
-        # A replay decides by the corrections of its last page what to read next, so that page must be committed first.
+        # A replay's next page depends on the corrections of its last page, so that page must be committed first.
         self._reads_ahead = source.columns is not None and claim.kind != "replay"
         self._current: str | None = None
         self._upcoming: Sequence[str] = ()
@@ -72,11 +73,11 @@ class PageReader:
         try:
             yield reading.prefetch or reading.pages, guard
         finally:
-            self._current = None  # stops the prefetch of a next partition
+            self._current = None  # From now on, no other partition is prefetched.
             reading.close()
 
     def note_loaded(self, counters: Counters) -> None:
-        """Learn from the page that was loaded last whether the next one is likely to insert rows."""
+        """Record whether the page inserted rows, since the next page is likely to do the same."""
         self._inserts = counters.inserted > 0
 
     def _start(self, partition: str, cursor: Cursor | None) -> _Reading:
@@ -90,7 +91,7 @@ class PageReader:
             for prepared in pages:
                 yield prepared._replace(rows=self._rows_ahead(prepared)) if self._reads_ahead else prepared
                 has_pages = True
-            # A partition without news ends at once, and a prefetched one must not prefetch in turn.
+            # A partition without new pages ends at once. A prefetched partition must not prefetch another.
             if self._reads_ahead and has_pages and self._current == window.partition:
                 self._prefetch_next()
 
@@ -104,7 +105,7 @@ class PageReader:
 
     def _prefetch_next(self) -> None:
         """Start to read the first upcoming partition that no worker holds."""
-        with suppress(*DATABASE_ERRORS):  # It will be read once its lease is taken.
+        with suppress(*DATABASE_ERRORS):  # The partition is then read once its lease is taken.
             if unclaimed := first_unclaimed(self._engine, self._claim, self._upcoming):
                 partition, cursor = unclaimed
                 self._prefetched = self._start(partition, self._first_cursor(partition, cursor))

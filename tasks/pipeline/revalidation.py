@@ -1,7 +1,7 @@
-"""Conditional requests: remember an upstream's last response to each request, so that unchanged ones are not loaded.
+"""Remember the last response to each conditional request, so that unchanged bodies are not loaded again.
 
-A validator is written in the transaction that loads its page, so it never describes a page that is not loaded. Skipping
-a body is right only while loading it would change nothing. Therefore:
+A validator is written in the transaction that loads its page, so it never describes a page that is not loaded. A body
+may be skipped only while loading it would change nothing. Therefore:
 
 * a body whose meaning depends on the time of the fetch gets no validator;
 * a page that overwrites quotes deletes all validators of its source;
@@ -35,7 +35,7 @@ _REQUEST = "sha256(convert_to(CAST(:request AS jsonb)::text, 'UTF8'))"
 
 
 def known_response(engine: Engine, source: Source, partition: str, request: Mapping[str, Any]) -> KnownResponse | None:
-    """Return the last response to a request, if the same code would read it today and its body is still stored."""
+    """Return the last response to a request, or None if other code reads it today or its body is no longer stored."""
     with engine.connect() as connection:
         row = connection.execute(
             text(f"""
@@ -87,7 +87,7 @@ def save_validator(
         "mapping": normalized.mapping,
     }
     if page.unchanged:
-        # UPDATE only: a row that was deleted meanwhile was deleted for a reason.
+        # No INSERT: a validator that was deleted meanwhile is no longer valid.
         connection.execute(
             text(f"""
                 UPDATE validators SET etag = :etag, last_modified = :last_modified
@@ -119,7 +119,7 @@ def save_validator(
 
 
 def _is_timeless(page: Page, normalized: NormalizedPage) -> bool:
-    """Return whether the body means the same later: no quote has the time of the fetch, no reject is `in_future`."""
+    """Return whether a later load has the same result: no quote has the time of the fetch, no reject is `in_future`."""
     return page.fetched_at not in normalized.quotes.frame["observed_at"] and not normalized.has_reject("in_future")
 
 
@@ -149,7 +149,7 @@ def _lock_validators(connection: Connection, lease: Lease) -> None:
 
 
 def mapping_fingerprint(source: Source) -> bytes:
-    """Return a fingerprint of the code that reads the source's bodies: version, shared modules, its own modules."""
+    """Return a fingerprint of the code that reads the source's bodies: version, shared modules, own modules."""
     own = {function.__module__ for function in (source.fetch, source.parse, source.normalize)}
     files = [file for name in sorted(own) if (file := getattr(sys.modules.get(name), "__file__", None))]
     return hashlib.sha256(b"".join([VERSION.encode(), *map(_digest, _SHARED), *map(_digest, files)])).digest()

@@ -49,7 +49,7 @@ class Slice:
     def __init__(
         self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
     ):
-        """seconds: how long the slice may work. Default: TASK_SLICE."""
+        """seconds: time limit of the slice. Default: TASK_SLICE."""
         self._engine, self._settings, self._claim = engine, settings, claim
         self._source = source_for_run(engine, source, claim)
         self._clock = _database_clock(claim.now)
@@ -57,7 +57,7 @@ class Slice:
         self._assistants_to_call = 0
 
     def work(self) -> None:
-        """Load what is left of the run. A partition that cannot be read does not keep the others from being read."""
+        """Load the run's remaining partitions. One that cannot be read does not stop the others from being loaded."""
         failures: list[TransientError] = []
         with self._opened() as (preparer, reader):
             untried, waiting = self._partitions_left()
@@ -92,7 +92,7 @@ class Slice:
         raise_failed(self._engine, self._claim)
 
     def assist(self) -> None:
-        """Load partitions that no worker has tried, next to the slice that holds the run and does all others."""
+        """Load partitions that no worker has tried, while the slice that holds the run works on all partitions."""
         with self._opened() as (preparer, reader):
             untried, _ = self._partitions_left()
             for index, partition in enumerate(untried):
@@ -127,7 +127,7 @@ class Slice:
     def _partitions_left(self) -> tuple[list[str], list[str]]:
         partitions = list(self._source.partitions())
         if not partitions:
-            log.warning("partitions_missing", hint="the source names no partition; do its files lie elsewhere?")
+            log.warning("partitions_missing", hint="the source has no partition; do its files match its patterns?")
         reserved = [name for name in partitions if name.startswith(RESERVED_PREFIXES)]
         if self._claim.kind == "live" and reserved:
             raise TerminalError(
@@ -146,7 +146,7 @@ class Slice:
             raise SliceEnded
 
     def _call_assistants(self) -> None:
-        """Call assistants once, after the first committed page: files without news need none."""
+        """Call assistants once, after the first committed page: unchanged files need none."""
         if self._assistants_to_call > 0:
             call_assistants(self._claim, self._assistants_to_call)
             self._assistants_to_call = 0
@@ -163,7 +163,7 @@ class Slice:
         try:
             yield lease
         except SoftTimeLimitExceeded:
-            raise  # The lease stays, so that a run that is given up can name the page it died on.
+            raise  # The lease stays, so that a poisoned run can name the page that killed it.
         except TerminalError as error:
             release_lease(self._engine, lease, done=True, failed=error)
             raise
@@ -178,7 +178,7 @@ class Slice:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[PagePreparer, PageReader]]:
-        """Open the connection to the upstream, and what prepares and reads pages over it."""
+        """Open the connection to the upstream, and yield the preparer and the reader of its pages."""
         with closing(HttpClient(self._access())) as http:
             preparer = PagePreparer(self._engine, self._settings, self._source, self._claim, self._clock, http)
             with closing(PageReader(self._engine, self._source, self._claim, preparer)) as reader:
@@ -207,7 +207,7 @@ def _following(partitions: Sequence[str], index: int) -> Sequence[str]:
 
 
 def _each_then_repeated(partitions: list[str], repeated: list[str]) -> Iterator[str]:
-    """Yield each partition, then, at intervals, those that were added to `repeated` meanwhile."""
+    """Yield each partition once. Then, at intervals, yield those that were added to `repeated` meanwhile."""
     yield from partitions
     while repeated:
         time.sleep(ASSISTED_POLL_INTERVAL)
@@ -215,7 +215,7 @@ def _each_then_repeated(partitions: list[str], repeated: list[str]) -> Iterator[
 
 
 def _as_failure(failure: TransientError, end: SliceEnded | TransientError) -> TransientError:
-    """Return a partition's failure as the end of the slice. Otherwise it would never count towards MAX_WAITS."""
+    """Return a partition's failure as the slice's error. Otherwise it would never count towards MAX_WAITS."""
     retry_after = end.retry_after if isinstance(end, TransientError) else None
     return TransientError(failure.detail, code=failure.code, retry_after=retry_after)
 

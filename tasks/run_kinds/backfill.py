@@ -31,8 +31,8 @@ REFUSED = 400
 class BackfillPlan:
     """What a backfill would do.
 
-    spans: how many it would fetch, each with one request; skipped: how many are loaded or refused already; missing:
-    assets that the source does not list.
+    spans: number of spans that it would fetch, each with one request; skipped: number of spans that are loaded or
+    refused already; missing: assets that the source does not list.
     """
 
     listings: int
@@ -53,12 +53,12 @@ class _BackfillListing:
         return f"{PARTITION}{self.fields['source_asset_id']} {self.fields['quote_currency']}"
 
 
-class _PastItem(dict[str, Any]):
-    """An item of the past, which the source maps with its history's mapping."""
+class _HistoryItem(dict[str, Any]):
+    """An item of a backfill's page. The source's history has the mapping for it."""
 
 
 def backfill_source(engine: Engine, source: Source, claim: Claim) -> Source:
-    """Return the source with listings as partitions and spans of their past as pages."""
+    """Return the source with listings as partitions and spans of their history as pages."""
     parameters = BackfillParameters.of(claim.parameters)
 
     def partitions() -> list[str]:
@@ -81,40 +81,40 @@ def history_of(source: Source) -> History:
 
 
 def with_history(source: Source) -> Source:
-    """Return the source with a mapping for pages of backfills, too. Sources that parse columns have no history."""
+    """Return the source with a mapping for the pages of backfills, too. Sources that parse columns have no history."""
     history = source.history
     if history is None:
         return source
 
-    def is_past(page: Page) -> bool:
+    def is_backfilled(page: Page) -> bool:
         return "listing" in page.request
 
     def parse(page: Page) -> Iterable[Item]:
-        if not is_past(page):
+        if not is_backfilled(page):
             return source.parse(page)
-        return () if "refused" in page.request else (_PastItem(item) for item in history.parse(page))
+        return () if "refused" in page.request else (_HistoryItem(item) for item in history.parse(page))
 
     def normalize(item: Item) -> Mapping[str, Any]:
-        return history.normalize(item) if isinstance(item, _PastItem) else source.normalize(item)
+        return history.normalize(item) if isinstance(item, _HistoryItem) else source.normalize(item)
 
     live_format = source.format
     return replace(
         source,
         parse=parse,
         normalize=normalize,
-        format=lambda page: FORMAT if is_past(page) else live_format(page),
+        format=lambda page: FORMAT if is_backfilled(page) else live_format(page),
     )
 
 
 def plan_backfill(engine: Engine, source: Source, parameters: BackfillParameters, now: datetime) -> BackfillPlan:
     """Return what a backfill would do. Raises TerminalError if the source declares no history."""
-    spans, listed = parameters.spans(history_of(source).span, now), _listed(engine, source.name, parameters.assets)
-    coverages = [Coverage.of(listing.cursor, run="") for listing in listed]
-    left = sum(len(_left(spans, coverage.to_skip(parameters.existing))) for coverage in coverages)
+    spans, listings = parameters.spans(history_of(source).span, now), _listed(engine, source.name, parameters.assets)
+    coverages = [Coverage.of(listing.cursor, run="") for listing in listings]
+    span_count = sum(len(_remaining(spans, coverage.to_skip(parameters.existing))) for coverage in coverages)
     with engine.connect() as connection:
         listed_slugs = _slugs(connection, source.name, parameters.assets)
     missing = [slug for slug in parameters.assets if slug not in listed_slugs]
-    return BackfillPlan(len(listed), left, len(spans) * len(listed) - left, missing)
+    return BackfillPlan(len(listings), span_count, len(spans) * len(listings) - span_count, missing)
 
 
 @dataclass
@@ -146,13 +146,13 @@ class Coverage:
 
     def to_skip(self, existing: Existing) -> list[Span]:
         spans = {"skip": [*self.covered, *self.refused], "retry": self.covered, "repeat": []}
-        return _joined([*self.mine, *spans[existing]])
+        return _merged([*self.mine, *spans[existing]])
 
     def add(self, span: Span, error: TerminalError | None = None) -> None:
-        self.mine = _joined([*self.mine, span])
+        self.mine = _merged([*self.mine, span])
         if error is None:
-            self.covered = _joined([*self.covered, span])
-            self.refused = _left(self.refused, self.covered)
+            self.covered = _merged([*self.covered, span])
+            self.refused = _remaining(self.refused, self.covered)
         else:
             self.refused = sorted({*self.refused, span})
             self.error = self.error or {"code": error.code, "detail": error.detail}
@@ -161,9 +161,9 @@ class Coverage:
 def _pages(
     history: History, listing: _BackfillListing, parameters: BackfillParameters, window: Window, http: Http
 ) -> Iterator[Page]:
-    """Yield a page for each span that is left, also for one that the upstream refuses: it is not requested again."""
+    """Yield a page for each remaining span. A refused span gets one, too, so that it is not requested again."""
     coverage = Coverage.of(window.cursor, window.run)
-    for span in _left(parameters.spans(history.span, window.now), coverage.to_skip(parameters.existing)):
+    for span in _remaining(parameters.spans(history.span, window.now), coverage.to_skip(parameters.existing)):
         since, until = span
         try:
             reply = history.fetch(HistoryWindow(listing.fields, since, min(until, window.now)), http)
@@ -186,19 +186,19 @@ def _spans(texts: Iterable[Sequence[str]]) -> list[Span]:
     return [(datetime.fromisoformat(since), datetime.fromisoformat(until)) for since, until in texts]
 
 
-def _left(spans: Sequence[Span], covered: Sequence[Span]) -> list[Span]:
+def _remaining(spans: Sequence[Span], covered: Sequence[Span]) -> list[Span]:
     return [(since, until) for since, until in spans if not any(a <= since and until <= b for a, b in covered)]
 
 
-def _joined(spans: Iterable[Span]) -> list[Span]:
+def _merged(spans: Iterable[Span]) -> list[Span]:
     """Merge overlapping and adjacent spans."""
-    joined: list[Span] = []
+    merged: list[Span] = []
     for since, until in sorted(spans):
-        if joined and since <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], until))
+        if merged and since <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], until))
         else:
-            joined.append((since, until))
-    return joined
+            merged.append((since, until))
+    return merged
 
 
 def _texts(spans: Iterable[Span]) -> list[list[str]]:

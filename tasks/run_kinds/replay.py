@@ -1,4 +1,4 @@
-"""Replay: read stored pages of a source again with today's mapping. No request is sent to an upstream."""
+"""Replay stored pages of a source with today's mapping. No request is sent to an upstream."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tasks.runs.parameters import ReplayParameters
 log = structlog.get_logger()
 
 PARTITION = "replay:"
-"""The only partition of a replay. Sources must not use the name (tasks/pipeline/slice.py)."""
+"""The only partition of a replay. Sources must not use names with this prefix (tasks/pipeline/slice.py)."""
 
 
 def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
-    """Return the source with a `fetch` that reads its stored pages."""
+    """Return the source with one partition and a `fetch` that reads its stored pages."""
     chosen = ReplayParameters.of(claim.parameters)
 
     def fetch(window: Window, _: Http) -> Iterator[Page]:
@@ -53,7 +53,10 @@ def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
 
 
 def _corrected(engine: Engine, claim: Claim, position: PagePosition, corrected: CorrectedSpans) -> CorrectedSpans:
-    """Add the corrections of the page committed last, which this position names, to the spans corrected before."""
+    """Add the corrections of the last committed page to the spans corrected before.
+
+    position: of the stored page that it read.
+    """
     committed_at, _, partition, _ = position
     with engine.connect() as connection:
         row = connection.execute(
@@ -71,7 +74,7 @@ def _corrected(engine: Engine, claim: Claim, position: PagePosition, corrected: 
 
 
 def _check_bodies(engine: Engine, source: Source, stored: StoredPages) -> None:
-    """Log how many of the chosen pages have no body any longer. Raise TerminalError if none has one."""
+    """Log the number of chosen pages whose body is no longer stored. Raise TerminalError if no page has one."""
     with engine.connect() as connection:
         pages, lost = stored.count(connection)
     if lost:

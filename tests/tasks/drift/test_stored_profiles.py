@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 from tasks.drift.stored_profiles import MAX_VERSIONS, accept_change, first_run, known_profile, waiting_changes
 from tasks.runs.parameters import ReplayParameters
 from tests.tasks.conftest import Bench
+from tests.tasks.counters import counters
 from tests.tasks.drift.changing_items import COINS, KIND, coin, mapped, page, stored_changes
 from tests.tasks.feed import Feed
-from tests.tasks.pipeline.test_slice import counters
 from tests.upstreams import canned, item
 
 

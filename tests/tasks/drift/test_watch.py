@@ -13,9 +13,9 @@ from sources.coingecko import source as coingecko
 from sources.contract import DriftPolicy, Source
 from tasks.runs.parameters import ReplayParameters
 from tests.tasks.conftest import Bench
+from tests.tasks.counters import counters
 from tests.tasks.drift.changing_items import COINS, KIND, coin, mapped, page, stored_changes
 from tests.tasks.feed import Feed
-from tests.tasks.pipeline.test_slice import counters
 from tests.upstreams import canned, item
 
 
