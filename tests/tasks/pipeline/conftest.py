@@ -74,9 +74,9 @@ def open_run(bench: Bench) -> Iterator[OpenRunOf]:
                 url="",
                 headers={},
                 deadline=bench.settings.request_deadline,
-                max_body=bench.settings.max_body_bytes,
+                max_body_bytes=bench.settings.max_body_bytes,
                 spend=lambda: None,
-                answered=lambda _: None,
+                record_result=lambda _: None,
                 clock=lambda: FETCHED,
             )
             http = stack.enter_context(closing(HttpClient(access)))

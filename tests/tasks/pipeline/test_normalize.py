@@ -17,8 +17,8 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
+from tasks.drift.changes import Change
 from tasks.drift.policy import PageDrift
-from tasks.drift.profile import Change
 from tasks.pipeline.normalize import MAX_ITEM_CHARACTERS, SAMPLE_ITEMS, SAMPLE_ROWS, NormalizedPage, normalize_page
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters
@@ -78,7 +78,7 @@ def test_an_item_that_the_mapping_returns_nothing_for_costs_no_other(bench: Benc
     run = bench.ingest(source)
     assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
     [reason] = bench.one("SELECT reasons FROM rejects")
-    assert reason["detail"] == f"the mapping of {source.name} gave no fields, but NoneType"
+    assert reason["detail"] == f"the mapping of {source.name} returned NoneType, expected a mapping of fields"
 
 
 def test_the_soft_time_limit_is_not_taken_for_a_mapping_that_fails() -> None:

@@ -138,7 +138,7 @@ def run(bench: Bench, open_run: OpenRunOf) -> OpenRun:
 
 def new_fields(run: OpenRun, page: Page) -> list[str]:
     """Normalize a page. Return the fields that are new in it."""
-    findings = run.preparer.normalize(page).drift.found
+    findings = run.preparer.normalize(page).drift.findings
     return [change.field for change, _ in findings.changes] if findings else []
 
 
@@ -153,7 +153,7 @@ def test_the_drift_of_discarded_pages_is_seen_when_they_are_read_again(run: Open
 
 def test_a_page_that_is_reread_is_not_examined_for_drift(run: OpenRun) -> None:
     reread = run.preparer.reread(RED)
-    assert (reread.drift.found, len(reread.quotes)) == (None, 1)
+    assert (reread.drift.findings, len(reread.quotes)) == (None, 1)
     assert new_fields(run, RED) == ["colour"]
 
 
@@ -162,4 +162,4 @@ def test_a_replayed_page_is_not_examined_for_drift(bench: Bench, run: OpenRun, o
     bench.rows("UPDATE runs SET status = 'succeeded', finished_at = now()")
     replay = open_run(source, "replay:", replay=ReplayParameters())
     normalized = replay.preparer.normalize(RED)
-    assert (normalized.drift.found, len(normalized.quotes)) == (None, 1)
+    assert (normalized.drift.findings, len(normalized.quotes)) == (None, 1)

@@ -20,7 +20,7 @@ def columns(**items: dict[str, Any]) -> ValidatedColumns:
     """Return validated columns. items: by `item` and the index among the page's items, such as `item3`."""
     rows = [{"item": int(name.removeprefix("item")), **fields} for name, fields in items.items()]
     validated = validate_columns(pl.DataFrame(rows, schema_overrides={"item": pl.UInt32}), FETCHED)
-    assert not validated.left
+    assert not validated.undecided
     return validated
 
 
