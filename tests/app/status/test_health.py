@@ -10,9 +10,22 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
+from tasks.runs.requests import pause_source, resume_source
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 from tests.app.runs.anomaly_rows import insert_anomaly
+
+SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+
+
+@pytest.fixture
+def healthy_api(api: FlaskClient, rows: Rows, broker: Any) -> FlaskClient:
+    """The API of a service in which every part works."""
+    for part in ("worker", "control", "beat"):
+        rows.heartbeat(part, datetime.now(UTC))
+    rows.run()
+    assert get(api, "/health")["status"] == "ok"
+    return api
 
 
 def test_health_is_ok_if_every_part_has_sent_a_heartbeat(api: FlaskClient, rows: Rows, broker: Any) -> None:
@@ -92,3 +105,37 @@ def test_missing_tables_are_reported_with_the_next_step(api: FlaskClient, engine
     assert response.json is not None
     assert response.status_code == 503
     assert "alembic upgrade head" in response.json["checks"]["database"]["detail"]
+
+
+def test_a_paused_source_is_degraded_until_it_is_resumed(healthy_api: FlaskClient, engine: Engine) -> None:
+    pause_source(engine, "coingecko", SOON, "the contract is being signed")
+    pause_source(engine, "coinpaprika", None, "payment_required: the quota is used up")
+    health = get(healthy_api, "/health")
+    paused = health["checks"]["sources"]
+    assert (health["status"], health["checks"]["database"]) == ("degraded", {"status": "ok"})
+    assert paused["coingecko"]["detail"] == f"Paused until {SOON:%Y-%m-%dT%H:%M:%SZ}: the contract is being signed"
+    assert paused["coingecko"]["status"] == paused["coinpaprika"]["status"] == "degraded"
+    assert paused["coingecko"]["last_run_status"] == "succeeded"
+    assert paused["coinpaprika"]["detail"].startswith("Paused until it is resumed: payment_required")
+    assert paused["coinpaprika"]["paused_until"] is None
+    assert "paused_until" not in paused["csv_history"]
+    for name in ("coingecko", "coinpaprika"):
+        resume_source(engine, name)
+    assert get(healthy_api, "/health")["status"] == "ok"
+
+
+def test_an_expired_pause_degrades_nothing(healthy_api: FlaskClient, engine: Engine) -> None:
+    pause_source(engine, "coingecko", datetime.now(UTC) - timedelta(seconds=1), "disk_full: no space was left")
+    assert get(healthy_api, "/health")["status"] == "ok"
+
+
+def test_a_full_disk_degrades_the_database_and_names_the_sources(healthy_api: FlaskClient, engine: Engine) -> None:
+    for source in ("coingecko", "coinpaprika"):
+        pause_source(engine, source, SOON, "disk_full: Postgres reported disk_full (53100)")
+    response = healthy_api.get("/health")
+    assert response.json is not None
+    assert (response.status_code, response.json["status"]) == (200, "degraded")
+    assert response.json["checks"]["database"] == {
+        "status": "degraded",
+        "detail": "Its disk is full; paused because of that: coingecko, coinpaprika.",
+    }
