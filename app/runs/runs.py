@@ -35,9 +35,9 @@ from sources.contract import TerminalError
 from sources.registry import SOURCES
 from store.tables import RUN_KINDS, RUN_STATUSES, PageRow, RejectRow, RunRow
 from tasks.run_kinds.backfill import plan_backfill
+from tasks.runs.idempotency import IdempotencyMismatch
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tasks.runs.requests import (
-    IdempotencyMismatch,
     RunConflict,
     RunRequest,
     UnknownSource,

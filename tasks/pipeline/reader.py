@@ -34,7 +34,7 @@ from tasks.pipeline.prefetch import Prefetch
 from tasks.pipeline.revalidation import known_response
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease
-from tasks.runs.partitions import first_unclaimed
+from tasks.runs.partitions import find_unleased_partition
 from tasks.runtime.retry import DATABASE_ERRORS, retry_transaction
 
 
@@ -157,7 +157,7 @@ class PageReader:
     def _foresee(self) -> None:
         """Begin with the next partition that nobody is at."""
         with suppress(*DATABASE_ERRORS):  # it is begun with once its lease is had
-            if free := first_unclaimed(self._engine, self._claim, self._upcoming):
+            if free := find_unleased_partition(self._engine, self._claim, self._upcoming):
                 partition, cursor = free
                 self._foreseen = self._begin(partition, self._start(partition, cursor))
 

@@ -23,8 +23,8 @@ from tasks.pipeline.revalidation import delete_unrequested, mapping_fingerprint
 from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
-from tasks.runs.partitions import partitions_left, raise_failed
-from tasks.runs.requests import call_assistants
+from tasks.runs.partitions import list_remaining_partitions, raise_final_failures
+from tasks.runs.publishing import call_assistants
 from tasks.runtime.fault_points import reach
 from tasks.runtime.shutdown import is_stopping
 from tasks.upstream.circuit_breaker import CircuitBreaker
@@ -72,7 +72,7 @@ class Slice:
                 except PartitionDone:
                     continue
                 except LeaseHeld as held:
-                    if not held.beside_us:
+                    if not held.same_run:
                         raise
                     assisted.append(partition)
                 except TerminalError as error:
@@ -88,7 +88,7 @@ class Slice:
                     raise
         if unsettled:
             raise unsettled[0]
-        raise_failed(self._engine, self._claim)
+        raise_final_failures(self._engine, self._claim)
 
     def assist(self) -> None:
         """Bring in partitions that nobody has tried, beside the slice that holds the run and does all others."""
@@ -113,7 +113,7 @@ class Slice:
             log.warning("partitions_missing", hint="the source names no partition; do its files lie elsewhere?")
         if self._claim.kind == "live" and (ours := [name for name in partitions if name.startswith(RESERVED_PREFIXES)]):
             raise TerminalError(f"{self._source.name}: no partition of its own may be named like {ours[0]!r}")
-        return partitions_left(self._engine, self._claim, partitions)
+        return list_remaining_partitions(self._engine, self._claim, partitions)
 
     def _end_in_time(self, trail: LoopGuard | None = None) -> None:
         if is_stopping():
@@ -160,8 +160,8 @@ class Slice:
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:
         # An assistant that is silent for longer is dead, or as good as dead; it loses the page that it is at.
-        silent = None if self._claim.assists else self._settings.transaction_timeout
-        lease = take_lease(self._engine, self._claim, partition, self._settings.lease, silent=silent)
+        takeover_after = None if self._claim.assists else self._settings.transaction_timeout
+        lease = take_lease(self._engine, self._claim, partition, self._settings.lease, takeover_after=takeover_after)
         try:
             yield lease
         except SoftTimeLimitExceeded:
