@@ -28,7 +28,7 @@ from tasks.runs.publishing import call_assistants
 from tasks.runtime.fault_points import reach
 from tasks.runtime.shutdown import is_stopping
 from tasks.upstream.circuit_breaker import CircuitBreaker
-from tasks.upstream.rate_limits import spender
+from tasks.upstream.rate_limits import make_limiter
 
 log = structlog.get_logger()
 
@@ -191,8 +191,8 @@ class Slice:
             headers=headers,
             deadline=self._settings.request_deadline,
             max_body=self._settings.max_body_bytes,
-            spend=spender(self._engine, self._source, breaker),
-            answered=breaker.answered,
+            spend=make_limiter(self._engine, self._source, breaker),
+            answered=breaker.record_result,
             clock=self._clock,
         )
         with (
