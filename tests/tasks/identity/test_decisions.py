@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
-from settings import Settings, SettingsError, get_settings
-from tasks.cli.decide_command import main
-from tasks.identity.decisions import DecisionRefused, Override, Verdict, decision_lock
+from settings import SettingsError
+from tasks.identity.decisions import DecisionRefused, Override, Verdict
 from tasks.identity.overrides_file import read_overrides
 from tasks.identity.rematch import rematch_assets
 from tests.processes import Process, until
@@ -225,49 +224,3 @@ def test_a_mistake_in_the_file_is_said_by_whoever_reads_it_as_it_starts(
 def test_beat_does_without_the_file(start: Callable[..., Process], tmp_path: Path) -> None:
     process = start("beat", OVERRIDES=str(tmp_path / "nothing"))
     until(lambda: "slot_requested" in process.log.read_text())
-
-
-# The command line
-
-
-@pytest.fixture
-def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Of the command line."""
-    monkeypatch.setenv("DATABASE_URL", settings.database_url)
-    get_settings.cache_clear()
-    yield monkeypatch
-    monkeypatch.undo()
-    get_settings.cache_clear()
-
-
-@pytest.mark.usefixtures("environment")
-def test_the_command_line_decides_and_undoes(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
-    before = state(engine)
-    assert main(["split", "uniswap", "coinpaprika:uni-uniswap", "--reason", "it is so", "--by", "somebody"]) == 0
-    assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 2
-    told = capsys.readouterr().out
-    assert "They are of uniswap-uni now." in told
-    assert main(["undo", told.split("change ")[1].split(".")[0], "--reason", "or not"]) == 0
-    assert state(engine)[: len(before)] == before
-    assert main(["merge", "nothing", "uniswap", "--reason", "it is so"]) == 1
-    assert capsys.readouterr().err == "There is no asset 'nothing'.\n"
-    [row, *_] = ask(engine, "SELECT DISTINCT decided_by FROM decisions WHERE method = 'split'")
-    assert row.decided_by == "cli:somebody"
-
-
-def test_the_command_line_says_so_where_postgres_is_away(
-    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    environment.setenv("DATABASE_URL", "postgresql://kasparro:secret@127.0.0.1:1/kasparro")
-    get_settings.cache_clear()
-    assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
-    assert capsys.readouterr().err == "It was not decided: the connection to Postgres broke, or none was to be had.\n"
-
-
-@pytest.mark.usefixtures("environment")
-def test_the_command_line_gives_up_where_another_does_not_let_go(
-    engine: Engine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with decision_lock(engine):
-        assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
-    assert capsys.readouterr().err == "It was not decided: Postgres reported lock_not_available (55P03).\n"

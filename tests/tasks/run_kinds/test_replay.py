@@ -10,9 +10,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine
 
-from settings import get_settings
 from sources.contract import Page
-from tasks.cli import replay_command as replay
 from tasks.runs.parameters import ReplayParameters
 from tests.content import content_hash
 from tests.tasks.conftest import Bench
@@ -250,47 +248,6 @@ def test_a_source_may_not_name_the_partition_of_replays(bench: Bench) -> None:
     run = bench.ingest(canned([item()], partitions=["replay:"]))
     assert run["status"] == "failed"
     assert "replay:" in run["error_detail"]
-
-
-def test_a_diff_says_what_a_replay_would_do_and_writes_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pages = [item(0, cap="7"), item(1, cap="8", price="much")], [item(2, cap="9", price="1,5"), item(0, cap="7")]
-    bench.ingest(canned(*pages, normalize=without_cap))
-    bench.ingest(canned(*pages, normalize=without_cap, fetched_at=LATER))
-    bench.rows("DELETE FROM rejects WHERE item_index = 1")
-    before = content_hash(bench.engine), bench.rows("SELECT * FROM rejects"), bench.one("SELECT count(*) FROM runs")
-
-    def mended(it: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**without_cap(it), "market_cap": it["cap"], "price": it["price"].replace(",", ".")}
-
-    bench.register(canned(normalize=mended))
-    monkeypatch.setenv("DATABASE_URL", bench.settings.database_url)
-    get_settings.cache_clear()
-    capsys.readouterr()
-    assert replay.main(["canned", "--diff"]) == 0
-    said = capsys.readouterr().out
-    assert said.splitlines() == [
-        "canned: read 4 pages with 8 items again, and wrote nothing.",
-        "  quotes that would be new        1",
-        "  quotes that would be corrected  1  (market_cap 1)",
-        "  rejects that would pass         1",
-        "  rejects that would stay         0",
-        "  items that would be rejected    1",
-        "  e.g. coin-0 USD 2026-01-01T00:00:00Z: market_cap nothing -> 7",
-    ]
-    after = content_hash(bench.engine), bench.rows("SELECT * FROM rejects"), bench.one("SELECT count(*) FROM runs")
-    assert after == before
-    # And so it does.
-    assert replay.main(["canned"]) == 0
-    run = bench.one("SELECT id FROM runs WHERE kind = 'replay'")
-    assert f"Run {run} was asked for.\n" in capsys.readouterr().out
-    assert bench.slice(run)["status"] == "partial"
-    assert counters(bench, run) == (8, 1, 1, 4, 0, 2)
-    assert (
-        bench.one("SELECT market_cap FROM quotes JOIN listings ON id = listing_id WHERE source_asset_id = 'coin-2'")
-        == 9
-    )
 
 
 def test_a_live_run_goes_on_beside_a_replay(bench: Bench) -> None:
