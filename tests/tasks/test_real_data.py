@@ -1,4 +1,4 @@
-"""The recordings of what upstreams really sent load whole, to the last digit."""
+"""Recorded responses of real upstreams load completely, to the last digit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def recorded(source: Source, recording: Path) -> Source:
-    """The source, with a recording in place of its upstream."""
+    """Return the source with a recording instead of its upstream."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         yield Page(recording.read_bytes(), "application/json", {"file": recording.name}, NOW, {"run": window.run})
@@ -34,18 +34,18 @@ def prices(bench: Bench) -> dict[str, Decimal]:
     return {row["source_asset_id"]: row["price"] for row in rows}
 
 
-def test_all_of_coinpaprikas_tickers_load(bench: Bench, real_data: Path) -> None:
+def test_every_ticker_of_coinpaprika_loads(bench: Bench, real_data: Path) -> None:
     recording = real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"
     run = bench.ingest(recorded(coinpaprika.source, recording))
-    sent = {coin["id"]: coin for coin in json.loads(recording.read_text(), parse_float=Decimal)}
-    assert len(sent) == 2541
-    assert prices(bench) == {id_: coin["quotes"]["USD"]["price"] for id_, coin in sent.items()}
+    coins = {coin["id"]: coin for coin in json.loads(recording.read_text(), parse_float=Decimal)}
+    assert len(coins) == 2541
+    assert prices(bench) == {id_: coin["quotes"]["USD"]["price"] for id_, coin in coins.items()}
     assert run["status"] == "succeeded"
     unknown = bench.rows("SELECT count(*) AS all, count(market_cap) AS caps, count(max_supply) AS max FROM quotes")
     assert dict(unknown[0]) == {"all": 2541, "caps": 2541 - 680, "max": 2541 - 1998}
 
 
-def test_coins_of_one_source_that_share_a_symbol_stay_apart(bench: Bench, real_data: Path) -> None:
+def test_coins_of_one_source_with_the_same_symbol_stay_separate_assets(bench: Bench, real_data: Path) -> None:
     bench.ingest(recorded(coinpaprika.source, real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"))
     assert bench.one("SELECT count(DISTINCT asset) FROM listings") == 2541
 
@@ -53,13 +53,13 @@ def test_coins_of_one_source_that_share_a_symbol_stay_apart(bench: Bench, real_d
 def test_a_page_of_coingeckos_markets_loads(bench: Bench, real_data: Path) -> None:
     recording = real_data / "coingecko" / "markets.p1.250.2022.json"
     run = bench.ingest(recorded(coingecko.source, recording))
-    sent = json.loads(recording.read_text(), parse_float=Decimal)
+    coins = json.loads(recording.read_text(), parse_float=Decimal)
     assert run["status"] == "succeeded"
-    assert prices(bench) == {coin["id"]: coin["current_price"] for coin in sent}
-    assert len(sent) == 250
+    assert prices(bench) == {coin["id"]: coin["current_price"] for coin in coins}
+    assert len(coins) == 250
 
 
-def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, real_data: Path) -> None:
+def test_a_coin_in_two_upstreams_is_one_asset(bench: Bench, real_data: Path) -> None:
     bench.ingest(recorded(coinpaprika.source, real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"))
     bench.ingest(recorded(coingecko.source, real_data / "coingecko" / "markets.p1.250.2022.json"))
     rows = bench.rows("""
@@ -68,12 +68,14 @@ def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, real_data: Path) 
     assert [tuple(row.values()) for row in rows] == [("coingecko", "bitcoin"), ("coinpaprika", "btc-bitcoin")]
 
 
-def test_every_real_csv_file_loads_but_for_the_rows_it_names(bench: Bench, database_url: str, real_data: Path) -> None:
+def test_every_real_csv_file_loads_except_for_its_invalid_rows(
+    bench: Bench, database_url: str, real_data: Path
+) -> None:
     source = csv_files.source("csv_real", timedelta(minutes=15), [file.declared for file in FILES])
-    unhurried = replace(bench, engine=make_engine(database_url, "test"))
+    without_timeout = replace(bench, engine=make_engine(database_url, "test"))
     with environment(CSV_DIR=str(real_data / "csv")):
-        run = unhurried.ingest(source)
-    unhurried.engine.dispose()
+        run = without_timeout.ingest(source)
+    without_timeout.engine.dispose()
     assert (run["status"], run["error_detail"]) == ("partial", None)
     loaded = {
         row["partition"]: (row["quotes"], row["rejected"], row["blank"])
