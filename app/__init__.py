@@ -1,4 +1,4 @@
-"""How the data is read: the REST API over Postgres. Its only write is asking `tasks` for something."""
+"""Serve the REST API: read Postgres directly, and pass every change to `tasks`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from flask import Flask
 
 from app.assets import agreement, assets, candidates, decisions
 from app.quotes import data, latest
-from app.runs import anomalies, rejects, runs
+from app.runs import anomalies, compare, rejects, runs
 from app.sources import drift, sources
 from app.status import health, metrics, stats
-from app.web import answer_cache, auth, compression, context, docs, envelope, etags, openapi, problems
+from app.web import auth, compression, context, docs, envelope, error_handlers, etags, openapi, response_cache
 from settings import Settings, get_settings
 
-LARGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 
 
 def create_app(settings: Settings | None = None, *, connections: int = 8) -> Flask:
-    """The web application. connections: to the database, as many as there are threads that answer."""
+    """Create the web application. connections: size of each database pool, one for each thread of a process."""
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's default provider has it
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # only on Flask's default provider
     settings = settings or get_settings()
     context.install(app, settings, connections)
     compression.install(app)
@@ -27,7 +27,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
     etags.install(app)
     metrics.install(app)
     auth.install(app)
-    answer_cache.install(app, settings)
+    response_cache.install(app, settings)
     openapi.install(
         app,
         [
@@ -40,6 +40,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
             sources,
             drift,
             runs,
+            compare,
             rejects,
             anomalies,
             stats,
@@ -48,5 +49,5 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
         ],
     )
     app.register_blueprint(docs.blueprint)
-    problems.install(app)
+    error_handlers.install(app)
     return app

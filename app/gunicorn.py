@@ -1,4 +1,4 @@
-"""How the API is served: `gunicorn --config app/gunicorn.py`. Processes for the cores, threads for the waiting."""
+"""Configure gunicorn for the API: `gunicorn --config app/gunicorn.py`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tasks.runtime.logs import configure_logging
 log = structlog.get_logger("app.gunicorn")
 
 
-class _OurLogger(Logger):
-    """gunicorn's own lines go where all others go."""
+class _RootLogger(Logger):
+    """Pass gunicorn's own log lines to the root logger, so that they have the same format as all others."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -33,24 +33,24 @@ class _OurLogger(Logger):
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "").strip() or str(default)
     if not value.isdecimal() or not 1 <= int(value) <= 65535:
-        sys.exit(f"{name} must be a whole number from 1, not {value!r}.")
+        sys.exit(f"{name} is {value!r}, expected a whole number from 1 to 65535.")
     return int(value)
 
 
 try:
     configure_logging(get_settings())
-    import_module("sources.registry")  # what is wrong with a source's settings is said as plainly
+    import_module("sources.registry")  # reports a source's invalid setting in the same way
 except SettingsError as error:
     sys.exit(str(error))
 
 
-def _remove(folder: str, made_by: int) -> None:
-    if os.getpid() == made_by:  # a worker ends through here too
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked worker runs this at its exit too
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    # Read when prometheus_client is first imported, which is why the application is not imported in this file.
+    # prometheus_client reads this when it is first imported. That is why this file does not import the application.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="kasparro-metrics-")
     atexit.register(_remove, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
 
@@ -60,29 +60,33 @@ threads = 8
 worker_class = "gthread"
 wsgi_app = f"app:create_app(connections={threads})"
 preload_app = True
-# A query ends at STATEMENT_TIMEOUT; a worker that is silent for longer than that and the rest is stuck.
+# STATEMENT_TIMEOUT ends a query. A worker that is silent for 30 s more is stuck.
 timeout = int(get_settings().statement_timeout) + 30
 graceful_timeout = 10
 limit_request_line = 8190
 control_socket_disable = True
-logger_class = _OurLogger
+logger_class = _RootLogger
 
 
 def on_starting(server: Any) -> None:
-    """Say at the start what would else be said by every request."""
+    """Check Postgres once at the start: exit if it is too old, warn if it is unreachable."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from store.engine import UnsuitablePostgres, check_postgres, make_engine
 
-    for left_over in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
-        left_over.unlink(missing_ok=True)
+    for stale_file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
+        stale_file.unlink(missing_ok=True)
     engine = make_engine(get_settings().database_url, "web")
     try:
         check_postgres(engine)
     except UnsuitablePostgres as error:
         sys.exit(str(error))
     except SQLAlchemyError as error:
-        log.warning("database_unavailable", reason=type(error).__name__, then="serving 503 until it answers")
+        log.warning(
+            "database_unavailable",
+            reason=type(error).__name__,
+            then="responding with 503 until the database is reachable",
+        )
     finally:
         engine.dispose()
 

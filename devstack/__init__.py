@@ -1,1 +1,1 @@
-"""The whole of Kasparro on one machine: real servers on loopback, and the Procfile's processes. Not for production."""
+"""Run all of Kasparro on one machine: real servers on loopback and the Procfile's processes. Not for production."""

@@ -1,4 +1,4 @@
-"""One process of the stack that is not a server of data: a line of the Procfile under honcho, or the replay server."""
+"""Run one process of the stack that is not a data server: a line of the Procfile, or the recorded upstreams."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 
 from devstack.environment import CHECKOUT
-from devstack.process import end, family, same_user, spawn
+from devstack.process import family, same_user, spawn, terminate
 
 STOP_GRACE = 15.0
-"""Seconds. honcho itself ends what has not stopped after 5."""
+"""Seconds. honcho itself kills a process that has not stopped after 5."""
 
 
 class Component:
-    """A command that can be started again; its output goes to a log of its own name."""
+    """A command that can be restarted. Its output goes to a log named after the component."""
 
     def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], logs: Path):
         self.name = name
@@ -34,14 +34,15 @@ class Component:
 
     @property
     def pid(self) -> int | None:
-        """The process that does the work: honcho starts it in a session that it leads."""
+        """The process that does the work. honcho starts it as the leader of a session."""
         if self._process is None:
             return None
-        leaders = [one.pid for one in family(self._process.pid)[1:] if _leads_session(one)]
+        leaders = [process.pid for process in family(self._process.pid)[1:] if _leads_session(process)]
         return leaders[0] if leaders else self._process.pid
 
     @property
     def own_pid(self) -> int | None:
+        """The supervisor's child: honcho, or the command itself."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
@@ -49,21 +50,26 @@ class Component:
             same_user(), self.argv, log=self.log, death_signal=signal.SIGTERM, env=self.env, cwd=CHECKOUT
         )
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
+        """Send SIGTERM and do not wait."""
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
+        """Stop the component and everything that it started."""
         if self._process is not None:
-            end(self._process, signal.SIGTERM, STOP_GRACE)
+            terminate(self._process, signal.SIGTERM, STOP_GRACE)
             self._process = None
 
 
 def procfile_components(procfile: Path, env: Mapping[str, str], logs: Path) -> list[Component]:
-    """A honcho for each line, since one honcho ends all its processes when one of them ends."""
+    """Return a component for each line, each with a honcho of its own.
+
+    A shared honcho would stop all processes as soon as one of them ends.
+    """
     from honcho.environ import parse_procfile
 
-    # Its own way with .env would let that overrule the real environment.
+    # honcho lets .env override the real environment, so it gets an empty one.
     honcho = [sys.executable, "-m", "honcho", "--env", os.devnull, "--procfile", str(procfile), "--no-colour"]
     names = parse_procfile(procfile.read_text(encoding="utf-8")).processes
     return [Component(name, [*honcho, "--no-prefix", "start", name], env, logs) for name in names]

@@ -1,4 +1,4 @@
-"""What the processes of the stack see: the real environment, then .env, then what was chosen here."""
+"""Build the environment of the stack's processes: real variables first, then .env, then the stack's own defaults."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from devstack.state_folder import StateFolder, is_port_free
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MARK = "KASPARRO_STACK"
-"""Names the data folder in every process of a stack, so that one left behind can be told from others."""
+"""The variable that names the data folder in every process of a stack. It identifies processes left behind."""
 
 WEB_PORT, FLOWER_PORT = 8000, 5555
 FLOWER_USER = "kasparro"
-REPLAY, LIVE = "replay", "live"
-REPLAYED = {"COINPAPRIKA": "/coinpaprika/v1", "COINGECKO": "/coingecko/api/v3"}
-OF_REAL_UPSTREAMS = {f"{source}_{variable}" for source in REPLAYED for variable in ("API_KEY", "PLAN")}
+RECORDED, LIVE = "replay", "live"
+"""The values of UPSTREAM: recorded upstreams, or the real ones."""
+
+RECORDED_PATHS = {"COINPAPRIKA": "/coinpaprika/v1", "COINGECKO": "/coingecko/api/v3"}
+REAL_UPSTREAM_VARIABLES = {f"{source}_{variable}" for source in RECORDED_PATHS for variable in ("API_KEY", "PLAN")}
 
 
 class WrongEnvironment(Exception):
@@ -29,50 +31,55 @@ class WrongEnvironment(Exception):
 
 
 def read_environment(environ: Mapping[str, str], checkout: Path = CHECKOUT) -> dict[str, str]:
-    """The real environment, and what .env has beside it. Empty means unset, as everywhere in Kasparro."""
+    """Return the real environment, completed by .env. An empty variable counts as unset."""
     file = checkout / ".env"
     try:
-        noted = parse(file.read_text(encoding="utf-8")) if file.exists() else {}
+        dotenv = parse(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError as error:
-        raise WrongEnvironment(f"{file} cannot be read: {error}. Its lines are NAME=value or NAME='value'.") from None
-    return {**noted, **{name: value for name, value in environ.items() if value.strip() or name not in noted}}
+        raise WrongEnvironment(f"{file} cannot be read: {error}. Expected lines NAME=value or NAME='value'.") from None
+    return {**dotenv, **{name: value for name, value in environ.items() if value.strip() or name not in dotenv}}
 
 
 def data_folder(environ: Mapping[str, str], checkout: Path = CHECKOUT) -> Path:
-    """Where everything is that the stack keeps: .data in the checkout, or KASPARRO_DATA."""
+    """Return the folder of all the stack's data: KASPARRO_DATA, or .data in the checkout."""
     return Path(environ.get("KASPARRO_DATA", "").strip() or checkout / ".data").absolute()
 
 
 def procfile(environ: Mapping[str, str], checkout: Path = CHECKOUT) -> Path:
-    """The Procfile to run: the checkout's, or PROCFILE."""
+    """Return the Procfile to run: PROCFILE, or the one in the checkout."""
     return Path(environ.get("PROCFILE", "").strip() or checkout / "Procfile")
 
 
 def upstream(environ: Mapping[str, str]) -> str:
-    """`replay` (the default) or `live`."""
-    asked = environ.get("UPSTREAM", "").strip() or REPLAY
-    if asked not in (REPLAY, LIVE):
-        raise WrongEnvironment(f"UPSTREAM is {asked!r}: it is either `{REPLAY}` (recorded answers) or `{LIVE}`.")
-    return asked
+    """Return RECORDED (the default) or LIVE."""
+    value = environ.get("UPSTREAM", "").strip() or RECORDED
+    if value not in (RECORDED, LIVE):
+        raise WrongEnvironment(
+            f"UPSTREAM is {value!r}. Expected `{RECORDED}` (recorded upstreams) or `{LIVE}` (real upstreams)."
+        )
+    return value
 
 
-def choose_port(environ: Mapping[str, str], kept: StateFolder, variable: str, usual: int) -> int:
-    """The port that the environment asks for, which must then be free; else one that is."""
-    asked = environ.get(variable, "").strip()
-    if not asked:
-        return kept.port(variable.lower().removesuffix("_port"), usual)
-    if not asked.isdigit() or not 0 < int(asked) < 65536:
-        raise WrongEnvironment(f"{variable} is {asked!r}: it must be a number from 1 to 65535.")
-    if not is_port_free(int(asked)):
-        raise WrongEnvironment(f"{variable} is {asked}, and something listens there: unset it, or choose another.")
-    return int(asked)
+def choose_port(environ: Mapping[str, str], state: StateFolder, variable: str, default: int) -> int:
+    """Return the port that the environment names, if it is free; without one, the stored, the default or a free port.
+
+    Raise WrongEnvironment if the named port is not a port or not free.
+    """
+    value = environ.get(variable, "").strip()
+    if not value:
+        return state.port(variable.lower().removesuffix("_port"), default)
+    if not value.isdigit() or not 0 < int(value) < 65536:
+        raise WrongEnvironment(f"{variable} is {value!r}. Expected a number from 1 to 65535.")
+    if not is_port_free(int(value)):
+        raise WrongEnvironment(f"{variable} is {value}, but that port is in use. Unset it, or choose another port.")
+    return int(value)
 
 
 def check_reachable(variable: str, url: str) -> None:
-    """Raises WrongEnvironment where nothing listens at a server's URL: better said now than by every process."""
+    """Raise WrongEnvironment if nothing listens at a server's URL. Otherwise every process would report it."""
     parts = urlsplit(url)
     if not parts.hostname:
-        return  # a Unix socket; or wrong, which the settings say better
+        return  # A Unix socket, or a wrong URL, for which the settings have a better message.
     port = parts.port or (5432 if parts.scheme.startswith("postgres") else 6379)
     try:
         socket.create_connection((parts.hostname, port), timeout=5).close()
@@ -81,19 +88,19 @@ def check_reachable(variable: str, url: str) -> None:
 
 
 def for_processes(
-    environ: Mapping[str, str], folder: Path, *, chosen: Mapping[str, str], replay: str | None
+    environ: Mapping[str, str], folder: Path, *, defaults: Mapping[str, str], recorded_url: str | None
 ) -> dict[str, str]:
-    """What the Procfile's processes see.
+    """Return the environment of the Procfile's processes.
 
-    chosen: used where the environment says nothing.
-    replay: base URL of the replay server; the replayed upstreams' real addresses, keys and plans are then taken out.
+    defaults: values for variables that the environment does not set.
+    recorded_url: base URL of the recorded upstreams. The real upstreams' addresses, keys and plans are then removed.
     """
     set_names = {name for name, value in environ.items() if value.strip()}
-    seen = {**environ, **{name: value for name, value in chosen.items() if name not in set_names}}
-    if replay:
-        seen = {name: value for name, value in seen.items() if name not in OF_REAL_UPSTREAMS}
-        seen |= {f"{source}_URL": replay + path for source, path in REPLAYED.items()}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{seen.get('PATH') or os.defpath}"
-    # Without compiled files beside the code every process would take seconds more to start, at every start.
-    seen.pop("PYTHONDONTWRITEBYTECODE", None)
-    return seen | {MARK: str(folder), "PATH": path, "PYTHONUNBUFFERED": "1"}
+    env = {**environ, **{name: value for name, value in defaults.items() if name not in set_names}}
+    if recorded_url:
+        env = {name: value for name, value in env.items() if name not in REAL_UPSTREAM_VARIABLES}
+        env |= {f"{source}_URL": recorded_url + path for source, path in RECORDED_PATHS.items()}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH') or os.defpath}"
+    # Without compiled files, each start of each process would take seconds longer.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    return env | {MARK: str(folder), "PATH": path, "PYTHONUNBUFFERED": "1"}

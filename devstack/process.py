@@ -1,4 +1,4 @@
-"""Processes that end when their launcher does, and leave nothing behind when they are stopped."""
+"""Start processes that end when their launcher ends, and stop them together with all their children."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from pathlib import Path
 
 import psutil
 
-BECOME = str(Path(__file__).with_name("run_as_user.py"))
-ASK_EVERY = 2.0
-KILL_GRACE = 10.0
+RUN_AS_USER = str(Path(__file__).with_name("run_as_user.py"))
+SIGNAL_INTERVAL = 2.0
+KILL_TIMEOUT = 10.0
 PROBE_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
 class Account:
-    """The account a process runs as. uid, gid: owner of its files; switches: arguments of devstack/run_as_user.py."""
+    """The account that a process runs as.
+
+    uid, gid: owner of its files.
+    switches: arguments of devstack/run_as_user.py.
+    """
 
     name: str
     uid: int
@@ -30,24 +34,27 @@ class Account:
     switches: tuple[str, ...] = ()
 
     def command(self, argv: Sequence[str | Path], death_signal: int) -> list[str]:
+        """Return the command line that runs argv as this account."""
         launcher = ("--launcher", str(os.getpid()), "--death-signal", str(death_signal))
-        return [sys.executable, "-I", "-S", BECOME, *launcher, *self.switches, "--", *map(str, argv)]
+        return [sys.executable, "-I", "-S", RUN_AS_USER, *launcher, *self.switches, "--", *map(str, argv)]
 
     def can_run(self, *argv: str | Path) -> bool:
-        """Whether a quick command succeeds as this account."""
+        """Return whether a quick command succeeds as this account."""
         command = self.command(argv, signal.SIGKILL)
         try:
-            done = subprocess.run(command, cwd="/", env=BARE, capture_output=True, timeout=PROBE_TIMEOUT, check=False)
+            process = subprocess.run(
+                command, cwd="/", env=SERVER_ENV, capture_output=True, timeout=PROBE_TIMEOUT, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return False
-        return done.returncode == 0
+        return process.returncode == 0
 
     def can_write_in(self, folder: Path) -> bool:
         return self.can_run("/bin/sh", "-c", 'cd "$0" && test -w .', folder)
 
 
-BARE = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-"""The environment of a server: none of the launcher's secrets, locale or PG* variables."""
+SERVER_ENV = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+"""The environment of a data server, without the launcher's secrets, locale and PG* variables."""
 
 
 def same_user() -> Account:
@@ -63,9 +70,9 @@ def spawn(
     env: Mapping[str, str],
     cwd: Path | str,
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, where a terminal's Ctrl-C does not reach it; its output goes to log.
+    """Start a command in a session of its own, out of reach of the terminal's Ctrl-C. Its output goes to the log.
 
-    Call it from a thread that lives as long as the process shall: it dies with its launching thread.
+    The process gets death_signal when the launching thread ends, so call this from a thread that lives long enough.
     """
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
         return subprocess.Popen(
@@ -80,7 +87,7 @@ def spawn(
 
 
 def last_lines(log: Path, count: int = 15, *, since: int = 0) -> str:
-    """The end of a log, from a byte offset on at the earliest."""
+    """Return the last lines of a log, ignoring everything before the byte offset `since`."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
@@ -90,7 +97,7 @@ def last_lines(log: Path, count: int = 15, *, since: int = 0) -> str:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and all its descendants; empty when it is gone."""
+    """Return a process and all its descendants; an empty list if it is gone."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -99,7 +106,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Also of a zombie, which somebody else has to collect."""
+    """Return whether a process has ended. A zombie has ended too; its parent has to collect it."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -107,7 +114,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait until processes are gone; returns those that are not."""
+    """Wait until the processes are gone. Return those that are still there after `timeout` seconds."""
     left = list(processes)
     deadline = time.monotonic() + timeout
     while True:
@@ -118,26 +125,26 @@ def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psuti
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """End processes at once, and wait until they are gone."""
-    doomed = list(processes)
-    for process in doomed:
+    """Kill processes, and wait until they are gone."""
+    targets = list(processes)
+    for process in targets:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    wait_gone(doomed, KILL_GRACE)
+    wait_gone(targets, KILL_TIMEOUT)
 
 
-def end(process: subprocess.Popen[bytes], stop_signal: int, grace: float) -> None:
-    """Ask a child to stop; after `grace` seconds end it, and in any case what it has left behind."""
-    started = family(process.pid)[1:]
-    give_up_at = time.monotonic() + grace
+def terminate(process: subprocess.Popen[bytes], stop_signal: int, grace: float) -> None:
+    """Send a child its stop signal, and kill it after `grace` seconds. Kill the children that it left behind."""
+    children = family(process.pid)[1:]
+    deadline = time.monotonic() + grace
     while process.poll() is None:
-        if time.monotonic() > give_up_at:
-            started += family(process.pid)[1:]
+        if time.monotonic() > deadline:
+            children += family(process.pid)[1:]
             process.kill()
             break
-        # Again and again: one that is just starting a child of its own may miss a signal.
+        # Repeat the signal, since a process that is just starting a child may miss it.
         process.send_signal(stop_signal)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(ASK_EVERY)
-    process.wait(KILL_GRACE)
-    kill(started)
+            process.wait(SIGNAL_INTERVAL)
+    process.wait(KILL_TIMEOUT)
+    kill(children)

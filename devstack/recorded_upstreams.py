@@ -1,13 +1,13 @@
-"""Stands in for the upstreams: serves their recorded answers, with the times moved to now and the prices walking.
+"""Serve recorded upstream responses with current times and changing prices, in place of the real upstreams.
 
 python -m devstack.recorded_upstreams --port 8900 [--seed 1] [--folder sample_data] [--freeze]
 
-    /coinpaprika/v1/tickers             asked with COINPAPRIKA_URL=http://127.0.0.1:8900/coinpaprika/v1
-    /coingecko/api/v3/coins/markets     asked with COINGECKO_URL=http://127.0.0.1:8900/coingecko/api/v3
-    /healthz                            whether it answers
+    /coinpaprika/v1/tickers             for COINPAPRIKA_URL=http://127.0.0.1:8900/coinpaprika/v1
+    /coingecko/api/v3/coins/markets     for COINGECKO_URL=http://127.0.0.1:8900/coingecko/api/v3
+    /healthz                            health check
 
-Answers change every STEP seconds, and depend on nothing but the recording, the seed and the step: two servers of one
-seed agree, over all pages. With --freeze time stands still, and they never change.
+Responses change every STEP seconds. They depend only on the recording, the seed and the step, so two servers with the
+same seed agree on all pages. With --freeze, responses never change.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from msgspec import Raw, json
 from devstack.price_walk import Record, walk_coingecko, walk_coinpaprika
 
 STEP = 10
-"""Seconds between two answers that differ."""
+"""Seconds between two changes of a response."""
 
 SLOW_STEP = 3600
-"""The same for a coin that the upstream had not renewed for so long."""
+"""Seconds between two changes of a coin whose record was at least this old in the recording."""
 
 
-def moment(record: Record) -> datetime | None:
+def updated_at(record: Record) -> datetime | None:
+    """Return a record's time; None if it has none."""
     text = json.decode(record["last_updated"], type=str | None)
     return datetime.fromisoformat(text) if text else None
 
 
 @dataclass
 class Recording:
-    """One upstream's recorded records, and what they are at any later time."""
+    """The recorded records of one upstream, which can be moved to any later time."""
 
     records: list[Record]
     walk: Callable[[Record, int, int], Record]
@@ -57,19 +58,19 @@ class Recording:
 
     @classmethod
     def read(cls, file: Path, walk: Callable[[Record, int, int], Record], seed: int, freeze: bool = False) -> Recording:
-        """Raises OSError where the file cannot be read."""
+        """Return the recording in a file. Raise OSError if the file cannot be read."""
         return cls(json.decode(file.read_bytes(), type=list[Record]), walk, seed, freeze)
 
     def __post_init__(self) -> None:
-        self.newest = max(filter(None, map(moment, self.records)))
+        self.newest = max(filter(None, map(updated_at, self.records)))
 
     def now(self) -> int:
-        """The step that it is: seconds since 1970, a multiple of STEP."""
+        """Return the time of the current step in seconds since 1970, a multiple of STEP."""
         seconds = self.newest.timestamp() if self.freeze else time.time()
         return int(seconds) // STEP * STEP
 
     def at(self, now: int) -> list[bytes]:
-        """The records as JSON. Many requests fall into one step: what the last one needed is kept."""
+        """Return the records as JSON. The last step is cached, since many requests fall into one step."""
         step, records = self.latest
         if step != now:
             records = [json.encode(self._moved(record, now)) for record in self.records]
@@ -77,42 +78,44 @@ class Recording:
         return records
 
     def _moved(self, record: Record, now: int) -> Record:
-        observed = moment(record)
+        observed = updated_at(record)
         age = self.newest - (observed or self.newest)
         if age >= timedelta(seconds=SLOW_STEP):
             now = now // SLOW_STEP * SLOW_STEP
         moved = self.walk(record, self.seed, now // STEP)
         if observed:
             precision = "milliseconds" if b"." in bytes(record["last_updated"]) else "seconds"
-            time_now = (datetime.fromtimestamp(now, UTC) - age).isoformat(timespec=precision)
-            moved["last_updated"] = Raw(json.encode(time_now.replace("+00:00", "Z")))
+            new_time = (datetime.fromtimestamp(now, UTC) - age).isoformat(timespec=precision)
+            moved["last_updated"] = Raw(json.encode(new_time.replace("+00:00", "Z")))
         return moved
 
 
 @dataclass(frozen=True)
-class Answer:
+class RecordedResponse:
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json; charset=utf-8"
 
 
-def refusal(status: int, detail: str) -> Answer:
-    return Answer(status, json.encode({"error": detail}), {"Cache-Control": "no-cache"})
+def refusal(status: int, detail: str) -> RecordedResponse:
+    return RecordedResponse(status, json.encode({"error": detail}), {"Cache-Control": "no-cache"})
 
 
-def array(records: list[bytes]) -> bytes:
+def json_array(records: list[bytes]) -> bytes:
     return b"[" + b",".join(records) + b"]"
 
 
-def tickers(recording: Recording, query: Mapping[str, str]) -> Answer:
+def tickers(recording: Recording, query: Mapping[str, str]) -> RecordedResponse:
+    """Return CoinPaprika's list of tickers."""
     if query.get("quotes", "USD").upper() != "USD":
         return refusal(400, "unsupported quotes: this recording holds USD only")
-    kept = "public, max-age=60, s-maxage=60, stale-while-revalidate=10, stale-if-error=600"
-    return Answer(200, array(recording.at(recording.now())), {"Cache-Control": kept})
+    caching = "public, max-age=60, s-maxage=60, stale-while-revalidate=10, stale-if-error=600"
+    return RecordedResponse(200, json_array(recording.at(recording.now())), {"Cache-Control": caching})
 
 
-def markets(recording: Recording, query: Mapping[str, str]) -> Answer:
+def markets(recording: Recording, query: Mapping[str, str]) -> RecordedResponse:
+    """Return a page of CoinGecko's markets."""
     if not query.get("vs_currency"):
         return refusal(422, "Missing parameter vs_currency")
     if query["vs_currency"].lower() != "usd":
@@ -124,18 +127,19 @@ def markets(recording: Recording, query: Mapping[str, str]) -> Answer:
     if page < 1 or not 1 <= per_page <= 250:
         return refusal(422, "page must be 1 or more, per_page from 1 to 250")
     records = recording.at(recording.now())[(page - 1) * per_page : page * per_page]
-    return Answer(200, array(records), {"Cache-Control": "max-age=30, public, must-revalidate, s-maxage=30"})
+    caching = "max-age=30, public, must-revalidate, s-maxage=30"
+    return RecordedResponse(200, json_array(records), {"Cache-Control": caching})
 
 
-def health(_: Mapping[str, str]) -> Answer:
-    return Answer(200, json.encode({"status": "ok"}), {"Cache-Control": "no-store"})
+def health(_: Mapping[str, str]) -> RecordedResponse:
+    return RecordedResponse(200, json.encode({"status": "ok"}), {"Cache-Control": "no-store"})
 
 
-Routes = Mapping[str, Callable[[Mapping[str, str]], Answer]]
+Routes = Mapping[str, Callable[[Mapping[str, str]], RecordedResponse]]
 
 
 def routes(folder: Path, seed: int, freeze: bool = False) -> Routes:
-    """What each path answers with. Raises OSError where a recording cannot be read."""
+    """Return the function of each path, from query to response. Raise OSError if a recording cannot be read."""
     coinpaprika = Recording.read(folder / "coinpaprika/tickers.json", walk_coinpaprika, seed, freeze)
     coingecko = Recording.read(folder / "coingecko/markets.json", walk_coingecko, seed, freeze)
     return {
@@ -145,51 +149,52 @@ def routes(folder: Path, seed: int, freeze: bool = False) -> Routes:
     }
 
 
-class Replay(socketserver.ThreadingTCPServer):
-    """Not http.server's own server: that one looks its host's name up."""
+class RecordedUpstreams(socketserver.ThreadingTCPServer):
+    """The HTTP server of the recorded responses. http.server's own server would look up its host name at the start."""
 
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, answers: Routes):
-        self.answers = answers
+    def __init__(self, port: int, paths: Routes):
+        self.paths = paths
         super().__init__(("127.0.0.1", port), Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # a client that left is no error
-            super().handle_error(request, client_address)  # type: ignore[arg-type]  # ours to hand on, whatever it is
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # A client that disconnects is no error.
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # passed on unchanged
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Replay
-    server_version, sys_version = "replay", ""
+    server: RecordedUpstreams
+    server_version, sys_version = "recorded-upstreams", ""
     protocol_version = "HTTP/1.1"
     timeout = 75
-    # Headers and body in one segment, sent at once.
+    # Send headers and body in one segment, without delay.
     wbufsize = -1
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._send(self._answer())
+        self._send(self._respond())
 
-    def _answer(self) -> Answer:
+    def _respond(self) -> RecordedResponse:
         url = urlsplit(self.path)
         if url.path.endswith("/"):
             return moved_permanently("/" + url.path.strip("/") + (f"?{url.query}" if url.query else ""))
-        answer = self.server.answers.get(url.path)
-        return answer(dict(parse_qsl(url.query))) if answer else refusal(404, f"no such path: {url.path}")
+        respond = self.server.paths.get(url.path)
+        return respond(dict(parse_qsl(url.query))) if respond else refusal(404, f"no such path: {url.path}")
 
-    def _send(self, answer: Answer) -> None:
-        body, headers = answer.body, dict(answer.headers)
-        if answer.status == 200:
+    def _send(self, response: RecordedResponse) -> None:
+        body, headers = response.body, dict(response.headers)
+        if response.status == 200:
             headers["ETag"] = f'W/"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
         if headers.get("ETag", "none") in self.headers.get("If-None-Match", ""):
             self._write(304, headers)
             return
         if "gzip" in self.headers.get("Accept-Encoding", ""):
             body, headers["Content-Encoding"] = gzip.compress(body, compresslevel=6, mtime=0), "gzip"
-        self._write(answer.status, {**headers, "Content-Type": answer.content_type, "Content-Length": str(len(body))})
+        headers |= {"Content-Type": response.content_type, "Content-Length": str(len(body))}
+        self._write(response.status, headers)
         self.wfile.write(body)
 
     def _write(self, status: int, headers: Mapping[str, str]) -> None:
@@ -199,29 +204,29 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def moved_permanently(to: str) -> Answer:
-    body = f'<a href="{html.escape(to)}">Moved Permanently</a>.\n\n'
-    return Answer(301, body.encode(), {"Location": to}, "text/html; charset=utf-8")
+def moved_permanently(location: str) -> RecordedResponse:
+    body = f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n'
+    return RecordedResponse(301, body.encode(), {"Location": location}, "text/html; charset=utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m devstack.recorded_upstreams", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--port", type=int, required=True, help="where to listen on 127.0.0.1")
-    parser.add_argument("--seed", type=int, default=1, help="which walk the prices take (default: 1)")
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the price walks (default: 1)")
     parser.add_argument(
-        "--folder", type=Path, default=Path("sample_data"), help="where the recordings are (default: sample_data)"
+        "--folder", type=Path, default=Path("sample_data"), help="folder of the recordings (default: sample_data)"
     )
-    parser.add_argument("--freeze", action="store_true", help="let time stand still: every answer stays as it is")
-    given = parser.parse_args()
+    parser.add_argument("--freeze", action="store_true", help="stop the clock, so that responses never change")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        server = Replay(given.port, routes(given.folder, given.seed, given.freeze))
+        server = RecordedUpstreams(arguments.port, routes(arguments.folder, arguments.seed, arguments.freeze))
     except OSError as error:
-        parser.error(f"{error}; give another --port or --folder")
+        parser.error(f"{error}. Choose another --port or --folder.")
     with server:
-        sys.stderr.write(f"replay: http://127.0.0.1:{given.port} serves the recordings in {given.folder}\n")
+        sys.stderr.write(f"http://127.0.0.1:{arguments.port} serves the recordings in {arguments.folder}\n")
         server.serve_forever()
 
 

@@ -1,6 +1,6 @@
-"""Becomes the user a server may run as, tied to its launcher's life, and then the server. Standard library only.
+"""Run a command as another user, and end it when the launcher ends. Uses the standard library only.
 
-Runs as a script of its own, between the launcher and the server, since nothing of this may happen in the launcher.
+This is a script between the launcher and the server, since a launcher cannot change its own user for a moment.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 
 CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
-INSIDE = 1000
-"""Root's number inside the user namespace: anything but 0, which Postgres refuses."""
+NAMESPACE_UID = 1000
+"""Root's user id inside the user namespace. Postgres refuses to run as 0."""
 
 
 def enter_namespace() -> None:
-    """Keep root's files and lose root's name."""
+    """Enter a user namespace in which root has another id and still owns its files."""
     libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWUSER) != 0:
-        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER) is refused here")
-    # The kernel takes a gid_map only from a process that can no longer drop groups.
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER) is not permitted")
+    # The kernel accepts a gid_map only from a process that can no longer drop groups.
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{INSIDE} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{INSIDE} {gid} 1")
+    Path("/proc/self/uid_map").write_text(f"{NAMESPACE_UID} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{NAMESPACE_UID} {gid} 1")
 
 
 def drop_to(uid: int, gid: int) -> None:
@@ -37,11 +37,14 @@ def drop_to(uid: int, gid: int) -> None:
 
 
 def die_with(launcher: int, death_signal: int) -> None:
-    """Be sent a signal when the launcher dies. Linux only, and only after any change of user, which undoes it."""
+    """Request a signal for the time when the launcher dies. Only on Linux.
+
+    Call this after changing the user, since that change cancels the request.
+    """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != launcher:
-        sys.exit("the launcher is gone")
+        sys.exit("The launcher has ended.")
 
 
 def main() -> None:
@@ -56,12 +59,12 @@ def main() -> None:
         enter_namespace()
     if arguments.drop_to:
         drop_to(*arguments.drop_to)
-    # Started with `&` from a script, SIGINT and SIGQUIT come ignored.
+    # A script that starts a process with `&` makes it ignore SIGINT and SIGQUIT.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     die_with(arguments.launcher, arguments.death_signal)
     os.umask(0o077)
-    command = arguments.command[1:]  # the first is the `--` before it
+    command = arguments.command[1:]  # after the `--`
     os.execv(command[0], command)
 
 

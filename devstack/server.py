@@ -1,4 +1,4 @@
-"""A real server on 127.0.0.1, its data, port and password kept in a folder: start, stop and kill it as you like."""
+"""Start, stop and kill a real server on 127.0.0.1. Its data, port and password are in a folder."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from typing import ClassVar, Self
 
 import psutil
 
-from devstack.process import BARE, Account, end, family, kill, last_lines, spawn, wait_gone
+from devstack.process import SERVER_ENV, Account, family, kill, last_lines, spawn, terminate, wait_gone
 from devstack.state_folder import StateFolder, is_port_free, make_folder
 
 START_DEADLINE = 60.0
-"""Seconds. A start takes a fraction of one; replaying the log of a crash can take more."""
+"""Seconds. A start takes a fraction of a second; recovery after a crash can take longer."""
 
 STOP_GRACE = 30.0
 PORT_ATTEMPTS = 3
 
 
 class ServerFailed(Exception):
-    """A server did not come up; the message says why and what to do."""
+    """A server did not start; the message says why and what to do."""
 
 
 class NotInstalled(ServerFailed):
-    """There is no such server on this machine."""
+    """The server is not installed on this machine."""
 
 
 class FolderInUse(ServerFailed):
-    """Another live launcher runs a server on this folder."""
+    """Another launcher runs a server on this folder."""
 
 
 class Server(ABC):
-    """What Postgres and Valkey have in common.
+    """The common part of Postgres and Valkey. As a context manager, it starts and stops the server.
 
-    folder:     holds the data, `kept/` (port, password) and `logs/`; one server of a kind at a time.
-    usual_port: tried first; None takes any free one. The port is kept, so that a restart has the same.
+    folder: holds the data, `kept/` (port, password) and `logs/`; one server of a kind at a time.
+    default_port: the port to try first; None takes any free one. The chosen port is stored for the next start.
 
-    As a context manager it starts and stops. It also ends with the process that started it (on Linux at once, elsewhere
-    at the next start), so start it from a thread that lives as long as the server shall.
+    On Linux, the server ends with the thread that started it. Elsewhere, the next start ends it. Start it from a thread
+    that lives as long as the server is needed.
     """
 
     name: ClassVar[str]
     stop_signal: ClassVar[int]
 
-    def __init__(self, folder: Path, usual_port: int | None = None):
+    def __init__(self, folder: Path, default_port: int | None = None):
         self.folder = folder.absolute()
-        self.usual_port = usual_port
-        self.kept = StateFolder(self.folder)
+        self.default_port = default_port
+        self.state = StateFolder(self.folder)
         self.log = make_folder(self.folder / "logs") / f"{self.name}.log"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,23 +60,23 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where the running server is, password included."""
+        """The URL of the running server, including the password."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make whatever the first start needs. Must survive being killed half-way."""
+        """Create what the first start needs. A kill in the middle must not break the next start."""
 
     @abstractmethod
     def _command(self) -> tuple[Account, list[str | Path]]:
-        """How to start the server on self.port."""
+        """Return the account and the command line that start the server on self.port."""
 
     @abstractmethod
-    def _answers(self) -> bool:
-        """Whether the server can be used. Raises ServerFailed if it never will be."""
+    def _is_ready(self) -> bool:
+        """Return whether the server accepts connections. Raise ServerFailed if it never will."""
 
     @abstractmethod
-    def _stale(self) -> psutil.Process | None:
-        """The server that a killed launcher left running on our data."""
+    def _find_stale(self) -> psutil.Process | None:
+        """Return the server that a killed launcher left running on this data."""
 
     @property
     def pid(self) -> int | None:
@@ -84,7 +84,7 @@ class Server(ABC):
 
     @property
     def own_pid(self) -> int | None:
-        """Of the child that the launcher waits for: the server itself."""
+        """The launcher's child, which is the server itself."""
         return self.pid
 
     @property
@@ -101,7 +101,7 @@ class Server(ABC):
         self.stop()
 
     def start(self) -> str:
-        """Start the server unless it runs; returns its URL once it answers. Raises ServerFailed."""
+        """Start the server unless it runs, and return its URL once it is ready. Raise ServerFailed."""
         if self.running:
             return self.url
         self._take_folder()
@@ -116,38 +116,38 @@ class Server(ABC):
         return self.url
 
     def stop(self) -> None:
-        """Stop the server in its own orderly way; nothing of it is left running."""
+        """Shut the server down in order, and kill what is left of it."""
         if self._process is not None:
-            end(self._process, self.stop_signal, STOP_GRACE)
+            terminate(self._process, self.stop_signal, STOP_GRACE)
             self._process = None
         self._release_folder()
 
     def kill(self) -> None:
-        """kill -9, as if the power had gone. start() brings it back with all that was committed."""
+        """Kill the server, as a power cut would. start() brings it back with everything that was committed."""
         if self._process is not None:
-            doomed = family(self._process.pid)
+            processes = family(self._process.pid)
             self._process.kill()
             self._process.wait()
-            kill(doomed)
+            kill(processes)
             self._process = None
 
     def _start(self) -> None:
         for _ in range(PORT_ATTEMPTS):
-            self.port = self.kept.port(self.name, self.usual_port)
+            self.port = self.state.port(self.name, self.default_port)
             since = self.log.stat().st_size if self.log.exists() else 0
             account, argv = self._command()
-            self._process = spawn(account, argv, log=self.log, death_signal=self.stop_signal, env=BARE, cwd="/")
-            if self._wait_until_it_answers():
+            self._process = spawn(account, argv, log=self.log, death_signal=self.stop_signal, env=SERVER_ENV, cwd="/")
+            if self._wait_until_ready():
                 return
             if is_port_free(self.port):
-                break  # it was not about the port
-        said = last_lines(self.log, since=since)
-        raise ServerFailed(f"{self.name} did not start on 127.0.0.1:{self.port}. The end of {self.log}:\n{said}")
+                break  # The port was not the reason, so another one would not help.
+        lines = last_lines(self.log, since=since)
+        raise ServerFailed(f"{self.name} did not start on 127.0.0.1:{self.port}. The end of {self.log}:\n{lines}")
 
-    def _wait_until_it_answers(self) -> bool:
+    def _wait_until_ready(self) -> bool:
         deadline = time.monotonic() + START_DEADLINE
         while self.running:
-            if self._answers():
+            if self._is_ready():
                 return True
             if time.monotonic() > deadline:
                 self.kill()
@@ -156,7 +156,7 @@ class Server(ABC):
         return False
 
     def stop_stale(self) -> None:
-        """Stop the server that a killed launcher left running, if there is one. Raises FolderInUse."""
+        """Stop the server that a killed launcher left running, if there is one. Raise FolderInUse."""
         self._take_folder()
         try:
             self._end_stale()
@@ -164,12 +164,12 @@ class Server(ABC):
             self._release_folder()
 
     def _end_stale(self) -> None:
-        stale = self._stale()
+        stale = self._find_stale()
         if stale is None:
             return
-        left = family(stale.pid)
+        processes = family(stale.pid)
         stale.send_signal(self.stop_signal)
-        kill(wait_gone(left, STOP_GRACE))
+        kill(wait_gone(processes, STOP_GRACE))
 
     def _take_folder(self) -> None:
         if self._lock is not None:
@@ -179,7 +179,9 @@ class Server(ABC):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
-            raise FolderInUse(f"Another process runs the {self.name} of {self.folder}: stop that one first.") from None
+            raise FolderInUse(
+                f"Another process runs the {self.name} of {self.folder}. Stop that process first."
+            ) from None
         self._lock = lock
 
     def _release_folder(self) -> None:

@@ -1,4 +1,4 @@
-"""One stack on a data folder: who has it, and what an earlier one left behind."""
+"""Lock a data folder for one stack at a time, and end the processes that an earlier stack left behind."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from devstack.valkey import Valkey
 
 
 class StackRuns(Exception):
-    """Another supervisor has this data folder."""
+    """Another supervisor holds the lock of this data folder."""
 
 
 @contextmanager
 def lock_stack(folder: Path) -> Iterator[None]:
-    """The right to run a stack on a data folder; ends with this process at the latest. Raises StackRuns."""
+    """Hold the lock of a data folder. The lock ends with this process at the latest. Raise StackRuns."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackRuns(f"A stack runs on {folder} already.") from None
+            raise StackRuns(f"A stack is already running on {folder}.") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -36,7 +36,7 @@ def lock_stack(folder: Path) -> Iterator[None]:
 
 
 def lock_holder(folder: Path) -> psutil.Process | None:
-    """The supervisor that has a data folder now."""
+    """Return the supervisor that holds the lock of a data folder now."""
     with suppress(OSError, ValueError, psutil.NoSuchProcess), (folder / "lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -46,12 +46,12 @@ def lock_holder(folder: Path) -> psutil.Process | None:
 
 
 def end_leftovers(folder: Path) -> None:
-    """End what a stack left behind when it and its supervisor were killed at once."""
-    marked = []
+    """Kill the processes, and stop the servers, of a stack that was killed together with its supervisor."""
+    leftovers = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(MARK) == str(folder):
-                marked.append(process)
-    kill(marked)
+                leftovers.append(process)
+    kill(leftovers)
     for server in (Valkey(folder), Postgres(folder)):
         server.stop_stale()

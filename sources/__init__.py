@@ -1,11 +1,18 @@
-"""Where data comes from: HTTP, files, and the shape of a unified record.
+"""Read market data from its origins: HTTP upstreams and CSV files.
 
-Everything that the author of a source needs is imported from here.
+Everything that the author of a source needs can be imported from here; sources/contract.py explains it.
 """
 
 from sources.contract import (
+    BLANK,
+    CatchUp,
+    Columns,
+    Cursor,
+    DriftPolicy,
     History,
     HistoryWindow,
+    Http,
+    Item,
     Page,
     Rate,
     Reject,
@@ -17,14 +24,22 @@ from sources.contract import (
     Upstream,
     Window,
 )
-from sources.csv.fileset import FileSet
-from sources.csv.source import source as csv_source
+from sources.csv.fileset import SUFFIXES, FileSet
+from sources.csv.source import csv_source
 from sources.http.json_body import json_list, read_json
 
 __all__ = [
+    "BLANK",
+    "SUFFIXES",
+    "CatchUp",
+    "Columns",
+    "Cursor",
+    "DriftPolicy",
     "FileSet",
     "History",
     "HistoryWindow",
+    "Http",
+    "Item",
     "Page",
     "Rate",
     "Reject",

@@ -1,4 +1,8 @@
-"""CoinGecko's markets: its coins by market cap, 250 a page. https://docs.coingecko.com/reference/coins-markets"""
+"""Read CoinGecko's markets: its coins by market cap, 250 per page; and the daily history of a coin.
+
+https://docs.coingecko.com/reference/coins-markets
+https://docs.coingecko.com/reference/coins-id-market-chart-range
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from settings import read_upstream
-from sources.contract import (
+from sources import (
     Cursor,
     History,
     HistoryWindow,
@@ -21,27 +25,36 @@ from sources.contract import (
     TransientError,
     Upstream,
     Window,
+    json_list,
+    read_json,
 )
-from sources.http.json_body import json_list, read_json
 
 EVERY = timedelta(minutes=30)
-PER_PAGE = 250
+COINS_PER_PAGE = 250
 DAY_MS = 86_400_000
-PAGES = 4  # at one snapshot every 30 minutes, 5,952 of the 10,000 calls a month that the free plans allow
+
+MAX_PAGES = 4
+"""Pages of a snapshot, unless COINGECKO_PAGES is set. With a snapshot every 30 minutes, that is 5,952 of the 10,000
+calls per month that the free plans allow."""
 
 
 def fetch(window: Window, http: Http) -> Iterator[Page]:
-    """One snapshot. Only the run that began it resumes it, and while it is young: ranks move between two pages."""
-    cursor = _resumed(window) or {"run": window.run, "began": window.now.isoformat(), "page": 1}
-    last = read_upstream("coingecko").pages or PAGES
-    while cursor["page"] <= last:
-        reply = http.get("/coins/markets", {"vs_currency": "usd", "per_page": PER_PAGE, "page": cursor["page"]})
-        is_full = len(json_list(reply.body)) == PER_PAGE
-        cursor = {**cursor, "page": cursor["page"] + 1 if is_full else last + 1}
-        yield Page.of(reply, cursor)
+    """Yield the pages of one snapshot.
+
+    Ranks change between two pages. So only the run that began a snapshot resumes it, and only for `EVERY`.
+    """
+    cursor = _resumable_cursor(window) or {"run": window.run, "began": window.now.isoformat(), "page": 1}
+    last_page = read_upstream("coingecko").pages or MAX_PAGES
+    while cursor["page"] <= last_page:
+        params: dict[str, str | int] = {"vs_currency": "usd", "per_page": COINS_PER_PAGE, "page": cursor["page"]}
+        response = http.get("/coins/markets", params)
+        is_full = len(json_list(response.body)) == COINS_PER_PAGE
+        cursor = {**cursor, "page": cursor["page"] + 1 if is_full else last_page + 1}
+        yield Page.of(response, cursor)
 
 
-def _resumed(window: Window) -> Cursor | None:
+def _resumable_cursor(window: Window) -> Cursor | None:
+    """Return the cursor if this run began the snapshot less than `EVERY` ago, otherwise None."""
     cursor = window.cursor
     if cursor and cursor["run"] == window.run and window.now - datetime.fromisoformat(cursor["began"]) < EVERY:
         return cursor
@@ -49,10 +62,12 @@ def _resumed(window: Window) -> Cursor | None:
 
 
 def parse(page: Page) -> list[Item]:
+    """Return the coins of a page."""
     return json_list(page.body)
 
 
 def normalize(item: Item) -> Mapping[str, Any]:
+    """Return a coin as the unified record. CoinGecko sends null for a number that it does not know."""
     return {
         "source_asset_id": item.get("id"),
         "symbol": item.get("symbol"),
@@ -72,22 +87,23 @@ def normalize(item: Item) -> Mapping[str, Any]:
     }
 
 
-def fetch_past(past: HistoryWindow, http: Http) -> Response:
-    """A price a day, at 00:00 UTC. Without a paid plan, of the last year. reference/coins-id-market-chart-range"""
-    since, until = (int(at.timestamp()) for at in (past.since, past.until))
-    asked: dict[str, str | int] = {
-        "vs_currency": past.listing["quote_currency"].lower(),
+def fetch_history(window: HistoryWindow, http: Http) -> Response:
+    """Request one price per day, at 00:00 UTC. Without a paid plan, only the last year is served."""
+    since, until = (int(at.timestamp()) for at in (window.since, window.until))
+    params: dict[str, str | int] = {
+        "vs_currency": window.listing["quote_currency"].lower(),
         "from": since,
         "to": until - 1,
         "interval": "daily",
     }
-    return http.get(f"/coins/{quote(past.listing['source_asset_id'], safe='')}/market_chart/range", asked)
+    return http.get(f"/coins/{quote(window.listing['source_asset_id'], safe='')}/market_chart/range", params)
 
 
-def parse_past(page: Page) -> Iterator[Item]:
-    """Three lists of pairs, of a time and a value: the prices, and what else is known at their times.
+def parse_history(page: Page) -> Iterator[Item]:
+    """Yield a day's price, market cap and volume. The body has a list of (time, value) pairs for each of them.
 
-    The last may be of the moment of the call, of which the present tells more.
+    Skip a price at any other time than 00:00 UTC: the last pair may be of the moment of the request. The markets
+    have more about that.
     """
     chart = read_json(page.body)
     if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):
@@ -99,13 +115,15 @@ def parse_past(page: Page) -> Iterator[Item]:
         yield {**page.request["listing"], "at": at, "price": price, "cap": caps.get(at), "volume": volumes.get(at)}
 
 
-def _pairs(them: Any) -> Iterator[tuple[Any, Any]]:
-    for pair in them if isinstance(them, list) else ():
+def _pairs(values: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the pairs of a list, with None for a time that is neither a number nor a text."""
+    for pair in values if isinstance(values, list) else ():
         if isinstance(pair, list) and len(pair) == 2:
             yield pair[0] if isinstance(pair[0], int | str) else None, pair[1]
 
 
-def normalize_past(item: Item) -> Mapping[str, Any]:
+def normalize_history(item: Item) -> Mapping[str, Any]:
+    """Return a day's item as the unified record. Here, a market cap of 0 is an unknown one."""
     return {
         **{name: item[name] for name in ("source_asset_id", "symbol", "name", "quote_currency")},
         "observed_at": datetime.fromtimestamp(item["at"] / 1000, UTC),
@@ -127,5 +145,5 @@ source = Source(
     fetch=fetch,
     parse=parse,
     normalize=normalize,
-    history=History(span=timedelta(days=90), fetch=fetch_past, parse=parse_past, normalize=normalize_past),
+    history=History(span=timedelta(days=90), fetch=fetch_history, parse=parse_history, normalize=normalize_history),
 )

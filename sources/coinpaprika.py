@@ -1,4 +1,7 @@
-"""CoinPaprika's tickers: every coin it lists, in one answer. https://docs.coinpaprika.com/api-reference/tickers"""
+"""Read CoinPaprika's tickers: every coin that it lists, in one response; and the daily history of a coin.
+
+https://docs.coinpaprika.com/api-reference/tickers
+"""
 
 from __future__ import annotations
 
@@ -7,76 +10,97 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-from sources.contract import History, HistoryWindow, Http, Item, Page, Rate, Reject, Response, Source, Upstream, Window
-from sources.http.json_body import json_list
+from sources import (
+    History,
+    HistoryWindow,
+    Http,
+    Item,
+    Page,
+    Rate,
+    Reject,
+    Response,
+    Source,
+    Upstream,
+    Window,
+    json_list,
+)
+
+NO_QUOTES = 'expected quotes by currency, such as {"USD": {"price": …}}, got none'
 
 
 def fetch(window: Window, http: Http) -> Iterator[Page]:
+    """Yield the only page."""
     if window.cursor and window.cursor["run"] == window.run:
-        return  # this run has it already
+        return  # This run has already loaded it.
     yield Page.of(http.get("/tickers", {"quotes": "USD"}), cursor={"run": window.run})
 
 
 def parse(page: Page) -> Iterator[Item]:
-    """One item for each quote currency of each coin."""
+    """Yield one item for each coin and quote currency."""
     for coin in json_list(page.body):
         quotes = coin.get("quotes") if isinstance(coin, dict) else None
         if not isinstance(quotes, dict) or not quotes:
-            yield Reject("quotes", "no_quotes", "expected quotes by currency, got none", item=coin)
+            yield Reject("quotes", "no_quotes", NO_QUOTES, item=coin)
             continue
-        for currency, priced in quotes.items():
-            yield {**coin, "quotes": {currency: priced}}
+        for currency, values in quotes.items():
+            yield {**coin, "quotes": {currency: values}}
 
 
 def normalize(item: Item) -> Mapping[str, Any]:
-    [(currency, priced)] = item["quotes"].items()
+    """Return a coin in one quote currency as the unified record. A change of 0 percent is a known one."""
+    [(currency, values)] = item["quotes"].items()
     return {
         "source_asset_id": item.get("id"),
         "symbol": item.get("symbol"),
         "name": item.get("name"),
         "quote_currency": currency,
         "observed_at": item.get("last_updated"),
-        "price": _known(priced.get("price")),
-        "volume_24h": _known(priced.get("volume_24h")),
-        "market_cap": _known(priced.get("market_cap")),
-        "change_24h_pct": priced.get("percent_change_24h"),
-        "rank": _known(item.get("rank")),
-        "circulating_supply": _known(item.get("circulating_supply")),
-        "total_supply": _known(item.get("total_supply")),
-        "max_supply": _known(item.get("max_supply")),
+        "price": _zero_to_none(values.get("price")),
+        "volume_24h": _zero_to_none(values.get("volume_24h")),
+        "market_cap": _zero_to_none(values.get("market_cap")),
+        "change_24h_pct": values.get("percent_change_24h"),
+        "rank": _zero_to_none(item.get("rank")),
+        "circulating_supply": _zero_to_none(item.get("circulating_supply")),
+        "total_supply": _zero_to_none(item.get("total_supply")),
+        "max_supply": _zero_to_none(item.get("max_supply")),
     }
 
 
-def _known(value: Any) -> Any:
-    """CoinPaprika writes 0 for what it does not know."""
+def _zero_to_none(value: Any) -> Any:
+    """Return None for 0, which CoinPaprika sends for a number that it does not know."""
     return None if value == 0 and value is not False else value
 
 
-def fetch_past(past: HistoryWindow, http: Http) -> Response:
-    """A price a day, at 00:00 UTC. Without a paid plan, of the last year. tickers/get-historical-ticks"""
-    asked: dict[str, str | int] = {
-        "start": int(past.since.timestamp()),
-        "end": int(past.until.timestamp()) - 1,
+def fetch_history(window: HistoryWindow, http: Http) -> Response:
+    """Request one price per day, at 00:00 UTC. Without a paid plan, only the last year is served.
+
+    https://docs.coinpaprika.com/api-reference/tickers/get-historical-ticks
+    """
+    params: dict[str, str | int] = {
+        "start": int(window.since.timestamp()),
+        "end": int(window.until.timestamp()) - 1,
         "interval": "1d",
         "limit": 5000,
-        "quote": past.listing["quote_currency"].lower(),
+        "quote": window.listing["quote_currency"].lower(),
     }
-    return http.get(f"/tickers/{quote(past.listing['source_asset_id'], safe='')}/historical", asked)
+    return http.get(f"/tickers/{quote(window.listing['source_asset_id'], safe='')}/historical", params)
 
 
-def parse_past(page: Page) -> Iterator[Item]:
+def parse_history(page: Page) -> Iterator[Item]:
+    """Yield each tick, together with the listing that was requested: a tick does not name its coin."""
     for tick in json_list(page.body):
         yield {"listing": page.request["listing"], "tick": tick}
 
 
-def normalize_past(item: Item) -> Mapping[str, Any]:
+def normalize_history(item: Item) -> Mapping[str, Any]:
+    """Return a tick as the unified record."""
     tick = item["tick"]
     return {
         **item["listing"],
         "observed_at": tick.get("timestamp"),
-        "price": _known(tick.get("price")),
-        "volume_24h": _known(tick.get("volume_24h")),
-        "market_cap": _known(tick.get("market_cap")),
+        "price": _zero_to_none(tick.get("price")),
+        "volume_24h": _zero_to_none(tick.get("volume_24h")),
+        "market_cap": _zero_to_none(tick.get("market_cap")),
     }
 
 
@@ -91,5 +115,5 @@ source = Source(
     fetch=fetch,
     parse=parse,
     normalize=normalize,
-    history=History(span=timedelta(days=360), fetch=fetch_past, parse=parse_past, normalize=normalize_past),
+    history=History(span=timedelta(days=360), fetch=fetch_history, parse=parse_history, normalize=normalize_history),
 )

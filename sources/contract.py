@@ -1,4 +1,8 @@
-"""What a source is, and what passes between it and the pipeline."""
+"""Define the contract between a source and the pipeline: what a source declares, receives, yields and may raise.
+
+Start at `Source`, at the end of this module. sources/coinpaprika.py is a short example;
+docs/howto/add-http-source.md is a guide.
+"""
 
 from __future__ import annotations
 
@@ -9,292 +13,343 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+# Named again, so that they can be imported from here as well.
+from sources.errors import UNTIL_RESUMED as UNTIL_RESUMED
+from sources.errors import Reject as Reject
+from sources.errors import TerminalError as TerminalError
+from sources.errors import TransientError as TransientError
+
 if TYPE_CHECKING:
     import polars
 
 Item = Any
-"""What `parse` yields for one future quote; opaque to the pipeline, which only hands it to `normalize`."""
+"""What `parse` yields: the raw data of one future quote. Only the source's own functions look inside."""
 
 Cursor = Mapping[str, Any]
-"""Where the next fetch of a partition starts: JSON that the source owns."""
+"""The position in a partition at which the next fetch starts. JSON, in a form of the source's choice."""
 
 BLANK: Final = object()
-"""What `parse` yields for a row with nothing in it: no item, counted apart."""
+"""What `parse` yields for a row without content. It is counted as blank, and neither loaded nor rejected."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-LONGEST_WAIT: Final = 32 * 86_400.0
-"""Seconds: until the next month, when every budget is new."""
-
-UNTIL_RESUMED: Final = timedelta(days=365_000)
-"""A pause that somebody has to end."""
-
-WHOLE: Final = ""
+ONLY_PARTITION: Final = ""
 """The partition of a source that has only one."""
 
 DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
-"""What follows where a field of a source's items is new, gone, renamed or of another type (tasks/drift/watch.py):
-it is noted, and all goes on; the field becomes null; the items it affects are rejected; nothing of the page is loaded,
-the run fails, and the source is paused. A new field that the mapping does not use is only noted."""
+"""What happens when a field of the items is new, removed, renamed or of another type (tasks/drift/watch.py).
+
+evolve:     the change is recorded, and loading goes on.
+discard:    the changed field becomes null in each affected item.
+quarantine: each affected item is rejected.
+freeze:     the page is not loaded, the run fails, and the source is paused until somebody resumes it.
+
+A new field that `normalize` does not read is only recorded, whatever the policy.
+"""
 
 CatchUp = Literal["latest", "all", "skip"]
-"""What becomes of the slots that nobody could ask for, when somebody can again (tasks/schedule.py):
-one run of the present slot, at once; a run for each of them, oldest first; or none, and on with the next slot."""
+"""What happens to the slots that were missed during an outage or a pause (tasks/schedule.py).
 
-
-class TransientError(Exception):
-    """The upstream cannot answer now; the run waits and goes on later.
-
-    retry_after: seconds to wait at the least, where the upstream or a limit of our own said so.
-    is_failure:  False where we ourselves hold the call back (rate, budget, breaker): the upstream was not asked, and
-                 the wait is not one of those after which a run gives up.
-    """
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        code: str = "upstream_unavailable",
-        retry_after: float | None = None,
-        is_failure: bool = True,
-    ):
-        super().__init__(detail)
-        self.detail, self.code, self.is_failure = detail, code, is_failure
-        # What is no number of seconds that can be waited says nothing.
-        self.retry_after = min(retry_after, LONGEST_WAIT) if retry_after is not None and retry_after >= 0 else None
-
-
-class TerminalError(Exception):
-    """Waiting will not help; a person must act. pause: how long the source should not be run again."""
-
-    def __init__(self, detail: str, *, code: str = "upstream_refused", pause: timedelta | None = None):
-        super().__init__(detail)
-        self.detail, self.code, self.pause = detail, code, pause
-
-
-class Reject(Exception):
-    """An item cannot become a quote. `parse` may also yield one, with the item, for what it cannot even read."""
-
-    def __init__(self, field: str, code: str, detail: str, *, item: Item = None):
-        super().__init__(f"{field}: {detail}")
-        self.reasons = [{"field": field, "code": code, "detail": detail}]
-        self.item = item
-
-    @classmethod
-    def because(cls, reasons: list[dict[str, str]]) -> Reject:
-        """One reject for several reasons, each a {"field", "code", "detail"}."""
-        reject = cls(**reasons[0])
-        reject.reasons = reasons
-        return reject
+latest: the current slot gets a run at once; the slots before it get none.
+all:    each missed slot gets a run, oldest first.
+skip:   no missed slot gets a run; the schedule continues with the next slot.
+"""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What one slice of a run is to fetch of one partition."""
+    """What one call of `fetch` is for: a part of one run, in one partition."""
 
     run: str
+    """The run's id, a UUID."""
+
     partition: str
+    """A name that `Source.partitions` returned."""
+
     cursor: Cursor | None
+    """The cursor of the partition's last committed page, of this run or an earlier one. None: there is none."""
+
     now: datetime
-    """The database's time when the slice began (aware, UTC)."""
+    """The database's time when this call was prepared (aware, UTC). Use it instead of the host's clock."""
+
     slot: datetime | None = None
-    """The slot of the schedule that the run is for (aware, UTC), which may be long over; None: asked for by hand."""
+    """The start of the schedule's slot that the run fills (aware, UTC); it may be long past. None: a manual run."""
+
     skew: timedelta = timedelta()
-    """How far the upstream's clock may be ahead."""
+    """How far the upstream's clock may be ahead of ours."""
 
     @property
     def latest(self) -> datetime:
-        """The last instant an observation may have. A cursor that is a time must never be later than this.
+        """The latest time that an observation may have (aware, UTC). A cursor that is a time must not pass it.
 
-        One record that says 2999 would keep all that comes until then from ever being asked for.
+        Otherwise one record dated 2999 would hide everything that follows: the run fails as `cursor_in_future`.
         """
         return self.now + self.skew
 
 
 @dataclass(frozen=True)
 class Response:
-    """A successful answer of an upstream: status 200, body whole and unpacked, secrets not in the request.
-
-    Or status 304: what the upstream answered to this request before still holds, and is the body.
-    etag, last_modified: as sent, for asking again whether the answer changed.
-    unchanged: the body is the one that was last brought in for this request.
-    """
+    """A successful response of an upstream: status 200, or 304 for a conditional request."""
 
     body: bytes
+    """The whole body, decompressed. For a 304, the stored body that is still valid."""
+
     status: int
+
     content_type: str
+
     request: dict[str, Any]
+    """The request without its key: {"method", "url", "params"}."""
+
     fetched_at: datetime
+    """The database's time right before the request (aware, UTC)."""
+
     etag: str | None = None
     last_modified: str | None = None
+    """The validators as the upstream sent them; None if they cannot be used for a conditional request."""
+
     unchanged: bool = False
+    """Whether the body equals the one that was last loaded for this request."""
 
 
 class Http(Protocol):
-    """One source's access to its own upstream: base URL, key, limits, breaker, timeouts and repeats are in it."""
+    """A source's access to its own upstream. It applies the base URL, key, limits, timeouts, retries and breaker."""
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Response:
-        """GET base URL + path. Raises TransientError or TerminalError for everything but an answer.
+        """Return the response to GET base URL + `path`, with `params` as the query.
 
-        Where the request was made before, it asks whether the answer changed.
+        If the request was made before, it is conditional: ask as if for the first time, and get the stored body.
+        Raises TransientError or TerminalError for anything but a success; let them pass through `fetch`.
         """
 
 
 @dataclass(frozen=True)
 class Page:
-    """The unit of work: a body as received, and the cursor at which to resume once it is in.
+    """The unit of work: one body, loaded in one transaction together with the cursor that follows it.
 
-    request: what was asked, as JSON; `parse` may read from it what the body alone does not say.
-    One request and one cursor make two pages of a slice only where `fetch` goes in a circle: it is stopped there.
+    If `fetch` yields the same request with the same cursor twice in one call, it is in a loop, and the run waits.
     """
 
     body: bytes
+    """The data as received; it is archived and can be replayed."""
+
     content_type: str
+
     request: dict[str, Any]
+    """What was requested, as JSON without secrets. `parse` may read what the body alone does not say."""
+
     fetched_at: datetime
+    """When the data was fetched (aware, UTC). An observation may be later than this by the clock skew at most."""
+
     cursor: Cursor | None
+    """The position at which to resume once this page is committed. It becomes `Window.cursor` of the next call."""
+
     status: int = 200
+
     confirm: Callable[[], None] | None = None
-    """Called right before the page is committed; raises TransientError if the body is no longer what there is."""
+    """Called right before the commit. Raises TransientError if the body is outdated: the page is then rolled back."""
+
     corrects: bool = True
-    """Whether quotes that are there, and say something else, are corrected by it."""
-    reply: Response | None = None
-    """The answer that the page is, just as it came. One that is unchanged is not parsed and loaded again."""
+    """Whether the page overwrites existing quotes that have other values. New quotes are inserted in any case."""
+
+    response: Response | None = None
+    """The response that this page was made from. An unchanged one is neither parsed nor loaded again."""
 
     @classmethod
-    def of(cls, reply: Response, cursor: Cursor | None) -> Page:
-        return cls(reply.body, reply.content_type, reply.request, reply.fetched_at, cursor, reply.status, reply=reply)
+    def of(cls, response: Response, cursor: Cursor | None) -> Page:
+        """Return a response as a page. Use this rather than the constructor: it enables conditional requests."""
+        return cls(
+            response.body,
+            response.content_type,
+            response.request,
+            response.fetched_at,
+            cursor,
+            response.status,
+            response=response,
+        )
 
     @cached_property
     def digest(self) -> bytes:
+        """The SHA-256 of the body."""
         return sha256(self.body).digest()
 
     @property
-    def is_the_reply(self) -> bool:
-        """Whether the page is all that the upstream answered: no part of it, and nothing made of it."""
-        return self.reply is not None and (self.body, self.request) == (self.reply.body, self.reply.request)
+    def is_whole_response(self) -> bool:
+        """Whether the page is the whole response: not a part of it, and not derived from it."""
+        return self.response is not None and (self.body, self.request) == (self.response.body, self.response.request)
 
     @property
     def unchanged(self) -> bool:
-        return self.reply is not None and self.reply.unchanged and self.is_the_reply
+        """Whether the page is a whole response that was loaded before."""
+        return self.response is not None and self.response.unchanged and self.is_whole_response
 
 
 @dataclass(frozen=True)
 class HistoryWindow:
-    """What is to be fetched of a listing's past: what was observed from `since` on, before `until` (aware, UTC).
-
-    listing: its source_asset_id, symbol, name and quote_currency.
-    """
+    """What one request of a backfill is for: the observations of one listing from `since` until before `until`."""
 
     listing: Mapping[str, str]
+    """The listing's source_asset_id, symbol, name and quote_currency."""
+
     since: datetime
     until: datetime
+    """Both aware, UTC."""
 
 
 @dataclass(frozen=True)
 class History:
-    """How a source tells of the past, of one listing at a time.
-
-    span:      the longest time that one request may ask for.
-    fetch:     asks for some of it. parse, normalize: as the source's own; `page.request["listing"]` is `Past.listing`.
-    """
+    """How a source serves the past, one listing at a time. Used by backfills only."""
 
     span: timedelta
+    """The longest time that one request may cover."""
+
     fetch: Callable[[HistoryWindow, Http], Response]
+    """Request one window. If it raises TerminalError without a pause, the window is recorded as refused."""
+
     parse: Callable[[Page], Iterable[Item]]
+    """As `Source.parse`. `page.request["listing"]` is `HistoryWindow.listing`."""
+
     normalize: Callable[[Item], Mapping[str, Any]]
+    """As `Source.normalize`, for these items. An item must be a dict."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A page's items side by side: what `normalize` would say of each, read column by column.
-
-    frame: a row for each item. `item` is its place among the page's items, from 0; each other column has the name of
-           a field of the unified record, and is text (null: unknown), `observed_at` also a time in UTC.
-    apart: items that are in no row, by their place.
-    item:  the item of a row, by its place, as `parse` yields it: for those that need a closer look.
-    """
+    """The items of a page as columns: what `normalize` would return for each, in one frame."""
 
     frame: polars.DataFrame
-    item: Callable[[int], Item]
+    """One row per item. The column `item` is the item's index in the page, from 0. Every other column is named like
+    a field of the unified record and holds text, null if unknown; `observed_at` may also hold times in UTC."""
+
+    item_at: Callable[[int], Item]
+    """Returns the item with this index, as `parse` yields it. Called for items that need the row validator."""
+
     fetched: int
+    """The number of items, without blank rows."""
+
     blank: int = 0
-    apart: Mapping[int, Item] = field(default_factory=dict)
+    """The number of blank rows."""
+
+    items_without_row: Mapping[int, Item] = field(default_factory=dict)
+    """The items that have no row in the frame, by their index."""
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where a plan of an upstream's is served, and the header that carries its key (none: it takes no key)."""
+    """One plan of an upstream: the base URL that serves it, and the header that carries its key."""
 
     url: str
     key_header: str | None = None
+    """None: the plan takes no key."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What an upstream allows; enforced over all workers. None: no limit."""
+    """The maximum number of requests, retries included, over all workers together. None: no limit."""
 
     per_minute: int | None = None
     per_month: int | None = None
+    """Per calendar month in UTC."""
 
 
 @dataclass(frozen=True)
 class Retention:
-    """How long what a source brought is kept; what is older has expired. None: for ever.
-
-    quotes: counted from when they were observed. The newest of each listing never expires.
-    bodies: counted from when they were last received.
-    """
+    """How long a source's data is stored before it is deleted. None: for ever."""
 
     quotes: timedelta | None = None
+    """Since the quote was observed. The newest quote of each listing is never deleted."""
+
     bodies: timedelta | None = None
+    """Since the raw body was last received."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One upstream under one name: what is different about it. All that sources share is the pipeline's.
+    """One upstream under one name: everything that is particular about it. The pipeline does the rest.
 
-    fetch:      the only part that does input and output. Yields pages, each with its own resume cursor;
-                it is closed, not exhausted, at the end of a slice, and called again with the cursor of the last
-                page that was committed.
-    parse:      a page's body to items, one for each future quote; pure.
-    normalize:  an item to the unified record, by its field names (sources/record.py); pure. Raises Reject, or
-                leaves a value as it is for the record to judge.
-    columns:    the same as `parse` and `normalize`, for many items at once and many times as fast; None for a page
-                that it cannot read. For files of millions of rows, and bound to say the same. With it, a page is
-                fetched and read while the one before it is loaded, and the first of a partition while the last of
-                another is: without a lease, and now and then in vain.
-    partitions: what has a checkpoint of its own, named anew at each slice.
-    is_shared:  several workers may bring in partitions of one run at the same time.
-    catch_up:   what becomes of the slots that an outage or a pause took. `all` is for a fetch that heeds
-                `window.slot`; one that brings what there is now brings it once with `latest`.
-    fresh:      within what a good run is expected; later, the source has fallen behind. None: three times `every`.
-    drift:      by field (`quotes.USD.price`) what follows when it changes, by `*` for all others: `evolve`, unless said
-                otherwise. `<NAME>_DRIFT` comes before it.
-    format:     of a page, where a source has pages of several: each has fields of its own.
-    history:    how it tells of the past; None: it does not, and cannot be backfilled.
-    retention:  how long what it brought is kept. `<NAME>_QUOTES_KEPT` and `<NAME>_BODIES_KEPT` come before it.
-    upstreams:  by plan; the first that takes no key serves without one, the first that takes one serves with one,
-                unless `<NAME>_PLAN` says otherwise. Empty: the source speaks no HTTP.
+    Only `fetch`, `partitions` and `History.fetch` may do input and output. The other functions are pure: they are
+    called again for the same page, in other processes, and years later in a replay.
+
+    Except for `normalize`, each may raise TransientError or TerminalError (sources/errors.py). Any other exception is a
+    bug: the run fails as `internal_error`, and what it committed stays.
     """
 
     name: str
+    """A letter, then letters, digits and underscores; lower-case, at most 63. In upper case it prefixes variables."""
+
     every: timedelta
+    """The interval of the schedule. Slots are counted from 1970-01-01 in UTC. Override: `<NAME>_EVERY`."""
+
     fetch: Callable[[Window, Http], Iterator[Page]]
+    """Yields pages from `window.cursor` on, each with the cursor at which to resume after it.
+
+    Called for each partition of a run, and again after a wait or an interruption. A page is committed before the next
+    is requested, unless there are `columns`. The iterator may be closed early, so it must not rely on its end. It must
+    terminate, and may yield nothing.
+    """
+
     parse: Callable[[Page], Iterable[Item]]
+    """Returns the items of a page's body, one for each future quote.
+
+    May include a Reject for an item that it cannot read, and BLANK for an empty row. If the body is not what was
+    requested, such as an error page under status 200, raise TransientError: an empty list would be a success.
+    """
+
     normalize: Callable[[Item], Mapping[str, Any]]
+    """Returns an item as the unified record, by the field names of `Quote` in sources/record.py.
+
+    Pass values as they came: text, int, Decimal or aware datetime, never float. The record validates them. Raises
+    Reject; any other exception rejects the item as `unmappable`, and the page's other items are loaded.
+    """
+
     rate: Rate = field(default_factory=Rate)
+    """What the upstream allows. Overrides: `<NAME>_CALLS_PER_MINUTE`, `<NAME>_CALLS_PER_MONTH`."""
+
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
+    """The upstream's plans by name. Empty: the source uses no HTTP.
+
+    With `<NAME>_API_KEY` the first plan that takes a key is used, otherwise the first that takes none. Override:
+    `<NAME>_PLAN`.
+    """
+
     columns: Callable[[Page], Columns | None] | None = None
-    partitions: Callable[[], Iterable[str]] = lambda: (WHOLE,)
+    """Does the work of `parse` and `normalize` for a whole page at once; for files of millions of rows.
+
+    Its result must be the same. Returns None for a page that must be read row by row. With it, pages are prefetched:
+    `fetch` may run ahead of the commits, before the partition is leased, and its pages may be discarded.
+    """
+
+    partitions: Callable[[], Iterable[str]] = lambda: (ONLY_PARTITION,)
+    """Returns the parts that have a checkpoint of their own, such as files. Called at the start of each slice of a run.
+
+    A partition that fails does not stop the others. No name may begin with `replay:` or `backfill:`.
+    """
+
     is_shared: bool = False
+    """Whether several workers may load partitions of one run at the same time."""
+
     catch_up: CatchUp = "latest"
+    """What happens to missed slots. Choose `all` only if `fetch` uses `window.slot`. Override: `<NAME>_CATCH_UP`."""
+
     retention: Retention = field(default_factory=Retention)
+    """How long data is stored. Overrides: `<NAME>_QUOTES_KEPT`, `<NAME>_BODIES_KEPT`."""
+
     fresh: timedelta | None = None
+    """The maximum age of the last good run; older, the source is late. None: three times `every`. Override:
+    `<NAME>_FRESH`."""
+
     drift: Mapping[str, DriftPolicy] = field(default_factory=dict)
+    """The policy for a changed field, by its path in the item, such as `quotes.USD.price`; `*` is for all others.
+
+    The default is `evolve`. Override: `<NAME>_DRIFT`.
+    """
+
     format: Callable[[Page], str] = lambda _: ""
+    """Returns the name of a page's format, for a source whose pages have several. Drift is detected within a format."""
+
     history: History | None = None
+    """How the source serves the past. None: it cannot be backfilled."""
 
     def slot_at(self, now: datetime) -> datetime:
-        """The slot of the schedule that `now` lies in: intervals are counted from the epoch, in UTC."""
+        """Return the start of the schedule's slot that contains `now`."""
         return EPOCH + (now - EPOCH) // self.every * self.every

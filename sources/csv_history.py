@@ -1,25 +1,25 @@
-"""Price histories from CSV files, in the formats their makers give them. One id a coin, whichever file it is in.
+"""Read price histories from CSV files, each in the format of its publisher. A coin has one id in all files.
 
-A quote stands at the time that its row states. A daily row that names no more than its day stands at the day's 00:00
-UTC, where its price is the day's last one.
+A quote is observed at the time in its row. If the row has only a date, that is 00:00 UTC of the date, although the
+price is the day's closing price.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from sources.csv import source as csv_files
-from sources.csv.fileset import FileSet
+from sources import FileSet, csv_source
 
 CANDLE = {"open": "open", "high": "high", "low": "low", "price": "close"}
 
 
 def coin(symbol: str, name: str, quote_currency: str = "USD") -> dict[str, str]:
+    """Return the constants of a file that has one coin. The coin's name is also its id."""
     return {"source_asset_id": name, "symbol": symbol, "name": name, "quote_currency": quote_currency}
 
 
 def binance_daily(symbol: str, name: str) -> FileSet:
-    """CryptoDataDownload's: a banner first; the time is the candle's beginning."""
+    """Return the format of CryptoDataDownload: a banner before the header; the time is the start of the candle."""
     return FileSet(
         pattern=f"exchange/Binance_{symbol}USDT_d.csv",
         skip_lines=1,
@@ -29,7 +29,7 @@ def binance_daily(symbol: str, name: str) -> FileSet:
     )
 
 
-source = csv_files.source(
+source = csv_source(
     "csv_history",
     every=timedelta(minutes=15),
     files=(
@@ -68,7 +68,7 @@ source = csv_files.source(
             times=("epoch_ms",),
         ),
         FileSet(
-            # Investing.com counts the volume in coins; a quote's is money.
+            # The volume is left out: Investing.com gives it in coins, and the record in the quote currency.
             pattern="investing/Holo Historical Data.csv",
             columns={
                 "observed_at": "Date",
@@ -94,7 +94,7 @@ source = csv_files.source(
             times=("%d-%m-%Y",),
         ),
         FileSet(
-            # The close stands before the high and the low. A minute's volume is not a day's.
+            # The close comes before the high and the low. The volume is left out: it is that of a minute, not of a day.
             pattern="minutes/LTCUSD_1m.csv",
             header=("time", "open", "close", "high", "low", "volume"),
             columns={**CANDLE, "observed_at": "time"},

@@ -1,4 +1,4 @@
-"""The registry: every source there is, by name, as the environment says it is to be run."""
+"""List every source by name, with the overrides that the environment sets."""
 
 from __future__ import annotations
 
@@ -20,59 +20,67 @@ MODULES = (
 )
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-"""A source's name stands in URLs, and in capitals before its variables."""
+"""A source's name appears in URLs and, in upper case, as the prefix of its variables."""
 
 
-def _registry() -> Mapping[str, Source]:
-    extra = [module.strip() for module in get_settings().extra_sources.split(",") if module.strip()]
+def _load_sources() -> Mapping[str, Source]:
+    """Return the sources by name; raise SettingsError with every mistake in the modules and the environment."""
+    extra_modules = [module.strip() for module in get_settings().extra_sources.split(",") if module.strip()]
     sources, mistakes = [], []
-    for module in (*MODULES, *extra):
+    for module in (*MODULES, *extra_modules):
         try:
-            sources.append(_as_configured(_declared(module)))
-        except SettingsError as mistake:
-            mistakes.append(str(mistake))
+            sources.append(_with_overrides(_import_source(module)))
+        except SettingsError as error:
+            mistakes.append(str(error))
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     names = [source.name for source in sources]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise SettingsError(f"Two sources have the same name: {', '.join(sorted(twice))}.")
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(
+            f"Two sources have the same name: {', '.join(sorted(duplicates))}. Rename one, or remove it from "
+            "EXTRA_SOURCES."
+        )
     return dict(zip(names, sources, strict=True))
 
 
-def _declared(module: str) -> Source:
+def _import_source(module: str) -> Source:
+    """Return the `source` of a module; raise SettingsError if there is none or its declaration is invalid."""
     try:
         source = import_module(module).source
     except SettingsError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the module does as it is loaded
-        where = "MODULES of sources/registry.py" if module in MODULES else "EXTRA_SOURCES"
-        raise SettingsError(f"{where}: {module} is no module with a `source`: {_said(error)}.") from error
+    except (Exception, SystemExit) as error:  # The module's own code runs, so anything can be raised.
+        setting = "MODULES of sources/registry.py" if module in MODULES else "EXTRA_SOURCES"
+        raise SettingsError(
+            f"{setting}: cannot import {module}.source: {_describe(error)}. Name a module that defines `source`."
+        ) from error
     if not isinstance(source, Source):
-        raise SettingsError(f"{module}.source must be a sources.contract.Source, not a {type(source).__name__}.")
+        raise SettingsError(f"{module}.source must be a sources.Source, but is of type {type(source).__name__}.")
     if not NAME.fullmatch(source.name):
-        raise SettingsError(f"{module}.source: its name must match {NAME.pattern}, it is {source.name!r}.")
+        raise SettingsError(f"{module}.source: its name must match {NAME.pattern}, but is {source.name!r}.")
     if source.catch_up not in get_args(CatchUp):
         raise SettingsError(
-            f"{module}.source: its catch_up must be one of {', '.join(get_args(CatchUp))}, it is {source.catch_up!r}."
+            f"{module}.source: its catch_up must be one of {', '.join(get_args(CatchUp))}, but is {source.catch_up!r}."
         )
-    if wrong := sorted({*source.drift.values()} - {*get_args(DriftPolicy)}):
+    if unknown_policies := sorted({*source.drift.values()} - {*get_args(DriftPolicy)}):
         raise SettingsError(
-            f"{module}.source: its drift must be one of {', '.join(get_args(DriftPolicy))} for each field, "
-            f"it is {wrong[0]!r}."
+            f"{module}.source: each policy in its drift must be one of {', '.join(get_args(DriftPolicy))}, "
+            f"but one is {unknown_policies[0]!r}."
         )
     return source
 
 
-def _said(error: BaseException) -> str:
-    """Of the usual ones what they say, of others what they are as well."""
-    usual = isinstance(error, ImportError | AttributeError | TypeError)
-    return str(error) if usual else f"{type(error).__name__}: {error}"
+def _describe(error: BaseException) -> str:
+    """Return the error's message, with its type if the message alone does not explain it."""
+    explains_itself = isinstance(error, ImportError | AttributeError | TypeError)
+    return str(error) if explains_itself else f"{type(error).__name__}: {error}"
 
 
-def _as_configured(source: Source) -> Source:
+def _with_overrides(source: Source) -> Source:
+    """Return the source with the values that the environment sets in place of the declared ones."""
     upstream = read_upstream(source.name)
     if upstream.plan or upstream.api_key:
-        # A wrong one is for the start to say. A missing one is for the run: only workers need to have it.
+        # A wrong plan or key fails at start-up. A missing key fails only the runs, since only workers need it.
         upstream_address(source)
     rate = Rate(
         per_minute=upstream.calls_per_minute or source.rate.per_minute,
@@ -97,4 +105,4 @@ def _duration(seconds: float | None) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
 
 
-SOURCES = _registry()
+SOURCES = _load_sources()

@@ -1,1 +1,1 @@
-"""Where the data is kept: tables, engine, migrations. Knows nothing of sources, tasks or the API."""
+"""Store the data: tables, engine and migrations. Independent of sources, tasks and the API."""

@@ -1,4 +1,4 @@
-"""One engine per process, with the timeouts that let no connection hold a row for longer than a lease."""
+"""Make the SQLAlchemy engine of a process, with timeouts that end every session before its lease expires."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from sqlalchemy.exc import DisconnectionError
 from store.errors import sqlstate
 
 MIN_POSTGRES = 17
-VANISHED = 20.0
-"""Seconds after which each side gives up the other, if that vanished without a word."""
+PEER_TIMEOUT = 20.0
+"""Seconds after which each side closes a connection whose other side no longer answers."""
 
 
 class UnsuitablePostgres(Exception):
-    """The server is too old: a lease needs its transaction_timeout."""
+    """The server is too old. Leases rely on transaction_timeout, which Postgres 17 introduced."""
 
 
 def database_url(url: str) -> URL:
-    """The URL with our driver in it: SQLAlchemy reads a bare `postgresql://` as another one."""
+    """Return the URL with psycopg2 as its driver. SQLAlchemy takes another driver for a bare `postgresql://`."""
     return make_url(url).set(drivername="postgresql+psycopg2")
 
 
 def application_name(role: str) -> str:
-    """What Postgres calls the sessions of a role in pg_stat_activity."""
+    """Return the name of a role's sessions in pg_stat_activity."""
     return f"kasparro-{role}"
 
 
@@ -39,25 +39,26 @@ def make_engine(
     ping: bool = True,
     **options: Any,
 ) -> Engine:
-    """An engine whose sessions are named for a role; timeouts are seconds, 0 for none.
+    """Return an engine whose sessions are named after a role.
 
-    ping: ask the server whether it is there before each use of a connection. Without, only a look is taken at whether
-    it hung up: no round trip, and it misses the server that vanished without a word.
+    statement_timeout, transaction_timeout: seconds; 0 means none.
+    ping: send a ping before each use of a connection. Without it, only check whether the server closed the connection.
+    That check costs no round trip, but it does not notice a server that vanished.
     """
     session = {
         "timezone": "UTC",
-        # A statement is prepared so that it is read once. One plan for every date and listing would not do.
+        # Prepared statements save parsing. A generic plan would be slow for some dates and listings.
         "plan_cache_mode": "force_custom_plan",
-        # To call in helpers takes longer than most of our queries, and one that has all cores leaves none to others.
+        # Starting parallel workers takes longer than most of our queries, and they would take all cores.
         "max_parallel_workers_per_gather": 0,
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
         "idle_in_transaction_session_timeout": int(transaction_timeout * 1000),
-        # A page that hangs on a peer's lock is better given up early, while there is time to try it again, than late.
+        # Give up a lock early, while there is time to retry the page.
         "lock_timeout": int(transaction_timeout * 1000 // 3),
-        # The server, too, is to notice a host that vanished. No timeout above ends a session that is sending to it:
-        # that one would hold its locks until TCP gives up, after a quarter of an hour.
-        "tcp_user_timeout": int(min(transaction_timeout or VANISHED, VANISHED) * 1000),
+        # The server must notice a client host that vanished. The timeouts above do not end a session that is sending.
+        # It would hold its locks until TCP gives up, after 15 minutes.
+        "tcp_user_timeout": int(min(transaction_timeout or PEER_TIMEOUT, PEER_TIMEOUT) * 1000),
         "tcp_keepalives_idle": 10,
         "tcp_keepalives_interval": 3,
         "tcp_keepalives_count": 3,
@@ -66,36 +67,39 @@ def make_engine(
         "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         "application_name": application_name(role),
         "connect_timeout": 5,
-        # A server that vanished is noticed within VANISHED seconds, not after TCP's two hours.
+        # Notice a server that vanished within PEER_TIMEOUT seconds. TCP's default is two hours.
         "keepalives_idle": 10,
         "keepalives_interval": 3,
         "keepalives_count": 3,
-        "tcp_user_timeout": int(VANISHED * 1000),
+        "tcp_user_timeout": int(PEER_TIMEOUT * 1000),
     }
     engine = create_engine(database_url(url), connect_args=arguments, pool_pre_ping=ping, **options)
-    event.listen(engine, "handle_error", _leave_a_standby)
+    event.listen(engine, "handle_error", _drop_connections_to_standby)
     if not ping:
-        event.listen(engine, "checkout", _look_whether_it_hung_up)
+        event.listen(engine, "checkout", _check_not_closed)
     return engine
 
 
-def _look_whether_it_hung_up(connection: Any, *_: Any) -> None:
-    """Of a connection at rest there is nothing to read, but what the server said as it ended it."""
+def _check_not_closed(connection: Any, *_: Any) -> None:
+    """Raise DisconnectionError if the server closed an idle connection.
+
+    An idle connection has nothing to read, except the message with which the server ended it.
+    """
     if connection.closed or select.select([connection], [], [], 0)[0]:
         raise DisconnectionError
 
 
-def _leave_a_standby(context: ExceptionContext) -> None:
-    """The server that a connection leads to is no longer the one that writes: the next must look for that one anew."""
+def _drop_connections_to_standby(context: ExceptionContext) -> None:
+    """Discard all pooled connections when the server became a standby, so that new ones reach the primary."""
     if sqlstate(context.original_exception) == READ_ONLY_SQL_TRANSACTION:
         context.is_disconnect = True
 
 
 def check_postgres(engine: Engine) -> None:
-    """Raises UnsuitablePostgres if the server is older than Kasparro needs."""
+    """Raise UnsuitablePostgres if the server is older than MIN_POSTGRES."""
     with engine.connect() as connection:
         version = connection.scalar(text("SELECT current_setting('server_version_num')::int")) // 10_000
     if version < MIN_POSTGRES:
         raise UnsuitablePostgres(
-            f"Postgres {MIN_POSTGRES} or newer is needed; the server at DATABASE_URL is version {version}."
+            f"Kasparro needs Postgres {MIN_POSTGRES} or newer. The server at DATABASE_URL is version {version}."
         )

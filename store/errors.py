@@ -1,6 +1,6 @@
-"""What an error of Postgres asks of whoever met it: to try again, to wait, to wait for room; or it is our own mistake.
+"""Classify Postgres errors by what the caller should do: retry now, retry later, wait for disk space, or fix a bug.
 
-Told by its SQLSTATE and not by its class: a server that became a standby refuses to write with an InternalError.
+The SQLSTATE decides, not the exception class. A server that became a standby refuses writes with an InternalError.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from sqlalchemy import exc
 
 class DatabaseError(Enum):
     CONFLICT = auto()
-    """Rolled back for another's sake: the same transaction, tried again, may pass."""
+    """The server rolled the transaction back because of a concurrent one. A retry may succeed."""
     LOST = auto()
-    """The connection is gone, or none was to be had. Whether a COMMIT that was under way came to pass is not known."""
-    UNFIT = auto()
-    """The server cannot do it now: a timeout, a standby, no memory. To try at once again is no use."""
+    """The connection broke, or none was available. It is unknown whether a COMMIT in progress succeeded."""
+    UNAVAILABLE = auto()
+    """The server cannot do it now: a timeout, a standby, no memory. An immediate retry would fail again."""
     FULL = auto()
-    """No room is left on the server's disk."""
+    """The server's disk or quota is full."""
 
 
-# The same key at the same time as another: to whoever tries again it is there.
+# A unique violation means that a concurrent transaction inserted the same key. The retry then finds that row.
 _CONFLICTS = {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.UNIQUE_VIOLATION}
-_LOSSES = {
+_LOST = {
     errorcodes.ADMIN_SHUTDOWN,
     errorcodes.CRASH_SHUTDOWN,
     errorcodes.CANNOT_CONNECT_NOW,
     errorcodes.TOO_MANY_CONNECTIONS,
 }
-_UNFIT = {
+_UNAVAILABLE = {
     errorcodes.READ_ONLY_SQL_TRANSACTION,
     errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
     errorcodes.TRANSACTION_TIMEOUT,
@@ -39,49 +39,49 @@ _UNFIT = {
 _BY_CLASS = {
     errorcodes.CLASS_TRANSACTION_ROLLBACK: DatabaseError.CONFLICT,
     errorcodes.CLASS_CONNECTION_EXCEPTION: DatabaseError.LOST,
-    errorcodes.CLASS_INSUFFICIENT_RESOURCES: DatabaseError.UNFIT,
-    errorcodes.CLASS_OPERATOR_INTERVENTION: DatabaseError.UNFIT,
-    errorcodes.CLASS_SYSTEM_ERROR: DatabaseError.UNFIT,
+    errorcodes.CLASS_INSUFFICIENT_RESOURCES: DatabaseError.UNAVAILABLE,
+    errorcodes.CLASS_OPERATOR_INTERVENTION: DatabaseError.UNAVAILABLE,
+    errorcodes.CLASS_SYSTEM_ERROR: DatabaseError.UNAVAILABLE,
 }
-# A quota has no SQLSTATE of its own.
-_NO_ROOM = ("No space left on device", "Disk quota exceeded")
+# An exceeded quota has no SQLSTATE of its own.
+_DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")
 
 
 def classify(error: BaseException) -> DatabaseError | None:
-    """The trouble that an error tells of; None where it is none of the server's: our mistake, or no error of Postgres.
+    """Return the kind of a server error; None for our own mistakes and for errors that do not come from Postgres.
 
-    error: SQLAlchemy's, or psycopg2's own, which is what a COPY raises.
+    error: an exception of SQLAlchemy, or of psycopg2 as COPY raises it.
     """
     cause, state = _cause(error), sqlstate(error)
     if not isinstance(cause, psycopg2.Error):
-        # The pool had no connection to give.
+        # The pool has no free connection.
         return DatabaseError.LOST if isinstance(error, exc.TimeoutError) else None
-    if state == errorcodes.DISK_FULL or any(words in str(cause) for words in _NO_ROOM):
+    if state == errorcodes.DISK_FULL or any(message in str(cause) for message in _DISK_FULL_MESSAGES):
         return DatabaseError.FULL
     if state is None:
-        return DatabaseError.LOST if _is_without_server(error, cause) else None
+        return DatabaseError.LOST if _is_connection_error(error, cause) else None
     if state in _CONFLICTS:
         return DatabaseError.CONFLICT
-    if state in _LOSSES:
+    if state in _LOST:
         return DatabaseError.LOST
-    if state in _UNFIT:
-        return DatabaseError.UNFIT
+    if state in _UNAVAILABLE:
+        return DatabaseError.UNAVAILABLE
     return _BY_CLASS.get(state[:2])
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The code that the server gave the error; None where it gave none, as when it is gone."""
+    """Return the server's error code; None if there is none, for example because the connection broke."""
     return getattr(_cause(error), "pgcode", None)
 
 
 def describe(error: BaseException) -> str:
-    """What happened, in words that may be shown to anyone: an error's own text can hold SQL, data, and addresses."""
+    """Return a public description of an error. The error's own text may contain SQL, data and addresses."""
     state = sqlstate(error)
     if state is None:
-        return "the connection to Postgres broke, or none was to be had"
+        return "the connection to Postgres broke, or none was available"
     try:
         name = errorcodes.lookup(state).lower()
-    except KeyError:  # newer than psycopg2's list
+    except KeyError:  # The code is newer than psycopg2's list.
         name = "an error"
     return f"Postgres reported {name} ({state})"
 
@@ -90,10 +90,10 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.orig if isinstance(error, exc.DBAPIError) else error
 
 
-def _is_without_server(error: BaseException, cause: psycopg2.Error) -> bool:
-    """Whether an error that has no code is the client's own word for a broken connection, or for none."""
+def _is_connection_error(error: BaseException, cause: psycopg2.Error) -> bool:
+    """Return whether an error without a code comes from the client library and means a broken or missing connection."""
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
-    if type(cause) is psycopg2.DatabaseError:  # "no message from the libpq", in the middle of an answer
+    if type(cause) is psycopg2.DatabaseError:  # "no message from the libpq", in the middle of a response
         return True
     return isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError)

@@ -1,4 +1,7 @@
-"""The tables. docs/design.md says why each is as it is; `store/migrations` builds the same in a live database."""
+"""Declare the tables; `store/migrations` builds the same tables in a live database.
+
+docs/explanation/architecture.md#the-tables gives the reason for each table.
+"""
 
 from __future__ import annotations
 
@@ -29,29 +32,29 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 RUN_KINDS = ("live", "backfill", "replay")
 
-# What each status stands for, and how a run comes to it and leaves it.
+# Each status, its meaning, and the statuses that can follow.
 RUN_STATUSES = (
-    "queued",  # asked for, or between two slices, or put back by the reconciler → running, cancelled
+    "queued",  # requested, between two slices, or requeued by the reconciler → running, cancelled
     "running",  # a worker has claimed it → queued, waiting, succeeded, partial, failed, cancelled
-    "waiting",  # cannot go on before next_attempt_at, says waiting_reason → running, cancelled
-    "succeeded",  # end: every item became a quote
-    "partial",  # end: finished, some items are rejects
-    "failed",  # end: gave up, error_code says why; what was committed before stays
-    "cancelled",  # end: somebody asked for it; what was committed before stays
+    "waiting",  # cannot continue before next_attempt_at, for waiting_reason → running, cancelled
+    "succeeded",  # final: every item became a quote
+    "partial",  # final: finished, but some items are rejects
+    "failed",  # final: gave up for error_code; committed pages stay
+    "cancelled",  # final: cancelled on request; committed pages stay
 )
 DRIFT_KINDS = ("new", "vanished", "renamed", "retyped")
 REJECT_STATES = (
-    "quarantined",  # the mapping refuses it
-    "replayed",  # its body was read again, and the mapping of then took it
+    "quarantined",  # the mapping rejects the item
+    "replayed",  # a replay read the body again, and the mapping accepted the item
 )
 UNFINISHED = ("queued", "running", "waiting")
 UNJUDGED = "judged_at IS NULL AND kind = 'live' AND status IN ('succeeded', 'partial', 'failed')"
 
 SYMBOL_KEY = r"left(regexp_replace(lower(symbol), '\W|_', '', 'g'), 10)"
-"""Of listings; what tasks/identity/similarity.py has as a symbol's key, where it is plain ASCII."""
+"""The SQL expression of a listing's symbol key. For ASCII symbols it equals the key of tasks/identity/similarity.py."""
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> str:
+def _in_list(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
@@ -76,44 +79,44 @@ class Base(DeclarativeBase):
 
 
 class SourceRow(Base):
-    """What is known of a source beyond what code declares."""
+    """The state of a source, as far as code does not declare it."""
 
     __tablename__ = "sources"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     paused_until: Mapped[datetime | None]
     paused_reason: Mapped[str | None]
-    # Calls made in the month (UTC) that starts on budget_month.
+    # Number of upstream calls in the UTC month that starts on budget_month.
     budget_month: Mapped[date | None]
     budget_used: Mapped[int] = mapped_column(server_default="0")
-    # The circuit breaker (tasks/upstream/circuit_breaker.py): consecutive failures, when it opened, and until when the
-    # worker that sends the trial request keeps the others out.
+    # The circuit breaker (tasks/upstream/circuit_breaker.py): consecutive failures; when it opened; until when one
+    # worker alone may send the trial request.
     breaker_failures: Mapped[int] = mapped_column(server_default="0")
     breaker_opened_at: Mapped[datetime | None]
     breaker_probe_until: Mapped[datetime | None]
-    # The newest slot that a run was asked for, or that was let go: catching up after an outage starts behind it.
+    # The newest slot that got a run or was skipped. Catching up after an outage starts after it.
     last_slot: Mapped[datetime | None]
-    # What retention has dropped of it so far (tasks/archive/retention.py), counted in the transactions that drop it.
+    # Rows that retention has dropped so far (tasks/archive/retention.py), counted in the same transactions.
     quotes_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
     bodies_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class RunRow(Base):
-    """One ingestion of one source, from request to end. Its id is the Celery task id."""
+    """One ingestion of one source, from its request to its end. The id is also the Celery task id."""
 
     __tablename__ = "runs"
     __table_args__ = (
-        CheckConstraint(_one_of("kind", RUN_KINDS), name="kind"),
-        CheckConstraint(_one_of("status", RUN_STATUSES), name="status"),
+        CheckConstraint(_in_list("kind", RUN_KINDS), name="kind"),
+        CheckConstraint(_in_list("status", RUN_STATUSES), name="status"),
         UniqueConstraint("source", "scheduled_for"),
         Index(
             "runs_one_of_a_kind_per_source",
             "source",
             "kind",
             unique=True,
-            postgresql_where=text(f"kind IN ('live', 'replay') AND {_one_of('status', UNFINISHED)}"),
+            postgresql_where=text(f"kind IN ('live', 'replay') AND {_in_list('status', UNFINISHED)}"),
         ),
-        Index("runs_unfinished", "status", postgresql_where=text(_one_of("status", UNFINISHED))),
+        Index("runs_unfinished", "status", postgresql_where=text(_in_list("status", UNFINISHED))),
         Index(None, "requested_at", "id"),
         Index(None, "source", "requested_at"),
         Index("runs_unjudged", "finished_at", postgresql_where=text(UNJUDGED)),
@@ -123,36 +126,37 @@ class RunRow(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     kind: Mapped[str]
     status: Mapped[str]
-    # Of a live run full_refresh: start from no cursor. Of a replay which pages (tasks/archive/stored_pages.py).
+    # A live run can have full_refresh: start without a cursor. A replay has its choice of pages
+    # (tasks/archive/stored_pages.py).
     parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     scheduled_for: Mapped[datetime | None]
     requested_by: Mapped[str]
     requested_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     request_id: Mapped[str | None]
     traceparent: Mapped[str | None]
-    # claims counts the slices that started; a slice may move its run only while it holds the newest claim.
+    # Number of slices that started. A slice may change its run only while it holds the newest claim.
     claims: Mapped[int] = mapped_column(server_default="0")
     claimed_at: Mapped[datetime | None]
-    # Starts, and waits, since the last committed page. Clean ends of a slice are not counted.
+    # Starts and waits since the last committed page. Slices that ended cleanly do not count.
     attempts: Mapped[int] = mapped_column(server_default="0")
     waits: Mapped[int] = mapped_column(server_default="0")
     next_attempt_at: Mapped[datetime | None]
     waiting_reason: Mapped[str | None]
     published_at: Mapped[datetime | None]
-    # Publications since the last claim: the gap to the next one doubles with it.
+    # Number of publications since the last claim. Each one doubles the time until the next.
     publish_count: Mapped[int] = mapped_column(server_default="0")
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     error_code: Mapped[str | None]
     error_detail: Mapped[str | None]
-    # What was measured of it, and since when it is held against the runs before it (tasks/anomalies/judge.py).
+    # The run's measured figures, and when they were compared with earlier runs (tasks/anomalies/judge.py).
     figures: Mapped[dict[str, Any] | None]
     judged_at: Mapped[datetime | None]
 
 
 class CheckpointRow(Base):
-    """Where the next fetch of a partition starts, and which slice may move it."""
+    """Where the next fetch of a partition starts, and which slice may advance it."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (Index(None, "lease_run"),)
@@ -162,14 +166,15 @@ class CheckpointRow(Base):
     cursor: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_run: Mapped[uuid.UUID | None]
-    # The slice of that run whose lease it is, its own or an assistant's: runs.claims as it was then.
+    # The slice that holds the lease, directly or through an assistant: the value of runs.claims at that time.
     lease_claim: Mapped[int | None]
-    # Rises with every lease taken: whoever holds an older one may no longer write.
+    # The fencing token. Each new lease increases it, and the holder of an older token can no longer write.
     lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires: Mapped[datetime | None]
-    # The last run that has been through all there was of the partition.
+    # The last run that read the partition to its end.
     done_by: Mapped[uuid.UUID | None]
-    # The last run that could not read it, when and why: {"code", "detail", "pause"}. With done_by, it gave it up.
+    # The last run that could not read the partition, when, and why: {"code", "detail", "pause"}. If done_by is the same
+    # run, it gave the partition up.
     failed_by: Mapped[uuid.UUID | None]
     failed_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
@@ -177,9 +182,10 @@ class CheckpointRow(Base):
 
 
 class ValidatorRow(Base):
-    """What an upstream last answered to a request: moved with the page, so that it never speaks of one that is not in.
+    """The validators of an upstream's last response to a request, for conditional requests.
 
-    request is the sha256 of what was asked. mapping tells the code that read the body: another may see more in it.
+    They are committed with their page, so that they never describe a page that is not loaded. request is the sha256 of
+    the request. mapping is the fingerprint of the code that read the body. Changed code reads the body again.
     """
 
     __tablename__ = "validators"
@@ -194,9 +200,9 @@ class ValidatorRow(Base):
 
 
 class RawBodyRow(Base):
-    """A body exactly as received, compressed with zstd, kept once per digest (sha256 of the uncompressed body).
+    """A body exactly as received, compressed with zstd, stored once per digest (sha256 of the uncompressed body).
 
-    Where retention has dropped the body, it is null: that it was received stays on record.
+    Retention sets the body to null and keeps the row, as a record that it was received.
     """
 
     __tablename__ = "raw_bodies"
@@ -211,7 +217,7 @@ class RawBodyRow(Base):
 
 
 class PageRow(Base):
-    """One body received by one run: its request, its cursor, and what became of its items."""
+    """One body received by one run: its request, its cursor, and the number of items by outcome."""
 
     __tablename__ = "pages"
     __table_args__ = (
@@ -239,23 +245,23 @@ class PageRow(Base):
     deduplicated: Mapped[int]
     rejected: Mapped[int]
     blank: Mapped[int]
-    # Named so in the table; as an attribute it would hide the type from the columns above.
+    # The column is named `bytes`. An attribute of that name would hide the type that other columns use.
     bytes_: Mapped[int] = mapped_column("bytes", BigInteger)
-    # The first and the last time of its quotes; null where it has none.
+    # The earliest and the latest time of the page's quotes; null without quotes.
     observed_from: Mapped[datetime | None]
     observed_until: Mapped[datetime | None]
-    # What its quotes are of; null where those are many (tasks/pipeline/load.py).
+    # The listings of the page's quotes; null if there are too many (tasks/pipeline/load.py).
     listings: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
-    # By value how many of its quotes have it.
+    # For each field of a quote, the number of the page's quotes in which it is not null.
     filled: Mapped[dict[str, Any] | None]
 
 
 class RejectRow(Base):
-    """An item that could not become a quote. The same item of the same body is one reject, however often it comes."""
+    """An item that could not become a quote. The same item of the same body is one reject, even if received again."""
 
     __tablename__ = "rejects"
     __table_args__ = (
-        CheckConstraint(_one_of("state", REJECT_STATES), name="state"),
+        CheckConstraint(_in_list("state", REJECT_STATES), name="state"),
         Index(None, "rejected_at", "source", "digest", "item_index"),
         Index(None, "reasons", postgresql_using="gin", postgresql_ops={"reasons": "jsonb_path_ops"}),
     )
@@ -263,7 +269,7 @@ class RejectRow(Base):
     source: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[bytes] = mapped_column(primary_key=True)
     item_index: Mapped[int] = mapped_column(primary_key=True)
-    # Text: jsonb can hold neither NUL nor NaN, and rejects are where those end.
+    # Text, since jsonb can hold neither NUL nor NaN, and items with those are rejects.
     item: Mapped[str]
     # [{"field", "code", "detail"}, …]
     reasons: Mapped[list[Any]]
@@ -273,7 +279,7 @@ class RejectRow(Base):
 
 
 class ProfileRow(Base):
-    """What fields a source's items have in one of its formats, of which types, how often null; the newest today's."""
+    """The fields of a source's items in one format, with types and null counts. The newest version is current."""
 
     __tablename__ = "shapes"
 
@@ -282,17 +288,17 @@ class ProfileRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True)
     run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
     items: Mapped[int] = mapped_column(BigInteger)
-    # By field as tasks/drift/profile.py tells it.
+    # By field, as written by tasks/drift/profile.py.
     fields: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class DriftChangeRow(Base):
-    """One change of a source's schema. It waits until somebody accepts it, or was accepted by its policy."""
+    """One change of a source's schema. It is pending until a person or the drift policy accepts it."""
 
     __tablename__ = "drift"
     __table_args__ = (
-        CheckConstraint(_one_of("kind", DRIFT_KINDS), name="kind"),
+        CheckConstraint(_in_list("kind", DRIFT_KINDS), name="kind"),
         Index(None, "source", "id"),
         Index(
             "drift_waiting",
@@ -320,16 +326,16 @@ class DriftChangeRow(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     format: Mapped[str]
-    # That the change was held against.
+    # The version of the profile that the change was found against.
     version: Mapped[int]
     kind: Mapped[str]
     field: Mapped[str]
-    # The type that it had; the type or, of one that was renamed, the name that it has now.
+    # The field's old type; its new type, or for a renamed field its new name.
     was: Mapped[str | None]
     became: Mapped[str | None]
     confidence: Mapped[Decimal | None]
     policy: Mapped[str]
-    # Of a field that was not there before, what is known of it.
+    # The profile of the field that appeared, for a new or a renamed field.
     new_field: Mapped[dict[str, Any] | None]
     run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
     last_run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
@@ -341,7 +347,7 @@ class DriftChangeRow(Base):
 
 
 class AnomalyRow(Base):
-    """Something out of the ordinary: of a run, or of a source that has fallen behind, until it is over."""
+    """An unusual run, or a source that is late. over_at is set when the anomaly ends."""
 
     __tablename__ = "anomalies"
     __table_args__ = (
@@ -359,7 +365,7 @@ class AnomalyRow(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     run: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
     kind: Mapped[str]
-    # The field or the listing, where it is of one.
+    # The field or the listing, if the anomaly concerns one.
     subject: Mapped[str | None]
     value: Mapped[Decimal | None]
     expected: Mapped[Decimal | None]
@@ -369,7 +375,7 @@ class AnomalyRow(Base):
 
 
 class AssetRow(Base):
-    """The real thing that listings of several sources speak of."""
+    """The real thing that listings of several sources describe."""
 
     __tablename__ = "assets"
     __table_args__ = (Index("assets_upper_symbol_idx", text("upper(symbol)")),)
@@ -378,7 +384,7 @@ class AssetRow(Base):
     slug: Mapped[str] = mapped_column(unique=True)
     symbol: Mapped[str]
     name: Mapped[str]
-    # Where its last listing went. Its slug stands for that one from then on, until it has a listing again.
+    # The asset that received this asset's last listing. The slug leads there until this asset has a listing again.
     merged_into: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("assets.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
@@ -394,7 +400,7 @@ class ListingRow(Base):
         Index(None, "asset"),
     )
 
-    # A plain integer, four bytes on every quote and every index entry.
+    # A four-byte integer, since every quote and every index entry repeats it.
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     source_asset_id: Mapped[str]
@@ -402,26 +408,26 @@ class ListingRow(Base):
     symbol: Mapped[str]
     name: Mapped[str]
     asset: Mapped[int] = mapped_column(ForeignKey("assets.id"))
-    # How it was decided that this listing is of this asset, and how surely, 0 to 1: its newest decision.
+    # The newest decision: how the listing was assigned to the asset, and the confidence from 0 to 1.
     method: Mapped[str]
     confidence: Mapped[Decimal]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class DecisionRow(Base):
-    """That a listing is of an asset, as it was decided once. Never changed: what is decided anew is another row."""
+    """One assignment of a listing to an asset. Rows never change: a new decision is a new row."""
 
     __tablename__ = "decisions"
     __table_args__ = (Index(None, "listing", "id"), Index(None, "change"))
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    # What was decided together is undone together; null for what a source's page brought in.
+    # Decisions with the same change are undone together. Null for decisions made while a page was loaded.
     change: Mapped[uuid.UUID | None]
     listing: Mapped[int] = mapped_column(ForeignKey("listings.id"))
     asset: Mapped[int] = mapped_column(BigInteger, ForeignKey("assets.id"))
     method: Mapped[str]
     confidence: Mapped[Decimal]
-    # What spoke for it: the names that are alike, the prices, the decision that it undoes.
+    # The evidence: similar names, prices, or the decision that this one undoes.
     evidence: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     decided_by: Mapped[str]
     reason: Mapped[str | None]
@@ -429,7 +435,7 @@ class DecisionRow(Base):
 
 
 class CandidateRow(Base):
-    """Two assets that may be one: too little speaks for it, or something against it. Found anew every few minutes."""
+    """Two assets that may be one, with too little evidence, or with evidence against it. Rebuilt at each rematch."""
 
     __tablename__ = "candidates"
 
@@ -440,21 +446,21 @@ class CandidateRow(Base):
 
 
 class QuoteRow(Base):
-    """What one listing was worth at one instant.
+    """The value of one listing at one instant.
 
-    No foreign keys: each would be a trigger per row, and block retention. A test proves them by a query.
+    No foreign keys, since each would cost a trigger per row and block retention. A test checks the references instead.
     """
 
     __tablename__ = "quotes"
     __table_args__ = (
-        # Ascending, read backwards for newest first; one DESC column would force a sort for the other order.
+        # Ascending; a backward scan gives newest first. With one DESC column, the other order would need a sort.
         Index(None, "observed_at", "listing_id"),
         Index(None, "ingested_at", postgresql_using="brin"),
     )
 
     listing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     observed_at: Mapped[datetime] = mapped_column(primary_key=True)
-    # Numeric without a scale: real data has prices of 3e-9 and supplies of 4e17.
+    # NUMERIC without a scale, since real data has prices of 3e-9 and supplies of 4e17.
     price: Mapped[Decimal]
     open: Mapped[Decimal | None]
     high: Mapped[Decimal | None]
@@ -467,13 +473,13 @@ class QuoteRow(Base):
     total_supply: Mapped[Decimal | None]
     max_supply: Mapped[Decimal | None]
     fetched_at: Mapped[datetime]
-    # The start of the transaction that wrote it: /data's ingested_until rests on that.
+    # The start of the writing transaction. The parameter ingested_until of /data relies on that.
     ingested_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     run: Mapped[uuid.UUID]
 
 
 class LatestQuoteRow(Base):
-    """Which quote of a listing is the newest, moved in the transaction that loads it."""
+    """The time of a listing's newest quote, updated in the transaction that loads the quote."""
 
     __tablename__ = "latest_quotes"
 
@@ -482,9 +488,9 @@ class LatestQuoteRow(Base):
 
 
 class RevisionRow(Base):
-    """How often assets, listings, or the quotes that are gone changed: triggers count each statement.
+    """The number of statements that changed assets or listings, or deleted quotes; triggers count them.
 
-    Where pages are committed, their checkpoints' versions tell it; nothing counts as rows of `quotes` come in.
+    Loading quotes is not counted here, since each committed page increases the version of its checkpoint.
     """
 
     __tablename__ = "revisions"
@@ -494,7 +500,7 @@ class RevisionRow(Base):
 
 
 class IdempotencyKeyRow(Base):
-    """What `POST /runs` answered to an Idempotency-Key."""
+    """The response of `POST /runs` to a request with an Idempotency-Key."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index(None, "expires_at"),)
@@ -506,7 +512,7 @@ class IdempotencyKeyRow(Base):
 
 
 class HeartbeatRow(Base):
-    """When a part of the service last showed that it works: beat by a tick, a worker by a canary it consumed."""
+    """When a part of the service last proved that it works: beat by a tick, a worker by consuming a canary."""
 
     __tablename__ = "heartbeats"
 

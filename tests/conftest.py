@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,22 +11,20 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-import psycopg2
 import pytest
 import redis
 from sqlalchemy import Engine
 
-from devstack.postgres import Postgres
+from devstack.postgres import DATABASE
 from devstack.valkey import Valkey
 from settings import Settings, read_settings
 from store.engine import make_engine
 from store.tables import Base
-from tests.processes import Process
+from tests.processes import Process, Processes
+from tests.recordings import REAL, SYNTHETIC, Recordings
+from tests.servers import TEMPLATE, MigratedPostgres
 from tests.short_times import SHORT_TIMES, forget_the_callers_settings
 
-ROOT = Path(__file__).parent.parent
-REAL_DATA = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "real-data"))
-TEMPLATE = "migrated"
 # A copy of a database has the numbers of the one it was copied from.
 SCHEMA = "SELECT oid FROM pg_class UNION ALL SELECT oid FROM pg_constraint ORDER BY oid"
 
@@ -36,33 +32,21 @@ _servers = ExitStack()
 _empty: list[str] = []
 
 
-def _start_servers() -> None:
-    """Start the servers; nothing of the caller's environment reaches the tests."""
+def _start_servers() -> MigratedPostgres:
+    """Start the servers. Nothing of the caller's environment reaches the tests."""
     forget_the_callers_settings()
     folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-"))
     _servers.callback(shutil.rmtree, folder, ignore_errors=True)
-    postgres, valkey = Postgres(folder), Valkey(folder)
-    _servers.callback(postgres.erase)
-    os.environ |= SHORT_TIMES | {
-        "DATABASE_URL": _servers.enter_context(postgres).url,
-        "REDIS_URL": _servers.enter_context(valkey).url,
-    }
-    # A test's server may lose its data in a power cut, as long as it is quick.
-    _run_sql("ALTER SYSTEM SET fsync = off")
-    _run_sql("SELECT pg_reload_conf()")
-    subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, check=True)
-    _run_sql(f"ALTER DATABASE kasparro RENAME TO {TEMPLATE}")
-
-
-def _create_database() -> str:
-    name = f"test_{uuid.uuid4().hex}"
-    _run_sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    return name
+    postgres = _servers.enter_context(MigratedPostgres(folder))
+    valkey = _servers.enter_context(Valkey(folder))
+    postgres.skip_fsync()
+    os.environ |= SHORT_TIMES | {"DATABASE_URL": postgres.database_url(DATABASE), "REDIS_URL": valkey.url}
+    return postgres
 
 
 @cache
 def _schema_of_template() -> list[tuple[object, ...]]:
-    return _run_sql(SCHEMA, TEMPLATE)
+    return _postgres.run_sql(SCHEMA, TEMPLATE)
 
 
 def _clear_database(name: str) -> bool:
@@ -70,42 +54,29 @@ def _clear_database(name: str) -> bool:
 
     False for a database that lost or gained a table, an index or a constraint: no other test may have it.
     """
-    _run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-    if _run_sql(SCHEMA, name) != _schema_of_template():
+    _postgres.run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    if _postgres.run_sql(SCHEMA, name) != _schema_of_template():
         return False
     tables = ", ".join(Base.metadata.tables)
-    _run_sql(f"TRUNCATE {tables} RESTART IDENTITY", name)
+    _postgres.run_sql(f"TRUNCATE {tables} RESTART IDENTITY", name)
     return True
 
 
-def _url(database: str) -> str:
-    return os.environ["DATABASE_URL"].rpartition("/")[0] + f"/{database}"
-
-
-def _run_sql(statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
-    connection = psycopg2.connect(_url(database))
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        rows = cursor.fetchall() if cursor.description else []
-    connection.close()
-    return rows
-
-
 # Now, not in a hook: pytest imports the conftest.py of every folder first, and those import what reads the settings.
-_start_servers()
+_postgres = _start_servers()
 
 
 def pytest_unconfigure() -> None:
     _servers.close()
 
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The recordings of what upstreams really send; they are not part of the project."""
-    if not REAL_DATA.is_dir():
-        pytest.skip(f"no recordings at {REAL_DATA}; REAL_DATA names their folder")
-    return REAL_DATA
+@pytest.fixture(params=[SYNTHETIC, REAL], ids=str)
+def recordings(request: pytest.FixtureRequest) -> Recordings:
+    """Recordings of upstreams and CSV files: the project's invented ones, and real ones, which it does not have."""
+    chosen: Recordings = request.param
+    if not chosen.folder.is_dir():
+        pytest.skip(f"There are no real recordings in {chosen.folder}; set REAL_DATA to their folder.")
+    return chosen
 
 
 @pytest.fixture
@@ -114,15 +85,19 @@ def make_database() -> Iterator[Callable[[], str]]:
     made: list[str] = []
 
     def make() -> str:
-        made.append(_empty.pop() if _empty else _create_database())
-        return _url(made[-1])
+        if _empty:
+            made.append(_empty.pop())
+        else:
+            made.append(f"test_{uuid.uuid4().hex}")
+            _postgres.create_database(made[-1])
+        return _postgres.database_url(made[-1])
 
     yield make
     for name in made:
         if _clear_database(name):
             _empty.append(name)
         else:
-            _run_sql(f"DROP DATABASE {name} WITH (FORCE)")
+            _postgres.drop_database(name)
 
 
 @pytest.fixture
@@ -152,20 +127,19 @@ def broker() -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def start(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a process of the service on the test's servers: start("worker", COINGECKO_URL=…).
+def processes(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Processes]:
+    """Processes of the service on the test's servers. What still runs at the end of the test is killed.
 
-    What is still running at the end of the test is killed; what it logged is shown if the test failed.
+    What they logged is shown if the test failed.
     """
-    started: list[Process] = []
-
-    def start(role: str, **environ: str) -> Process:
-        number = len(started)
-        process = Process(role, tmp_path / f"{role}-{number}.log", {"DATABASE_URL": database_url, **environ})
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
+    processes = Processes(tmp_path, {"DATABASE_URL": database_url})
+    yield processes
+    processes.kill()
+    for process in processes.started:
         print(f"--- {process.role}", process.log.read_text(), sep="\n")  # noqa: T201 — pytest shows it for a failure
+
+
+@pytest.fixture
+def start(processes: Processes) -> Callable[..., Process]:
+    """Starts a process of the service on the test's servers: start("worker", COINGECKO_URL=…)."""
+    return processes.start

@@ -1,4 +1,4 @@
-"""All that was loaded, by natural keys and values: equal for equal data, however it came."""
+"""Hash everything that was loaded, by natural keys and values. Equal data gives equal hashes, whatever its path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTENT = """
 
 
 def content_hash(engine: Engine) -> str:
-    """How many quotes there are, and a hash over them."""
+    """Return the number of quotes and a hash over them."""
     with engine.connect() as connection:
         rows = [tuple(map(str, row)) for row in connection.execute(text(CONTENT))]
     return f"{len(rows)} quotes, {hashlib.sha256(repr(rows).encode()).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The place that a document leaves, between two markers, for what a suite writes when it is run."""
+"""Write the results of a suite into a document, between two markers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Place:
-    """name: of the suite, in the markers."""
+    """The lines between the two markers of a suite. name: the suite's name in the markers."""
 
     name: str
 
@@ -22,14 +22,14 @@ class Place:
         return f"<!-- {self.name}: end -->"
 
     def around(self, file: Path) -> tuple[str, str]:
-        """What stands before and behind it; raises ValueError if the document has no such place."""
+        """Return the text before and after the place. Raise ValueError if the document lacks the markers."""
         before, _, rest = file.read_text(encoding="utf-8").partition(self.begin)
         _, marked, after = rest.partition(self.end)
         if not marked:
-            raise ValueError(f"{file} has no place for the table: it needs the lines {self.begin} and {self.end}")
+            raise ValueError(f"{file} has no place for the table. Add the lines {self.begin} and {self.end}.")
         return before, after
 
     def write(self, file: Path, lines: Sequence[str]) -> None:
-        """Put these lines there, in place of what is there."""
+        """Replace the content of the place by these lines."""
         before, after = self.around(file)
         file.write_text(before + "\n".join([self.begin, "", *lines, "", self.end]) + after, encoding="utf-8")

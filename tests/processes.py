@@ -1,4 +1,4 @@
-"""Processes of the service under test, and waiting for what they do."""
+"""Start processes of the service under test, and wait for what they do."""
 
 from __future__ import annotations
 
@@ -9,37 +9,49 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T")
+import requests
 
-CELERY = [sys.executable, "-m", "celery", "-A", "tasks.celery"]
+from devstack.process import last_lines
+from devstack.state_folder import free_port
+
+T = TypeVar("T")
+PORT = "{port}"
+
+ROOT = Path(__file__).parent.parent
+CELERY = (sys.executable, "-m", "celery", "-A", "tasks.celery")
+SLOTS = 2
+"""How many tasks a worker runs at a time, each in a child process."""
+
+
+def worker_command(name: str = "worker", queue: str = "ingest", slots: int = SLOTS) -> list[str]:
+    """Return the command of a Celery worker that consumes one queue."""
+    options = ("-Q", queue, "-c", str(slots), "-n", f"{name}@%h", "--without-gossip", "--without-mingle")
+    return [*CELERY, "worker", *options]
+
+
 ROLES = {
-    "worker": [*CELERY, "worker", "-Q", "ingest", "-c", "2", "-n", "worker@%h", "--without-gossip", "--without-mingle"],
-    "control": [
-        *CELERY,
-        "worker",
-        "-Q",
-        "control",
-        "-c",
-        "1",
-        "-n",
-        "control@%h",
-        "--without-gossip",
-        "--without-mingle",
-    ],
+    "worker": worker_command(),
+    "control": worker_command("control", "control", 1),
     "beat": [*CELERY, "beat"],
     "web": [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py"],
 }
-ROOT = Path(__file__).parent.parent
+MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
+"""Whether this is `make coverage`, which sets this for the processes that it starts."""
 
 
 class Process:
-    """A running part of the service, in a process group of its own. prefix: a command that starts it elsewhere.
+    """A running part of the service, in a process group of its own.
 
-    command: in place of the role's own.
+    prefix: a command that starts it elsewhere. command: replaces the role's own.
+    url: where it serves HTTP, if it does; see Processes.serve.
     """
+
+    url: str
+    _was_ready = False
 
     def __init__(
         self,
@@ -50,17 +62,12 @@ class Process:
         command: Sequence[str] = (),
     ):
         self.role, self.log = role, log
+        defaults = {"LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default"}
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 [*prefix, *(command or ROLES[role])],
                 cwd=ROOT,
-                env={
-                    **os.environ,
-                    "LOG_FORMAT": "json",
-                    "PYTHONUNBUFFERED": "1",
-                    "PYTHONWARNINGS": "default",
-                    **environ,
-                },
+                env={**os.environ, **defaults, **environ},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -75,25 +82,105 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    def was_ready(self) -> bool:
+        """Return whether a worker or control process has started to consume."""
+        self._was_ready = self._was_ready or " ready." in self.log.read_text()
+        return self._was_ready
+
+    def assert_running(self) -> None:
+        assert self.is_running, f"{self.role} has ended: {last_lines(self.log, 3)}"
+
     def wait(self, timeout: float) -> None:
         """Wait until the process has ended by itself."""
         self._process.wait(timeout)
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the process and to all that it forked."""
+        """Send a signal to the process and to all its children."""
         os.killpg(self._process.pid, signum)
 
     def kill(self) -> None:
-        """kill -9, children and all; may be called twice."""
+        """Kill the process and its children. A second call does nothing."""
         with suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self._process.wait()
 
 
+def kill_all(processes: Sequence[Process], *, within: float = 8) -> None:
+    """Kill processes. Under `make coverage` let each shut down first, since a killed process writes no data."""
+    if MEASURED:
+        running = [process for process in processes if process.is_running]
+        for process in running:
+            os.kill(process.pid, signal.SIGTERM)  # not the group: the parent ends its children in order
+        with suppress(AssertionError):
+            until(lambda: not any(process.is_running for process in running), within=within)
+    for process in processes:
+        process.kill()
+
+
+class Processes:
+    """Start processes of the service, each with a log of its own in `folder`.
+
+    environ: what they see, on top of the caller's environment; change it before they start. started: in order.
+    """
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]):
+        self.folder, self.environ = folder, dict(environ)
+        self.started: list[Process] = []
+
+    def start(self, role: str, command: Sequence[str] = (), **environ: str) -> Process:
+        """Start a worker, control, beat or web process. Return at once."""
+        log = self.folder / f"{role}-{len(self.started)}.log"
+        process = Process(role, log, {**self.environ, **environ}, command=command)
+        self.started.append(process)
+        return process
+
+    def serve(
+        self, role: str = "web", path: str = "/health/live", command: Sequence[str] = (), **environ: str
+    ) -> Process:
+        """Start a process that serves HTTP, the API by default. Return it when it answers on this path.
+
+        A command gets its port from WEB_PORT, as the API does, or in place of an argument PORT.
+        """
+        port = str(free_port())
+        command = [port if argument == PORT else argument for argument in command]
+        process = self.start(role, command, **{"WEB_PORT": port, **environ})
+        process.url = f"http://127.0.0.1:{port}"
+        until_served(process, path)
+        return process
+
+    def is_ready(self, process: Process) -> bool:
+        """Return whether a worker or control process consumes."""
+        return process.was_ready()
+
+    def until_ready(self, *processes: Process) -> None:
+        for process in processes:
+            until(partial(self._is_ready, process), within=30, what=f"ready; see {process.log}")
+
+    def _is_ready(self, process: Process) -> bool:
+        process.assert_running()
+        return self.is_ready(process)
+
+    def kill(self) -> None:
+        kill_all(self.started)
+
+
+def until_served(process: Process, path: str = "/health/live") -> None:
+    """Wait until a process answers on this path."""
+    until(partial(_answers, process, path), within=30, what=f"{process.role} answers; see {process.log}")
+
+
+def _answers(process: Process, path: str) -> bool:
+    process.assert_running()  # or another process may have taken its port
+    try:
+        return requests.get(process.url + path, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
 def until(condition: Callable[[], T], *, within: float = 20, what: str = "") -> T:
-    """Poll until the condition gives something true, and return that; fails the test after `within` seconds."""
-    give_up_at = time.monotonic() + within
-    while time.monotonic() < give_up_at:
+    """Poll until the condition returns a true value, and return it. Fail the test after `within` seconds."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.02)

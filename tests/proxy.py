@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that misbehaves when it is told to, so that packets get lost between two real parts."""
+"""Proxy TCP connections on loopback, and stall, reset or refuse them when a test says so."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Self
 from urllib.parse import urlsplit
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-PATIENCE = 10
+OPERATION_TIMEOUT = 10
 
 
 @dataclass(eq=False)
 class _Connection:
-    """lost: bytes of it were swallowed. A stream with a hole in it never passes anything again, whoever heals."""
+    """One connection. lost: bytes of it were dropped, so it never forwards anything again, even after heal()."""
 
     client: StreamWriter
     server: StreamWriter | None = None
@@ -32,21 +32,21 @@ class _Connection:
 
     def abort(self) -> None:
         for side in self.sides:
-            with suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # already closed
                 side.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             side.transport.abort()
 
 
 class Proxy:
-    """Stands before the server of `url`; `proxy.url` is the same URL, through the proxy. Tell it from any thread.
+    """A proxy before the server of `url`; `proxy.url` is the same URL through the proxy. Usable from any thread.
 
-    As it starts and after heal() it passes everything on; `latency` is how many seconds it keeps each chunk back.
+    At its start, and after heal(), it forwards everything. latency: seconds by which it delays each chunk.
     """
 
     def __init__(self, url: str):
         parts = urlsplit(url)
         self._target = parts.hostname or "127.0.0.1", parts.port
-        # Bound, never listening: nobody else gets the port while connections to it are refused.
+        # Bound without listening, so that no other program gets the port while connections are refused.
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._reserved.bind(("127.0.0.1", 0))
@@ -70,20 +70,20 @@ class Proxy:
     ) -> None:
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
+        self._thread.join(OPERATION_TIMEOUT)
         self._loop.close()
         self._reserved.close()
 
     def heal(self) -> None:
-        """Pass everything on again; what was swallowed stays lost, and with it the connections that it was on."""
+        """Forward everything again. Connections that lost bytes stay dead."""
         self._do(self._heal())
 
     def stall(self) -> None:
-        """Swallow every byte both ways, and take new connections that nobody answers: a half-open connection."""
+        """Drop every byte in both directions, and accept new connections without answering: half-open connections."""
         self._stalled = True
 
     def reset(self) -> None:
-        """Break every connection with a RST; new ones are welcome."""
+        """Break every connection with a RST. New connections work."""
         self._do(self._reset())
 
     def refuse(self) -> None:
@@ -91,19 +91,19 @@ class Proxy:
         self._do(self._refuse())
 
     def half_close(self) -> None:
-        """Tell every client that the server will send no more, though the server still hears what they send."""
+        """Send every client the end of its stream. The server still receives what the clients send."""
         self._do(self._half_close())
 
     @property
     def open(self) -> int:
-        """How many connections there are, lost ones too."""
+        """The number of connections, including lost ones."""
         return len(self._connections)
 
     def _do(self, work: Awaitable[None]) -> None:
-        async def done() -> None:
+        async def run() -> None:
             await work
 
-        asyncio.run_coroutine_threadsafe(done(), self._loop).result(PATIENCE)
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(OPERATION_TIMEOUT)
 
     async def _heal(self) -> None:
         self._stalled = False
@@ -111,7 +111,7 @@ class Proxy:
             self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port, reuse_port=True)
 
     async def _reset(self) -> None:
-        # The newest first, every time: some clients take it differently depending on which one they miss first.
+        # Always the newest first, since some clients react differently to the order of the losses.
         for connection in reversed(self._connections):
             connection.abort()
 
@@ -145,7 +145,7 @@ class Proxy:
                     self._forward(connection, reader, connection.server),
                     self._forward(connection, from_server, client),
                 )
-        except (OSError, asyncio.CancelledError):  # the server refused, or one side broke: so does the other
+        except (OSError, asyncio.CancelledError):  # The server refused, or one side broke, so break the other.
             connection.abort()
         finally:
             self._connections.remove(connection)
@@ -158,20 +158,20 @@ class Proxy:
                 chunk = await reader.read(65536)
             except ConnectionError:
                 connection.lost |= self._stalled
-                if connection.lost:  # the other side hears of that as little as of all else
+                if connection.lost:  # The other side of a lost connection must not notice.
                     return
                 raise
             if self.latency:
                 await asyncio.sleep(self.latency)
             connection.lost |= self._stalled
             if writer is not None and not connection.lost:
-                await _pass_on(chunk, writer)
+                await _forward_chunk(chunk, writer)
             if not chunk:
                 return
 
 
-async def _pass_on(chunk: bytes, writer: StreamWriter) -> None:
-    """No bytes are the end of the stream. After half_close() nothing goes to the client any more."""
+async def _forward_chunk(chunk: bytes, writer: StreamWriter) -> None:
+    """Forward a chunk; an empty one ends the stream. After half_close(), the client gets nothing."""
     with suppress(RuntimeError):
         if chunk:
             writer.write(chunk)

@@ -1,7 +1,8 @@
-"""How well the listings of two sources are matched: `python -m tests.score`, or `make score`.
+"""Measure how well the listings of two sources are matched: `python -m tests.score`, or `make score`.
 
-IDENTITY_DATA names a folder with the whole coin lists of CoinPaprika and CoinGecko, and with `pairs.csv`, in which it
-is settled of some coins what they are in the other list. The service's own code matches them, in a database of its own.
+The input is a folder with a coin list of CoinPaprika, one of CoinGecko, and `pairs.csv`, which says of some coins what
+they are in the other list. By default it is invented (tests/data); set IDENTITY_DATA to a folder of real lists.
+The service's own code matches the lists, in a new database.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from devstack.postgres import Postgres
 from sources.record_columns import ListingFields
 from store.engine import make_engine
 from tasks.identity.rematch import rematch_assets
 from tasks.identity.resolver import ListingResolver
-from tests.chaos.servers import migrate
+from tests.data.content import DATA
+from tests.servers import MigratedPostgres
 
-FOLDER = Path("../shared/identity")
+FOLDER = DATA / "identity"
 REPORT = Path("build/score.json")
 PAGE = 250
 
@@ -42,21 +43,28 @@ class Score:
 
 
 def main() -> int:
-    folder = Path(os.environ.get("IDENTITY_DATA") or FOLDER)
+    chosen = os.environ.get("IDENTITY_DATA")
+    folder = Path(chosen or FOLDER)
     if not (folder / "pairs.csv").is_file():
-        sys.stderr.write(f"There is no pairs.csv in {folder}; IDENTITY_DATA names its folder.\n")
+        sys.stderr.write(f"There is no pairs.csv in {folder}; set IDENTITY_DATA to the folder that has it.\n")
         return 2
-    with (folder / "pairs.csv").open(newline="", encoding="utf-8") as file:
-        pairs = list(csv.DictReader(file))
-    answers = match_lists(_only(folder, "coinpaprika_coins.*.json"), _only(folder, "coingecko_list.*.json"))
+    pairs, answers = match_folder(folder)
     score = rate(pairs, answers)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(asdict(score), indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{len(pairs)} pairs of {folder}, {'as IDENTITY_DATA says' if chosen else 'which are invented'}\n")
     for name, value in asdict(score).items():
         sys.stdout.write(f"{name:<22} {value:.4f}\n")
     for line in mistakes(pairs, answers):
         sys.stdout.write(line + "\n")
     return 0
+
+
+def match_folder(folder: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Return the settled pairs of a folder, and for each CoinPaprika id the CoinGecko id of the same asset."""
+    with (folder / "pairs.csv").open(newline="", encoding="utf-8") as file:
+        pairs = list(csv.DictReader(file))
+    return pairs, match_lists(_only(folder, "coinpaprika_coins.*.json"), _only(folder, "coingecko_list.*.json"))
 
 
 def _only(folder: Path, pattern: str) -> list[dict[str, Any]]:
@@ -70,30 +78,25 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
     In the order in which the service meets them: CoinPaprika's tickers are of active coins; others come last.
     """
-    with TemporaryDirectory(prefix="kasparro-score-") as folder, Postgres(Path(folder)) as postgres:
-        try:
-            migrate(postgres.url)
-            engine = make_engine(postgres.url, "score")
-            with engine.begin() as connection:
-                connection.execute(text("INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko')"))
-            _resolve(engine, "coinpaprika", (coin for coin in ours if coin["is_active"]))
-            _resolve(engine, "coingecko", theirs)
-            _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
-            rematch_assets(engine, overrides={})
-            with engine.connect() as connection:
-                found = connection.execute(
-                    text("""
-                        SELECT ours.source_asset_id, theirs.source_asset_id
-                          FROM listings AS ours JOIN listings AS theirs USING (asset)
-                         WHERE ours.source = 'coinpaprika' AND theirs.source = 'coingecko'
-                    """)
-                )
-                answers: dict[str, str] = dict(found.all())
-            engine.dispose()
-            return answers
-        finally:
-            postgres.stop()
-            postgres.erase()
+    with TemporaryDirectory(prefix="kasparro-score-") as folder, MigratedPostgres(Path(folder)) as postgres:
+        engine = make_engine(postgres.create_database("score"), "score")
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko')"))
+        _resolve(engine, "coinpaprika", (coin for coin in ours if coin["is_active"]))
+        _resolve(engine, "coingecko", theirs)
+        _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
+        rematch_assets(engine, overrides={})
+        with engine.connect() as connection:
+            found = connection.execute(
+                text("""
+                    SELECT ours.source_asset_id, theirs.source_asset_id
+                      FROM listings AS ours JOIN listings AS theirs USING (asset)
+                     WHERE ours.source = 'coinpaprika' AND theirs.source = 'coingecko'
+                """)
+            )
+            answers: dict[str, str] = dict(found.all())
+        engine.dispose()
+        return answers
 
 
 def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) -> None:

@@ -1,10 +1,10 @@
-"""The service's times made short enough to be waited out, and an environment with nothing of the caller's in it."""
+"""Shorten the time limits of the service for tests, and remove the caller's settings from the environment."""
 
 from __future__ import annotations
 
 import os
 
-# What runs into these in a test has gone wrong; together they pass the settings' own inequalities.
+# Only a failing test reaches these limits. Together they satisfy the inequalities of settings.py.
 SHORT_TIMES = {
     "TASK_SLICE": "20",
     "TASK_SOFT_LIMIT": "33",
@@ -19,11 +19,11 @@ SHORT_TIMES = {
     "PUBLISH_GAP": "2",
 }
 
-_CALLERS = ("COINPAPRIKA_", "COINGECKO_", "CSV_", "API_TOKEN", "READS_", "EXTRA_", "LOG_")
+_CALLER_PREFIXES = ("COINPAPRIKA_", "COINGECKO_", "CSV_", "API_TOKEN", "READS_", "EXTRA_", "LOG_")
 
 
 def forget_the_callers_settings() -> None:
-    """Nothing of the caller's environment reaches what is tested."""
+    """Remove the settings of the caller's environment, so that they do not affect the tests."""
     for name in list(os.environ):
-        if name.startswith(_CALLERS):
+        if name.startswith(_CALLER_PREFIXES):
             del os.environ[name]

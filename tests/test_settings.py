@@ -1,4 +1,4 @@
-"""The environment, read once: every mistake said at once, and no secret said at all."""
+"""Settings read from the environment: all mistakes are reported together, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ from tests.processes import Process
 PASSWORD = "p4ssw0rd%2Fof%40the-database"
 TOKEN = "t0ken-of-the-operator-32-characters"
 KEY = "k3y-of-an-upstream"
-NEEDED = {
+REQUIRED = {
     "DATABASE_URL": f"postgresql://kasparro:{PASSWORD}@127.0.0.1:5432/kasparro",
     "REDIS_URL": "redis://:v4lkey@127.0.0.1:6379/0",
 }
 
 
 def mistakes(**environ: str) -> dict[str, str]:
-    """What is said of each variable that is wrong."""
+    """Return the message for each wrong variable."""
     with pytest.raises(SettingsError) as caught:
-        read_settings({**NEEDED, **environ})
+        read_settings({**REQUIRED, **environ})
     return dict(line.strip().split(": ", 1) for line in str(caught.value).splitlines()[1:])
 
 
 def contradictions(**environ: str) -> list[str]:
+    """Return the variable with which each contradiction begins."""
     with pytest.raises(SettingsError, match="contradict each other") as caught:
-        read_settings({**NEEDED, **environ})
+        read_settings({**REQUIRED, **environ})
     return [line.split()[0] for line in str(caught.value).splitlines()[1:]]
 
 
-def test_the_addresses_of_the_servers_are_all_that_is_needed() -> None:
-    settings = read_settings(NEEDED)
-    assert settings.database_url == NEEDED["DATABASE_URL"]
+def test_only_the_addresses_of_the_servers_are_required() -> None:
+    settings = read_settings(REQUIRED)
+    assert settings.database_url == REQUIRED["DATABASE_URL"]
     assert settings.api_token is None
     assert settings.task_slice == 240
 
 
-def test_every_mistake_is_said_at_once_with_the_name_of_its_variable() -> None:
-    said = mistakes(
+def test_every_mistake_is_reported_at_once_with_the_name_of_its_variable() -> None:
+    messages = mistakes(
         DATABASE_URL="mysql://localhost/x",
         REDIS_URL="localhost:6379",
         API_TOKEN="short",
@@ -69,10 +70,10 @@ def test_every_mistake_is_said_at_once_with_the_name_of_its_variable() -> None:
         MAX_WAITS="0",
         MAX_BODY_BYTES="64MB",
     )
-    assert said == {
+    assert messages == {
         "DATABASE_URL": "must be a URL that starts with postgresql:// or postgres://",
         "REDIS_URL": "must be a URL that starts with redis:// or rediss://",
-        "API_TOKEN": "must have at least 16 characters; `openssl rand -hex 32` makes one",
+        "API_TOKEN": "must have at least 16 characters; `openssl rand -hex 32` generates one",
         "READS_NEED_TOKEN": "Not a valid boolean.",
         "LOG_FORMAT": "Must be one of: auto, json, console.",
         "LOG_LEVEL": "Must be one of: DEBUG, INFO, WARNING, ERROR.",
@@ -88,37 +89,39 @@ def test_every_mistake_is_said_at_once_with_the_name_of_its_variable() -> None:
     }
 
 
-def test_what_is_needed_and_not_set_is_said() -> None:
+def test_a_required_variable_that_is_missing_is_reported() -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings({"DATABASE_URL": " "})
     assert re.findall(r"^  (\w+): ", str(caught.value), re.MULTILINE) == ["DATABASE_URL", "REDIS_URL"]
 
 
-@pytest.mark.parametrize("name", [knob.name.upper() for knob in fields(Settings) if knob.name.upper() not in NEEDED])
+@pytest.mark.parametrize(
+    "name", [setting.name.upper() for setting in fields(Settings) if setting.name.upper() not in REQUIRED]
+)
 @pytest.mark.parametrize("empty", ["", " ", "\n"], ids=ascii)
 def test_empty_means_unset(name: str, empty: str) -> None:
-    assert read_settings({**NEEDED, name: empty}) == read_settings(NEEDED)
+    assert read_settings({**REQUIRED, name: empty}) == read_settings(REQUIRED)
 
 
-def test_spaces_around_a_value_are_not_part_of_it() -> None:
-    assert read_settings({**NEEDED, "API_TOKEN": f"{TOKEN}\n", "LOG_LEVEL": " DEBUG "}).api_token == TOKEN
+def test_spaces_around_a_value_are_ignored() -> None:
+    assert read_settings({**REQUIRED, "API_TOKEN": f"{TOKEN}\n", "LOG_LEVEL": " DEBUG "}).api_token == TOKEN
     assert read_upstream("coingecko", {"COINGECKO_API_KEY": f" {KEY}\r\n"}).api_key == KEY
 
 
-def test_what_is_not_a_knob_is_left_alone() -> None:
-    assert read_settings({**NEEDED, "PATH": "/bin", "LEASES": "many"}) == read_settings(NEEDED)
+def test_variables_that_are_not_settings_are_ignored() -> None:
+    assert read_settings({**REQUIRED, "PATH": "/bin", "LEASES": "many"}) == read_settings(REQUIRED)
 
 
 # Contradictions
 
 
-def test_the_defaults_do_not_contradict_each_other_and_stand_at_no_edge() -> None:
-    settings = read_settings(NEEDED)
+def test_the_defaults_do_not_contradict_each_other() -> None:
+    settings = read_settings(REQUIRED)
     assert settings.lease > settings.request_deadline + 2.5 * settings.transaction_timeout
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "variables"),
     [
         ({"LEASE": "172.5"}, ["LEASE"]),
         ({"LEASE": "172.6"}, []),
@@ -136,8 +139,8 @@ def test_the_defaults_do_not_contradict_each_other_and_stand_at_no_edge() -> Non
         ),
     ],
 )
-def test_times_that_contradict_each_other_are_all_said(environ: dict[str, str], said: list[str]) -> None:
-    assert (contradictions(**environ) if said else read_settings({**NEEDED, **environ}) and []) == said
+def test_all_contradicting_time_limits_are_reported(environ: dict[str, str], variables: list[str]) -> None:
+    assert (contradictions(**environ) if variables else read_settings({**REQUIRED, **environ}) and []) == variables
 
 
 # One source's settings
@@ -146,7 +149,7 @@ def test_times_that_contradict_each_other_are_all_said(environ: dict[str, str], 
 DRIFT = {"*": "quarantine", "a.b": "freeze"}
 
 
-def test_every_variable_of_a_source_has_its_name_before_it() -> None:
+def test_every_variable_of_a_source_starts_with_its_name() -> None:
     environ = {
         "COINGECKO_URL": "http://127.0.0.1:8080/api",
         "COINGECKO_PLAN": "pro",
@@ -168,19 +171,19 @@ def test_every_variable_of_a_source_has_its_name_before_it() -> None:
 
 
 @pytest.mark.parametrize("drift", ["ignore", "evolve, freeze", "evolve, =freeze", "evolve, a=b", ","])
-def test_a_drift_policy_that_there_is_not_is_refused(drift: str) -> None:
+def test_an_unknown_drift_policy_is_refused(drift: str) -> None:
     with pytest.raises(SettingsError, match="COINGECKO_DRIFT: expected one of evolve, discard, quarantine, freeze"):
         read_upstream("coingecko", {"COINGECKO_DRIFT": drift})
 
 
 @pytest.mark.parametrize("kept", ["0", "90", "86399", "3162240001"])
-def test_a_retention_that_must_be_a_mistake_is_refused(kept: str) -> None:
-    """90 was meant to be days; taken as seconds, next to nothing would be kept."""
+def test_an_implausible_retention_is_refused(kept: str) -> None:
+    """A user who writes 90 means days. Read as seconds, it would delete nearly everything."""
     with pytest.raises(SettingsError, match="COINGECKO_QUOTES_KEPT: must be at least 86400, which is a day"):
         read_upstream("coingecko", {"COINGECKO_QUOTES_KEPT": kept})
 
 
-def test_every_mistake_of_a_source_is_said_at_once_and_without_its_key() -> None:
+def test_every_mistake_of_a_source_is_reported_at_once_and_without_its_key() -> None:
     with pytest.raises(SettingsError) as caught:
         read_upstream(
             "coingecko",
@@ -195,8 +198,8 @@ def test_every_mistake_of_a_source_is_said_at_once_and_without_its_key() -> None
         )
     assert str(caught.value).splitlines() == [
         "These settings are wrong or missing:",
-        "  COINGECKO_URL: must hold no user and no password: it is stored with each page",
-        "  COINGECKO_API_KEY: must be of visible ASCII characters, without spaces",
+        "  COINGECKO_URL: must contain no user and no password, since it is stored with each page",
+        "  COINGECKO_API_KEY: must consist of visible ASCII characters, without spaces",
         "  COINGECKO_EVERY: must be at least 1 and at most 31622400, which is a year",
         "  COINGECKO_CALLS_PER_MINUTE: Not a valid integer.",
         "  COINGECKO_CALLS_PER_MONTH: must be more than 0",
@@ -207,8 +210,8 @@ def test_every_mistake_of_a_source_is_said_at_once_and_without_its_key() -> None
 # Secrets
 
 
-def test_no_secret_is_in_what_a_traceback_shows_of_the_settings() -> None:
-    settings = read_settings({**NEEDED, "API_TOKEN": TOKEN})
+def test_no_secret_is_in_the_repr_of_the_settings() -> None:
+    settings = read_settings({**REQUIRED, "API_TOKEN": TOKEN})
     upstream = read_upstream("coingecko", {"COINGECKO_API_KEY": KEY, "COINGECKO_PLAN": "pro"})
     shown = repr(settings) + repr(upstream)
     assert "task_slice=240" in shown
@@ -218,20 +221,20 @@ def test_no_secret_is_in_what_a_traceback_shows_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "API_TOKEN", "COINGECKO_API_KEY", "COINGECKO_URL"])
-def test_no_secret_is_in_what_is_said_of_a_mistake(name: str) -> None:
-    environ = {**NEEDED, name: "ftp://u:s3cret@h/ x", "LEASE": "0", "COINGECKO_EVERY": "0"}
-    said = []
+def test_no_secret_is_in_the_message_about_a_mistake(name: str) -> None:
+    environ = {**REQUIRED, name: "ftp://u:s3cret@h/ x", "LEASE": "0", "COINGECKO_EVERY": "0"}
+    messages = []
     for read in (lambda: read_settings(environ), lambda: read_upstream("coingecko", environ)):
         with pytest.raises(SettingsError) as caught:
             read()
-        said.append(str(caught.value))
-    assert name in "".join(said)
-    assert "s3cret" not in "".join(said)
+        messages.append(str(caught.value))
+    assert name in "".join(messages)
+    assert "s3cret" not in "".join(messages)
 
 
 def test_the_secrets_of_an_environment_are_found_longest_first() -> None:
     environ = {
-        **NEEDED,
+        **REQUIRED,
         "API_TOKEN": TOKEN,
         "COINGECKO_API_KEY": f"{KEY}\n",
         "COINPAPRIKA_API_KEY": "",
@@ -242,34 +245,36 @@ def test_the_secrets_of_an_environment_are_found_longest_first() -> None:
         "COINGECKO_PLAN": "pro",
     }
     decoded = "p4ssw0rd/of@the-database"
-    found = secrets_in(environ)
-    assert set(found) == {PASSWORD, decoded, "v4lkey", TOKEN, KEY, "p0stgres", "fl0wer", "pr0xy"}
-    assert list(found) == sorted(found, key=len, reverse=True)
+    secrets = secrets_in(environ)
+    assert set(secrets) == {PASSWORD, decoded, "v4lkey", TOKEN, KEY, "p0stgres", "fl0wer", "pr0xy"}
+    assert list(secrets) == sorted(secrets, key=len, reverse=True)
 
 
 @pytest.mark.parametrize("wrong", ["LEASE", "COINGECKO_EVERY"])
-def test_a_process_says_what_is_wrong_and_ends_without_a_traceback(start: Callable[..., Process], wrong: str) -> None:
+def test_a_process_reports_a_wrong_setting_and_exits_without_a_traceback(
+    start: Callable[..., Process], wrong: str
+) -> None:
     process = start("beat", **{wrong: "x"})
     process.wait(20)
     assert process.log.read_text() == f"These settings are wrong or missing:\n  {wrong}: Not a valid number.\n"
 
 
 @pytest.mark.parametrize("command", ["replay coingecko --diff", "decide merge one other --reason same"])
-def test_a_command_says_what_is_missing_and_ends_without_a_traceback(command: str) -> None:
-    environ = {name: value for name, value in os.environ.items() if name not in NEEDED}
-    asked = [sys.executable, "-m", "tasks", *command.split()]
-    ended = subprocess.run(asked, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    missing = "".join(f"  {name}: Missing data for required field.\n" for name in NEEDED)
-    assert (ended.returncode, ended.stderr) == (2, f"These settings are wrong or missing:\n{missing}")
+def test_a_command_reports_missing_settings_and_exits_without_a_traceback(command: str) -> None:
+    environ = {name: value for name, value in os.environ.items() if name not in REQUIRED}
+    argv = [sys.executable, "-m", "tasks", *command.split()]
+    process = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    missing = "".join(f"  {name}: Missing data for required field.\n" for name in REQUIRED)
+    assert (process.returncode, process.stderr) == (2, f"These settings are wrong or missing:\n{missing}")
 
 
 # The tables of docs/reference/settings.md
 
 
 @pytest.mark.parametrize("settings_class", [Settings, UpstreamSettings])
-def test_every_knob_has_a_row_in_the_table_with_its_default_and_its_meaning(settings_class: type) -> None:
+def test_every_setting_has_a_row_with_its_meaning_in_the_table(settings_class: type) -> None:
     rows = table(settings_class)
-    assert [name for name, _, _ in rows] == [knob.name.upper() for knob in fields(settings_class)]
+    assert [name for name, _, _ in rows] == [setting.name.upper() for setting in fields(settings_class)]
     assert all(about for _, _, about in rows)
 
 

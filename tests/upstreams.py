@@ -1,4 +1,4 @@
-"""An upstream on loopback, in CoinGecko's format, that can be made to misbehave; and sources without any network."""
+"""Serve an upstream in CoinGecko's format that can misbehave, and build sources that need no network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ FETCHED = datetime(2026, 2, 1, tzinfo=UTC)
 
 @dataclass
 class Markets:
-    """Serves `coins` on /coins/markets. before: called with the page's number first; may answer in its place."""
+    """Serves `coins` on /coins/markets.
+
+    before: called first, with the page's number; a response that it returns replaces the page.
+    asked: the numbers of the requested pages. headers: the headers of each request.
+    """
 
     server: HTTPServer
     coins: list[dict[str, Any]]
@@ -46,7 +50,7 @@ class Markets:
 
 
 def coins(count: int, *, price: str = "1.5") -> list[dict[str, Any]]:
-    """As many coins as asked for, in CoinGecko's format."""
+    """Return `count` coins in CoinGecko's format."""
     return [
         {
             "id": f"coin-{number}",
@@ -62,7 +66,7 @@ def coins(count: int, *, price: str = "1.5") -> list[dict[str, Any]]:
 
 
 class Gate:
-    """Lets a test know that somebody has come to it, and hold them there."""
+    """Holds a thread until a test opens the gate, and tells the test that the thread has reached it."""
 
     def __init__(self) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
@@ -73,7 +77,7 @@ class Gate:
 
 
 def item(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """A normalized item: what `normalize` gives, and here also what `parse` yields."""
+    """Return a normalized item, which here is also what `parse` yields."""
     return {
         "source_asset_id": f"coin-{number}",
         "symbol": f"C{number}",
@@ -93,7 +97,7 @@ def canned(
     partitions: Iterable[str] = ("",),
     **changes: Any,
 ) -> Source:
-    """A source whose pages are lists of normalized items. before: called with the page's number when it is fetched."""
+    """Return a source whose pages are lists of normalized items. before: called with a page's number before a fetch."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         first = window.cursor["next"] if window.cursor and window.cursor["run"] == window.run else 0
@@ -108,7 +112,7 @@ def canned(
         every=timedelta(hours=1),
         fetch=fetch,
         parse=changes.pop("parse", lambda page: json_list(page.body)),
-        normalize=changes.pop("normalize", lambda it: it),
+        normalize=changes.pop("normalize", lambda record: record),
         partitions=lambda: partitions,
         **changes,
     )

@@ -1,4 +1,4 @@
-"""The way to a Postgres, which reads its protocol: cut at the very statement that a test names, answered or not."""
+"""Proxy a Postgres connection, and cut it at a statement that a test chooses, before or after its execution."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Self
 
 from sqlalchemy import make_url
 
-# Of a client: a statement, the end of a COPY's rows. Of the server: ready for the next, or for a COPY's rows.
-STATEMENTS, ANSWERED = b"Qc", b"ZG"
+# Types of messages. From the client: a statement, the end of a COPY's rows. From the server: ready for the next
+# statement, ready for a COPY's rows.
+STATEMENTS, RESPONSE_ENDS = b"Qc", b"ZG"
 
 
 class Wire:
-    """A context manager; `wire.url` leads to the server of `url`, through the wire. Passes all on until it is told."""
+    """A context manager. `wire.url` leads through the proxy to the server of `url`. At first it forwards everything."""
 
     def __init__(self, url: str):
         direct = make_url(url)
@@ -35,25 +36,25 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # macOS: a listener is never connected
+        with suppress(OSError):  # macOS refuses to shut a listening socket down.
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def cut(
         self, at: int, *, since: bytes = b"", answered: bool = False, for_good: bool = False, silent: bool = False
     ) -> None:
-        """Break the connection at the statement that comes as number `at`, and tell the server nothing of it.
+        """Break the connection at statement number `at`, and do not forward that statement.
 
-        since: counted from behind the first statement that holds these words, on its connection only.
-        answered: the server carries the statement out; it is the answer that never arrives.
-        for_good: and refuse every other connection, until healed.
-        silent: neither side is told, until the server ends the session by itself.
+        since: count from the first statement that contains these bytes, on its connection only.
+        answered: forward the statement, and withhold the response.
+        for_good: also refuse every other connection until heal() is called.
+        silent: keep both sides open until the server ends the session by itself.
         """
         self.heal()
         self._left, self._since, self._answered, self._for_good, self._silent = at, since, answered, for_good, silent
 
     def heal(self) -> None:
-        """Pass all on again, and forget what was to be cut."""
+        """Forward everything again, and cancel the cut."""
         self._left, self._since, self._answered, self._for_good, self._silent = 0, b"", False, False, False
         self._on: int | None = None
         self.struck = self._down = False
@@ -62,7 +63,7 @@ class Wire:
         while True:
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # closed
+            except OSError:  # The listener is closed.
                 return
             if self._down:
                 client.close()
@@ -102,18 +103,18 @@ class Wire:
 
 
 def _carry_back(server: socket.socket, client: socket.socket, withheld: threading.Event) -> None:
-    """Pass answers on; one that is to be withheld is read to its end, and then both sides are broken."""
+    """Forward responses. Read a withheld response to its end, then break both sides."""
     with suppress(OSError):
         for message in _messages(server):
             if not withheld.is_set():
                 client.sendall(message)
-            elif message[0] in ANSWERED:
+            elif message[0] in RESPONSE_ENDS:
                 break
     _break(server, client)
 
 
 def _messages(side: socket.socket, *, opening: bool = False) -> Iterator[bytes]:
-    """What a side sends, message by message. opening: the first has no type; it opens the session."""
+    """Yield the messages of one side. opening: the first message opens the session and has no type."""
     with side.makefile("rb") as stream:
         typed = 0 if opening else 1
         while len(head := stream.read(typed + 4)) == typed + 4:
@@ -124,5 +125,5 @@ def _messages(side: socket.socket, *, opening: bool = False) -> Iterator[bytes]:
 
 def _break(*sides: socket.socket) -> None:
     for side in sides:
-        with suppress(OSError):  # broken already
+        with suppress(OSError):  # already broken
             side.shutdown(socket.SHUT_RDWR)

@@ -1,1 +1,1 @@
-"""Assets and listings: lists, decisions, candidates, agreement."""
+"""Serve assets and their listings, decisions, candidate pairs and price agreement."""

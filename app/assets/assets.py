@@ -1,4 +1,4 @@
-"""/assets: the real things, and under which names each source lists them."""
+"""Serve /assets: assets, each with the listings of every source that describe it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ from store.tables import AssetRow, LatestQuoteRow, ListingRow
 from tasks.identity.decisions import ASSETS_BY_SLUG
 
 blueprint = Resource(
-    "assets", __name__, url_prefix="/assets", description="The real things that listings of several sources speak of."
+    "assets", __name__, url_prefix="/assets", description="Assets, each with its listings in every source."
 )
+
+NOT_MODIFIED = "The response is the same as the one with this `ETag`."
 
 
 class AssetQuery(PageArguments):
-    """Which assets."""
+    """Filters of the list of assets."""
 
-    symbol = ListOf(Text(longest=100), "Only with this symbol, in any case.")
-    source = ListOf(source_name(), "Only what this source lists.")
+    symbol = ListOf(Text(max_length=100), "Only with this symbol, in upper or lower case.")
+    source = ListOf(source_name(), "Only assets that this source lists.")
 
 
 class ListingSchema(Schema):
@@ -49,13 +51,15 @@ class ListingSchema(Schema):
     quote_currency = fields.String(metadata={"examples": ["USD"]})
     symbol = fields.String(metadata={"examples": ["BTC"]})
     name = fields.String(metadata={"examples": ["Bitcoin"]})
-    method = fields.String(metadata={"description": "How it was decided that this is a listing of the asset."})
-    confidence = fields.Float(metadata={"description": "How surely, from 0 to 1."})
-    newest = Instant(allow_none=True, metadata={"description": "Time of its newest quote."})
+    method = fields.String(metadata={"description": "How the listing was matched to the asset."})
+    confidence = fields.Float(metadata={"description": "Confidence in the match, from 0 to 1."})
+    newest = Instant(
+        allow_none=True, metadata={"description": "Time of the listing's newest quote; null if it has none."}
+    )
 
 
 class AssetSchema(Schema):
-    """One asset, the same across sources."""
+    """One asset, with its listings in all sources."""
 
     slug = fields.String(metadata={"examples": ["bitcoin"]})
     symbol = fields.String(metadata={"examples": ["BTC"]})
@@ -63,11 +67,13 @@ class AssetSchema(Schema):
     listings = fields.List(fields.Nested(ListingSchema))
 
 
-class AssetAnswer(Envelope, AssetSchema):
+class AssetResponse(Envelope, AssetSchema):
     """One asset."""
 
 
 class AssetPage(Envelope):
+    """A page of assets."""
+
     data = fields.List(fields.Nested(AssetSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
@@ -75,41 +81,41 @@ class AssetPage(Envelope):
 @blueprint.route("")
 @blueprint.arguments(AssetQuery, location="query")
 @blueprint.response(200, AssetPage, headers=LINK_HEADER | ETAG_HEADER)
-@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
+@blueprint.alt_response(304, description=NOT_MODIFIED, headers=ETAG_HEADER)
 @blueprint.doc(operationId="listAssets")
 def list_assets(arguments: dict[str, Any]) -> Response:
-    """Assets, by slug
+    """List assets, by slug
 
-    Each with the listings that speak of it, and how each was matched.
+    Each asset comes with its listings, and with how each listing was matched.
     """
     limit = arguments["limit"]
-    wanted = select(AssetRow).where(AssetRow.merged_into.is_(None)).order_by(AssetRow.slug).limit(limit + 1)
+    query = select(AssetRow).where(AssetRow.merged_into.is_(None)).order_by(AssetRow.slug).limit(limit + 1)
     if symbols := arguments.get("symbol"):
-        wanted = wanted.where(func.upper(AssetRow.symbol).in_([func.upper(symbol) for symbol in symbols]))
+        query = query.where(func.upper(AssetRow.symbol).in_([func.upper(symbol) for symbol in symbols]))
     if sources := arguments.get("source"):
-        wanted = wanted.where(exists().where(ListingRow.asset == AssetRow.id, ListingRow.source.in_(sources)))
+        query = query.where(exists().where(ListingRow.asset == AssetRow.id, ListingRow.source.in_(sources)))
     if "cursor" in arguments:
-        wanted = wanted.where(
+        query = query.where(
             AssetRow.slug > pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.Word])[0]
         )
     with read_connection() as connection:
         raise_if_not_modified(connection, arguments)
-        assets = connection.execute(wanted).all()
-        found = _with_listings(connection, assets[:limit])
-    following = pagination.encode(request.path, arguments, [assets[limit - 1].slug]) if len(assets) > limit else None
-    return list_response(AssetSchema(many=True).dump(found), limit, following)
+        rows = connection.execute(query).all()
+        assets = _with_listings(connection, rows[:limit])
+    next_cursor = pagination.encode(request.path, arguments, [rows[limit - 1].slug]) if len(rows) > limit else None
+    return list_response(AssetSchema(many=True).dump(assets), limit, next_cursor)
 
 
 @blueprint.route("/<slug>")
-@blueprint.takes_nothing
-@blueprint.response(200, AssetAnswer, headers=ETAG_HEADER)
-@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
+@blueprint.without_query
+@blueprint.response(200, AssetResponse, headers=ETAG_HEADER)
+@blueprint.alt_response(304, description=NOT_MODIFIED, headers=ETAG_HEADER)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getAsset")
 def get_asset(slug: str) -> dict[str, Any]:
-    """One asset
+    """Get an asset
 
-    The slug of one that was merged into another stands for that one.
+    A merged asset's slug returns the asset that it was merged into.
     """
     with read_connection() as connection:
         raise_if_not_modified(connection, {})
@@ -117,21 +123,25 @@ def get_asset(slug: str) -> dict[str, Any]:
 
 
 def asset_response(connection: Connection, slug: str) -> dict[str, Any]:
-    """The asset that a slug stands for; raises a Problem where there is none."""
-    found = connection.execute(ASSETS_BY_SLUG, {"slugs": [slug]}).one_or_none()
-    if found is None:
+    """Return the asset that a slug resolves to, with its listings. Raise a Problem for an unknown slug."""
+    asset = connection.execute(ASSETS_BY_SLUG, {"slugs": [slug]}).one_or_none()
+    if asset is None:
         raise Problem(Code.UNKNOWN_ASSET, f"There is no asset {quoted(slug)}{nearest_asset(connection, slug) or '.'}")
-    return _with_listings(connection, connection.execute(select(AssetRow).where(AssetRow.id == found.id)).all())[0]
+    return _with_listings(connection, connection.execute(select(AssetRow).where(AssetRow.id == asset.id)).all())[0]
 
 
 def _with_listings(connection: Connection, assets: Sequence[Row[Any]]) -> list[dict[str, Any]]:
-    of: dict[int, list[Any]] = {asset.id: [] for asset in assets}
-    listings = (
+    """Return the members of AssetSchema for each asset, in the same order."""
+    listings: dict[int, list[Any]] = {asset.id: [] for asset in assets}
+    query = (
         select(ListingRow, LatestQuoteRow.observed_at.label("newest"))
         .outerjoin(LatestQuoteRow, LatestQuoteRow.listing_id == ListingRow.id)
-        .where(ListingRow.asset.in_(of))
+        .where(ListingRow.asset.in_(listings))
         .order_by(ListingRow.source, ListingRow.source_asset_id, ListingRow.quote_currency)
     )
-    for listing in connection.execute(listings):
-        of[listing.asset].append(listing)
-    return [{"slug": a.slug, "symbol": a.symbol, "name": a.name, "listings": of[a.id]} for a in assets]
+    for listing in connection.execute(query):
+        listings[listing.asset].append(listing)
+    return [
+        {"slug": asset.slug, "symbol": asset.symbol, "name": asset.name, "listings": listings[asset.id]}
+        for asset in assets
+    ]

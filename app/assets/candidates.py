@@ -1,4 +1,4 @@
-"""/candidates: pairs of assets that may be one, which await a decision."""
+"""Serve /candidates: pairs of assets that may be the same, for a person to decide."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from app.web.context import read_connection
 from app.web.formats import Instant
 from store.tables import AssetRow, CandidateRow
 
-blueprint = Resource("candidates", __name__, description="Pairs of assets that may be one.")
+blueprint = Resource("candidates", __name__, description="Pairs of assets that may be the same.")
 
 
 class CandidateSchema(Schema):
-    """Two assets that may be one."""
+    """Two assets that may be the same."""
 
-    one = fields.String(metadata={"description": "Slug of the older one."})
-    other = fields.String(metadata={"description": "Slug of the newer one."})
-    evidence = fields.Dict(metadata={"description": "What is alike, how far prices are apart, and what is listed."})
+    one = fields.String(metadata={"description": "Slug of the older asset."})
+    other = fields.String(metadata={"description": "Slug of the newer asset."})
+    evidence = fields.Dict(
+        metadata={"description": "The listings of both assets, their similarity, and how far their prices differ."}
+    )
     found_at = Instant()
 
 
 class CandidatePage(Envelope):
+    """A page of candidate pairs."""
+
     data = fields.List(fields.Nested(CandidateSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
@@ -37,14 +41,14 @@ class CandidatePage(Envelope):
 @blueprint.response(200, CandidatePage, headers=LINK_HEADER)
 @blueprint.doc(operationId="listCandidates")
 def list_candidates(arguments: dict[str, Any]) -> Response:
-    """Pairs of assets that may be one
+    """List pairs of assets that may be the same
 
-    They have a symbol in common, and something else speaks for it, but not enough. Merge the two, or pin a listing of
-    one to its asset: then it is no candidate any more.
+    The two assets share a symbol, and more evidence supports the pair, but not enough to merge it. To decide, merge
+    the pair, or pin a listing of one asset to that asset. The next rematch then removes the pair from this list.
     """
     limit = arguments["limit"]
     one, other = aliased(AssetRow), aliased(AssetRow)
-    wanted = (
+    query = (
         select(
             CandidateRow.evidence,
             CandidateRow.found_at,
@@ -60,13 +64,13 @@ def list_candidates(arguments: dict[str, Any]) -> Response:
     )
     if "cursor" in arguments:
         key = pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.BigId, pagination.BigId])
-        wanted = wanted.where(
+        query = query.where(
             text("(candidates.one, candidates.other) > (:one, :other)").bindparams(one=key[0], other=key[1])
         )
     with read_connection() as connection:
-        rows = connection.execute(wanted).all()
-    following = None
+        rows = connection.execute(query).all()
+    next_cursor = None
     if len(rows) > limit:
-        following = pagination.encode(request.path, arguments, [rows[limit - 1].id, rows[limit - 1].other_id])
-    shown = [{**row._mapping, "one": row.slug} for row in rows[:limit]]
-    return list_response(CandidateSchema(many=True).dump(shown), limit, following)
+        next_cursor = pagination.encode(request.path, arguments, [rows[limit - 1].id, rows[limit - 1].other_id])
+    candidates = [{**row._mapping, "one": row.slug} for row in rows[:limit]]
+    return list_response(CandidateSchema(many=True).dump(candidates), limit, next_cursor)

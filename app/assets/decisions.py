@@ -1,4 +1,4 @@
-"""Which asset a listing is of, as people decide it: merged, split off, pinned, undone; and all that was decided."""
+"""Serve decisions on which asset a listing belongs to: merge, split, pin, undo, and the list of all decisions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import Response, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy import Connection, select
 
-from app.assets.assets import AssetAnswer, asset_response
+from app.assets.assets import AssetResponse, asset_response
 from app.assets.filters import asset_ids
 from app.web import pagination
 from app.web.arguments import (
@@ -33,80 +33,99 @@ from store.tables import AssetRow, DecisionRow, ListingRow
 from tasks.identity.decisions import DecisionRefused, ListingName, Verdict, decision_lock, merge, pin, split
 from tasks.identity.undo import revert_change
 
-blueprint = Resource("decisions", __name__, description="Which asset a listing is of, and why.")
+blueprint = Resource("decisions", __name__, description="Decisions on which asset a listing belongs to.")
 
-MOST_LISTINGS = 100
-
-
-class Reasoned(Arguments):
-    reason = Text(longest=500, required=True, metadata={"description": "Kept with the decision."})
+MAX_LISTINGS_PER_DECISION = 100
 
 
-class MergeBody(Reasoned):
-    """Two assets that are one."""
+class ReasonBody(Arguments):
+    """Why the decision is made."""
 
-    into = Text(required=True, metadata={"description": "Slug of the asset that stays."})
+    reason = Text(max_length=500, required=True, metadata={"description": "Stored with the decision."})
 
 
-class NamedListing(Arguments):
+class MergeBody(ReasonBody):
+    """The asset to merge into, and why."""
+
+    into = Text(required=True, metadata={"description": "Slug of the asset that remains."})
+
+
+class ListingReference(Arguments):
     """A listing, in all its quote currencies."""
 
     source = source_name(required=True, metadata={"examples": ["coinpaprika"]})
     source_asset_id = Text(required=True, metadata={"examples": ["btc-bitcoin"]})
 
 
-class ListingsBody(Reasoned):
-    """Listings that are decided of."""
+class ListingsBody(ReasonBody):
+    """The listings to move, and why."""
 
-    listings = fields.List(fields.Nested(NamedListing), required=True, validate=validate.Length(1, MOST_LISTINGS))
-
-
-class ChangedAsset(AssetAnswer):
-    change = fields.UUID(metadata={"description": "What `POST /decisions/<change>/undo` undoes."})
+    listings = fields.List(
+        fields.Nested(ListingReference), required=True, validate=validate.Length(1, MAX_LISTINGS_PER_DECISION)
+    )
 
 
-class SplitAsset(ChangedAsset):
-    made = fields.String(metadata={"description": "Slug of the asset that the listings are of now."})
+class ChangedAssetResponse(AssetResponse):
+    """The asset after the decision, and the id of the change."""
+
+    change = fields.UUID(metadata={"description": "Id of the change. `POST /decisions/<change>/undo` undoes it."})
 
 
-class ChangeAnswer(Envelope):
-    change = fields.UUID(metadata={"description": "The undoing, which can be undone as well."})
+class SplitAssetResponse(ChangedAssetResponse):
+    """The asset that the listings left, the slug of the new asset, and the id of the change."""
+
+    made = fields.String(metadata={"description": "Slug of the new asset, which the listings now belong to."})
+
+
+class ChangeResponse(Envelope):
+    """The id of the change."""
+
+    change = fields.UUID(metadata={"description": "Id of the undo. It is a change too, and can itself be undone."})
 
 
 class DecisionQuery(PageArguments):
-    """Whose decisions."""
+    """Filters of the list of decisions."""
 
-    asset = Text(metadata={"description": "Only that a listing is of this asset, by its slug."})
-    source = source_name(metadata={"description": "Only of this source's listings."})
-    source_asset_id = Text(metadata={"description": "Only of listings with this id."})
-    change = fields.UUID(metadata={"description": "Only what was decided together."})
+    asset = Text(metadata={"description": "Only decisions for this asset, by its slug."})
+    source = source_name(metadata={"description": "Only decisions on listings of this source."})
+    source_asset_id = Text(metadata={"description": "Only decisions on listings with this id."})
+    change = fields.UUID(metadata={"description": "Only decisions of this change."})
 
 
 class DecisionSchema(Schema):
-    """That a listing is of an asset, as it was decided once."""
+    """One decision: a listing belongs to an asset."""
 
-    change = fields.UUID(allow_none=True, metadata={"description": "Null where a source brought the listing in."})
+    change = fields.UUID(
+        allow_none=True,
+        metadata={"description": "Id of the change; null if the decision was made while data was loaded."},
+    )
     source = fields.String(metadata={"examples": ["coinpaprika"]})
     source_asset_id = fields.String(metadata={"examples": ["btc-bitcoin"]})
     quote_currency = fields.String(metadata={"examples": ["USD"]})
     asset = fields.String(metadata={"examples": ["bitcoin"]})
     method = fields.String(metadata={"examples": ["known_pair", "symbol_and_name", "merged", "pinned"]})
-    confidence = fields.Float(metadata={"description": "From 0 to 1."})
-    evidence = fields.Dict(metadata={"description": "What spoke for it."})
+    confidence = fields.Float(metadata={"description": "Confidence in the decision, from 0 to 1."})
+    evidence = fields.Dict(metadata={"description": "What supports the decision."})
     decided_by = fields.String(metadata={"examples": ["resolver", "second_look", "overrides", "api"]})
     reason = fields.String(allow_none=True)
     decided_at = Instant()
 
 
 class DecisionPage(Envelope):
+    """A page of decisions."""
+
     data = fields.List(fields.Nested(DecisionSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
-def _deciding(
-    path: str, body: type[Schema], example: dict[str, Any], operation: str, answer: type[Schema] = ChangedAsset
+def _decision_route(
+    path: str,
+    body: type[Schema],
+    example: dict[str, Any],
+    operation: str,
+    response: type[Schema] = ChangedAssetResponse,
 ) -> Callable[[Any], Any]:
-    """A route for a decision about an asset."""
+    """Return a decorator that adds the route of a decision about an asset, and documents it."""
 
     def decorate(view: Any) -> Any:
         view = blueprint.doc(operationId=operation)(view)
@@ -114,7 +133,7 @@ def _deciding(
             view = blueprint.alt_response(status, name)(view)
         for status, name in ((413, "REQUEST_ENTITY_TOO_LARGE"), (415, "UNSUPPORTED_MEDIA_TYPE")):
             view = blueprint.alt_response(status, name)(view)
-        view = blueprint.response(200, answer)(view)
+        view = blueprint.response(200, response)(view)
         view = blueprint.arguments(NoQuery, location="query")(view)
         view = blueprint.arguments(body, example=example)(view)
         return blueprint.route(path, methods=["POST"])(view)
@@ -122,46 +141,50 @@ def _deciding(
     return decorate
 
 
-LISTINGS = {
+SPLIT_EXAMPLE = {
     "listings": [{"source": "coinpaprika", "source_asset_id": "uni-universe"}],
     "reason": "Universe is not Uniswap.",
 }
 
 
-@_deciding("/assets/<slug>/merge", MergeBody, {"into": "bitcoin", "reason": "They are one."}, "mergeAssets")
+@_decision_route("/assets/<slug>/merge", MergeBody, {"into": "bitcoin", "reason": "Both are Bitcoin."}, "mergeAssets")
 def merge_assets(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
-    """All listings of this asset are of another
+    """Merge an asset into another
 
-    Its slug stands for that one from then on. No quote is touched.
+    All listings of this asset move to the other asset. This asset's slug then returns the other asset. Quotes do not
+    change.
     """
     with _transaction() as connection:
-        change = merge(connection, slug, body["into"], _by("merged", body))
+        change = merge(connection, slug, body["into"], _verdict("merged", body))
         return {**asset_response(connection, body["into"]), "change": change}
 
 
-@_deciding("/assets/<slug>/split", ListingsBody, LISTINGS, "splitAsset", SplitAsset)
+@_decision_route("/assets/<slug>/split", ListingsBody, SPLIT_EXAMPLE, "splitAsset", SplitAssetResponse)
 def split_asset(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
-    """Some listings of this asset are of one of their own
+    """Split listings off into a new asset
 
-    Answers with the asset that they left.
+    Returns the asset that the listings left.
     """
     with _transaction() as connection:
-        change, made = split(connection, slug, _names(body), _by("split", body))
+        change, made = split(connection, slug, _listing_names(body), _verdict("split", body))
         return {**asset_response(connection, slug), "change": change, "made": made}
 
 
-@_deciding("/assets/<slug>/pin", ListingsBody, LISTINGS, "pinListings")
+@_decision_route("/assets/<slug>/pin", ListingsBody, SPLIT_EXAMPLE, "pinListings")
 def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
-    """These listings are of this asset, whatever they were of, and no rule moves them"""
+    """Pin listings to an asset
+
+    The listings move to this asset, whichever asset they belonged to. No rule moves them afterwards.
+    """
     with _transaction() as connection:
-        change = pin(connection, slug, _names(body), _by("pinned", body))
+        change = pin(connection, slug, _listing_names(body), _verdict("pinned", body))
         return {**asset_response(connection, slug), "change": change}
 
 
 @blueprint.route("/decisions/<uuid:change>/undo", methods=["POST"])
-@blueprint.arguments(Reasoned, example={"reason": "It was the right one after all."})
+@blueprint.arguments(ReasonBody, example={"reason": "The merge was correct."})
 @blueprint.arguments(NoQuery, location="query")
-@blueprint.response(200, ChangeAnswer)
+@blueprint.response(200, ChangeResponse)
 @blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.alt_response(409, "CONFLICT")
@@ -169,7 +192,10 @@ def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
 @blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="undoChange")
 def undo_change(body: dict[str, Any], _: dict[str, Any], change: UUID) -> dict[str, Any]:
-    """Each listing of a change is again what it was before"""
+    """Undo a change
+
+    Each listing of the change returns to the asset that it belonged to before.
+    """
     with _transaction() as connection:
         return {"change": revert_change(connection, change, "api", body["reason"])}
 
@@ -179,12 +205,12 @@ def undo_change(body: dict[str, Any], _: dict[str, Any], change: UUID) -> dict[s
 @blueprint.response(200, DecisionPage, headers=LINK_HEADER)
 @blueprint.doc(operationId="listDecisions")
 def list_decisions(arguments: dict[str, Any]) -> Response:
-    """Decisions, newest first
+    """List decisions, newest first
 
-    Nothing that was ever decided of a listing is missing here.
+    The list is complete: decisions are never changed or deleted.
     """
     limit = arguments["limit"]
-    wanted = (
+    query = (
         select(DecisionRow, ListingRow.source, ListingRow.source_asset_id, ListingRow.quote_currency, AssetRow.slug)
         .join(ListingRow, ListingRow.id == DecisionRow.listing)
         .join(AssetRow, AssetRow.id == DecisionRow.asset)
@@ -198,29 +224,29 @@ def list_decisions(arguments: dict[str, Any]) -> Response:
     }
     for name, column in columns.items():
         if name in arguments:
-            wanted = wanted.where(column == arguments[name])
+            query = query.where(column == arguments[name])
     if "cursor" in arguments:
-        wanted = wanted.where(
+        query = query.where(
             DecisionRow.id < pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.BigId])[0]
         )
     with read_connection() as connection:
         if "asset" in arguments:
-            wanted = wanted.where(DecisionRow.asset.in_(asset_ids(connection, [arguments["asset"]])))
-        rows = connection.execute(wanted).all()
-    following = pagination.encode(request.path, arguments, [rows[limit - 1].id]) if len(rows) > limit else None
-    shown = [{**row._mapping, "asset": row.slug} for row in rows[:limit]]
-    return list_response(DecisionSchema(many=True).dump(shown), limit, following)
+            query = query.where(DecisionRow.asset.in_(asset_ids(connection, [arguments["asset"]])))
+        rows = connection.execute(query).all()
+    next_cursor = pagination.encode(request.path, arguments, [rows[limit - 1].id]) if len(rows) > limit else None
+    decisions = [{**row._mapping, "asset": row.slug} for row in rows[:limit]]
+    return list_response(DecisionSchema(many=True).dump(decisions), limit, next_cursor)
 
 
-def _by(method: str, body: dict[str, Any]) -> Verdict:
+def _verdict(method: str, body: dict[str, Any]) -> Verdict:
     return Verdict(method, "api", reason=body["reason"])
 
 
-def _names(body: dict[str, Any]) -> list[ListingName]:
-    return [(it["source"], it["source_asset_id"]) for it in body["listings"]]
+def _listing_names(body: dict[str, Any]) -> list[ListingName]:
+    return [(listing["source"], listing["source_asset_id"]) for listing in body["listings"]]
 
 
-CODES = {
+PROBLEM_CODES = {
     "unknown_asset": Code.UNKNOWN_ASSET,
     "unknown_change": Code.UNKNOWN_CHANGE,
     "unknown_listing": Code.INVALID_BODY,
@@ -230,13 +256,13 @@ CODES = {
 
 @contextmanager
 def _transaction() -> Iterator[Connection]:
-    """The transaction of a decision. The answer is read in it, or a change could be made and its id be lost.
+    """Yield a connection in the transaction of a decision. Turn a refused decision into a Problem.
 
-    What is refused is a Problem.
+    Read the response on this connection: a later read could fail, and the client would never get the change's id.
     """
     try:
         with decision_lock(context().engine) as connection:
             yield connection
     except DecisionRefused as refused:
-        errors = [{"in": "body", "name": "listings", "detail": detail} for detail in refused.each]
-        raise Problem(CODES[refused.code], str(refused), errors=errors) from None
+        errors = [{"in": "body", "name": "listings", "detail": detail} for detail in refused.details]
+        raise Problem(PROBLEM_CODES[refused.code], str(refused), errors=errors) from None

@@ -1,4 +1,4 @@
-"""Which listings a reader asks for, by source, asset, symbol and currency."""
+"""Select listings by source, asset, symbol and quote currency."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from app.web.problems import invalid_parameter, quoted, suggestion
 from store.tables import AssetRow, ListingRow
 from tasks.identity.decisions import ASSETS_BY_SLUG
 
-MOST_CANDIDATES = 2000
+MAX_SUGGESTED_SLUGS = 2000
+"""Number of slugs that are compared with an unknown one."""
 
 FILTERS = frozenset(("source", "asset", "symbol", "quote_currency"))
-"""The parameters that say which listings: those have to be looked up first."""
+"""Parameters that select listings. These listings must be looked up before the quotes."""
 
 
 class ListingQuery(PageArguments):
-    """The parameters; a schema of its own adds its own."""
+    """Parameters that select listings. Subclasses add their own."""
 
-    source = ListOf(source_name(), "Only of this source.")
-    asset = ListOf(Text(), "Only of this asset, by its slug.")
-    symbol = ListOf(Text(longest=100), "Only with this symbol, in any case. Several assets can share one.")
-    quote_currency = ListOf(Text(longest=12), "Only in this currency, in any case.")
-
-
-def conditions(connection: Connection, arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """What a listing must meet; none where nothing is asked. Raises a Problem for an asset that is not there."""
-    found: list[ColumnElement[bool]] = []
-    if sources := arguments.get("source"):
-        found.append(ListingRow.source.in_(sources))
-    if slugs := arguments.get("asset"):
-        found.append(ListingRow.asset.in_(asset_ids(connection, slugs)))
-    if symbols := arguments.get("symbol"):
-        found.append(func.upper(ListingRow.symbol).in_([func.upper(symbol) for symbol in symbols]))
-    if currencies := arguments.get("quote_currency"):
-        found.append(ListingRow.quote_currency.in_([currency.upper() for currency in currencies]))
-    return found
+    source = ListOf(source_name(), "Only from this source.")
+    asset = ListOf(Text(), "Only for this asset, by its slug.")
+    symbol = ListOf(Text(max_length=100), "Only with this symbol, in upper or lower case. Several assets can share it.")
+    quote_currency = ListOf(Text(max_length=12), "Only in this quote currency, in upper or lower case.")
 
 
 def listing_ids(connection: Connection, arguments: Mapping[str, Any]) -> list[int] | None:
-    """The listings that are asked for; None where all are."""
-    asked = conditions(connection, arguments)
-    return list(connection.scalars(select(ListingRow.id).where(*asked))) if asked else None
+    """Return the ids of the selected listings, or None for all listings. Raise a Problem for an unknown asset."""
+    conditions = _listing_conditions(connection, arguments)
+    return list(connection.scalars(select(ListingRow.id).where(*conditions))) if conditions else None
 
 
-def nearest_asset(connection: Connection, slug: str) -> str:
-    """`; did you mean …?`, from the assets whose slug begins alike."""
-    alike = select(AssetRow.slug).where(AssetRow.slug.startswith(slug[:2], autoescape=True)).limit(MOST_CANDIDATES)
-    return suggestion(slug, connection.scalars(alike))
+def _listing_conditions(connection: Connection, arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if sources := arguments.get("source"):
+        conditions.append(ListingRow.source.in_(sources))
+    if slugs := arguments.get("asset"):
+        conditions.append(ListingRow.asset.in_(asset_ids(connection, slugs)))
+    if symbols := arguments.get("symbol"):
+        conditions.append(func.upper(ListingRow.symbol).in_([func.upper(symbol) for symbol in symbols]))
+    if currencies := arguments.get("quote_currency"):
+        conditions.append(ListingRow.quote_currency.in_([currency.upper() for currency in currencies]))
+    return conditions
 
 
 def asset_ids(connection: Connection, slugs: Sequence[str]) -> list[int]:
-    """The assets that slugs stand for; raises a Problem for one that is not there."""
-    known = {row.asked: row.id for row in connection.execute(ASSETS_BY_SLUG, {"slugs": list(slugs)})}
+    """Return the ids of the assets that slugs resolve to. Raise a Problem for an unknown slug."""
+    ids = {row.requested: row.id for row in connection.execute(ASSETS_BY_SLUG, {"slugs": list(slugs)})}
     for slug in slugs:
-        if slug not in known:
+        if slug not in ids:
             raise invalid_parameter("asset", f"there is no asset {quoted(slug)}{nearest_asset(connection, slug)}")
-    return list(known.values())
+    return list(ids.values())
+
+
+def nearest_asset(connection: Connection, slug: str) -> str:
+    """Return `; did you mean …?` with the most similar slug, or an empty text. Compare slugs with the same start."""
+    slugs = select(AssetRow.slug).where(AssetRow.slug.startswith(slug[:2], autoescape=True)).limit(MAX_SUGGESTED_SLUGS)
+    return suggestion(slug, connection.scalars(slugs))

@@ -1,1 +1,1 @@
-"""Long responses: streaming, Parquet, the connection to the client."""
+"""Stream files: rows from Postgres, Parquet, the connection to the client."""

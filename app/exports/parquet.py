@@ -1,4 +1,4 @@
-"""Rows as a Parquet file that is sent while it is written: nothing of it is kept but the row group in hand."""
+"""Write rows as a Parquet file and send it at the same time, with only the current row group in memory."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
-PIECE = 256 * 1024
-ROW_GROUP = 20_000
-"""Rows; each takes about 250 bytes of memory until its group is complete."""
+PIECE_BYTES = 256 * 1024
+ROW_GROUP_ROWS = 20_000
+"""A row takes about 250 bytes of memory until its row group is complete."""
 
 TIMES = ("observed_at", "fetched_at", "ingested_at")
 TIME = pl.Datetime("us", "UTC")
 
 
 def column_type(member: str) -> pl.DataType:
-    """Prices and supplies are text, as in JSON: a NUMERIC without a scale fits no decimal type, and no float."""
+    """Return the type of a column. Prices and supplies are text: no decimal or float type holds every NUMERIC."""
     if member in TIMES:
         return TIME
     return pl.Int32() if member == "rank" else pl.String()
 
 
-def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], about: Mapping[str, str]) -> Iterator[bytes]:
-    """The bytes of the file. pieces: rows as `table_line` has them; about: kept in the file's key-value metadata.
+def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the bytes of the file. pieces: rows as lines of `table_line`. metadata: key-value metadata of the file.
 
-    polars writes in a thread of its own, into a pipe: it waits there while the reader does. Raises what reading the
-    pieces raises; the file then lacks its footer, without which none can be opened.
+    polars writes into a pipe in a thread of its own, which blocks while the client is slow. An exception from the
+    pieces is raised here, after the bytes that polars has written.
     """
     failures: list[BaseException] = []
     read, write = os.pipe()
-    writer = threading.Thread(target=_write, args=(write, pieces, members, dict(about), failures), name="parquet")
+    writer = threading.Thread(target=_write, args=(write, pieces, members, dict(metadata), failures), name="parquet")
     with open(read, "rb", buffering=0) as pipe:  # noqa: PTH123 — a descriptor has no path
         writer.start()
         try:
-            while piece := pipe.read(PIECE):
+            while piece := pipe.read(PIECE_BYTES):
                 yield piece
         finally:
-            pipe.close()  # a writer that is waiting to be read ends with a broken pipe
+            pipe.close()  # ends a blocked writer with a broken pipe
             writer.join()
     if failures:
         raise failures[0]
@@ -50,22 +50,22 @@ def _write(
     pipe: int,
     pieces: Iterator[Sequence[str]],
     members: Sequence[str],
-    about: dict[str, str],
+    metadata: dict[str, str],
     failures: list[BaseException],
 ) -> None:
     def frames(*_: Any) -> Iterator[pl.DataFrame]:
         try:
             for piece in pieces:
                 yield _frame(piece, members)
-        except BaseException as failure:  # polars would tell of it in words only
+        except BaseException as failure:  # polars would pass on only its text
             failures.append(failure)
             raise
 
     rows = register_io_source(frames, schema={name: column_type(name) for name in members})
     try:
         with open(pipe, "wb", buffering=0) as out:
-            rows.sink_parquet(out, row_group_size=ROW_GROUP, compression_level=1, metadata=about)
-    except Exception as failure:  # noqa: BLE001 — whatever it is, the thread that reads the pipe raises it
+            rows.sink_parquet(out, row_group_size=ROW_GROUP_ROWS, compression_level=1, metadata=metadata)
+    except Exception as failure:  # noqa: BLE001 — raised again by the thread that reads the pipe
         failures.append(failure)
 
 
@@ -74,6 +74,6 @@ def _frame(piece: Sequence[str], members: Sequence[str]) -> pl.DataFrame:
     text = "\n".join(piece)
     frame = pl.read_csv(text.encode(), has_header=False, schema={"": pl.String(), **as_text}).drop("")
     if len(frame) != len(piece):
-        raise RuntimeError(f"{len(piece)} lines of an export were read as {len(frame)} rows")
+        raise RuntimeError(f"polars read {len(piece)} exported lines as {len(frame)} rows")
     times = [name for name in TIMES if name in members]
     return frame.with_columns(pl.col(times).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC"))

@@ -22,25 +22,25 @@ from store.errors import describe
 
 log = structlog.get_logger(__name__)
 
-ROWS = 1000
-"""Rows of one FETCH, half a megabyte as JSON."""
+FETCH_ROWS = 1000
+"""Rows of one FETCH: about half a megabyte as JSON."""
 
 RETRY_AFTER = 10
-"""Seconds after which another try is worth it, where as many exports are under way as may be."""
+"""Seconds after which a client should retry if the maximum number of exports is running."""
 
 ROW_COUNT = "X-Row-Count"
 
 FILE = {"type": "string", "format": "binary"}
-"""The schema of a file, for the documentation."""
+"""The schema of a file, for the OpenAPI document."""
 
-ROW_COUNT_HEADER = {ROW_COUNT: {"description": "How many rows the file has.", "schema": {"type": "integer"}}}
+ROW_COUNT_HEADER = {ROW_COUNT: {"description": "Number of rows in the file.", "schema": {"type": "integer"}}}
 
 Pieces = Iterator[Sequence[str]]
-"""The lines of a file, as many at a time as one FETCH brings."""
+"""The lines of a file; each item has the lines of one FETCH."""
 
 
 class FileRows(NamedTuple):
-    """What goes into a file: how many rows there are, and the query that gives each as a line."""
+    """The rows of a file. total: their number. lines: the query that returns each row as a line."""
 
     total: int
     lines: Select[Any]
@@ -50,27 +50,28 @@ class FileRows(NamedTuple):
 def stream_file(
     name: str,
     media_type: str,
-    find: Callable[[Connection], FileRows],
+    select_rows: Callable[[Connection], FileRows],
     encode: Callable[[Pieces, int], Iterator[bytes]],
 ) -> Response:
-    """A file of this name, all of one snapshot. encode: its bytes, from its rows as lines and their number.
+    """Return a response with a file of this name, read from one snapshot.
 
-    Raises a Problem where as many exports are under way as may be.
+    encode: yields the bytes of the file from its lines and its number of rows. Raises a Problem if the maximum number
+    of exports is already running.
     """
-    with ExitStack() as held:
-        held.enter_context(_slot())
-        connection = held.enter_context(context().exporter.connect())
-        rows = find(connection)
+    with ExitStack() as resources:
+        resources.enter_context(_slot())
+        connection = resources.enter_context(context().exporter.connect())
+        rows = select_rows(connection)
         pieces = _pieces(connection, rows)
-        # What is wrong with the query shows here, while it can still be said.
+        # Fetch the first rows now: if the query fails, the client can still get an error status.
         pieces = chain([next(pieces)], pieces) if rows.total else pieces
-        reader = ClientConnection(request.environ, context().settings.export_patience)
-        body = _sent(reader, encode(pieces, rows.total), {"file": name, "rows": rows.total})
-        answer = Response(body, mimetype=media_type)
-        answer.call_on_close(held.pop_all().close)
-    answer.headers[ROW_COUNT] = str(rows.total)
-    answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return answer
+        client = ClientConnection(request.environ, context().settings.export_patience)
+        body = _send(client, encode(pieces, rows.total), {"file": name, "rows": rows.total})
+        response = Response(body, mimetype=media_type)
+        response.call_on_close(resources.pop_all().close)
+    response.headers[ROW_COUNT] = str(rows.total)
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def _slot() -> Iterator[None]:
     if not slots.acquire(blocking=False):
         raise Problem(
             Code.TOO_MANY_EXPORTS,
-            "As many exports are under way as may be at once.",
+            f"This process already runs the maximum of {context().settings.exports_at_once} exports.",
             headers={"Retry-After": str(RETRY_AFTER)},
         )
     try:
@@ -89,46 +90,48 @@ def _slot() -> Iterator[None]:
 
 
 def _pieces(connection: Connection, rows: FileRows) -> Pieces:
-    """The lines, as many at a time as one FETCH brings; fails if they are not as many as were counted."""
-    left = rows.total
-    found = connection.execution_options(yield_per=ROWS).scalars(rows.lines, dict(rows.parameters))
-    for piece in found.partitions():
-        left -= len(piece)
+    """Yield the lines of each FETCH. Raise RuntimeError at the end if their number differs from the count."""
+    missing = rows.total
+    result = connection.execution_options(yield_per=FETCH_ROWS).scalars(rows.lines, dict(rows.parameters))
+    for piece in result.partitions():
+        missing -= len(piece)
         yield piece
-    if left:
-        raise RuntimeError(f"an export of {rows.total} rows ended with {left} to come")
+    if missing:
+        raise RuntimeError(f"an export of {rows.total} rows ended with {missing} rows missing")
 
 
-def _sent(reader: ClientConnection, body: Iterator[bytes], about: Mapping[str, Any]) -> Iterator[bytes]:
-    """The file on its way. What ends it early breaks the connection, or a part of it would be taken for the whole."""
-    started, reason = time.monotonic(), "the reader left, or was too slow"
-    with reader:
+def _send(client: ClientConnection, body: Iterator[bytes], fields: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield the body and log its end. Reset the connection if it ends early: a part must not look complete."""
+    started, reason = time.monotonic(), "the client disconnected or was too slow"
+    with client:
         try:
             yield from body
-            reader.done()
+            client.mark_complete()
             reason = ""
-        except Exception as error:  # its status is sent: there is nobody left to tell
+        except Exception as error:  # too late for an error response: the status is already sent
             reason = describe(error)
             if not isinstance(error, SQLAlchemyError | psycopg2.Error):
                 log.error("exception_unhandled", exc_info=error)
             raise ConnectionResetError(errno.ECONNRESET, reason) from None
         finally:
-            took = round(time.monotonic() - started, 3)
+            seconds = round(time.monotonic() - started, 3)
             if reason:
-                log.warning("export_aborted", reason=reason, duration_seconds=took, **about)
+                log.warning("export_aborted", reason=reason, duration_seconds=seconds, **fields)
             else:
-                log.info("export_sent", duration_seconds=took, **about)
+                log.info("export_sent", duration_seconds=seconds, **fields)
 
 
 def csv_file(header: Sequence[str], pieces: Pieces) -> Iterator[bytes]:
+    """Yield the bytes of a CSV file."""
     yield joined([",".join(header)])
     yield from map(joined, pieces)
 
 
 def joined(piece: Sequence[str]) -> bytes:
+    """Return lines as bytes, each with a line break at its end."""
     return ("\n".join(piece) + "\n").encode()
 
 
 def csv_text(value: Any) -> ColumnElement[str]:
-    """A cell in which a comma, a quotation mark or the end of a line may stand."""
+    """Return the SQL of a quoted CSV cell, which can hold commas, quotation marks and line breaks."""
     return func.concat('"', func.replace(value, '"', '""'), '"')

@@ -1,1 +1,1 @@
-"""Quotes as the API serves them: pages, the latest, exports."""
+"""Serve quotes: pages, latest quotes, exports."""

@@ -1,4 +1,4 @@
-"""A list as a file: every row that is asked for, of one snapshot, through a server-side cursor, provably complete."""
+"""Export quotes as a file: every selected row of one snapshot, in CSV, NDJSON or Parquet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INGESTED_UNTIL = "X-Ingested-Until"
 
 @dataclass(frozen=True)
 class _File:
-    """What is asked for. rows: how many there are."""
+    """What a file needs in addition to its lines. rows: their number."""
 
     members: Sequence[str]
     rows: int
@@ -31,7 +31,7 @@ class _File:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file. encode: its bytes, from its rows as lines."""
+    """A file format. line: the SQL of a row as a line. encode: yields the bytes of the file from its lines."""
 
     media_type: str
     line: Line
@@ -49,8 +49,8 @@ def _ndjson(pieces: Pieces, file: _File) -> Iterator[bytes]:
 
 
 def _parquet(pieces: Pieces, file: _File) -> Iterator[bytes]:
-    about = {"rows": str(file.rows), "ingested_until": file.ingested_until, "query": request.query_string.decode()}
-    return parquet(pieces, file.members, {f"kasparro.{name}": value for name, value in about.items()})
+    metadata = {"rows": str(file.rows), "ingested_until": file.ingested_until, "query": request.query_string.decode()}
+    return parquet(pieces, file.members, {f"kasparro.{name}": value for name, value in metadata.items()})
 
 
 FORMATS: Mapping[str, Format] = {
@@ -61,20 +61,20 @@ FORMATS: Mapping[str, Format] = {
 
 
 def export(arguments: Mapping[str, Any], until: datetime) -> Response:
-    """The quotes that are asked for, as a file. until: the time before which nothing can be written any more.
+    """Return the selected quotes as a file. until: the watermark, read before the file's snapshot.
 
-    Raises a Problem where as many exports are under way as may be.
+    Raises a Problem if the maximum number of exports is already running.
     """
-    form, name = FORMATS[arguments["format"]], arguments["format"]
+    name, format_ = arguments["format"], FORMATS[arguments["format"]]
     members: Sequence[str] = arguments["members"]
 
-    def find(connection: Connection) -> FileRows:
+    def select_rows(connection: Connection) -> FileRows:
         selection = Selection(connection, arguments)
-        return FileRows(selection.count(), lines(selection.shape, members, form.line), selection.parameters)
+        return FileRows(selection.count(), lines(selection.shape, members, format_.line), selection.parameters)
 
     def encode(pieces: Pieces, rows: int) -> Iterator[bytes]:
-        return form.encode(pieces, _File(members, rows, instant(until)))
+        return format_.encode(pieces, _File(members, rows, instant(until)))
 
-    answer = stream_file(f"quotes.{name}", form.media_type, find, encode)
-    answer.headers[INGESTED_UNTIL] = instant(until)
-    return answer
+    response = stream_file(f"quotes.{name}", format_.media_type, select_rows, encode)
+    response.headers[INGESTED_UNTIL] = instant(until)
+    return response

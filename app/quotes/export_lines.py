@@ -1,4 +1,4 @@
-"""A row of an export as one line of text, written by Postgres and passed on as it is."""
+"""Build the SQL that formats each exported row as one line of text."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from app.quotes.selection import QueryShape
 from store.tables import AssetRow, ListingRow, QuoteRow
 
 Line = Callable[[Mapping[str, ColumnElement[Any]]], ColumnElement[str]]
-"""The line that a row of members becomes, without its end."""
+"""Returns the SQL of a row's line, without the line break."""
 
 json_line: Line = json_object
 
 
 def csv_line(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """As RFC 4180 has it: words in quotation marks, nothing at all for null."""
-    # A line with nothing on it is no row to many who read such files.
+    """Return a CSV line (RFC 4180): quoted text, and an empty cell for null."""
+    # Many CSV parsers skip an empty line, so a single null is written as quotation marks.
     return func.concat_ws(",", *_cells(members, null="" if len(members) > 1 else '""'))
 
 
 def table_line(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """The same after an empty cell, so that nothing is null wherever nothing stands."""
+    """Return a CSV line that starts with an empty cell, so that no line is empty and every empty cell is null."""
     return func.concat_ws(",", "", *_cells(members, null=""))
 
 
@@ -40,7 +40,7 @@ def _cell(name: str, value: ColumnElement[str], null: str) -> ColumnElement[Any]
 
 
 def lines(shape: QueryShape, members: Sequence[str], line: Line) -> Select[str]:
-    """Every row of a selection, in its order, as one column of lines."""
+    """Return the query for every row of a selection, in its order, as one column of lines."""
     return (
         select(line({name: MEMBERS[name](QuoteRow) for name in members}))
         .select_from(QuoteRow)

@@ -1,4 +1,4 @@
-"""A quote as it is answered: its members, and the one query that has Postgres write a page of them as JSON."""
+"""Define the members of a quote in responses, and the query by which Postgres writes a page of them as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.web.formats import INSTANT, PLAIN_NUMBER, Amount, Instant, instant_sql,
 from store.tables import AssetRow, ListingRow
 
 Columns = Any
-"""The columns of a page of `quotes`, by name."""
+"""The columns of rows of `quotes`, by name."""
 
 MEMBERS: Mapping[str, Callable[[Columns], ColumnElement[Any]]] = {
     "source": lambda _: ListingRow.source.expression,
@@ -41,7 +41,7 @@ MEMBERS: Mapping[str, Callable[[Columns], ColumnElement[Any]]] = {
 }
 
 FREE_TEXT = ("source", "asset", "symbol", "name", "source_asset_id", "quote_currency")
-"""Members that others thought up, in which anything may stand."""
+"""Members whose text comes from upstreams and can contain any character."""
 
 
 def _amount(description: str, *, null: bool = True) -> Amount:
@@ -53,50 +53,52 @@ def _time(description: str) -> Instant:
 
 
 class QuoteSchema(Schema):
-    """What one listing was worth at one instant. Null is unknown, never zero."""
+    """The price of one listing at one time. Null means unknown, never zero."""
 
-    partial_answer = True  # `fields` chooses among them
+    partial_response = True  # the `fields` parameter selects members
 
     source = fields.String(metadata={"examples": ["coingecko"]})
     asset = fields.String(
         metadata={"description": "Slug of the asset, the same across sources.", "examples": ["bitcoin"]}
     )
-    symbol = fields.String(metadata={"description": "As the source has it; not unique.", "examples": ["BTC"]})
+    symbol = fields.String(metadata={"description": "The source's symbol; not unique.", "examples": ["BTC"]})
     name = fields.String(metadata={"examples": ["Bitcoin"]})
     source_asset_id = fields.String(metadata={"description": "The source's own id.", "examples": ["bitcoin"]})
-    quote_currency = fields.String(metadata={"description": "What the money is in.", "examples": ["USD"]})
-    observed_at = _time("When it was worth that, says the source.")
-    price = _amount("In the quote currency, above 0.", null=False)
-    open = _amount("Where the source tells of a period: its first price.")
-    high = _amount("The highest price of the period, or of the last 24 hours.")
-    low = _amount("The lowest price of the period, or of the last 24 hours.")
-    volume_24h = _amount("Traded in 24 hours, in the quote currency.")
+    quote_currency = fields.String(metadata={"description": "Currency of the amounts.", "examples": ["USD"]})
+    observed_at = _time("Time of the price, according to the source.")
+    price = _amount("In the quote currency, greater than 0.", null=False)
+    open = _amount("First price of the period, if the source reports periods.")
+    high = _amount("Highest price of the period, or of the last 24 hours.")
+    low = _amount("Lowest price of the period, or of the last 24 hours.")
+    volume_24h = _amount("Volume traded in 24 hours, in the quote currency.")
     market_cap = _amount("In the quote currency.")
-    change_24h_pct = _amount("Of the price, in per cent.")
-    rank = fields.Integer(allow_none=True, metadata={"description": "By market cap, in this source.", "examples": [1]})
+    change_24h_pct = _amount("Change of the price in 24 hours, in percent.")
+    rank = fields.Integer(
+        allow_none=True, metadata={"description": "Rank by market cap in this source.", "examples": [1]}
+    )
     circulating_supply = _amount("In units of the asset.")
     total_supply = _amount("In units of the asset.")
     max_supply = _amount("In units of the asset.")
-    fetched_at = _time("When the source was asked.")
-    ingested_at = _time("When the transaction began that wrote it.")
-    run = fields.UUID(metadata={"description": "The run that wrote it."})
+    fetched_at = _time("Time of the request to the source.")
+    ingested_at = _time("Start of the transaction that wrote the quote.")
+    run = fields.UUID(metadata={"description": "The run that wrote the quote."})
 
 
 class Members(CommaSeparated):
-    """The members that each row of the response has."""
+    """The parameter `fields`: the members of each row of a response."""
 
     def __init__(self, **options: Any):
         super().__init__(MEMBERS, "member", "Members of each row, in this order. Default: all.", **options)
 
 
 LIMIT = bindparam("limit", type_=BigInteger)
-"""How many rows a page may have."""
+"""The maximum number of rows on a page."""
 
 
 def json_object(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """A row of members as a JSON object, with every member in it.
+    """Return the SQL of a row as a JSON object with every member.
 
-    Put together as text: row_to_json takes a third longer, since it looks up for each value how its type is written.
+    Concatenates text: row_to_json takes a third longer, since it looks up how to write the type of each value.
     """
     parts: list[Any] = []
     for name, value in members.items():
@@ -106,14 +108,15 @@ def json_object(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]
 
 def _json(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
     text = cast(func.to_json(value) if name in FREE_TEXT else value, Text)
-    # Of the others only a rank is a number in JSON, and none holds what would have to be escaped.
+    # Of the other members only `rank` is a JSON number, and none needs escaping.
     return text if name in FREE_TEXT or name == "rank" else literal('"', Text) + text + literal('"', Text)
 
 
 class JsonRows(NamedTuple):
-    """Rows as a JSON array; how many came, one more than the limit at most; of which state of the data they are.
+    """A page of rows.
 
-    last: of the row at the limit, where there are more, the columns that its place is told by.
+    data: a JSON array. rows: the number of rows read, at most one more than the limit. state: the state of the data.
+    last: if there are more rows, the key of the last row of the page.
     """
 
     data: str
@@ -131,10 +134,10 @@ class JsonRows(NamedTuple):
 def rows_as_json(
     rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
-    """What `Answered.of` takes: the first `limit` rows as a JSON array, and what is to be known of them.
+    """Return the query of the one row that `JsonRows.of` reads: the first `limit` rows as a JSON array.
 
-    rows: columns of `quotes`, LIMIT + 1 of them at most. Postgres writes the text and nobody reads it again: ten
-    times as fast as a dump in Python.
+    rows: columns of `quotes`, at most LIMIT + 1 rows. Postgres writes the text and it is never parsed again, which is
+    ten times as fast as a dump in Python.
     """
     page = (
         select(
@@ -147,7 +150,7 @@ def rows_as_json(
         .join(AssetRow, AssetRow.id == ListingRow.asset)
         .subquery("page")
     )
-    # In the order of the key and not of the position: in that they come, and need not be sorted again.
+    # Ordered by the key and not by the position: rows arrive in that order, so Postgres need not sort them again.
     quotes = func.string_agg(page.c.quote, ",").aggregate_order_by(*order(page.c)).filter(page.c.position <= LIMIT)
     array = literal("[", Text) + quotes + literal("]", Text)
     return (

@@ -1,4 +1,4 @@
-"""/data/latest: what each listing, or each asset, is worth now."""
+"""Serve `/data/latest`: the newest quote of each listing, or of each asset."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ ListingKey = tuple[pagination.Id]
 AssetKey = tuple[pagination.BigId, pagination.Word]
 
 blueprint = Resource(
-    "latest", __name__, url_prefix="/data/latest", description="What each listing, or asset, is worth now."
+    "latest", __name__, url_prefix="/data/latest", description="The newest quote of each listing or asset."
 )
 
 
 class LatestQuery(ListingQuery):
-    """Which listings' newest quotes."""
+    """The filters of a list of newest quotes, and whether to list one for each listing or asset."""
 
     per = OneOf(
         ("listing", "asset"),
         load_default="listing",
-        metadata={"description": "One row a listing, or one an asset and currency: the newest across sources."},
+        metadata={
+            "description": "One row per listing, or one per asset and quote currency: the newest across sources."
+        },
     )
     members = Members(data_key="fields")
 
@@ -47,38 +49,35 @@ class LatestPage(Envelope):
 @blueprint.route("", tags=["data"])
 @blueprint.arguments(LatestQuery, location="query")
 @blueprint.response(200, LatestPage, headers=LINK_HEADER | ETAG_HEADER)
-@blueprint.alt_response(304, description="You have this answer already.", headers=ETAG_HEADER)
+@blueprint.alt_response(304, description="You already have this response.", headers=ETAG_HEADER)
 @blueprint.doc(operationId="listLatestQuotes")
 def list_latest(arguments: dict[str, Any]) -> Response:
-    """The newest quotes
+    """List the newest quotes
 
-    One for each listing, in a fixed order that new quotes do not change. With `per=asset` one for each asset and quote
-    currency: the newest that any source has.
+    One for each listing, in a fixed order that new quotes do not change. With `per=asset`, one for each asset and
+    quote currency: the newest from any source.
     """
     per_asset, limit = arguments["per"] == "asset", arguments["limit"]
     with read_connection() as connection:
-        # A page that is all that is read brings its state along.
+        # A page that needs no other query returns the state of the data with its rows.
         if request.if_none_match or not FILTERS.isdisjoint(arguments):
             raise_if_not_modified(connection, arguments)
         listings = listing_ids(connection, arguments)
-        shape = _Shape(per_asset, of_all=listings is None, is_first="cursor" not in arguments)
+        shape = _Shape(per_asset, all_listings=listings is None, is_first="cursor" not in arguments)
         parameters = {"listings": listings or [], **_after(arguments, per_asset=per_asset)}
-        found = JsonRows.of(_page(shape, arguments["members"], limit).row(connection, parameters))
-        tag(arguments, found.state)
-    following = None
-    if found.has_more:
-        following = pagination.encode(request.path, arguments, found.last)
-    return raw_list_response(
-        found.data, {"pagination": {"limit": limit, "next_cursor": following, "has_more": found.has_more}}, following
-    )
+        page = JsonRows.of(_page(shape, arguments["members"], limit).row(connection, parameters))
+        tag(arguments, page.state)
+    cursor = pagination.encode(request.path, arguments, page.last) if page.has_more else None
+    paging = {"limit": limit, "next_cursor": cursor, "has_more": page.has_more}
+    return raw_list_response(page.data, {"pagination": paging}, cursor)
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What decides how the SQL of a page reads."""
+    """Everything that the SQL of a page depends on."""
 
     per_asset: bool
-    of_all: bool
+    all_listings: bool
     is_first: bool
 
     @property
@@ -91,7 +90,7 @@ def _page(shape: _Shape, members: tuple[str, ...], limit: int) -> PreparedStatem
     newest = select(LatestQuoteRow, ListingRow.asset, ListingRow.quote_currency).join(
         ListingRow, ListingRow.id == LatestQuoteRow.listing_id
     )
-    if not shape.of_all:
+    if not shape.all_listings:
         newest = newest.where(ListingRow.id == any_(cast(bindparam("listings"), ARRAY(Integer))))
     newest = _per_asset(newest, shape) if shape.per_asset else _per_listing(newest, shape)
     rows = _quotes(newest.limit(LIMIT + 1).subquery("newest"))
@@ -103,16 +102,16 @@ def _page(shape: _Shape, members: tuple[str, ...], limit: int) -> PreparedStatem
 
 
 def _quotes(newest: Subquery) -> Subquery:
-    # With its own limit, each is looked up by its key; a plain join was planned as a scan of all quotes.
-    of_one = select(QuoteRow).where(
+    # The limit makes Postgres look up each quote by its key; a plain join was planned as a scan of all quotes.
+    by_key = select(QuoteRow).where(
         QuoteRow.listing_id == newest.c.listing_id, QuoteRow.observed_at == newest.c.observed_at
     )
-    quote = of_one.limit(1).lateral("quote_of_one")
+    quote = by_key.limit(1).lateral("quote")
     return select(quote, newest.c.asset, newest.c.quote_currency).join(quote, true()).subquery("rows")
 
 
 def _after(arguments: dict[str, Any], *, per_asset: bool) -> dict[str, Any]:
-    """The parameters of a page that is not the first."""
+    """Return the parameters by which a page starts after its cursor; none for the first page."""
     if "cursor" not in arguments:
         return {}
     kind, names = (AssetKey, ("after_asset", "after_currency")) if per_asset else (ListingKey, ("after_listing",))

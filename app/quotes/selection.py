@@ -1,4 +1,4 @@
-"""The quotes that a request asks for, and the way to them that is quick for such a request."""
+"""Select the quotes that a request filters, with the query that is fastest for its filters."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from app.quotes.fields import LIMIT, Columns, JsonRows, rows_as_json
 from app.quotes.run_bounds import find_run_bounds
 from app.web import pagination
 from app.web.prepared import MAX_PREPARED, PreparedStatement
-from app.web.row_estimates import EXACT_LIMIT, RowEstimate
+from app.web.row_estimates import MAX_COUNTED_ROWS, RowEstimate
 from store.tables import LatestQuoteRow, QuoteRow
 
-FEW = 50
-"""Up to so many listings are each read by their own key; beyond, the index over time is walked."""
+MAX_FEW_LISTINGS = 50
+"""Up to this many listings are each read through the primary key; more are read through the index over time."""
 
 Key = tuple[datetime, pagination.Id, datetime]
-"""observed_at and listing of the last row shown, and the first page's ingested_until."""
+"""A cursor's key: observed_at and listing of the last row of the page, and ingested_until of the first page."""
 
 KEY = ("observed_at", "listing_id")
 
@@ -61,15 +61,18 @@ AMONG: ColumnElement[bool] = QuoteRow.listing_id == any_(LISTINGS)
 
 @dataclass(frozen=True)
 class QueryShape:
-    """What decides how a selection's SQL reads; all else is its parameters."""
+    """Everything that the SQL of a selection depends on; the rest are parameters.
+
+    sort_all: read all selected rows and sort them, instead of reading them in order.
+    """
 
     conditions: tuple[str, ...]
     listings: Literal["all", "few", "many"]
     descending: bool
-    gathered: bool = False
+    sort_all: bool = False
 
     def all(self) -> Conditions:
-        """What every row meets, and no other."""
+        """Return the conditions that exactly the selected rows meet."""
         conditions = [CONDITIONS[name] for name in self.conditions]
         return conditions if self.listings == "all" else [*conditions, AMONG]
 
@@ -78,103 +81,112 @@ class QueryShape:
         return [column.desc() for column in key] if self.descending else key
 
     def page(self, *, is_first: bool) -> Subquery:
-        """One row more than a page has."""
-        conditions = self.all() if is_first else [*self.all(), *self._beyond()]
-        if self.gathered:
-            # OFFSET keeps the planner from walking through time for them: how long, it cannot know.
-            rows = select(QuoteRow).where(*conditions).offset(0).subquery("gathered")
+        """Return the rows of a page and one more, which shows whether another page follows."""
+        conditions = self.all() if is_first else [*self.all(), *self._after()]
+        if self.sort_all:
+            # OFFSET 0 stops the planner from scanning the index over time, since it cannot estimate how far that goes.
+            rows = select(QuoteRow).where(*conditions).offset(0).subquery("selected")
             return select(rows).order_by(*self.order(rows.c)).limit(LIMIT + 1).subquery("rows")
         if self.listings == "few":
-            return self._by_listing(conditions)
+            return self._page_by_listing(conditions)
         if self.listings == "many":
-            conditions.append(self._from_their_first())
+            conditions.append(self._within_listings())
         return select(QuoteRow).where(*conditions).order_by(*self.order(QuoteRow)).limit(LIMIT + 1).subquery("rows")
 
-    def _by_listing(self, conditions: Conditions) -> Subquery:
-        """Of each listing a page through its primary key, and of these the first page."""
-        wanted = _wanted()
+    def _page_by_listing(self, conditions: Conditions) -> Subquery:
+        """Read a page of each listing through the primary key, and return the first rows of them all."""
+        listing = _listings()
         others = [condition for condition in conditions if condition is not AMONG]
-        of_one = select(QuoteRow).where(QuoteRow.listing_id == wanted.c.id, *others)
-        each = of_one.order_by(*self.order(QuoteRow)[:1]).limit(LIMIT + 1).lateral("each")
-        rows = select(each).select_from(wanted).join(each, true())
-        return rows.order_by(*self.order(each.c)).limit(LIMIT + 1).subquery("rows")
+        of_listing = select(QuoteRow).where(QuoteRow.listing_id == listing.c.id, *others)
+        page = of_listing.order_by(*self.order(QuoteRow)[:1]).limit(LIMIT + 1).lateral("page_of_listing")
+        rows = select(page).select_from(listing).join(page, true())
+        return rows.order_by(*self.order(page.c)).limit(LIMIT + 1).subquery("rows")
 
-    def _beyond(self) -> Conditions:
+    def _after(self) -> Conditions:
         key, last = tuple_(QuoteRow.observed_at, QuoteRow.listing_id), tuple_(*AFTER)
-        # The second says nothing new, but is one that the primary key's index can start at.
+        # The second condition follows from the first, but lets a scan of the primary key start there.
         if self.descending:
             return [key < last, QuoteRow.observed_at <= AFTER[0]]
         return [key > last, QuoteRow.observed_at >= AFTER[0]]
 
-    def _from_their_first(self) -> ColumnElement[bool]:
-        """Else an old source, newest first, would be found after walking through all that is newer than it."""
+    def _within_listings(self) -> ColumnElement[bool]:
+        """Return the condition that starts the scan at the newest, or oldest, quote of the listings.
+
+        Without it, a list of an outdated source first scans all newer quotes of other sources.
+        """
         if self.descending:
             newest = select(func.max(LatestQuoteRow.observed_at)).where(LatestQuoteRow.listing_id == any_(LISTINGS))
             return QuoteRow.observed_at <= newest.scalar_subquery()
-        one, first = _wanted(), aliased(QuoteRow)
+        listing, quote = _listings(), aliased(QuoteRow)
         oldest = (
-            select(first.observed_at)
-            .where(first.listing_id == one.c.id)
-            .order_by(first.observed_at)
+            select(quote.observed_at)
+            .where(quote.listing_id == listing.c.id)
+            .order_by(quote.observed_at)
             .limit(1)
             .lateral("oldest")
         )
-        of_all = select(func.min(oldest.c.observed_at)).select_from(one).join(oldest, true())
-        return QuoteRow.observed_at >= of_all.scalar_subquery()
+        oldest_of_all = select(func.min(oldest.c.observed_at)).select_from(listing).join(oldest, true())
+        return QuoteRow.observed_at >= oldest_of_all.scalar_subquery()
 
 
 class Selection:
-    """What one request asks for. arguments: as `DataQuery` gives them; raises a Problem for what is not there."""
+    """The quotes that one request selects.
+
+    arguments: loaded by `DataQuery`. Raises a Problem for an unknown asset or run.
+    """
 
     def __init__(self, connection: Connection, arguments: Mapping[str, Any]):
         self._connection = connection
         listings = listing_ids(connection, arguments)
-        found = {
+        filters = {
             name: arguments[name] for name in ("observed_from", "observed_to", "ingested_since") if name in arguments
         }
-        wrote = find_run_bounds(connection, arguments["run"]) if "run" in arguments else None
-        self._at_most = wrote.rows if wrote and listings is None and not found else 0
-        if wrote:
-            found |= {"run": str(arguments["run"]), **wrote.bounds}
-            if wrote.listings is not None:
-                listings = sorted({*wrote.listings} if listings is None else {*wrote.listings} & {*listings})
-        self.parameters: dict[str, Any] = {**found, "listings": listings or []}
+        bounds = find_run_bounds(connection, arguments["run"]) if "run" in arguments else None
+        self._max_rows = bounds.rows if bounds and listings is None and not filters else 0
+        if bounds:
+            filters |= {"run": str(arguments["run"]), **bounds.bounds}
+            if bounds.listings is not None:
+                listings = sorted({*bounds.listings} if listings is None else {*bounds.listings} & {*listings})
+        self.parameters: dict[str, Any] = {**filters, "listings": listings or []}
         self._limit: int = arguments["limit"]
         self.shape = QueryShape(
-            conditions=tuple(found),
-            listings="all" if listings is None else "few" if len(listings) <= FEW else "many",
+            conditions=tuple(filters),
+            listings="all" if listings is None else "few" if len(listings) <= MAX_FEW_LISTINGS else "many",
             descending=arguments["order"] == "desc",
-            gathered=wrote is not None and wrote.are_few,
+            sort_all=bounds is not None and bounds.is_small,
         )
 
     def page(self, members: tuple[str, ...], after: Key | None) -> JsonRows:
-        """The page after a key."""
+        """Return the page after a key; the first page if there is none."""
         parameters = self.parameters
         if after:
             parameters = {**parameters, "after_observed_at": after[0], "after_listing_id": after[1]}
-        written = _page(self.shape, members, self._limit, is_first=after is None)
-        return JsonRows.of(written.row(self._connection, parameters))
+        statement = _page(self.shape, members, self._limit, is_first=after is None)
+        return JsonRows.of(statement.row(self._connection, parameters))
 
     def count(self) -> int:
-        """How many rows there are."""
+        """Return the exact number of selected rows."""
         return int(_count(self.shape).value(self._connection, self.parameters))
 
-    def total(self, how: str, whole: int | None) -> tuple[int | None, bool]:
-        """How many rows there are on all pages, and whether that is an estimate. whole: the rows of the only page."""
-        if how == "none":
+    def total(self, method: str, only_page_rows: int | None) -> tuple[int | None, bool]:
+        """Return the number of rows on all pages, and whether it is an estimate.
+
+        method: the parameter `count`. only_page_rows: if there is only one page, its number of rows.
+        """
+        if method == "none":
             return None, False
-        if whole is not None:
-            return whole, False
-        if how == "estimated":
-            if self._at_most > EXACT_LIMIT:
-                return self._at_most, True
-            return _estimate(self.shape).about_how_many(self._connection, self.parameters)
+        if only_page_rows is not None:
+            return only_page_rows, False
+        if method == "estimated":
+            if self._max_rows > MAX_COUNTED_ROWS:
+                return self._max_rows, True
+            return _estimate(self.shape).estimate_or_count(self._connection, self.parameters)
         return self.count(), False
 
 
 @lru_cache(MAX_PREPARED)
 def _page(shape: QueryShape, members: tuple[str, ...], limit: int, *, is_first: bool) -> PreparedStatement:
-    # Where nothing is asked for but what follows, what is best for one place is best for all.
+    # Without filters, one plan is best for every cursor.
     one_plan = not is_first and not shape.conditions and shape.listings == "all"
     return PreparedStatement(
         rows_as_json(shape.page(is_first=is_first), members, shape.order, KEY, limit), one_plan=one_plan
@@ -191,5 +203,5 @@ def _estimate(shape: QueryShape) -> RowEstimate:
     return RowEstimate(select(QuoteRow.listing_id).where(*shape.all()))
 
 
-def _wanted() -> Any:
-    return func.unnest(LISTINGS).table_valued("id").render_derived(name="wanted")
+def _listings() -> Any:
+    return func.unnest(LISTINGS).table_valued("id").render_derived(name="listing")

@@ -1,1 +1,1 @@
-"""Runs, their rejects and their anomalies."""
+"""Serve runs, their rejects and their anomalies."""

@@ -1,4 +1,4 @@
-"""One anomaly as it is answered, and those of runs."""
+"""Define how an anomaly appears in responses; find and count anomalies."""
 
 from __future__ import annotations
 
@@ -14,34 +14,43 @@ from store.tables import AnomalyRow
 
 KINDS = ("rows", "rejects", "repeats", "nulls", "duration", "lag", "price", "agreement", "apart", "schema", "late")
 
-OF_LATE = timedelta(days=1)
+RECENT = timedelta(days=1)
+"""Age of the anomalies that statistics count."""
 
 
 class AnomalySchema(Schema):
-    """Something out of the ordinary. Of a source that has fallen behind, and of assets apart, until it is over."""
+    """Something unusual about a run, a source or an asset."""
 
     id = fields.Integer()
     source = fields.String()
-    run = fields.UUID(allow_none=True)
+    run = fields.UUID(allow_none=True, metadata={"description": "Null for a source that has fallen behind."})
     kind = fields.String(metadata={"enum": list(KINDS)})
-    subject = fields.String(allow_none=True, metadata={"description": "The field or listing, where it is of one."})
-    value = fields.Float(allow_none=True)
-    expected = fields.Float(allow_none=True, metadata={"description": "What is usual: a median."})
+    subject = fields.String(
+        allow_none=True,
+        metadata={"description": "The field, listing or asset concerned; null if it is the whole run or source."},
+    )
+    value = fields.Float(allow_none=True, metadata={"description": "The measured value."})
+    expected = fields.Float(allow_none=True, metadata={"description": "The usual or expected value."})
     detail = fields.String(metadata={"examples": ["6 items, where 60 is usual"]})
     found_at = Instant()
-    ended_at = Instant(attribute="over_at", allow_none=True)
+    ended_at = Instant(
+        attribute="over_at",
+        allow_none=True,
+        metadata={"description": "When an anomaly of kind `late` or `apart` ended; null for all other kinds."},
+    )
 
 
 def run_anomalies(connection: Connection, runs: list[UUID]) -> list[Any]:
+    """Return the members of AnomalySchema for each anomaly of these runs, the oldest first."""
     rows = connection.execute(select(AnomalyRow).where(AnomalyRow.run.in_(runs)).order_by(AnomalyRow.id)).all()
     return list(AnomalySchema(many=True).dump(rows))
 
 
-def late_anomalies(connection: Connection) -> dict[str, int]:
-    """By source how many were found within a day."""
+def recent_anomaly_counts(connection: Connection) -> dict[str, int]:
+    """Return the number of anomalies detected in the last 24 hours, by source."""
     rows = connection.execute(
-        select(AnomalyRow.source, func.count().label("found"))
-        .where(AnomalyRow.found_at >= func.clock_timestamp() - OF_LATE)
+        select(AnomalyRow.source, func.count().label("anomalies"))
+        .where(AnomalyRow.found_at >= func.clock_timestamp() - RECENT)
         .group_by(AnomalyRow.source)
     )
-    return {row.source: row.found for row in rows}
+    return {row.source: row.anomalies for row in rows}

@@ -1,4 +1,4 @@
-"""One reject as it is answered, and which rejects are asked for."""
+"""Define how a reject appears in responses, and the parameters that select rejects."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from tasks.runs.parameters import SHA256
 
 
 class ReasonSchema(Schema):
+    """One reason why an item was rejected."""
+
     field = fields.String(metadata={"examples": ["price"]})
     code = fields.String(metadata={"examples": ["no_price"]})
     detail = fields.String(metadata={"examples": ["expected a price, got none"]})
 
 
 class PageNameSchema(Schema):
+    """The page of a run, identified by partition and number."""
+
     run = fields.UUID()
     partition = fields.String()
     seq = fields.Integer()
@@ -32,64 +36,80 @@ class RejectSchema(Schema):
     source = fields.String(metadata={"examples": ["coingecko"]})
     body = fields.Function(
         lambda reject: bytes(reject["digest"]).hex(),
-        metadata={"type": "string", "description": "SHA-256 of the body that it came in."},
+        metadata={"type": "string", "description": "SHA-256 of the body that contains the item."},
     )
-    item_index = fields.Integer(metadata={"description": "Its place in the body, from 0."})
-    item = fields.String(metadata={"description": "As received, as text."})
+    item_index = fields.Integer(metadata={"description": "Position of the item in the body, from 0."})
+    item = fields.String(metadata={"description": "The item as received, as text."})
     reasons = fields.List(fields.Nested(ReasonSchema))
-    page = fields.Nested(PageNameSchema, metadata={"description": "The page that brought it, or brought it last."})
+    page = fields.Nested(
+        PageNameSchema,
+        metadata={"description": "The page that contained the item; the last one if there were several."},
+    )
     state = fields.String(
-        metadata={"enum": list(REJECT_STATES), "description": "`replayed`: its body was read again, and it passed."}
+        metadata={
+            "enum": list(REJECT_STATES),
+            "description": "`quarantined`: the mapping rejects the item. `replayed`: a replay accepted it.",
+        }
     )
     rejected_at = Instant()
     replayed_at = Instant(allow_none=True)
 
 
 class RejectPage(Envelope):
+    """A page of rejects."""
+
     data = fields.List(fields.Nested(RejectSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
 class DigestField(Text):
-    """The SHA-256 of a body."""
+    """The SHA-256 of a raw body, in hexadecimal digits."""
 
     def __init__(self, description: str):
         super().__init__(metadata={"description": description, "pattern": f"^{SHA256.pattern}$"})
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
         if not isinstance(value, str) or not SHA256.fullmatch(value):
-            raise ValidationError("expected a SHA-256 in 64 hexadecimal digits, in lower case")
+            raise ValidationError("expected a SHA-256: 64 hexadecimal digits in lower case")
         return value
 
 
 def reason_code() -> Text:
-    return Text(longest=100, metadata={"description": "With a reason of this code.", "examples": ["no_price"]})
+    return Text(
+        max_length=100,
+        metadata={"description": "Only rejects that have a reason with this code.", "examples": ["no_price"]},
+    )
 
 
 def reason_field() -> Text:
-    return Text(longest=100, metadata={"description": "With a reason that is of this field.", "examples": ["price"]})
+    return Text(
+        max_length=100,
+        metadata={"description": "Only rejects that have a reason for this field.", "examples": ["price"]},
+    )
 
 
 def reject_conditions(arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """What a reject must meet; none where nothing is asked."""
-    found: list[ColumnElement[bool]] = []
+    """Return the conditions on RejectRow that the arguments express; empty if they select all rejects."""
+    conditions: list[ColumnElement[bool]] = []
     if "source" in arguments:
-        found.append(RejectRow.source.in_(arguments["source"]))
+        conditions.append(RejectRow.source.in_(arguments["source"]))
     if "state" in arguments:
-        found.append(RejectRow.state == arguments["state"])
+        conditions.append(RejectRow.state == arguments["state"])
     if reason := {name: arguments[name] for name in ("code", "field") if name in arguments}:
-        found.append(RejectRow.reasons.contains([reason]))
+        conditions.append(RejectRow.reasons.contains([reason]))
     if "body" in arguments:
-        found.append(RejectRow.digest == bytes.fromhex(arguments["body"]))
+        conditions.append(RejectRow.digest == bytes.fromhex(arguments["body"]))
     if "run" in arguments:
-        brought = (
-            PageRow.run == arguments["run"],
-            PageRow.source == RejectRow.source,
-            PageRow.body_digest == RejectRow.digest,
+        conditions.append(
+            exists().where(
+                PageRow.run == arguments["run"],
+                PageRow.source == RejectRow.source,
+                PageRow.body_digest == RejectRow.digest,
+                PageRow.rejected > 0,
+            )
         )
-        found.append(exists().where(*brought, PageRow.rejected > 0))
     if "rejected_from" in arguments:
-        found.append(RejectRow.rejected_at >= arguments["rejected_from"])
+        conditions.append(RejectRow.rejected_at >= arguments["rejected_from"])
     if "rejected_to" in arguments:
-        found.append(RejectRow.rejected_at < arguments["rejected_to"])
-    return found
+        conditions.append(RejectRow.rejected_at < arguments["rejected_to"])
+    return conditions

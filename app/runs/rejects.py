@@ -1,4 +1,4 @@
-"""/rejects: what is in quarantine, of all sources, counted by reason, as a file; and the way out of it."""
+"""Serve /rejects: list, count, export and replay rejected items."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from flask import Response, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validates_schema
-from sqlalchemy import Connection, String, cast, column, func, select, true, tuple_
+from sqlalchemy import Connection, Select, String, cast, column, func, select, true, tuple_
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.exports.stream import FILE, ROW_COUNT_HEADER, FileRows, csv_file, csv_text, stream_file
 from app.runs.reject_schemas import DigestField, RejectPage, RejectSchema, reason_code, reason_field, reject_conditions
-from app.runs.runs import RunsAccepted, accepted_runs
+from app.runs.submission import RunsAccepted, submit_runs
 from app.web import pagination
 from app.web.arguments import (
     LINK_HEADER,
@@ -36,14 +36,14 @@ from tasks.runs.requests import RunRequest
 
 blueprint = Resource("rejects", __name__, url_prefix="/rejects", description="Items that could not become quotes.")
 
-Key = tuple[datetime, pagination.Word, pagination.Word, pagination.Id]
-"""rejected_at, source, body and item_index of the last row shown."""
+RejectKey = tuple[datetime, pagination.Word, pagination.Word, pagination.Id]
+"""rejected_at, source, body and item_index of the last row on a page."""
 
-MOST_REASONS = 1000
+MAX_REASONS = 1000
 
-KEY = (RejectRow.rejected_at, RejectRow.source, RejectRow.digest, RejectRow.item_index)
+KEY_COLUMNS = (RejectRow.rejected_at, RejectRow.source, RejectRow.digest, RejectRow.item_index)
 
-CSV = {
+CSV_COLUMNS = {
     "source": csv_text(RejectRow.source),
     "body": func.encode(RejectRow.digest, "hex"),
     "item_index": RejectRow.item_index,
@@ -53,67 +53,74 @@ CSV = {
     "reasons": csv_text(cast(RejectRow.reasons, String)),
     "item": csv_text(RejectRow.item),
 }
-"""A line's cells, by the file's header."""
+"""Header and cells of the CSV file."""
 
 
-class _Which(Arguments):
-    """Which rejects."""
+class RejectArguments(Arguments):
+    """Parameters that select rejects."""
 
     code = reason_code()
     field = reason_field()
-    body = DigestField("Of this body.")
+    body = DigestField("Only rejects in this body.")
     run = fields.UUID(
-        metadata={"description": "That this run came upon."},
+        metadata={"description": "Only rejects in pages of this run."},
         error_messages={"invalid_uuid": "expected a run's id, a UUID"},
     )
 
 
-class ReasonQuery(_Which):
+class ReasonQuery(RejectArguments):
+    """Filters of the counts."""
+
     source = ListOf(source_name(), "Only of this source.")
-    state = OneOf(REJECT_STATES, metadata={"description": "Only in this state. Default: both."})
-    rejected_from = Instant(metadata={"description": "First rejected at this time or later."})
-    rejected_to = Instant(metadata={"description": "First rejected before this time."})
+    state = OneOf(REJECT_STATES, metadata={"description": "Only in this state. Default: both states."})
+    rejected_from = Instant(metadata={"description": "Only rejected at this time or later."})
+    rejected_to = Instant(metadata={"description": "Only rejected before this time."})
 
 
 class RejectQuery(ReasonQuery, PageArguments):
+    """Filters of the list of rejects, and its format."""
+
     format = OneOf(
         ("json", "csv"),
         load_default="json",
-        metadata={"description": "`json`: page by page. `csv`: one file of all rows, without limit."},
+        metadata={"description": "`json`: in pages. `csv`: all rows in one file."},
     )
 
     @validates_schema(pass_original=True)
     def _is_paged_only_as_json(self, query: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
         paging = [name for name in ("limit", "cursor") if name in original]
         if paging and query["format"] != "json":
-            raise ValidationError({name: ["expected none with format=csv, which is all rows"] for name in paging})
+            raise ValidationError({name: ["expected none with format=csv, which returns all rows"] for name in paging})
 
 
-class ReplayBody(_Which):
-    """Which rejects' bodies to read again; `{}`: those of all. Each is read whole."""
+class ReplayBody(RejectArguments):
+    """The rejects to replay; `{}` replays all. The whole body of each is read again."""
 
     source = source_name(metadata={"description": "Only of this source.", "examples": ["coingecko"]})
 
 
 class ReasonCountSchema(Schema):
-    """How many rejects have a reason of this code, of this field."""
+    """How many rejects have a reason with this field and code."""
 
     source = fields.String()
     field = fields.String()
     code = fields.String()
-    quarantined = fields.Integer()
-    replayed = fields.Integer()
+    quarantined = fields.Integer(metadata={"description": "Number of rejects in quarantine."})
+    replayed = fields.Integer(metadata={"description": "Number of rejects that a replay accepted."})
     first_rejected_at = Instant()
     last_rejected_at = Instant()
     detail = fields.String(
-        metadata={"description": "What one of them says.", "examples": ["expected a price, got none"]}
+        metadata={"description": "The detail of one of the reasons.", "examples": ["expected a price, got none"]}
     )
 
 
 class ReasonCounts(Envelope):
+    """Counts of rejects by reason."""
+
     data = fields.List(fields.Nested(ReasonCountSchema), required=True)
     has_more = fields.Boolean(
-        required=True, metadata={"description": f"Whether there are more than {MOST_REASONS}: then filter."}
+        required=True,
+        metadata={"description": f"Whether there are more than {MAX_REASONS} rows. Use filters to see the others."},
     )
 
 
@@ -124,23 +131,36 @@ class ReasonCounts(Envelope):
 @blueprint.alt_response(503, "SERVICE_UNAVAILABLE")
 @blueprint.doc(operationId="listRejects")
 def list_rejects(arguments: dict[str, Any]) -> Response:
-    """Rejects of all sources, newest first
+    """List rejects of all sources, newest first
 
-    An item is one reject, however often its body comes. It keeps its place until its body is read again and it passes.
+    An item is one reject, however often its body is received. It remains in quarantine until a replay accepts it.
     """
     if arguments["format"] == "csv":
-        return _exported(arguments)
+        return _export(arguments)
     limit = arguments["limit"]
-    wanted = (
+    with read_connection() as connection:
+        rows = connection.execute(_rejects_with_pages(arguments)).mappings().all()
+    next_cursor = None
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        key = (last["rejected_at"], last["source"], bytes(last["digest"]).hex(), last["item_index"])
+        next_cursor = pagination.encode(request.path, arguments, key)
+    rejects = [{**row, "page": row if row["run"] else None} for row in rows[:limit]]
+    return list_response(RejectSchema(many=True).dump(rejects), limit, next_cursor)
+
+
+def _rejects_with_pages(arguments: Mapping[str, Any]) -> Select[Any]:
+    """Return a query for one page of rejects and one row more, each with the last page that contained it."""
+    query = (
         select(RejectRow)
         .where(*reject_conditions(arguments))
-        .order_by(*(column.desc() for column in KEY))
-        .limit(limit + 1)
+        .order_by(*(column.desc() for column in KEY_COLUMNS))
+        .limit(arguments["limit"] + 1)
     )
     if "cursor" in arguments:
-        at, source, digest, index = pagination.decode(arguments["cursor"], request.path, arguments, Key)
-        wanted = wanted.where(tuple_(*KEY) < (at, source, _bytes(digest), index))
-    rejects = wanted.subquery("rejects")
+        at, source, digest, index = pagination.decode(arguments["cursor"], request.path, arguments, RejectKey)
+        query = query.where(tuple_(*KEY_COLUMNS) < (at, source, _bytes(digest), index))
+    rejects = query.subquery("rejects")
     page = (
         select(PageRow.run, PageRow.partition, PageRow.seq)
         .where(PageRow.source == rejects.c.source, PageRow.body_digest == rejects.c.digest, PageRow.rejected > 0)
@@ -148,18 +168,8 @@ def list_rejects(arguments: dict[str, Any]) -> Response:
         .limit(1)
         .lateral("page")
     )
-    in_order = [rejects.c[column.key].desc() for column in KEY]
-    with read_connection() as connection:
-        rows = connection.execute(
-            select(rejects, page).outerjoin_from(rejects, page, true()).order_by(*in_order)
-        ).mappings()
-        found = [{**row, "page": row if row["run"] else None} for row in rows]
-    following = None
-    if len(found) > limit:
-        last = found[limit - 1]
-        key = (last["rejected_at"], last["source"], bytes(last["digest"]).hex(), last["item_index"])
-        following = pagination.encode(request.path, arguments, key)
-    return list_response(RejectSchema(many=True).dump(found[:limit]), limit, following)
+    in_order = [rejects.c[column.key].desc() for column in KEY_COLUMNS]
+    return select(rejects, page).outerjoin_from(rejects, page, true()).order_by(*in_order)
 
 
 @blueprint.route("/reasons")
@@ -167,16 +177,18 @@ def list_rejects(arguments: dict[str, Any]) -> Response:
 @blueprint.response(200, ReasonCounts)
 @blueprint.doc(operationId="countRejects")
 def count_rejects(arguments: dict[str, Any]) -> Response:
-    """Rejects counted by source, field and code, the most first
+    """Count rejects by source, field and code
 
-    One that has several reasons counts for each.
+    A reject with several reasons counts once for each. The most frequent reasons in quarantine come first.
     """
-    each = (
-        func.jsonb_array_elements(RejectRow.reasons).table_valued(column("reason", JSONB)).render_derived(name="each")
+    reasons = (
+        func.jsonb_array_elements(RejectRow.reasons)
+        .table_valued(column("reason", JSONB))
+        .render_derived(name="reasons")
     )
-    field, code, detail = (each.c.reason.op("->>")(name) for name in ("field", "code", "detail"))
+    field, code, detail = (reasons.c.reason.op("->>")(name) for name in ("field", "code", "detail"))
     quarantined = func.count().filter(RejectRow.state == "quarantined").label("quarantined")
-    counted = (
+    query = (
         select(
             RejectRow.source,
             field.label("field"),
@@ -187,24 +199,27 @@ def count_rejects(arguments: dict[str, Any]) -> Response:
             func.max(RejectRow.rejected_at).label("last_rejected_at"),
             func.min(detail).label("detail"),
         )
-        .join_from(RejectRow, each, true())
+        .join_from(RejectRow, reasons, true())
         .where(*reject_conditions(arguments))
         .group_by(RejectRow.source, field, code)
         .order_by(quarantined.desc(), RejectRow.source, field, code)
-        .limit(MOST_REASONS + 1)
+        .limit(MAX_REASONS + 1)
     )
     with read_connection() as connection:
-        rows = connection.execute(counted).mappings().all()
-    counts = ReasonCountSchema(many=True).dump(rows[:MOST_REASONS])
-    return jsonify({"data": counts, "has_more": len(rows) > MOST_REASONS})
+        rows = connection.execute(query).mappings().all()
+    counts = ReasonCountSchema(many=True).dump(rows[:MAX_REASONS])
+    return jsonify({"data": counts, "has_more": len(rows) > MAX_REASONS})
 
 
 @blueprint.route("/replay", methods=["POST"])
 @blueprint.arguments(
     ReplayBody,
     examples={
-        "group": {"summary": "All with one reason", "value": {"source": "coingecko", "code": "no_price"}},
-        "run": {"summary": "Those of one run", "value": {"run": "0b6f7a5e-6d8a-4a0c-9d0e-5b6c4b0f7a11"}},
+        "group": {
+            "summary": "Rejects of one source with one reason",
+            "value": {"source": "coingecko", "code": "no_price"},
+        },
+        "run": {"summary": "Rejects of one run", "value": {"run": "0b6f7a5e-6d8a-4a0c-9d0e-5b6c4b0f7a11"}},
         "all": {"summary": "Everything in quarantine", "value": {}},
     },
 )
@@ -216,39 +231,42 @@ def count_rejects(arguments: dict[str, Any]) -> Response:
 @blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="replayRejects")
 def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
-    """Read the bodies of rejects again, with today's mapping
+    """Replay rejects with the current mapping
 
-    One run of kind `replay` for each source that has such rejects. No upstream is asked. A body is read whole: what
-    passes now is loaded once, what is loaded already stays as it is, and what still fails keeps its place.
+    Requests one run of kind `replay` for each source that has such rejects in quarantine. It reads the stored bodies
+    again, without a request to the upstream. Items that now pass become quotes; existing quotes stay; items that
+    still fail stay in quarantine.
     """
-    chosen = {name: value for name, value in body.items() if name != "source"}
-    stored = ReplayParameters(rejected=True, **chosen)
+    filters = {name: value for name, value in body.items() if name != "source"}
+    parameters = ReplayParameters(rejected=True, **filters)
     with read_connection() as connection:
-        sources = _sources(connection, body)
+        sources = _quarantined_sources(connection, body)
     if not sources:
-        raise Problem(Code.NO_REJECTS, "No reject is in quarantine that this describes.")
-    return accepted_runs([RunRequest(source, replay=stored) for source in sources])
+        raise Problem(Code.NO_REJECTS, "No reject in quarantine matches the body.")
+    return submit_runs([RunRequest(source, replay=parameters) for source in sources])
 
 
-def _sources(connection: Connection, body: Mapping[str, Any]) -> list[str]:
-    """Those that have such rejects in quarantine."""
-    of_source = {"source": [body["source"]]} if "source" in body else {}
-    which = reject_conditions({**body, **of_source, "state": "quarantined"})
-    return list(connection.scalars(select(RejectRow.source).where(*which).distinct().order_by(RejectRow.source)))
+def _quarantined_sources(connection: Connection, body: Mapping[str, Any]) -> list[str]:
+    """Return the sources that have rejects in quarantine which match the body."""
+    source = {"source": [body["source"]]} if "source" in body else {}
+    conditions = reject_conditions({**body, **source, "state": "quarantined"})
+    return list(connection.scalars(select(RejectRow.source).where(*conditions).distinct().order_by(RejectRow.source)))
 
 
-def _exported(arguments: Mapping[str, Any]) -> Response:
-    which = reject_conditions(arguments)
+def _export(arguments: Mapping[str, Any]) -> Response:
+    conditions = reject_conditions(arguments)
 
     def find(connection: Connection) -> FileRows:
-        total = connection.execute(select(func.count()).select_from(RejectRow).where(*which)).scalar_one()
-        lines = select(func.concat_ws(",", *CSV.values())).where(*which).order_by(*(column.desc() for column in KEY))
+        total = connection.execute(select(func.count()).select_from(RejectRow).where(*conditions)).scalar_one()
+        line = func.concat_ws(",", *CSV_COLUMNS.values())
+        lines = select(line).where(*conditions).order_by(*(column.desc() for column in KEY_COLUMNS))
         return FileRows(total, lines, {})
 
-    return stream_file("rejects.csv", "text/csv", find, lambda pieces, _: csv_file(list(CSV), pieces))
+    return stream_file("rejects.csv", "text/csv", find, lambda pieces, _: csv_file(list(CSV_COLUMNS), pieces))
 
 
 def _bytes(digest: str) -> bytes:
+    """Return the digest in a cursor. Raise a Problem if the cursor was tampered with."""
     try:
         return bytes.fromhex(digest)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What `POST /runs` takes: which sources, which kind of run, and what belongs to that kind only."""
+"""Define and validate the body of `POST /runs`: sources, kind of run, and the parameters of that kind."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sources.registry import SOURCES
 from store.tables import RUN_KINDS
 from tasks.runs.parameters import EXISTING
 
-OF_A_KIND = {
+KIND_PARAMETERS = {
     "live": ("full_refresh",),
     "replay": ("run", "fetched_from", "fetched_to", "body"),
     "backfill": ("assets", "observed_from", "observed_to", "existing", "dry_run"),
 }
-"""What a request may carry for a run of each kind only."""
+"""Parameters that only one kind of run takes."""
 
 
 class RunBody(Arguments):
-    """What to run: exactly one of `source`, `sources` and `all`."""
+    """The runs to request: exactly one of `source`, `sources` and `all`, and the parameters of the kind."""
 
     source = source_name(metadata={"description": "One source.", "examples": ["coingecko"]})
     sources = fields.List(
@@ -38,37 +38,37 @@ class RunBody(Arguments):
         RUN_KINDS,
         load_default="live",
         metadata={
-            "description": "`live`: what the source has now. `replay`: what is kept of it, read again with today's "
-            "mapping; no upstream is asked. Without `run` and the like, all of it. `backfill`: the past of some "
-            "assets, a price a day."
+            "description": "`live`: fetch current data. `replay`: read stored pages again with the current mapping, "
+            "without a request to the upstream; all pages, unless parameters select some. "
+            "`backfill`: fetch past prices of some assets, one a day."
         },
     )
     run = fields.UUID(
-        metadata={"description": "Of a replay: the pages of this run."},
+        metadata={"description": "For a replay: only pages of this run."},
         error_messages={"invalid_uuid": "expected a run's id, a UUID"},
     )
-    fetched_from = Instant(metadata={"description": "Of a replay: the pages fetched at this time or later."})
-    fetched_to = Instant(metadata={"description": "Of a replay: the pages fetched before this time."})
-    body = DigestField("Of a replay: the pages with this body, by its SHA-256.")
+    fetched_from = Instant(metadata={"description": "For a replay: only pages fetched at this time or later."})
+    fetched_to = Instant(metadata={"description": "For a replay: only pages fetched before this time."})
+    body = DigestField("For a replay: only pages with this body, by its SHA-256.")
     assets = fields.List(
         Text(),
         validate=validate.Length(1, MAX_NAMES),
-        metadata={"description": "Of a backfill: of which assets, by their slugs.", "examples": [["bitcoin"]]},
+        metadata={"description": "For a backfill: the slugs of the assets.", "examples": [["bitcoin"]]},
     )
-    observed_from = Instant(metadata={"description": "Of a backfill: the past from this time on."})
-    observed_to = Instant(metadata={"description": "Of a backfill: the past before this time. Default: now."})
+    observed_from = Instant(metadata={"description": "For a backfill: start of the period."})
+    observed_to = Instant(metadata={"description": "For a backfill: end of the period. Default: now."})
     existing = OneOf(
         EXISTING,
         metadata={
-            "description": "Of a backfill: `skip` (default) what an earlier one has been through, `retry` what failed "
-            "of it, or `repeat` all; only then are quotes corrected that are there."
+            "description": "For a backfill: how to treat time spans that an earlier backfill tried: `skip` all of them "
+            "(default), `retry` those that failed, or `repeat` all. Only `repeat` corrects existing quotes."
         },
     )
     dry_run = fields.Boolean(
         truthy={True},
         falsy={False},
         metadata={
-            "description": "Of a backfill: only say what would be fetched. What a replay would change says "
+            "description": "For a backfill: return what would be fetched, and request nothing. For a replay, use "
             "`python -m tasks replay SOURCE --diff`."
         },
     )
@@ -76,32 +76,41 @@ class RunBody(Arguments):
         truthy={True},
         falsy={False},
         load_default=False,
-        metadata={"description": "Start from no cursor, as if nothing had been read yet. Deletes nothing."},
+        metadata={
+            "description": "For a live run: start without a cursor, as if the source had never been read. "
+            "Deletes nothing."
+        },
     )
 
-    also: ClassVar = {"oneOf": [{"required": [name]} for name in ("source", "sources", "all")]}
+    schema_extension: ClassVar = {"oneOf": [{"required": [name]} for name in ("source", "sources", "all")]}
 
     @validates_schema(pass_original=True)
     def _fits_its_kind(self, body: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
         kind = body.get("kind", "live")
-        others = [name for other, names in OF_A_KIND.items() if other != kind for name in names]
-        given = [key for name in others if (key := self.fields[name].data_key or name) in original]
-        if given:
-            raise ValidationError({key: [f"expected none with kind {kind}"] for key in given})
-        if kind != "backfill":
-            return
-        for name in ("assets", "observed_from"):
-            if name not in original:
-                raise ValidationError("a backfill needs it", name)
-        now = datetime.now(UTC)
-        if "observed_from" in body and body["observed_from"] >= min(body.get("observed_to", now), now):
-            raise ValidationError("expected a time before observed_to, or now", "observed_from")
-        if "observed_from" in body and body["observed_from"] < EARLIEST:
-            raise ValidationError(f"expected {EARLIEST:%Y-%m-%d} or later", "observed_from")
+        names = [name for other, names in KIND_PARAMETERS.items() if other != kind for name in names]
+        misplaced = [key for name in names if (key := self.fields[name].data_key or name) in original]
+        if misplaced:
+            raise ValidationError({key: [f"expected none with kind {kind}"] for key in misplaced})
+        if kind == "backfill":
+            _check_period(body, original)
 
     @validates_schema
     def _names_sources_once(self, body: dict[str, Any], **_: Any) -> None:
         if len([name for name in ("source", "sources", "all_") if name in body]) != 1:
-            raise ValidationError('give exactly one of "source", "sources" and "all"')
+            raise ValidationError('expected exactly one of "source", "sources" and "all"')
         if not 1 <= len(body.get("sources", SOURCES)) <= MAX_NAMES:
             raise ValidationError(f"expected 1 to {MAX_NAMES} names", "sources")
+
+
+def _check_period(body: Mapping[str, Any], original: Mapping[str, Any]) -> None:
+    """Raise ValidationError if a backfill lacks its assets or its start, or if its period is empty or too early."""
+    for name in ("assets", "observed_from"):
+        if name not in original:
+            raise ValidationError("required for a backfill", name)
+    if "observed_from" not in body:
+        return
+    now = datetime.now(UTC)
+    if body["observed_from"] >= min(body.get("observed_to", now), now):
+        raise ValidationError("expected a time before observed_to, or now", "observed_from")
+    if body["observed_from"] < EARLIEST:
+        raise ValidationError(f"expected {EARLIEST:%Y-%m-%d} or later", "observed_from")

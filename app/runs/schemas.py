@@ -1,4 +1,4 @@
-"""One run as it is answered: its row, the sums over its pages, and how long it took."""
+"""Define how a run appears in responses: its row, the sums over its pages, and its duration."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ COUNTERS = ("fetched", "inserted", "updated", "unchanged", "deduplicated", "reje
 
 
 class CountersSchema(Schema):
-    """What became of the items. fetched = inserted + updated + unchanged + deduplicated + rejected, always."""
+    """Counts of items by outcome. fetched = inserted + updated + unchanged + deduplicated + rejected, always."""
 
-    pages = fields.Integer()
+    pages = fields.Integer(metadata={"description": "Committed pages."})
     fetched = fields.Integer(metadata={"description": "Items read."})
     inserted = fields.Integer(metadata={"description": "New quotes."})
     updated = fields.Integer(metadata={"description": "Quotes that a later fetch corrected."})
     unchanged = fields.Integer(
-        metadata={"description": "Quotes that were there already, or that would expire at once."}
+        metadata={"description": "Quotes that already existed, or that retention would delete at once."}
     )
-    deduplicated = fields.Integer(metadata={"description": "Items that came twice in one page."})
+    deduplicated = fields.Integer(metadata={"description": "Items that occurred twice in one page."})
     rejected = fields.Integer(metadata={"description": "Items that could not become a quote."})
-    blank = fields.Integer(metadata={"description": "Rows with nothing in them; not items."})
-    bytes = fields.Integer(metadata={"description": "Size of the bodies received."})
+    blank = fields.Integer(metadata={"description": "Empty rows; they do not count as items."})
+    bytes = fields.Integer(metadata={"description": "Size of the received bodies."})
 
 
 class ErrorSchema(Schema):
@@ -43,52 +43,58 @@ class ErrorSchema(Schema):
 class RunSchema(Schema):
     """One ingestion of one source."""
 
-    id = fields.UUID(metadata={"description": "Also the Celery task's id, and on every row and log line of the run."})
+    id = fields.UUID(
+        metadata={"description": "Also the id of the Celery task. Every row and log line of the run carries it."}
+    )
     source = fields.String(metadata={"examples": ["coingecko"]})
     kind = fields.String(metadata={"enum": list(RUN_KINDS)})
     status = fields.String(metadata={"enum": list(RUN_STATUSES)})
     parameters = fields.Dict(metadata={"examples": [{"full_refresh": True}]})
-    scheduled_for = Instant(allow_none=True, metadata={"description": "The schedule's slot; null where someone asked."})
+    scheduled_for = Instant(
+        allow_none=True,
+        metadata={"description": "The slot of the schedule; null for a run that was requested otherwise."},
+    )
     requested_by = fields.String(metadata={"examples": ["api"]})
     requested_at = Instant()
     started_at = Instant(allow_none=True)
     finished_at = Instant(allow_none=True)
     duration_seconds = fields.Float(
-        allow_none=True, metadata={"description": "From its start to its end, or until now."}
+        allow_none=True, metadata={"description": "From the start to the end, or until now; null before the start."}
     )
-    attempts = fields.Integer(metadata={"description": "Starts since the last committed page."})
+    attempts = fields.Integer(metadata={"description": "Number of starts since the last committed page."})
     next_attempt_at = Instant(allow_none=True)
     waiting_reason = fields.String(allow_none=True)
     cancel_requested = fields.Boolean()
     error = fields.Nested(ErrorSchema, allow_none=True)
-    counters = fields.Nested(CountersSchema, metadata={"description": "The sums over its pages."})
+    counters = fields.Nested(CountersSchema, metadata={"description": "Sums over the run's pages."})
 
 
-class RunAnswer(Envelope, RunSchema):
+class RunResponse(Envelope, RunSchema):
     """One run."""
 
     anomalies = fields.List(
         fields.Nested(AnomalySchema),
-        metadata={"description": "What was out of the ordinary; said soon after a live run has ended."},
+        metadata={"description": "Anomalies of the run, detected within seconds of the end of a live run."},
     )
 
 
 def run_response(connection: Connection, run: str) -> dict[str, Any]:
-    """As RunAnswer has it; raises a Problem where there is none."""
+    """Return the members of RunResponse. Raise a Problem if there is no such run."""
     return {**dump_run(find_run(connection, run)), "anomalies": run_anomalies(connection, [run_id(run)])}
 
 
 def with_counters(runs: Select[Any]) -> Select[Any]:
-    """The runs, in their order, each with the sums over its pages and the time it has taken."""
+    """Return a query for these runs, newest first, each with the sums over its pages and its duration in seconds."""
     run = runs.subquery("run")
-    summed = [func.coalesce(func.sum(PageRow.__table__.c[name]), 0).label(name) for name in COUNTERS]
-    pages = select(func.count().label("pages"), *summed).where(PageRow.run == run.c.id).lateral("counters")
-    until = func.coalesce(run.c.finished_at, func.clock_timestamp())
-    duration = func.extract("epoch", until - run.c.started_at).label("duration_seconds")
-    return select(run, duration, pages).join(pages, true()).order_by(run.c.requested_at.desc(), run.c.id.desc())
+    sums = [func.coalesce(func.sum(PageRow.__table__.c[name]), 0).label(name) for name in COUNTERS]
+    counters = select(func.count().label("pages"), *sums).where(PageRow.run == run.c.id).lateral("counters")
+    end = func.coalesce(run.c.finished_at, func.clock_timestamp())
+    duration = func.extract("epoch", end - run.c.started_at).label("duration_seconds")
+    return select(run, duration, counters).join(counters, true()).order_by(run.c.requested_at.desc(), run.c.id.desc())
 
 
 def dump_run(run: Row[Any]) -> Any:
+    """Return the members of RunSchema for a row of `with_counters`."""
     error = {"code": run.error_code, "detail": run.error_detail} if run.error_code else None
     duration = None if run.duration_seconds is None else round(run.duration_seconds, 3)
     counters = {name: run._mapping[name] for name in ("pages", *COUNTERS)}
@@ -96,14 +102,16 @@ def dump_run(run: Row[Any]) -> Any:
 
 
 def find_run(connection: Connection, run: str) -> Row[Any]:
-    found = connection.execute(with_counters(select(RunRow).where(RunRow.id == run_id(run)))).one_or_none()
-    if found is None:
+    """Return the run's row of `with_counters`. Raise a Problem if there is no such run."""
+    row = connection.execute(with_counters(select(RunRow).where(RunRow.id == run_id(run)))).one_or_none()
+    if row is None:
         raise Problem(Code.UNKNOWN_RUN, f"There is no run {run}.")
-    return found
+    return row
 
 
 def run_id(run: str) -> UUID:
+    """Return the id in a path. Raise a Problem if it is not a UUID."""
     try:
         return UUID(run)
     except ValueError:
-        raise Problem(Code.UNKNOWN_RUN, f"{quoted(run)} is no run: a run's id is a UUID.") from None
+        raise Problem(Code.UNKNOWN_RUN, f"There is no run {quoted(run)}: a run's id is a UUID.") from None

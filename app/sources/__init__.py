@@ -1,1 +1,1 @@
-"""Sources: schedule, drift, the history of their runs."""
+"""Serve sources: schedules and state, run histories, drift of their fields."""

@@ -1,7 +1,8 @@
-"""/sources/<name>/drift: what fields a source's items have, what has changed of them, and the word that it is right."""
+"""Serve /sources/<name>/drift: the known fields of a source's items, their changes, and accepting a change."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from flask import Response, jsonify, request
@@ -25,50 +26,58 @@ from app.web.arguments import (
 from app.web.context import context, read_connection
 from app.web.formats import Instant
 from app.web.problems import Code, Problem, quoted
-from sources.contract import DriftPolicy
+from sources.contract import DriftPolicy, Source
 from sources.registry import SOURCES
 from store.tables import DRIFT_KINDS, DriftChangeRow, ProfileRow
-from tasks.drift.watch import accept_change
+from tasks.drift.stored_profiles import accept_change
 
 DriftKey = pagination.BigId
 
-blueprint = Resource("drift", __name__, url_prefix="/sources", description="Changes of the fields that sources send.")
+blueprint = Resource(
+    "drift", __name__, url_prefix="/sources", description="The fields that sources send, and their changes."
+)
 
 
 class DriftQuery(PageArguments):
-    """Which changes."""
+    """Filters of the list of changes."""
 
     state = OneOf(
-        ("waiting", "accepted"), metadata={"description": "Only those that nobody has accepted, or that are."}
+        ("waiting", "accepted"),
+        metadata={"description": "Only changes that wait to be accepted, or only accepted ones."},
     )
 
 
 class AcceptBody(Arguments):
-    """Who says so, for the record."""
+    """The person who accepts the change."""
 
-    by = Text(longest=100, required=True, metadata={"examples": ["ann"]})
+    by = Text(max_length=100, required=True, metadata={"description": "Stored with the change.", "examples": ["ann"]})
 
 
 class FieldSchema(Schema):
-    """What is known of a field, from the items that were looked at."""
+    """What is known about one field, from the sampled items."""
 
-    field = fields.String(metadata={"description": "Its path.", "examples": ["quotes.USD.price"]})
-    types = fields.List(fields.String(), metadata={"examples": [["number"]], "description": "The most frequent first."})
-    missing_share = fields.Float(metadata={"description": "Of the items, how many do not have it, 0 to 1."})
-    null_share = fields.Float(metadata={"description": "Of those that have it, in how many it is null, 0 to 1."})
-    policy = fields.String(metadata={"enum": list(get_args(DriftPolicy))})
+    field = fields.String(metadata={"description": "Path of the field.", "examples": ["quotes.USD.price"]})
+    types = fields.List(
+        fields.String(),
+        metadata={"examples": [["number"]], "description": "Types of its values, the most frequent first."},
+    )
+    missing_share = fields.Float(metadata={"description": "Share of the items that lack the field, from 0 to 1."})
+    null_share = fields.Float(
+        metadata={"description": "Share of null values among the items that have the field, from 0 to 1."}
+    )
+    policy = fields.String(
+        metadata={"enum": list(get_args(DriftPolicy)), "description": "What happens when the field changes."}
+    )
 
 
 class ShapeSchema(Schema):
-    """The fields of a source's items, in one of the formats that it sends."""
+    """The fields of a source's items, in one of its formats."""
 
-    format = fields.String(metadata={"description": "Empty where the source has one only."})
-    version = fields.Integer(metadata={"description": "One higher with each change that was accepted."})
-    since = Instant()
-    items = fields.Integer(
-        metadata={"description": "Items that were looked at; the older they are, the less they count."}
-    )
-    of_items = fields.List(fields.Nested(FieldSchema), data_key="fields")
+    format = fields.String(metadata={"description": "Empty if the source has only one format."})
+    version = fields.Integer(metadata={"description": "Rises by one whenever changes are accepted."})
+    since = Instant(metadata={"description": "When this version was recorded."})
+    items = fields.Integer(metadata={"description": "Number of sampled items. Older items count for less."})
+    item_fields = fields.List(fields.Nested(FieldSchema), data_key="fields")
 
 
 class DriftChangeSchema(Schema):
@@ -76,32 +85,46 @@ class DriftChangeSchema(Schema):
 
     id = fields.Integer()
     format = fields.String()
-    version = fields.Integer(metadata={"description": "Of the shape that it is a change of."})
+    version = fields.Integer(metadata={"description": "Version of the shape that the change was compared with."})
     kind = fields.String(metadata={"enum": list(DRIFT_KINDS)})
     field = fields.String(metadata={"examples": ["current_price"]})
-    was = fields.String(allow_none=True, metadata={"description": "The type that it had.", "examples": ["number"]})
+    was = fields.String(
+        allow_none=True, metadata={"description": "Previous type of the field.", "examples": ["number"]}
+    )
     became = fields.String(
         allow_none=True,
-        metadata={"description": "Its type now; of one that was renamed its name.", "examples": ["currentPrice"]},
+        metadata={
+            "description": "New type of the field, or new name of a renamed field.",
+            "examples": ["currentPrice"],
+        },
     )
-    confidence = fields.Float(allow_none=True, metadata={"description": "That it was renamed, 0 to 1."})
-    policy = fields.String(metadata={"enum": list(get_args(DriftPolicy)), "description": "What followed."})
-    run = fields.UUID(metadata={"description": "The run that came upon it."})
-    last_run = fields.UUID()
-    pages = fields.Integer(metadata={"description": "That showed it."})
+    confidence = fields.Float(
+        allow_none=True, metadata={"description": "Confidence that the field was renamed, from 0 to 1."}
+    )
+    policy = fields.String(metadata={"enum": list(get_args(DriftPolicy)), "description": "The policy that applied."})
+    run = fields.UUID(metadata={"description": "The first run that showed the change."})
+    last_run = fields.UUID(metadata={"description": "The last run that showed the change."})
+    pages = fields.Integer(metadata={"description": "Number of pages that showed the change."})
     first_seen_at = Instant(attribute="seen_at")
     last_seen_at = Instant()
-    accepted_at = Instant(allow_none=True, metadata={"description": "Null: it waits for somebody to accept it."})
-    accepted_by = fields.String(allow_none=True, metadata={"description": "`policy`: nobody had to."})
+    accepted_at = Instant(allow_none=True, metadata={"description": "Null while the change waits to be accepted."})
+    accepted_by = fields.String(
+        allow_none=True,
+        metadata={"description": "The person who accepted the change; `policy` if its policy accepted it."},
+    )
 
 
 class DriftPage(Envelope):
-    shapes = fields.List(fields.Nested(ShapeSchema), required=True, metadata={"description": "As they are today."})
+    """A source's fields, and a page of their changes."""
+
+    shapes = fields.List(
+        fields.Nested(ShapeSchema), required=True, metadata={"description": "The current fields, by format."}
+    )
     data = fields.List(fields.Nested(DriftChangeSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
-class DriftAnswer(Envelope, DriftChangeSchema):
+class DriftResponse(Envelope, DriftChangeSchema):
     """One change."""
 
 
@@ -111,80 +134,91 @@ class DriftAnswer(Envelope, DriftChangeSchema):
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="listDrift")
 def list_drift(arguments: dict[str, Any], name: str) -> Response:
-    """What fields a source's items have, and what has changed of them, newest first"""
+    """List a source's fields and their changes, newest first"""
     require_source(name)
     limit = arguments["limit"]
-    wanted = (
+    query = (
         select(DriftChangeRow).where(DriftChangeRow.source == name).order_by(DriftChangeRow.id.desc()).limit(limit + 1)
     )
     if "state" in arguments:
-        waits = DriftChangeRow.accepted_at.is_(None)
-        wanted = wanted.where(waits if arguments["state"] == "waiting" else ~waits)
+        is_waiting = DriftChangeRow.accepted_at.is_(None)
+        query = query.where(is_waiting if arguments["state"] == "waiting" else ~is_waiting)
     if "cursor" in arguments:
-        wanted = wanted.where(
+        query = query.where(
             DriftChangeRow.id < pagination.decode(arguments["cursor"], request.path, arguments, DriftKey)
         )
     with read_connection() as connection:
-        found = connection.execute(wanted).all()
+        rows = connection.execute(query).all()
         shapes = _shapes(connection, name)
-    following = pagination.encode(request.path, arguments, found[limit - 1].id) if len(found) > limit else None
-    answer = jsonify(
+    next_cursor = pagination.encode(request.path, arguments, rows[limit - 1].id) if len(rows) > limit else None
+    response = jsonify(
         {
             "shapes": ShapeSchema(many=True).dump(shapes),
-            "data": DriftChangeSchema(many=True).dump(found[:limit]),
-            "pagination": {"limit": limit, "next_cursor": following, "has_more": following is not None},
+            "data": DriftChangeSchema(many=True).dump(rows[:limit]),
+            "pagination": {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None},
         }
     )
-    if following:
-        answer.headers["Link"] = next_link(following)
-    return answer
+    if next_cursor:
+        response.headers["Link"] = next_link(next_cursor)
+    return response
 
 
 @blueprint.route("/<name>/drift/<change>/accept", methods=["POST"])
 @blueprint.arguments(AcceptBody, example={"by": "ann"})
 @blueprint.arguments(NoQuery, location="query")
-@blueprint.response(200, DriftAnswer)
+@blueprint.response(200, DriftResponse)
 @blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="acceptDrift")
 def accept_drift(body: dict[str, Any], _: dict[str, Any], name: str, change: str) -> Any:
-    """Say that a change is right: from now on it is none
+    """Accept a change
 
-    What was rejected or left out for it comes in with a replay, `POST /rejects/replay` or `POST /runs`. A source that
-    was frozen has to be resumed. Said twice, it is as said once.
+    From then on, the changed fields are the expected ones. To load items that were rejected or that lost a field,
+    request a replay with `POST /rejects/replay` or `POST /runs`. Resume the source if the policy `freeze` paused it.
+    Accepting a change again has no effect.
     """
     require_source(name)
-    number = int(change) if change.isascii() and change.isdigit() and len(change) < 19 else 0
-    if not accept_change(context().engine, name, number, body["by"]):
-        raise Problem(Code.UNKNOWN_CHANGE, f"There is no change {quoted(change)} of {name}; see /sources/{name}/drift.")
+    change_id = _change_id(change)
+    if not accept_change(context().engine, name, change_id, body["by"]):
+        detail = f"{name} has no change {quoted(change)}. GET /sources/{name}/drift lists its changes."
+        raise Problem(Code.UNKNOWN_CHANGE, detail)
     with read_connection() as connection:
-        return dict(connection.execute(select(DriftChangeRow).where(DriftChangeRow.id == number)).one()._mapping)
+        return dict(connection.execute(select(DriftChangeRow).where(DriftChangeRow.id == change_id)).one()._mapping)
+
+
+def _change_id(text: str) -> int:
+    """Return the id in a path, or 0 if it is not a number that a bigint can hold; no change has the id 0."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def _shapes(connection: Connection, name: str) -> list[dict[str, Any]]:
-    newest = select(ProfileRow.format, func.max(ProfileRow.version)).group_by(ProfileRow.format)
-    key = tuple_(ProfileRow.format, ProfileRow.version)
+    """Return the members of ShapeSchema for the newest version of each of the source's formats."""
     of_source = ProfileRow.source == name
-    wanted = select(ProfileRow).where(of_source, key.in_(newest.where(of_source))).order_by(ProfileRow.format)
-    policies = SOURCES[name].drift
+    newest = select(ProfileRow.format, func.max(ProfileRow.version)).where(of_source).group_by(ProfileRow.format)
+    is_newest = tuple_(ProfileRow.format, ProfileRow.version).in_(newest)
+    rows = connection.execute(select(ProfileRow).where(of_source, is_newest).order_by(ProfileRow.format))
     return [
         {
             "format": row.format,
             "version": row.version,
             "since": row.created_at,
             "items": row.items,
-            "of_items": [
-                {
-                    "field": field,
-                    "types": sorted(known["types"], key=known["types"].get, reverse=True),
-                    "missing_share": round(1 - min(known["present"] / max(row.items, 1), 1), 4),
-                    "null_share": round(known["null"] / max(known["present"], 1), 4),
-                    "policy": policies.get(field) or policies.get("*", "evolve"),
-                }
-                for field, known in sorted(row.fields.items())
+            "item_fields": [
+                _field(field, stats, row.items, SOURCES[name]) for field, stats in sorted(row.fields.items())
             ],
         }
-        for row in connection.execute(wanted)
+        for row in rows
     ]
+
+
+def _field(field: str, stats: Mapping[str, Any], items: int, source: Source) -> dict[str, Any]:
+    """Return the members of FieldSchema. stats: as tasks/drift/profile.py stores them."""
+    return {
+        "field": field,
+        "types": sorted(stats["types"], key=stats["types"].get, reverse=True),
+        "missing_share": round(1 - min(stats["present"] / max(items, 1), 1), 4),
+        "null_share": round(stats["null"] / max(stats["present"], 1), 4),
+        "policy": source.drift.get(field) or source.drift.get("*", "evolve"),
+    }

@@ -1,7 +1,8 @@
-"""/sources: every upstream there is, when it runs next, how far it has come; and the switch to pause it."""
+"""Serve /sources: the schedule, limits and progress of each source; pause and resume it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -21,49 +22,58 @@ from tasks.run_kinds.source_for_run import RESERVED_PREFIXES
 from tasks.runs.pausing import pause_source, resume_source
 from tasks.upstream.circuit_breaker import CLOSED, read_breakers
 
-LONGEST_PAUSE = timedelta(days=366)
+MAX_PAUSE = timedelta(days=366)
 
 blueprint = Resource(
-    "sources", __name__, url_prefix="/sources", description="The upstreams, their schedules and how far each has come."
+    "sources", __name__, url_prefix="/sources", description="Sources: their schedules, limits and progress."
 )
 
 
 class RateSchema(Schema):
+    """The rate limits of the source's upstream; null means no limit."""
+
     per_minute = fields.Integer(allow_none=True)
     per_month = fields.Integer(allow_none=True)
-    used_this_month = fields.Integer(metadata={"description": "Calls since the month began (UTC), repeats included."})
+    used_this_month = fields.Integer(metadata={"description": "Calls in this month (UTC), including retries."})
 
 
 class RetentionSchema(Schema):
-    """How long things are kept, and what was dropped for its age so far."""
+    """How long data is kept, and how much retention has deleted so far."""
 
     quotes_seconds = fields.Float(
         allow_none=True,
-        metadata={"description": "Seconds since it was observed; the newest of each listing stays. Null: for ever."},
+        metadata={
+            "description": "Seconds after `observed_at` until a quote is deleted; null: never. "
+            "The newest quote of each listing is always kept."
+        },
     )
     bodies_seconds = fields.Float(
-        allow_none=True, metadata={"description": "Seconds since it was last received. Null: for ever."}
+        allow_none=True,
+        metadata={"description": "Seconds until a raw body is deleted after it was last received; null: never."},
     )
-    quotes_dropped = fields.Integer()
-    bodies_dropped = fields.Integer()
+    quotes_dropped = fields.Integer(metadata={"description": "Number of deleted quotes."})
+    bodies_dropped = fields.Integer(metadata={"description": "Number of deleted raw bodies."})
 
 
 class BreakerSchema(Schema):
-    """The circuit breaker of its host."""
+    """The circuit breaker of the source's host."""
 
     state = fields.String(
         metadata={
             "enum": ["closed", "open", "half_open"],
-            "description": "Open: no request is made, so many in a row failed. Half open: the next is a trial.",
+            "description": "`open`: no requests, because too many failed in a row. "
+            "`half_open`: one trial request is allowed.",
         }
     )
-    failures = fields.Integer(metadata={"description": "Requests in a row that failed."})
+    failures = fields.Integer(metadata={"description": "Number of requests in a row that failed."})
     until = Instant(
-        allow_none=True, metadata={"description": "When the next request may be made; null: nothing is in its way."}
+        allow_none=True, metadata={"description": "When the next request is allowed; null if it is allowed now."}
     )
 
 
 class LeaseSchema(Schema):
+    """A run's right to write to the partition."""
+
     run = fields.UUID()
     expires = Instant(allow_none=True)
 
@@ -72,166 +82,185 @@ class CheckpointSchema(Schema):
     """Where the next fetch of a partition starts."""
 
     partition = fields.String(metadata={"description": "Empty for the whole source."})
-    cursor = fields.Dict(allow_none=True, metadata={"description": "The source's own; null: at the start."})
-    version = fields.Integer(metadata={"description": "Pages committed to it."})
+    cursor = fields.Dict(allow_none=True, metadata={"description": "Defined by the source; null at the start."})
+    version = fields.Integer(metadata={"description": "Number of pages committed to the partition."})
     updated_at = Instant()
-    lease = fields.Nested(LeaseSchema, allow_none=True, metadata={"description": "The run that may write now."})
+    lease = fields.Nested(LeaseSchema, allow_none=True, metadata={"description": "Null if no run may write now."})
 
 
 class SourceSchema(Schema):
-    """One upstream."""
+    """One source."""
 
     name = fields.String(metadata={"examples": ["coingecko"]})
-    every_seconds = fields.Float(metadata={"description": "Seconds between two scheduled runs."})
+    every_seconds = fields.Float(metadata={"description": "Seconds between scheduled runs."})
     catch_up = fields.String(
         metadata={
             "enum": list(get_args(CatchUp)),
-            "description": "What the slots that an outage or a pause took get: one run for all, one each, or none.",
+            "description": "Which slots missed in an outage or a pause get a run: only the `latest`, "
+            "`all` of them, or none (`skip`).",
         },
     )
     next_run_at = Instant(
-        allow_none=True, metadata={"description": "The next slot it runs in; null while paused without an end."}
+        allow_none=True,
+        metadata={"description": "The next scheduled slot; null while the source is paused without an end."},
     )
     paused = fields.Boolean()
-    paused_until = Instant(allow_none=True, metadata={"description": "Null while paused: until it is resumed."})
+    paused_until = Instant(
+        allow_none=True, metadata={"description": "End of the pause; null if it lasts until the source is resumed."}
+    )
     paused_reason = fields.String(allow_none=True)
-    rate = fields.Nested(RateSchema, metadata={"description": "What the upstream allows; null: no limit."})
+    rate = fields.Nested(RateSchema)
     retention = fields.Nested(RetentionSchema)
     breaker = fields.Nested(BreakerSchema)
     checkpoints = fields.List(
-        fields.Nested(CheckpointSchema), metadata={"description": "Of what is live; of replays and backfills see runs."}
+        fields.Nested(CheckpointSchema),
+        metadata={"description": "Checkpoints of live runs, without those of replays and backfills."},
     )
     last_success = LAST_SUCCESS
     last_failure = LAST_FAILURE
     live_run = LIVE_RUN
 
 
-class SourceAnswer(Envelope, SourceSchema):
-    """One upstream."""
+class SourceResponse(Envelope, SourceSchema):
+    """One source."""
 
 
 class SourceList(Envelope):
+    """All sources."""
+
     data = fields.List(fields.Nested(SourceSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
 
 
 class PauseBody(Arguments):
-    """Why, and until when."""
+    """Why to pause the source, and until when."""
 
-    reason = Text(longest=500, required=True, metadata={"description": "Shown wherever the source is."})
+    reason = Text(max_length=500, required=True, metadata={"description": "Shown in `/sources` and `/health`."})
     until = Instant(
-        allow_none=True, load_default=None, metadata={"description": "Null or absent: until it is resumed."}
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "End of the pause. Null or absent: until the source is resumed."},
     )
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
+@blueprint.without_query
 @blueprint.response(200, SourceList)
 @blueprint.doc(operationId="listSources")
 def list_sources() -> Response:
-    """Every source"""
+    """List sources"""
     with read_connection() as connection:
-        return list_response(SourceSchema(many=True).dump(_described(connection, list(SOURCES))), len(SOURCES), None)
+        return list_response(
+            SourceSchema(many=True).dump(_describe_sources(connection, list(SOURCES))), len(SOURCES), None
+        )
 
 
 @blueprint.route("/<name>")
-@blueprint.takes_nothing
-@blueprint.response(200, SourceAnswer)
+@blueprint.without_query
+@blueprint.response(200, SourceResponse)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="getSource")
 def get_source(name: str) -> dict[str, Any]:
-    """One source"""
+    """Get a source"""
     require_source(name)
-    return _one(name)
+    return _describe_source(name)
 
 
 @blueprint.route("/<name>/pause", methods=["POST"])
-@blueprint.arguments(PauseBody, example={"reason": "The upstream is being moved.", "until": "2027-01-31T12:00:00Z"})
+@blueprint.arguments(PauseBody, example={"reason": "The upstream is migrating.", "until": "2027-01-31T12:00:00Z"})
 @blueprint.arguments(NoQuery, location="query")
-@blueprint.response(200, SourceAnswer)
+@blueprint.response(200, SourceResponse)
 @blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="pauseSource")
 def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
-    """Run a source no more, for a while or until it is resumed
+    """Pause a source
 
-    A run that is under way ends its slice and waits.
+    No run of the source makes progress until the pause ends or the source is resumed. A run in progress finishes its
+    slice first.
     """
     require_source(name)
     now = datetime.now(UTC)
-    if body["until"] is not None and not now < body["until"] <= now + LONGEST_PAUSE:
-        expected = f"expected a time to come, within {LONGEST_PAUSE.days} days; without one the pause has no end"
+    if body["until"] is not None and not now < body["until"] <= now + MAX_PAUSE:
+        expected = f"expected a time in the next {MAX_PAUSE.days} days; omit it to pause until the source is resumed"
         raise Problem(
             Code.INVALID_BODY,
             f"until: {expected}",
             errors=[{"in": "body", "name": "until", "detail": expected}],
         )
     pause_source(context().engine, name, body["until"], body["reason"])
-    return _one(name)
+    return _describe_source(name)
 
 
 @blueprint.route("/<name>/resume", methods=["POST"])
-@blueprint.takes_nothing
-@blueprint.response(200, SourceAnswer)
+@blueprint.without_query
+@blueprint.response(200, SourceResponse)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.doc(operationId="resumeSource")
 def resume(name: str) -> dict[str, Any]:
-    """Run a paused source again; its waiting runs are due at once"""
+    """Resume a paused source
+
+    Its waiting runs continue at once.
+    """
     require_source(name)
     resume_source(context().engine, name)
-    return _one(name)
+    return _describe_source(name)
 
 
 def require_source(name: str) -> None:
+    """Raise a Problem if there is no source with this name."""
     if name not in SOURCES:
         raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {quoted(name)}{suggestion(name, SOURCES) or '.'}")
 
 
-def _one(name: str) -> dict[str, Any]:
+def _describe_source(name: str) -> dict[str, Any]:
     with read_connection() as connection:
-        return _described(connection, [name])[0]
+        return _describe_sources(connection, [name])[0]
 
 
-def _described(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
+def _describe_sources(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
+    """Return the members of SourceSchema for each source, in the order of the names."""
     now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    known = {row.name: row for row in connection.execute(select(SourceRow).where(SourceRow.name.in_(names)))}
-    history = run_histories(connection, names)
+    rows = {row.name: row for row in connection.execute(select(SourceRow).where(SourceRow.name.in_(names)))}
+    histories = run_histories(connection, names)
     breakers = read_breakers(connection, context().settings)
-    checkpoints = connection.execute(
-        select(CheckpointRow)
-        .where(
-            CheckpointRow.source.in_(names), *[~CheckpointRow.partition.startswith(name) for name in RESERVED_PREFIXES]
-        )
-        .order_by(CheckpointRow.source, CheckpointRow.partition)
-    ).all()
+    checkpoints = _live_checkpoints(connection, names)
     return [
         {
             "name": name,
-            **_schedule(SOURCES[name], known.get(name), now),
-            "rate": _rate(SOURCES[name], known.get(name), now),
-            "retention": _retention(SOURCES[name], known.get(name)),
+            **_schedule(SOURCES[name], rows.get(name), now),
+            "rate": _rate(SOURCES[name], rows.get(name), now),
+            "retention": _retention(SOURCES[name], rows.get(name)),
             "breaker": breakers.get(name, CLOSED),
             "checkpoints": [_checkpoint(row, now) for row in checkpoints if row.source == name],
-            **history[name],
+            **histories[name],
         }
         for name in names
     ]
 
 
+def _live_checkpoints(connection: Connection, names: list[str]) -> Sequence[Row[Any]]:
+    is_live = [~CheckpointRow.partition.startswith(prefix) for prefix in RESERVED_PREFIXES]
+    return connection.execute(
+        select(CheckpointRow)
+        .where(CheckpointRow.source.in_(names), *is_live)
+        .order_by(CheckpointRow.source, CheckpointRow.partition)
+    ).all()
+
+
 def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
     until = row.paused_until if row else None
-    paused = row is not None and row.paused_reason is not None and (until is None or until > now)
-    endless = paused and until is None
-    start: Any = until if paused and until else now
+    is_paused = row is not None and row.paused_reason is not None and (until is None or until > now)
+    start: Any = until if is_paused and until else now
     return {
         "every_seconds": source.every.total_seconds(),
         "catch_up": source.catch_up,
-        "next_run_at": None if endless else source.slot_at(start) + source.every,
-        "paused": paused,
-        "paused_until": until if paused else None,
-        "paused_reason": row.paused_reason if row and paused else None,
+        "next_run_at": None if is_paused and until is None else source.slot_at(start) + source.every,
+        "paused": is_paused,
+        "paused_until": until if is_paused else None,
+        "paused_reason": row.paused_reason if row and is_paused else None,
     }
 
 
@@ -252,6 +281,6 @@ def _retention(source: Source, row: Any) -> dict[str, Any]:
 
 
 def _checkpoint(row: Row[Any], now: datetime) -> dict[str, Any]:
-    held = row.lease_run is not None and row.lease_expires is not None and row.lease_expires > now
-    lease = {"run": row.lease_run, "expires": row.lease_expires} if held else None
+    is_leased = row.lease_run is not None and row.lease_expires is not None and row.lease_expires > now
+    lease = {"run": row.lease_run, "expires": row.lease_expires} if is_leased else None
     return {**row._mapping, "lease": lease}

@@ -1,9 +1,9 @@
-// In a file of its own: the page's policy allows no script inside the page.
+// A separate file, since the Content-Security-Policy of the page allows no inline scripts.
 "use strict";
-const place = document.getElementById("swagger-ui");
+const element = document.getElementById("swagger-ui");
 window.SwaggerUIBundle({
-  url: place.dataset.document,
-  domNode: place,
+  url: element.dataset.document,
+  domNode: element,
   deepLinking: true,
   tryItOutEnabled: true,
   displayRequestDuration: true,

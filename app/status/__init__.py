@@ -1,1 +1,1 @@
-"""How the service is: health, metrics, statistics."""
+"""Serve health checks, Prometheus metrics and statistics."""

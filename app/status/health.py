@@ -1,10 +1,10 @@
-"""/health: whether each part works, found out within three seconds however many do not."""
+"""Serve /health: check every part of the service, in at most three seconds even if several parts are down."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as TooSlow
+from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
 from time import monotonic
 from typing import Any, NamedTuple
@@ -28,133 +28,156 @@ from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
 log = structlog.get_logger(__name__)
 
 PARTS = ("worker", "control", "beat")
+"""Processes that write heartbeats."""
 
 
 class _Pause(NamedTuple):
-    """until: None for until it is resumed."""
+    """A pause in effect. until: None if it lasts until the source is resumed."""
 
     reason: str
     until: datetime | None
 
 
-blueprint = Resource("health", __name__, url_prefix="/health", description="Whether each part works.")
+blueprint = Resource("health", __name__, url_prefix="/health", description="Health of every part of the service.")
 
 
 class CheckSchema(Schema):
-    """One part."""
+    """The health of one part."""
 
-    partial_answer = True
+    partial_response = True
 
     status = fields.String(required=True, metadata={"enum": ["ok", "degraded", "down", "unknown"]})
-    detail = fields.String(allow_none=True, metadata={"description": "What is wrong, where something is."})
-    last_seen = Instant(allow_none=True, metadata={"description": "When it last showed that it works."})
-    age_seconds = fields.Float(allow_none=True)
+    detail = fields.String(allow_none=True, metadata={"description": "What is wrong, unless the status is `ok`."})
+    last_seen = Instant(
+        allow_none=True, metadata={"description": "Time of the last heartbeat; of a source, the end of its last run."}
+    )
+    age_seconds = fields.Float(
+        allow_none=True,
+        metadata={"description": "Seconds since the last heartbeat; of a queued run, how long it has been due."},
+    )
 
 
 class SourceCheckSchema(CheckSchema):
-    last_run_status = fields.String(allow_none=True, metadata={"description": "How its last finished run ended."})
+    """The health of one source."""
+
+    last_run_status = fields.String(allow_none=True, metadata={"description": "How the last finished run ended."})
     paused_until = Instant(
-        allow_none=True, metadata={"description": "Absent: it is not paused. Null: paused until it is resumed."}
+        allow_none=True,
+        metadata={"description": "Absent if the source is not paused; null if it is paused until it is resumed."},
     )
 
 
 class ChecksSchema(Schema):
+    """The health of every part."""
+
     database = fields.Nested(
-        CheckSchema, metadata={"description": "`degraded` while sources are paused because its disk was found full."}
+        CheckSchema, metadata={"description": "`degraded` while sources are paused because its disk is full."}
     )
-    broker = fields.Nested(CheckSchema)
+    broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
     worker = fields.Nested(
-        CheckSchema, metadata={"description": "A canary was consumed, or a page committed, of late."}
+        CheckSchema,
+        metadata={"description": "Whether a worker recently consumed a canary message or committed a page."},
     )
-    control = fields.Nested(CheckSchema, metadata={"description": "The reconciler ran of late."})
-    beat = fields.Nested(CheckSchema, metadata={"description": "The schedule ticked of late."})
-    oldest_queued_run = fields.Nested(CheckSchema, metadata={"description": "age_seconds: how long it has been due."})
+    control = fields.Nested(CheckSchema, metadata={"description": "Whether the reconciler ran recently."})
+    beat = fields.Nested(CheckSchema, metadata={"description": "Whether the schedule advanced recently."})
+    oldest_queued_run = fields.Nested(
+        CheckSchema, metadata={"description": "`degraded` if a run is due for too long. `age_seconds`: how long."}
+    )
     sources = fields.Dict(keys=fields.String(), values=fields.Nested(SourceCheckSchema))
 
 
-class HealthAnswer(Envelope):
+class HealthResponse(Envelope):
+    """The health of the service."""
+
     status = fields.String(
         required=True,
         metadata={
             "enum": ["ok", "degraded", "down"],
-            "description": "`down` only where nothing can be served: the database.",
+            "description": "`down` if the database is down; `degraded` if any other part has a problem.",
         },
     )
     checks = fields.Nested(ChecksSchema)
 
 
-class LiveAnswer(Envelope):
+class LiveResponse(Envelope):
+    """The liveness of the process."""
+
     status = fields.String(required=True, metadata={"enum": ["ok"]})
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
-@blueprint.response(200, HealthAnswer)
-@blueprint.alt_response(503, schema=HealthAnswer, description="The database is down.")
+@blueprint.without_query
+@blueprint.response(200, HealthResponse)
+@blueprint.alt_response(503, schema=HealthResponse, description="The database is down.")
 @blueprint.doc(operationId="getHealth")
 def get_health() -> tuple[Response, int]:
-    """Whether each part works
+    """Check the health of every part
 
-    200 while it can serve, if degraded; 503 while it cannot.
+    Returns 200 while the service can serve requests, even if `degraded`, and 503 while it cannot.
     """
-    checks = _checks(context())
-    status = _worst(checks)
-    return jsonify(HealthAnswer().dump({"status": status, "checks": checks})), 503 if status == "down" else 200
+    checks = _run_checks(context())
+    status = _overall_status(checks)
+    return jsonify(HealthResponse().dump({"status": status, "checks": checks})), 503 if status == "down" else 200
 
 
 @blueprint.route("/live")
-@blueprint.response(200, LiveAnswer)
+@blueprint.response(200, LiveResponse)
 @blueprint.doc(operationId="getLiveness", security=[])
 def live() -> dict[str, str]:
-    """Whether this process answers
+    """Check that this process responds
 
-    For a container's liveness probe: asks neither the database nor the broker.
+    Use it as a container's liveness probe. It checks neither the database nor the broker.
     """
     return {"status": "ok"}
 
 
-def _checks(context: Context) -> dict[str, Any]:
-    until = monotonic() + PROBE_TIMEOUT
-    database = context.database_probes.submit(_ask_database, context)
-    broker = context.broker_probes.submit(broker_accepts_writes)
-    found, problem = _outcome(database, until)
-    answers, _ = _outcome(broker, until)
-    unknown = {"status": "unknown", "detail": "The database does not answer."}
+def _run_checks(context: Context) -> dict[str, Any]:
+    """Return the members of ChecksSchema. The database and the broker share one deadline."""
+    deadline = monotonic() + PROBE_TIMEOUT
+    database_probe = context.database_probes.submit(_check_database, context)
+    broker_probe = context.broker_probes.submit(broker_accepts_writes)
+    database_checks, problem = _probe_result(database_probe, deadline)
+    is_broker_ok, _ = _probe_result(broker_probe, deadline)
+    broker = {"status": "ok"} if is_broker_ok else {"status": "down", "detail": _BROKER_DOWN}
+    if database_checks:
+        return {"broker": broker, **database_checks}
+    unknown = {"status": "unknown", "detail": "The database is down."}
     return {
         "database": {"status": "down", "detail": problem},
-        "broker": {"status": "ok"}
-        if answers
-        else {"status": "down", "detail": "Redis does not answer, or refuses to write; runs asked for wait."},
-        **(
-            found
-            or {**dict.fromkeys((*PARTS, "oldest_queued_run"), unknown), "sources": dict.fromkeys(SOURCES, unknown)}
-        ),
+        "broker": broker,
+        **dict.fromkeys((*PARTS, "oldest_queued_run"), unknown),
+        "sources": dict.fromkeys(SOURCES, unknown),
     }
 
 
-def _outcome(asked: Future[Any], until: float) -> tuple[Any, str | None]:
+_BROKER_DOWN = "Redis does not respond or refuses writes. Requested runs wait until it is back."
+
+
+def _probe_result(probe: Future[Any], deadline: float) -> tuple[Any, str | None]:
+    """Return the probe's result and None, or None and the problem."""
     try:
-        return asked.result(timeout=max(0.0, until - monotonic())), None
-    except TooSlow:
-        return None, f"It did not answer within {PROBE_TIMEOUT:g} s."
+        return probe.result(timeout=max(0.0, deadline - monotonic())), None
+    except FutureTimeout:
+        return None, f"No response within {PROBE_TIMEOUT:g} s."
     except SQLAlchemyError as error:
         log.warning("health_check_failed", reason=type(error).__name__)
-        return None, "It does not answer, or lacks Kasparro's tables."
+        return None, "It is unreachable or lacks Kasparro's tables. Check DATABASE_URL, or run `alembic upgrade head`."
 
 
-def _ask_database(context: Context) -> dict[str, Any]:
+def _check_database(context: Context) -> dict[str, Any]:
+    """Return every check that reads the database."""
     with context.prober.connect() as connection:
-        paused = _paused(connection)
+        pauses = _active_pauses(connection)
         return {
-            "database": _room(paused),
-            **_heartbeats(connection, context.settings),
-            "oldest_queued_run": _oldest_queued(connection, context.settings),
-            "sources": _sources(connection, context.settings, paused),
+            "database": _disk_check(pauses),
+            **_heartbeat_checks(connection, context.settings),
+            "oldest_queued_run": _queue_check(connection, context.settings),
+            "sources": _source_checks(connection, context.settings, pauses),
         }
 
 
-def _paused(connection: Connection) -> Mapping[str, _Pause]:
-    """By source that is paused now, whoever paused it."""
+def _active_pauses(connection: Connection) -> Mapping[str, _Pause]:
+    """Return the pauses in effect, by source."""
     rows = connection.execute(
         text("""
             SELECT name, paused_reason, paused_until FROM sources
@@ -165,15 +188,15 @@ def _paused(connection: Connection) -> Mapping[str, _Pause]:
     return {row.name: _Pause(row.paused_reason, row.paused_until) for row in rows}
 
 
-def _room(paused: Mapping[str, _Pause]) -> dict[str, Any]:
-    without = [name for name, pause in paused.items() if pause.reason.startswith(f"{DISK_FULL}:")]
-    if not without:
+def _disk_check(pauses: Mapping[str, _Pause]) -> dict[str, Any]:
+    sources = [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
+    if not sources:
         return {"status": "ok"}
-    return {"status": "degraded", "detail": f"Its disk is full; paused because of that: {', '.join(without)}."}
+    return {"status": "degraded", "detail": f"Its disk is full; paused because of that: {', '.join(sources)}."}
 
 
-def heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
-    """By part when it last showed that it works, and how many seconds ago; a page committed is a worker's beat too."""
+def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
+    """Return the time of each part's last heartbeat, and its age in seconds. A committed page counts for the worker."""
     rows = connection.execute(
         text("""
             SELECT part, max(at) AS at, extract(epoch FROM clock_timestamp() - max(at))::float8 AS age
@@ -185,21 +208,26 @@ def heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
     return {row.part: (row.at, max(0.0, row.age)) for row in rows}
 
 
-def _heartbeats(connection: Connection, settings: Settings) -> dict[str, Any]:
-    seen, late = heartbeats(connection), heartbeat_timeout(settings)
-    return {part: _beat(part, seen.get(part), late) for part in PARTS}
+def _heartbeat_checks(connection: Connection, settings: Settings) -> dict[str, Any]:
+    heartbeats, timeout = read_heartbeats(connection), heartbeat_timeout(settings)
+    return {part: _heartbeat_check(heartbeats.get(part), timeout) for part in PARTS}
 
 
-def _beat(part: str, seen: tuple[Any, float] | None, late: float) -> dict[str, Any]:
-    if seen is None:
-        return {"status": "down", "detail": f"No {part} has shown itself yet.", "last_seen": None, "age_seconds": None}
-    at, age = seen
-    check = {"status": "ok" if age <= late else "down", "last_seen": at, "age_seconds": round(age, 3)}
-    return check if age <= late else {**check, "detail": f"Nothing was heard of it for more than {late:g} s."}
+def _heartbeat_check(heartbeat: tuple[Any, float] | None, timeout: float) -> dict[str, Any]:
+    if heartbeat is None:
+        return {"status": "down", "detail": "No heartbeat received yet.", "last_seen": None, "age_seconds": None}
+    at, age = heartbeat
+    check = {"last_seen": at, "age_seconds": round(age, 3)}
+    if age <= timeout:
+        return {"status": "ok", **check}
+    return {"status": "down", **check, "detail": f"No heartbeat for more than {timeout:g} s."}
 
 
 def oldest_queued_age(connection: Connection) -> float | None:
-    """Seconds for which the oldest run that no worker has taken could have been taken; since its last slice's start."""
+    """Return for how many seconds the oldest unclaimed run has been due, or None if there is none.
+
+    A run that was interrupted is due from the start of its last slice on.
+    """
     age = connection.scalar(
         text("""
             SELECT extract(epoch FROM clock_timestamp()
@@ -210,31 +238,61 @@ def oldest_queued_age(connection: Connection) -> float | None:
     return None if age is None else max(0.0, age)
 
 
-def _oldest_queued(connection: Connection, settings: Settings) -> dict[str, Any]:
-    age, late = oldest_queued_age(connection), settings.task_slice + heartbeat_timeout(settings)
+def _queue_check(connection: Connection, settings: Settings) -> dict[str, Any]:
+    age, limit = oldest_queued_age(connection), settings.task_slice + heartbeat_timeout(settings)
     check = {"status": "ok", "age_seconds": None if age is None else round(age, 3)}
-    if age is not None and age > late:
-        return {
-            **check,
-            "status": "degraded",
-            "detail": f"A run has been due for more than {late:g} s: too few workers?",
-        }
-    return check
+    if age is None or age <= limit:
+        return check
+    detail = f"A run has been due for more than {limit:g} s. Check the workers, or add some."
+    return {**check, "status": "degraded", "detail": detail}
 
 
-def _sources(connection: Connection, settings: Settings, paused: Mapping[str, _Pause]) -> dict[str, Any]:
+def _source_checks(connection: Connection, settings: Settings, pauses: Mapping[str, _Pause]) -> dict[str, Any]:
     breakers = read_breakers(connection, settings)
-    late = {row.source: row.detail for row in connection.execute(_LATE)}
-    return {
-        name: _at_rest(
-            _left_alone(_late(_last_run(history), late.get(name)), breakers.get(name, CLOSED)), paused.get(name)
-        )
-        for name, history in run_histories(connection, list(SOURCES)).items()
-    }
+    late_details = {row.source: row.detail for row in connection.execute(_LATE_SOURCES)}
+    checks = {}
+    for name, history in run_histories(connection, list(SOURCES)).items():
+        check = _with_lateness(_last_run_check(history), late_details.get(name))
+        check = _with_breaker(check, breakers.get(name, CLOSED))
+        checks[name] = _with_pause(check, pauses.get(name))
+    return checks
 
 
-def _at_rest(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
-    """Nothing new comes in, and who looks here must not have to guess it: an operator's pause is shown as any other."""
+_LATE_SOURCES = text("SELECT source, detail FROM anomalies WHERE kind = 'late' AND over_at IS NULL")
+
+
+def _last_run_check(history: Mapping[str, Any]) -> dict[str, Any]:
+    success, failure = history["last_success"], history["last_failure"]
+    finished = [run for run in (success, failure) if run]
+    if not finished:
+        return {"status": "unknown", "detail": "No run has finished yet.", "last_run_status": None}
+    last = max(finished, key=lambda run: run["requested_at"])
+    check = {"status": "ok", "last_run_status": last["status"], "last_seen": last["finished_at"]}
+    if last is success:
+        return check
+    return {**check, "status": "degraded", "detail": f"The last run failed: {last['code']}."}
+
+
+def _with_lateness(check: dict[str, Any], detail: str | None) -> dict[str, Any]:
+    # The reason why the last run failed explains more than that the source is late.
+    if detail is None or check["status"] == "degraded":
+        return check
+    return {**check, "status": "degraded", "detail": f"It has fallen behind: {detail}."}
+
+
+def _with_breaker(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any]:
+    if breaker.state == "closed":
+        return check
+    state = breaker.state.replace("_", "-")
+    next_request = (
+        f"no requests until {breaker.until:%Y-%m-%dT%H:%M:%SZ}" if breaker.until else "one trial request allowed"
+    )
+    detail = f"Circuit breaker {state} after {breaker.failures} failed requests in a row: {next_request}."
+    return {**check, "status": "degraded", "detail": detail}
+
+
+def _with_pause(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
+    # A pause by an operator degrades the check as well: a paused source loads no data.
     if pause is None:
         return check
     end = f"{pause.until:%Y-%m-%dT%H:%M:%SZ}" if pause.until else "it is resumed"
@@ -242,40 +300,7 @@ def _at_rest(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
     return {**check, "status": "degraded", "detail": detail, "paused_until": pause.until}
 
 
-_LATE = text("SELECT source, detail FROM anomalies WHERE kind = 'late' AND over_at IS NULL")
-
-
-def _late(check: dict[str, Any], detail: str | None) -> dict[str, Any]:
-    """A source that has fallen behind; why its last run failed says more."""
-    if detail is None or check["status"] == "degraded":
-        return check
-    return {**check, "status": "degraded", "detail": f"It has fallen behind: {detail}."}
-
-
-def _left_alone(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any]:
-    if breaker.state == "closed":
-        return check
-    after = f"until {breaker.until:%Y-%m-%dT%H:%M:%SZ}" if breaker.until else "but for one that tries it"
-    return {
-        **check,
-        "status": "degraded",
-        "detail": f"{breaker.failures} requests to its host failed in a row; no more are made {after}.",
-    }
-
-
-def _last_run(history: Mapping[str, Any]) -> dict[str, Any]:
-    success, failure = history["last_success"], history["last_failure"]
-    ended = [run for run in (success, failure) if run]
-    if not ended:
-        return {"status": "unknown", "detail": "No run of it has finished yet.", "last_run_status": None}
-    last = max(ended, key=lambda run: run["requested_at"])
-    check = {"status": "ok", "last_run_status": last["status"], "last_seen": last["finished_at"]}
-    return (
-        check if last is success else {**check, "status": "degraded", "detail": f"Its last run failed: {last['code']}."}
-    )
-
-
-def _worst(checks: Mapping[str, Any]) -> str:
+def _overall_status(checks: Mapping[str, Any]) -> str:
     if checks["database"]["status"] == "down":
         return "down"
     parts = [check for name, check in checks.items() if name != "sources"] + list(checks["sources"].values())

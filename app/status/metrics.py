@@ -1,4 +1,4 @@
-"""/metrics for Prometheus: the database's truth, read at each scrape, and this service's request times."""
+"""Serve /metrics for Prometheus: figures read from the database at each scrape, and this server's request times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.status.health import heartbeats, oldest_queued_age
+from app.status.health import oldest_queued_age, read_heartbeats
 from app.web.arguments import Resource
 from app.web.context import context, read_connection
 from app.web.envelope import route
@@ -26,60 +26,60 @@ log = structlog.get_logger(__name__)
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 
-# Not the default registry: under several processes the samples come from files, not from this process's memory.
-OWN = CollectorRegistry()
+# Not the default registry: with several processes, the samples come from files and not from this process's memory.
+REQUEST_REGISTRY = CollectorRegistry()
 REQUESTS = Histogram(
     "kasparro_http_request_seconds",
-    "Time from a request's arrival to its answer.",
+    "Seconds from a request's arrival to its response.",
     ("method", "route", "status"),
-    registry=OWN,
+    registry=REQUEST_REGISTRY,
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
 )
 
-blueprint = Resource("metrics", __name__, url_prefix="/metrics", description="For Prometheus.")
+blueprint = Resource("metrics", __name__, url_prefix="/metrics", description="Metrics for Prometheus.")
 
 
 def install(app: Flask) -> None:
-    app.after_request(_observe)
+    """Measure the time of every request."""
+    app.after_request(_observe_request)
 
 
-def _observe(response: Response) -> Response:
+def _observe_request(response: Response) -> Response:
     method = request.method if request.method in METHODS else "other"
     REQUESTS.labels(method, route(), str(response.status_code)).observe(time.perf_counter() - g.started)
     return response
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
-@blueprint.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
+@blueprint.without_query
+@blueprint.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus text format.")
 @blueprint.doc(operationId="getMetrics")
 def get_metrics() -> Response:
-    """Metrics for Prometheus
+    """Get metrics for Prometheus
 
-    Runs, rows, lag and heartbeats are read from the database at each scrape; `kasparro_database_up` is 0, and
-    they are absent, while it does not answer. Request times are summed over the processes of this server.
+    All metrics except the request times are read from the database at each scrape. They are absent while the database
+    does not respond; `kasparro_database_up` is then 0. Request times cover all processes of this server.
     """
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)
     else:
-        registry.register(_RequestTimes())
-    registry.register(_Database())
+        registry.register(_RequestTimeCollector())
+    registry.register(_DatabaseCollector())
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
-class _RequestTimes(Collector):
+class _RequestTimeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
-        return OWN.collect()
+        return REQUEST_REGISTRY.collect()
 
 
-class _Database(Collector):
+class _DatabaseCollector(Collector):
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("kasparro_database_up", "1 while the database answers.")
+        up = GaugeMetricFamily("kasparro_database_up", "1 if the database responds, otherwise 0.")
         try:
             with read_connection() as connection:
-                reads = (_runs, _rows, _anomalies, _dropped, _lag, _breakers, _queued, _beats)
-                families = [family for read in reads for family in read(connection)]
+                families = [family for read in _READS for family in read(connection)]
         except SQLAlchemyError as error:
             log.warning("metrics_degraded", reason=type(error).__name__)
             families = []
@@ -89,18 +89,16 @@ class _Database(Collector):
 
 
 def _runs(connection: Connection) -> Iterator[Metric]:
-    runs = GaugeMetricFamily("kasparro_runs", "Runs there are.", labels=("source", "status"))
+    runs = GaugeMetricFamily("kasparro_runs", "Number of runs.", labels=("source", "status"))
     for source, status, count in connection.execute(text("SELECT source, status, count(*) FROM runs GROUP BY 1, 2")):
         runs.add_metric([source, status], count)
     yield runs
 
 
-def _rows(connection: Connection) -> Iterator[Metric]:
+def _pages_and_rows(connection: Connection) -> Iterator[Metric]:
     outcomes = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
-    rows = CounterMetricFamily(
-        "kasparro_rows", "Items of all pages, by what became of them.", labels=("source", "outcome")
-    )
-    pages = CounterMetricFamily("kasparro_pages", "Pages committed.", labels=("source",))
+    rows = CounterMetricFamily("kasparro_rows", "Items by outcome.", labels=("source", "outcome"))
+    pages = CounterMetricFamily("kasparro_pages", "Committed pages.", labels=("source",))
     sums = [func.sum(PageRow.__table__.c[outcome]).label(outcome) for outcome in outcomes]
     for row in connection.execute(select(PageRow.source, func.count().label("pages"), *sums).group_by(PageRow.source)):
         pages.add_metric([row.source], row.pages)
@@ -110,17 +108,17 @@ def _rows(connection: Connection) -> Iterator[Metric]:
 
 
 def _anomalies(connection: Connection) -> Iterator[Metric]:
-    found = CounterMetricFamily("kasparro_anomalies", "What was out of the ordinary.", labels=("source", "kind"))
+    anomalies = CounterMetricFamily("kasparro_anomalies", "Detected anomalies.", labels=("source", "kind"))
     for source, kind, count in connection.execute(
         text("SELECT source, kind, count(*) FROM anomalies GROUP BY 1, 2 ORDER BY 1, 2")
     ):
-        found.add_metric([source, kind], count)
-    yield found
+        anomalies.add_metric([source, kind], count)
+    yield anomalies
 
 
 def _dropped(connection: Connection) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
-        "kasparro_dropped", "Quotes and raw bodies dropped for their age.", labels=("source", "what")
+        "kasparro_dropped", "Quotes and raw bodies that retention deleted.", labels=("source", "what")
     )
     for row in connection.execute(select(SourceRow.name, SourceRow.quotes_dropped, SourceRow.bodies_dropped)):
         dropped.add_metric([row.name, "quotes"], row.quotes_dropped)
@@ -131,14 +129,14 @@ def _dropped(connection: Connection) -> Iterator[Metric]:
 def _lag(connection: Connection) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "kasparro_source_lag_seconds",
-        "Seconds since a live run of the source last ended well: succeeded or partial.",
+        "Seconds since a live run of the source last ended as succeeded or partial.",
         labels=("source",),
     )
-    ended = text("""
+    query = text("""
         SELECT source, extract(epoch FROM clock_timestamp() - max(finished_at))::float8
           FROM runs WHERE kind = 'live' AND status IN ('succeeded', 'partial') GROUP BY source
     """)
-    for source, seconds in connection.execute(ended):
+    for source, seconds in connection.execute(query):
         lag.add_metric([source], seconds)
     yield lag
 
@@ -146,7 +144,7 @@ def _lag(connection: Connection) -> Iterator[Metric]:
 def _breakers(connection: Connection) -> Iterator[Metric]:
     breakers = GaugeMetricFamily(
         "kasparro_breaker_open",
-        "1 while the source's host is left alone, or only tried, since so many requests in a row failed.",
+        "1 while the circuit breaker of the source's host is open or half-open, otherwise 0.",
         labels=("source",),
     )
     for source, breaker in read_breakers(connection, context().settings).items():
@@ -154,18 +152,20 @@ def _breakers(connection: Connection) -> Iterator[Metric]:
     yield breakers
 
 
-def _queued(connection: Connection) -> Iterator[Metric]:
-    queued = GaugeMetricFamily(
-        "kasparro_oldest_queued_run_seconds", "How long the oldest run that no worker took has been due."
+def _oldest_queued_run(connection: Connection) -> Iterator[Metric]:
+    age = GaugeMetricFamily(
+        "kasparro_oldest_queued_run_seconds",
+        "Seconds for which the oldest run that no worker has started has been due.",
     )
-    queued.add_metric([], oldest_queued_age(connection) or 0.0)
-    yield queued
+    age.add_metric([], oldest_queued_age(connection) or 0.0)
+    yield age
 
 
-def _beats(connection: Connection) -> Iterator[Metric]:
-    beats = GaugeMetricFamily(
-        "kasparro_heartbeat_age_seconds", "Seconds since a part last showed that it works.", labels=("part",)
-    )
-    for part, (_, age) in heartbeats(connection).items():
-        beats.add_metric([part], age)
-    yield beats
+def _heartbeats(connection: Connection) -> Iterator[Metric]:
+    ages = GaugeMetricFamily("kasparro_heartbeat_age_seconds", "Seconds since the last heartbeat.", labels=("part",))
+    for part, (_, age) in read_heartbeats(connection).items():
+        ages.add_metric([part], age)
+    yield ages
+
+
+_READS = (_runs, _pages_and_rows, _anomalies, _dropped, _lag, _breakers, _oldest_queued_run, _heartbeats)

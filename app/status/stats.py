@@ -1,4 +1,4 @@
-"""/stats: what was done with every item, whether the sums come out, and how long it took."""
+"""Serve /stats: counters, run statuses and durations, for each source and in total; check the conservation of items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flask import Response, jsonify
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select, text
 
-from app.runs.anomaly_schemas import late_anomalies
+from app.runs.anomaly_schemas import recent_anomaly_counts
 from app.runs.schemas import COUNTERS, CountersSchema
 from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, run_histories
 from app.web.arguments import Envelope, Resource
@@ -20,123 +20,138 @@ from store.tables import RUN_STATUSES, PageRow, QuoteRow, RunRow, SourceRow
 
 ALL_QUOTES = RowEstimate(select(QuoteRow.listing_id))
 
-RECENT = 100
-"""The durations are of so many of a source's last finished runs."""
+MAX_MEASURED_RUNS = 100
+"""Number of a source's last finished runs that the durations cover."""
 
-ACCOUNTED = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
+OUTCOMES = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
 
-blueprint = Resource(
-    "stats", __name__, url_prefix="/stats", description="What was done, and whether the sums come out."
-)
+blueprint = Resource("stats", __name__, url_prefix="/stats", description="Counters, run statuses and durations.")
 
 
 class ConservationSchema(Schema):
-    """No item is lost: fetched = inserted + updated + unchanged + deduplicated + rejected."""
+    """Whether every item has an outcome: fetched = inserted + updated + unchanged + deduplicated + rejected."""
 
-    fetched = fields.Integer()
-    accounted = fields.Integer()
-    holds = fields.Boolean()
+    fetched = fields.Integer(metadata={"description": "Number of items read."})
+    accounted = fields.Integer(metadata={"description": "Number of items with an outcome."})
+    holds = fields.Boolean(metadata={"description": "Whether the two numbers are equal."})
 
 
 class DurationsSchema(Schema):
+    """How long runs took."""
+
     last_seconds = fields.Float(allow_none=True)
     average_seconds = fields.Float(allow_none=True)
     p95_seconds = fields.Float(allow_none=True)
 
 
-COUNTED = fields.Nested(CountersSchema)
-CONSERVED = fields.Nested(ConservationSchema)
-BY_STATUS = fields.Dict(
+COUNTERS_FIELD = fields.Nested(CountersSchema)
+CONSERVATION_FIELD = fields.Nested(ConservationSchema)
+RUNS_FIELD = fields.Dict(
     keys=fields.String(),
     values=fields.Integer(),
-    metadata={"description": "By status.", "examples": [dict.fromkeys(RUN_STATUSES, 0)]},
+    metadata={"description": "Number of runs, by status.", "examples": [dict.fromkeys(RUN_STATUSES, 0)]},
 )
 
 
 class SourceStatsSchema(Schema):
-    """One source's sums."""
+    """The statistics of one source."""
 
     source = fields.String()
-    counters = COUNTED
-    conservation = CONSERVED
-    runs = BY_STATUS
-    durations = fields.Nested(DurationsSchema, metadata={"description": f"Of its last {RECENT} live runs that ended."})
-    anomalies_24h = fields.Integer(metadata={"description": "Found within a day; GET /anomalies lists them."})
+    counters = COUNTERS_FIELD
+    conservation = CONSERVATION_FIELD
+    runs = RUNS_FIELD
+    durations = fields.Nested(
+        DurationsSchema, metadata={"description": f"Of the last {MAX_MEASURED_RUNS} finished live runs."}
+    )
+    anomalies_24h = fields.Integer(
+        metadata={"description": "Anomalies detected in the last 24 hours. `GET /anomalies` lists them."}
+    )
     last_success = LAST_SUCCESS
     last_failure = LAST_FAILURE
     live_run = LIVE_RUN
 
 
-class OverAllSchema(Schema):
-    """The sums over all sources."""
+class TotalStatsSchema(Schema):
+    """The statistics of all sources together."""
 
-    counters = COUNTED
-    conservation = CONSERVED
-    runs = BY_STATUS
+    counters = COUNTERS_FIELD
+    conservation = CONSERVATION_FIELD
+    runs = RUNS_FIELD
     quotes_estimate = fields.Integer(
-        metadata={"description": "Quotes there are, counted while they are few, then as the planner estimates."}
+        metadata={
+            "description": "Number of quotes: counted exactly while there are few, then estimated by the query planner."
+        }
     )
     anomalies_24h = fields.Integer()
 
 
-class StatsAnswer(Envelope):
-    total = fields.Nested(OverAllSchema)
+class StatsResponse(Envelope):
+    """The statistics of every source and in total."""
+
+    total = fields.Nested(TotalStatsSchema)
     sources = fields.List(fields.Nested(SourceStatsSchema))
 
 
 @blueprint.route("")
-@blueprint.takes_nothing
-@blueprint.response(200, StatsAnswer)
+@blueprint.without_query
+@blueprint.response(200, StatsResponse)
 @blueprint.doc(operationId="getStats")
 def get_stats() -> Response:
-    """What was done, per source and over all
+    """Get statistics for each source and in total
 
-    The counters are the sums over all pages ever committed. `conservation.holds` says that every item fetched became a
-    quote, was one already, or is a reject.
+    The counters are sums over all pages ever committed. `conservation.holds` is true if every item read has become a
+    quote, repeats one, or is a reject.
     """
     with read_connection() as connection:
-        names = list(SOURCES) + [
-            name for name in connection.scalars(select(SourceRow.name).order_by(SourceRow.name)) if name not in SOURCES
-        ]
+        names = _source_names(connection)
         counters = _counters(connection)
         runs = _runs(connection)
         durations = _durations(connection, names)
-        history = run_histories(connection, names)
-        anomalies = late_anomalies(connection)
-        quotes, _ = ALL_QUOTES.about_how_many(connection, {})
+        histories = run_histories(connection, names)
+        anomalies = recent_anomaly_counts(connection)
+        quotes, _ = ALL_QUOTES.estimate_or_count(connection, {})
     sources = [
         {
             "source": name,
             **_sums([counters.get(name, {})], [runs.get(name, {})]),
             "durations": durations[name],
             "anomalies_24h": anomalies.get(name, 0),
-            **history[name],
+            **histories[name],
         }
         for name in names
     ]
     total = {**_sums(counters.values(), runs.values()), "quotes_estimate": quotes}
     total["anomalies_24h"] = sum(anomalies.values())
-    return jsonify(StatsAnswer().dump({"total": total, "sources": sources}))
+    return jsonify(StatsResponse().dump({"total": total, "sources": sources}))
+
+
+def _source_names(connection: Connection) -> list[str]:
+    """Return the sources of the registry, then those that only have data."""
+    stored = connection.scalars(select(SourceRow.name).order_by(SourceRow.name))
+    return [*SOURCES, *(name for name in stored if name not in SOURCES)]
 
 
 def _sums(counters: Iterable[Mapping[str, int]], runs: Iterable[Mapping[str, int]]) -> dict[str, Any]:
+    """Return counters, conservation and runs, summed over sources."""
     counters, runs = list(counters), list(runs)
-    summed = {name: sum(each.get(name, 0) for each in counters) for name in ("pages", *COUNTERS)}
-    accounted = sum(summed[name] for name in ACCOUNTED)
+    sums = {name: sum(source.get(name, 0) for source in counters) for name in ("pages", *COUNTERS)}
+    accounted = sum(sums[name] for name in OUTCOMES)
     return {
-        "counters": summed,
-        "conservation": {"fetched": summed["fetched"], "accounted": accounted, "holds": summed["fetched"] == accounted},
-        "runs": {status: sum(each.get(status, 0) for each in runs) for status in RUN_STATUSES},
+        "counters": sums,
+        "conservation": {"fetched": sums["fetched"], "accounted": accounted, "holds": sums["fetched"] == accounted},
+        "runs": {status: sum(source.get(status, 0) for source in runs) for status in RUN_STATUSES},
     }
 
 
 def _counters(connection: Connection) -> dict[str, dict[str, int]]:
-    summed = [func.sum(PageRow.__table__.c[name]).label(name) for name in COUNTERS]
-    rows = connection.execute(select(PageRow.source, func.count().label("pages"), *summed).group_by(PageRow.source))
+    """Return the sums of each counter over all pages, by source."""
+    sums = [func.sum(PageRow.__table__.c[name]).label(name) for name in COUNTERS]
+    rows = connection.execute(select(PageRow.source, func.count().label("pages"), *sums).group_by(PageRow.source))
     return {row.source: {name: int(row._mapping[name]) for name in ("pages", *COUNTERS)} for row in rows}
 
 
 def _runs(connection: Connection) -> dict[str, dict[str, int]]:
+    """Return the number of runs by source and status."""
     by_source: dict[str, dict[str, int]] = {}
     for source, status, count in connection.execute(
         select(RunRow.source, RunRow.status, func.count()).group_by(RunRow.source, RunRow.status)
@@ -146,20 +161,21 @@ def _runs(connection: Connection) -> dict[str, dict[str, int]]:
 
 
 def _durations(connection: Connection, names: list[str]) -> dict[str, dict[str, float | None]]:
+    """Return last_seconds, average_seconds and p95_seconds of recent live runs by source; None without a run."""
     rows = connection.execute(
         text("""
-            SELECT wanted.name, round((array_agg(took ORDER BY requested_at DESC))[1]::numeric, 3) AS last_seconds,
-                   round(avg(took)::numeric, 3) AS average_seconds,
-                   round(percentile_cont(0.95) WITHIN GROUP (ORDER BY took)::numeric, 3) AS p95_seconds
-              FROM unnest(CAST(:names AS text[])) AS wanted(name)
-              LEFT JOIN LATERAL (SELECT requested_at, extract(epoch FROM finished_at - started_at) AS took
+            SELECT listed.name, round((array_agg(seconds ORDER BY requested_at DESC))[1]::numeric, 3) AS last_seconds,
+                   round(avg(seconds)::numeric, 3) AS average_seconds,
+                   round(percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds)::numeric, 3) AS p95_seconds
+              FROM unnest(CAST(:names AS text[])) AS listed(name)
+              LEFT JOIN LATERAL (SELECT requested_at, extract(epoch FROM finished_at - started_at) AS seconds
                                    FROM runs
-                                  WHERE source = wanted.name AND kind = 'live'
+                                  WHERE source = listed.name AND kind = 'live'
                                     AND started_at IS NOT NULL AND finished_at IS NOT NULL
-                                  ORDER BY requested_at DESC LIMIT :recent) AS run ON true
-             GROUP BY wanted.name
+                                  ORDER BY requested_at DESC LIMIT :max_runs) AS run ON true
+             GROUP BY listed.name
         """),
-        {"names": names, "recent": RECENT},
+        {"names": names, "max_runs": MAX_MEASURED_RUNS},
     )
     return {
         row.name: {

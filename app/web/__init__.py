@@ -1,1 +1,1 @@
-"""What every endpoint shares: requests, responses, errors, caching, documentation."""
+"""Serve what all endpoints share: arguments, errors, pagination, caching, compression, documentation."""

@@ -1,4 +1,4 @@
-"""How a resource takes its arguments: nothing unknown, nothing twice, nothing dropped without a word."""
+"""Parse and validate requests: reject unknown, repeated and invalid arguments, and name each one."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from sources.registry import SOURCES
 View = Callable[..., Any]
 
 MAX_NAMES = 100
-DEFAULT_LIMIT, MOST_ROWS = 100, 1000
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 WHOLE_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class Arguments(Schema):
-    """What a request may carry in one place; anything else is refused."""
+    """The arguments that a request may carry in its query or body; any other is rejected."""
 
     class Meta:
         unknown = RAISE
 
 
 class Text(fields.Field[str]):
-    """Text that Postgres can hold."""
+    """Text that Postgres can store: neither NUL nor unpaired surrogates."""
 
-    def __init__(self, longest: int = 300, **options: Any):
-        super().__init__(validate=validate.Length(1, longest), **options)
+    def __init__(self, max_length: int = 300, **options: Any):
+        super().__init__(validate=validate.Length(1, max_length), **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
         if not isinstance(value, str):
             raise ValidationError("expected text")
         if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
-            raise ValidationError("expected text without NUL or broken characters")
+            raise ValidationError("expected text without NUL or unpaired surrogates")
         return value
 
 
 class CommaSeparated(fields.Field[tuple[str, ...]]):
-    """Names from a closed list, separated by commas: each once, in the order given. Default: all of them."""
+    """Comma-separated names from a closed list: each once, in the order of the request. Default: all names."""
 
     def __init__(self, choices: Iterable[str], noun: str, description: str, **options: Any):
-        """noun: what one of the names is called in an error."""
+        """noun: what error messages call a name, such as `member`."""
         self.choices, self._noun = tuple(choices), noun
         super().__init__(load_default=self.choices, metadata={"description": description}, **options)
 
@@ -64,23 +64,23 @@ class CommaSeparated(fields.Field[tuple[str, ...]]):
 
 
 class Limit(fields.Integer):
-    """How many rows a page may have."""
+    """The maximum number of rows on a page."""
 
     def __init__(self) -> None:
         super().__init__(
             load_default=DEFAULT_LIMIT,
-            validate=validate.Range(1, MOST_ROWS, error=f"expected a whole number from 1 to {MOST_ROWS}"),
-            metadata={"description": "Most rows of one page."},
+            validate=validate.Range(1, MAX_LIMIT, error=f"expected a whole number from 1 to {MAX_LIMIT}"),
+            metadata={"description": "Maximum number of rows on a page."},
         )
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> int:
         if not WHOLE_NUMBER.fullmatch(str(value)):
-            raise ValidationError(f"expected a whole number from 1 to {MOST_ROWS}, got {quoted(value)}")
+            raise ValidationError(f"expected a whole number from 1 to {MAX_LIMIT}, got {quoted(value)}")
         return int(value)
 
 
 class ListOf(fields.List[Any]):
-    """A parameter that may be given more than once; a row passes that has any of its values."""
+    """A parameter that may be repeated; a row matches if it has any of the values."""
 
     def __init__(self, each: fields.Field[Any], description: str):
         super().__init__(
@@ -91,7 +91,7 @@ class ListOf(fields.List[Any]):
 
 
 class OneOf(Text):
-    """One of a few words."""
+    """One of a closed list of words."""
 
     def __init__(self, words: Iterable[str], **options: Any):
         self.words = tuple(words)
@@ -106,10 +106,10 @@ class OneOf(Text):
 
 
 class PageArguments(Arguments):
-    """What every list takes."""
+    """The parameters of every list."""
 
     limit = Limit()
-    cursor = Text(longest=2000, metadata={"description": "`pagination.next_cursor` of the page before."})
+    cursor = Text(max_length=2000, metadata={"description": "`pagination.next_cursor` of the previous page."})
 
 
 class Pagination(Schema):
@@ -118,136 +118,138 @@ class Pagination(Schema):
     has_more = fields.Boolean(required=True)
 
 
-LINK_HEADER = {"Link": {"description": "`rel=next`: the next page.", "schema": {"type": "string"}}}
-"""The header of a list, for the documentation."""
+LINK_HEADER = {"Link": {"description": "The next page, as `rel=next`.", "schema": {"type": "string"}}}
+"""The header of a list, for the OpenAPI document."""
 
 
 class Envelope(Schema):
-    """What every JSON answer carries beside its own members."""
+    """The members that every JSON response carries in addition to its own."""
 
-    request_id = fields.String(metadata={"description": "As sent in X-Request-ID, or made here."})
-    api_latency_seconds = fields.Float(metadata={"description": "Time that the service took to answer."})
+    request_id = fields.String(metadata={"description": "The `X-Request-ID` of the request, or a generated id."})
+    api_latency_seconds = fields.Float(metadata={"description": "Seconds that the service took to respond."})
 
 
 class Parser(FlaskParser):
-    """Reads arguments so that nothing is ignored, and says of each mistake where it is and what is taken."""
+    """Parse arguments strictly: ignore none, and report where each invalid one is and what was expected."""
 
-    # As webargs declares it, which is not a ClassVar.
+    # Not declared as a ClassVar, since webargs does not.
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE, "json": RAISE}  # noqa: RUF012
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
-        given = {name: req.args.getlist(name) for name in req.args}
-        several = [name for name, field in _parameters(schema).items() if isinstance(field, ListOf)]
-        twice = {
-            name: [f"given {len(values)} times, takes one value"]
-            for name, values in given.items()
-            if len(values) > 1 and name not in several and name in _parameters(schema)
+        values_by_name = {name: req.args.getlist(name) for name in req.args}
+        repeatable = [name for name, field in _parameters(schema).items() if isinstance(field, ListOf)]
+        repeated = {
+            name: [f"given {len(values)} times, expected once"]
+            for name, values in values_by_name.items()
+            if len(values) > 1 and name not in repeatable and name in _parameters(schema)
         }
-        if twice:
-            raise ValidationError(twice)
-        return {name: values if name in several else values[0] for name, values in given.items()}
+        if repeated:
+            raise ValidationError(repeated)
+        return {name: values if name in repeatable else values[0] for name, values in values_by_name.items()}
 
     def _raw_load_json(self, req: Request) -> Any:
         body = req.get_data(cache=True)
         if not body.strip():
-            raise ValidationError({"_schema": ["the request has no body; it takes a JSON object"]})
+            raise ValidationError({"_schema": ["the request has no body, expected a JSON object"]})
         if not is_json_request(req):
-            detail = (
-                f"The body was sent as {quoted(req.mimetype)}."
-                if req.mimetype
-                else "The body was sent without a Content-Type."
-            )
-            raise Problem(Code.UNSUPPORTED_MEDIA_TYPE, detail)
+            content_type = f"as {quoted(req.mimetype)}" if req.mimetype else "without a Content-Type"
+            raise Problem(Code.UNSUPPORTED_MEDIA_TYPE, f"The body was sent {content_type}, expected application/json.")
         try:
             return json.loads(body.decode())
         except (ValueError, RecursionError) as error:
-            # ValueError: also bytes that are not UTF-8, and a number of thousands of digits.
+            # ValueError includes bytes that are not UTF-8, and a number with thousands of digits.
             raise Problem(Code.MALFORMED_REQUEST, f"The body is not JSON: {quoted(str(error))}.") from None
 
     def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> Any:
         location, messages = next(iter(error.normalized_messages().items()))
         where = "body" if location == "json" else location
-        errors = [{"in": where, "name": name, "detail": detail} for name, detail in _each(messages, schema)]
+        errors = [{"in": where, "name": name, "detail": detail} for name, detail in _errors(messages, schema)]
         code = Code.INVALID_BODY if where == "body" else Code.INVALID_PARAMETER
         detail = "; ".join(
-            f"{wrong['name']}: {wrong['detail']}" if wrong["name"] else wrong["detail"] for wrong in errors[:3]
+            f"{item['name']}: {item['detail']}" if item["name"] else item["detail"] for item in errors[:3]
         )
-        raise Problem(code, detail, hint=f"It takes: {', '.join(_parameters(schema)) or 'none'}.", errors=errors)
+        noun = "members" if where == "body" else "parameters"
+        hint = f"Allowed {noun}: {', '.join(_parameters(schema)) or 'none'}."
+        raise Problem(code, detail, hint=hint, errors=errors)
 
 
 def _parameters(schema: Schema) -> dict[str, fields.Field[Any]]:
     return {field.data_key or name: field for name, field in schema.fields.items()}
 
 
-def _each(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
+def _errors(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the name and the detail of each error."""
     if not isinstance(messages, dict):
         messages = {"_schema": messages}
     known = _parameters(schema)
-    for name, found in messages.items():
+    for name, details in messages.items():
         if name == "_schema":
-            yield "", " ".join(map(str, found))
+            yield "", " ".join(map(str, details))
         elif name not in known:
-            yield quoted(name).strip("'"), f"is not known here{suggestion(str(name), known)}"
+            yield quoted(name).strip("'"), f"unknown{suggestion(str(name), known)}"
         else:
-            yield from _of_field(str(name), found)
+            yield from _field_errors(str(name), details)
 
 
-def _of_field(name: str, found: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(found, dict):  # of a list: by index
-        for inner in found.values():
-            yield from _of_field(name, inner)
+def _field_errors(name: str, details: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(details, dict):  # a list's errors, by index
+        for inner in details.values():
+            yield from _field_errors(name, inner)
     else:
-        yield name, " ".join(map(str, found))
+        yield name, " ".join(map(str, details))
 
 
 class NoQuery(Arguments):
-    """No query parameter at all."""
+    """No query parameters."""
 
 
 class Resource(flask_smorest.Blueprint):
-    """A blueprint whose views refuse what they do not know, in the query too where they take none."""
+    """A blueprint whose views reject unknown arguments, even views without any."""
 
     ARGUMENTS_PARSER = Parser()
 
     def arguments(self, schema: type[Schema], **options: Any) -> Callable[[View], View]:
-        """As flask-smorest has it, but for the schema: made here once, and not again for each request."""
-        taken: Callable[[View], View] = super().arguments(schema(), **options)
-        return taken
+        """Do what flask-smorest does, with a schema that is built once instead of for each request."""
+        decorator: Callable[[View], View] = super().arguments(schema(), **options)
+        return decorator
 
-    def takes_nothing(self, view: View) -> View:
-        """The view has no query parameters; those that come are named, not ignored."""
+    def without_query(self, view: View) -> View:
+        """Reject every query parameter: the view has none."""
 
         @wraps(view)
-        def checked(_: Any, **parts: Any) -> Any:
-            return view(**parts)
+        def checked(_: Any, **path_parameters: Any) -> Any:
+            return view(**path_parameters)
 
-        arguments: View = self.arguments(NoQuery, location="query")(checked)
-        return arguments
+        decorated: View = self.arguments(NoQuery, location="query")(checked)
+        return decorated
 
 
 def source_name(**options: Any) -> OneOf:
-    """A source that the registry knows."""
+    """Return a field for the name of a registered source."""
     return OneOf(SOURCES, **options)
 
 
 def next_link(cursor: str) -> str:
-    """The Link header of a page that has another after it."""
+    """Return the Link header of a page that is not the last."""
     query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
     return f'<{request.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
 
 
 def raw_list_response(data: str, members: Mapping[str, Any], cursor: str | None) -> Response:
-    """A list whose rows Postgres has already written as JSON, which nobody reads again on the way out."""
+    """Return a list whose rows are JSON text already, written by Postgres; it is not parsed again.
+
+    members: the other members of the response. cursor: of the next page, None on the last.
+    """
     rest = json.dumps(members, sort_keys=False, separators=(",", ":"))
     headers = {"Link": next_link(cursor)} if cursor else {}
     return Response(f'{{"data":{data},{rest[1:]}', headers=headers, mimetype="application/json")
 
 
-def list_response(rows: Any, limit: int, following: str | None) -> Response:
-    """A list that Python has written."""
-    answer = jsonify(
-        {"data": rows, "pagination": {"limit": limit, "next_cursor": following, "has_more": following is not None}}
+def list_response(rows: Any, limit: int, next_cursor: str | None) -> Response:
+    """Return a list whose rows are Python objects."""
+    response = jsonify(
+        {"data": rows, "pagination": {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None}}
     )
-    if following:
-        answer.headers["Link"] = next_link(following)
-    return answer
+    if next_cursor:
+        response.headers["Link"] = next_link(next_cursor)
+    return response

@@ -1,4 +1,4 @@
-"""Who may: every write needs the bearer token, and every read where READS_NEED_TOKEN says so."""
+"""Require the bearer token: for every write, and for every read if READS_NEED_TOKEN is set."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from flask import Flask, request
 from app.web.context import context
 from app.web.problems import Code, Problem
 
-READS = ("GET", "HEAD", "OPTIONS")
-# Liveness is for the container, and the documentation holds no data.
-OPEN = ("health.live", "docs.", "static")
+READ_METHODS = ("GET", "HEAD", "OPTIONS")
+
+PUBLIC_ENDPOINTS = ("health.live", "docs.", "static")
+"""Prefixes of endpoints that never need the token: container probes have none, and the documentation holds no data."""
 
 
 def install(app: Flask) -> None:
@@ -20,35 +21,33 @@ def install(app: Flask) -> None:
 
 
 def _authorize() -> None:
-    # What would be a 404 or 405 stays one.
+    # A 404 or 405 takes precedence over a 401.
     if request.routing_exception is not None or not _needs_token():
         return
     token = context().settings.api_token
     if token is None:
-        raise _refusal(
+        raise _unauthorized(
             Code.TOKEN_REQUIRED,
-            "The service has no API_TOKEN.",
-            "Set API_TOKEN where the service runs, and start it again.",
+            "The service has no API_TOKEN, so it accepts no bearer token.",
+            "Set API_TOKEN in the environment of the service and restart it.",
         )
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given.strip():
-        raise _refusal(Code.TOKEN_REQUIRED, "This needs a bearer token.", "Send `Authorization: Bearer <API_TOKEN>`.")
-    if not hmac.compare_digest(_digest(given.strip()), _digest(token)):
-        raise _refusal(
-            Code.TOKEN_INVALID, "The bearer token is wrong.", "Send the API_TOKEN that the service was started with."
-        )
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credentials.strip():
+        raise _unauthorized(Code.TOKEN_REQUIRED, "The request needs a bearer token.", Code.TOKEN_REQUIRED.hint)
+    if not hmac.compare_digest(_digest(credentials.strip()), _digest(token)):
+        raise _unauthorized(Code.TOKEN_INVALID, "The bearer token is wrong.", Code.TOKEN_INVALID.hint)
 
 
 def _needs_token() -> bool:
-    if request.method not in READS:
+    if request.method not in READ_METHODS:
         return True
-    return context().settings.reads_need_token and not (request.endpoint or "").startswith(OPEN)
+    return context().settings.reads_need_token and not (request.endpoint or "").startswith(PUBLIC_ENDPOINTS)
 
 
 def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _refusal(code: Code, detail: str, hint: str) -> Problem:
+def _unauthorized(code: Code, detail: str, hint: str) -> Problem:
     error = ', error="invalid_token"' if code is Code.TOKEN_INVALID else ""
     return Problem(code, detail, hint=hint, headers={"WWW-Authenticate": f'Bearer realm="kasparro"{error}'})

@@ -1,4 +1,4 @@
-"""gzip for whoever accepts it: an answer at once, an export piece by piece as it is sent."""
+"""Compress responses with gzip for clients that accept it; compress an export piece by piece as it is sent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-SMALL = 1000
-"""Up to so many bytes go out as they are: they fit into one packet."""
+MAX_UNCOMPRESSED_BYTES = 1000
+"""A response of this size fits into one packet uncompressed."""
 
 LEVEL = 1
-"""Of rows as JSON it leaves a ninth, at 210 MB a second; level 6 leaves a twelfth, at 80."""
+"""Rows as JSON shrink to a ninth at 210 MB/s. Level 6 shrinks them to a twelfth, at 80 MB/s."""
 
 GZIP = 16 + zlib.MAX_WBITS
 
@@ -39,7 +39,7 @@ def _compress(response: Response) -> Response:
         return response
     if response.is_streamed:
         response.response = _compressed(response.response)
-    elif len(response.get_data()) > SMALL:
+    elif len(response.get_data()) > MAX_UNCOMPRESSED_BYTES:
         response.set_data(zlib.compress(response.get_data(), LEVEL, GZIP))
     else:
         return response
@@ -48,7 +48,10 @@ def _compress(response: Response) -> Response:
 
 
 def _compressed(pieces: Any) -> Iterator[bytes]:
-    """pieces: a generator of bytes. Each goes out at once, and is not kept until more have come."""
+    """Yield each piece compressed and flushed, so that the client can decompress it on arrival.
+
+    pieces: a generator of bytes; it is closed at the end.
+    """
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
     with closing(pieces):
         for piece in pieces:

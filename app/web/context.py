@@ -1,4 +1,4 @@
-"""What every view shares: the settings, and the database to read from and to write to."""
+"""Hold what the views of one application share: settings, database engines, and limits on concurrent work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from store.engine import make_engine
 
 KEY = "kasparro"
 PROBE_TIMEOUT = 2.0
-"""Seconds a part of the service has to show /health that it works."""
+"""Seconds that `/health` waits for the database or the broker."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Context:
     settings: Settings
     engine: Engine
     reader: Engine
-    """Each statement its own transaction: a read costs no BEGIN and no ROLLBACK. A pool of its own, or each use of a
-    connection would set it to this and back."""
-    frontier: Watermark
+    """Autocommit: a read costs no BEGIN and no ROLLBACK. A pool of its own, since changing the isolation level of a
+    shared connection would cost two statements for each use."""
+    watermark: Watermark
     exporter: Engine
-    """Connections of their own, each for one snapshot: exports leave the pool to those who want an answer at once."""
+    """One new connection for each export and its snapshot, so that exports never exhaust the pool."""
     export_slots: Semaphore
     prober: Engine
-    """A connection of its own for each /health: a pool that is busy is not a database that is down."""
-    # Apart, so that a database that swallows questions does not make the broker look dead as well.
+    """One new connection for each `/health`, so that an exhausted pool does not look like a database that is down."""
+    # Two executors, so that a database that never responds does not delay the check of the broker.
     database_probes: ThreadPoolExecutor
     broker_probes: ThreadPoolExecutor
 
@@ -44,13 +44,13 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
             settings.database_url,
             "web",
             statement_timeout=settings.statement_timeout,
-            # A frozen process must not keep a run's row from the workers.
+            # The rows that a frozen process has locked must become free for the workers.
             transaction_timeout=settings.statement_timeout,
             ping=False,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=5,
-            # The session that was used last has its plans and pages at hand; one of each in turn is a tenth slower.
+            # The session used last has its plans and pages cached; taking the sessions in turn is a tenth slower.
             pool_use_lifo=True,
             **options,
         )
@@ -59,7 +59,7 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
         settings=settings,
         engine=pool(),
         reader=pool(isolation_level="AUTOCOMMIT"),
-        frontier=Watermark(),
+        watermark=Watermark(),
         exporter=make_engine(
             settings.database_url,
             "export",
@@ -82,14 +82,14 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
 
 
 def discard_connections(app: Flask) -> None:
-    """After a fork, in the child: two processes must not talk over one connection."""
+    """Drop the pooled connections without closing them. Call this in the child after a fork: the parent owns them."""
     for engine in (context_of(app).engine, context_of(app).reader):
         engine.dispose(close=False)
 
 
 def context_of(app: Flask) -> Context:
-    found: Context = app.extensions[KEY]
-    return found
+    shared: Context = app.extensions[KEY]
+    return shared
 
 
 def context() -> Context:
@@ -97,5 +97,5 @@ def context() -> Context:
 
 
 def read_connection() -> Connection:
-    """A connection for one view's queries; use it in a `with`."""
+    """Return an autocommit connection for the queries of one view, as a context manager."""
     return context().reader.connect()

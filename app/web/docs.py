@@ -1,4 +1,4 @@
-"""The API's own description, for programs and for people; everything it needs is served from here."""
+"""Serve the OpenAPI document, Swagger UI and ReDoc, with every file that the pages load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.web.problems import Code, Problem, quoted, suggestion
 SWAGGER_UI = files("flask_swagger_ui") / "dist"
 SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 
-# Both write style attributes; ReDoc also runs its search in a worker made from a blob.
+# Both pages set style attributes. ReDoc runs its search in a worker that it creates from a blob.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -64,18 +64,19 @@ def redoc() -> Response:
 @blueprint.route("/docs/assets/<name>")
 def asset(name: str) -> Response:
     if name not in SWAGGER_FILES:
-        raise Problem(Code.NOT_FOUND, f"There is no {quoted(name)} here.")
+        raise Problem(Code.NOT_FOUND, f"There is no file {quoted(name)}.")
     return send_from_directory(str(SWAGGER_UI), name, max_age=86400)
 
 
 @blueprint.route("/problems/<code>")
 def problem(code: str) -> Response:
-    """What the `type` of a problem leads to."""
-    by_slug = {each.slug: each for each in Code}
+    """Describe a code; the `type` of each problem links here."""
+    by_slug = {known.slug: known for known in Code}
     if code not in by_slug:
-        raise Problem(Code.NOT_FOUND, f"There is no problem {quoted(code)}{suggestion(code, by_slug)}")
-    found = by_slug[code]
-    return jsonify({"code": found.slug, "status": found.status, "title": found.title, "about": found.about})
+        raise Problem(Code.NOT_FOUND, f"There is no problem code {quoted(code)}{suggestion(code, by_slug) or '.'}")
+    match = by_slug[code]
+    about = {"code": match.slug, "status": match.status, "title": match.title, "about": match.about, "hint": match.hint}
+    return jsonify(about)
 
 
 def _page(template: str) -> Response:

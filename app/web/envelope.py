@@ -1,4 +1,4 @@
-"""What every answer has around it: request id, time taken, safe headers; and its one line in the log."""
+"""Give each response its request id, latency and security headers, and log one line for it."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from app.web.problems import MEDIA_TYPE
 
 log = structlog.get_logger(__name__)
 
-ACCEPTABLE_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
+VALID_REQUEST_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 ENVELOPED = ("application/json", MEDIA_TYPE)
-NOTHING_ACTIVE = "default-src 'none'; frame-ancestors 'none'"
-UNLOGGED = "health.live"
-AS_IT_IS = "docs.openapi"
+NO_ACTIVE_CONTENT = "default-src 'none'; frame-ancestors 'none'"
+UNLOGGED_ENDPOINT = "health.live"
+UNCHANGED_ENDPOINT = "docs.openapi"
 
 
 def install(app: Flask) -> None:
-    app.before_request(_open)
-    app.after_request(_close)
+    app.before_request(_start)
+    app.after_request(_finish)
 
 
-def _open() -> None:
+def _start() -> None:
     g.started = time.perf_counter()
-    sent = request.headers.get("X-Request-ID", "")
-    g.request_id = sent if ACCEPTABLE_ID.fullmatch(sent) else uuid4().hex
+    header = request.headers.get("X-Request-ID", "")
+    g.request_id = header if VALID_REQUEST_ID.fullmatch(header) else uuid4().hex
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
-def _close(response: Response) -> Response:
+def _finish(response: Response) -> Response:
     seconds = round(time.perf_counter() - g.started, 6)
-    if response.mimetype in ENVELOPED and request.endpoint != AS_IT_IS:
-        _splice(response, {"request_id": g.request_id, "api_latency_seconds": seconds})
+    if response.mimetype in ENVELOPED and request.endpoint != UNCHANGED_ENDPOINT:
+        _add_members(response, {"request_id": g.request_id, "api_latency_seconds": seconds})
     response.headers["X-Request-ID"] = g.request_id
     response.headers.setdefault("Cache-Control", "no-cache")
-    response.headers.setdefault("Content-Security-Policy", NOTHING_ACTIVE)
+    response.headers.setdefault("Content-Security-Policy", NO_ACTIVE_CONTENT)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
-    if request.endpoint != UNLOGGED:
-        kept = {"kept": True} if "is_kept" in g else {}
-        about = {"method": request.method, "route": route(), "status": response.status_code}
-        log.info("request_completed", **about, duration_seconds=seconds, **kept)
+    if request.endpoint != UNLOGGED_ENDPOINT:
+        cached = {"kept": True} if "is_cached" in g else {}
+        fields = {"method": request.method, "route": route(), "status": response.status_code}
+        log.info("request_completed", **fields, duration_seconds=seconds, **cached)
     return response
 
 
 def route() -> str:
-    """The rule that matched, never the path itself: paths are without number, and may hold anything."""
+    """Return the URL rule that matched. Never the path: it can hold anything, and its values are unlimited."""
     return request.url_rule.rule if request.url_rule else "unmatched"
 
 
-def _splice(response: Response, members: dict[str, object]) -> None:
-    """Add members to the JSON object that the body is, without reading it: it may be half a megabyte."""
+def _add_members(response: Response, members: dict[str, object]) -> None:
+    """Add members to the JSON object in the body, without parsing it: it can have half a megabyte."""
     body = response.get_data().rstrip()
     if body.startswith(b"{") and body.endswith(b"}"):
         comma = b"" if body[1:-1].isspace() or body == b"{}" else b","

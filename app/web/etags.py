@@ -1,4 +1,4 @@
-"""Answers that carry an ETag, found before the query: who has the answer already is told so, and nothing is read."""
+"""Tag responses with an ETag that is known before the query, and send a 304 to a client that has the response."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from settings import VERSION
 from store.tables import CheckpointRow, RevisionRow
 
 ETAG_HEADER = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
-"""The header of such an answer, for the documentation."""
+"""The header of a tagged response, for the OpenAPI document."""
 
-# Each page raises the version of its checkpoint, and what changes otherwise counts a revision, in its own transaction.
-# A database that was set back to an older state has versions again that it had, but not at the same times.
+# A committed page increments the version of its checkpoint; every other change increments a revision. Both happen in
+# the transaction of the change. A restored database reaches the same versions again, but not at the same times.
 _REVISIONS = select(func.sum(RevisionRow.number)).scalar_subquery()
 DATA_VERSION = select(
     func.concat_ws("/", func.count(), func.sum(CheckpointRow.version), func.max(CheckpointRow.updated_at), _REVISIONS)
 ).scalar_subquery()
-"""Of the data, as an expression: another once something has changed."""
+"""The state of the data, as an SQL expression: text that differs after any change."""
 
 _STATE = PreparedStatement(select(DATA_VERSION))
 
 
 class Tag(NamedTuple):
-    """state: of the data, which the answer is of, or one before it."""
+    """An ETag, and the state of the data that it was computed from: the state of the response or an older one."""
 
     etag: str
     state: str
 
 
 class NotModified(Exception):
-    """The reader has the answer already."""
+    """The client already has the response."""
 
 
 def install(app: Flask) -> None:
@@ -45,35 +45,35 @@ def install(app: Flask) -> None:
 
 
 def raise_if_not_modified(connection: Connection, arguments: Mapping[str, Any]) -> None:
-    """Tag the answer of this request; raises NotModified where the reader has it.
+    """Tag the response of this request. Raise NotModified if the client already has it.
 
-    To be called before anything is read: what is committed in between is in the answer, and its tag an older one, with
-    which the reader is answered anew. The other way round they would be told that they have it.
+    Call this before anything else is read. A page that is committed in between is then sent under the older tag, and
+    sent again for the client's next request. In the reverse order, the client would get a 304 and miss the page.
     """
     tag(arguments, data_version(connection))
-    _unless_had(g.tag)
+    _raise_if_client_has(g.tag)
 
 
-def tag_again(given: Tag) -> None:
-    """Tag the answer of this request as it was before; raises NotModified where the reader has it."""
-    g.tag = given
-    _unless_had(given)
+def set_tag(known: Tag) -> None:
+    """Tag the response of this request with a known tag. Raise NotModified if the client already has it."""
+    g.tag = known
+    _raise_if_client_has(known)
 
 
-def _unless_had(given: Tag) -> None:
-    if request.if_none_match.contains_weak(given.etag):
+def _raise_if_client_has(current: Tag) -> None:
+    if request.if_none_match.contains_weak(current.etag):
         raise NotModified
 
 
 def tag(arguments: Mapping[str, Any], state: str) -> None:
-    """Tag the answer of this request, unless it is tagged. state: as of the first that was read for it, or before."""
+    """Tag the response of this request, unless it has a tag. state: read before or with the first rows."""
     if "tag" not in g:
-        asked = [VERSION, request.path, arguments, state]
-        g.tag = Tag(sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32], state)
+        identity = [VERSION, request.path, arguments, state]
+        g.tag = Tag(sha256(json.dumps(identity, default=str).encode()).hexdigest()[:32], state)
 
 
 def data_version(connection: Connection) -> str:
-    """Another once something has changed."""
+    """Return the state of the data: text that differs after any change."""
     state: str = _STATE.value(connection, {})
     return state
 
@@ -81,6 +81,6 @@ def data_version(connection: Connection) -> str:
 def _add_tag(response: Response) -> Response:
     if "tag" in g and response.status_code in (200, 304):
         response.set_etag(g.tag.etag, weak=True)
-        # A store may keep it, if it asks each time.
+        # The client may store the response, but must revalidate it each time.
         response.headers["Cache-Control"] = "private, no-cache"
     return response

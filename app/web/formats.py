@@ -1,4 +1,4 @@
-"""How times and numbers are spelled in answers: one spelling, whether Postgres writes it or Python."""
+"""Format times and numbers the same way in Python and in SQL, and parse times."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z$"
 
 
 def instant(at: datetime) -> str:
-    """An aware datetime in RFC 3339, UTC, with microseconds only where there are any."""
+    """Return an aware datetime as RFC 3339 in UTC, with microseconds only if they are not zero."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def instant_sql(at: Any) -> ColumnElement[str]:
-    """The same, written by Postgres."""
-    spelled = func.to_char(func.timezone("UTC", at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-    return func.replace(spelled, ".000000Z", "Z")
+    """Return an SQL expression that formats a timestamptz as `instant` does."""
+    formatted = func.to_char(func.timezone("UTC", at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    return func.replace(formatted, ".000000Z", "Z")
 
 
 def number_sql(number: Any) -> ColumnElement[str]:
-    """A NUMERIC in plain notation, every digit of it: as text, since readers' JSON numbers are floats."""
+    """Return an SQL expression for a NUMERIC as text with every digit: many clients parse JSON numbers as floats."""
     return cast(number, Text)
 
 
 class Instant(fields.Field[datetime]):
-    """An aware datetime: RFC 3339 with its offset on the way in, in UTC on the way out."""
+    """An aware datetime: RFC 3339 with an offset in requests, in UTC in responses."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> datetime:
         if isinstance(value, str) and RFC_3339.fullmatch(value):
@@ -40,11 +40,11 @@ class Instant(fields.Field[datetime]):
                 return datetime.fromisoformat(value.upper()).astimezone(UTC)
             except (ValueError, OverflowError):
                 pass
-        raise ValidationError("expected a time with its offset, such as 2026-01-31T12:00:00Z (write a + as %2B)")
+        raise ValidationError("expected a time with an offset, such as 2026-01-31T12:00:00Z (write a + as %2B)")
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **_: Any) -> str | None:
         return None if value is None else instant(value)
 
 
 class Amount(fields.String):
-    """A price or a supply, as `number_sql` spells it. Only documents: Postgres writes these."""
+    """A price or a supply in the format of `number_sql`. Only for the OpenAPI document: Postgres writes the values."""

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: what is really taken and sent, written by the schemas that take and send it."""
+"""Generate the OpenAPI 3.1 document from the schemas that parse requests and serialize responses."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ KEY = "openapi"
 METHODS = {"get", "post"}
 
 DESCRIPTION = """
-Market data of many upstreams in one shape.
+Market data from many upstreams in one format.
 
-* **Times** are RFC 3339 in UTC (`2026-01-31T12:00:00Z`), with microseconds only where there are any.
-* **Prices and supplies** are text in plain notation (`"0.0000001"`): every digit, where a JSON number would lose some.
-* **Lists** answer `data` and `pagination`. Follow `next_cursor`; any page is as quick as the first.
-* **Nothing is ignored**: an unknown parameter, source or member is a 422 that names the nearest known one.
-* **Every answer** carries `request_id` (yours, where you send `X-Request-ID`) and `api_latency_seconds`.
+* **Times** are RFC 3339 in UTC (`2026-01-31T12:00:00Z`), with microseconds only if they are not zero.
+* **Prices and supplies** are strings in plain notation (`"0.0000001"`), since JSON numbers can lose digits.
+* **Lists** return `data` and `pagination`. Follow `next_cursor`; every page is as fast as the first.
+* **Unknown parameters**, sources and members are rejected with a 422 that suggests the nearest known name.
+* **Every response** carries `request_id` (your `X-Request-ID`, if you send one) and `api_latency_seconds`.
 * **Writes** need `Authorization: Bearer <API_TOKEN>`.
 
-Errors are `application/problem+json` (RFC 9457). Their `code` is one of:
+Errors are `application/problem+json` (RFC 9457). Each has one of these codes:
 
-| code | status | meaning |
+| Code | Status | Meaning and next step |
 | --- | --- | --- |
 """
 
 
 class PartSchema(Schema):
-    """A part of the request that is at fault."""
+    """One invalid part of a request."""
 
     in_ = fields.String(data_key="in", metadata={"enum": ["query", "body", "header", "path"]})
     name = fields.String()
@@ -46,15 +46,15 @@ class PartSchema(Schema):
 
 
 class ProblemSchema(Envelope):
-    """Why the answer is not what was asked for, and what to do about it (RFC 9457)."""
+    """An error, and the next step (RFC 9457)."""
 
-    type = fields.String(metadata={"format": "uri-reference", "description": "Where the code is explained."})
+    type = fields.String(metadata={"format": "uri-reference", "description": "The path that describes the code."})
     title = fields.String()
     status = fields.Integer()
-    detail = fields.String(metadata={"description": "What is wrong in this case."})
+    detail = fields.String(metadata={"description": "What went wrong with this request."})
     instance = fields.String(metadata={"format": "uri-reference"})
     code = fields.String(metadata={"enum": [code.slug for code in Code]})
-    hint = fields.String(metadata={"description": "What to do."})
+    hint = fields.String(metadata={"description": "The next step."})
     errors = fields.List(fields.Nested(PartSchema))
 
 
@@ -63,28 +63,28 @@ class _Api(flask_smorest.Api):
 
     def _register_responses(self) -> None:
         for name, status in {**HTTPStatus.__members__, "DEFAULT_ERROR": None}.items():
-            answer = {
-                "description": status.phrase if status else "Any other problem.",
+            response = {
+                "description": status.phrase if status else "Any other error.",
                 "content": {MEDIA_TYPE: {"schema": ProblemSchema}},
             }
-            self.spec.components.response(name, answer, lazy=True)
+            self.spec.components.response(name, response, lazy=True)
 
     def _register_error_handlers(self) -> None:
-        """app/web/problems.py has them."""
+        """Register none: app/web/error_handlers.py has them."""
 
 
 def install(app: Flask, resources: Iterable[ModuleType]) -> None:
     app.config.update(API_TITLE="Kasparro", API_VERSION=VERSION, OPENAPI_VERSION="3.1.0")
-    codes = "\n".join(f"| `{code.slug}` | {code.status} | {code.about} |" for code in Code)
+    codes = "\n".join(f"| `{code.slug}` | {code.status} | {code.about} {code.hint} |" for code in Code)
     api = _Api(app, spec_kwargs={"info": {"description": DESCRIPTION + codes}})
     for field in (Text, Amount):
         api.register_field(field, "string", None)
     api.register_field(Instant, "string", "date-time")
     api.ma_plugin.converter.add_attribute_function(_choices)
-    api.ma_plugin.converter.add_parameter_attribute_function(_separated_by_commas)
+    api.ma_plugin.converter.add_parameter_attribute_function(_comma_separated)
     for resource in resources:
         api.register_blueprint(resource.blueprint)
-    app.extensions[KEY] = _finished(api, reads_need_token=context_of(app).settings.reads_need_token)
+    app.extensions[KEY] = _complete(api, reads_need_token=context_of(app).settings.reads_need_token)
 
 
 def document(app: Flask) -> Any:
@@ -102,40 +102,44 @@ def _choices(converter: Any, field: fields.Field[Any], **_: Any) -> dict[str, An
     }
 
 
-def _separated_by_commas(converter: Any, field: fields.Field[Any], **_: Any) -> dict[str, Any]:
+def _comma_separated(converter: Any, field: fields.Field[Any], **_: Any) -> dict[str, Any]:
     return {"style": "form", "explode": False} if isinstance(field, CommaSeparated) else {}
 
 
-def _finished(api: _Api, *, reads_need_token: bool) -> dict[str, Any]:
-    """The generated document, with what the generator does not see: docstrings, what is always there, who may."""
-    found: dict[str, Any] = api.spec.to_dict()
-    schemas = found["components"]["schemas"]
+def _complete(api: _Api, *, reads_need_token: bool) -> dict[str, Any]:
+    """Return the generated document with descriptions, required members and the operations that need a token."""
+    spec: dict[str, Any] = api.spec.to_dict()
+    schemas = spec["components"]["schemas"]
     for key, name in api.ma_plugin.converter.refs.items():
         _describe(schemas[name], key[0])
-    found["components"]["securitySchemes"] = {
-        "token": {"type": "http", "scheme": "bearer", "description": "The API_TOKEN that the service was started with."}
+    spec["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "description": "The API_TOKEN of the service."}
     }
-    found["components"]["responses"].setdefault("UNAUTHORIZED", _unauthorized())
-    used = {tag for path in found["paths"].values() for method in METHODS & set(path) for tag in path[method]["tags"]}
-    found["tags"] = [tag for tag in found["tags"] if tag["name"] in used]
+    spec["components"]["responses"].setdefault("UNAUTHORIZED", _unauthorized())
+    used = {tag for path in spec["paths"].values() for method in METHODS & set(path) for tag in path[method]["tags"]}
+    spec["tags"] = [tag for tag in spec["tags"] if tag["name"] in used]
+    _require_token(spec, reads_need_token=reads_need_token)
+    return spec
+
+
+def _require_token(spec: dict[str, Any], *, reads_need_token: bool) -> None:
     if reads_need_token:
-        found["security"] = [{"token": []}]
-    for path in found["paths"].values():
+        spec["security"] = [{"token": []}]
+    for path in spec["paths"].values():
         for method in METHODS & set(path):
             operation = path[method]
             if method == "post":
                 operation["security"] = [{"token": []}]
             if method == "post" or (reads_need_token and operation.get("security") != []):
                 operation["responses"]["401"] = {"$ref": "#/components/responses/UNAUTHORIZED"}
-    return found
 
 
-def _describe(schema: dict[str, Any], written_by: type[Schema]) -> None:
-    if written_by.__doc__ and "__doc__" in vars(written_by):
-        schema["description"] = written_by.__doc__.strip()
-    if not issubclass(written_by, Arguments) and not getattr(written_by, "partial_answer", False):
+def _describe(schema: dict[str, Any], source: type[Schema]) -> None:
+    if source.__doc__ and "__doc__" in vars(source):
+        schema["description"] = source.__doc__.strip()
+    if not issubclass(source, Arguments) and not getattr(source, "partial_response", False):
         schema["required"] = list(schema["properties"])
-    schema.update(getattr(written_by, "also", {}))
+    schema.update(getattr(source, "schema_extension", {}))
 
 
 def _unauthorized() -> dict[str, Any]:

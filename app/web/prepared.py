@@ -1,7 +1,7 @@
-"""SQL that is written once for each shape of a request, and read once by each session of Postgres.
+"""Build the SQL of each query shape once in a process, and prepare it once in each database session.
 
-For a page of rows, writing it takes longer than Postgres takes to answer, and so does reading it there. Without
-parameters it is planned once as well, which is a third of what Postgres does for a page.
+For one page of rows, building the SQL takes longer than Postgres takes to execute it, and so does parsing it. A
+statement without parameters is also planned once, which saves a third of the work of Postgres for a page.
 """
 
 from __future__ import annotations
@@ -20,43 +20,44 @@ from sqlalchemy.types import NullType, TypeEngine
 DIALECT = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy declares no types for it
 
 MAX_PREPARED = 256
-"""So many shapes are remembered of each kind of request. All there is with `fields` would be without number."""
+"""Limits the shapes that are cached for each kind of request: `fields` alone has far too many orders to keep all."""
 
 PARAMETER = re.compile(r"%\((\w+)\)s")
 PREPARED = "prepared"
 
 
 class PreparedStatement:
-    """A statement's text. What differs from request to request are its parameters: the bindparams without a value.
+    """A statement whose parameters are the bindparams without a value; all other values are literals in its text.
 
-    one_plan: it is planned once for whatever parameters, where sessions plan for each (store/engine.py).
+    one_plan: plan the statement once for all parameters. Otherwise sessions plan it each time (store/engine.py).
     """
 
     def __init__(self, statement: ClauseElement, *, one_plan: bool = False):
-        compiled: Any = statement.compile(dialect=DIALECT)  # DDL has no bindparams; a statement's compiler has
+        compiled: Any = statement.compile(dialect=DIALECT)  # Any: the declared type covers DDL, which has no bindparams
         names = [name for name in dict.fromkeys(PARAMETER.findall(compiled.string)) if compiled.params[name] is None]
 
-        def spelled(found: re.Match[str]) -> str:
-            name = found[1]
+        def replacement(match: re.Match[str]) -> str:
+            name = match[1]
             if name in names:
                 return f"${names.index(name) + 1}"
             literal: str = compiled.render_literal_value(compiled.params[name], compiled.binds[name].type)
             return literal
 
-        text = PARAMETER.sub(spelled, compiled.string).replace("%%", "%")
+        text = PARAMETER.sub(replacement, compiled.string).replace("%%", "%")
         types = ", ".join(_type_of(compiled.binds[name].type) for name in names)
-        # The same text has the same name, also where it was forgotten meanwhile.
+        # The same text always has the same name, also after its shape was evicted and built again.
         self._name = f"kasparro_{sha256(text.encode()).hexdigest()[:32]}"
         self._prepare = f"PREPARE {self._name}{f' ({types})' if types else ''} AS {text}"
-        given = ", ".join(f"%({name})s" for name in names)
-        # Of two statements that are sent as one, what is set by the first holds for the second, and no longer.
+        arguments = ", ".join(f"%({name})s" for name in names)
+        # Two statements in one message are one transaction, so the setting ends with the second statement.
         mode = "SET LOCAL plan_cache_mode = force_generic_plan; " if one_plan else ""
-        self._execute = f"{mode}EXECUTE {self._name}{f' ({given})' if given else ''}"
+        self._execute = f"{mode}EXECUTE {self._name}{f' ({arguments})' if arguments else ''}"
 
     def row(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Its one row. parameters: as psycopg2 takes them; more than it has do no harm.
+        """Execute the statement and return its one row. parameters: by name; surplus ones are ignored.
 
-        Raises psycopg2's own errors: to set up SQLAlchemy's result takes a fifth of all that Python does for a page.
+        Raises the errors of psycopg2, which is called directly: SQLAlchemy's result costs a fifth of the Python time of
+        a page.
         """
         prepared: set[str] = connection.info.setdefault(PREPARED, set())
         if self._name not in prepared:
@@ -77,10 +78,11 @@ class PreparedStatement:
         return row
 
     def value(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        """The one value of its one row."""
+        """Execute the statement and return the one value of its one row."""
         [value] = self.row(connection, parameters)
         return value
 
 
 def _type_of(type_: TypeEngine[Any]) -> str:
-    return "unknown" if isinstance(type_, NullType) else type_.compile(DIALECT)  # left to Postgres to find out
+    # Postgres infers the type of an `unknown` parameter.
+    return "unknown" if isinstance(type_, NullType) else type_.compile(DIALECT)

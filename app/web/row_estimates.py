@@ -1,4 +1,4 @@
-"""How many rows there are, without counting many of them: what the planner believes."""
+"""Count the rows of a query if they are few; otherwise take the planner's estimate."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from sqlalchemy import Connection, Select, func, select
 
 from app.web.prepared import DIALECT, PreparedStatement
 
-EXACT_LIMIT = 10_000
-"""Up to so many rows are counted: the planner is furthest off where a table is new and small."""
+MAX_COUNTED_ROWS = 10_000
+"""Up to this many rows are counted: the planner's estimate is worst for a new, small table."""
 
-AGE = 10.0
-"""Seconds; a reader who goes from page to page gets the same estimate with each."""
+MAX_AGE = 10.0
+"""Seconds that an estimate is reused, so that the pages of one list agree."""
 
-REMEMBERED = 1000
+MAX_REMEMBERED = 1000
 
 
 class RowEstimate:
-    """How many rows a query has, as far as that is quickly said."""
+    """The number of rows of a query, exact if they are few."""
 
     def __init__(self, statement: Select[Any]):
-        # Never prepared: a plan that a session keeps goes on believing in the table as it was.
+        # Not prepared: a stored plan would describe the table as it was.
         self._plan = f"EXPLAIN (FORMAT JSON) {statement.compile(dialect=DIALECT)}"
-        self._count = PreparedStatement(select(func.count()).select_from(statement.limit(EXACT_LIMIT + 1).subquery()))
+        self._count = PreparedStatement(
+            select(func.count()).select_from(statement.limit(MAX_COUNTED_ROWS + 1).subquery())
+        )
         self._remembered: dict[str, tuple[int, float]] = {}
 
-    def about_how_many(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[int, bool]:
-        """How many, and whether that is an estimate.
+    def estimate_or_count(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[int, bool]:
+        """Return the number of rows, and whether it is an estimate.
 
-        The planner's guess takes 0.04 ms, where counting ten million rows takes a second.
+        The planner's estimate takes 0.04 ms; counting ten million rows takes a second.
         """
         key = repr(sorted(parameters.items()))
-        remembered, until = self._remembered.get(key, (0, 0.0))
-        if time.monotonic() < until:
-            return remembered, True
+        rows, expires_at = self._remembered.get(key, (0, 0.0))
+        if time.monotonic() < expires_at:
+            return rows, True
         plan = connection.exec_driver_sql(self._plan, dict(parameters)).scalar_one()
-        expected = int(plan[0]["Plan"]["Plan Rows"])
-        if expected <= EXACT_LIMIT:
+        estimate = int(plan[0]["Plan"]["Plan Rows"])
+        if estimate <= MAX_COUNTED_ROWS:
             counted = self._count.value(connection, parameters)
-            if counted <= EXACT_LIMIT:
+            if counted <= MAX_COUNTED_ROWS:
                 return counted, False
-            expected = counted
-        self._remember(key, expected)
-        return expected, True
+            estimate = counted
+        self._remember(key, estimate)
+        return estimate, True
 
-    def _remember(self, key: str, expected: int) -> None:
-        if len(self._remembered) >= REMEMBERED:
+    def _remember(self, key: str, estimate: int) -> None:
+        if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
-        self._remembered[key] = expected, time.monotonic() + AGE
+        self._remembered[key] = estimate, time.monotonic() + MAX_AGE

@@ -1,4 +1,4 @@
-"""The time up to which everything has been written: from there a reader goes on without missing a row."""
+"""Find the time up to which every written quote is visible, so that a client can continue from it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sqlalchemy import Connection, text
 
 from app.web.prepared import PreparedStatement
 
-AGE = 1.0
-"""Seconds; what was true of it once stays true, and a reader is given the last second again anyway."""
+MAX_AGE = 1.0
+"""Seconds that a value is reused. A value that was true stays true, and it lags a second anyway."""
 
-# Of the function below the view pg_stat_activity, which takes three times as long.
+# The function under pg_stat_activity: the view itself takes three times as long.
 _OLDEST_WRITE = PreparedStatement(
     text("""
         SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_get_activity(NULL)
@@ -23,20 +23,20 @@ _OLDEST_WRITE = PreparedStatement(
 
 
 class Watermark:
-    """Of one database, asked for at most once a second."""
+    """The watermark of one database, read at most once a second."""
 
     def __init__(self) -> None:
-        self._known: tuple[datetime, float] | None = None
+        self._cached: tuple[datetime, float] | None = None
 
     def ingested_until(self, connection: Connection) -> datetime:
-        """The time before which nothing can be written any more; to be asked for before the rows are read.
+        """Return the time before which all quotes are visible. Call this before the rows are read.
 
-        A quote's ingested_at is the start of the transaction that writes it, so the oldest one still open is the limit;
-        the second covers one that has begun but is not to be seen in pg_stat_activity yet. Our own sessions only read
-        quotes.
+        A quote's ingested_at is the start of the transaction that writes it, so the oldest open transaction is the
+        limit. The second covers a transaction that has started but is not in pg_stat_activity yet. Sessions of the
+        API itself only read quotes and are left out.
         """
-        if self._known and time.monotonic() < self._known[1]:
-            return self._known[0]
+        if self._cached and time.monotonic() < self._cached[1]:
+            return self._cached[0]
         until: datetime = _OLDEST_WRITE.value(connection, {})
-        self._known = until, time.monotonic() + AGE
+        self._cached = until, time.monotonic() + MAX_AGE
         return until

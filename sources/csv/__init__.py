@@ -1,1 +1,1 @@
-"""CSV files as a source: find, scan, cut into blocks, read as columns."""
+"""Read CSV files as a source: find them, detect what is new, cut it into blocks, and read blocks as columns."""

@@ -1,4 +1,4 @@
-"""What a set of CSV files declares of itself, and its rows as unified records by it. Nothing is guessed; pure."""
+"""Declare the format of a set of CSV files, and read its rows as unified records. Nothing is guessed. Pure."""
 
 from __future__ import annotations
 
@@ -16,39 +16,45 @@ from sources.contract import Reject, TerminalError
 from sources.record import KEY_FIELDS, Quote
 
 SUFFIXES: Mapping[str, int] = {"K": 3, "M": 6, "B": 9, "T": 12}
-"""The usual letters behind a number, and the powers of ten that they stand for."""
+"""The usual suffixes of numbers, and the powers of ten that they stand for."""
 
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-"""Microseconds in a unit of each kind of time that counts from 1970."""
+"""The formats of times that count from 1970 in UTC, and the microseconds in their units."""
 
 FIELDS = frozenset(field.name for field in fields(Quote))
 ASCII = bytes(range(128))
-COUNTED = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
+EPOCH_NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 class Unreadable(Exception):
-    """A cell is not what its file set declares: (code, what was expected)."""
+    """A cell is not in the declared format. Arguments: the reject code, and what was expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileSet:
-    """Files of one format below CSV_DIR. Where a file matches several sets, the first declared has it.
+    """The format of a set of CSV files below CSV_DIR. If several sets match a file, the first one applies.
 
-    pattern:    path below CSV_DIR; `*`, `?` and `[…]` stay within one folder.
-    columns:    the record's field to the column it is in.
-    constants:  the record's field to a value that every row has.
-    templates:  the record's text field to a text with `{…}` for a column, or for a named group of `path`.
-    path:       regular expression that the whole of a file's path matches.
-    currencies: quote currency to its own `columns`, where one row has several prices; each makes an item.
-    header:     True: the first record with anything in it; or the names, where the file has none.
-    skip_lines: lines before the header.
-    encoding:   utf-8, with or without byte order mark; utf-16, which has one; any other that keeps ASCII as it is.
-    decimal, thousands: the signs in a number. A number that has others is refused.
-    suffixes:   letters behind a number to powers of ten.
+    Raises ValueError if the declaration is not consistent.
+
+    pattern:    path below CSV_DIR; `*`, `?` and `[…]` match within one folder or file name.
+    columns:    by field of the unified record, the column that has it.
+    constants:  by field, a value that every row has.
+    templates:  by text field, a text in which `{…}` stands for a column, or for a named group of `path`.
+    path:       regular expression that matches the file's whole path.
+    currencies: by quote currency, its own `columns`, if a row has several prices. Each price is one item.
+    header:     True: the first record that is not empty. Otherwise the names of the columns; the file has no header.
+    skip_lines: number of lines to skip before the header.
+    encoding:   utf-8, with or without a byte order mark; utf-16, with one; utf-16-le or utf-16-be; or an encoding that
+                keeps ASCII, such as latin-1.
+    delimiter:  separates the cells.
+    decimal:    the decimal separator.
+    thousands:  the thousands separator; empty: none. A number with any other separator is rejected.
+    suffixes:   by suffix of a number, its power of ten; `SUFFIXES` has the usual ones.
     nulls:      cells that mean unknown.
-    times:      how observed_at is written, tried in this order: `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or a format
-                of strptime's. timezone: of times that do not say theirs.
+    times:      the formats of `observed_at`, tried in this order: `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or a format
+                for `datetime.strptime`.
+    timezone:   the time zone of times without an offset.
     """
 
     pattern: str
@@ -72,42 +78,51 @@ class FileSet:
         object.__setattr__(self, "encoding", _encoding(self.encoding))
         object.__setattr__(self, "nulls", frozenset(self.nulls))
         shared = [*self.columns, *self.constants, *self.templates, *(["quote_currency"] if self.currencies else [])]
-        for declared in (shared, *([*shared, *own] for own in self.currencies.values())):
-            if wrong := {name for name in declared if name not in FIELDS or declared.count(name) > 1}:
+        for names in (shared, *([*shared, *own] for own in self.currencies.values())):
+            if invalid := {name for name in names if name not in FIELDS or names.count(name) > 1}:
                 raise ValueError(
-                    f"{self.pattern}: no field of the record, or declared twice: {', '.join(sorted(wrong))}"
+                    f"{self.pattern}: declare each field once, and only fields of the unified record, "
+                    f"not {', '.join(sorted(invalid))}"
                 )
         if self.header is False or isinstance(self.header, str):
-            raise ValueError(f"{self.pattern}: header must be True or the names of the columns")
+            raise ValueError(f"{self.pattern}: header must be True or a sequence of column names")
 
     def matches(self, file: str) -> bool:
+        """Return whether the pattern matches the path of a file below CSV_DIR."""
         parts, globs = file.split("/"), self.pattern.split("/")
         return len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
 
-    def check_header(self, header: Sequence[str], file: str) -> None:
-        """Raise TerminalError where a declared column is missing, or there twice."""
-        present = ascii(list(header))
-        present = present if len(present) <= 500 else f"{present[:500]}…"
-        if missing := sorted(self.named - set(header)):
+    def check_header(self, header: Sequence[str], label: str) -> None:
+        """Raise TerminalError if a declared column is missing or occurs twice. label: the source and the file."""
+        columns = ascii(list(header))
+        columns = columns if len(columns) <= 500 else f"{columns[:500]}…"
+        if missing := sorted(self.required_columns - set(header)):
             raise TerminalError(
-                f"{file}: lacks the columns {missing}; it has {present}. Declare what it has, or its encoding, "
-                "delimiter and lines to skip.",
+                f"{label}: its header lacks the columns {missing}; it has {columns}. Declare the columns that it has, "
+                "or its encoding, delimiter or skip_lines.",
                 code="columns_missing",
             )
-        if twice := sorted(name for name in self.named if header.count(name) > 1):
+        if duplicates := sorted(name for name in self.required_columns if header.count(name) > 1):
             raise TerminalError(
-                f"{file}: has the columns {twice} more than once, among {present}", code="columns_ambiguous"
+                f"{label}: its header has the columns {duplicates} more than once: {columns}. Rename them, or declare "
+                "the names in `header` and skip the file's own header with skip_lines.",
+                code="columns_ambiguous",
             )
 
     @cached_property
-    def named(self) -> set[str]:
-        """The columns that the record needs."""
-        filled = {name for text in self.templates.values() for name in PLACEHOLDER.findall(text)}
+    def required_columns(self) -> set[str]:
+        """The columns that a record is made from."""
+        in_templates = {name for text in self.templates.values() for name in PLACEHOLDER.findall(text)}
         own = {column for columns in self.currencies.values() for column in columns.values()}
-        return {*self.columns.values(), *own, *filled} - set(re.compile(self.path).groupindex)
+        return {*self.columns.values(), *own, *in_templates} - set(re.compile(self.path).groupindex)
 
     def record(self, file: str, row: Mapping[str, str], currency: str | None) -> dict[str, Any]:
-        """The unified record, by its field names, of a row by its column names. Raises Reject for unreadable cells."""
+        """Return a row as the unified record; raise Reject with a reason for each unreadable cell.
+
+        file:     path of the file below CSV_DIR.
+        row:      the cells by column name.
+        currency: one of `currencies`; None if none is declared.
+        """
         record = dict(self.constants)
         reasons = []
         for name, column, read in self._readers[currency]:
@@ -116,7 +131,7 @@ class FileSet:
             except Unreadable as error:
                 code, expected = error.args
                 reasons.append(
-                    {"field": name, "code": code, "detail": f"expected {expected}, got {_shown(row[column])}"}
+                    {"field": name, "code": code, "detail": f"expected {expected}, got {_quoted(row[column])}"}
                 )
         if reasons:
             raise Reject.because(reasons)
@@ -128,11 +143,11 @@ class FileSet:
 
     @cached_property
     def _readers(self) -> dict[str | None, list[tuple[str, str, Callable[[str], Any]]]]:
-        """By currency: the record's field, its column, and what makes a value of a cell."""
-        sides: Mapping[Any, Mapping[str, str]] = self.currencies or {None: {}}
+        """By currency: the fields, their columns, and the functions that read their cells."""
+        columns_by_currency: Mapping[Any, Mapping[str, str]] = self.currencies or {None: {}}
         return {
             currency: [(name, column, self._reader(name)) for name, column in {**self.columns, **own}.items()]
-            for currency, own in sides.items()
+            for currency, own in columns_by_currency.items()
         }
 
     def _reader(self, name: str) -> Callable[[str], Any]:
@@ -145,19 +160,19 @@ class FileSet:
         return partial(self._number, percent=name == "change_24h_pct")
 
     def _plain_number(self, cell: str, percent: bool) -> str | None:
-        """The cell as it is: the record judges it."""
+        """Return the cell unchanged: the record validates it."""
         if cell in self.nulls:
             return None
         return cell.removesuffix("%") if percent else cell
 
     def _number(self, cell: str, percent: bool) -> str | None:
-        """The same number in plain or exponent notation, exactly."""
+        """Return exactly the same number in plain or exponent notation."""
         if cell in self.nulls:
             return None
-        written = self._written_number.fullmatch(cell.removesuffix("%") if percent else cell)
-        if not written:
+        match = self._number_pattern.fullmatch(cell.removesuffix("%") if percent else cell)
+        if not match:
             raise Unreadable("not_a_number", f"a number such as {self._example}")
-        sign, whole, decimals, only_decimals, power, suffix = written.groups()
+        sign, whole, decimals, only_decimals, power, suffix = match.groups()
         digits = sign + (whole.replace(self.thousands, "") if whole else "0")
         if fraction := decimals or only_decimals:
             digits += f".{fraction}"
@@ -165,7 +180,7 @@ class FileSet:
         return f"{digits}E{power}" if power else digits
 
     @cached_property
-    def _written_number(self) -> re.Pattern[str]:
+    def _number_pattern(self) -> re.Pattern[str]:
         grouped = rf"\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+|" if self.thousands else ""
         decimal = re.escape(self.decimal)
         digits = rf"(?:({grouped}\d+)(?:{decimal}(\d*))?|{decimal}(\d+))"
@@ -178,54 +193,58 @@ class FileSet:
         return f"1{self.thousands}234{self.decimal}5{suffixes}"
 
     def time(self, cell: str) -> datetime:
-        """The time that a cell states, with its offset; raises Unreadable."""
-        for written in self.times:
+        """Return the time in a cell, with an offset; raise Unreadable if it is in none of the declared formats."""
+        for time_format in self.times:
             try:
-                at = _at(cell, written)
+                at = _parse_time(cell, time_format)
             except (ValueError, OverflowError):
                 continue
             return at if at.tzinfo else self._in_timezone(at)
-        raise Unreadable("not_a_time", f"a time as {' or '.join(self.times)}")
+        raise Unreadable("not_a_time", f"a time in the format {' or '.join(self.times)}")
 
     def _in_timezone(self, at: datetime) -> datetime:
         early, late = (at.replace(tzinfo=self.timezone, fold=fold) for fold in (0, 1))
         if early.utcoffset() != late.utcoffset():
-            raise Unreadable("not_a_time", f"a time that exists once in {self.timezone}")
+            raise Unreadable("not_a_time", f"a time that occurs exactly once in {self.timezone}")
         return early
 
     def _filled(self, text: str, values: Mapping[str, str]) -> str:
-        """The template with its values; nothing at all if one of them is unknown."""
-        found = {name: values[name].strip() for name in PLACEHOLDER.findall(text)}
-        if any(value in self.nulls for value in found.values()):
+        """Return the template with its values, or an empty text if one of them is unknown."""
+        replacements = {name: values[name].strip() for name in PLACEHOLDER.findall(text)}
+        if any(value in self.nulls for value in replacements.values()):
             return ""
-        return PLACEHOLDER.sub(lambda placeholder: found[placeholder[1]], text)
+        return PLACEHOLDER.sub(lambda placeholder: replacements[placeholder[1]], text)
 
     def path_groups(self, file: str) -> Mapping[str, str]:
-        found = re.fullmatch(self.path, file) if self.path else None
-        return found.groupdict("") if found else dict.fromkeys(re.compile(self.path).groupindex, "")
+        """Return the named groups of `path` for a file; empty texts if it does not match."""
+        match = re.fullmatch(self.path, file) if self.path else None
+        return match.groupdict("") if match else dict.fromkeys(re.compile(self.path).groupindex, "")
 
 
-def _at(cell: str, written: str) -> datetime:
-    """Raises ValueError or OverflowError."""
-    if written == "iso":
+def _parse_time(cell: str, time_format: str) -> datetime:
+    """Return the time; raise ValueError or OverflowError if it is not in the format."""
+    if time_format == "iso":
         return datetime.fromisoformat(cell)
-    if written not in EPOCHS:
-        return datetime.strptime(cell, written)  # noqa: DTZ007 — the caller gives it the declared time zone
-    if not COUNTED.fullmatch(cell):
+    if time_format not in EPOCHS:
+        return datetime.strptime(cell, time_format)  # noqa: DTZ007 — the caller adds the declared time zone
+    if not EPOCH_NUMBER.fullmatch(cell):
         raise ValueError
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(Decimal(cell) * EPOCHS[written]))
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(Decimal(cell) * EPOCHS[time_format]))
 
 
 def _encoding(name: str) -> str:
-    """Its one spelling; refuses what lines cannot be told apart in."""
+    """Return the canonical name of an encoding; raise ValueError if its lines cannot be told apart."""
     normal = codecs.lookup(name).name
     if normal in ("utf-16", "utf-16-le", "utf-16-be"):
         return normal
     if ASCII.decode(normal, "replace") != ASCII.decode():
-        raise ValueError(f"encoding {name}: only utf-16 and what keeps ASCII as it is can be read; convert the files")
+        raise ValueError(
+            f"encoding {name}: only utf-16 and encodings that keep ASCII can be read; convert the files to utf-8"
+        )
     return "utf-8" if normal == "utf-8-sig" else normal
 
 
-def _shown(cell: str) -> str:
-    shown = ascii(cell)
-    return shown if len(shown) <= 60 else f"{shown[:57]}…"
+def _quoted(cell: str) -> str:
+    """Return a cell as it is shown in messages, at most 60 characters."""
+    text = ascii(cell)
+    return text if len(text) <= 60 else f"{text[:57]}…"

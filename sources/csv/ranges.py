@@ -1,6 +1,6 @@
-"""Where a large CSV file is divided so that several workers can read it: at the first record from each mark on.
+"""Divide large CSV files into ranges that several workers can read: each starts at the first record from a mark on.
 
-A mark is a multiple of CSV_RANGE_BYTES. The range from mark to mark is a partition of its own, named for its mark.
+A mark is a multiple of CSV_RANGE_BYTES. Each range is a partition, named after the file and its mark.
 """
 
 from __future__ import annotations
@@ -10,94 +10,101 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from sources.csv.blocks import Block, Reading, cut, decode, is_line_by_line, rows
+from sources.csv.blocks import Block, cut_blocks
+from sources.csv.quoting import has_record_per_line
+from sources.csv.text import decode, read_records
+from sources.csv.window import ReadOptions
 
-BETWEEN = "//"
-"""What stands between a file's name and a mark, and in no path of a file."""
+MARK_SEPARATOR = "//"
+"""Separates the file's name from the mark. No path of a file has it."""
 
-FILES_REMEMBERED = 16
+MAX_CACHED_FILES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a record begins: the byte, and the number of its line, from 1."""
+class Position:
+    """The start of a record: its offset in bytes, and the number of its line, from 1."""
 
     offset: int
     line: int
 
 
-def partitions_of(file: str, size: int, range_bytes: int | None) -> Iterator[str]:
-    """The names of a file's ranges; the first has that of the file itself."""
+def range_partitions(file: str, size: int, range_bytes: int | None) -> Iterator[str]:
+    """Yield the names of a file's ranges. The first range has the name of the file."""
     yield file
     if range_bytes:
-        yield from (f"{file}{BETWEEN}{mark}" for mark in range(range_bytes, size, range_bytes))
+        yield from (f"{file}{MARK_SEPARATOR}{mark}" for mark in range(range_bytes, size, range_bytes))
 
 
-def parted(partition: str) -> tuple[str, int]:
-    """The file that a partition is of, and its mark."""
-    file, _, mark = partition.partition(BETWEEN)
+def split_partition(partition: str) -> tuple[str, int]:
+    """Return the file of a partition, and the mark of its range."""
+    file, _, mark = partition.partition(MARK_SEPARATOR)
     return file, int(mark or 0)
 
 
-class Division:
-    """The places at which one file, as it is now, is divided; found by reading it, as far as they are asked for.
+class RangeStarts:
+    """The positions at which the ranges of one file start. The file is read only as far as they are requested.
 
-    Its encoding keeps ASCII as it is.
+    For encodings that keep ASCII.
     """
 
-    def __init__(self, begin: Place, every: int):
-        self._read, self._every = begin, every
-        self._places: list[Place] = []
+    def __init__(self, first: Position, range_bytes: int):
+        self._next, self._range_bytes = first, range_bytes
+        self._positions: list[Position] = []
 
-    def place(self, mark: int, file: BinaryIO, reading: Reading) -> Place | None:
-        """The first record that begins at a mark or behind it; None where none does."""
-        for block in () if self._is_known(mark) else cut(file, self._read.offset, self._read.line, reading):
-            self._divide(block, reading)
+    def find(self, mark: int, file: BinaryIO, options: ReadOptions) -> Position | None:
+        """Return the first record that starts at the mark or after it; None if there is none."""
+        for block in () if self._is_known(mark) else cut_blocks(file, self._next.offset, self._next.line, options):
+            self._add(block, options)
             if self._is_known(mark):
                 break
-        return self._places[mark // self._every - 1] if self._is_known(mark) else None
+        return self._positions[mark // self._range_bytes - 1] if self._is_known(mark) else None
 
     def _is_known(self, mark: int) -> bool:
-        return len(self._places) * self._every >= mark
+        return len(self._positions) * self._range_bytes >= mark
 
-    def _divide(self, block: Block, reading: Reading) -> None:
+    def _add(self, block: Block, options: ReadOptions) -> None:
         end = block.offset + block.length
-        # What begins where the block ends may be nothing, or be there only at the next look.
-        while (mark := (len(self._places) + 1) * self._every) < end:
-            self._places.append(_first_from(mark, block, reading))
-        self._read = Place(end, block.line + block.lines)
+        # A mark at the end of the block is left: no record may follow, or only in a later scan.
+        while (mark := (len(self._positions) + 1) * self._range_bytes) < end:
+            self._positions.append(_first_record_from(mark, block, options))
+        self._next = Position(end, block.line + block.lines)
 
 
-def _first_from(mark: int, block: Block, reading: Reading) -> Place:
-    """The first record of a block from a mark on; where it has none, the first behind it."""
-    behind = Place(block.offset + block.length, block.line + block.lines)
+def _first_record_from(mark: int, block: Block, options: ReadOptions) -> Position:
+    """Return the first record of a block from a mark on, or the record after the block if there is none."""
+    following = Position(block.offset + block.length, block.line + block.lines)
     if mark <= block.offset:
-        return Place(block.offset, block.line)
-    if block.refused:
-        return behind
-    if is_line_by_line(block.body, reading.delimiter):
+        return Position(block.offset, block.line)
+    if block.reject_code:
+        return following
+    if has_record_per_line(block.body, options.delimiter):
         length = block.body.find(b"\n", mark - block.offset - 1) + 1
-        return Place(block.offset + length, block.line + block.body.count(b"\n", 0, length)) if length else behind
-    return next((place for place in _records(block, reading) if place.offset >= mark), behind)
+        return Position(block.offset + length, block.line + block.body.count(b"\n", 0, length)) if length else following
+    return next((position for position in _record_starts(block, options) if position.offset >= mark), following)
 
 
-def _records(block: Block, reading: Reading) -> Iterator[Place]:
+def _record_starts(block: Block, options: ReadOptions) -> Iterator[Position]:
+    """Yield where the records of a block start, except for the first, and where the next block starts."""
     ends, lines = [0], block.body.splitlines(keepends=True)
     for line in lines:
         ends.append(ends[-1] + len(line))
-    reader = rows((decode(line, reading.encoding) for line in lines), reading.delimiter)
+    reader = read_records((decode(line, options.encoding) for line in lines), options.delimiter)
     for _ in reader:
-        yield Place(block.offset + ends[reader.line_num], block.line + reader.line_num)
+        yield Position(block.offset + ends[reader.line_num], block.line + reader.line_num)
 
 
-_remembered: OrderedDict[Hashable, Division] = OrderedDict()
+_cache: OrderedDict[Hashable, RangeStarts] = OrderedDict()
 
 
-def division(file: Hashable, begin: Place, every: int) -> Division:
-    """That of a file. file: all that tells whether it is still the same, and read in the same way."""
-    key = (file, begin, every)
-    found = _remembered.pop(key, None) or Division(begin, every)
-    _remembered[key] = found
-    while len(_remembered) > FILES_REMEMBERED:
-        _remembered.popitem(last=False)
-    return found
+def range_starts(file: Hashable, first: Position, range_bytes: int) -> RangeStarts:
+    """Return the range starts of a file, from the cache if it was read before.
+
+    file: everything that identifies the file, its present content and how it is read.
+    """
+    key = (file, first, range_bytes)
+    starts = _cache.pop(key, None) or RangeStarts(first, range_bytes)
+    _cache[key] = starts
+    while len(_cache) > MAX_CACHED_FILES:
+        _cache.popitem(last=False)
+    return starts

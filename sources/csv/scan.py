@@ -1,7 +1,8 @@
-"""One look at one CSV file: what is new in it since the last, as pages.
+"""Scan one CSV file: yield what is new since the last scan, as pages.
 
-A file is known by the hash of what was read of it: grown, it is read on; replaced, it is read anew; unchanged, it is
-not read. A cursor says where the next record begins, that hash, and how the file looked when it was read.
+A file is recognized by the hash of what was read: one that has grown is read from there, one that was replaced is read
+again, and one that is unchanged is not read. The cursor stores where the next record starts, that hash, and what the
+operating system reported about the file.
 """
 
 from __future__ import annotations
@@ -19,94 +20,112 @@ from typing import BinaryIO
 
 from settings import Settings
 from sources.contract import Cursor, Page, TerminalError, TransientError, Window
-from sources.csv.blocks import CHUNK, Block, Head, Reading, cut, read_head, read_mark
+from sources.csv.blocks import Block, cut_blocks
 from sources.csv.fileset import FileSet
-from sources.csv.ranges import Place, division, parted
+from sources.csv.preamble import Preamble, read_byte_order_mark, read_preamble
+from sources.csv.ranges import Position, range_starts, split_partition
+from sources.csv.window import CHUNK_BYTES, ReadOptions
 
-QUIET = timedelta(seconds=60)
-"""After so long without a change nobody is writing to a file any more."""
+SETTLED_AFTER = timedelta(seconds=60)
+"""A file that was not changed for this long is no longer being written."""
 
 WAITING, TAKEN = "waiting", "taken"
-"""What a cursor says of a last record without line end; also one that was taken is read again should the file grow."""
+"""Values of a cursor's `tail`, which describes a last record without a line end. One that was taken is read again if
+the file grows."""
 
 
-def look_at(path: Path, file_set: FileSet, window: Window, settings: Settings) -> Iterator[Page]:
-    """The pages of what is new in the file. Raises TerminalError, naming it, for a file that cannot be read."""
-    with naming(window.partition, "file_unreadable"):
-        # Opening a pipe would wait for its writer.
+def scan_file(path: Path, label: str, file_set: FileSet, window: Window, settings: Settings) -> Iterator[Page]:
+    """Yield the pages of what is new in a partition's file; raise TerminalError for a file that cannot be read.
+
+    label: the source and the file, for messages.
+    """
+    with translated_os_errors(label, "file_unreadable"):
+        # To open a pipe would wait for its writer.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise TerminalError(f"{window.partition}: is not a regular file", code="file_unreadable")
+            raise TerminalError(
+                f"{label}: is not a regular file; replace it, or exclude it from the pattern", code="file_unreadable"
+            )
         with path.open("rb") as file:
-            seen = _Seen.of(os.fstat(file.fileno()))
-            if not seen.is_done(window.cursor or {}, range_bytes_of(file_set, settings)):
-                yield from _Look(path, file, file_set, window, seen, settings).pages()
+            state = _FileState.of(os.fstat(file.fileno()))
+            if not state.is_finished(window.cursor or {}, range_bytes_of(file_set, settings)):
+                yield from _Scan(path, label, file, file_set, window, state, settings).pages()
 
 
 def range_bytes_of(file_set: FileSet, settings: Settings) -> int | None:
-    """The size of the ranges that a file is divided in; None where it is read as one."""
+    """Return the size of the ranges into which a file is divided; None if it is read as one."""
     return None if file_set.encoding.startswith("utf-16") else settings.csv_range_bytes
 
 
 @contextmanager
-def naming(what: str, code: str) -> Iterator[None]:
-    """Turn the system's errors into ones that name what they are about."""
+def translated_os_errors(subject: str, code: str) -> Iterator[None]:
+    """Raise TerminalError, with this subject and code, for the operating system's errors."""
     try:
         yield
     except OSError as error:
-        raise TerminalError(f"{what}: cannot be read: {error.strerror or error}", code=code) from error
+        raise TerminalError(
+            f"{subject}: cannot be read: {error.strerror or error}; check that it exists and its permissions", code=code
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the system says of a file."""
+class _FileState:
+    """What the operating system reports about a file. identity: its device and inode."""
 
     identity: tuple[int, int]
     size: int
     mtime_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> _Seen:
+    def of(cls, status: os.stat_result) -> _FileState:
         return cls((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns)
 
-    def is_that_of(self, cursor: Cursor) -> bool:
+    def matches(self, cursor: Cursor) -> bool:
         return (cursor.get("size"), cursor.get("mtime_ns")) == (self.size, self.mtime_ns)
 
-    def is_done(self, cursor: Cursor, range_bytes: int | None) -> bool:
-        if not self.is_that_of(cursor) or cursor.get("range_bytes") != range_bytes:
+    def is_finished(self, cursor: Cursor, range_bytes: int | None) -> bool:
+        """Return whether an earlier scan has read everything in the file as it is now."""
+        if not self.matches(cursor) or cursor.get("range_bytes") != range_bytes:
             return False
         return bool(cursor["offset"] >= cursor["end"] or cursor["tail"] == TAKEN)
 
-    def is_still(self, cursor: Cursor, now: datetime) -> bool:
-        quiet = now - datetime.fromtimestamp(self.mtime_ns / 1e9, UTC) > QUIET
-        return quiet or (self.is_that_of(cursor) and cursor["tail"] == WAITING)
+    def is_settled(self, cursor: Cursor, now: datetime) -> bool:
+        """Return whether the file was unchanged for `SETTLED_AFTER`, or since a scan that waited for a line end."""
+        is_old = now - datetime.fromtimestamp(self.mtime_ns / 1e9, UTC) > SETTLED_AFTER
+        return is_old or (self.matches(cursor) and cursor["tail"] == WAITING)
 
 
 class _Progress:
-    """How far a range is read, and the hash of what stands before that in it."""
+    """How far a range was read, and the hash of its bytes up to there."""
 
-    def __init__(self, name: str, file: BinaryIO, begin: Place):
-        self.begin, self.offset, self.line = begin, begin.offset, begin.line
-        self._name, self._file, self._hash = name, file, hashlib.sha256()
+    def __init__(self, label: str, file: BinaryIO, start: Position):
+        self.start, self.offset, self.line = start, start.offset, start.line
+        self._label, self._file, self._hash = label, file, hashlib.sha256()
 
     @classmethod
-    def at(cls, name: str, file: BinaryIO, size: int, begin: Place, cursor: Cursor) -> _Progress | None:
-        """That of a cursor, if the range still begins where it did, and with what was read then."""
-        progress = cls(name, file, begin)
-        if cursor.get("begin") != begin.offset or not begin.offset < cursor["offset"] <= size:
+    def at(cls, label: str, file: BinaryIO, size: int, start: Position, cursor: Cursor) -> _Progress | None:
+        """Return the progress of a cursor; None if the range starts elsewhere now or its content has changed."""
+        progress = cls(label, file, start)
+        if cursor.get("begin") != start.offset or not start.offset < cursor["offset"] <= size:
             return None
-        progress.pass_over(b"", cursor["offset"] - begin.offset, cursor["line"] - begin.line)
+        progress.advance(b"", cursor["offset"] - start.offset, cursor["line"] - start.line)
         return progress if progress.digest == cursor["digest"] else None
 
-    def pass_over(self, read: bytes, length: int, lines: int) -> None:
-        """Hash what was read, which may be other than what stands there by now, and what is left of the length."""
-        self._hash.update(read)
+    def advance(self, data: bytes, length: int, lines: int) -> None:
+        """Move on by `length` bytes: hash the data that was read, and the file's bytes after it.
+
+        The data is hashed as it was read, since the file may have other bytes there by now.
+        """
+        self._hash.update(data)
         end = self.offset + length
-        self.offset += len(read)
+        self.offset += len(data)
         self._file.seek(self.offset)
         while self.offset < end:
-            chunk = self._file.read(min(CHUNK, end - self.offset))
+            chunk = self._file.read(min(CHUNK_BYTES, end - self.offset))
             if not chunk:
-                raise TransientError(f"{self._name}: became shorter while it was read", code="file_changed")
+                raise TransientError(
+                    f"{self._label}: became shorter while it was read; the run reads it again later",
+                    code="file_changed",
+                )
             self._hash.update(chunk)
             self.offset += len(chunk)
         self.line += lines
@@ -116,129 +135,154 @@ class _Progress:
         return self._hash.hexdigest()
 
 
-class _Look:
-    def __init__(self, path: Path, file: BinaryIO, file_set: FileSet, window: Window, seen: _Seen, settings: Settings):
-        self._path, self._file, self._file_set, self._seen = path, file, file_set, seen
-        self._name, self._mark = parted(window.partition)
-        self._now, self._known = window.now, window.cursor or {}
-        self._order_mark, encoding = read_mark(file, self._name, file_set.encoding)
+class _Scan:
+    """One scan of one partition: a whole file, or a range of it."""
+
+    def __init__(
+        self,
+        path: Path,
+        label: str,
+        file: BinaryIO,
+        file_set: FileSet,
+        window: Window,
+        state: _FileState,
+        settings: Settings,
+    ):
+        self._path, self._label, self._file, self._file_set, self._state = path, label, file, file_set, state
+        self._name, self._mark = split_partition(window.partition)
+        self._now, self._last_cursor = window.now, window.cursor or {}
+        self._byte_order_mark, encoding = read_byte_order_mark(file, label, file_set.encoding)
         self._range_bytes = range_bytes_of(file_set, settings)
-        self._reading = Reading(
-            name=self._name,
+        self._options = ReadOptions(
+            label=label,
             encoding=encoding,
             delimiter=file_set.delimiter,
-            end=seen.size,
-            still=seen.is_still(self._known, window.now),
+            end=state.size,
+            is_settled=state.is_settled(self._last_cursor, window.now),
             block_bytes=settings.csv_block_bytes,
             record_bytes=settings.csv_record_bytes,
         )
         self._header: list[str] = []
 
     def pages(self) -> Iterator[Page]:
-        if self._seen.size == len(self._order_mark):
+        if self._state.size == len(self._byte_order_mark):
             return
-        head = self._head()
-        progress = _Progress(self._name, self._file, Place(0, 1))
-        if head is None:
-            yield from self._remembered(progress, b"", self._known)
-        elif head.unterminated:
-            yield self._page(progress, Block(b"", len(head.body), 0, 1 + head.lines, 0), head.body, TAKEN)
+        preamble = self._preamble()
+        progress = _Progress(self._label, self._file, Position(0, 1))
+        if preamble is None:
+            yield from self._final_page(progress, b"", self._last_cursor)
+        elif preamble.is_unterminated:
+            block = Block(b"", len(preamble.body), 0, 1 + preamble.lines, 0)
+            yield self._page(progress, block, preamble.body, TAKEN)
         else:
-            yield from self._records(head)
+            yield from self._block_pages(preamble)
 
-    def _head(self) -> Head | None:
-        """What stands before the first record of the file; None while it is being written."""
+    def _preamble(self) -> Preamble | None:
+        """Return the file's preamble, whose header is as declared; None while it is being written."""
         skip_lines, header = self._file_set.skip_lines, self._file_set.header
-        head = read_head(self._file, self._reading, self._order_mark, skip_lines, header)
-        if head is not None:
-            self._file_set.check_header(head.header, self._name)
-            self._header = head.header
-        return head
+        preamble = read_preamble(self._file, self._options, self._byte_order_mark, skip_lines, header)
+        if preamble is not None:
+            self._file_set.check_header(preamble.header, self._label)
+            self._header = preamble.header
+        return preamble
 
-    def _records(self, head: Head) -> Iterator[Page]:
-        """The pages of the range; the head comes with the first of the file."""
-        begin = self._bound(Place(len(head.body), 1 + head.lines))
-        progress = self._resumed(begin)
-        before, last = b"", self._known
+    def _block_pages(self, preamble: Preamble) -> Iterator[Page]:
+        """Yield the pages of the range. The first page of the file includes the preamble."""
+        start = self._limit_to_range(Position(len(preamble.body), 1 + preamble.lines))
+        progress = self._resumed(start)
+        head, last_cursor = b"", self._last_cursor
         if progress is None:
-            progress = _Progress(self._name, self._file, begin)
+            progress = _Progress(self._label, self._file, start)
             if not self._mark:
-                before = head.body
-                progress.pass_over(before, len(before), head.lines)
-        # While another range's first block is made ready, the one before it is being loaded, but for who comes to help.
-        short_from = None if self._mark else begin.offset
-        leads_on = self._reading.end < self._seen.size
-        for block in cut(
-            self._file, progress.offset, progress.line, self._reading, short_from=short_from, leads_on=leads_on
+                head = preamble.body
+                progress.advance(head, len(head), preamble.lines)
+        # Only the first block of a file starts small. While that of another range is prepared, the range before it is
+        # being loaded, except by a worker that has just joined the run.
+        growing_from = None if self._mark else start.offset
+        range_follows = self._options.end < self._state.size
+        for block in cut_blocks(
+            self._file,
+            progress.offset,
+            progress.line,
+            self._options,
+            growing_from=growing_from,
+            range_follows=range_follows,
         ):
-            if block.unterminated:
-                yield self._page(progress, block, before, TAKEN)
+            if block.is_unterminated:
+                yield self._page(progress, block, head, TAKEN)
                 return
-            progress.pass_over(block.body, block.length, block.lines)
-            yield self._page(progress, block, before, None)
-            before, last = b"", self._cursor(progress, None)
-        yield from self._remembered(progress, before, last)
+            progress.advance(block.body, block.length, block.lines)
+            yield self._page(progress, block, head, None)
+            head, last_cursor = b"", self._cursor(progress, None)
+        yield from self._final_page(progress, head, last_cursor)
 
-    def _bound(self, first: Place) -> Place:
-        """Where the range begins; that it reads no further than the range goes."""
-        begin, end, size = Place(0, 1), self._seen.size, self._seen.size
+    def _limit_to_range(self, first: Position) -> Position:
+        """Return where the range starts, and set the options to stop at its end.
+
+        first: the position of the file's first record.
+        """
+        start, end, size = Position(0, 1), self._state.size, self._state.size
         if self._range_bytes and size > self._range_bytes:
-            divided = division((self._path, self._seen, self._reading), first, self._range_bytes)
+            starts = range_starts((self._path, self._state, self._options), first, self._range_bytes)
             if self._mark:
-                begin = divided.place(self._mark, self._file, self._reading) or Place(size, 1)
-            if following := divided.place(self._mark + self._range_bytes, self._file, self._reading):
+                start = starts.find(self._mark, self._file, self._options) or Position(size, 1)
+            if following := starts.find(self._mark + self._range_bytes, self._file, self._options):
                 end = following.offset
         if end < size:
-            self._reading = replace(self._reading, end=end, still=True)
-        return begin
+            self._options = replace(self._options, end=end, is_settled=True)
+        return start
 
-    def _resumed(self, begin: Place) -> _Progress | None:
-        if self._known.get("header") != self._header:
+    def _resumed(self, start: Position) -> _Progress | None:
+        """Return the progress of the last scan; None if the header or the content has changed."""
+        if self._last_cursor.get("header") != self._header:
             return None
-        return _Progress.at(self._name, self._file, self._seen.size, begin, self._known)
+        return _Progress.at(self._label, self._file, self._state.size, start, self._last_cursor)
 
-    def _remembered(self, progress: _Progress, before: bytes, last: Cursor) -> Iterator[Page]:
-        """A page without records, if the last cursor does not yet say all that is to be known at the next look."""
-        tail = WAITING if progress.offset < self._reading.end else None
-        if self._cursor(progress, tail) != last:
-            yield self._page(progress, Block(b"", progress.offset, 0, progress.line, 0), before, tail)
+    def _final_page(self, progress: _Progress, head: bytes, last_cursor: Cursor) -> Iterator[Page]:
+        """Yield a page without records, unless the last cursor already has everything that the next scan needs."""
+        tail = WAITING if progress.offset < self._options.end else None
+        if self._cursor(progress, tail) != last_cursor:
+            yield self._page(progress, Block(b"", progress.offset, 0, progress.line, 0), head, tail)
 
-    def _page(self, progress: _Progress, block: Block, before: bytes, tail: str | None) -> Page:
-        """head: bytes of the body before its first record."""
+    def _page(self, progress: _Progress, block: Block, head: bytes, tail: str | None) -> Page:
+        """Return the page of a block. head: the bytes of the file that come before it in the page's body."""
         request = {
             "file": self._name,
-            "offset": block.offset - len(before),
-            "length": block.length + len(before),
+            "offset": block.offset - len(head),
+            "length": block.length + len(head),
             "line": block.line,
-            "head": len(before),
+            "head": len(head),
             "header": self._header,
-            "encoding": self._reading.encoding,
-            "refused": block.refused,
+            "encoding": self._options.encoding,
+            "refused": block.reject_code,
         }
-        cursor, confirm = self._cursor(progress, tail), partial(_confirm, self._name, self._path, self._seen)
-        return Page(before + block.body, "text/csv", request, self._now, cursor, confirm=confirm)
+        cursor, confirm = self._cursor(progress, tail), partial(_confirm, self._label, self._path, self._state)
+        return Page(head + block.body, "text/csv", request, self._now, cursor, confirm=confirm)
 
     def _cursor(self, progress: _Progress, tail: str | None) -> Cursor:
         return {
-            "begin": progress.begin.offset,
+            "begin": progress.start.offset,
             "offset": progress.offset,
             "line": progress.line,
             "digest": progress.digest,
             "header": self._header,
-            "end": self._reading.end,
+            "end": self._options.end,
             "range_bytes": self._range_bytes,
-            "size": self._seen.size,
-            "mtime_ns": self._seen.mtime_ns,
+            "size": self._state.size,
+            "mtime_ns": self._state.mtime_ns,
             "tail": tail,
         }
 
 
-def _confirm(partition: str, path: Path, seen: _Seen) -> None:
-    """Raise TransientError unless the file is still the one that was read, at most with more behind."""
+def _confirm(label: str, path: Path, state: _FileState) -> None:
+    """Raise TransientError unless the file is the one that was read, and at most has grown since."""
     try:
-        now = _Seen.of(path.stat())
+        now = _FileState.of(path.stat())
     except OSError as error:
-        raise TransientError(f"{partition}: is gone: {error.strerror}", code="file_changed") from error
-    grown = now.identity == seen.identity and now.size > seen.size
-    if now != seen and not grown:
-        raise TransientError(f"{partition}: was changed while it was read", code="file_changed")
+        raise TransientError(
+            f"{label}: disappeared while it was read: {error.strerror}; the run tries it again later",
+            code="file_changed",
+        ) from error
+    has_grown = now.identity == state.identity and now.size > state.size
+    if now != state and not has_grown:
+        raise TransientError(f"{label}: changed while it was read; the run reads it again later", code="file_changed")

@@ -1,4 +1,4 @@
-"""A source that is a folder of CSV files: a file, or a range of a large one, is a partition, a block of it a page."""
+"""Make a source of a folder of CSV files: a file, or a range of a large file, is a partition; a block is a page."""
 
 from __future__ import annotations
 
@@ -13,55 +13,71 @@ from typing import Any
 
 from settings import get_settings
 from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
-from sources.csv.blocks import UNFIT, decode, rows
-from sources.csv.columns import columns_of
+from sources.csv.blocks import MAX_RECORD_LINES
+from sources.csv.columns import read_columns
 from sources.csv.fileset import FileSet
-from sources.csv.ranges import parted, partitions_of
-from sources.csv.scan import look_at, naming, range_bytes_of
+from sources.csv.ranges import range_partitions, split_partition
+from sources.csv.scan import range_bytes_of, scan_file, translated_os_errors
+from sources.csv.text import INVALID_CHARACTERS, decode, read_records
 
-NOT_UTF8 = "\\udc"
-"""How a byte of a file's name that is not UTF-8 is written in its partition's."""
+INVALID_NAME = "\\udc"
+"""Part of a partition's name if the file's name is not UTF-8: an invalid byte is written as `\\udc` and two digits."""
 
-REFUSED = {
-    "record_too_large": "expected a record of at most CSV_RECORD_BYTES; is a quote in this line never closed?",
-    "unclosed_quote": "expected a quote in this line to be closed before the file ends",
+REJECTED_LINE_DETAILS = {
+    "record_too_large": (
+        f"expected a record of at most CSV_RECORD_BYTES bytes and {MAX_RECORD_LINES} lines; "
+        "close the quote in this line, or raise CSV_RECORD_BYTES"
+    ),
+    "unclosed_quote": "expected the quote in this line to be closed before the end of the file",
 }
+"""The details of rejects, by code, for lines that cannot be read as records."""
 
 
-def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
-    """A source of the files below CSV_DIR that match one of these sets."""
+def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
+    """Return a source of the files below CSV_DIR that match one of these file sets.
+
+    Each file is loaded on its own: one that cannot be read does not stop the others. A file that has grown is read
+    from where the last scan ended. Rows that cannot become quotes are rejected, with their file and line.
+    """
 
     @lru_cache(maxsize=1024)
-    def declared(file: str) -> FileSet:
+    def file_set_of(file: str) -> FileSet:
         for file_set in files:
             if file_set.matches(file):
                 return file_set
-        raise TerminalError(f"{file}: no file set of {name} declares it", code="file_undeclared")
+        raise TerminalError(
+            f"{label(file)}: no file set has a pattern that matches it; declare one", code="file_undeclared"
+        )
+
+    def label(file: str) -> str:
+        return f"{name}: {file}"
 
     def partitions() -> list[str]:
         settings = get_settings()
         folder = Path(settings.csv_dir)
         return [
             partition
-            for file in _files(folder, files)
-            for partition in partitions_of(file, _size(folder / file), range_bytes_of(declared(file), settings))
+            for file in _find_files(folder, files)
+            for partition in range_partitions(file, _size(folder / file), range_bytes_of(file_set_of(file), settings))
         ]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        settings, (file, _) = get_settings(), parted(window.partition)
-        if NOT_UTF8 in file:
-            raise TerminalError(f"{file}: its name is not UTF-8; rename it", code="file_unreadable")
-        return look_at(Path(settings.csv_dir, file), declared(file), window, settings)
+        settings, (file, _) = get_settings(), split_partition(window.partition)
+        if INVALID_NAME in file:
+            raise TerminalError(f"{label(file)}: its name is not UTF-8; rename the file", code="file_unreadable")
+        return scan_file(Path(settings.csv_dir, file), label(file), file_set_of(file), window, settings)
 
     def parse(page: Page) -> Iterator[Item]:
-        return _items(page, declared(page.request["file"]))
+        file = page.request["file"]
+        return _parse_rows(page, file_set_of(file), label(file))
 
     def columns(page: Page) -> Columns | None:
-        file_set = declared(page.request["file"])
-        return columns_of(page, file_set, lambda row, line: items_of(row, line, page, file_set))
+        file = page.request["file"]
+        file_set = file_set_of(file)
+        return read_columns(page, file_set, label(file), lambda row, line: row_items(row, line, page, file_set))
 
     def normalize(item: Item) -> Mapping[str, Any]:
-        return declared(item["file"]).record(item["file"], item["row"], item.get("currency"))
+        return file_set_of(item["file"]).record(item["file"], item["row"], item.get("currency"))
 
     return Source(
         name=name,
@@ -70,82 +86,92 @@ def source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
         parse=parse,
         normalize=normalize,
         columns=columns,
-        format=lambda page: declared(page.request["file"]).pattern,
+        format=lambda page: file_set_of(page.request["file"]).pattern,
         partitions=partitions,
         is_shared=True,
     )
 
 
-def _files(folder: Path, files: Sequence[FileSet]) -> list[str]:
-    with naming(f"CSV_DIR ({folder})", "csv_dir_unreadable"):
-        found = {file for file_set in files for file in _matching(folder, file_set.pattern.split("/"))}
-    return sorted(file.encode("utf-8", "backslashreplace").decode() for file in found)
+def _find_files(folder: Path, files: Sequence[FileSet]) -> list[str]:
+    with translated_os_errors(f"CSV_DIR ({folder})", "csv_dir_unreadable"):
+        paths = {path for file_set in files for path in _matching_paths(folder, file_set.pattern.split("/"))}
+    return sorted(path.encode("utf-8", "backslashreplace").decode() for path in paths)
 
 
 def _size(path: Path) -> int:
-    """0 where opening it will say what is wrong with it."""
+    """Return the size of a file, or 0 if it cannot be read: `fetch` reports why."""
     try:
         return path.stat().st_size if os.access(path, os.R_OK) else 0
     except OSError:
         return 0
 
 
-def _matching(folder: Path, globs: Sequence[str], below: str = "") -> Iterator[str]:
-    """The files below a folder, and what stands in a file's place: opening it will say what is wrong with it."""
+def _matching_paths(folder: Path, globs: Sequence[str], parent: str = "") -> Iterator[str]:
+    """Yield the paths below a folder that match, one glob for each level, and are not folders.
+
+    Include what cannot be read, such as broken links: `fetch` reports why.
+    """
     try:
-        # glob would keep silent about a folder that it may not read.
+        # glob ignores folders that it may not read.
         entries = list(os.scandir(folder))
     except OSError:
-        if not below:
+        if not parent:
             raise
-        yield below + "/".join(globs)
+        yield parent + "/".join(globs)
         return
     for entry in entries:
-        hidden = entry.name.startswith(".") and not globs[0].startswith(".")
-        if hidden or not fnmatchcase(entry.name, globs[0]):
+        is_hidden = entry.name.startswith(".") and not globs[0].startswith(".")
+        if is_hidden or not fnmatchcase(entry.name, globs[0]):
             continue
         if len(globs) == 1 and not _is_folder(entry):
-            yield below + entry.name
+            yield parent + entry.name
         elif len(globs) > 1 and _is_folder(entry):
-            yield from _matching(Path(entry.path), globs[1:], f"{below}{entry.name}/")
+            yield from _matching_paths(Path(entry.path), globs[1:], f"{parent}{entry.name}/")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # A link that leads to itself.
         return False
 
 
-def _items(page: Page, file_set: FileSet) -> Iterator[Item]:
-    """For each row an item for each of its prices, a reject, or BLANK."""
+def _parse_rows(page: Page, file_set: FileSet, label: str) -> Iterator[Item]:
+    """Yield the items of a block, row by row."""
     request = page.request
     text = decode(page.body[request["head"] :], request["encoding"])
     if not text:
         return
-    file_set.check_header(request["header"], request["file"])
+    file_set.check_header(request["header"], label)
     if code := request["refused"]:
-        where = {"file": request["file"], "line": request["line"]}
-        yield Reject("row", code, REFUSED[code], item={**where, "row": text})
+        location = {"file": request["file"], "line": request["line"]}
+        yield Reject("row", code, REJECTED_LINE_DETAILS[code], item={**location, "row": text})
         return
-    suspect = UNFIT.search(text) is not None
-    reader, line = rows(io.StringIO(text, newline=""), file_set.delimiter), request["line"]
+    may_be_invalid = INVALID_CHARACTERS.search(text) is not None
+    reader, line = read_records(io.StringIO(text, newline=""), file_set.delimiter), request["line"]
     for row in reader:
-        yield from items_of(row, line, page, file_set, suspect=suspect)
+        yield from row_items(row, line, page, file_set, may_be_invalid=may_be_invalid)
         line = request["line"] + reader.line_num
 
 
-def items_of(row: list[str], line: int, page: Page, file_set: FileSet, *, suspect: bool = True) -> Iterator[Item]:
-    """An item for each price of a row, a reject, or BLANK. suspect: its cells may have what no text may."""
-    header, place = page.request["header"], {"file": page.request["file"], "line": line}
+def row_items(
+    row: list[str], line: int, page: Page, file_set: FileSet, *, may_be_invalid: bool = True
+) -> Iterator[Item]:
+    """Yield an item for each price of a row; or a Reject, or BLANK.
+
+    line:           the number of the row's first line in the file.
+    may_be_invalid: whether a cell may have characters that no text may have.
+    """
+    header, location = page.request["header"], {"file": page.request["file"], "line": line}
     if not "".join(row).strip() or (row[0].strip() == header[0] and [cell.strip() for cell in row] == header):
         yield BLANK
-    elif suspect and any(map(UNFIT.search, row)):
-        detail = f"expected {page.request['encoding']} without NUL in every cell"
-        yield Reject("row", "encoding", detail, item={**place, "row": row})
+    elif may_be_invalid and any(map(INVALID_CHARACTERS.search, row)):
+        detail = f"expected valid {page.request['encoding']} without NUL in every cell; declare the file's encoding"
+        yield Reject("row", "encoding", detail, item={**location, "row": row})
     elif len(row) != len(header):
-        yield Reject("row", "ragged", f"expected {len(header)} cells, got {len(row)}", item={**place, "row": row})
+        detail = f"expected {len(header)} cells, got {len(row)}"
+        yield Reject("row", "ragged", detail, item={**location, "row": row})
     else:
         cells = dict(zip(header, row, strict=True))
         for currency in file_set.currencies or (None,):
-            yield {**place, "row": cells, "currency": currency} if currency else {**place, "row": cells}
+            yield {**location, "row": cells, "currency": currency} if currency else {**location, "row": cells}

@@ -1,1 +1,1 @@
-"""Requests to an upstream, and what its responses mean."""
+"""Send requests to upstreams and interpret their responses."""

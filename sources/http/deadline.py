@@ -1,7 +1,7 @@
-"""A time by which a request is over, however its upstream dawdles: while connecting, in the head or in the body.
+"""Enforce a deadline on a whole request, however slow its upstream: while connecting, in the headers or in the body.
 
-A timeout of the libraries is that of a single read, and who sends a byte now and then keeps to every one of them. So
-the connection is hung up at the deadline. Only the look-up of a host's name goes by the resolver's own limits.
+The timeouts of the HTTP libraries apply to a single read. A server that sends a byte now and then never exceeds them.
+So the connection is shut down at the deadline. Only the lookup of a host name follows the resolver's own limits.
 """
 
 from __future__ import annotations
@@ -23,99 +23,103 @@ from urllib3.util.connection import create_connection
 
 
 class Deadline:
-    """So many seconds from now."""
+    """A point on the monotonic clock, a number of seconds after it was created."""
 
     def __init__(self, seconds: float):
         self.at = time.monotonic() + seconds
-        self._hung_up = False
-        self._line: socket.socket | None = None
+        self._is_enforced = False
+        self._connection: socket.socket | None = None
         self._lock = threading.Lock()
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         return self.at - time.monotonic()
 
     @property
     def is_over(self) -> bool:
-        return self._hung_up or self.left <= 0
+        return self._is_enforced or self.seconds_left <= 0
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Hangs up at the deadline on whom this thread speaks with by then, through `KeepsDeadlines`."""
-        timer = threading.Timer(self.left, self._hang_up)
+    def enforced(self) -> Iterator[None]:
+        """Shut down the connection at the deadline: the one that this thread uses through `DeadlineAdapter`."""
+        timer = threading.Timer(self.seconds_left, self._enforce)
         timer.daemon = True
-        token = _KEPT.set(self)
+        token = _CURRENT.set(self)
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
-            _KEPT.reset(token)
+            _CURRENT.reset(token)
             self._hold(None)
 
-    def watch(self, connected: socket.socket) -> None:
-        # A handle of its own: TLS takes the socket away from its object, and a closed one's number goes to another.
-        self._hold(socket.socket(fileno=os.dup(connected.fileno())))
+    def watch(self, connection: socket.socket) -> None:
+        """Shut down this connection at the deadline, instead of the one before it."""
+        # Duplicate the handle: TLS detaches the socket from its object, and the number of a closed one is used again.
+        self._hold(socket.socket(fileno=os.dup(connection.fileno())))
 
-    def _hold(self, line: socket.socket | None) -> None:
+    def _hold(self, connection: socket.socket | None) -> None:
         with self._lock:
-            if self._line:
-                self._line.close()
-            self._line = line
-            if self._hung_up:
-                self._shut()
+            if self._connection:
+                self._connection.close()
+            self._connection = connection
+            if self._is_enforced:
+                self._shut_down()
 
-    def _hang_up(self) -> None:
+    def _enforce(self) -> None:
         with self._lock:
-            self._hung_up = True
-            self._shut()
+            self._is_enforced = True
+            self._shut_down()
 
-    def _shut(self) -> None:
-        if self._line:
-            with suppress(OSError):  # it has just ended by itself
-                self._line.shutdown(socket.SHUT_RDWR)
-
-
-_KEPT: ContextVar[Deadline] = ContextVar("_KEPT")
-"""The deadline of the request that this thread makes."""
+    def _shut_down(self) -> None:
+        if self._connection:
+            with suppress(OSError):  # The peer has already closed it.
+                self._connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Watched(HTTPConnection):
+_CURRENT: ContextVar[Deadline] = ContextVar("_CURRENT")
+"""The deadline of the request that this thread is making."""
+
+
+class _WatchedConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        """As urllib3 does it, but that gives each of a host's addresses the whole timeout, whatever is left."""
-        deadline, failure = _KEPT.get(), OSError("no address could be tried in time")
+        """Connect to one of the host's addresses within the deadline.
+
+        urllib3 would give each address the whole timeout, whatever time is left.
+        """
+        deadline, failure = _CURRENT.get(), OSError("no address could be tried in time")
         for *_, address in socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM):
             if deadline.is_over:
                 break
             try:
-                connected = create_connection(
+                connection = create_connection(
                     (str(address[0]), self.port),
-                    min(self.timeout or deadline.left, deadline.left),
+                    min(self.timeout or deadline.seconds_left, deadline.seconds_left),
                     self.source_address,
                     self.socket_options,
                 )
             except OSError as error:
                 failure = error
             else:
-                deadline.watch(connected)
-                return connected
-        kind = ConnectTimeoutError if isinstance(failure, TimeoutError) else NewConnectionError
-        raise kind(self, str(failure)) from failure
+                deadline.watch(connection)
+                return connection
+        error_class = ConnectTimeoutError if isinstance(failure, TimeoutError) else NewConnectionError
+        raise error_class(self, str(failure)) from failure
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:  # of a request before this
-            _KEPT.get().watch(self.sock)
+        if self.sock is not None:  # The connection of an earlier request is used again.
+            _CURRENT.get().watch(self.sock)
         super().request(*args, **kwargs)
 
 
-class _WatchedTLS(_Watched, HTTPSConnection):
+class _WatchedTLSConnection(_WatchedConnection, HTTPSConnection):
     pass
 
 
-class KeepsDeadlines(HTTPAdapter):
-    """Lets the deadline that is kept know of each connection that a request is made through."""
+class DeadlineAdapter(HTTPAdapter):
+    """Have the current deadline watch each connection that a request uses."""
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         pool = cast(HTTPConnectionPool, super().get_connection_with_tls_context(*args, **kwargs))
-        pool.ConnectionCls = _WatchedTLS if pool.scheme == "https" else _Watched
+        pool.ConnectionCls = _WatchedTLSConnection if pool.scheme == "https" else _WatchedConnection
         return pool

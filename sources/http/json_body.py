@@ -1,4 +1,4 @@
-"""A JSON body to Python values, numbers exact: int or Decimal, never float. Pure."""
+"""Decode JSON bodies with exact numbers: int or Decimal, never float. Pure."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ import msgspec
 
 from sources.contract import TransientError
 
-_NAN_WHERE_IMPOSSIBLE = Context(traps=[])
-_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_NAN_IF_IMPOSSIBLE = Context(traps=[])
+_DECODER = msgspec.json.Decoder(float_hook=Decimal)
 
 
 def json_list(body: bytes) -> list[Any]:
-    """The list that a body holds. Raises TransientError where it is anything else.
+    """Return the list in a body; raise TransientError if it is anything else.
 
-    Upstreams answer a rate limit with an error object under status 200: that is not an empty page.
+    Some upstreams report a rate limit as an error object under status 200: that is not an empty page.
     """
     value = read_json(body)
     if not isinstance(value, list):
-        raise TransientError(f"expected a list, got {_begins(body)}", code="unexpected_body")
+        raise TransientError(f"expected a list, got {_beginning(body)}", code="unexpected_body")
     return value
 
 
 def read_json(body: bytes) -> Any:
-    """The value of a body. Raises TransientError where it is not JSON: a broken backend answers with HTML."""
+    """Return the value of a body; raise TransientError if it is not JSON, such as the HTML of a broken backend."""
     try:
         return _decode(body)
     except RecursionError:
-        raise TransientError("expected JSON, got some that is nested too deeply", code="unexpected_body") from None
+        raise TransientError("expected JSON, got a body that is nested too deeply", code="unexpected_body") from None
     except ValueError:
-        raise TransientError(f"expected JSON, got {_begins(body)}", code="unexpected_body") from None
+        raise TransientError(f"expected JSON, got {_beginning(body)}", code="unexpected_body") from None
 
 
 def _decode(body: bytes) -> Any:
     try:
-        return _decoder.decode(body)
+        return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation):
-        # Some servers send NaN, a broken character, a number too long for int or Decimal. What holds one of them
-        # becomes a value that no field of the record takes, so that its item is rejected and no other.
+        # Some servers send NaN, a broken character, or a number that is too long for int or Decimal. Each of them
+        # becomes a value that no field of the record accepts, so that only its own item is rejected.
         text = body.decode("utf-8-sig", "surrogateescape")
         return json.loads(text, parse_float=_number, parse_int=_number, parse_constant=_number)
 
 
 def _number(text: str) -> int | Decimal:
+    """Return the exact number, or a Decimal NaN if it cannot be represented."""
     try:
         return int(text)
     except ValueError:
-        return Decimal(text, _NAN_WHERE_IMPOSSIBLE)
+        return Decimal(text, _NAN_IF_IMPOSSIBLE)
 
 
-def _begins(body: bytes) -> str:
+def _beginning(body: bytes) -> str:
+    """Return the first characters of a body, for messages."""
     return ascii(body[:80].decode("utf-8", "replace"))

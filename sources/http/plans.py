@@ -1,4 +1,4 @@
-"""Which of an upstream's plans the environment names: its address, and the header that carries its key."""
+"""Choose the plan of an upstream from the environment: its base URL, and the header that carries its key."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from sources.contract import Source
 
 
 def upstream_address(source: Source) -> tuple[str, Mapping[str, str]]:
-    """The base URL that a source's calls go to, and the header that carries its key.
+    """Return the base URL of a source's requests, without a slash at its end, and the header with its key.
 
-    Raises SettingsError where the environment names a plan without its key, or a key that no plan takes.
+    Return an empty URL for a source without upstreams. Raise SettingsError if the environment names a plan that does
+    not exist, a plan without the key that it needs, or a key for a plan that takes none.
     """
-    given, prefix = read_upstream(source.name), source.name.upper()
+    settings, prefix = read_upstream(source.name), source.name.upper()
     if not source.upstreams:
         return "", {}
-    name = given.plan or next(
-        (plan for plan, it in source.upstreams.items() if bool(it.key_header) == bool(given.api_key)), ""
+    name = settings.plan or next(
+        (name for name, plan in source.upstreams.items() if bool(plan.key_header) == bool(settings.api_key)), ""
     )
-    plan = source.upstreams.get(name)
-    if plan is None and not given.plan and not given.api_key:
-        raise SettingsError(f"{prefix}_API_KEY is not set: {source.name} has no plan that needs no key.")
+    plan, plans = source.upstreams.get(name), ", ".join(source.upstreams)
+    if plan is None and not settings.plan and not settings.api_key:
+        raise SettingsError(f"{prefix}_API_KEY is not set, but every plan of {source.name} needs a key: {plans}.")
     if plan is None:
-        plans = ", ".join(source.upstreams)
         raise SettingsError(f"{prefix}_PLAN or {prefix}_API_KEY: no plan fits them; the plans are: {plans}.")
-    if bool(plan.key_header) != bool(given.api_key):
-        needs = "needs a" if plan.key_header else "takes no"
-        raise SettingsError(f"{prefix}_API_KEY: the plan {name!r} {needs} key.")
-    headers = {plan.key_header: given.api_key} if plan.key_header and given.api_key else {}
-    return (given.url or plan.url).rstrip("/"), headers
+    if bool(plan.key_header) != bool(settings.api_key):
+        needs = "needs a key; set it" if plan.key_header else "takes no key; unset it, or choose another plan"
+        raise SettingsError(f"{prefix}_API_KEY: the plan {name!r} {needs}.")
+    headers = {plan.key_header: settings.api_key} if plan.key_header and settings.api_key else {}
+    return (settings.url or plan.url).rstrip("/"), headers

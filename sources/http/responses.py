@@ -1,4 +1,4 @@
-"""What an upstream's answer means: a body to take, a place to ask at, a refusal, or to come again later."""
+"""Decide what a response means: a body, a redirect, a refusal, or a reason to retry later."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from urllib3.util import Retry
 
 from sources.contract import TerminalError, TransientError
 
-CHUNK = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 
-REFUSALS = {
+# Status: the error's code, and how long the source is paused.
+TERMINAL_STATUSES = {
     400: ("upstream_refused", None),
     401: ("key_refused", timedelta(hours=1)),
-    # A paid endpoint or a used-up quota: asking again only costs more.
+    # A paid endpoint or a used-up quota: further requests would only cost more.
     402: ("payment_required", timedelta(days=1)),
     403: ("key_refused", timedelta(hours=1)),
     404: ("upstream_refused", None),
@@ -26,23 +27,24 @@ REFUSALS = {
 
 
 def check_status(source: str, response: requests.Response) -> None:
+    """Raise TransientError or TerminalError for any status but 200."""
     status = response.status_code
     if status == 200:
         return
-    said = f"{source}: answered {status} to GET {urlsplit(response.url).path}"
-    if status in REFUSALS:
-        code, pause = REFUSALS[status]
-        raise TerminalError(said, code=code, pause=pause)
+    detail = f"{source}: answered {status} to GET {urlsplit(response.url).path}"
+    if status in TERMINAL_STATUSES:
+        code, pause = TERMINAL_STATUSES[status]
+        raise TerminalError(detail, code=code, pause=pause)
     if status == 304:
-        raise TransientError(f"{said}, which had set no condition", code="unexpected_status")
+        raise TransientError(f"{detail}, although the request was not conditional", code="unexpected_status")
     if status in (408, 425, 429) or status >= 500:
         code = "rate_limited" if status == 429 else "upstream_unavailable"
-        raise TransientError(said, code=code, retry_after=_retry_after(response))
-    raise TerminalError(said)
+        raise TransientError(detail, code=code, retry_after=_retry_after(response))
+    raise TerminalError(detail)
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Seconds asked for by Retry-After in either form, up to 6 hours; None where it says nothing useful."""
+    """Return the seconds in Retry-After, in either of its forms, at most 6 hours; None if it has no usable delay."""
     try:
         seconds = Retry().parse_retry_after(response.headers.get("Retry-After", ""))
     except (HTTPError, ValueError, OverflowError):
@@ -50,16 +52,24 @@ def _retry_after(response: requests.Response) -> float | None:
     return float(seconds) if seconds > 0 else None
 
 
-def redirected_to(source: str, response: requests.Response, base: str) -> str:
-    """Where a redirect leads, if that is the base URL's origin: the key must not travel."""
+def redirect_target(source: str, response: requests.Response, base: str) -> str:
+    """Return the target of a redirect; raise TerminalError if its origin is not that of the base URL.
+
+    The key must not be sent to another origin.
+    """
     try:
         target = requests.compat.urljoin(response.url, response.headers["Location"])
         origin = _origin(target)
     except ValueError:
-        raise TerminalError(f"{source}: redirected to what is no URL; not followed", code="redirected") from None
+        raise TerminalError(
+            f"{source}: redirected to an invalid URL, which was not followed", code="redirected"
+        ) from None
     if origin != _origin(base):
-        shown = "{}://{}:{}".format(*origin)
-        raise TerminalError(f"{source}: redirected to another origin, {shown}; not followed", code="redirected")
+        text = "{}://{}:{}".format(*origin)
+        raise TerminalError(
+            f"{source}: redirected to another origin, {text}; not followed. If you trust it, set {source.upper()}_URL",
+            code="redirected",
+        )
     return target
 
 
@@ -69,16 +79,18 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def read_body(source: str, response: requests.Response, max_body: int) -> bytes:
-    """The unpacked body, whole."""
+    """Return the whole body, decompressed; raise TerminalError if it exceeds `max_body` bytes."""
     body = bytearray()
-    for chunk in response.iter_content(CHUNK):
+    for chunk in response.iter_content(CHUNK_BYTES):
         body += chunk
         if len(body) > max_body:
-            raise TerminalError(f"{source}: the body is larger than {max_body} bytes", code="body_too_large")
+            raise TerminalError(
+                f"{source}: the body is larger than {max_body} bytes; raise MAX_BODY_BYTES", code="body_too_large"
+            )
     return bytes(body)
 
 
 def check_body(source: str, body: bytes, keys: Collection[str]) -> None:
-    """Bodies are kept as they came, and shown: one that says our key back must not be."""
+    """Raise TransientError if a body contains our key: bodies are archived and shown as they came."""
     if any(key.encode() in body for key in keys):
-        raise TransientError(f"{source}: the answer repeats the key it was asked with", code="unexpected_body")
+        raise TransientError(f"{source}: the response contains the key of the request", code="unexpected_body")

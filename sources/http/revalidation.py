@@ -1,4 +1,4 @@
-"""Asking only for what changed: what an upstream said of an answer, as far as it may be sent back (RFC 9110, 8.8)."""
+"""Build conditional requests: choose the validators of a response that may be sent back (RFC 9110, section 8.8)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-# What is longer, or not in quotes, could mean something else when it is sent back: `*` stands for any body there is.
+# A longer or unquoted ETag could mean something else when it is sent back: `*` matches any body.
 ETAG = re.compile(r'(W/)?"[!#-~]{0,1000}"')
 DATE = re.compile(r"[A-Za-z0-9,: ]{1,40}")
 
 
 @dataclass(frozen=True)
 class KnownResponse:
-    """What an upstream last answered to a request, of a page that is in. body: gives None where it is kept no more."""
+    """The last response to a request, from a page that was committed.
+
+    digest: the SHA-256 of the body.
+    body:   reads the stored body; returns None if it was deleted.
+    """
 
     etag: str | None
     last_modified: str | None
@@ -24,22 +28,26 @@ class KnownResponse:
 
     @property
     def conditions(self) -> Mapping[str, str]:
-        """The header that asks for an answer only if it is another; an ETag knows better than a time."""
+        """The header that makes a request conditional. An ETag is more exact than a time, so it comes first."""
         if self.etag:
             return {"If-None-Match": self.etag}
         return {"If-Modified-Since": self.last_modified} if self.last_modified else {}
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:
+    """Return the ETag of a response, or None if it has none that can be sent back."""
     etag = headers.get("ETag", "")
     return etag if ETAG.fullmatch(etag) else None
 
 
 def last_modified_of(headers: Mapping[str, str]) -> str | None:
-    """Only where it lies before the answer: a time tells seconds, and within one the body may change again."""
+    """Return Last-Modified, or None if it is invalid or not earlier than the response's Date.
+
+    Both count whole seconds, and the body may change again within the second.
+    """
     text = headers.get("Last-Modified", "")
     try:
-        modified, answered = parsedate_to_datetime(text), parsedate_to_datetime(headers.get("Date", ""))
-        return text if DATE.fullmatch(text) and modified < answered else None
+        modified_at, responded_at = parsedate_to_datetime(text), parsedate_to_datetime(headers.get("Date", ""))
+        return text if DATE.fullmatch(text) and modified_at < responded_at else None
     except (TypeError, ValueError, OverflowError):
         return None

@@ -1,4 +1,4 @@
-"""What is measured of a finished run, to be held against the runs before it."""
+"""Measure a finished run: its figures, how far its prices moved, and how far they are from those of other sources."""
 
 from __future__ import annotations
 
@@ -11,58 +11,61 @@ from sqlalchemy import Connection, text
 
 from sources.record import VALUE_FIELDS
 
-MOST_LISTINGS = 5000
-"""So many of a run's listings are looked at for their prices."""
+MAX_LISTINGS_PER_RUN = 5000
+"""Listings of a run whose prices are compared with their earlier ones."""
 
-BEFORE = 12
-"""Prices of before, of whose median a new one is held against: one that was wrong among them does not count."""
-
-ENOUGH_BEFORE = 5
+MAX_EARLIER_PRICES, MIN_EARLIER_PRICES = 12, 5
+"""Earlier prices of a listing whose median a new price is compared with. The median ignores a single wrong price."""
 
 SAME_TIME = timedelta(minutes=30)
-"""Two sources' prices no further apart are of about the same time."""
+"""Maximum distance in time of two sources' prices that are compared."""
 
 RunFigures = dict[str, float]
-"""By name: items, rejected, repeated (shares), seconds, lag (seconds), null.<field> (shares), off (a share)."""
+"""By name: items, seconds, lag (in seconds); rejected, repeated and null.<field> (shares of the items or quotes).
+
+tasks/anomalies/judge.py adds two medians: off (of price gaps) and moved (of the logarithms of price jumps).
+"""
 
 
 class PriceJump(NamedTuple):
-    """A listing whose price is another than its prices of before had it. ratio: to their median."""
+    """The newest price of a listing compared with its earlier ones. ratio: to their median."""
 
     listing: str
     ratio: float
 
 
-_PAGES = text("""
+# A page is unchanged if it counts no items, although an equal body of the source had some.
+_PAGE_FIGURES = text("""
     SELECT count(*) AS pages, sum(fetched) AS items, sum(rejected) AS rejected, sum(deduplicated) AS repeated,
            extract(epoch FROM max(observed_until) - max(fetched_at) FILTER (WHERE observed_until IS NOT NULL)) AS ahead,
            coalesce(bool_or(fetched = 0 AND blank = 0 AND EXISTS (
-               SELECT FROM pages AS e WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0)),
-               false) AS some_unchanged
+               SELECT FROM pages AS earlier
+                WHERE earlier.source = p.source AND earlier.body_digest = p.body_digest AND earlier.fetched > 0)),
+               false) AS has_unchanged_page
       FROM pages AS p WHERE run = :run
 """)
 
 FILLED = text("""
     SELECT name, sum(quotes::bigint) AS quotes
-      FROM pages, LATERAL jsonb_each_text(filled) AS it(name, quotes) WHERE run = :run GROUP BY name
+      FROM pages, LATERAL jsonb_each_text(filled) AS field(name, quotes) WHERE run = :run GROUP BY name
 """)
+"""By field, the number of the run's quotes that have a value in it."""
 
-_JUMPS = text("""
-    SELECT it.source_asset_id || ' ' || it.quote_currency AS listing, (it.price / before.median)::float8 AS ratio
+_PRICE_JUMPS = text("""
+    SELECT new.source_asset_id || ' ' || new.quote_currency AS listing, (new.price / earlier.median)::float8 AS ratio
       FROM (SELECT l.id, l.source_asset_id, l.quote_currency, q.price, q.observed_at
               FROM listings AS l
               JOIN latest_quotes AS n ON n.listing_id = l.id
               JOIN quotes AS q ON q.listing_id = n.listing_id AND q.observed_at = n.observed_at
-             WHERE l.source = :source AND q.run = :run ORDER BY l.id LIMIT :most) AS it
+             WHERE l.source = :source AND q.run = :run ORDER BY l.id LIMIT :max_listings) AS new
      CROSS JOIN LATERAL (
             SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY price) AS median, count(*) AS count
-              FROM (SELECT price FROM quotes AS b WHERE b.listing_id = it.id AND b.observed_at < it.observed_at
-                     ORDER BY b.observed_at DESC LIMIT :before) AS those) AS before
-     WHERE before.count >= :enough
+              FROM (SELECT price FROM quotes AS q WHERE q.listing_id = new.id AND q.observed_at < new.observed_at
+                     ORDER BY q.observed_at DESC LIMIT :max_prices) AS prices) AS earlier
+     WHERE earlier.count >= :min_prices
 """)
 
-# Of each asset its newest price here against the nearest of those that others have, of about the same time.
-_OFF = text("""
+_PRICE_GAPS = text("""
     WITH newest AS MATERIALIZED (
         SELECT l.asset, l.quote_currency, l.source, q.observed_at, q.price
           FROM listings AS l
@@ -70,49 +73,60 @@ _OFF = text("""
           JOIN quotes AS q ON q.listing_id = n.listing_id AND q.observed_at = n.observed_at
          WHERE l.asset IN (SELECT asset FROM listings WHERE source = :source)
            AND l.asset IN (SELECT asset FROM listings WHERE source <> :source)),
-    apart AS (
-        SELECT DISTINCT ON (mine.asset, mine.quote_currency) mine.asset, mine.price / theirs.price - 1 AS share,
-               count(*) OVER (PARTITION BY mine.asset, mine.quote_currency) AS others
-          FROM newest AS mine
-          JOIN newest AS theirs ON theirs.asset = mine.asset AND theirs.quote_currency = mine.quote_currency
-                               AND theirs.source <> :source
-                               AND theirs.observed_at BETWEEN mine.observed_at - :same_time
-                                                          AND mine.observed_at + :same_time
-         WHERE mine.source = :source
-         ORDER BY mine.asset, mine.quote_currency, abs(mine.price / theirs.price - 1))
-    SELECT slug, share::float8 AS share, others FROM apart JOIN assets ON assets.id = apart.asset ORDER BY slug
+    gaps AS (
+        SELECT DISTINCT ON (own.asset, own.quote_currency) own.asset, own.price / other.price - 1 AS share,
+               count(*) OVER (PARTITION BY own.asset, own.quote_currency) AS others
+          FROM newest AS own
+          JOIN newest AS other ON other.asset = own.asset AND other.quote_currency = own.quote_currency
+                              AND other.source <> :source
+                              AND other.observed_at BETWEEN own.observed_at - :same_time
+                                                        AND own.observed_at + :same_time
+         WHERE own.source = :source
+         ORDER BY own.asset, own.quote_currency, abs(own.price / other.price - 1))
+    SELECT slug, share::float8 AS share, others FROM gaps JOIN assets ON assets.id = gaps.asset ORDER BY slug
 """)
 
 
 def measure_run(connection: Connection, run: UUID, seconds: float) -> RunFigures:
-    """Of a run that loaded what it fetched. Without what can only be said of items that were read: some were known."""
-    pages = connection.execute(_PAGES, {"run": run}).one()
+    """Return the figures of a run that did not fail. seconds: its duration.
+
+    Items are not counted if a page was unchanged, since its items were not read again.
+    """
+    pages = connection.execute(_PAGE_FIGURES, {"run": run}).one()
     figures: RunFigures = {"seconds": seconds}
     if pages.ahead is not None:
         figures["lag"] = -float(pages.ahead)
-    if not pages.pages or pages.some_unchanged:
+    if not pages.pages or pages.has_unchanged_page:
         return figures
     figures["items"] = float(pages.items)
     if pages.items:
         figures |= {"rejected": float(pages.rejected / pages.items), "repeated": float(pages.repeated / pages.items)}
     filled: Mapping[str, Any] = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
-    if quotes := filled.get("price"):  # each has one; those that expire at once are no quotes
+    # Every quote has a price, so this is the number of quotes. Quotes that expired at once are not among them.
+    if quotes := filled.get("price"):
         figures |= {f"null.{name}": 1 - float(filled.get(name, 0) / quotes) for name in VALUE_FIELDS}
     return figures
 
 
 def price_jumps(connection: Connection, source: str, run: UUID) -> list[PriceJump]:
-    """For each listing of which the run brought the newest price, that against its prices of before."""
+    """Return a comparison with earlier prices for each listing whose newest price came with the run."""
     rows = connection.execute(
-        _JUMPS, {"source": source, "run": run, "most": MOST_LISTINGS, "before": BEFORE, "enough": ENOUGH_BEFORE}
+        _PRICE_JUMPS,
+        {
+            "source": source,
+            "run": run,
+            "max_listings": MAX_LISTINGS_PER_RUN,
+            "max_prices": MAX_EARLIER_PRICES,
+            "min_prices": MIN_EARLIER_PRICES,
+        },
     )
     return [PriceJump(row.listing, row.ratio) for row in rows]
 
 
 class PriceGap(NamedTuple):
-    """By how much a source's price of an asset is off from that of the source that is nearest: 0.05 is 5 %.
+    """The distance of a source's price of an asset from the nearest price of another source.
 
-    others: how many other sources have one of about the same time.
+    share: 0.05 is 5 % above it. others: the number of other sources with a price of about the same time.
     """
 
     asset: str
@@ -121,6 +135,6 @@ class PriceGap(NamedTuple):
 
 
 def price_gaps(connection: Connection, source: str) -> list[PriceGap]:
-    """For each asset, and quote currency, that other sources have a price of as well."""
-    rows = connection.execute(_OFF, {"source": source, "same_time": SAME_TIME})
+    """Return the distance for each asset and quote currency that other sources have a price of."""
+    rows = connection.execute(_PRICE_GAPS, {"source": source, "same_time": SAME_TIME})
     return [PriceGap(row.slug, row.share, row.others) for row in rows]

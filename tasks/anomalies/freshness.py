@@ -1,4 +1,4 @@
-"""Sources that have fallen behind: nothing came in for longer than is expected. An anomaly until something does."""
+"""Record sources that are late: they had no good run for longer than expected."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from sources.registry import SOURCES
 
 log = structlog.get_logger()
 
-SLOTS = 3
-"""A source is expected to bring something in so many slots, unless it says otherwise."""
+DEFAULT_MAX_SLOTS = 3
+"""Slots within which a source must have a good run, unless it declares `fresh`."""
 
-# A pause that is over counts as a run.
-_AGE = text("""
+# Since the last good run, or the first request if there was none. The end of a pause counts as a good run.
+_STALENESS = text("""
     SELECT clock_timestamp() - greatest(
                coalesce((SELECT finished_at FROM runs
                           WHERE source = :source AND kind = 'live' AND status IN ('succeeded', 'partial')
                           ORDER BY requested_at DESC LIMIT 1),
                         (SELECT min(requested_at) FROM runs WHERE source = :source AND kind = 'live')),
-               (SELECT paused_until FROM sources WHERE name = :source AND paused_until <= clock_timestamp())) AS age
+               (SELECT paused_until FROM sources WHERE name = :source AND paused_until <= clock_timestamp()))
+           AS staleness
 """)
 
 _PAUSED = text("""
@@ -30,45 +31,47 @@ _PAUSED = text("""
      WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > clock_timestamp())
 """)
 
-_LATE = text("""
-    INSERT INTO anomalies (source, kind, value, expected, detail) VALUES (:source, 'late', :age, :expected, :detail)
+_BEGIN_LATE = text("""
+    INSERT INTO anomalies (source, kind, value, expected, detail)
+    VALUES (:source, 'late', :staleness, :expected, :detail)
     ON CONFLICT (source) WHERE kind = 'late' AND over_at IS NULL DO NOTHING
 """)
 
-_OVER = text("""
+_END_LATE = text("""
     UPDATE anomalies SET over_at = clock_timestamp() WHERE source = :source AND kind = 'late' AND over_at IS NULL
 """)
 
 
-def expected_within(source: Source) -> timedelta:
-    """How old the newest good run of a source may be."""
-    return source.fresh or SLOTS * source.every
+def max_staleness(source: Source) -> timedelta:
+    """Return the time within which a source must have a good run."""
+    return source.fresh or DEFAULT_MAX_SLOTS * source.every
 
 
 def record_late_sources(engine: Engine) -> None:
-    """Keep which sources have fallen behind, and which no longer have. A paused one is known to bring nothing."""
+    """Begin an anomaly for each source that became late, and end it for each that is late no longer.
+
+    A paused source loads nothing on purpose, so its anomalies stay unchanged.
+    """
     with engine.begin() as connection:
         paused = set(connection.scalars(_PAUSED))
         for source in SOURCES.values():
-            age: timedelta | None = connection.execute(_AGE, {"source": source.name}).scalar_one()
-            if age is None or source.name in paused:
+            staleness: timedelta | None = connection.execute(_STALENESS, {"source": source.name}).scalar_one()
+            if staleness is None or source.name in paused:
                 continue
-            if age <= expected_within(source):
-                _say_over(connection, source)
+            if staleness <= max_staleness(source):
+                _end_late(connection, source)
             else:
-                _say_late(connection, source, age)
+                _begin_late(connection, source, staleness)
 
 
-def _say_late(connection: Connection, source: Source, age: timedelta) -> None:
-    expected = expected_within(source)
-    detail = (
-        f"nothing came in for {age.total_seconds():.0f} s; a good run is expected every {expected.total_seconds():g} s"
-    )
-    figures = {"age": age.total_seconds(), "expected": expected.total_seconds()}
-    if connection.execute(_LATE, {"source": source.name, "detail": detail, **figures}).rowcount:
+def _begin_late(connection: Connection, source: Source, staleness: timedelta) -> None:
+    seconds, expected = staleness.total_seconds(), max_staleness(source).total_seconds()
+    detail = f"no good run for {seconds:.0f} s; one is expected at least every {expected:g} s"
+    values = {"source": source.name, "staleness": seconds, "expected": expected, "detail": detail}
+    if connection.execute(_BEGIN_LATE, values).rowcount:
         log.warning("anomaly_detected", source=source.name, kind="late", reason=detail)
 
 
-def _say_over(connection: Connection, source: Source) -> None:
-    if connection.execute(_OVER, {"source": source.name}).rowcount:
+def _end_late(connection: Connection, source: Source) -> None:
+    if connection.execute(_END_LATE, {"source": source.name}).rowcount:
         log.info("anomaly_ended", source=source.name, kind="late")

@@ -1,6 +1,7 @@
-"""Each finished live run is held against those before it; what is out of the ordinary is kept, logged and counted.
+"""Compare each finished live run with the runs before it, and record what is unusual about it.
 
-By median and median absolute deviation, which a few runs that went wrong do not move. Silent until there are enough.
+The comparison uses the median and the median absolute deviation, which a few bad runs do not move. A source with too
+few earlier runs has no anomalies of figures.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from statistics import median
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
@@ -23,30 +25,33 @@ from tasks.anomalies.figures import PriceGap, PriceJump, RunFigures, measure_run
 
 log = structlog.get_logger()
 
-HISTORY, ENOUGH = 30, 8
-"""Runs before that one is held against: so many at most, and no fewer."""
+MAX_BASELINE_RUNS, MIN_BASELINE_RUNS = 30, 8
+"""Earlier runs that a run is compared with."""
 
-LIMIT = 6.0
-"""Deviations from the median, of such as half of the runs stay within one of, that are out of the ordinary."""
+MIN_DEVIATIONS = 6.0
+"""Standard deviations, estimated from the median absolute deviation, from which a figure is unusual."""
 
-MOST_NAMED = 5
+MAD_TO_STANDARD_DEVIATION = 1.4826
+"""Standard deviation of a normal distribution whose median absolute deviation is 1."""
 
-JUMP, JUMP_DEVIATIONS = math.log(5), 10.0
-"""The least that a price must have moved to be a jump, up or down; and, of the deviations of all prices of the run."""
+MAX_LISTINGS_IN_DETAIL = 5
 
-FAR = math.log(2)
-"""A price that is more than twice, or less than half, of all others' is hardly of the same thing."""
+MIN_JUMP, MIN_JUMP_DEVIATIONS = math.log(5), 10.0
+"""A price jumped if it moved, up or down, by this logarithm and by this many deviations of the run's moves."""
 
-MOST_APART = 50
+MIN_APART = math.log(2)
+"""A price that is more than twice, or less than half, of all others most likely belongs to another asset."""
 
-FEWEST_ASSETS = 5
-"""That two sources must both have a price for, before one is said to be off as a whole."""
+MAX_APART_PER_RUN = 50
 
-MOST_AT_ONCE = 50
+MIN_SHARED_ASSETS = 5
+"""Assets that must have prices from other sources before the source as a whole can be off."""
+
+MAX_RUNS_PER_CALL = 50
 
 
 class Anomaly(NamedTuple):
-    """subject: the field or the listings, where it is of some only."""
+    """subject: the field, listing or asset that it is about; None if it is about the whole run."""
 
     kind: str
     detail: str
@@ -56,159 +61,177 @@ class Anomaly(NamedTuple):
 
 
 class _Measure(NamedTuple):
-    """How a figure is judged. floor, share: a deviation is never taken for smaller than that, or that of the median.
+    """How a figure is judged. description: a format string for its value.
 
-    least: what it must differ by at all. only_more: whether less of it is good.
+    min_deviation, min_deviation_share: lower limits of the deviation, the latter as a share of the median.
+    min_difference: the lower limit of an unusual difference. only_more: whether only a higher value is unusual.
     """
 
     kind: str
-    unit: str
-    floor: float
-    share: float
-    least: float
+    description: str
+    min_deviation: float
+    min_deviation_share: float
+    min_difference: float
     only_more: bool
 
 
 MEASURES = {
-    "items": _Measure("rows", "items", 1, 0.05, 3, only_more=False),
-    "rejected": _Measure("rejects", "of the items were rejected", 0.01, 0, 0.05, only_more=True),
-    "repeated": _Measure("repeats", "of the items came twice", 0.01, 0, 0.05, only_more=True),
-    "seconds": _Measure("duration", "seconds", 0.2, 0.2, 1, only_more=True),
-    "lag": _Measure("lag", "seconds old is its newest quote", 30, 0.1, 60, only_more=True),
+    "items": _Measure("rows", "{:.4g} items", 1, 0.05, 3, only_more=False),
+    "rejected": _Measure("rejects", "{:.4g} of the items were rejected", 0.01, 0, 0.05, only_more=True),
+    "repeated": _Measure("repeats", "{:.4g} of the items were repeated", 0.01, 0, 0.05, only_more=True),
+    "seconds": _Measure("duration", "the run took {:.4g} seconds", 0.2, 0.2, 1, only_more=True),
+    "lag": _Measure("lag", "the newest quote was {:.4g} seconds old when fetched", 30, 0.1, 60, only_more=True),
 }
-NULLS = _Measure("nulls", "of the quotes have none", 0.01, 0, 0.05, only_more=True)
+NULLS = _Measure("nulls", "{:.4g} of the quotes have no value", 0.01, 0, 0.05, only_more=True)
 
 
 def judge_runs(engine: Engine) -> None:
-    """Judge what has ended and nobody has judged yet, the oldest first; each in a transaction of its own."""
+    """Judge the finished live runs that are not judged yet, the oldest first, each in its own transaction."""
     with engine.connect() as connection:
-        waiting = connection.scalars(
+        runs = connection.scalars(
             text(f"""
                 SELECT id FROM runs
                  WHERE {UNJUDGED}
-                 ORDER BY finished_at LIMIT :most
+                 ORDER BY finished_at LIMIT :max_runs
             """),
-            {"most": MOST_AT_ONCE},
+            {"max_runs": MAX_RUNS_PER_CALL},
         ).all()
-    for run in waiting:
+    for run in runs:
         try:
             with engine.begin() as connection:
-                found = _judge(connection, run)
+                anomalies = _judge(connection, run)
         except SQLAlchemyError as error:
-            # The others are to be judged all the same; this one again, the next time.
+            # The next call tries this run again.
             log.warning("anomaly_check_failed", run=str(run), reason=describe(error))
             continue
-        for source, anomaly in found:
+        for source, anomaly in anomalies:
             log.warning("anomaly_detected", run=str(run), source=source, kind=anomaly.kind, reason=anomaly.detail)
 
 
-def _judge(connection: Connection, run: UUID) -> list[tuple[str, Anomaly]]:
-    row = connection.execute(
+def _judge(connection: Connection, id_: UUID) -> list[tuple[str, Anomaly]]:
+    """Judge a run, and store its figures and anomalies. Return each anomaly with its source."""
+    run = connection.execute(
         text("""
-            SELECT source, status, finished_at, extract(epoch FROM finished_at - started_at)::float8 AS seconds
+            SELECT id, source, status, finished_at, extract(epoch FROM finished_at - started_at)::float8 AS seconds
               FROM runs WHERE id = :run AND judged_at IS NULL FOR UPDATE SKIP LOCKED
         """),
-        {"run": run},
+        {"run": id_},
     ).one_or_none()
-    if row is None:  # another is at it
+    if run is None:  # Another process judges it.
         return []
     figures: RunFigures = {}
-    anomalies = list(_drifted(connection, run))
-    if row.status != "failed":
-        figures = measure_run(connection, run, row.seconds or 0.0)
-        history = _history(connection, row.source, row.finished_at)
-        jumps = price_jumps(connection, row.source, run)
-        off = price_gaps(connection, row.source)
-        if off:
-            figures["off"] = median(it.share for it in off)
-        if jumps:
-            figures["moved"] = median(math.log(jump.ratio) for jump in jumps)
-        anomalies += [*compare(figures, history), *_jumped(jumps)]
-        if len(off) >= FEWEST_ASSETS and len(history) >= ENOUGH:
-            anomalies += _is_off(figures, history, len(off), max(it.others for it in off))
-        anomalies += _apart(connection, row.source, off)
+    anomalies = list(_field_changes(connection, id_))
+    if run.status != "failed":
+        figures, unusual = _compare_with_earlier_runs(connection, run)
+        anomalies += unusual
+    _save(connection, run, figures, anomalies)
+    return [(run.source, anomaly) for anomaly in anomalies]
+
+
+def _compare_with_earlier_runs(connection: Connection, run: Row[Any]) -> tuple[RunFigures, list[Anomaly]]:
+    figures = measure_run(connection, run.id, run.seconds or 0.0)
+    baseline = _baseline(connection, run.source, run.finished_at)
+    jumps = price_jumps(connection, run.source, run.id)
+    gaps = price_gaps(connection, run.source)
+    if gaps:
+        figures["off"] = median(gap.share for gap in gaps)
+    if jumps:
+        figures["moved"] = median(math.log(jump.ratio) for jump in jumps)
+    anomalies = [*compare(figures, baseline), *unusual_jumps(jumps)]
+    if len(gaps) >= MIN_SHARED_ASSETS and len(baseline) >= MIN_BASELINE_RUNS:
+        anomalies += _disagreement(figures, baseline, len(gaps), max(gap.others for gap in gaps))
+    anomalies += _assets_apart(connection, run.source, gaps)
+    return figures, anomalies
+
+
+def _save(connection: Connection, run: Row[Any], figures: RunFigures, anomalies: Sequence[Anomaly]) -> None:
     for anomaly in anomalies:
         connection.execute(
             text("""
                 INSERT INTO anomalies (source, run, kind, subject, value, expected, detail)
                 VALUES (:source, :run, :kind, :subject, :value, :expected, :detail)
             """),
-            {"source": row.source, "run": run, **anomaly._asdict()},
+            {"source": run.source, "run": run.id, **anomaly._asdict()},
         )
     connection.execute(
         text("UPDATE runs SET judged_at = clock_timestamp(), figures = CAST(:figures AS jsonb) WHERE id = :run"),
-        {"run": run, "figures": json.dumps(figures)},
+        {"run": run.id, "figures": json.dumps(figures)},
     )
-    return [(row.source, anomaly) for anomaly in anomalies]
 
 
-def _history(connection: Connection, source: str, before: Any) -> list[RunFigures]:
+def _baseline(connection: Connection, source: str, before: datetime) -> list[RunFigures]:
+    """Return the figures of the source's last good runs before a time."""
     rows = connection.scalars(
         text("""
             SELECT figures FROM runs
              WHERE source = :source AND kind = 'live' AND status IN ('succeeded', 'partial') AND figures IS NOT NULL
                AND finished_at < :before
-             ORDER BY finished_at DESC LIMIT :most
+             ORDER BY finished_at DESC LIMIT :max_runs
         """),
-        {"source": source, "before": before, "most": HISTORY},
+        {"source": source, "before": before, "max_runs": MAX_BASELINE_RUNS},
     )
     return list(rows)
 
 
-def compare(figures: RunFigures, history: Sequence[RunFigures]) -> Iterator[Anomaly]:
-    """What is out of the ordinary in a run's figures. Pure."""
+def compare(figures: RunFigures, baseline: Sequence[RunFigures]) -> Iterator[Anomaly]:
+    """Yield an anomaly for each unusual figure of a run. baseline: the figures of the runs before it. Pure."""
     for name, value in figures.items():
         measure = NULLS if name.startswith("null.") else MEASURES.get(name)
-        before = [those[name] for those in history if name in those]
-        if measure is None or len(before) < ENOUGH:
+        earlier = [run[name] for run in baseline if name in run]
+        if measure is None or len(earlier) < MIN_BASELINE_RUNS:
             continue
-        usual = median(before)
-        deviation = 1.4826 * median(abs(each - usual) for each in before)
-        deviation = max(deviation, measure.floor, measure.share * abs(usual))
-        differs = value - usual if measure.only_more else abs(value - usual)
-        if differs >= max(LIMIT * deviation, measure.least):
+        usual = median(earlier)
+        deviation = MAD_TO_STANDARD_DEVIATION * median(abs(figure - usual) for figure in earlier)
+        deviation = max(deviation, measure.min_deviation, measure.min_deviation_share * abs(usual))
+        difference = value - usual if measure.only_more else abs(value - usual)
+        if difference >= max(MIN_DEVIATIONS * deviation, measure.min_difference):
             subject = name.removeprefix("null.") if measure is NULLS else None
-            about = f"{subject}: " if subject else ""
-            detail = f"{about}{value:.4g} {measure.unit}, where {usual:.4g} is usual"
+            prefix = f"{subject}: " if subject else ""
+            detail = f"{prefix}{measure.description.format(value)}, where {usual:.4g} is usual"
             yield Anomaly(measure.kind, detail, subject, value, usual)
 
 
-def _jumped(jumps: Sequence[PriceJump]) -> Iterator[Anomaly]:
-    """The prices that moved beyond reason: by so much, and by many times what the prices beside them did."""
+def unusual_jumps(jumps: Sequence[PriceJump]) -> Iterator[Anomaly]:
+    """Yield one anomaly for the prices that moved far, and many times as far as the other prices of the run. Pure."""
     if not jumps:
         return
     moves = [math.log(jump.ratio) for jump in jumps]
     usual = median(abs(move) for move in moves)
-    # Where all moved alike, as by a factor, each has.
-    limit = max(JUMP, JUMP_DEVIATIONS * 1.4826 * median(abs(move - median(moves)) for move in moves))
-    found = [(jump, move) for jump, move in zip(jumps, moves, strict=True) if abs(move) >= limit]
-    if found:
-        found.sort(key=lambda it: -abs(it[1]))
-        worst = ", ".join(f"{jump.listing} {jump.ratio:.4g}" for jump, _ in found[:MOST_NAMED])
-        more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-        detail = f"{len(found)} of {len(jumps)} prices are many times what they were: {worst}{more}"
-        yield Anomaly("price", detail, found[0][0].listing, found[0][0].ratio, math.exp(usual))
+    # If all prices moved by the same factor, the deviation is 0, and each of them is a jump.
+    deviation = MAD_TO_STANDARD_DEVIATION * median(abs(move - median(moves)) for move in moves)
+    limit = max(MIN_JUMP, MIN_JUMP_DEVIATIONS * deviation)
+    far = [(jump, move) for jump, move in zip(jumps, moves, strict=True) if abs(move) >= limit]
+    if far:
+        far.sort(key=lambda entry: -abs(entry[1]))
+        worst = ", ".join(f"{jump.listing} {jump.ratio:.4g}" for jump, _ in far[:MAX_LISTINGS_IN_DETAIL])
+        more = f" and {len(far) - MAX_LISTINGS_IN_DETAIL} more" if len(far) > MAX_LISTINGS_IN_DETAIL else ""
+        detail = f"{len(far)} of {len(jumps)} prices are far from their earlier median (as ratios to it): {worst}{more}"
+        yield Anomaly("price", detail, far[0][0].listing, far[0][0].ratio, math.exp(usual))
 
 
-def _is_off(figures: RunFigures, history: Sequence[RunFigures], assets: int, others: int) -> Iterator[Anomaly]:
-    """Whether it is this source that is off, as a whole.
+def _disagreement(figures: RunFigures, baseline: Sequence[RunFigures], assets: int, others: int) -> Iterator[Anomaly]:
+    """Yield an anomaly if the source as a whole is off from other sources.
 
-    With two others, or more, it is the one that none is near. Of two sources it is the one whose own prices moved.
+    With two or more other sources, the one that is near none of them is off. With one, it is the source whose own
+    prices moved.
     """
     limit = get_settings().agreement_limit
-    share, usual = figures["off"], median([those["off"] for those in history if "off" in those] or [0.0])
+    share, usual = figures["off"], median([run["off"] for run in baseline if "off" in run] or [0.0])
     if abs(share - usual) < limit:
         return
     moved = figures.get("moved", 0.0)
     if others > 1 or (moved * (share - usual) > 0 and abs(moved) >= abs(share - usual) / 2):
-        detail = f"{share:+.2%} from what other sources have, the median over {assets} assets; {usual:+.2%} is usual"
+        detail = f"{share:+.2%} from the prices of other sources, median over {assets} assets; {usual:+.2%} is usual"
         yield Anomaly("agreement", detail, None, share, usual)
 
 
-def _apart(connection: Connection, source: str, off: Sequence[PriceGap]) -> Iterator[Anomaly]:
-    """Assets of which nobody's price is near: most likely two things that were taken for one. Each until it is over."""
-    far = {it.asset: it.share for it in off if abs(math.log(max(1 + it.share, 1e-9))) > FAR}
-    near = {it.asset for it in off} - far.keys()
+def _assets_apart(connection: Connection, source: str, gaps: Sequence[PriceGap]) -> Iterator[Anomaly]:
+    """Yield an anomaly for each asset whose price is far from all others: most likely two things were merged.
+
+    An asset that already has such an anomaly gets no second one. End the anomalies of assets that are near again.
+    """
+    far = {gap.asset: gap.share for gap in gaps if abs(math.log(max(1 + gap.share, 1e-9))) > MIN_APART}
+    near = {gap.asset for gap in gaps} - far.keys()
     connection.execute(
         text("""
             UPDATE anomalies SET over_at = clock_timestamp()
@@ -216,24 +239,28 @@ def _apart(connection: Connection, source: str, off: Sequence[PriceGap]) -> Iter
         """),
         {"source": source, "near": list(near)},
     )
-    known = set(
+    recorded = set(
         connection.scalars(
             text("SELECT subject FROM anomalies WHERE source = :source AND kind = 'apart' AND over_at IS NULL"),
             {"source": source},
         )
     )
-    for asset in sorted(far.keys() - known)[:MOST_APART]:
-        yield Anomaly(
-            "apart",
-            f"{asset}: its price is {1 + far[asset]:.4g} times the nearest of other sources",
-            asset,
-            far[asset],
-            0,
-        )
+    for asset in sorted(far.keys() - recorded)[:MAX_APART_PER_RUN]:
+        detail = f"{asset}: its price is {1 + far[asset]:.4g} times the nearest price of another source"
+        yield Anomaly("apart", detail, asset, far[asset], 0)
 
 
-def _drifted(connection: Connection, run: UUID) -> Iterator[Anomaly]:
+def _field_changes(connection: Connection, run: UUID) -> Iterator[Anomaly]:
     rows = connection.execute(text("SELECT kind, field, became FROM drift WHERE run = :run ORDER BY id"), {"run": run})
     for row in rows:
-        became = f", {row.became}" if row.became else ""
-        yield Anomaly("schema", f"the field {row.field} is {row.kind}{became}", row.field)
+        yield Anomaly("schema", _describe_change(row), row.field)
+
+
+def _describe_change(row: Row[Any]) -> str:
+    if row.kind == "renamed":
+        return f"the field {row.field} was renamed to {row.became}"
+    if row.kind == "retyped":
+        return f"the field {row.field} changed its type to {row.became}"
+    if row.kind == "vanished":
+        return f"the field {row.field} vanished"
+    return f"the field {row.field} is new" + (f", of type {row.became}" if row.became else "")

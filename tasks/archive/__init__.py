@@ -1,1 +1,1 @@
-"""What is kept of the upstreams: raw bodies, stored pages, retention."""
+"""Store raw bodies, find stored pages, delete expired rows."""

@@ -1,4 +1,4 @@
-"""Raw bodies: each kept once as it was received, compressed, under its digest."""
+"""Store raw bodies exactly as received: once per digest, compressed."""
 
 from __future__ import annotations
 
@@ -21,44 +21,41 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-LEVEL = 1
-"""Of prices in JSON and CSV the usual level, 3, makes as much, in twice the time."""
+COMPRESSION_LEVEL = 1
+"""The default level, 3, takes twice the time and compresses prices in JSON and CSV no better."""
 
 COPY = "COPY raw_bodies (source, digest, body, content_type, size, received_at) FROM STDIN (FORMAT binary)"
 COPY_HEAD, COPY_TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), struct.pack("!h", -1)
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
-
-_ON_RECORD = "SELECT FROM raw_bodies WHERE source = :source AND digest = :digest"
+_ROW = "SELECT FROM raw_bodies WHERE source = :source AND digest = :digest"
 
 
 @dataclass(frozen=True)
 class PendingBody:
-    """A body on its way to where it is kept. again: it was kept before, and has been dropped since."""
+    """A body that is being compressed. is_known: its row exists, without the body, which retention deleted."""
 
     compressed: Future[bytes]
-    again: bool
+    is_known: bool
 
 
 def start_saving(connection: Connection, source: str, page: Page) -> PendingBody | None:
-    """Have the body compressed while other things are done; None if it is there already."""
-    named = {"source": source, "digest": page.digest}
-    # Locked, or retention could drop it before the page is committed that shows it to be in use.
-    if connection.execute(text(f"{_ON_RECORD} AND body IS NOT NULL FOR SHARE"), named).rowcount:
+    """Start to compress the body in another thread. Return None if it is stored already."""
+    key = {"source": source, "digest": page.digest}
+    # Locked, so that retention cannot delete the body before this page is committed.
+    if connection.execute(text(f"{_ROW} AND body IS NOT NULL FOR SHARE"), key).rowcount:
         return None
-    again = connection.execute(text(_ON_RECORD), named).rowcount > 0
-    return PendingBody(_compressor().submit(zstd.compress, page.body, LEVEL), again)
+    is_known = connection.execute(text(_ROW), key).rowcount > 0
+    return PendingBody(_compressor().submit(zstd.compress, page.body, COMPRESSION_LEVEL), is_known)
 
 
-def save_body(connection: Connection, source: str, page: Page, keeping: PendingBody) -> None:
-    """Write a body that is not there, as far as `begin_to_keep` saw."""
-    if keeping.again:
-        _keep_again(connection, source, page, keeping.compressed.result())
-    else:
-        _keep_first(connection, source, page, keeping.compressed.result())
+def save_body(connection: Connection, source: str, page: Page, pending: PendingBody) -> None:
+    """Write a body that was not stored when `start_saving` looked."""
+    write = _restore if pending.is_known else _insert
+    write(connection, source, page, pending.compressed.result())
 
 
-def _keep_again(connection: Connection, source: str, page: Page, compressed: bytes) -> None:
+def _restore(connection: Connection, source: str, page: Page, compressed: bytes) -> None:
     connection.execute(
         text("""
             UPDATE raw_bodies SET body = :body, content_type = :content_type, received_at = :received_at
@@ -74,8 +71,8 @@ def _keep_again(connection: Connection, source: str, page: Page, compressed: byt
     )
 
 
-def _keep_first(connection: Connection, source: str, page: Page, compressed: bytes) -> None:
-    """In binary: as text it would be twice as long, and read twice."""
+def _insert(connection: Connection, source: str, page: Page, compressed: bytes) -> None:
+    """Copy the body in binary: as text it would be twice as long."""
     row = (
         source.encode(),
         page.digest,
@@ -91,15 +88,15 @@ def _keep_first(connection: Connection, source: str, page: Page, compressed: byt
 
 
 def read_body(connection: Connection, source: str, digest: bytes) -> bytes | None:
-    """A body as it was received; None where it is kept no more."""
-    found = connection.scalar(
+    """Return a body as it was received, or None if it is no longer stored."""
+    compressed = connection.scalar(
         text("SELECT body FROM raw_bodies WHERE source = :source AND digest = :digest"),
         {"source": source, "digest": digest},
     )
-    return None if found is None else zstd.decompress(bytes(found))
+    return None if compressed is None else zstd.decompress(bytes(compressed))
 
 
 @cache
 def _compressor() -> ThreadPoolExecutor:
-    """One thread a process, and made by the process that uses it: a fork would not bring it along."""
+    """Return the process's compressor thread. It starts at first use, since threads do not survive a fork."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="compressor")

@@ -1,7 +1,7 @@
-"""Quotes and raw bodies that have expired are dropped, oldest first, a bite at a time; such quotes are not even loaded.
+"""Delete expired quotes and raw bodies in small batches, oldest first, and keep expired quotes from being loaded.
 
-Each bite is one short transaction that waits for no lock, so it does not matter where it is killed, nor whether another
-is at it as well. What a bite leaves, the next turn finds again.
+Each batch is one short transaction that waits for no lock. It may be killed at any point, and two may run at the same
+time: the next call finds the rows that are left.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
-TURN = 10.0
-"""Seconds; the reconciler waits behind a turn, on the same queue."""
+TIME_LIMIT = 10.0
+"""Time limit of one call, in seconds. The reconciler waits for it in the same queue."""
 
-QUOTES_AT_ONCE, BODIES_AT_ONCE = 5_000, 100
+QUOTE_BATCH_ROWS, BODY_BATCH_ROWS = 5_000, 100
 
-FIRST_SPAN, SHORTEST_SPAN = timedelta(days=1), timedelta(minutes=1)
-"""Of time, of which a bite takes the quotes of all listings; in between it is as long as a bite is filled by."""
+FIRST_SPAN, MIN_SPAN = timedelta(days=1), timedelta(minutes=1)
+"""A batch deletes the quotes of all listings in a span of time. The span adapts so that a batch is about full."""
 
-# Of each listing the index entry at the beginning of its part of the primary key.
+# Reads one entry of the primary key per listing: its oldest.
 _OLDEST = """
     SELECT min(oldest.observed_at)
       FROM listings JOIN latest_quotes AS newest ON newest.listing_id = listings.id
@@ -42,18 +42,18 @@ _OLDEST = """
      WHERE listings.source = :source
 """
 
-# What a page is just correcting is left: neither waits for the other, so they cannot wait in a circle.
-_DROP_QUOTES = """
+# Rows that a page is correcting are skipped. Neither transaction waits for the other, so they cannot deadlock.
+_DELETE_QUOTES = """
     WITH expired AS MATERIALIZED (
-        SELECT one.listing_id, one.observed_at
+        SELECT batch.listing_id, batch.observed_at
           FROM listings JOIN latest_quotes AS newest ON newest.listing_id = listings.id
          CROSS JOIN LATERAL (
                SELECT listing_id, observed_at FROM quotes
                 WHERE listing_id = newest.listing_id
                   AND observed_at >= :since AND observed_at < least(:until, newest.observed_at)
-                ORDER BY observed_at LIMIT :most FOR UPDATE SKIP LOCKED) AS one
+                ORDER BY observed_at LIMIT :limit FOR UPDATE SKIP LOCKED) AS batch
          WHERE listings.source = :source
-         LIMIT :most)
+         LIMIT :limit)
     DELETE FROM quotes USING expired
      WHERE quotes.listing_id = expired.listing_id AND quotes.observed_at = expired.observed_at
 """
@@ -66,79 +66,79 @@ _NOT_RECEIVED_SINCE = """
 _EXPIRED_BODIES = f"""
     SELECT digest FROM raw_bodies
      WHERE source = :source AND body IS NOT NULL AND received_at < :horizon AND {_NOT_RECEIVED_SINCE}
-     ORDER BY received_at LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+     ORDER BY received_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
 
-# Asked once more under the lock: a page that came in just before it is to be seen only now.
-_DROP_BODIES = f"""
+# Checked again under the lock: a page that was committed just before the lock is visible only now.
+_DELETE_BODIES = f"""
     UPDATE raw_bodies SET body = NULL
      WHERE source = :source AND digest = ANY(CAST(:digests AS bytea[])) AND {_NOT_RECEIVED_SINCE}
 """
 
 _SUPERSEDED = """
     SELECT listing_id
-      FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS old(listing_id, at)
-      JOIN latest_quotes AS newest USING (listing_id) WHERE newest.observed_at > old.at
+      FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS expired(listing_id, at)
+      JOIN latest_quotes AS newest USING (listing_id) WHERE newest.observed_at > expired.at
 """
 
 
-class _Drop(NamedTuple):
-    """Something of a source that is to be dropped. bites: drops some of it, and gives how many, until none is left."""
+class _Deletion(NamedTuple):
+    """The deletion of a source's expired rows. batches: deletes one batch per step and yields its size."""
 
     source: str
     what: str
-    bites: Iterator[int]
+    batches: Iterator[int]
 
 
 def delete_expired(
     engine: Engine,
     settings: Settings,
     *,
-    seconds: float = TURN,
+    seconds: float = TIME_LIMIT,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> None:
-    """Drop what has expired, of all sources side by side, until nothing is left or the time is up.
+    """Delete expired rows of all sources in turn, until none are left or the time is up.
 
-    clock: this host's, by which the database's is checked (aware).
+    seconds: the time limit; clock: this host's clock (aware). If it differs from the database's, nothing is deleted.
     """
     until = time.monotonic() + seconds
-    now = _agreed_time(engine, settings, clock)
-    drops = deque(_drops(engine, now) if now else ())
-    dropped: Counter[tuple[str, str]] = Counter()
-    while drops and time.monotonic() < until:
-        drop = drops.popleft()
+    now = _verified_now(engine, settings, clock)
+    deletions = deque(_deletions(engine, now) if now else ())
+    deleted: Counter[tuple[str, str]] = Counter()
+    while deletions and time.monotonic() < until:
+        deletion = deletions.popleft()
         try:
-            count = next(drop.bites, None)
+            count = next(deletion.batches, None)
         except DATABASE_ERRORS as error:
-            log.warning("retention_failed", source=drop.source, what=drop.what, reason=describe(error))
+            log.warning("retention_failed", source=deletion.source, what=deletion.what, reason=describe(error))
         else:
             if count is not None:
-                dropped[drop.source, drop.what] += count
-                drops.append(drop)
-    for (source, what), count in (+dropped).items():
+                deleted[deletion.source, deletion.what] += count
+                deletions.append(deletion)
+    for (source, what), count in (+deleted).items():
         log.info("expired_rows_deleted", source=source, what=what, count=count)
 
 
 def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.DataFrame:
-    """A page's rows, as `arrange` gives them, without those observed earlier: loaded, they would go within a minute.
+    """Return a page's rows without those observed before `since`: they would soon be deleted again.
 
-    The newest of a listing stays, as it would in the table.
+    rows: as `arrange` returns them. The newest quote of a listing stays, as it does in the table.
     """
     is_last = (pl.col("listing_id") != pl.col("listing_id").shift(-1)).fill_null(value=True)
     rows = rows.filter((pl.col("observed_at") >= since) | is_last)
-    old = rows.filter(pl.col("observed_at") < since)
-    if old.is_empty():
+    expired = rows.filter(pl.col("observed_at") < since)
+    if expired.is_empty():
         return rows
     with engine.connect() as connection:
-        values = {"listings": old["listing_id"].to_list(), "times": old["observed_at"].to_list()}
+        values = {"listings": expired["listing_id"].to_list(), "times": expired["observed_at"].to_list()}
         superseded = connection.scalars(text(_SUPERSEDED), values).all()
     return rows.filter((pl.col("observed_at") >= since) | ~pl.col("listing_id").is_in(superseded))
 
 
-def _agreed_time(engine: Engine, settings: Settings, clock: Callable[[], datetime]) -> datetime | None:
-    """The database's time; None where it is not to be had, or this host's is another.
+def _verified_now(engine: Engine, settings: Settings, clock: Callable[[], datetime]) -> datetime | None:
+    """Return the database's time, or None if it is unknown or differs from this host's clock.
 
-    One of the two is wrong then, and by a clock that is years ahead all there is would have expired.
+    If they differ, one of them is wrong. If the wrong clock is years ahead, every row would count as expired.
     """
     try:
         with engine.connect() as connection:
@@ -146,54 +146,54 @@ def _agreed_time(engine: Engine, settings: Settings, clock: Callable[[], datetim
     except DATABASE_ERRORS as error:
         log.warning("retention_failed", reason=describe(error))
         return None
-    apart = (now - clock()).total_seconds()
-    if abs(apart) > settings.clock_skew:
-        log.error("retention_failed", reason=f"the clocks of Postgres and of this host are {apart:g} s apart")
+    difference = (now - clock()).total_seconds()
+    if abs(difference) > settings.clock_skew:
+        log.error("retention_failed", reason=f"the clocks of Postgres and of this host differ by {difference:g} s")
         return None
     return now
 
 
-def _drops(engine: Engine, now: datetime) -> Iterator[_Drop]:
+def _deletions(engine: Engine, now: datetime) -> Iterator[_Deletion]:
     for name, source in SOURCES.items():
-        if kept := source.retention.quotes:
-            yield _Drop(name, "quotes", _drop_quotes(engine, name, now - kept))
-        if kept := source.retention.bodies:
-            yield _Drop(name, "bodies", _drop_bodies(engine, name, now - kept))
+        if retention := source.retention.quotes:
+            yield _Deletion(name, "quotes", _delete_quotes(engine, name, now - retention))
+        if retention := source.retention.bodies:
+            yield _Deletion(name, "bodies", _delete_bodies(engine, name, now - retention))
 
 
-def _drop_quotes(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
-    """Span after span of time, in each of all listings: what was loaded together lies together on disk."""
+def _delete_quotes(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
+    """Delete the quotes of all listings, one span of time after another: they lie close together on disk."""
     with engine.connect() as connection:
         since = connection.scalar(text(_OLDEST), {"source": source, "horizon": horizon})
     span = FIRST_SPAN
     while since and since < horizon:
         until = min(since + span, horizon)
         with engine.begin() as connection:
-            bounds = {"source": source, "since": since, "until": until, "most": QUOTES_AT_ONCE}
-            count = connection.execute(text(_DROP_QUOTES), bounds).rowcount
-            _add_up(connection, source, "quotes_dropped", count)
+            bounds = {"source": source, "since": since, "until": until, "limit": QUOTE_BATCH_ROWS}
+            count = connection.execute(text(_DELETE_QUOTES), bounds).rowcount
+            _count_deleted(connection, source, "quotes_dropped", count)
         yield count
-        if count == QUOTES_AT_ONCE:
-            span = max(span / 2, SHORTEST_SPAN)
+        if count == QUOTE_BATCH_ROWS:
+            span = max(span / 2, MIN_SPAN)
         else:
             since, span = until, span * 2
 
 
-def _drop_bodies(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
+def _delete_bodies(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
     values = {"source": source, "horizon": horizon}
-    found = BODIES_AT_ONCE
-    while found == BODIES_AT_ONCE:
+    size = BODY_BATCH_ROWS
+    while size == BODY_BATCH_ROWS:
         with engine.begin() as connection:
-            expired = connection.scalars(text(_EXPIRED_BODIES), {**values, "most": BODIES_AT_ONCE}).all()
-            found = len(expired)
+            expired = connection.scalars(text(_EXPIRED_BODIES), {**values, "limit": BODY_BATCH_ROWS}).all()
+            size = len(expired)
             digests = [bytes(digest) for digest in expired]
-            count = connection.execute(text(_DROP_BODIES), {**values, "digests": digests}).rowcount
-            _add_up(connection, source, "bodies_dropped", count)
+            count = connection.execute(text(_DELETE_BODIES), {**values, "digests": digests}).rowcount
+            _count_deleted(connection, source, "bodies_dropped", count)
         yield count
 
 
-def _add_up(connection: Connection, source: str, column: str, count: int) -> None:
-    """Count what was dropped, in the transaction that drops it."""
+def _count_deleted(connection: Connection, source: str, column: str, count: int) -> None:
+    """Add to the source's counter, in the transaction that deletes the rows."""
     if count:
         connection.execute(
             text(f"UPDATE sources SET {column} = {column} + :count WHERE name = :source"),

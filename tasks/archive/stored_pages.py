@@ -1,4 +1,4 @@
-"""Pages as they are kept, in the order they came in: what a replay reads again."""
+"""Find the stored pages that a replay reads again, in the order of their commits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sqlalchemy import Connection, text
 from tasks.runs.parameters import ReplayParameters
 
 PagePosition = list[Any]
-"""Of a page in that order, as JSON: committed_at, run, partition, seq."""
+"""A page's position in the order of commits, as JSON: committed_at, run, partition, seq."""
 
 CorrectedSpans = Mapping[str, Mapping[str, str]]
-"""By partition since when, and between which times, quotes were corrected: since, first, last."""
+"""Spans of corrected quotes by partition: `since` (commit time), `first` and `last` (observation times)."""
 
-# A body that came again and was passed by as unchanged says nothing that an earlier page did not.
+# A page that was skipped as unchanged adds nothing to the earlier page with the same body.
 _STORED = """
       FROM pages AS p
       JOIN runs AS r ON r.id = p.run
@@ -30,22 +30,22 @@ _STORED = """
                  WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0 AND er.kind <> 'replay'))
 """
 
-# Also those that this replay has mended: their body may have come on several pages.
+# Rejects that this replay released count, too: their body may belong to several pages.
 _REJECTED = """
     EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
                AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
                AND x.reasons @> CAST(:reasons AS jsonb))
 """
 
-# The pages of a replay are those that it has read.
-_OF_RUN = """
+# The pages of a replay run are the pages that it read again.
+_FROM_RUN = """
     (p.run = CAST(:run AS uuid) OR p.body_digest IN (
         SELECT o.body_digest FROM pages AS o JOIN runs AS l ON l.id = o.run
          WHERE o.run = CAST(:run AS uuid) AND l.kind = 'replay'))
 """
 
 _CONDITIONS = {
-    "run": _OF_RUN,
+    "run": _FROM_RUN,
     "fetched_from": "p.fetched_at >= CAST(:fetched_from AS timestamptz)",
     "fetched_to": "p.fetched_at < CAST(:fetched_to AS timestamptz)",
     "body": "p.body_digest = decode(:body, 'hex')",
@@ -58,14 +58,14 @@ _CORRECTED = """
                AND coalesce(p.observed_from <= c.last AND p.observed_until >= c.first, p.fetched > 0))
 """
 
-_PLACE = "(p.committed_at, p.run, p.partition, p.seq)"
+_POSITION = "(p.committed_at, p.run, p.partition, p.seq)"
 _AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partition, :seq)"
 
 
 class StoredPage(NamedTuple):
-    """A page's row, without its body. has_body: whether that is still kept. corrects: as it did then."""
+    """A page's row, without its body. has_body: it is still stored; corrects: the page may correct quotes."""
 
-    place: PagePosition
+    position: PagePosition
     request: dict[str, Any]
     fetched_at: datetime
     digest: bytes
@@ -76,7 +76,7 @@ class StoredPage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredPages:
-    """The pages of a source that a replay chose, among those committed before a time (aware)."""
+    """The stored pages that a replay of a source chose. before: only pages committed earlier count (aware)."""
 
     chosen: ReplayParameters
     source: str
@@ -89,12 +89,13 @@ class StoredPages:
         limit: int,
         corrected: CorrectedSpans = MappingProxyType({}),
     ) -> Iterator[StoredPage]:
-        """Yield the first `limit` pages after a place, in the order of their commits.
+        """Yield the first `limit` pages after a position, in the order of their commits.
 
-        corrected: pages that were committed later and hold quotes corrected since are included, chosen or not.
+        corrected: spans of quotes that the replay corrected. Later pages with quotes in these spans are included, even
+        if they were not chosen.
         """
         values = dict(zip(("committed_at", "after_run", "partition", "seq"), after or (), strict=False))
-        beyond = f"AND {_PLACE} > {_AFTER}" if after else ""
+        beyond = f"AND {_POSITION} > {_AFTER}" if after else ""
         rows = connection.execute(
             text(f"""
                 SELECT p.committed_at, p.run, p.partition, p.seq, p.request, p.fetched_at, p.body_digest,
@@ -111,9 +112,9 @@ class StoredPages:
             },
         )
         for row in rows:
-            place = [row.committed_at.isoformat(), str(row.run), row.partition, row.seq]
+            position = [row.committed_at.isoformat(), str(row.run), row.partition, row.seq]
             about = row.content_type, row.has_body, row.corrects
-            yield StoredPage(place, row.request, row.fetched_at, bytes(row.body_digest), *about)
+            yield StoredPage(position, row.request, row.fetched_at, bytes(row.body_digest), *about)
 
     def count(self, connection: Connection) -> tuple[int, int]:
         """Return the number of pages, and the number of those whose body is no longer stored."""

@@ -18,7 +18,7 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 
 def main(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     settings = get_settings()
     # The same timeout as a worker's: a frozen command must not hold the lock for ever.
     engine = make_engine(settings.database_url, "decide", transaction_timeout=settings.transaction_timeout)
@@ -52,7 +52,7 @@ def _decide(connection: Connection, options: argparse.Namespace) -> tuple[UUID, 
     return revert_change(connection, options.change, by, options.reason), ""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks decide", description=(__doc__ or "").splitlines()[0])
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--reason", required=True, help="why; stored with the decision")

@@ -22,7 +22,7 @@ SELECTORS = tuple(field.name for field in fields(ReplayParameters))
 
 
 def main(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     selectors = {name: value for name, value in vars(options).items() if name in SELECTORS and value is not None}
     rejected = options.rejected or bool(options.code or options.field)
     parameters = ReplayParameters(**{**selectors, "rejected": rejected})
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks replay", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help=", ".join(SOURCES))
     parser.add_argument("--diff", action="store_true", help="only show what would change; write nothing")

@@ -104,7 +104,7 @@ def _pages(connection: Connection, stored: StoredPages) -> Iterator[StoredPage]:
     after: PagePosition | None = None
     while pages := list(stored.read(connection, after, PAGES_PER_READ)):
         yield from pages
-        after = pages[-1].place
+        after = pages[-1].position
 
 
 class _Comparison:
@@ -128,7 +128,7 @@ class _Comparison:
             self._count_rejects(connection, page, normalized)
         if not len(normalized.quotes):
             return
-        keys = [key_of(listing) for listing in normalized.quotes.listed]
+        keys = [key_of(listing) for listing in normalized.quotes.listings]
         ids = self._listing_ids(connection, keys)
         new, changed = find_changes(
             connection, CopyRows(arrange(normalized.quotes, ids), page.fetched_at, uuid.UUID(int=0))

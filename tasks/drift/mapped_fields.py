@@ -1,4 +1,4 @@
-"""Which fields of an item its source's mapping asks for: seen by having it map items that take note."""
+"""Find the fields that a source's mapping reads, by running it on dicts that record each access."""
 
 from __future__ import annotations
 
@@ -16,48 +16,49 @@ if TYPE_CHECKING:
 
 @dataclass
 class MappedFields:
-    """The paths that were asked for. Where none was, the mapping takes items as they are: it may use any."""
+    """The paths that a mapping reads. Without any, it takes items as they are, and may read every field."""
 
     paths: set[str] = field(default_factory=set)
 
-    def has(self, path: str) -> bool:
+    def may_include(self, path: str) -> bool:
         return not self.paths or path in self.paths
 
 
-class _Noting(dict[Any, Any]):
-    """An object of an item, and the objects in it."""
+class _RecordingDict(dict[Any, Any]):
+    """An item, or an object inside it. prefix: the path of that object, with a dot at its end."""
 
-    def __init__(self, it: Mapping[Any, Any], above: str, used: MappedFields):
-        super().__init__(it)
-        self._above, self._used = above, used
+    def __init__(self, fields: Mapping[Any, Any], prefix: str, mapped: MappedFields):
+        super().__init__(fields)
+        self._prefix, self._mapped = prefix, mapped
 
-    def _note(self, name: Any, value: Any) -> Any:
-        path = f"{self._above}{name}"
-        self._used.paths.add(path)
-        return _Noting(value, f"{path}.", self._used) if isinstance(value, Mapping) else value
+    def _record(self, name: Any, value: Any) -> Any:
+        path = f"{self._prefix}{name}"
+        self._mapped.paths.add(path)
+        return _RecordingDict(value, f"{path}.", self._mapped) if isinstance(value, Mapping) else value
 
     def __getitem__(self, name: Any) -> Any:
-        return self._note(name, super().__getitem__(name))
+        return self._record(name, super().__getitem__(name))
 
     def __contains__(self, name: object) -> bool:
-        self._note(name, None)
+        self._record(name, None)
         return super().__contains__(name)
 
     def get(self, name: Any, default: Any = None) -> Any:
-        return self._note(name, super().get(name, default))
+        return self._record(name, super().get(name, default))
 
     def items(self) -> dict_items[Any, Any]:
-        return {name: self._note(name, value) for name, value in super().items()}.items()
+        return {name: self._record(name, value) for name, value in super().items()}.items()
 
     def values(self) -> dict_values[Any, Any]:
-        return {name: self._note(name, value) for name, value in super().items()}.values()
+        return {name: self._record(name, value) for name, value in super().items()}.values()
 
 
 def mapped_fields(source: Source, items: Iterable[Item]) -> MappedFields:
-    used = MappedFields()
+    """Return the fields that the source's mapping reads in these items."""
+    mapped = MappedFields()
     for item in items:
         if isinstance(item, Mapping):
-            # What is wrong with an item, normalizing it says.
+            # Normalization reports the mistakes of an item.
             with suppress(Reject):
-                map_item(source, _Noting(item, "", used))
-    return used
+                map_item(source, _RecordingDict(item, "", mapped))
+    return mapped

@@ -11,22 +11,26 @@ from sources.contract import Item, Reject, Source
 
 
 def map_item(source: Source, item: Item) -> Mapping[str, Any]:
-    """What the source makes of an item; raises Reject where it cannot."""
+    """Return the fields that the source makes of an item. Raise Reject if its mapping refuses the item or fails."""
     try:
         fields = source.normalize(item)
     except (Reject, SoftTimeLimitExceeded):
         raise
     except Exception as error:
-        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {_spelled(error)}") from error
+        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {_describe(error)}") from error
     if not isinstance(fields, Mapping):
-        raise Reject("", "unmappable", f"the mapping of {source.name} gave no fields, but {type(fields).__name__}")
+        raise Reject(
+            "",
+            "unmappable",
+            f"the mapping of {source.name} returned {type(fields).__name__}, expected a mapping of fields",
+        )
     return fields
 
 
-def _spelled(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     try:
         return ascii(error)
     except SoftTimeLimitExceeded:
         raise
-    except Exception:  # noqa: BLE001 — what it holds may have no spelling, or a wrong one of its own
+    except Exception:  # noqa: BLE001 — an error's own __repr__ can fail, too
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""What becomes of items where their source's schema has changed: a field of theirs is null, or they are rejected."""
+"""Apply a drift policy to items: set a changed field to null, or reject the item."""
 
 from __future__ import annotations
 
@@ -7,67 +7,76 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sources.contract import DriftPolicy, Item, Reject
-from tasks.drift.profile import Change, FieldProfile, leaves, type_of
+from tasks.drift.changes import Change
+from tasks.drift.profile import FieldProfile, leaves, type_of
 
-Policed = Sequence[tuple[Change, DriftPolicy]]
+ChangesWithPolicy = Sequence[tuple[Change, DriftPolicy]]
 
 
 @dataclass
 class KnownProfile:
-    """A format's shape as a slice knows it. is_stale: another has made this version, and it has to be read anew."""
+    """The profile of a format, as a slice knows it.
+
+    is_learning: this is the format's first run, which accepts all fields.
+    is_stale: another worker has stored this version, so it must be read again.
+    """
 
     version: int
-    shape: FieldProfile
+    profile: FieldProfile
     is_learning: bool
     is_stale: bool = False
 
 
 @dataclass(frozen=True)
 class DriftFindings:
-    """What is to be kept of a page's changes, with the page.
+    """What is to be stored about a page's changes, together with the page.
 
-    version: of the format's shape, against which the page was held. shape: as it is after the page, as JSON, where it
-    is to be written down; evolved: as the next version.
+    version: of the profile that the page was compared with.
+    new_fields: statistics, by name, of the fields that are new.
+    profile: the profile after the page, as JSON; None if it is not to be stored.
+    evolved: whether the profile becomes the next version.
     """
 
     format: str
     known: KnownProfile
     version: int
-    changes: Policed = ()
+    changes: ChangesWithPolicy = ()
     new_fields: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    shape: str | None = None
+    profile: str | None = None
     evolved: bool = False
 
 
 @dataclass(frozen=True)
 class PageDrift:
-    """affecting: changes, of this page or an earlier one, for which items are rejected or lose a field."""
+    """changes_in_force: changes, of this page or of earlier ones, that reject items or discard a field."""
 
-    affecting: Policed = ()
-    found: DriftFindings | None = None
+    changes_in_force: ChangesWithPolicy = ()
+    findings: DriftFindings | None = None
 
-    def treated(self, item: Item) -> Item:
-        """The item, without what is to be discarded; or the reject that it is."""
+    def apply(self, item: Item) -> Item:
+        """Return the item without discarded fields, or a Reject if a change quarantines it."""
         if not isinstance(item, dict):
             return item
         fields = dict(leaves(item))
-        for change, policy in self.affecting:
+        for change, policy in self.changes_in_force:
             if not is_affected(fields, change):
                 continue
             if policy == "quarantine":
-                return Reject(change.field, "drift", f"expected the fields that its source had: {change}", item=item)
+                detail = f"the source's fields changed: {change}; accept the change or adapt the mapping, then replay"
+                return Reject(change.field, "drift", detail, item=item)
             item = _with_null(item, change.field)
         return item
 
 
 def is_affected(fields: Mapping[str, Any], change: Change) -> bool:
+    """Return whether an item shows a change. fields: its values by path."""
     if change.kind == "retyped":
         return type_of(fields.get(change.field)) == change.became
     return (change.field in fields) == (change.kind == "new")
 
 
 def _with_null(item: dict[Any, Any], path: str) -> dict[Any, Any]:
-    """Of the same class: a source may tell its items by it."""
+    """Return a copy with null at a path. It has the item's class, since a source may tell its items by their class."""
     for name, value in item.items() if path not in item else ():
         if isinstance(value, dict) and path.startswith(f"{name}."):
             return type(item)({**item, name: _with_null(value, path.removeprefix(f"{name}."))})

@@ -1,4 +1,4 @@
-"""The overrides, followed: a listing that the file names is of the asset it says, all others are what they were."""
+"""Apply the overrides file to known listings, and restore those that it no longer names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, text
 
 from tasks.identity.decisions import (
+    BY_OVERRIDES,
     OVERRIDE,
-    OVERRIDES,
     SAME_ID,
     Overrides,
     Verdict,
@@ -24,31 +24,31 @@ from tasks.identity.undo import current_asset
 log = structlog.get_logger()
 
 
-def follow_overrides(engine: Engine, overrides: Overrides | None) -> None:
-    """Listings that the file names are of the assets it says; those it names no more are what they were before.
+def apply_overrides(engine: Engine, overrides: Overrides | None) -> None:
+    """Move the listings that the file names to their assets, and restore those that it no longer names.
 
-    None: no file is named, which takes nothing back. A process may have been started without what others have.
+    None, for an unset OVERRIDES, restores nothing: a process may have been started without the setting by mistake.
     """
     if overrides is None:
-        _say_what_is_not_followed(engine)
+        _warn_of_ignored_overrides(engine)
         return
     with engine.connect() as connection:
-        if not _amiss(connection, overrides):
-            return  # and nobody had to wait
+        if not _outdated_listings(connection, overrides):
+            return  # Without the lock, so that no decision had to wait.
     with decision_lock(engine) as connection:
-        amiss = _amiss(connection, overrides)
-        named = [row for row in amiss if _asset(overrides, row)]
-        # All before anything moves: an asset that loses its last listing on the way may be another's target.
-        targets = _targets(connection, named, overrides)
-        before = {row.id: _before(connection, row) for row in amiss if not _asset(overrides, row)}
+        outdated = _outdated_listings(connection, overrides)
+        named = [row for row in outdated if _slug(overrides, row)]
+        # Read everything before the first move: an asset that loses its last listing can be the target of another.
+        targets = _target_assets(connection, named, overrides)
+        restored = {row.id: _before_override(connection, row) for row in outdated if not _slug(overrides, row)}
         for row in named:
             override = overrides[row.source, row.source_asset_id]
-            move(connection, [row.id], targets[override.asset], Verdict(OVERRIDE, OVERRIDES, reason=override.reason))
-        for listing, (asset, decided) in before.items():
-            move(connection, [listing], asset, decided)
+            move(connection, [row.id], targets[override.asset], Verdict(OVERRIDE, BY_OVERRIDES, reason=override.reason))
+        for listing, (asset, verdict) in restored.items():
+            move(connection, [listing], asset, verdict)
 
 
-def _say_what_is_not_followed(engine: Engine) -> None:
+def _warn_of_ignored_overrides(engine: Engine) -> None:
     with engine.connect() as connection:
         listings = connection.scalar(
             text("SELECT count(*) FROM listings WHERE method = :override"), {"override": OVERRIDE}
@@ -57,8 +57,8 @@ def _say_what_is_not_followed(engine: Engine) -> None:
         log.warning("overrides_ignored", listings=listings)
 
 
-def _amiss(connection: Connection, overrides: Overrides) -> list[Row[Any]]:
-    """The listings that are not of the asset that the file says, or still are though it says so no more."""
+def _outdated_listings(connection: Connection, overrides: Overrides) -> list[Row[Any]]:
+    """Return the listings that belong to another asset than the file says, or that it no longer names."""
     names = list(overrides)
     rows = connection.execute(
         text("""
@@ -70,36 +70,41 @@ def _amiss(connection: Connection, overrides: Overrides) -> list[Row[Any]]:
         """),
         {"override": OVERRIDE, "sources": [source for source, _ in names], "ids": [id_ for _, id_ in names]},
     )
-    return [row for row in rows if (row.method, row.slug) != (OVERRIDE, _asset(overrides, row))]
+    return [row for row in rows if (row.method, row.slug) != (OVERRIDE, _slug(overrides, row))]
 
 
-def _asset(overrides: Overrides, row: Row[Any]) -> str | None:
+def _slug(overrides: Overrides, row: Row[Any]) -> str | None:
     override = overrides.get((row.source, row.source_asset_id))
     return override.asset if override else None
 
 
-def _targets(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> Mapping[str, int]:
-    """By slug the ids of the assets that the file speaks of, each made where it is not there."""
-    first = {overrides[row.source, row.source_asset_id].asset: row for row in reversed(named)}
-    found = assets_by_slug(connection, first)
-    return found | {slug: add_asset(connection, row, slug) for slug, row in first.items() if slug not in found}
+def _target_assets(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> Mapping[str, int]:
+    """Return, by slug, the ids of the assets that the file names. Create those that do not exist."""
+    listings = {overrides[row.source, row.source_asset_id].asset: row for row in reversed(named)}
+    existing = assets_by_slug(connection, listings)
+    new = {slug: add_asset(connection, row, slug) for slug, row in listings.items() if slug not in existing}
+    return existing | new
 
 
-def _before(connection: Connection, row: Row[Any]) -> tuple[int, Verdict]:
-    """What was before an override; what was met under one goes with the same listing in another currency."""
-    before = connection.execute(_BEFORE, {**row._mapping, "override": OVERRIDE}).one_or_none()
+def _before_override(connection: Connection, row: Row[Any]) -> tuple[int, Verdict]:
+    """Return the asset and the verdict that a listing had before its override.
+
+    A listing that was first seen under an override follows the same id in another quote currency.
+    """
+    before = connection.execute(_LAST_OTHER_DECISION, {**row._mapping, "override": OVERRIDE}).one_or_none()
     if before is None:
-        return row.asset, Verdict("new", OVERRIDES)  # as if a rule had chosen its asset
+        return row.asset, Verdict("new", BY_OVERRIDES)  # As if a rule had created the asset.
     asset = current_asset(connection, before.asset)
     if before.listing != row.id:
-        return asset, Verdict(SAME_ID, OVERRIDES)
-    evidence = {name: it for name, it in before.evidence.items() if name != "undoes"} | {"restores": before.id}
-    return asset, Verdict(before.method, OVERRIDES, before.confidence, evidence)
+        return asset, Verdict(SAME_ID, BY_OVERRIDES)
+    evidence = {name: value for name, value in before.evidence.items() if name != "undoes"} | {"restores": before.id}
+    return asset, Verdict(before.method, BY_OVERRIDES, before.confidence, evidence)
 
 
-_BEFORE = text("""
+_LAST_OTHER_DECISION = text("""
     SELECT decisions.id, listing, decisions.asset, decisions.method, decisions.confidence, evidence
       FROM decisions JOIN listings ON listings.id = listing
      WHERE source = :source AND source_asset_id = :source_asset_id AND decisions.method <> :override
      ORDER BY listing = :id DESC, decisions.id DESC LIMIT 1
 """)
+"""The newest decision that is no override: of the listing, or else of the same id in another quote currency."""

@@ -1,4 +1,4 @@
-"""Pairs of assets that may be one: of one symbol, and no source lists both. Pure."""
+"""Find pairs of assets that may be one: they share a symbol, and no source lists both. Pure."""
 
 from __future__ import annotations
 
@@ -9,84 +9,94 @@ from datetime import datetime
 from itertools import combinations
 from typing import NamedTuple
 
-from tasks.identity.similarity import Similarity, Spelling, similarity, weak_similarity
+from tasks.identity.similarity import Similarity, Spelling, compare, compare_loosely
 
 
 @dataclass
 class Asset:
-    """listings: their ids. by_people: whether a person decided of one of them."""
+    """An asset with its listings. decided_by_people: whether a person decided about one of the listings."""
 
     id: int
     slug: str
-    made_at: datetime
-    listings: set[int] = field(default_factory=set)
+    created_at: datetime
+    listing_ids: set[int] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     spellings: list[Spelling] = field(default_factory=list)
-    by_people: bool = False
+    decided_by_people: bool = False
 
     @property
     def keys(self) -> set[str]:
-        return {it.key for it in self.spellings} - {""}
+        return {spelling.key for spelling in self.spellings} - {""}
 
     def symbols_of(self, key: str) -> set[str]:
-        return {it.symbol.casefold() for it in self.spellings if it.key == key}
+        return {spelling.symbol.casefold() for spelling in self.spellings if spelling.key == key}
 
     @property
     def words(self) -> set[str]:
-        return {word for it in self.spellings for word in it.name_words}
+        return {word for spelling in self.spellings for word in spelling.name_words}
 
 
 class Pair(NamedTuple):
-    """Two assets, the older first, that no source lists both of. alone: no third has a symbol that they share."""
+    """Two assets that no source lists both of. is_unambiguous: no third asset has a symbol that they share."""
 
-    one: Asset
-    other: Asset
-    alone: bool
+    older: Asset
+    newer: Asset
+    is_unambiguous: bool
 
     @property
     def ids(self) -> set[int]:
-        return {self.one.id, self.other.id}
+        return {self.older.id, self.newer.id}
 
     @property
-    def listings(self) -> set[int]:
-        return self.one.listings | self.other.listings
+    def listing_ids(self) -> set[int]:
+        return self.older.listing_ids | self.newer.listing_ids
 
     @property
     def keys(self) -> set[str]:
-        return self.one.keys | self.other.keys
+        return self.older.keys | self.newer.keys
 
     @property
-    def may_be_merged(self) -> bool:
-        """By a rule: what people decided, only people decide anew."""
-        return self.alone and not (self.one.by_people or self.other.by_people)
+    def is_open_to_rules(self) -> bool:
+        """Whether a rule may merge the pair. Rules leave alone what people decided."""
+        return self.is_unambiguous and not (self.older.decided_by_people or self.newer.decided_by_people)
 
 
-def pairs_of(assets: Iterable[Asset]) -> list[Pair]:
-    """Those of one symbol, in an order that is the same in every process."""
+def find_pairs(assets: Iterable[Asset]) -> list[Pair]:
+    """Return the pairs of assets with a common symbol. assets: the oldest first.
+
+    The order of the pairs is the same in every process.
+    """
     by_key: dict[str, list[Asset]] = defaultdict(list)
     for asset in assets:
         for key in asset.keys:
             by_key[key].append(asset)
-    found: dict[tuple[int, int], Pair] = {}
+    pairs: dict[tuple[int, int], Pair] = {}
     for key in sorted(by_key):
-        for one, other in combinations(by_key[key], 2):
-            if one.sources & other.sources:
+        for older, newer in combinations(by_key[key], 2):
+            if older.sources & newer.sources:
                 continue
-            # $ACM is another symbol than ACM, where two have ACM.
-            exactly = one.symbols_of(key) & other.symbols_of(key)
-            rivals = [it for it in by_key[key] if not exactly or it.symbols_of(key) & exactly]
-            before = found.get((one.id, other.id))
-            alone = len(rivals) == 2 and (before is None or before.alone)
-            found[one.id, other.id] = Pair(one, other, alone)
-    return list(found.values())
+            pair = pairs.get((older.id, newer.id))
+            is_unambiguous = _is_unambiguous(key, older, newer, by_key[key]) and (pair is None or pair.is_unambiguous)
+            pairs[older.id, newer.id] = Pair(older, newer, is_unambiguous)
+    return list(pairs.values())
 
 
-def most_alike(pair: Pair, common: Mapping[str, int]) -> Similarity | None:
-    """The most that any two of their listings have in common."""
-    found = [
-        alike
-        for mine in pair.one.spellings
-        for theirs in pair.other.spellings
-        if mine.key == theirs.key and (alike := similarity(mine, theirs) or weak_similarity(mine, theirs, common))
+def _is_unambiguous(key: str, older: Asset, newer: Asset, assets: Iterable[Asset]) -> bool:
+    # If both have ACM, an asset with $ACM has another symbol, although its key is the same.
+    common_symbols = older.symbols_of(key) & newer.symbols_of(key)
+    owners = [asset for asset in assets if not common_symbols or asset.symbols_of(key) & common_symbols]
+    return len(owners) == 2
+
+
+def best_similarity(pair: Pair, word_counts: Mapping[str, int]) -> Similarity | None:
+    """Return the strongest evidence that any two listings of a pair give; None without any.
+
+    word_counts: as for `compare_loosely`.
+    """
+    similarities = [
+        similarity
+        for left in pair.older.spellings
+        for right in pair.newer.spellings
+        if left.key == right.key and (similarity := compare(left, right) or compare_loosely(left, right, word_counts))
     ]
-    return max(found, key=lambda alike: alike.confidence, default=None)
+    return max(similarities, key=lambda similarity: similarity.confidence, default=None)

@@ -1,6 +1,7 @@
-"""Which asset listings are of, decided by people: merged, split off, pinned. No quote is touched by it.
+"""Record which asset a listing belongs to, and merge assets, split listings off and pin listings for people.
 
-Every decision is a row of its own, and a listing's newest one holds. What a person decided, no rule decides anew.
+Every decision is a row of its own, and the newest row of a listing applies. Rules never change what people decided.
+No quote is rewritten.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ListingName = tuple[str, str]
 
 
 class Override(NamedTuple):
-    """asset: the slug of the one that the listing is of, which is made where it is not there."""
+    """asset: the slug of the asset that the listing belongs to. If no asset has it, one is created."""
 
     asset: str
     reason: str
@@ -31,30 +32,30 @@ class Override(NamedTuple):
 Overrides = Mapping[ListingName, Override]
 
 OVERRIDE, SAME_ID = "override", "same_id"
-OVERRIDES = "overrides"
-"""Who decided it, where the file did, or a line of it that was taken out."""
+BY_OVERRIDES = "overrides"
+"""The author of decisions that follow from a line of the overrides file, or from its removal."""
 
-BY_PEOPLE = (OVERRIDE, "merged", "split", "pinned")
-"""Methods that only another person's decision replaces."""
+PEOPLE_METHODS = (OVERRIDE, "merged", "split", "pinned")
+"""Methods of decisions that only a person can replace."""
 
-# One lock for all sources: two that meet Bitcoin at once must not make it twice.
+# One lock for all sources: two that see Bitcoin for the first time must not both create it.
 _RESOLVE_LOCK = 7_274_652
 
 
 class DecisionRefused(Exception):
-    """What was asked for cannot be decided, in sentences that may be shown to anyone.
+    """A decision that cannot be made. The message is safe to show to any client.
 
-    code: unknown_asset, unknown_listing, unknown_change or conflict. each: what is wrong with each of several.
+    code: unknown_asset, unknown_listing, unknown_change or conflict. details: one message for each unknown listing.
     """
 
-    def __init__(self, code: str, detail: str, each: Sequence[str] = ()):
+    def __init__(self, code: str, detail: str, details: Sequence[str] = ()):
         super().__init__(detail)
-        self.code, self.each = code, each
+        self.code, self.details = code, details
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is decided of listings. by: a part of the service, or who asked for it. confidence: 0 to 1."""
+    """How and why a listing is assigned to an asset. by: the author. confidence: from 0 to 1."""
 
     method: str
     by: str
@@ -65,162 +66,165 @@ class Verdict:
 
 @contextmanager
 def decision_lock(engine: Engine) -> Iterator[Connection]:
-    """A transaction in which nobody else decides anything."""
+    """Open a transaction in which no other transaction can decide anything."""
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
         yield connection
 
 
-def merge(connection: Connection, slug: str, into: str, decided: Verdict) -> uuid.UUID:
-    """All listings of an asset are of another from now on, and its slug stands for that one. Gives the change's id.
+def merge(connection: Connection, slug: str, into: str, verdict: Verdict) -> uuid.UUID:
+    """Move all listings of an asset to another, whose slug is `into`. Return the id of the change.
 
-    This and its like are for a transaction of `deciding`, and raise Refused.
+    From then on `slug` stands for the other asset. Call this, `split` and `pin` under `decision_lock`.
+    They raise DecisionRefused.
     """
-    one, other = find_asset(connection, slug), find_asset(connection, into)
-    if one.id == other.id:
-        raise DecisionRefused("conflict", f"These are one asset already: {slug}, {into}.")
-    return move_for_people(connection, listings_of(connection, one.id), other.id, decided)
+    source, target = find_asset(connection, slug), find_asset(connection, into)
+    if source.id == target.id:
+        raise DecisionRefused("conflict", f"{slug} and {into} are already the same asset.")
+    return move_for_people(connection, listings_of(connection, source.id), target.id, verdict)
 
 
 class Split(NamedTuple):
-    """made: the slug of the asset that was made."""
+    """slug: of the new asset."""
 
     change: uuid.UUID
-    made: str
+    slug: str
 
 
-def split(connection: Connection, slug: str, names: Sequence[ListingName], decided: Verdict) -> Split:
-    """These listings of an asset are of one of their own from now on."""
+def split(connection: Connection, slug: str, names: Sequence[ListingName], verdict: Verdict) -> Split:
+    """Move some listings of an asset to a new asset."""
     asset = find_asset(connection, slug)
-    leaving = _named(connection, names)
-    if strangers := [row for row in leaving if row.asset != asset.id]:
-        raise DecisionRefused("conflict", f"Among the listings of {asset.slug} there is no {shown(strangers[0])}.")
-    if len(leaving) == len(listings_of(connection, asset.id)):
-        raise DecisionRefused("conflict", f"Those are all listings of {asset.slug}; one must stay.")
-    made = free_slug(connection, leaving[0])
-    new = add_asset(connection, leaving[0], made)
-    return Split(move_for_people(connection, [row.id for row in leaving], new, decided), made)
+    listings = _listings_by_name(connection, names)
+    if strangers := [row for row in listings if row.asset != asset.id]:
+        raise DecisionRefused("conflict", f"The listing {describe_listing(strangers[0])} is not one of {asset.slug}.")
+    if len(listings) == len(listings_of(connection, asset.id)):
+        raise DecisionRefused("conflict", f"These are all listings of {asset.slug}; at least one must stay.")
+    new_slug = reserve_slug(connection, listings[0])
+    new = add_asset(connection, listings[0], new_slug)
+    return Split(move_for_people(connection, [row.id for row in listings], new, verdict), new_slug)
 
 
-def pin(connection: Connection, slug: str, names: Sequence[ListingName], decided: Verdict) -> uuid.UUID:
-    """These listings, whatever they were of, are of this asset, and no rule moves them. Gives the change's id."""
+def pin(connection: Connection, slug: str, names: Sequence[ListingName], verdict: Verdict) -> uuid.UUID:
+    """Assign listings to an asset, wherever they were, so that no rule moves them. Return the id of the change."""
     asset = find_asset(connection, slug)
-    return move_for_people(connection, [row.id for row in _named(connection, names)], asset.id, decided)
+    return move_for_people(connection, [row.id for row in _listings_by_name(connection, names)], asset.id, verdict)
 
 
 def move(
-    connection: Connection, listings: Sequence[int], asset: int, decided: Verdict, change: uuid.UUID | None = None
+    connection: Connection, listings: Sequence[int], asset: int, verdict: Verdict, change: uuid.UUID | None = None
 ) -> uuid.UUID:
-    """Decide that these listings, by their ids, are of this asset; gives the change's id.
+    """Assign listings, by their ids, to an asset, and record the decision. Return the id of the change.
 
-    An asset that has no listing left is merged into the one that its last listing went to.
+    An asset that loses its last listing is merged into the asset that the listing went to.
     """
     change = change or uuid.uuid4()
-    left = connection.scalars(_ASSETS_OF, {"listings": list(listings)}).all()
-    record(connection, [(listing, asset) for listing in listings], [decided] * len(listings), change)
-    told = {"method": decided.method, "confidence": decided.confidence}
-    connection.execute(_MOVE, {"listings": list(listings), "asset": asset, **told})
-    connection.execute(_SETTLE, {"left": [it for it in left if it != asset], "asset": asset})
+    previous = connection.scalars(_ASSETS_OF_LISTINGS, {"listings": list(listings)}).all()
+    record(connection, [(listing, asset) for listing in listings], [verdict] * len(listings), change)
+    assignment = {"asset": asset, "method": verdict.method, "confidence": verdict.confidence}
+    connection.execute(_MOVE_LISTINGS, {"listings": list(listings), **assignment})
+    connection.execute(_UPDATE_MERGED_INTO, {"previous": [id_ for id_ in previous if id_ != asset], "asset": asset})
     return change
 
 
-_ASSETS_OF = text("SELECT DISTINCT asset FROM listings WHERE id = ANY(:listings)")
+_ASSETS_OF_LISTINGS = text("SELECT DISTINCT asset FROM listings WHERE id = ANY(:listings)")
 
-_MOVE = text("""
+_MOVE_LISTINGS = text("""
     UPDATE listings SET asset = :asset, method = :method, confidence = :confidence WHERE id = ANY(:listings)
 """)
 
-_SETTLE = text("""
+_UPDATE_MERGED_INTO = text("""
     UPDATE assets SET merged_into = CASE WHEN id = :asset OR EXISTS (SELECT FROM listings WHERE asset = assets.id)
                                          THEN NULL ELSE CAST(:asset AS bigint) END
-     WHERE id = ANY(CAST(:left AS bigint[])) OR (id = :asset AND merged_into IS NOT NULL)
+     WHERE id = ANY(CAST(:previous AS bigint[])) OR (id = :asset AND merged_into IS NOT NULL)
 """)
 
 
 def move_for_people(
-    connection: Connection, listings: Sequence[int], asset: int, decided: Verdict, change: uuid.UUID | None = None
+    connection: Connection, listings: Sequence[int], asset: int, verdict: Verdict, change: uuid.UUID | None = None
 ) -> uuid.UUID:
-    """The same, unless the file of overrides has another word for it; raises Refused."""
-    settled = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
-    row = connection.execute(settled, {"listings": list(listings), "override": OVERRIDE}).first()
+    """Do the same as `move`, but raise DecisionRefused if the overrides file decides one of the listings."""
+    overridden = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
+    row = connection.execute(overridden, {"listings": list(listings), "override": OVERRIDE}).first()
     if row is not None:
-        raise DecisionRefused("conflict", f"The file that OVERRIDES names settles {shown(row)}; change it there.")
-    return move(connection, listings, asset, decided, change)
+        raise DecisionRefused(
+            "conflict", f"The overrides file (OVERRIDES) decides the listing {describe_listing(row)}; edit the file."
+        )
+    return move(connection, listings, asset, verdict, change)
 
 
 def record(
     connection: Connection,
-    those: Sequence[tuple[int, int]],
-    decided: Sequence[Verdict],
+    assignments: Sequence[tuple[int, int]],
+    verdicts: Sequence[Verdict],
     change: uuid.UUID | None = None,
 ) -> None:
-    """Keep decisions. those: for each its listing and its asset."""
+    """Insert a row into `decisions` for each assignment. assignments: pairs of a listing's id and an asset's."""
     connection.execute(
         text("""
             INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason)
-            SELECT CAST(:change AS uuid), it.listing, it.asset, it.method, it.confidence, CAST(it.evidence AS jsonb),
-                   it.by, it.reason
+            SELECT CAST(:change AS uuid), new.listing, new.asset, new.method, new.confidence,
+                   CAST(new.evidence AS jsonb), new.decided_by, new.reason
               FROM unnest(CAST(:listings AS int[]), CAST(:assets AS bigint[]), CAST(:methods AS text[]),
-                          CAST(:confidences AS numeric[]), CAST(:evidences AS text[]), CAST(:bys AS text[]),
+                          CAST(:confidences AS numeric[]), CAST(:evidences AS text[]), CAST(:authors AS text[]),
                           CAST(:reasons AS text[]))
-                AS it(listing, asset, method, confidence, evidence, by, reason)
+                AS new(listing, asset, method, confidence, evidence, decided_by, reason)
         """),
         {
             "change": change,
-            "listings": [listing for listing, _ in those],
-            "assets": [asset for _, asset in those],
-            "methods": [it.method for it in decided],
-            "confidences": [it.confidence for it in decided],
-            "evidences": [json.dumps(it.evidence) for it in decided],
-            "bys": [it.by for it in decided],
-            "reasons": [it.reason for it in decided],
+            "listings": [listing for listing, _ in assignments],
+            "assets": [asset for _, asset in assignments],
+            "methods": [verdict.method for verdict in verdicts],
+            "confidences": [verdict.confidence for verdict in verdicts],
+            "evidences": [json.dumps(verdict.evidence) for verdict in verdicts],
+            "authors": [verdict.by for verdict in verdicts],
+            "reasons": [verdict.reason for verdict in verdicts],
         },
     )
 
 
 def find_asset(connection: Connection, slug: str) -> Row[Any]:
-    """The asset that a slug stands for; raises Refused."""
-    found = connection.execute(ASSETS_BY_SLUG, {"slugs": [slug]}).one_or_none()
-    if found is None:
+    """Return the asset (`id`, `slug`) that a slug stands for. Raise DecisionRefused if there is none."""
+    asset = connection.execute(ASSETS_BY_SLUG, {"slugs": [slug]}).one_or_none()
+    if asset is None:
         raise DecisionRefused("unknown_asset", f"There is no asset {slug!r}.")
-    return found
+    return asset
 
 
 ASSETS_BY_SLUG = text("""
     WITH RECURSIVE step AS (
-        SELECT slug AS asked, id, slug, merged_into FROM assets WHERE slug = ANY(:slugs)
+        SELECT slug AS requested, id, slug, merged_into FROM assets WHERE slug = ANY(:slugs)
         UNION
-        SELECT step.asked, assets.id, assets.slug, assets.merged_into
+        SELECT step.requested, assets.id, assets.slug, assets.merged_into
           FROM step JOIN assets ON assets.id = step.merged_into)
-    SELECT asked, id, slug FROM step WHERE merged_into IS NULL
+    SELECT requested, id, slug FROM step WHERE merged_into IS NULL
 """)
-"""The assets that slugs stand for: where one was merged into another, that one."""
+"""The assets that slugs stand for. The slug of a merged asset stands for the asset that it was merged into."""
 
 
 def assets_by_slug(connection: Connection, slugs: Iterable[str]) -> dict[str, int]:
-    """By slug the ids of the assets that have exactly these, wherever they were merged."""
+    """Return, by slug, the ids of the assets with exactly these slugs, whether merged into another or not."""
     rows = connection.execute(text("SELECT slug, id FROM assets WHERE slug = ANY(:slugs)"), {"slugs": list(slugs)})
     return {row.slug: row.id for row in rows}
 
 
-def free_slug(connection: Connection, listing: Row[Any]) -> str:
-    """What an asset can be called that is made for a listing."""
-    listed = _listed(listing)
-    return Slugs(connection, [listed]).free(listed)
+def reserve_slug(connection: Connection, listing: Row[Any]) -> str:
+    """Return a free slug for a new asset with this listing."""
+    fields = _listing_fields(listing)
+    return Slugs(connection, [fields]).reserve(fields)
 
 
 def add_asset(connection: Connection, listing: Row[Any], slug: str) -> int:
-    """Make an asset for a listing, with a slug that no other has; gives its id."""
-    add_assets(connection, [(slug, _listed(listing))])
+    """Create an asset for a listing, with a slug that no asset has. Return its id."""
+    add_assets(connection, [(slug, _listing_fields(listing))])
     return assets_by_slug(connection, [slug])[slug]
 
 
-def _listed(listing: Row[Any]) -> ListingFields:
+def _listing_fields(listing: Row[Any]) -> ListingFields:
     return ListingFields(listing.source_asset_id, listing.symbol, listing.name, "")
 
 
 def add_assets(connection: Connection, new: Sequence[tuple[str, ListingFields]]) -> None:
-    """Make assets with these slugs, which no other has."""
+    """Create an asset for each pair of a slug, which no asset has, and a listing."""
     connection.execute(
         text("""
             INSERT INTO assets (slug, symbol, name)
@@ -228,33 +232,35 @@ def add_assets(connection: Connection, new: Sequence[tuple[str, ListingFields]])
         """),
         {
             "slugs": [slug for slug, _ in new],
-            "symbols": [one.symbol.upper() for _, one in new],
-            "names": [one.name for _, one in new],
+            "symbols": [listing.symbol.upper() for _, listing in new],
+            "names": [listing.name for _, listing in new],
         },
     )
 
 
 def listings_of(connection: Connection, asset: int) -> list[int]:
-    """The ids of an asset's listings."""
+    """Return the ids of an asset's listings."""
     return list(connection.scalars(text("SELECT id FROM listings WHERE asset = :asset ORDER BY id"), {"asset": asset}))
 
 
-def _named(connection: Connection, names: Sequence[ListingName]) -> list[Row[Any]]:
-    """The listings of these names, in all their quote currencies, each once."""
+def _listings_by_name(connection: Connection, names: Sequence[ListingName]) -> list[Row[Any]]:
+    """Return the listings with these names, in all their quote currencies. Raise DecisionRefused if one is missing."""
     names = list(dict.fromkeys(names))
     rows = connection.execute(
         text("""
             SELECT id, asset, source, source_asset_id, symbol, name FROM listings
-              JOIN unnest(CAST(:sources AS text[]), CAST(:ids AS text[])) AS it(source, source_asset_id)
+              JOIN unnest(CAST(:sources AS text[]), CAST(:ids AS text[])) AS named(source, source_asset_id)
              USING (source, source_asset_id) ORDER BY id
         """),
         {"sources": [source for source, _ in names], "ids": [id_ for _, id_ in names]},
     ).all()
-    there = {(row.source, row.source_asset_id) for row in rows}
-    if missing := [f"There is no {id_!r} of {source}." for source, id_ in names if (source, id_) not in there]:
+    existing = {(row.source, row.source_asset_id) for row in rows}
+    if missing := [
+        f"There is no listing {id_!r} of {source}." for source, id_ in names if (source, id_) not in existing
+    ]:
         raise DecisionRefused("unknown_listing", " ".join(missing[:3]), missing)
     return list(rows)
 
 
-def shown(row: Row[Any]) -> str:
+def describe_listing(row: Row[Any]) -> str:
     return f"{row.source_asset_id!r} of {row.source}"

@@ -1,4 +1,4 @@
-"""What people have decided against: that two assets are one, whatever speaks for it."""
+"""Find the pairs of assets that people decided to keep apart, whatever evidence connects them."""
 
 from __future__ import annotations
 
@@ -8,61 +8,72 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from tasks.identity.decisions import BY_PEOPLE, OVERRIDE, OVERRIDES
+from tasks.identity.decisions import BY_OVERRIDES, OVERRIDE, PEOPLE_METHODS
 
-SETTLES = (OVERRIDE, "pinned")
-"""Methods that settle where a listing belongs, also where they leave it."""
+PINNING_METHODS = (OVERRIDE, "pinned")
+"""Methods that fix a listing to an asset, even if it belonged to that asset before."""
 
 
 @dataclass
 class ApartDecisions:
-    """apart: two assets by their ids, the lesser first, of which one had a listing taken from the other.
+    """separated: pairs of asset ids, the smaller first; a person moved a listing from one to the other.
 
-    settled: by its id when a listing of an asset was last told to stay. That speaks against what was there by then, and
-    not against what comes later: else one word about Bitcoin would hide all later duplicates of it.
+    pinned_at: by asset id, when one of its listings was last pinned to it. A pin keeps the asset apart from those that
+    existed then, not from later ones: otherwise one pin of Bitcoin would hide every later duplicate of Bitcoin.
     """
 
-    apart: set[tuple[int, int]] = field(default_factory=set)
-    settled: dict[int, datetime] = field(default_factory=dict)
+    separated: set[tuple[int, int]] = field(default_factory=set)
+    pinned_at: dict[int, datetime] = field(default_factory=dict)
 
-    def are_two(self, one: int, other: int, made_at: Mapping[int, datetime]) -> bool:
-        if (min(one, other), max(one, other)) in self.apart:
+    def keep_apart(self, left: int, right: int, created_at: Mapping[int, datetime]) -> bool:
+        """Return whether people decided that two assets are not one. created_at: by asset id."""
+        if (min(left, right), max(left, right)) in self.separated:
             return True
-        return any(self.settled[it] > made_at[than] for it, than in ((one, other), (other, one)) if it in self.settled)
+        return any(
+            self.pinned_at[pinned] > created_at[other]
+            for pinned, other in ((left, right), (right, left))
+            if pinned in self.pinned_at
+        )
 
 
 def apart_decisions(connection: Connection) -> ApartDecisions:
-    """As far as it stands: a listing that was taken elsewhere since says nothing of where it was."""
-    into = {row.id: row.merged_into for row in connection.execute(_MERGED)}
+    """Read the decisions that keep assets apart, without those whose listing was moved elsewhere later."""
+    merged_into = {row.id: row.merged_into for row in connection.execute(_MERGED)}
 
-    def now(asset: int) -> int:
-        while asset in into:
-            asset = into[asset]
+    def current(asset: int) -> int:
+        while asset in merged_into:
+            asset = merged_into[asset]
         return asset
 
-    found = ApartDecisions()
-    given = {"by_people": list(BY_PEOPLE), "override": OVERRIDE, "overrides": OVERRIDES, "settles": list(SETTLES)}
-    for row in connection.execute(_BY_PEOPLE, given):
-        if now(row.asset) != row.now:
+    decisions = ApartDecisions()
+    parameters = {
+        "people_methods": list(PEOPLE_METHODS),
+        "override": OVERRIDE,
+        "by_overrides": BY_OVERRIDES,
+        "pinning_methods": list(PINNING_METHODS),
+    }
+    for row in connection.execute(_DECISIONS_OF_PEOPLE, parameters):
+        if current(row.asset) != row.current_asset:
             continue
-        if row.before is None or row.before == row.asset:
-            if row.settles:
-                found.settled[row.now] = row.decided_at
-        elif (before := now(row.before)) != row.now:
-            found.apart.add((min(before, row.now), max(before, row.now)))
-    return found
+        if row.asset_before is None or row.asset_before == row.asset:
+            if row.pins:
+                decisions.pinned_at[row.current_asset] = row.decided_at
+        elif (before := current(row.asset_before)) != row.current_asset:
+            decisions.separated.add((min(before, row.current_asset), max(before, row.current_asset)))
+    return decisions
 
 
 _MERGED = text("SELECT id, merged_into FROM assets WHERE merged_into IS NOT NULL")
 
-_BY_PEOPLE = text("""
-    SELECT listings.asset AS now, d.asset, before.asset AS before, d.decided_at,
-           d.method = ANY(:settles) AND d.method = listings.method AS settles
+_DECISIONS_OF_PEOPLE = text("""
+    SELECT listings.asset AS current_asset, d.asset, before.asset AS asset_before, d.decided_at,
+           d.method = ANY(:pinning_methods) AND d.method = listings.method AS pins
       FROM decisions AS d JOIN listings ON listings.id = d.listing
       LEFT JOIN LATERAL (SELECT b.asset FROM decisions AS b WHERE b.listing = d.listing AND b.id < d.id
                           ORDER BY b.id DESC LIMIT 1) AS before ON true
      WHERE d.method = :override
-        OR (d.decided_by <> :overrides AND (d.method = ANY(:by_people) OR d.evidence ->> 'undoes' IS NOT NULL))
+        OR (d.decided_by <> :by_overrides
+            AND (d.method = ANY(:people_methods) OR d.evidence ->> 'undoes' IS NOT NULL))
      ORDER BY d.id
 """)
-"""Each decision of a person, or of the file; what its listing was of before, and what it is of now."""
+"""The decisions of people and of the overrides file, each with its listing's asset before it and today."""

@@ -1,4 +1,4 @@
-"""What people have settled beforehand, in a file under version control: which asset a listing is of."""
+"""Read the overrides file: which assets listings belong to, as people decided it under version control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 def read_overrides(path: Path) -> Overrides:
     """Read a CSV file with the columns source, source_asset_id, asset and reason.
 
-    Raises SettingsError, which lists every mistake in it.
+    Raise SettingsError with every mistake in the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -33,21 +33,22 @@ def read_overrides(path: Path) -> Overrides:
     rows = csv.DictReader(text.splitlines(), strict=True)
     if rows.fieldnames != COLUMNS:
         raise SettingsError(f"OVERRIDES: {path}, line 1: expected the header {','.join(COLUMNS)}")
-    found: dict[ListingName, Override] = {}
+    overrides: dict[ListingName, Override] = {}
     mistakes = []
     try:
         for row in rows:
             name = (row["source"], row["source_asset_id"])
-            mistakes += [f"{path}, line {rows.line_num}: {wrong}" for wrong in _wrong(row, again=name in found)]
-            found[name] = Override(row["asset"], row["reason"])
+            for mistake in _mistakes(row, is_duplicate=name in overrides):
+                mistakes.append(f"{path}, line {rows.line_num}: {mistake}")
+            overrides[name] = Override(row["asset"], row["reason"])
     except csv.Error as error:
         mistakes.append(f"{path}, line {rows.line_num}: {error}")
     if mistakes:
         raise SettingsError("OVERRIDES:\n" + "\n".join(mistakes))
-    return found
+    return overrides
 
 
-def _wrong(row: Mapping[str | None, str | list[str] | None], *, again: bool) -> Iterator[str]:
+def _mistakes(row: Mapping[str | None, str | list[str] | None], *, is_duplicate: bool) -> Iterator[str]:
     if None in row or None in row.values():
         yield f"expected {len(COLUMNS)} cells"
         return
@@ -56,26 +57,29 @@ def _wrong(row: Mapping[str | None, str | list[str] | None], *, again: bool) -> 
         close = get_close_matches(source, SOURCES, n=1)
         yield f"there is no source {source!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if not row["source_asset_id"]:
-        yield "source_asset_id: expected the id that the source has for it, got none"
+        yield "source_asset_id: expected the source's own id for the asset, got none"
     if not SLUG.fullmatch(asset):
         yield f"asset: expected a slug, such as bitcoin, got {asset!r}"
-    if again:
-        yield f"{row['source_asset_id']!r} of {source} is named twice"
+    if is_duplicate:
+        yield f"the listing {row['source_asset_id']!r} of {source} is already on an earlier line"
 
 
 @cache
 def get_overrides() -> Overrides | None:
-    """What the file holds that OVERRIDES names, read at the first call; raises SettingsError.
+    """Return the content of the file that OVERRIDES names. It is read at the first call; raise SettingsError.
 
-    None where no file is named: that is not one in which nothing stands.
+    None if OVERRIDES is not set. That differs from a file without lines, which releases all listings.
     """
     file = get_settings().overrides
     return read_overrides(Path(file)) if file else None
 
 
 @celeryd_init.connect
-def _read_before_there_are_children(**_: Any) -> None:
-    """So that all of a worker go by the same file, and none of them begins with one that has a mistake in it."""
+def _read_before_forking(**_: Any) -> None:
+    """Read the file before a worker starts its processes, and exit if it has a mistake.
+
+    So all processes of a worker have the same overrides.
+    """
     try:
         get_overrides()
     except SettingsError as error:

@@ -1,7 +1,7 @@
-"""A second look at which assets are one: with all that is listed by now, and with what is paid for each.
+"""Compare all assets again, with their listings and prices of today: merge those that are one, list those in doubt.
 
-Of a symbol that every source lists once, and nobody else has, less must be alike than where a listing is first met.
-Prices that are far apart say that it is not so. What remains in doubt is a candidate, for people to decide.
+If two sources each list a symbol once and no third asset has it, weaker evidence is enough than at a listing's first
+sight. Prices that are far apart prevent a merge. Pairs in doubt become candidates, which people decide.
 """
 
 from __future__ import annotations
@@ -16,135 +16,155 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from tasks.identity.apply_overrides import follow_overrides
-from tasks.identity.candidate_pairs import Asset, Pair, most_alike, pairs_of
-from tasks.identity.decisions import BY_PEOPLE, Overrides, Verdict, decision_lock, move
+from tasks.identity.apply_overrides import apply_overrides
+from tasks.identity.candidate_pairs import Asset, Pair, best_similarity, find_pairs
+from tasks.identity.decisions import PEOPLE_METHODS, Overrides, Verdict, decision_lock, move
 from tasks.identity.kept_apart import apart_decisions
 from tasks.identity.similarity import Similarity, Spelling
 
 log = structlog.get_logger()
 
-BY = "second_look"
+BY_REMATCH = "second_look"
+"""The author of the rematch's decisions, as `decisions.decided_by` has it."""
 
-AGREES, DISAGREES = 0.02, 0.1
-"""Two prices that differ by less may be of one thing; by more, they are not."""
+AGREEING_PRICES = 0.02
+"""Relative difference below which the prices of two assets support that they are one."""
 
-BITE = 50
-"""So many merges are one transaction: no source can have a new listing decided meanwhile."""
+CONFLICTING_PRICES = 0.1
+"""Relative difference from which prices rule out that two assets are one."""
+
+MERGES_PER_TRANSACTION = 50
+"""Between two transactions, sources can add listings."""
 
 
-class _Seen(NamedTuple):
-    """What was looked at. decision: the newest one at the time."""
+class _Comparison(NamedTuple):
+    """newest_decision: the id of the newest decision when the comparison began."""
 
-    decision: int
-    mergers: list[tuple[Pair, Verdict]]
+    newest_decision: int
+    merges: list[tuple[Pair, Verdict]]
     candidates: list[tuple[Pair, dict[str, Any]]]
 
 
 def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
-    """Follow the overrides, merge what is one after all, and list what is in doubt.
+    """Apply the overrides, merge the pairs of assets that are one, and store those in doubt as candidates.
 
-    Nobody waits while it looks: what was decided meanwhile holds, and is looked at the next time.
+    The comparison takes no lock. A pair about which something was decided meanwhile waits for the next rematch.
     """
-    follow_overrides(engine, overrides)
-    # Each statement by itself: no transaction is open while it thinks.
+    apply_overrides(engine, overrides)
+    # With autocommit no transaction stays open during the comparison.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        seen = _look(connection)
+        comparison = _compare_assets(connection)
     merged: set[int] = set()
-    for start in range(0, len(seen.mergers), BITE):
-        for pair, decided, change in _merge(engine, seen.mergers[start : start + BITE], seen.decision):
+    for start in range(0, len(comparison.merges), MERGES_PER_TRANSACTION):
+        batch = comparison.merges[start : start + MERGES_PER_TRANSACTION]
+        for pair, verdict, change in _merge(engine, batch, comparison.newest_decision):
             log.info(
-                "assets_merged", one=pair.other.slug, into=pair.one.slug, method=decided.method, change=str(change)
+                "assets_merged",
+                one=pair.newer.slug,
+                into=pair.older.slug,
+                method=verdict.method,
+                change=str(change),
             )
             merged |= pair.ids
     with decision_lock(engine) as connection:
-        _keep(connection, [it for it in seen.candidates if merged.isdisjoint(it[0].ids)])
+        candidates = [(pair, evidence) for pair, evidence in comparison.candidates if merged.isdisjoint(pair.ids)]
+        _save_candidates(connection, candidates)
 
 
-def _look(connection: Connection) -> _Seen:
-    seen = _Seen(connection.scalar(text("SELECT coalesce(max(id), 0) FROM decisions")) or 0, [], [])
+def _compare_assets(connection: Connection) -> _Comparison:
+    newest_decision = connection.scalar(text("SELECT coalesce(max(id), 0) FROM decisions")) or 0
+    comparison = _Comparison(newest_decision, [], [])
     assets = _assets(connection)
-    common = Counter(word for asset in assets for word in asset.words)
-    against, made_at = apart_decisions(connection), {asset.id: asset.made_at for asset in assets}
-    pairs = [pair for pair in pairs_of(assets) if not against.are_two(pair.one.id, pair.other.id, made_at)]
-    apart = _prices_apart(connection, pairs)
-    merged: set[int] = set()
+    word_counts = Counter(word for asset in assets for word in asset.words)
+    pairs = _undecided_pairs(connection, assets)
+    price_gaps = _price_gaps(connection, pairs)
+    merging: set[int] = set()
     for pair in pairs:
-        if not merged.isdisjoint(pair.ids):
-            continue  # to be looked at as what it has become, the next time
-        alike = most_alike(pair, common)
-        differ = apart.get((pair.one.id, pair.other.id))
-        evidence = _evidence(pair, alike, differ)
-        if alike and pair.may_be_merged and (differ is None or differ < DISAGREES):
-            seen.mergers.append((pair, Verdict(alike.method, BY, alike.confidence, evidence)))
-            merged |= pair.ids
-        elif alike or (pair.alone and differ is not None and differ < AGREES):
-            seen.candidates.append((pair, evidence))
-    return seen
+        if not merging.isdisjoint(pair.ids):
+            continue  # The next rematch compares the merged asset.
+        similarity = best_similarity(pair, word_counts)
+        price_gap = price_gaps.get((pair.older.id, pair.newer.id))
+        evidence = _evidence(pair, similarity, price_gap)
+        if similarity and pair.is_open_to_rules and (price_gap is None or price_gap < CONFLICTING_PRICES):
+            verdict = Verdict(similarity.method, BY_REMATCH, similarity.confidence, evidence)
+            comparison.merges.append((pair, verdict))
+            merging |= pair.ids
+        elif similarity or (pair.is_unambiguous and price_gap is not None and price_gap < AGREEING_PRICES):
+            comparison.candidates.append((pair, evidence))
+    return comparison
+
+
+def _undecided_pairs(connection: Connection, assets: Sequence[Asset]) -> list[Pair]:
+    """Return the pairs of assets with a common symbol that people did not decide to keep apart."""
+    decisions = apart_decisions(connection)
+    created_at = {asset.id: asset.created_at for asset in assets}
+    return [pair for pair in find_pairs(assets) if not decisions.keep_apart(pair.older.id, pair.newer.id, created_at)]
 
 
 def _merge(
-    engine: Engine, mergers: Sequence[tuple[Pair, Verdict]], newest: int
+    engine: Engine, merges: Sequence[tuple[Pair, Verdict]], newest_decision: int
 ) -> list[tuple[Pair, Verdict, uuid.UUID]]:
-    """Merge those of which nothing was decided since they were looked at; gives each with its change's id."""
+    """Merge the pairs about which nothing was decided since the comparison. Return each with the id of its change."""
     with decision_lock(engine) as connection:
-        news = _news(connection, newest)
+        later = _later_decisions(connection, newest_decision)
         return [
-            (pair, decided, move(connection, sorted(pair.other.listings), pair.one.id, decided))
-            for pair, decided in mergers
-            if not news.is_of(pair)
+            (pair, verdict, move(connection, sorted(pair.newer.listing_ids), pair.older.id, verdict))
+            for pair, verdict in merges
+            if not later.concern(pair)
         ]
 
 
 @dataclass(frozen=True)
-class _News:
-    """What was decided of: listings, the assets that they are of, and the keys of their symbols."""
+class _LaterDecisions:
+    """The listings that were decided since the comparison, their assets, and the keys of their symbols."""
 
-    listings: set[int]
+    listing_ids: set[int]
     assets: set[int]
     keys: set[str]
 
-    def is_of(self, pair: Pair) -> bool:
-        return bool(self.listings & pair.listings or self.assets & pair.ids or self.keys & pair.keys)
+    def concern(self, pair: Pair) -> bool:
+        return bool(self.listing_ids & pair.listing_ids or self.assets & pair.ids or self.keys & pair.keys)
 
 
-def _news(connection: Connection, newest: int) -> _News:
-    """What was decided after that decision."""
+def _later_decisions(connection: Connection, newest_decision: int) -> _LaterDecisions:
     rows = connection.execute(
         text("""
             SELECT listing, listings.asset, symbol FROM decisions JOIN listings ON listings.id = listing
-             WHERE decisions.id > :newest
+             WHERE decisions.id > :newest_decision
         """),
-        {"newest": newest},
+        {"newest_decision": newest_decision},
     ).all()
     keys = {Spelling(row.symbol, "", "").key for row in rows} - {""}
-    return _News({row.listing for row in rows}, {row.asset for row in rows}, keys)
+    return _LaterDecisions({row.listing for row in rows}, {row.asset for row in rows}, keys)
 
 
 def _assets(connection: Connection) -> list[Asset]:
-    """All that have a listing, the oldest first."""
+    """Return all assets that have a listing, the oldest first."""
     rows = connection.execute(
         text("""
             SELECT assets.id, slug, assets.created_at, source, source_asset_id, listings.symbol, listings.name,
-                   array_agg(listings.id) AS listings, bool_or(method = ANY(:by_people)) AS by_people
+                   array_agg(listings.id) AS listing_ids, bool_or(method = ANY(:people_methods)) AS decided_by_people
               FROM listings JOIN assets ON assets.id = listings.asset
              GROUP BY assets.id, source, source_asset_id, listings.symbol, listings.name
              ORDER BY assets.id, source, source_asset_id, listings.symbol, listings.name
         """),
-        {"by_people": list(BY_PEOPLE)},
+        {"people_methods": list(PEOPLE_METHODS)},
     )
-    found: dict[int, Asset] = {}
+    assets: dict[int, Asset] = {}
     for row in rows:
-        asset = found.setdefault(row.id, Asset(row.id, row.slug, row.created_at))
-        asset.listings.update(row.listings)
+        asset = assets.setdefault(row.id, Asset(row.id, row.slug, row.created_at))
+        asset.listing_ids.update(row.listing_ids)
         asset.sources.add(row.source)
         asset.spellings.append(Spelling(row.symbol, row.name, row.source_asset_id))
-        asset.by_people |= row.by_people
-    return list(found.values())
+        asset.decided_by_people |= row.decided_by_people
+    return list(assets.values())
 
 
-def _prices_apart(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[int, int], float]:
-    """By how much the newest prices of two assets differ, in one currency and within an hour: 0.1 is a tenth."""
+def _price_gaps(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[int, int], float]:
+    """Return, by the ids of a pair, the relative difference of its newest prices: 0.1 is a tenth.
+
+    Prices are compared within one quote currency and one hour. Without such prices, the pair is left out.
+    """
     rows = connection.execute(
         text("""
             WITH newest AS MATERIALIZED (
@@ -152,44 +172,48 @@ def _prices_apart(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[i
                   FROM listings JOIN latest_quotes ON latest_quotes.listing_id = listings.id
                   JOIN quotes ON quotes.listing_id = latest_quotes.listing_id
                              AND quotes.observed_at = latest_quotes.observed_at
-                 WHERE asset = ANY(:ones) OR asset = ANY(:others))
-            SELECT it.one, it.other,
-                   min(greatest(mine.price, theirs.price) / least(mine.price, theirs.price) - 1) AS apart
-              FROM unnest(CAST(:ones AS bigint[]), CAST(:others AS bigint[])) AS it(one, other)
-              JOIN newest AS mine ON mine.asset = it.one
-              JOIN newest AS theirs ON theirs.asset = it.other AND theirs.quote_currency = mine.quote_currency
-             WHERE mine.observed_at BETWEEN theirs.observed_at - interval '1 hour'
-                                        AND theirs.observed_at + interval '1 hour'
-             GROUP BY it.one, it.other
+                 WHERE asset = ANY(:older) OR asset = ANY(:newer))
+            SELECT pair.older, pair.newer,
+                   min(greatest(a.price, b.price) / least(a.price, b.price) - 1) AS gap
+              FROM unnest(CAST(:older AS bigint[]), CAST(:newer AS bigint[])) AS pair(older, newer)
+              JOIN newest AS a ON a.asset = pair.older
+              JOIN newest AS b ON b.asset = pair.newer AND b.quote_currency = a.quote_currency
+             WHERE a.observed_at BETWEEN b.observed_at - interval '1 hour' AND b.observed_at + interval '1 hour'
+             GROUP BY pair.older, pair.newer
         """),
-        {"ones": [pair.one.id for pair in pairs], "others": [pair.other.id for pair in pairs]},
+        {"older": [pair.older.id for pair in pairs], "newer": [pair.newer.id for pair in pairs]},
     )
-    return {(row.one, row.other): float(row.apart) for row in rows}
+    return {(row.older, row.newer): float(row.gap) for row in rows}
 
 
-def _evidence(pair: Pair, alike: Similarity | None, differ: float | None) -> dict[str, Any]:
-    names = [[it.told for it in asset.spellings] for asset in (pair.one, pair.other)]
-    return {"listings": names, "alike": alike and alike.method, "prices_apart": differ, "symbol_is_theirs": pair.alone}
+def _evidence(pair: Pair, similarity: Similarity | None, price_gap: float | None) -> dict[str, Any]:
+    return {
+        "listings": [[spelling.evidence for spelling in asset.spellings] for asset in (pair.older, pair.newer)],
+        "alike": similarity and similarity.method,
+        "prices_apart": price_gap,
+        "symbol_is_theirs": pair.is_unambiguous,
+    }
 
 
-def _keep(connection: Connection, candidates: Sequence[tuple[Pair, Mapping[str, Any]]]) -> None:
+def _save_candidates(connection: Connection, candidates: Sequence[tuple[Pair, Mapping[str, Any]]]) -> None:
+    """Replace the stored candidates with these."""
     values = {
-        "ones": [pair.one.id for pair, _ in candidates],
-        "others": [pair.other.id for pair, _ in candidates],
+        "ones": [pair.older.id for pair, _ in candidates],
+        "others": [pair.newer.id for pair, _ in candidates],
         "evidences": [json.dumps(evidence) for _, evidence in candidates],
     }
-    found = "unnest(CAST(:ones AS bigint[]), CAST(:others AS bigint[]), CAST(:evidences AS text[]))"
+    rows = "unnest(CAST(:ones AS bigint[]), CAST(:others AS bigint[]), CAST(:evidences AS text[]))"
     connection.execute(
         text(f"""
             DELETE FROM candidates
-             WHERE (one, other) NOT IN (SELECT it.one, it.other FROM {found} AS it(one, other, evidence))
+             WHERE (one, other) NOT IN (SELECT new.one, new.other FROM {rows} AS new(one, other, evidence))
         """),
         values,
     )
     connection.execute(
         text(f"""
             INSERT INTO candidates (one, other, evidence)
-            SELECT one, other, CAST(evidence AS jsonb) FROM {found} AS it(one, other, evidence)
+            SELECT one, other, CAST(evidence AS jsonb) FROM {rows} AS new(one, other, evidence)
              WHERE NOT EXISTS (SELECT FROM assets WHERE id IN (one, other) AND merged_into IS NOT NULL)
             ON CONFLICT (one, other) DO UPDATE SET evidence = excluded.evidence
              WHERE candidates.evidence IS DISTINCT FROM excluded.evidence

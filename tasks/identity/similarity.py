@@ -1,6 +1,6 @@
-"""How alike two listings of different sources are: by what their names and ids say, where the symbol is the same. Pure.
+"""Compare listings of different sources that share a symbol, by their names and ids. Pure.
 
-Never by the symbol: thousands of coins share theirs.
+A shared symbol is never enough: thousands of coins share theirs.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from typing import Generic, NamedTuple, TypeVar
 
 from rapidfuzz import fuzz
 
-Place = TypeVar("Place", bound=Hashable)
+ListingId = TypeVar("ListingId", bound=Hashable)
 Asset = TypeVar("Asset", bound=Hashable)
 
 KEY_LENGTH = 10
-"""So many characters of a symbol count: some sources cut theirs off there."""
+"""Characters of a symbol that are compared: some sources cut longer symbols off there."""
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text, without case, width and accents."""
+    """Split a text into words, without case, character width and accents."""
     plain = unicodedata.normalize("NFKD", text).casefold()
     return tuple(re.findall(r"[^\W_]+", "".join(char for char in plain if not unicodedata.combining(char))))
 
 
-GENERIC = frozenset(
+GENERIC_WORDS = frozenset(
     words(
         "app chain coin coins com crypto currency dao defi ecosystem exchange fi finance foundation gov governance io"
         " labs money network org platform project protocol system the token tokens utility"
     )
 )
-"""Words that one source has in a name and another has not: "Highstreet Token" is "Highstreet"."""
+"""Words that one source adds to a name and another omits: "Highstreet Token" is "Highstreet"."""
 
-TELLING_APART = frozenset(
+DISTINGUISHING_WORDS = frozenset(
     words(
         "2 3 baby bep2 bep20 bridge bridged bsc cash classic erc20 gold heco inverse long mini new oec old peg pegged"
         " pos short staked synthetic v1 v2 v3 wormhole wrapped"
     )
 )
-"""Words that make another thing of it. So does whatever stands in brackets: "Acme (Wormhole)" is not Acme."""
+"""Words that tell an asset from the one without them. So does any text in brackets: "Acme (Wormhole)", "Acme"."""
 
 IN_BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
 
@@ -51,22 +51,24 @@ CURRENCIES = frozenset(
         "aud brl cad chf cny dollar eur euro gbp hkd idr inr jpy krw mxn nzd php pound rub sgd thb try usd vnd yen zar"
     )
 )
-QUOTED_IN = CURRENCIES | frozenset(words("bnb btc busd dai eth fdusd tusd usdc usdt xbt"))
-"""What stands behind a symbol in the id of a pair, UNI/USDT, and says nothing of what that is."""
+QUOTE_CURRENCIES = CURRENCIES | frozenset(words("bnb btc busd dai eth fdusd tusd usdc usdt xbt"))
+"""The second half of a trading pair's id, such as UNI/USDT. It says nothing about the asset."""
 
-SAYS_NOTHING = QUOTED_IN | {""}
-NO_NAMES = GENERIC | TELLING_APART | QUOTED_IN
+UNINFORMATIVE_SUFFIXES = QUOTE_CURRENCIES | {""}
+NON_NAME_WORDS = GENERIC_WORDS | DISTINGUISHING_WORDS | QUOTE_CURRENCIES
 
-RARE = 4
-"""So many assets may have a word in their names that still tells of one thing."""
+MAX_ASSETS_PER_RARE_WORD = 4
+"""A word in the names of at most this many assets is rare: two names that share it support each other."""
 
-SIMILAR = 92.0
-LONG_ENOUGH = 8
-"""Of shorter names one letter is too much: Lemon is not LeMoon."""
+MIN_NAME_RATIO = 92.0
+"""Percent of similarity (`fuzz.ratio`) from which two names are nearly the same."""
+
+MIN_NAME_LENGTH = 8
+"""Characters from which names are compared letter by letter. In shorter ones a letter matters: Lemon, LeMoon."""
 
 
 class Similarity(NamedTuple):
-    """What is alike beside the symbol, and how surely they are the same thing: 0 to 1."""
+    """What two listings share besides their symbol. confidence: that they are one asset, from 0 to 1."""
 
     method: str
     confidence: float
@@ -83,161 +85,181 @@ RARE_WORD = Similarity("symbol_and_rare_word", 0.8)
 
 @dataclass(frozen=True)
 class Spelling:
-    """A listing as far as it says what it is of."""
+    """The symbol, name and id by which a source lists an asset."""
 
     symbol: str
     name: str
     source_asset_id: str
 
     @property
-    def told(self) -> dict[str, str]:
-        """What is kept of it as evidence."""
+    def evidence(self) -> dict[str, str]:
+        """The spelling, as it is stored in the evidence of a decision."""
         return {"symbol": self.symbol, "name": self.name, "source_asset_id": self.source_asset_id}
 
     @cached_property
     def key(self) -> str:
-        """Of the symbol; empty if it says nothing."""
+        """The symbol in the form in which symbols are compared; empty if it has no letter or digit."""
         return "".join(words(self.symbol))[:KEY_LENGTH]
 
     @cached_property
     def _plain_name(self) -> str:
-        """The name, without the symbol that some repeat behind it."""
-        return IN_BRACKETS.sub(lambda it: "" if "".join(words(it[1])) == self.key else it[0], self.name)
+        """The name without the symbol in brackets that some sources append."""
+        return IN_BRACKETS.sub(
+            lambda brackets: "" if "".join(words(brackets[1])) == self.key else brackets[0], self.name
+        )
 
     @cached_property
     def name_words(self) -> tuple[str, ...]:
         return words(self._plain_name)
 
     @cached_property
-    def joined(self) -> str:
+    def joined_name(self) -> str:
         """The name without case, accents, spaces and punctuation; empty if nothing else is in it."""
         return "".join(self.name_words)
 
     @cached_property
     def id_words(self) -> tuple[str, ...]:
-        """Of the id, without the symbol that some put first; none if it has no name in it.
+        """The words of the id without a leading symbol; empty if the id contains no name.
 
-        Many an id keeps the name of before a renaming.
+        An id often keeps the name from before a renaming.
         """
-        found = words(self.source_asset_id)
-        if not any(self._may_be_a_name(word) for word in found):
+        id_words = words(self.source_asset_id)
+        if not any(self._may_be_a_name(word) for word in id_words):
             return ()
-        return found[1:] if found[0] == self.key else found
+        return id_words[1:] if id_words[0] == self.key else id_words
 
     def _may_be_a_name(self, word: str) -> bool:
-        return not (word in NO_NAMES or word.isdigit() or word.removeprefix(self.key) in SAYS_NOTHING)
+        return not (word in NON_NAME_WORDS or word.isdigit() or word.removeprefix(self.key) in UNINFORMATIVE_SUFFIXES)
 
     @cached_property
-    def telling_apart(self) -> frozenset[str]:
+    def distinguishing_words(self) -> frozenset[str]:
         in_brackets = words(" ".join(IN_BRACKETS.findall(self._plain_name)))
-        return TELLING_APART.intersection(self.name_words).union(in_brackets)
+        return DISTINGUISHING_WORDS.intersection(self.name_words).union(in_brackets)
 
     @cached_property
-    def generic(self) -> frozenset[str]:
-        return GENERIC.intersection(self.name_words)
+    def generic_words(self) -> frozenset[str]:
+        return GENERIC_WORDS.intersection(self.name_words)
 
     @cached_property
     def core(self) -> str:
-        return _without_generic(self.name_words)
+        """The joined name without its generic words."""
+        return _without_generic_words(self.name_words)
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """What it is called, by its name and by its id; not what only repeats the symbol."""
-        return frozenset({self.joined, "".join(self.id_words)} - {"", self.key})
+        """The names in `name` and in the id, without those that only repeat the symbol."""
+        return frozenset({self.joined_name, "".join(self.id_words)} - {"", self.key})
 
     @cached_property
     def cores(self) -> frozenset[str]:
+        """The same without generic words, from four letters on."""
         return frozenset(
-            core for core in (self.core, _without_generic(self.id_words)) if core != self.key and len(core) > len("abc")
+            core
+            for core in (self.core, _without_generic_words(self.id_words))
+            if core != self.key and len(core) > len("abc")
         )
 
 
-def _without_generic(those: Iterable[str]) -> str:
-    return "".join(word for word in those if word not in GENERIC)
+def _without_generic_words(name_words: Iterable[str]) -> str:
+    return "".join(word for word in name_words if word not in GENERIC_WORDS)
 
 
-def similarity(one: Spelling, other: Spelling) -> Similarity | None:
-    """What makes two listings, of one symbol and of different sources, the same thing; None if nothing does."""
-    if one.telling_apart != other.telling_apart:
+def compare(left: Spelling, right: Spelling) -> Similarity | None:
+    """Return the evidence that two listings with one symbol, of different sources, are one asset; None without any."""
+    if left.distinguishing_words != right.distinguishing_words:
         return None
-    if one.joined and one.joined == other.joined:
-        return NAME if one.name_words == other.name_words else JOINED_NAME
-    if one.names & other.names:
+    if left.joined_name and left.joined_name == right.joined_name:
+        return NAME if left.name_words == right.name_words else JOINED_NAME
+    if left.names & right.names:
         return ID
-    if one.core and one.core == other.core and not (one.generic - other.generic and other.generic - one.generic):
-        return CORE  # two that differ in their generic words are often two: Sun Token, Sun DAO
-    if one.cores & other.cores:
+    if _have_same_core(left, right):
         return CORE
-    if min(len(one.joined), len(other.joined)) >= LONG_ENOUGH and _similarity(one, other) >= SIMILAR:
+    shorter = min(len(left.joined_name), len(right.joined_name))
+    if shorter >= MIN_NAME_LENGTH and _name_ratio(left, right) >= MIN_NAME_RATIO:
         return SIMILAR_NAME
     return None
 
 
-def weak_similarity(one: Spelling, other: Spelling, common: Mapping[str, int]) -> Similarity | None:
-    """What two have in common that is not enough, unless no other has their symbol either.
+def _have_same_core(left: Spelling, right: Spelling) -> bool:
+    # If each has a generic word that the other lacks, they are often two assets: Sun Token, Sun DAO.
+    are_rivals = left.generic_words - right.generic_words and right.generic_words - left.generic_words
+    if left.core and left.core == right.core and not are_rivals:
+        return True
+    return bool(left.cores & right.cores)
 
-    common: how many assets have each word in their names, of all that are listed.
+
+def compare_loosely(left: Spelling, right: Spelling, word_counts: Mapping[str, int]) -> Similarity | None:
+    """Return weak evidence that two listings are one asset. It is enough only if no third asset has their symbol.
+
+    word_counts: by word, the number of assets that have it in their names.
     """
-    if one.telling_apart != other.telling_apart:
+    if left.distinguishing_words != right.distinguishing_words:
         return None
-    mine, theirs = (frozenset(it.name_words) - GENERIC for it in (one, other))
-    shared = {word for word in mine & theirs if word != one.key and not word.isdigit()}
-    if shared and (mine <= theirs or theirs <= mine):
+    left_words, right_words = (frozenset(spelling.name_words) - GENERIC_WORDS for spelling in (left, right))
+    shared = {word for word in left_words & right_words if word != left.key and not word.isdigit()}
+    if shared and (left_words <= right_words or right_words <= left_words):
         return PART_OF_NAME
-    if any(common.get(word, 0) <= RARE for word in shared - CURRENCIES):
+    if any(word_counts.get(word, 0) <= MAX_ASSETS_PER_RARE_WORD for word in shared - CURRENCIES):
         return RARE_WORD
     return None
 
 
-def _similarity(one: Spelling, other: Spelling) -> float:
-    """0 to 100; the order of the words does not matter."""
-    in_order = fuzz.ratio(one.joined, other.joined)
-    return max(in_order, fuzz.ratio(" ".join(sorted(one.name_words)), " ".join(sorted(other.name_words))))
+def _name_ratio(left: Spelling, right: Spelling) -> float:
+    """Return how similar two names are, in percent, in any order of their words."""
+    in_order = fuzz.ratio(left.joined_name, right.joined_name)
+    return max(in_order, fuzz.ratio(" ".join(sorted(left.name_words)), " ".join(sorted(right.name_words))))
 
 
 class Match(NamedTuple, Generic[Asset]):
-    """The asset that a listing is of, what is alike, and the asset's listing that it is like."""
+    """The asset that a listing belongs to. spelling: the listing of that asset that resembles it."""
 
     asset: Asset
-    alike: Similarity
-    like: Spelling
+    similarity: Similarity
+    spelling: Spelling
 
 
-def match(those: Mapping[Place, Spelling], assets: Mapping[Asset, Sequence[Spelling]]) -> dict[Place, Match[Asset]]:
-    """The asset of each listing, of one source, that is surely enough one of these, which that source does not list.
+def match_listings(
+    listings: Mapping[ListingId, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
+) -> dict[ListingId, Match[Asset]]:
+    """Match the listings of one source with assets that this source does not list; without those that match none.
 
-    The surest come first, and nothing is given twice. Where two are as good as each other, it is in doubt which is
-    meant, and so it is neither of them.
+    Pairs with the highest confidence are settled first, and nothing is matched twice. If two pairs of equal
+    confidence compete for a listing or an asset, none of them is matched.
     """
-    by_confidence: dict[float, list[tuple[Place, Match[Asset]]]] = defaultdict(list)
-    for place, one in _pairs(those, assets):
-        by_confidence[one.alike.confidence].append((place, one))
-    found: dict[Place, Match[Asset]] = {}
-    gone: set[Place] = set()
+    by_confidence: dict[float, list[tuple[ListingId, Match[Asset]]]] = defaultdict(list)
+    for listing, match in _possible_matches(listings, assets):
+        by_confidence[match.similarity.confidence].append((listing, match))
+    matches: dict[ListingId, Match[Asset]] = {}
+    settled: set[ListingId] = set()
     taken: set[Asset] = set()
     for confidence in sorted(by_confidence, reverse=True):
         level = [
-            (place, one) for place, one in by_confidence[confidence] if place not in gone and one.asset not in taken
+            (listing, match)
+            for listing, match in by_confidence[confidence]
+            if listing not in settled and match.asset not in taken
         ]
-        places, wanted = Counter(place for place, _ in level), Counter(one.asset for _, one in level)
-        found |= {place: one for place, one in level if places[place] == wanted[one.asset] == 1}
-        gone.update(places)
-        taken.update(wanted)
-    return found
+        listing_counts = Counter(listing for listing, _ in level)
+        asset_counts = Counter(match.asset for _, match in level)
+        matches |= {
+            listing: match for listing, match in level if listing_counts[listing] == asset_counts[match.asset] == 1
+        }
+        settled.update(listing_counts)
+        taken.update(asset_counts)
+    return matches
 
 
-def _pairs(
-    those: Mapping[Place, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
-) -> Iterator[tuple[Place, Match[Asset]]]:
+def _possible_matches(
+    listings: Mapping[ListingId, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
+) -> Iterator[tuple[ListingId, Match[Asset]]]:
     by_key: dict[str, list[tuple[Asset, Spelling]]] = defaultdict(list)
     for asset, spellings in assets.items():
         for spelling in spellings:
             by_key[spelling.key].append((asset, spelling))
-    for place, spelling in those.items():
+    for listing, spelling in listings.items():
         best: dict[Asset, Match[Asset]] = {}
         for asset, other in by_key[spelling.key] if spelling.key else ():
-            alike = similarity(spelling, other)
-            if alike and (asset not in best or alike.confidence > best[asset].alike.confidence):
-                best[asset] = Match(asset, alike, other)
-        for found in best.values():
-            yield place, found
+            similarity = compare(spelling, other)
+            if similarity and (asset not in best or similarity.confidence > best[asset].similarity.confidence):
+                best[asset] = Match(asset, similarity, other)
+        for match in best.values():
+            yield listing, match

@@ -1,4 +1,4 @@
-"""The slugs of assets: what a URL calls them by, which no two have."""
+"""Choose free slugs for new assets. A slug names an asset in URLs, and no two assets have the same."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ from sources.record_columns import ListingFields
 
 
 class Slugs:
-    """Slugs that no asset has: `bitcoin`; where that is taken `bitcoin-btc2`; then `bitcoin-btc2-2`, `-3`, …"""
+    """Free slugs: `bitcoin`; if that is taken `bitcoin-btc2`; then `bitcoin-btc2-2`, `bitcoin-btc2-3`, …
 
-    def __init__(self, connection: Connection, listed: Iterable[ListingFields]):
+    listings: those that slugs will be chosen for; their plain slugs are looked up in one query.
+    """
+
+    def __init__(self, connection: Connection, listings: Iterable[ListingFields]):
         self._connection = connection
-        self._taken = self._among({slug for one in listed for slug in self._plain(one)})
+        self._taken = self._existing({slug for listing in listings for slug in self._plain_slugs(listing)})
 
-    def free(self, one: ListingFields) -> str:
-        """The first that is free; it is taken from now on."""
-        slug = next(slug for slug in self._candidates(one) if slug not in self._taken)
+    def reserve(self, listing: ListingFields) -> str:
+        """Return the first free slug for a listing. This object does not return it again."""
+        slug = next(slug for slug in self._candidates(listing) if slug not in self._taken)
         self._taken.add(slug)
         return slug
 
-    def _candidates(self, one: ListingFields) -> Iterator[str]:
-        yield from self._plain(one)
-        with_symbol = self._plain(one)[-1]
+    def _candidates(self, listing: ListingFields) -> Iterator[str]:
+        yield from self._plain_slugs(listing)
+        with_symbol = self._plain_slugs(listing)[-1]
         for number in count(2):
             slug = f"{with_symbol}-{number}"
-            self._taken |= self._among({slug})
+            self._taken |= self._existing({slug})
             yield slug
 
-    def _plain(self, one: ListingFields) -> tuple[str, str]:
-        name = _slug(one.name) or _slug(one.source_asset_id) or "asset"
-        return name, f"{name}-{_slug(one.symbol)}".rstrip("-")
+    def _plain_slugs(self, listing: ListingFields) -> tuple[str, str]:
+        name = _slugify(listing.name) or _slugify(listing.source_asset_id) or "asset"
+        return name, f"{name}-{_slugify(listing.symbol)}".rstrip("-")
 
-    def _among(self, slugs: Collection[str]) -> set[str]:
-        taken = self._connection.scalars(
+    def _existing(self, slugs: Collection[str]) -> set[str]:
+        existing = self._connection.scalars(
             text("SELECT slug FROM assets WHERE slug = ANY(:slugs)"), {"slugs": list(slugs)}
         )
-        return set(taken)
+        return set(existing)
 
 
-def _slug(words: str) -> str:
-    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().lower()
+def _slugify(name: str) -> str:
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")

@@ -1,110 +1,132 @@
-"""Changes taken back: each listing is again what it was before."""
+"""Undo changes: move each listing back to the asset that it belonged to before."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
 from tasks.identity.decisions import (
-    BY_PEOPLE,
+    BY_OVERRIDES,
     OVERRIDE,
-    OVERRIDES,
+    PEOPLE_METHODS,
     SAME_ID,
     DecisionRefused,
     Verdict,
+    describe_listing,
     move_for_people,
-    shown,
 )
 
 
 def revert_change(connection: Connection, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
-    """Each listing of a change is again what it was before. Gives the undoing's id, which can be undone as well.
+    """Restore the asset of each listing of a change. Return the id of the undo, which can be undone as well.
 
-    What was met since, in another currency, goes with the listing that it followed. Raises Refused.
+    Listings that were added later, in another quote currency, move with the listing that they followed.
+    Call this under `decision_lock`. Raise DecisionRefused if a later decision builds on the change.
     """
-    rows = connection.execute(_BEFORE, {"change": change}).all()
+    rows = connection.execute(_DECISIONS_OF_CHANGE, {"change": change}).all()
+    followers = connection.execute(_FOLLOWERS, {"change": change, "methods": [SAME_ID, OVERRIDE]}).all()
+    _check_is_undoable(connection, change, rows, followers)
+    undo = uuid.uuid4()
+    for row in rows:
+        move_for_people(connection, [row.listing], row.asset_before, _restored(row, change, by, reason), undo)
+    assets = {(row.source, row.source_asset_id): row.asset_before for row in rows}
+    verdict = Verdict(SAME_ID, by, evidence={"undoes": str(change)}, reason=reason)
+    for row in followers:
+        move_for_people(connection, [row.id], assets[row.source, row.source_asset_id], verdict, undo)
+    return undo
+
+
+def _check_is_undoable(
+    connection: Connection, change: uuid.UUID, rows: Sequence[Row[Any]], followers: Sequence[Row[Any]]
+) -> None:
     if not rows:
         raise DecisionRefused("unknown_change", f"There is no change {change}.")
-    if later := [row for row in rows if not row.stands]:
-        raise DecisionRefused("conflict", f"Since then {shown(later[0])} was decided anew; undo that first.")
+    if later := [row for row in rows if not row.is_current]:
+        raise DecisionRefused(
+            "conflict", f"The listing {describe_listing(later[0])} was decided again later; undo that change first."
+        )
     if first := [row for row in rows if row.asset_before is None]:
-        raise DecisionRefused("conflict", f"Before that there was no {shown(first[0])}.")
-    followed = connection.execute(_FOLLOWED, {"change": change, "methods": [SAME_ID, OVERRIDE]}).all()
-    theirs = {row.listing for row in rows} | {row.id for row in followed}
-    for emptied in connection.execute(_EMPTIED, {"assets": list({row.asset_before for row in rows})}):
-        if emptied.listing not in theirs:
-            raise DecisionRefused("conflict", _is_merged(emptied))
-    undoing = uuid.uuid4()
-    for row in rows:
-        evidence = {**row.evidence, "undoes": str(change), "restores": row.before}
-        # Or the rule that was undone would decide it again.
-        kept = row.method in BY_PEOPLE or row.undone in (*BY_PEOPLE, SAME_ID)
-        # Nor is it an override where the file has no such line: the next look would take that out again.
-        method = row.method if kept and row.method != OVERRIDE else "pinned"
-        restored = Verdict(method, by, row.confidence, evidence, reason)
-        move_for_people(connection, [row.listing], row.asset_before, restored, undoing)
-    asset_of = {(row.source, row.source_asset_id): row.asset_before for row in rows}
-    for row in followed:
-        follows = Verdict(SAME_ID, by, evidence={"undoes": str(change)}, reason=reason)
-        move_for_people(connection, [row.id], asset_of[row.source, row.source_asset_id], follows, undoing)
-    return undoing
+        raise DecisionRefused(
+            "conflict", f"The listing {describe_listing(first[0])} has no earlier decision that could be restored."
+        )
+    moving = {row.listing for row in rows} | {row.id for row in followers}
+    for asset in connection.execute(_MERGED_ASSETS, {"assets": list({row.asset_before for row in rows})}):
+        if asset.listing not in moving:
+            raise DecisionRefused("conflict", _merged_message(asset))
+
+
+def _restored(row: Row[Any], change: uuid.UUID, by: str, reason: str | None) -> Verdict:
+    """Return the verdict that restores the decision before `row`."""
+    evidence = {**row.evidence, "undoes": str(change), "restores": row.before}
+    # Undoing a rule's decision must pin the listing: otherwise the rule would decide the same again.
+    keeps_method = row.method in PEOPLE_METHODS or row.undone in (*PEOPLE_METHODS, SAME_ID)
+    # A restored override is pinned too. The file has no line for it, so the next rematch would release it.
+    method = row.method if keeps_method and row.method != OVERRIDE else "pinned"
+    return Verdict(method, by, row.confidence, evidence, reason)
 
 
 def current_asset(connection: Connection, asset: int) -> int:
-    """The asset that this one was merged into, if it was: one that only overrides took its listings from was not."""
-    emptied = connection.execute(_EMPTIED, {"assets": [asset]}).one_or_none()
-    if emptied is None or emptied.decided_by == OVERRIDES:
+    """Return the asset that this one was merged into, or its own id.
+
+    An asset that lost its last listing to the overrides file does not count as merged.
+    """
+    merged = connection.execute(_MERGED_ASSETS, {"assets": [asset]}).one_or_none()
+    if merged is None or merged.decided_by == BY_OVERRIDES:
         return asset
-    return current_asset(connection, emptied.merged_into)
+    return current_asset(connection, merged.merged_into)
 
 
-def _is_merged(emptied: Row[Any]) -> str:
-    if emptied.decided_by == OVERRIDES:
-        return f"The file that OVERRIDES names took the last listing of {emptied.slug} since; change it there first."
-    return f"Since then {emptied.slug} was merged into {emptied.into}, by change {emptied.change}; undo that first."
+def _merged_message(asset: Row[Any]) -> str:
+    if asset.decided_by == BY_OVERRIDES:
+        return f"The overrides file (OVERRIDES) moved the last listing of {asset.slug} later; edit the file first."
+    return f"{asset.slug} was merged into {asset.into} later, by change {asset.change}; undo that change first."
 
 
-_EMPTIED = text("""
-    SELECT assets.slug, other.slug AS into, other.id AS merged_into, last.listing, last.change, last.decided_by
-      FROM assets JOIN assets AS other ON other.id = assets.merged_into
+_MERGED_ASSETS = text("""
+    SELECT assets.slug, target.slug AS into, target.id AS merged_into, last.listing, last.change, last.decided_by
+      FROM assets JOIN assets AS target ON target.id = assets.merged_into
      CROSS JOIN LATERAL (
-           SELECT next.* FROM decisions AS here
-            CROSS JOIN LATERAL (SELECT * FROM decisions AS n WHERE n.listing = here.listing AND n.id > here.id
-                                 ORDER BY n.id LIMIT 1) AS next
-            WHERE here.asset = assets.id AND next.asset <> assets.id ORDER BY next.id DESC LIMIT 1) AS last
+           SELECT following.* FROM decisions AS own
+            CROSS JOIN LATERAL (SELECT * FROM decisions AS d WHERE d.listing = own.listing AND d.id > own.id
+                                 ORDER BY d.id LIMIT 1) AS following
+            WHERE own.asset = assets.id AND following.asset <> assets.id ORDER BY following.id DESC LIMIT 1) AS last
      WHERE assets.id = ANY(:assets)
 """)
-"""Of assets that were merged away: into which, and the decision that took the last listing."""
+"""Of these assets those that were merged, with their target and the decision that took their last listing."""
 
-_BEFORE = text("""
-    WITH RECURSIVE standing AS (
-        SELECT newest.* FROM (SELECT DISTINCT listing FROM decisions WHERE change = :change) AS those
-         CROSS JOIN LATERAL (SELECT n.id, n.evidence FROM decisions AS n WHERE n.listing = those.listing
-                              ORDER BY n.id DESC LIMIT 1) AS newest
+_DECISIONS_OF_CHANGE = text("""
+    WITH RECURSIVE current AS (
+        SELECT newest.* FROM (SELECT DISTINCT listing FROM decisions WHERE change = :change) AS changed
+         CROSS JOIN LATERAL (SELECT d.id, d.evidence FROM decisions AS d WHERE d.listing = changed.listing
+                              ORDER BY d.id DESC LIMIT 1) AS newest
         UNION ALL
-        SELECT d.id, d.evidence FROM standing JOIN decisions AS d ON d.id = (standing.evidence ->> 'restores')::bigint)
+        SELECT d.id, d.evidence FROM current JOIN decisions AS d ON d.id = (current.evidence ->> 'restores')::bigint)
     SELECT d.id, d.listing, d.method AS undone, source, source_asset_id, before.id AS before,
            before.asset AS asset_before, before.method, before.confidence, before.evidence,
-           d.id IN (SELECT id FROM standing) AS stands
+           d.id IN (SELECT id FROM current) AS is_current
       FROM decisions AS d JOIN listings ON listings.id = d.listing
       LEFT JOIN LATERAL (SELECT * FROM decisions AS b WHERE b.listing = d.listing AND b.id < d.id
                           ORDER BY b.id DESC LIMIT 1) AS before ON true
      WHERE d.change = :change ORDER BY d.id
 """)
-"""What a change decided, what was before, and whether it holds: the newest decision does, and what that restores."""
+"""The decisions of a change, each with the decision before it.
 
-_FOLLOWED = text("""
-    WITH moved AS (SELECT source, source_asset_id, min(d.id) AS first
-                     FROM decisions AS d JOIN listings ON listings.id = d.listing
-                    WHERE change = :change GROUP BY source, source_asset_id)
+is_current: whether it applies, as the listing's newest decision or as one that the newest restores.
+"""
+
+_FOLLOWERS = text("""
+    WITH changed AS (SELECT source, source_asset_id, min(d.id) AS first
+                       FROM decisions AS d JOIN listings ON listings.id = d.listing
+                      WHERE change = :change GROUP BY source, source_asset_id)
     SELECT listings.id, source, source_asset_id
-      FROM moved JOIN listings USING (source, source_asset_id)
-     CROSS JOIN LATERAL (SELECT n.id, n.method FROM decisions AS n WHERE n.listing = listings.id
-                          ORDER BY n.id DESC LIMIT 1) AS newest
-     WHERE newest.id > moved.first AND newest.method = ANY(:methods)
+      FROM changed JOIN listings USING (source, source_asset_id)
+     CROSS JOIN LATERAL (SELECT d.id, d.method FROM decisions AS d WHERE d.listing = listings.id
+                          ORDER BY d.id DESC LIMIT 1) AS newest
+     WHERE newest.id > changed.first AND newest.method = ANY(:methods)
        AND NOT EXISTS (SELECT FROM decisions AS own WHERE own.listing = listings.id AND own.change = :change)
      ORDER BY listings.id
 """)
-"""The listings that were met since in another currency, and are of an asset because those of the change are."""
+"""Listings that were added after the change, in another quote currency of one of its listings, and follow it."""

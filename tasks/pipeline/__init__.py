@@ -1,1 +1,1 @@
-"""A page's way from fetch to commit: fetch, parse, normalize, load."""
+"""Ingest pages: fetch, parse, normalize, load, commit."""

@@ -1,7 +1,8 @@
-"""Which of a page's rows are not there yet, and which are there with other values.
+"""Find out which rows of a page are new, and which differ from the stored ones.
 
-What is there is read as text and held against the page's: to give out a row costs Postgres a quarter of what it costs
-to take one in. The same text is the same number; whether another is, as 1e-7 is 0.0000001, a Decimal tells.
+The stored rows are read as text and compared here. Postgres reads a row in a quarter of the time that it takes to write
+one. Equal texts are equal numbers. Different texts can also be equal numbers, such as 1e-7 and 0.0000001: Decimal
+decides.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from tasks.pipeline.copy_rows import CopyRows
 
 KEY = ["listing_id", "observed_at"]
 
-THERE = " there"
-"""Behind the names of what is there."""
+STORED = " stored"
+"""Suffix of the columns of stored rows in a join."""
 
-EXACT = 15
-"""No two numbers of so many digits are the same float."""
+EXACT_DIGITS = 15
+"""Two different numbers of at most this many decimal digits are two different floats."""
 
 SPANS = """
-    SELECT there.* FROM unnest(CAST(%(listings)s AS int[]), CAST(%(since)s AS timestamptz[]),
+    SELECT stored.* FROM unnest(CAST(%(listings)s AS int[]), CAST(%(since)s AS timestamptz[]),
                                CAST(%(until)s AS timestamptz[])) AS span(listing_id, since, until)
      CROSS JOIN LATERAL (SELECT * FROM quotes AS q WHERE q.listing_id = span.listing_id
-                            AND q.observed_at BETWEEN span.since AND span.until OFFSET 0) AS there
+                            AND q.observed_at BETWEEN span.since AND span.until OFFSET 0) AS stored
 """
-"""What is there within a page's spans. OFFSET keeps the planner from reading the whole table for a join."""
+"""Select the stored rows within a page's spans. OFFSET 0 keeps the planner from reading the whole table for a join."""
 
 
 class RowChanges(NamedTuple):
-    """What is in neither is there already, with the same values.
+    """The rows to write. Rows in neither of the two are stored already, with the same values.
 
-    changed: those of them that were fetched before what is there correct nothing.
+    changed: rows with other values than the stored ones. Those that were fetched earlier will correct nothing.
     """
 
     new: CopyRows
@@ -45,66 +46,69 @@ class RowChanges(NamedTuple):
 
 
 def find_changes(connection: Connection, rows: CopyRows) -> RowChanges:
-    """As of now: who holds the page's fence may still be overtaken by another run, and then meets its rows."""
-    there = _read(connection, rows)
-    if there is None:
-        return RowChanges(rows.none(), rows)
-    if there.is_empty():
-        return RowChanges(rows, rows.none())
-    beside = rows.frame.join(there, on=KEY, how="left", suffix=THERE, maintain_order="left")
-    is_new = beside["has_more"].is_null()
-    is_other = beside["has_more"].fill_null(value=False)
+    """Compare rows with the stored ones. Another run may still write the same rows before this page does."""
+    stored = _read_stored(connection, rows)
+    if stored is None:
+        return RowChanges(rows.empty(), rows)
+    if stored.is_empty():
+        return RowChanges(rows, rows.empty())
+    joined = rows.frame.join(stored, on=KEY, how="left", suffix=STORED, maintain_order="left")
+    is_new = joined["has_more"].is_null()
+    is_changed = joined["has_more"].fill_null(value=False)
     for name in _values(rows):
-        maybe = ~(is_new | is_other) & beside[name].ne_missing(beside[f"{name}{THERE}"])
-        pairs = beside.filter(maybe).select(pl.col(name).alias("one"), pl.col(f"{name}{THERE}").alias("other"))
-        is_other = is_other.scatter(maybe.arg_true().filter(_differ(pairs)), True)
-    return RowChanges(rows.where(is_new), rows.where(is_other))
+        differs = ~(is_new | is_changed) & joined[name].ne_missing(joined[f"{name}{STORED}"])
+        pairs = joined.filter(differs).select(pl.col(name).alias("new"), pl.col(f"{name}{STORED}").alias("stored"))
+        is_changed = is_changed.scatter(differs.arg_true().filter(_differ(pairs)), True)
+    return RowChanges(rows.where(is_new), rows.where(is_changed))
 
 
 def _differ(pairs: pl.DataFrame) -> pl.Series:
-    """Whether `one` and `other`, two texts, are two numbers."""
+    """Return for each pair of texts, `new` and `stored`, whether they are different numbers."""
     differ, is_long = pairs.select(
-        pl.col("one").cast(pl.Float64).ne_missing(pl.col("other").cast(pl.Float64)).alias("differ"),
+        pl.col("new").cast(pl.Float64).ne_missing(pl.col("stored").cast(pl.Float64)).alias("differ"),
         pl.all_horizontal(pl.all().is_not_null())
-        & pl.any_horizontal(pl.all().str.strip_chars_start("0.").str.len_bytes() > EXACT),
+        & pl.any_horizontal(pl.all().str.strip_chars_start("0.").str.len_bytes() > EXACT_DIGITS),
     )
-    exactly = [Decimal(one) != Decimal(other) for one, other in pairs.filter(is_long).iter_rows()]
-    return differ.scatter(is_long.arg_true(), exactly)
+    exact = [Decimal(new) != Decimal(stored) for new, stored in pairs.filter(is_long).iter_rows()]
+    return differ.scatter(is_long.arg_true(), exact)
 
 
 def _values(rows: CopyRows) -> list[str]:
     return [name for name in VALUE_FIELDS if name in rows.frame.columns]
 
 
-def _read(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
-    """What is there within the rows' spans; None if that is much more than the rows."""
-    most = 2 * len(rows) + 1000
+def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
+    """Return the stored rows within the spans of these rows, or None if they are many more than these.
+
+    Their column `has_more` says whether a stored row has a value that none of these rows has.
+    """
+    limit = 2 * len(rows) + 1000
     values = _values(rows)
     others = [name for name in VALUE_FIELDS if name not in values]
     query = f"""
         COPY (SELECT {", ".join([*KEY, *values])}, {f"num_nonnulls({', '.join(others)}) > 0" if others else "false"}
-                FROM ({SPANS}) AS there LIMIT {most}) TO STDOUT
+                FROM ({SPANS}) AS stored LIMIT {limit}) TO STDOUT
     """
     driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
-    read = io.BytesIO()
+    lines = io.BytesIO()
     with driver.cursor() as cursor:
-        cursor.copy_expert(cursor.mogrify(query, rows.spans), read)
+        cursor.copy_expert(cursor.mogrify(query, rows.spans), lines)
     texts = dict.fromkeys(["observed_at", *values, "has_more"], pl.String)
-    if not read.tell():
+    if not lines.tell():
         return pl.DataFrame(schema={"listing_id": pl.Int32, **texts})
-    read.seek(0)
-    there = pl.read_csv(
-        read,
+    lines.seek(0)
+    stored = pl.read_csv(
+        lines,
         has_header=False,
         schema={"listing_id": pl.Int32, **texts},
         separator="\t",
         quote_char=None,
         null_values="\\N",
     )
-    if len(there) == most:
+    if len(stored) == limit:
         return None
-    return there.with_columns(
-        # The session's zone is UTC.
+    return stored.with_columns(
+        # Sessions have the time zone UTC.
         pl.col("observed_at").str.to_datetime("%Y-%m-%d %H:%M:%S%.f+00", time_unit="us").dt.replace_time_zone("UTC"),
         pl.col("has_more") == "t",
     )

@@ -1,4 +1,4 @@
-"""Transactions tried again, whole, where Postgres lets it be thought that they pass the next time."""
+"""Commit a page in one transaction, and find out whether a commit took effect if its response was lost."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tasks.runtime.retry import retry_transaction
 log = structlog.get_logger()
 
 
-class _IsIn(Exception):
-    """An earlier try was committed; only the answer to its COMMIT got lost."""
+class _AlreadyCommitted(Exception):
+    """An earlier attempt was committed; only the response to its COMMIT was lost."""
 
 
 def commit_page(
@@ -25,38 +25,40 @@ def commit_page(
     page: Page,
     normalized: NormalizedPage,
     rows: CopyRows,
-    until: float,
+    deadline: float,
 ) -> tuple[int, Counters]:
-    """Load a page in one transaction, tried again whole; raises what pass_fence and load_page do.
+    """Load a page in one transaction, which is retried as a whole. Return the page's number and counters.
 
-    What tells whether a try was committed whose connection broke is the checkpoint's version: each page makes it one
-    higher, and under one token none but this slice does. Until Postgres has settled what became of that try, it holds
-    the checkpoint's row, and the next try's fence waits for it.
+    deadline: the time after which no retry starts (monotonic seconds). Raises what pass_fence and load_page raise.
+
+    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed: each page
+    raises it by one, and only this slice can raise it under its lease token. Until Postgres ends that attempt, it still
+    locks the checkpoint's row, and the fence of the next attempt waits for it.
     """
-    following, tries = lease.version + 1, 0
+    next_version, attempts = lease.version + 1, 0
 
     def load() -> tuple[int, Counters]:
-        nonlocal tries
-        tries += 1
+        nonlocal attempts
+        attempts += 1
         with engine.begin() as connection:
             version = pass_fence(connection, lease, page)
-            if tries > 1 and version == following + 1:
-                raise _IsIn
-            if version != following:  # Postgres was set back to an older state, by a failover or from a backup
-                raise LeaseLost(f"the checkpoint of partition {lease.partition!r} is not where this slice left it")
+            if attempts > 1 and version == next_version + 1:
+                raise _AlreadyCommitted
+            if version != next_version:  # Postgres lost commits, by a failover or a restored backup.
+                raise LeaseLost(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
             return load_page(connection, lease, page, normalized, rows)
 
     try:
-        committed = retry_transaction(load, until)
-    except _IsIn:
-        log.info("commit_response_lost", partition=lease.partition, version=following)
-        committed = _as_committed(engine, lease)
-    lease.version = following
+        committed = retry_transaction(load, deadline)
+    except _AlreadyCommitted:
+        log.info("commit_response_lost", partition=lease.partition, version=next_version)
+        committed = _last_committed(engine, lease)
+    lease.version = next_version
     return committed
 
 
-def _as_committed(engine: Engine, lease: Lease) -> tuple[int, Counters]:
-    """The number and the counters of the newest page of a run's partition."""
+def _last_committed(engine: Engine, lease: Lease) -> tuple[int, Counters]:
+    """Return the number and the counters of the run's newest page in this partition."""
     names = Counters.__dataclass_fields__
     with engine.connect() as connection:
         row = connection.execute(

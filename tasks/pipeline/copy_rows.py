@@ -1,4 +1,4 @@
-"""A page's quotes as rows of their table, in the order of its key, written out as COPY reads them."""
+"""Turn a page's quotes into rows of the table `quotes`: sorted by its key, and as lines for COPY."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import polars as pl
 from sources.record import VALUE_FIELDS
 from tasks.pipeline.quote_frame import QuoteFrame
 
-SPAN = {"listings": "listing_id", "since": "since", "until": "until"}
+SPAN_COLUMNS = {"listings": "listing_id", "since": "since", "until": "until"}
+"""The column of each parameter of a query over spans."""
 
-# Postgres reads a time the faster the shorter it is: a history's without seconds in a third of the time; and one that
-# all rows share a quarter faster with a blank in its middle than with a T.
+# Postgres parses short times faster: a time without seconds in a third of the time, a time with a blank instead of the
+# T in three quarters of it.
 MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%d %H:%M:%S%.6fZ"
 
 
 @dataclass(frozen=True)
 class CopyRows:
-    """frame: the rows, as `arrange` gives them. What they share is when their page was fetched, and the run."""
+    """The rows of one page. frame: as `arrange` returns it; fetched_at, run: the same for all rows."""
 
     frame: pl.DataFrame
     fetched_at: datetime
@@ -36,58 +37,56 @@ class CopyRows:
     def where(self, mask: pl.Series) -> CopyRows:
         return replace(self, frame=self.frame.filter(mask))
 
-    def none(self) -> CopyRows:
+    def empty(self) -> CopyRows:
         return replace(self, frame=self.frame.clear())
 
     @cached_property
     def spans(self) -> Mapping[str, list[Any]]:
-        """Of each listing the first and the last time."""
+        """Return each listing's first and last time, as parallel lists: listings, since, until."""
         spans = self.frame.group_by("listing_id", maintain_order=True).agg(
             pl.col("observed_at").first().alias("since"), pl.col("observed_at").last().alias("until")
         )
-        return {name: spans[column].to_list() for name, column in SPAN.items()}
+        return {name: spans[column].to_list() for name, column in SPAN_COLUMNS.items()}
 
     @property
     def filled(self) -> dict[str, int]:
-        """By value how many have it; without those that none has."""
+        """Return the number of rows that have each value. Values that no row has are left out."""
         return {name: len(self) - self.frame[name].null_count() for name in VALUE_FIELDS if name in self.frame.columns}
 
     @cached_property
     def text(self) -> bytes:
-        """A line for each row, with what they share at the end of each."""
-        return self._written(f"\t{self.fetched_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f+00}\t{self.run}\n")
+        """Return one line per row for COPY, with fetched_at and run at its end."""
+        return self._as_lines(f"\t{self.fetched_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f+00}\t{self.run}\n")
 
     @property
     def bare_text(self) -> bytes:
-        """A line for each row, without what they share."""
-        return self._written("\n")
+        """Return one line per row for COPY, without fetched_at and run."""
+        return self._as_lines("\n")
 
-    def _written(self, line_end: str) -> bytes:
-        written = io.BytesIO()
+    def _as_lines(self, line_end: str) -> bytes:
+        lines = io.BytesIO()
         self.frame.write_csv(
-            written,
+            lines,
             include_header=False,
             separator="\t",
             line_terminator=line_end,
             null_value="\\N",
             quote_style="never",
-            datetime_format=_shortest(self.frame["observed_at"]),
+            datetime_format=_shortest_format(self.frame["observed_at"]),
         )
-        return written.getvalue()
+        return lines.getvalue()
 
 
 def arrange(quotes: QuoteFrame, listings: Sequence[int]) -> pl.DataFrame:
-    """Quotes as their table has them, in the order of its key. listings: the id of each that they are of."""
-    ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listed"])
-    arranged = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listed")).sort("listing_id", "observed_at")
-    return arranged.drop(
-        name for name in VALUE_FIELDS if name in arranged and arranged[name].null_count() == len(arranged)
-    )
+    """Return the quotes in the columns of their table, sorted by its key. listings: the id of each listing."""
+    ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listing"])
+    frame = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listing")).sort("listing_id", "observed_at")
+    return frame.drop(name for name in VALUE_FIELDS if name in frame and frame[name].null_count() == len(frame))
 
 
-def _shortest(times: pl.Series) -> str:
-    """The shortest format that keeps all of these times as they are."""
-    for unit, written in (("1m", MINUTES), ("1s", SECONDS)):
+def _shortest_format(times: pl.Series) -> str:
+    """Return the shortest format that loses nothing of these times."""
+    for unit, time_format in (("1m", MINUTES), ("1s", SECONDS)):
         if (times == times.dt.truncate(unit)).all():
-            return written
+            return time_format
     return MICROSECONDS

@@ -1,7 +1,7 @@
-"""One page in one transaction: fence, raw body, quotes, rejects, page, checkpoint. All of it, or none.
+"""Load one page in one transaction: fence, raw body, quotes, rejects, page, checkpoint.
 
-Quotes that are not there yet go by COPY straight into their table. Those that are there with other values go by COPY
-into a temporary one, and correct them from there. For a quote that is the same nothing is written, nor sent.
+New quotes are copied straight into their table. Changed quotes are copied into a temporary table, and correct the
+stored ones from there. Nothing is sent or written for an unchanged quote.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from sources.contract import Page
 from sources.record import VALUE_FIELDS
 from tasks.archive.raw_bodies import save_body, start_saving
-from tasks.drift.watch import save_drift
+from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.copy_rows import CopyRows
 from tasks.pipeline.normalize import NormalizedPage, RejectedItem
@@ -29,24 +29,25 @@ from tasks.runs.leases import Cancelled, Lease, LeaseLost
 from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
 
-MOST_LISTINGS = 50
-"""So many at most are noted with their page: by them a run's quotes are found again (app/quotes/run_bounds.py)."""
+MAX_LISTINGS_PER_PAGE = 50
+"""A page records its listings if it has at most this many. A run's quotes are found by them
+(app/quotes/run_bounds.py)."""
 
-AT_ONCE = 256 * 1024
-"""Bytes of a COPY handed over at a time."""
+COPY_CHUNK_BYTES = 256 * 1024
+"""Bytes of a COPY that are sent at a time."""
 
 _CREATE_STAGED = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_quotes ON COMMIT DELETE ROWS AS
     SELECT listing_id, observed_at, {", ".join(VALUE_FIELDS)} FROM quotes WITH NO DATA
 """
 
-# What is written is written in order, so that two writers of the same keys wait for each other and not in a circle.
+# Rows are written in the order of their key, so that two writers of the same keys cannot deadlock.
 _LOAD_STAGED = f"""
     WITH differing AS MATERIALIZED (
-        SELECT s.*, there.listing_id IS NULL AS is_new
-          FROM staged_quotes AS s LEFT JOIN ({SPANS}) AS there USING (listing_id, observed_at)
-         WHERE there.listing_id IS NULL
-            OR there.fetched_at <= %(fetched_at)s AND ({", ".join(f"there.{name}" for name in VALUE_FIELDS)})
+        SELECT s.*, stored.listing_id IS NULL AS is_new
+          FROM staged_quotes AS s LEFT JOIN ({SPANS}) AS stored USING (listing_id, observed_at)
+         WHERE stored.listing_id IS NULL
+            OR stored.fetched_at <= %(fetched_at)s AND ({", ".join(f"stored.{name}" for name in VALUE_FIELDS)})
                IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUE_FIELDS)})
          ORDER BY listing_id, observed_at),
     added AS (
@@ -78,7 +79,7 @@ _MOVE_LATEST = """
 
 @dataclass(frozen=True)
 class Counters:
-    """What became of a page's items. The table itself holds fetched to the sum of the five that follow it."""
+    """Counts of a page's items. A constraint of `pages` requires fetched to be the sum of the next five."""
 
     fetched: int
     inserted: int
@@ -93,11 +94,11 @@ class Counters:
 def load_page(
     connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, rows: CopyRows
 ) -> tuple[int, Counters]:
-    """Write a page, within the transaction that passed its fence; gives its number in its run's partition.
+    """Write a page in the transaction that passed its fence. Return its number within run and partition.
 
-    rows: its quotes; what was left out of them counts as unchanged. Raises what `page.confirm` raises.
+    rows: its quotes as rows; quotes that are not among them count as unchanged. Raises what `page.confirm` raises.
     """
-    keeping = start_saving(connection, lease.claim.source, page)
+    pending_body = start_saving(connection, lease.claim.source, page)
     inserted, updated = _load_quotes(connection, rows, corrects=page.corrects) if len(rows) else (0, 0)
     reach("after_merge")
     counters = Counters(
@@ -110,14 +111,14 @@ def load_page(
         blank=normalized.blank,
         bytes=0 if page.status == 304 else len(page.body),
     )
-    if keeping:
-        save_body(connection, lease.claim.source, page, keeping)
+    if pending_body:
+        save_body(connection, lease.claim.source, page, pending_body)
     if not page.unchanged:
-        _keep_rejects(connection, lease, page.digest, normalized.rejects)
-    if normalized.drift.found:
-        save_drift(connection, lease.claim, normalized.drift.found)
+        _save_rejects(connection, lease, page.digest, normalized.rejects)
+    if normalized.drift.findings:
+        save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=updated > 0)
-    seq = _keep_page(connection, lease, page, counters, rows)
+    seq = _insert_page(connection, lease, page, counters, rows)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()
@@ -126,7 +127,7 @@ def load_page(
 
 
 def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
-    """Move the checkpoint to behind the page, if that is still ours to do; gives the version that it has then.
+    """Advance the checkpoint past the page, if this slice still holds its lease. Return the checkpoint's new version.
 
     Raises LeaseLost, ClaimLost, Cancelled.
     """
@@ -142,13 +143,13 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     )
     if version is None:
         raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
-    # Held until the commit: nobody ends the run, or puts it back, between this look and that. Who does either takes its
-    # leases from the run's assistants, and so waits for their pages without it: several at it would let nobody else in.
-    held = "" if lease.claim.assists else "FOR SHARE"
+    # Locked until the commit, so that nobody ends or requeues the run in between. Assistants take no lock: ending or
+    # requeueing the run takes over their leases, which waits for their pages anyway. Many shared locks would starve it.
+    lock = "" if lease.claim.assists else "FOR SHARE"
     run = connection.execute(
         text(f"""
             SELECT cancel_requested, attempts, waits FROM runs
-             WHERE id = :run AND claims = :number AND status = 'running' {held}
+             WHERE id = :run AND claims = :number AND status = 'running' {lock}
         """),
         {"run": lease.claim.run, "number": lease.claim.number},
     ).one_or_none()
@@ -158,16 +159,16 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
         raise Cancelled
     if lease.claim.assists:
         return version
-    # A page that leaves the checkpoint where this slice found it is no progress: the next slice would do it again.
+    # A page that does not move the slice's first cursor is no progress: the next slice would load it again.
     if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
     return version
 
 
 def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> tuple[int, int]:
-    """How many were inserted and how many updated."""
+    """Return the number of inserted and of updated quotes."""
     new, changed = find_changes(connection, rows)
-    changed = changed if corrects else changed.none()
+    changed = changed if corrects else changed.empty()
     inserted, updated = len(new), 0
     if len(new):
         _copy(connection, "quotes", [*new.frame.columns, "fetched_at", "run"], new.text)
@@ -176,7 +177,7 @@ def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> t
         _copy(connection, "staged_quotes", changed.frame.columns, changed.bare_text)
     reach("after_copy")
     if len(changed):
-        # A page is sorted and hashed in memory, not on disk.
+        # Sort and hash the page in memory, not on disk.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
         shared = {"fetched_at": rows.fetched_at, "run": rows.run}
         loaded = connection.exec_driver_sql(_LOAD_STAGED, {**changed.spans, **shared}).one()
@@ -188,11 +189,11 @@ def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> t
 def _copy(connection: Connection, table: str, columns: Iterable[str], lines: bytes) -> None:
     driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
     with driver.cursor() as cursor:
-        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), AT_ONCE)
+        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), COPY_CHUNK_BYTES)
 
 
-def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
-    """What today's mapping refuses of a body; what it refused before, and takes now, is in quarantine no more."""
+def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
+    """Quarantine the items of a body that today's mapping rejects. Release those that it no longer rejects."""
     connection.execute(
         text("""
             UPDATE rejects SET state = 'replayed', replayed_at = now()
@@ -208,7 +209,7 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
             INSERT INTO rejects (source, digest, item_index, item, reasons, rejected_at)
             SELECT :source, :digest, item_index, item, CAST(reasons AS jsonb), now()
               FROM unnest(CAST(:indexes AS int[]), CAST(:items AS text[]), CAST(:reasons AS text[]))
-                AS it(item_index, item, reasons)
+                AS rejected(item_index, item, reasons)
             ON CONFLICT (source, digest, item_index) DO UPDATE
                SET item = excluded.item, reasons = excluded.reasons, state = 'quarantined', replayed_at = NULL
              WHERE (rejects.item, rejects.reasons, rejects.state)
@@ -225,11 +226,11 @@ def _keep_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
 
 
 def _safe(reason: dict[str, str]) -> dict[str, str]:
-    """The reason as anyone may read it: the error of a mapping can quote a secret."""
-    return {**reason, "detail": safe_text(reason["detail"])}
+    """Return the reason with safe texts: an error of a mapping can quote a secret, and a field may have any name."""
+    return {name: safe_text(str(value)) for name, value in reason.items()}
 
 
-def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows) -> int:
+def _insert_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows) -> int:
     times, listings = rows.frame["observed_at"], rows.spans["listings"]
     seq: int = connection.execute(
         text("""
@@ -254,7 +255,7 @@ def _keep_page(connection: Connection, lease: Lease, page: Page, counters: Count
             "observed_from": times.min(),
             "observed_until": times.max(),
             "filled": _json(rows.filled) if len(rows) else None,
-            "listings": listings if 0 < len(listings) <= MOST_LISTINGS else None,
+            "listings": listings if 0 < len(listings) <= MAX_LISTINGS_PER_PAGE else None,
         },
     ).scalar_one()
     return seq

@@ -1,4 +1,4 @@
-"""Whether a partition's pages lead on: no run is endless because its upstream repeats itself, or its cursor stays."""
+"""Detect runs that make no progress: repeated pages and cursors that do not advance."""
 
 from __future__ import annotations
 
@@ -17,111 +17,120 @@ from tasks.archive.raw_bodies import read_body
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
-LONGEST_SHOWN = 300
+MAX_QUOTED_CHARACTERS = 300
+"""Characters of a request that an error quotes."""
 
-
-Read = Callable[[Page], NormalizedPage]
-"""Gives what a page's items are."""
+Reread = Callable[[Page], NormalizedPage]
+"""Normalizes a page that was loaded already."""
 
 
 class _Step(NamedTuple):
-    """What was asked, and where it led: JSON texts."""
+    """A request and the cursor of its page, both as JSON text."""
 
     request: str
     cursor: str
 
     @classmethod
     def of(cls, page: Page) -> _Step:
-        return cls(_text(page.request), _text(page.cursor))
+        return cls(_json(page.request), _json(page.cursor))
 
 
 class LoopGuard:
-    """Where a slice has come in a partition.
+    """Check the progress of one slice in one partition.
 
-    What it raises makes the run wait, and end after MAX_WAITS waits: a page that moves no cursor does not start their
-    count anew.
+    Its TransientErrors make the run wait. The run fails after MAX_WAITS waits: a page that does not advance the cursor
+    does not reset that count.
     """
 
-    def __init__(self, engine: Engine, source: Source, lease: Lease, window: Window, read: Read):
-        self._source, self._latest, self._read = source, window.latest, read
-        self._begun_at = self._cursor = _text(window.cursor)
-        self._passed: set[_Step] = set()
-        self._said: dict[bytes, _Step] = {}
-        # Read only when another page follows: most partitions have one.
+    def __init__(self, engine: Engine, source: Source, lease: Lease, window: Window, reread: Reread):
+        self._source, self._latest, self._reread = source, window.latest, reread
+        self._first_cursor = self._cursor = _json(window.cursor)
+        self._steps: set[_Step] = set()
+        self._step_by_items: dict[bytes, _Step] = {}
+        # Normalized only when another page follows: most partitions have a single page.
         self._last: tuple[Page | None, NormalizedPage | None] = (None, None)
         if source.upstreams:
             self._last = _last_page(engine, lease), None
 
-    def follow(self, page: Page, normalized: NormalizedPage | None) -> None:
-        """Before a page is taken in, raise TransientError if it leads nowhere. normalized: None if it was not read."""
+    def check(self, page: Page, normalized: NormalizedPage) -> None:
+        """Raise an error if this page makes no progress. Call it before the page is loaded.
+
+        TransientError: the page repeats an earlier one, or the cursor stays. TerminalError: an item from the future
+        moved the cursor.
+        """
+        self._check_step(page, None if page.unchanged else normalized)
+        self._check_cursor(page, normalized)
+
+    def check_end(self) -> None:
+        """Raise TransientError if the slice ends at its first cursor, since the next slice would do the same."""
+        if self._cursor == self._first_cursor:
+            # With a retry_after the error concerns the whole run: a slice that is over starts no other partition.
+            raise self._stuck("its cursor did not move in a whole slice", retry_after=0)
+
+    def _check_step(self, page: Page, normalized: NormalizedPage | None) -> None:
         step = _Step.of(page)
-        if step in self._passed:
-            raise self._stuck(f"its cursor stays while the same is asked again: {_shown(step.request)}")
-        # Files may say one thing twice. An upstream that is asked for another page must not.
+        if step in self._steps:
+            raise self._stuck(f"its cursor does not advance while it repeats the request {_shortened(step.request)}")
+        # Two files may have the same content. Two different requests to an upstream must not.
         if self._source.upstreams:
             if earlier := self._repeated(step, page, normalized):
                 raise TransientError(
-                    f"{self._source.name}: the answer to {_shown(step.request)} repeats, item for item, that to "
-                    f"{_shown(earlier.request)}",
+                    f"{self._source.name}: the response to {_shortened(step.request)} repeats, item for item, the "
+                    f"response to {_shortened(earlier.request)}",
                     code="repeated_page",
                 )
             self._last = page, normalized
-        self._passed.add(step)
+        self._steps.add(step)
         self._cursor = step.cursor
 
-    def check_cursor(self, page: Page, normalized: NormalizedPage) -> None:
-        """Raise TerminalError where an item that is refused for its time has moved the cursor there.
+    def _check_cursor(self, page: Page, normalized: NormalizedPage) -> None:
+        """Raise TerminalError if an item that is rejected for its time moved the cursor into the future.
 
-        Loud and at once: all that comes until then would never be asked for.
+        The run must not wait first: nothing before that time would be requested again.
         """
-        if any(reason["code"] == "in_future" for reject in normalized.rejects for reason in reject.reasons):
-            for at in _times(page.cursor):
-                if at > self._latest:
-                    raise TerminalError(
-                        f"{self._source.name}: an item of {at.isoformat()} moved the cursor; "
-                        "`fetch` is to heed no time beyond window.latest",
-                        code="cursor_in_future",
-                    )
-
-    def check_end(self) -> None:
-        """When a slice's time is up, raise TransientError if the next would begin where this one did."""
-        if self._cursor == self._begun_at:
-            # With a time, as what is said of all partitions: no other is begun when the slice is over.
-            raise self._stuck("its cursor did not move in a whole slice", retry_after=0)
+        if not normalized.has_reject("in_future"):
+            return
+        for at in _times(page.cursor):
+            if at > self._latest:
+                raise TerminalError(
+                    f"{self._source.name}: an item of {at.isoformat()} moved the cursor into the future; "
+                    "`fetch` must ignore times beyond window.latest",
+                    code="cursor_in_future",
+                )
 
     def _repeated(self, step: _Step, page: Page, normalized: NormalizedPage | None) -> _Step | None:
-        """The step to which another was asked for and the same items came, be it in another body."""
-        last, as_read = self._last
-        if last is None:
+        """Return the step of an earlier page with the same items, if it had another request and another cursor."""
+        last_page, last_normalized = self._last
+        if last_page is None:
             return None
-        self._said.setdefault(self._items(last, as_read), _Step.of(last))
-        earlier = self._said.get(self._items(page, normalized))
-        led_on = earlier and earlier.request != step.request and earlier.cursor != step.cursor
-        return earlier if led_on else None
+        self._step_by_items.setdefault(self._items_digest(last_page, last_normalized), _Step.of(last_page))
+        earlier = self._step_by_items.get(self._items_digest(page, normalized))
+        is_repeated = earlier and earlier.request != step.request and earlier.cursor != step.cursor
+        return earlier if is_repeated else None
 
-    def _items(self, page: Page, normalized: NormalizedPage | None) -> bytes:
-        """A digest of what a page says, whenever it was fetched and in whatever order; of an empty one, of where it is.
+    def _items_digest(self, page: Page, normalized: NormalizedPage | None) -> bytes:
+        """Return a digest of a page's items, whatever their order. For an empty page, identify its request and cursor.
 
-        It goes by what was read, not by the body: that may tell the time. And a body may well answer two requests, if
-        what was asked for makes the difference: two coins at one price.
+        The body is ignored, since it may contain the time of the response. Times of the fetch are ignored, too.
         """
-        normalized = normalized or self._read(page)
+        normalized = normalized or self._reread(page)
         if not normalized.fetched:
             return repr(_Step.of(page)).encode()
         quotes = normalized.quotes
-        timeless = (
-            (quotes.listed[place], None if at == page.fetched_at else at, values)
-            for place, at, *values in quotes.rows()
+        timeless_quotes = (
+            (quotes.listings[index], None if at == page.fetched_at else at, values)
+            for index, at, *values in quotes.rows()
         )
-        said = sorted(map(repr, timeless)) + sorted(repr((it.item, it.reasons)) for it in normalized.rejects)
-        return sha256("\n".join(said).encode("utf-8", "surrogatepass")).digest()
+        rejects = ((reject.item, reject.reasons) for reject in normalized.rejects)
+        lines = sorted(map(repr, timeless_quotes)) + sorted(map(repr, rejects))
+        return sha256("\n".join(lines).encode("utf-8", "surrogatepass")).digest()
 
-    def _stuck(self, why: str, retry_after: float | None = None) -> TransientError:
-        return TransientError(f"{self._source.name}: {why}", code="cursor_stuck", retry_after=retry_after)
+    def _stuck(self, problem: str, retry_after: float | None = None) -> TransientError:
+        return TransientError(f"{self._source.name}: {problem}", code="cursor_stuck", retry_after=retry_after)
 
 
 def _last_page(engine: Engine, lease: Lease) -> Page | None:
-    """That of the run's last slice: a repeat may come to light only in the next. None if its body is kept no more."""
+    """Return the last page of the run's earlier slices, or None if its body is no longer stored."""
     with engine.connect() as connection:
         row = connection.execute(
             select(PageRow.request, PageRow.cursor, PageRow.fetched_at, RawBodyRow.content_type, PageRow.body_digest)
@@ -136,20 +145,20 @@ def _last_page(engine: Engine, lease: Lease) -> Page | None:
 
 
 def _times(value: Any) -> Iterator[datetime]:
-    """Every text in a cursor that is a time with its offset from UTC."""
+    """Yield every text in a cursor that is a time with an offset from UTC."""
     if isinstance(value, str):
         with suppress(ValueError):
             at = datetime.fromisoformat(value)
             if at.tzinfo:
                 yield at
     elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _times(part)
+        for member in value.values() if isinstance(value, Mapping) else value:
+            yield from _times(member)
 
 
-def _text(value: Any) -> str:
+def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _shown(request: str) -> str:
-    return request if len(request) <= LONGEST_SHOWN else f"{request[:LONGEST_SHOWN]}…"
+def _shortened(request: str) -> str:
+    return request if len(request) <= MAX_QUOTED_CHARACTERS else f"{request[:MAX_QUOTED_CHARACTERS]}…"

@@ -1,4 +1,4 @@
-"""A page's items in, quotes and rejects out. Pure: no clock, no network, no database."""
+"""Normalize a page: turn raw items into quotes and rejects. Pure: no clock, no network, no database."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tasks.drift.mapping import map_item
 from tasks.drift.policy import PageDrift
 from tasks.pipeline.quote_frame import QuoteFrame
 
-LONGEST_ITEM = 64 * 1024
-"""Characters of a rejected item that are kept in its row; the whole of it is in the raw body."""
+MAX_ITEM_CHARACTERS = 64 * 1024
+"""Characters of a rejected item that are stored with it. The whole item is in the raw body."""
 
-SAMPLE, FIRST = 1000, 100
-"""Items of a page that are looked at for their fields; and as many where its rows are read side by side."""
+SAMPLE_ITEMS, SAMPLE_ROWS = 1000, 100
+"""Number of a page's items that are examined for drift, and of rows if the page is parsed to columns."""
 
-TEXTS = (*KEY_FIELDS, "observed_at")
-FIELDS = frozenset((*TEXTS, *VALUE_FIELDS))
+TEXT_FIELDS = (*KEY_FIELDS, "observed_at")
+FIELDS = frozenset((*TEXT_FIELDS, *VALUE_FIELDS))
 
 Examine = Callable[[Page, Sequence[Item]], PageDrift]
-"""Of a page and some of its items."""
+"""Compare the fields of a page's sample items with the known fields of its source."""
 
 
 @dataclass(frozen=True)
 class RejectedItem:
-    """index: the item's place among the page's items, from 0."""
+    """An item that could not become a quote. index: its position in the page, from 0; item: as JSON, shortened."""
 
     index: int
     item: str
@@ -43,10 +43,10 @@ class RejectedItem:
 
 @dataclass
 class NormalizedPage:
-    """What became of a page's items: fetched = len(quotes) + deduplicated + len(rejects).
+    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + len(rejects).
 
-    mapping: a fingerprint of the code that judged them (tasks/pipeline/revalidation.py).
-    drift: what is otherwise with the page's fields than it was (tasks/drift/watch.py).
+    blank: number of rows without content, which are no items; mapping: fingerprint of the code that read the page;
+    drift: how its fields differ from the known fields of the source.
     """
 
     quotes: QuoteFrame = field(default_factory=QuoteFrame)
@@ -57,27 +57,34 @@ class NormalizedPage:
     mapping: bytes = b""
     drift: PageDrift = field(default_factory=PageDrift)
 
+    def has_reject(self, code: str) -> bool:
+        """Return whether an item was rejected with this code."""
+        return any(reason["code"] == code for reject in self.rejects for reason in reject.reasons)
+
 
 def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> NormalizedPage:
-    """Judge every item of a page. Of two quotes of one listing at one instant the later in the page stands.
+    """Turn every item of a page into a quote or a reject.
 
-    examine: says of some of its items what is to be done where fields have changed.
-    Raises what `source.parse` raises for a body that it cannot read at all, and what `examine` does.
+    Columns are validated as a whole; the items that this leaves undecided are validated one by one. If two items are
+    quotes of one listing at one instant, the later item is used.
+
+    clock_skew: seconds by which an observation may be later than the fetch.
+    Raises what `source.parse` raises for an unreadable body, and what `examine` raises.
     """
     latest = page.fetched_at + timedelta(seconds=clock_skew)
-    columns, drift = _columns(source, page, examine)
-    judged = validate_columns(columns.frame, latest)
-    closer = {**columns.apart, **{place: columns.item(place) for place in judged.left}}
-    record, taken, rejects = Record(latest), [], []
-    for place, item in sorted(closer.items(), key=lambda it: it[0]):
+    columns, drift = _parse(source, page, examine)
+    validated = validate_columns(columns.frame, latest)
+    undecided = {**columns.items_without_row, **{index: columns.item_at(index) for index in validated.undecided}}
+    record, single_quotes, rejects = Record(latest), [], []
+    for index, item in sorted(undecided.items(), key=lambda pair: pair[0]):
         if isinstance(item, Reject):
-            rejects.append(RejectedItem(place, _as_text(item.item), item.reasons))
+            rejects.append(RejectedItem(index, _as_text(item.item), item.reasons))
             continue
         try:
-            taken.append((place, record.quote(map_item(source, item))))
+            single_quotes.append((index, record.quote(map_item(source, item))))
         except Reject as reject:
-            rejects.append(RejectedItem(place, _as_text(item), reject.reasons))
-    quotes = QuoteFrame.of(judged, taken)
+            rejects.append(RejectedItem(index, _as_text(item), reject.reasons))
+    quotes = QuoteFrame.of(validated, single_quotes)
     return NormalizedPage(
         quotes=quotes,
         rejects=rejects,
@@ -88,50 +95,52 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     )
 
 
-def _columns(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, PageDrift]:
+def _parse(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, PageDrift]:
+    """Parse a page to columns, with its drift policy applied."""
     columns = source.columns(page) if source.columns else None
     items = None if columns else list(source.parse(page))
     drift = PageDrift()
     if examine:
         drift = examine(page, _sample(items, columns))
-        if drift.affecting:
-            items = [drift.treated(item) for item in (source.parse(page) if items is None else items)]
-    return _side_by_side(source, items) if items is not None else cast(Columns, columns), drift
+        if drift.changes_in_force:
+            items = [drift.apply(item) for item in (source.parse(page) if items is None else items)]
+    return _as_columns(source, items) if items is not None else cast(Columns, columns), drift
 
 
 def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[Item]:
-    """Some of a page's items, as they are without a look at each; where there are columns, of those that come first."""
+    """Return evenly spaced items of a page, or its first rows where it is parsed to columns."""
     if items is not None:
-        return items[:: len(items) // SAMPLE + 1]
+        return items[:: len(items) // SAMPLE_ITEMS + 1]
     assert columns is not None
-    return [columns.item(place) for place in range(min(FIRST, columns.fetched)) if place not in columns.apart]
+    indexes = range(min(SAMPLE_ROWS, columns.fetched))
+    return [columns.item_at(index) for index in indexes if index not in columns.items_without_row]
 
 
-def _side_by_side(source: Source, items: list[Item]) -> Columns:
-    """The items of a page as columns; apart from those that are no rows of plain values."""
+def _as_columns(source: Source, items: list[Item]) -> Columns:
+    """Map the items of a page to columns. Items with other values than plain text and numbers have no row."""
     blank = sum(item is BLANK for item in items)
     items = [item for item in items if item is not BLANK] if blank else items
-    rows, apart = [], {}
-    for place, item in enumerate(items):
+    rows, items_without_row = [], {}
+    for index, item in enumerate(items):
         row = None if isinstance(item, Reject) else _row(source, item)
         if row is None:
-            apart[place] = item
+            items_without_row[index] = item
         else:
-            rows.append([place, *row])
-    schema = {"item": pl.UInt32, **dict.fromkeys((*TEXTS, *VALUE_FIELDS), pl.String)}
+            rows.append([index, *row])
+    schema = {"item": pl.UInt32, **dict.fromkeys((*TEXT_FIELDS, *VALUE_FIELDS), pl.String)}
     frame = pl.DataFrame(dict(zip(schema, zip(*rows, strict=True), strict=True)) if rows else None, schema)
-    return Columns(frame, items.__getitem__, len(items), blank, apart)
+    return Columns(frame, items.__getitem__, len(items), blank, items_without_row)
 
 
 def _row(source: Source, item: Item) -> list[str | None] | None:
-    """The fields of a normalized item as text; None if it must be looked at more closely."""
+    """Return the fields of a mapped item as text, or None for an item that must be validated on its own."""
     try:
-        normalized = map_item(source, item)
-        texts = [*(_text(normalized.get(name)) for name in KEY_FIELDS), _time(normalized.get("observed_at"))]
-        numbers = [_number(normalized.get(name)) for name in VALUE_FIELDS]
+        fields = map_item(source, item)
+        texts = [*(_text(fields.get(name)) for name in KEY_FIELDS), _time(fields.get("observed_at"))]
+        numbers = [_number(fields.get(name)) for name in VALUE_FIELDS]
     except (Reject, TypeError, ValueError):
         return None
-    return [*texts, *numbers] if normalized.keys() <= FIELDS else None
+    return [*texts, *numbers] if fields.keys() <= FIELDS else None
 
 
 def _time(value: Any) -> str | None:
@@ -139,13 +148,13 @@ def _time(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """A text as it is; raises TypeError or ValueError for what is none."""
+    """Return a text unchanged. Raises TypeError for other types, ValueError for text that UTF-8 cannot encode."""
     if value is None:
         return None
     if type(value) is not str:
         raise TypeError
     if not value.isascii():
-        value.encode()  # half a character cannot be
+        value.encode()  # Raises for a lone surrogate.
     return str(value)
 
 
@@ -154,8 +163,8 @@ def _number(value: Any) -> str | None:
 
 
 def _as_text(item: Item) -> str:
-    for written in (lambda it: json.dumps(it, default=str), ascii):
-        # Keys that JSON has not, a circle, a number of thousands of digits.
+    for write in (lambda value: json.dumps(value, default=str), ascii):
+        # JSON fails on unusual keys, on cycles, and on numbers of thousands of digits.
         with suppress(TypeError, ValueError, RecursionError):
-            return written(item)[:LONGEST_ITEM]
+            return write(item)[:MAX_ITEM_CHARACTERS]
     return type(item).__name__

@@ -1,4 +1,4 @@
-"""One step ahead: what comes next is made ready in another thread, while what came last is being loaded."""
+"""Prefetch: compute the next item of an iterator in a thread while the current item is in use."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """The same items, none of which is None, each made in a thread while the last is in use; the first at once."""
+    """Yield the items of an iterator, computed one ahead. The first one is started at once. No item may be None."""
 
     def __init__(self, items: Iterator[T], thread: ThreadPoolExecutor):
         self._items, self._thread, self._log_context = items, thread, copy_context()
-        self._made = self._following()
+        self._next = self._submit()
 
     def __iter__(self) -> Iterator[T]:
-        while (item := self._made.result()) is not None:
-            self._made = self._following()
+        while (item := self._next.result()) is not None:
+            self._next = self._submit()
             yield item
 
     def close(self) -> None:
-        """Wait for the one that is being made; no other will be."""
-        if not self._made.cancel():
-            wait([self._made])
+        """Stop computing items, and wait for the one in progress."""
+        if not self._next.cancel():
+            wait([self._next])
 
-    def _following(self) -> Future[T | None]:
-        def following() -> T | None:
+    def _submit(self) -> Future[T | None]:
+        def compute() -> T | None:
             return next(self._items, None)
 
-        return self._thread.submit(self._log_context.run, following)
+        return self._thread.submit(self._log_context.run, compute)

@@ -1,4 +1,4 @@
-"""A page's quotes side by side: one for each listing and instant, in the order of both. Pure."""
+"""Combine a page's quotes in one frame: one row per listing and instant, sorted by both. Pure."""
 
 from __future__ import annotations
 
@@ -13,79 +13,85 @@ from sources.record import VALUE_FIELDS, Quote
 from sources.record_columns import TIME, ListingFields, ValidatedColumns, key_of
 
 
-def _none() -> pl.DataFrame:
-    return pl.DataFrame(schema={"listed": pl.UInt32, "observed_at": TIME})
+def _empty_frame() -> pl.DataFrame:
+    return pl.DataFrame(schema={"listing": pl.UInt32, "observed_at": TIME})
 
 
 @dataclass(frozen=True)
 class QuoteFrame:
-    """listed: what they are of, each once. frame: `listed`, the place of that; `observed_at`; the values as text."""
+    """The quotes of a page.
 
-    listed: Sequence[ListingFields] = ()
-    frame: pl.DataFrame = field(default_factory=_none)
+    listings: each listing once. frame: `listing`, an index into listings; `observed_at`; the values as text.
+    """
+
+    listings: Sequence[ListingFields] = ()
+    frame: pl.DataFrame = field(default_factory=_empty_frame)
 
     @classmethod
-    def of(cls, judged: ValidatedColumns, closer: Sequence[tuple[int, Quote]]) -> QuoteFrame:
-        """What the columnar validator took, and what a closer look did, with its place among the page's items.
+    def of(cls, validated: ValidatedColumns, single_quotes: Sequence[tuple[int, Quote]]) -> QuoteFrame:
+        """Combine the rows that were validated as columns with the quotes that were validated one by one.
 
-        Of two quotes of one listing at one instant the later item stands, and of two names of one listing the later.
+        single_quotes: each with its index among the page's items. If two items are quotes of one listing at one
+        instant, the later item is used. If a listing has two names, the later name is used.
         """
-        frame, listed = judged.taken, list(judged.listed)
-        if closer:
-            single = _as_frame(closer, first=len(listed))
-            frame = pl.concat([frame, single], how="diagonal")
-            listed += [ListingFields(it.source_asset_id, it.symbol, it.name, it.quote_currency) for _, it in closer]
-        listed, place_of = _each_once(listed, frame)
+        frame, listings = validated.accepted, list(validated.listings)
+        if single_quotes:
+            frame = pl.concat([frame, _as_frame(single_quotes, first=len(listings))], how="diagonal")
+            listings += [
+                ListingFields(quote.source_asset_id, quote.symbol, quote.name, quote.quote_currency)
+                for _, quote in single_quotes
+            ]
+        listings, new_indexes = _unique(listings, frame)
         ordered = (
-            frame.with_columns(pl.Series(place_of, dtype=pl.UInt32).gather(frame["listed"]).alias("listed"))
-            .sort("listed", "observed_at", "item")
+            frame.with_columns(pl.Series(new_indexes, dtype=pl.UInt32).gather(frame["listing"]).alias("listing"))
+            .sort("listing", "observed_at", "item")
             .filter(
-                (pl.col("listed") != pl.col("listed").shift(-1)).fill_null(value=True)
+                (pl.col("listing") != pl.col("listing").shift(-1)).fill_null(value=True)
                 | (pl.col("observed_at") != pl.col("observed_at").shift(-1))
             )
         )
-        return cls(listed, ordered.drop("item"))
+        return cls(listings, ordered.drop("item"))
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def __iter__(self) -> Iterator[Quote]:
-        """Each as a record of its own."""
-        for place, at, *values in self.rows():
-            numbers = (None if value is None else Decimal(value) for value in values)
-            named: dict[str, Any] = dict(zip(VALUE_FIELDS, numbers, strict=True))
-            named["rank"] = None if named["rank"] is None else int(named["rank"])
-            yield Quote(**self.listed[place]._asdict(), observed_at=at, **named)
+        """Yield each quote as a record."""
+        for index, at, *texts in self.rows():
+            numbers = (None if text is None else Decimal(text) for text in texts)
+            values: dict[str, Any] = dict(zip(VALUE_FIELDS, numbers, strict=True))
+            values["rank"] = None if values["rank"] is None else int(values["rank"])
+            yield Quote(**self.listings[index]._asdict(), observed_at=at, **values)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Of each its place in `listed`, its time, and all values there are, as text."""
+        """Yield for each quote its index into listings, its time and all its values, as text."""
         present = self.frame.columns
         values = [pl.col(name) if name in present else pl.lit(None, pl.String).alias(name) for name in VALUE_FIELDS]
-        return self.frame.select("listed", "observed_at", *values).iter_rows()
+        return self.frame.select("listing", "observed_at", *values).iter_rows()
 
 
-def _as_frame(closer: Sequence[tuple[int, Quote]], first: int) -> pl.DataFrame:
+def _as_frame(single_quotes: Sequence[tuple[int, Quote]], first: int) -> pl.DataFrame:
+    """Return the quotes in the columns of a validated frame. first: the index of the first quote's listing."""
     rows = [
-        [
-            place,
-            number,
-            quote.observed_at,
-            *(None if (it := getattr(quote, name)) is None else str(it) for name in VALUE_FIELDS),
-        ]
-        for number, (place, quote) in enumerate(closer, first)
+        [index, listing, quote.observed_at, *(_text(getattr(quote, name)) for name in VALUE_FIELDS)]
+        for listing, (index, quote) in enumerate(single_quotes, first)
     ]
     schema: dict[str, Any] = {
         "item": pl.UInt32,
-        "listed": pl.UInt32,
+        "listing": pl.UInt32,
         "observed_at": TIME,
         **dict.fromkeys(VALUE_FIELDS, pl.String),
     }
     return pl.DataFrame(rows, schema, orient="row")
 
 
-def _each_once(listed: Sequence[ListingFields], frame: pl.DataFrame) -> tuple[list[ListingFields], list[int]]:
-    """The listings that the rows speak of, each as its latest item names it; and the place there of each that was."""
-    latest = frame.group_by("listed").agg(pl.col("item").max()).sort("item")["listed"]
-    by_key = {key_of(listed[place]): listed[place] for place in latest}
-    places = {key: place for place, key in enumerate(by_key)}
-    return list(by_key.values()), [places.get(key_of(one), 0) for one in listed]
+def _text(value: Decimal | int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _unique(listings: Sequence[ListingFields], frame: pl.DataFrame) -> tuple[list[ListingFields], list[int]]:
+    """Return each listing of the frame once, as its latest item names it, and the new index of each old one."""
+    latest = frame.group_by("listing").agg(pl.col("item").max()).sort("item")["listing"]
+    by_key = {key_of(listings[index]): listings[index] for index in latest}
+    indexes = {key: index for index, key in enumerate(by_key)}
+    return list(by_key.values()), [indexes.get(key_of(listing), 0) for listing in listings]

@@ -1,8 +1,11 @@
-"""What an upstream last answered to each request: what did not change since is neither sent nor loaded again.
+"""Remember the last response to each conditional request, so that unchanged bodies are not loaded again.
 
-A row moves in its page's own transaction, so it never speaks of a page that is not in. To pass a body by is right only
-while loading it would change nothing: so a body that means something else at another time leaves no row, a quote that
-another page overwrites takes the rows of its source with it, and a row counts for the code alone that read the body.
+A validator is written in the transaction that loads its page, so it never describes a page that is not loaded. A body
+may be skipped only while loading it would change nothing. Therefore:
+
+* a body whose meaning depends on the time of the fetch gets no validator;
+* a page that overwrites quotes deletes all validators of its source;
+* a validator is valid only for the code that read the body (`mapping`).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ _REQUEST = "sha256(convert_to(CAST(:request AS jsonb)::text, 'UTF8'))"
 
 
 def known_response(engine: Engine, source: Source, partition: str, request: Mapping[str, Any]) -> KnownResponse | None:
-    """What was last answered to a request, if it was read as it would be today and its body is still kept."""
+    """Return the last response to a request, or None if other code reads it today or its body is no longer stored."""
     with engine.connect() as connection:
         row = connection.execute(
             text(f"""
@@ -64,27 +67,27 @@ def _body(engine: Engine, source: str, digest: bytes) -> bytes | None:
 def save_validator(
     connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, *, overwrites: bool
 ) -> None:
-    """Note what was answered to the page's request, in the transaction that loads the page.
+    """Record the response to the page's request, in the transaction that loads the page.
 
-    overwrites: the page changed quotes that were there, so that another's body is no longer what they say.
+    overwrites: the page changed stored quotes, so other bodies no longer describe them.
     """
-    reply = page.reply if page.is_the_reply else None
-    if reply is None and not overwrites:
+    response = page.response if page.is_whole_response else None
+    if response is None and not overwrites:
         return
     key = {"source": lease.claim.source, "partition": lease.partition, "request": json.dumps(page.request)}
-    _one_at_a_time(connection, lease)
+    _lock_validators(connection, lease)
     if overwrites:
         connection.execute(text("DELETE FROM validators WHERE source = :source"), key)
-    if reply is None:
+    if response is None:
         return
-    answered = {
-        "etag": reply.etag,
-        "last_modified": reply.last_modified,
+    validator = {
+        "etag": response.etag,
+        "last_modified": response.last_modified,
         "digest": page.digest,
         "mapping": normalized.mapping,
     }
     if page.unchanged:
-        # No INSERT: if the row has gone meanwhile, that was for a reason.
+        # No INSERT: a validator that was deleted meanwhile is no longer valid.
         connection.execute(
             text(f"""
                 UPDATE validators SET etag = :etag, last_modified = :last_modified
@@ -92,9 +95,9 @@ def save_validator(
                    AND digest = :digest AND mapping = :mapping
                    AND (etag, last_modified) IS DISTINCT FROM (:etag, :last_modified)
             """),
-            key | answered,
+            key | validator,
         )
-    elif _means_the_same_later(page, normalized):
+    elif _is_timeless(page, normalized):
         connection.execute(
             text(f"""
                 INSERT INTO validators (source, partition, request, etag, last_modified, digest, mapping)
@@ -103,7 +106,7 @@ def save_validator(
                    SET etag = excluded.etag, last_modified = excluded.last_modified, digest = excluded.digest,
                        mapping = excluded.mapping
             """),
-            key | answered,
+            key | validator,
         )
     else:
         connection.execute(
@@ -115,26 +118,24 @@ def save_validator(
         )
 
 
-def _means_the_same_later(page: Page, normalized: NormalizedPage) -> bool:
-    """Whether no quote stands at the time of the fetch, and no item was refused only for being ahead of its time."""
-    return page.fetched_at not in normalized.quotes.frame["observed_at"] and not any(
-        reason["code"] == "in_future" for reject in normalized.rejects for reason in reject.reasons
-    )
+def _is_timeless(page: Page, normalized: NormalizedPage) -> bool:
+    """Return whether a later load has the same result: no quote has the time of the fetch, no reject is `in_future`."""
+    return page.fetched_at not in normalized.quotes.frame["observed_at"] and not normalized.has_reject("in_future")
 
 
 def delete_unrequested(engine: Engine, lease: Lease) -> None:
-    """Keep of a partition what the run that has now been through it asked for.
+    """Delete a partition's validators of requests that this run did not send.
 
-    A source that asks from a time on never asks the same again, and its rows would become ever more.
+    A source that requests "since a time" never repeats a request: its validators would grow without limit.
     """
     with engine.begin() as connection:
-        _one_at_a_time(connection, lease)
+        _lock_validators(connection, lease)
         connection.execute(
             text("""
-                WITH asked AS (SELECT sha256(convert_to(request::text, 'UTF8')) AS request
+                WITH requested AS (SELECT sha256(convert_to(request::text, 'UTF8')) AS request
                                  FROM pages WHERE run = :run AND partition = :partition)
                 DELETE FROM validators WHERE source = :source AND partition = :partition
-                   AND EXISTS (SELECT FROM asked) AND request NOT IN (SELECT request FROM asked)
+                   AND EXISTS (SELECT FROM requested) AND request NOT IN (SELECT request FROM requested)
                    AND EXISTS (SELECT FROM checkpoints WHERE source = :source AND partition = :partition
                                   AND lease_run = :run AND lease_token = :token)
             """),
@@ -142,13 +143,13 @@ def delete_unrequested(engine: Engine, lease: Lease) -> None:
         )
 
 
-def _one_at_a_time(connection: Connection, lease: Lease) -> None:
-    """Two who move a source's rows, in whatever order, must not wait for each other."""
+def _lock_validators(connection: Connection, lease: Lease) -> None:
+    """Serialize changes to a source's validators: workers that change them in different orders would deadlock."""
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), lease.key)
 
 
 def mapping_fingerprint(source: Source) -> bytes:
-    """A fingerprint of the code that reads the source's bodies: this version, what sources share, its own modules."""
+    """Return a fingerprint of the code that reads the source's bodies: version, shared modules, own modules."""
     own = {function.__module__ for function in (source.fetch, source.parse, source.normalize)}
     files = [file for name in sorted(own) if (file := getattr(sys.modules.get(name), "__file__", None))]
     return hashlib.sha256(b"".join([VERSION.encode(), *map(_digest, _SHARED), *map(_digest, files)])).digest()
@@ -164,6 +165,6 @@ _SHARED = (
     *(Path(str(module.__file__)) for module in (mapping, normalize)),
 )
 
-# Now, with the code itself: files may be replaced under a process that runs.
+# Read at import, with the code itself: the files may be replaced while the process runs.
 for _source in SOURCES.values():
     mapping_fingerprint(_source)

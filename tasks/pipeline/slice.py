@@ -1,4 +1,4 @@
-"""A slice of a run: for each partition fetch, normalize and load page after page, until all is in or time is up."""
+"""Work on a run for one slice: fetch, normalize and load page after page of each partition, until time is up."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sources.contract import Source, TerminalError, TransientError
 from sources.http.client import Access, HttpClient
 from sources.http.plans import upstream_address
 from tasks.pipeline.commit import commit_page
-from tasks.pipeline.load import Counters
 from tasks.pipeline.loop_guard import LoopGuard
-from tasks.pipeline.reader import PageReader, PreparedPage
-from tasks.pipeline.revalidation import delete_unrequested, mapping_fingerprint
+from tasks.pipeline.prepare import PagePreparer
+from tasks.pipeline.reader import PageReader
+from tasks.pipeline.revalidation import delete_unrequested
 from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
@@ -32,43 +32,43 @@ from tasks.upstream.rate_limits import make_limiter
 
 log = structlog.get_logger()
 
-A_BREATH = 0.5
-"""Seconds between two looks at the partitions that assistants are at."""
+ASSISTED_POLL_INTERVAL = 0.5
+"""Seconds between two looks at the partitions that assistants hold."""
 
-UPCOMING = 16
-"""Among so many that follow a partition, the first that nobody is at is foreseen."""
+PREFETCH_CANDIDATES = 16
+"""Number of upcoming partitions among which the first unclaimed one is prefetched."""
 
 
 class SliceEnded(Exception):
-    """The slice's time is up, or its worker is to stop; what was committed stays, and the run goes on in the next."""
+    """The slice's time is up, or its worker stops. Committed pages stay, and the next slice continues the run."""
 
 
 class Slice:
-    """One Celery task's share of a run, for so many seconds. Raises SliceEnded, and what its parts raise."""
+    """One Celery task's share of a run. Raises SliceEnded, and what its parts raise."""
 
     def __init__(
         self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
     ):
+        """seconds: time limit of the slice. Default: TASK_SLICE."""
         self._engine, self._settings, self._claim = engine, settings, claim
         self._source = source_for_run(engine, source, claim)
         self._clock = _database_clock(claim.now)
         self._deadline = time.monotonic() + (settings.task_slice if seconds is None else seconds)
-        self._mapping = mapping_fingerprint(source)
-        self._assistants = 0
+        self._assistants_to_call = 0
 
     def work(self) -> None:
-        """Bring in what is left of the run. A partition that cannot be read does not keep the others out."""
-        unsettled: list[TransientError] = []
-        with self._reader() as reader:
+        """Load the run's remaining partitions. One that cannot be read does not stop the others from being loaded."""
+        failures: list[TransientError] = []
+        with self._opened() as (preparer, reader):
             untried, waiting = self._partitions_left()
             if self._source.is_shared:
-                self._assistants = min(self._settings.run_workers, len(untried) + len(waiting)) - 1
+                self._assistants_to_call = min(self._settings.run_workers, len(untried) + len(waiting)) - 1
             assisted: list[str] = []
-            for place, partition in enumerate(_each_and_again([*untried, *waiting], assisted)):
+            for index, partition in enumerate(_each_then_repeated([*untried, *waiting], assisted)):
                 try:
-                    if place:
-                        self._end_in_time()
-                    self._work_on(partition, reader, untried[place + 1 : place + 1 + UPCOMING])
+                    if index:
+                        self._check_time()
+                    self._ingest(partition, preparer, reader, _following(untried, index))
                 except PartitionDone:
                     continue
                 except LeaseHeld as held:
@@ -76,96 +76,94 @@ class Slice:
                         raise
                     assisted.append(partition)
                 except TerminalError as error:
-                    self._say_failed(partition, error)
+                    self._log_failed(partition, error)
                 except (SliceEnded, TransientError) as error:
                     if isinstance(error, TransientError) and error.retry_after is None:
                         log.warning("partition_waiting", partition=partition, code=error.code, reason=error.detail)
-                        unsettled.append(error)
+                        failures.append(error)
                         continue
-                    # Said of the slice or of the upstream. To have come to partitions that were not tried is progress.
-                    if unsettled and place >= len(untried):
-                        raise _after(unsettled[0], error) from None
+                    # This error concerns the slice or the upstream, not the partition. A slice that still reached
+                    # untried partitions made progress, so an earlier failure does not count yet.
+                    if failures and index >= len(untried):
+                        raise _as_failure(failures[0], error) from None
                     raise
-        if unsettled:
-            raise unsettled[0]
+        if failures:
+            raise failures[0]
         raise_final_failures(self._engine, self._claim)
 
     def assist(self) -> None:
-        """Bring in partitions that nobody has tried, beside the slice that holds the run and does all others."""
-        with self._reader() as reader:
+        """Load partitions that no worker has tried, while the slice that holds the run works on all partitions."""
+        with self._opened() as (preparer, reader):
             untried, _ = self._partitions_left()
-            for place, partition in enumerate(untried):
-                self._end_in_time()
+            for index, partition in enumerate(untried):
+                self._check_time()
                 try:
-                    self._work_on(partition, reader, untried[place + 1 : place + 1 + UPCOMING])
+                    self._ingest(partition, preparer, reader, _following(untried, index))
                 except (PartitionDone, LeaseHeld):
                     continue
                 except TerminalError as error:
-                    self._say_failed(partition, error)
+                    self._log_failed(partition, error)
 
-    @staticmethod
-    def _say_failed(partition: str, error: TerminalError) -> None:
-        log.warning("partition_failed", partition=partition, code=error.code, reason=error.detail)
+    def _ingest(self, partition: str, preparer: PagePreparer, reader: PageReader, upcoming: Sequence[str]) -> None:
+        """Fetch, parse, normalize and load the pages of a partition, one after another."""
+        with self._lease(partition) as lease, reader.pages(lease, upcoming) as (pages, guard):
+            for prepared in pages:  # fetched, parsed and normalized by PagePreparer.prepare
+                reach("after_fetch")
+                started = time.monotonic()
+                page, normalized, rows = prepared
+                guard.check(page, normalized)
+                rows = preparer.rows(prepared) if rows is None else rows
+                seq, counters = commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())
+                reader.note_loaded(counters)
+                reach("after_commit")
+                duration = round(time.monotonic() - started, 3)
+                about = {"partition": partition, "page": seq, "duration_seconds": duration}
+                log.info("page_committed", **about, **vars(counters))
+                self._call_assistants()
+                self._check_time(guard)
+            if self._source.upstreams:
+                delete_unrequested(self._engine, lease)
 
     def _partitions_left(self) -> tuple[list[str], list[str]]:
         partitions = list(self._source.partitions())
         if not partitions:
-            log.warning("partitions_missing", hint="the source names no partition; do its files lie elsewhere?")
-        if self._claim.kind == "live" and (ours := [name for name in partitions if name.startswith(RESERVED_PREFIXES)]):
-            raise TerminalError(f"{self._source.name}: no partition of its own may be named like {ours[0]!r}")
+            log.warning("partitions_missing", hint="the source has no partition; do its files match its patterns?")
+        reserved = [name for name in partitions if name.startswith(RESERVED_PREFIXES)]
+        if self._claim.kind == "live" and reserved:
+            raise TerminalError(
+                f"{self._source.name}: the partition name {reserved[0]!r} is reserved; "
+                f"names must not begin with {' or '.join(map(repr, RESERVED_PREFIXES))}"
+            )
         return list_remaining_partitions(self._engine, self._claim, partitions)
 
-    def _end_in_time(self, trail: LoopGuard | None = None) -> None:
+    def _check_time(self, guard: LoopGuard | None = None) -> None:
+        """Raise SliceEnded if the worker stops or the slice's time is up."""
         if is_stopping():
             raise SliceEnded
         if time.monotonic() > self._deadline:
-            if trail:
-                trail.check_end()
+            if guard:
+                guard.check_end()
             raise SliceEnded
 
-    def _work_on(self, partition: str, reader: PageReader, upcoming: Sequence[str]) -> None:
-        with self._lease(partition) as lease, reader.pages(lease, upcoming) as (pages, trail):
-            for ready in pages:
-                reach("after_fetch")
-                started = time.monotonic()
-                seq, counters = self._take_in(lease, trail, ready, reader)
-                reader.loaded(counters)
-                reach("after_commit")
-                log.info(
-                    "page_committed",
-                    partition=partition,
-                    page=seq,
-                    duration_seconds=round(time.monotonic() - started, 3),
-                    **vars(counters),
-                )
-                self._call_assistants()
-                self._end_in_time(trail)
-            if self._source.upstreams:
-                delete_unrequested(self._engine, lease)
-
     def _call_assistants(self) -> None:
-        """Once something new has been found, and not for files that nobody touched."""
-        if self._assistants > 0:
-            call_assistants(self._claim, self._assistants)
-            self._assistants = 0
+        """Call assistants once, after the first committed page: unchanged files need none."""
+        if self._assistants_to_call > 0:
+            call_assistants(self._claim, self._assistants_to_call)
+            self._assistants_to_call = 0
 
-    def _take_in(self, lease: Lease, trail: LoopGuard, ready: PreparedPage, reader: PageReader) -> tuple[int, Counters]:
-        page, normalized, rows = ready
-        trail.follow(page, None if page.unchanged else normalized)
-        normalized.mapping = self._mapping
-        trail.check_cursor(page, normalized)
-        rows = reader.rows(ready) if rows is None else rows
-        return commit_page(self._engine, lease, page, normalized, rows, reader.last_try())
+    @staticmethod
+    def _log_failed(partition: str, error: TerminalError) -> None:
+        log.warning("partition_failed", partition=partition, code=error.code, reason=error.detail)
 
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:
-        # An assistant that is silent for longer is dead, or as good as dead; it loses the page that it is at.
+        # An assistant that is silent for longer is considered dead, and loses its current page.
         takeover_after = None if self._claim.assists else self._settings.transaction_timeout
         lease = take_lease(self._engine, self._claim, partition, self._settings.lease, takeover_after=takeover_after)
         try:
             yield lease
         except SoftTimeLimitExceeded:
-            raise  # kept: where it stands is where the run, if it is given up, is said to have died
+            raise  # The lease stays, so that a poisoned run can name the page that killed it.
         except TerminalError as error:
             release_lease(self._engine, lease, done=True, failed=error)
             raise
@@ -179,44 +177,50 @@ class Slice:
             release_lease(self._engine, lease, done=True)
 
     @contextmanager
-    def _reader(self) -> Iterator[PageReader]:
+    def _opened(self) -> Iterator[tuple[PagePreparer, PageReader]]:
+        """Open the connection to the upstream, and yield the preparer and the reader of its pages."""
+        with closing(HttpClient(self._access())) as http:
+            preparer = PagePreparer(self._engine, self._settings, self._source, self._claim, self._clock, http)
+            with closing(PageReader(self._engine, self._source, self._claim, preparer)) as reader:
+                yield preparer, reader
+
+    def _access(self) -> Access:
         try:
             url, headers = upstream_address(self._source)
         except SettingsError as error:
             raise TerminalError(str(error), code="misconfigured") from None
         breaker = CircuitBreaker(self._engine, self._source.name, self._settings)
-        access = Access(
+        return Access(
             source=self._source.name,
             url=url,
             headers=headers,
             deadline=self._settings.request_deadline,
-            max_body=self._settings.max_body_bytes,
+            max_body_bytes=self._settings.max_body_bytes,
             spend=make_limiter(self._engine, self._source, breaker),
-            answered=breaker.record_result,
+            record_result=breaker.record_result,
             clock=self._clock,
         )
-        with (
-            closing(HttpClient(access)) as http,
-            closing(PageReader(self._engine, self._settings, self._source, self._claim, self._clock, http)) as reader,
-        ):
-            yield reader
 
 
-def _each_and_again(partitions: list[str], again: list[str]) -> Iterator[str]:
-    """Each of these, and then, now and then, what has been put into `again` meanwhile."""
+def _following(partitions: Sequence[str], index: int) -> Sequence[str]:
+    return partitions[index + 1 : index + 1 + PREFETCH_CANDIDATES]
+
+
+def _each_then_repeated(partitions: list[str], repeated: list[str]) -> Iterator[str]:
+    """Yield each partition once. Then, at intervals, yield those that were added to `repeated` meanwhile."""
     yield from partitions
-    while again:
-        time.sleep(A_BREATH)
-        yield from [again.pop(0) for _ in range(len(again))]
+    while repeated:
+        time.sleep(ASSISTED_POLL_INTERVAL)
+        yield from [repeated.pop(0) for _ in range(len(repeated))]
 
 
-def _after(failure: TransientError, end: SliceEnded | TransientError) -> TransientError:
-    """The failure of a partition, as the end of a slice that ended for another reason: else it would never count."""
+def _as_failure(failure: TransientError, end: SliceEnded | TransientError) -> TransientError:
+    """Return a partition's failure as the slice's error. Otherwise it would never count towards MAX_WAITS."""
     retry_after = end.retry_after if isinstance(end, TransientError) else None
     return TransientError(failure.detail, code=failure.code, retry_after=retry_after)
 
 
 def _database_clock(now: datetime) -> Callable[[], datetime]:
-    """The database's time, kept on by this host's monotonic clock: hosts' clocks disagree, and jump."""
+    """Return the database's clock, continued by this host's monotonic clock: hosts' clocks differ and jump."""
     started = time.monotonic()
     return lambda: now + timedelta(seconds=time.monotonic() - started)

@@ -1,1 +1,1 @@
-"""What a run of each kind fetches: live, replay, backfill."""
+"""Adapt sources to the kinds of runs: live, replay, backfill."""

@@ -1,6 +1,6 @@
-"""Backfill: some assets' past is fetched from a source that tells of it, span by span, as a run of its own kind.
+"""Backfill: fetch the past of some assets, span by span, from a source that declares a history.
 
-Each listing is a partition, whose cursor says which times are in. The live cursor is another's, and stays.
+Each listing is a partition, whose cursor records the spans that are loaded. The live cursor is not touched.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from tasks.runs.claims import Claim
 from tasks.runs.parameters import BackfillParameters, Existing, Span
 
 PARTITION = "backfill:"
-"""What the partitions of backfills begin with, and no other."""
+"""Prefix of the partitions of backfills, which sources must not use."""
 
 FORMAT = "history"
+"""The format under which drift watches the items of a backfill."""
 
 REFUSED = 400
-"""The status of the page that says so; it has no body."""
+"""Status of the page, without body, that records a span refused by the upstream."""
 
 
 @dataclass(frozen=True)
 class BackfillPlan:
-    """What a backfill would do. spans: requests. skipped: spans that it would not fetch, since they are in or failed.
+    """What a backfill would do.
 
-    missing: assets that the source does not list.
+    spans: number of spans that it would fetch, each with one request; skipped: number of spans that are loaded or
+    refused already; missing: assets that the source does not list.
     """
 
     listings: int
@@ -40,84 +42,86 @@ class BackfillPlan:
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """A listing, and what backfills have been through of it."""
+class _BackfillListing:
+    """A listing, and the cursor of its backfills."""
 
-    listing: Mapping[str, str]
+    fields: Mapping[str, str]
     cursor: Mapping[str, Any] | None
 
     @property
     def partition(self) -> str:
-        return f"{PARTITION}{self.listing['source_asset_id']} {self.listing['quote_currency']}"
+        return f"{PARTITION}{self.fields['source_asset_id']} {self.fields['quote_currency']}"
 
 
-class _PastItem(dict[str, Any]):
-    """An item of the past: the source maps it otherwise."""
+class _HistoryItem(dict[str, Any]):
+    """An item of a backfill's page. The source's history has the mapping for it."""
 
 
 def backfill_source(engine: Engine, source: Source, claim: Claim) -> Source:
-    """The source as a backfill has it: its partitions are listings, its pages spans of their past."""
-    wanted = BackfillParameters.of(claim.parameters)
+    """Return the source with listings as partitions and spans of their history as pages."""
+    parameters = BackfillParameters.of(claim.parameters)
 
     def partitions() -> list[str]:
-        return [it.partition for it in _listed(engine, source.name, wanted.assets)]
+        return [listing.partition for listing in _listed(engine, source.name, parameters.assets)]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        # A listing may have become another asset's since the run named it.
-        for it in _listed(engine, source.name, wanted.assets):
-            if it.partition == window.partition:
-                yield from _pages(history_of(source), it, wanted, window, http)
+        # Read again: a listing may belong to another asset since the run was requested.
+        for listing in _listed(engine, source.name, parameters.assets):
+            if listing.partition == window.partition:
+                yield from _pages(history_of(source), listing, parameters, window, http)
 
     return replace(with_history(source), fetch=fetch, partitions=partitions, is_shared=False)
 
 
 def history_of(source: Source) -> History:
+    """Return the history that the source declares. Raises TerminalError if it declares none."""
     if source.history is None:
-        raise TerminalError(f"{source.name} tells nothing of the past", code="no_history")
+        raise TerminalError(f"{source.name} declares no history, so it cannot be backfilled", code="no_history")
     return source.history
 
 
 def with_history(source: Source) -> Source:
-    """The source, which also reads what a backfill has fetched. Those that read columns have no history."""
+    """Return the source with a mapping for the pages of backfills, too. Sources that parse columns have no history."""
     history = source.history
     if history is None:
         return source
 
-    def is_past(page: Page) -> bool:
+    def is_backfilled(page: Page) -> bool:
         return "listing" in page.request
 
     def parse(page: Page) -> Iterable[Item]:
-        if not is_past(page):
+        if not is_backfilled(page):
             return source.parse(page)
-        return () if "refused" in page.request else (_PastItem(item) for item in history.parse(page))
+        return () if "refused" in page.request else (_HistoryItem(item) for item in history.parse(page))
 
     def normalize(item: Item) -> Mapping[str, Any]:
-        return history.normalize(item) if isinstance(item, _PastItem) else source.normalize(item)
+        return history.normalize(item) if isinstance(item, _HistoryItem) else source.normalize(item)
 
-    form = source.format
+    live_format = source.format
     return replace(
         source,
         parse=parse,
         normalize=normalize,
-        format=lambda page: FORMAT if is_past(page) else form(page),
+        format=lambda page: FORMAT if is_backfilled(page) else live_format(page),
     )
 
 
-def plan_backfill(engine: Engine, source: Source, wanted: BackfillParameters, now: datetime) -> BackfillPlan:
-    """What a backfill would do; raises TerminalError for a source that tells nothing of the past."""
-    spans, listed = wanted.spans(history_of(source).span, now), _listed(engine, source.name, wanted.assets)
-    left = sum(len(_left(spans, Coverage.through(it.cursor, run="").to_skip(wanted.existing))) for it in listed)
+def plan_backfill(engine: Engine, source: Source, parameters: BackfillParameters, now: datetime) -> BackfillPlan:
+    """Return what a backfill would do. Raises TerminalError if the source declares no history."""
+    spans, listings = parameters.spans(history_of(source).span, now), _listed(engine, source.name, parameters.assets)
+    coverages = [Coverage.of(listing.cursor, run="") for listing in listings]
+    span_count = sum(len(_remaining(spans, coverage.to_skip(parameters.existing))) for coverage in coverages)
     with engine.connect() as connection:
-        there = _slugs(connection, source.name, wanted.assets)
-    missing = [slug for slug in wanted.assets if slug not in there]
-    return BackfillPlan(len(listed), left, len(spans) * len(listed) - left, missing)
+        listed_slugs = _slugs(connection, source.name, parameters.assets)
+    missing = [slug for slug in parameters.assets if slug not in listed_slugs]
+    return BackfillPlan(len(listings), span_count, len(spans) * len(listings) - span_count, missing)
 
 
 @dataclass
 class Coverage:
-    """What backfills have been through of a listing: what is in, what was refused, and what this run has done of both.
+    """The spans of a listing that backfills have processed.
 
-    error: why this run was refused something, the first time.
+    covered: loaded; refused: refused by the upstream; mine: processed by this run; error: this run's first refusal.
     """
 
     covered: list[Span]
@@ -126,14 +130,14 @@ class Coverage:
     error: Mapping[str, str] | None
 
     @classmethod
-    def through(cls, cursor: Mapping[str, Any] | None, run: str) -> Self:
-        told = cursor or {"covered": (), "refused": (), "mine": (), "error": None, "run": run}
-        is_ours = told["run"] == run
+    def of(cls, cursor: Mapping[str, Any] | None, run: str) -> Self:
+        state = cursor or {"covered": (), "refused": (), "mine": (), "error": None, "run": run}
+        is_mine = state["run"] == run
         return cls(
-            _spans(told["covered"]),
-            _spans(told["refused"]),
-            _spans(told["mine"]) if is_ours else [],
-            told["error"] if is_ours else None,
+            _spans(state["covered"]),
+            _spans(state["refused"]),
+            _spans(state["mine"]) if is_mine else [],
+            state["error"] if is_mine else None,
         )
 
     def cursor(self, run: str) -> dict[str, Any]:
@@ -141,58 +145,60 @@ class Coverage:
         return {"run": run, **spans, "error": self.error}
 
     def to_skip(self, existing: Existing) -> list[Span]:
-        others = {"skip": [*self.covered, *self.refused], "retry": self.covered, "repeat": []}
-        return _joined([*self.mine, *others[existing]])
+        spans = {"skip": [*self.covered, *self.refused], "retry": self.covered, "repeat": []}
+        return _merged([*self.mine, *spans[existing]])
 
     def add(self, span: Span, error: TerminalError | None = None) -> None:
-        self.mine = _joined([*self.mine, span])
+        self.mine = _merged([*self.mine, span])
         if error is None:
-            self.covered = _joined([*self.covered, span])
-            self.refused = _left(self.refused, self.covered)
+            self.covered = _merged([*self.covered, span])
+            self.refused = _remaining(self.refused, self.covered)
         else:
             self.refused = sorted({*self.refused, span})
             self.error = self.error or {"code": error.code, "detail": error.detail}
 
 
-def _pages(history: History, it: _Listed, wanted: BackfillParameters, window: Window, http: Http) -> Iterator[Page]:
-    """Page by page what is left. A span that the upstream refuses is a page as well: it is not asked for again."""
-    been = Coverage.through(window.cursor, window.run)
-    for span in _left(wanted.spans(history.span, window.now), been.to_skip(wanted.existing)):
+def _pages(
+    history: History, listing: _BackfillListing, parameters: BackfillParameters, window: Window, http: Http
+) -> Iterator[Page]:
+    """Yield a page for each remaining span. A refused span gets one, too, so that it is not requested again."""
+    coverage = Coverage.of(window.cursor, window.run)
+    for span in _remaining(parameters.spans(history.span, window.now), coverage.to_skip(parameters.existing)):
         since, until = span
         try:
-            reply = history.fetch(HistoryWindow(it.listing, since, min(until, window.now)), http)
+            reply = history.fetch(HistoryWindow(listing.fields, since, min(until, window.now)), http)
         except TerminalError as error:
-            if error.pause is not None:  # of the key or the plan, not of this span
+            if error.pause is not None:  # The key or the plan is refused, not this span.
                 raise
-            been.add(span, error)
-            request = {"listing": it.listing, "refused": error.detail, "span": _texts([span])[0]}
-            yield Page(b"", "", request, window.now, been.cursor(window.run), status=REFUSED)
+            coverage.add(span, error)
+            request = {"listing": listing.fields, "refused": error.detail, "span": _texts([span])[0]}
+            yield Page(b"", "", request, window.now, coverage.cursor(window.run), status=REFUSED)
             continue
-        been.add(span)
-        page = Page.of(reply, been.cursor(window.run))
-        request = {**reply.request, "listing": it.listing}
-        yield replace(page, request=request, reply=None, corrects=wanted.existing == "repeat")
-    if been.error is not None:
-        raise TerminalError(been.error["detail"], code=been.error["code"])
+        coverage.add(span)
+        page = Page.of(reply, coverage.cursor(window.run))
+        request = {**reply.request, "listing": listing.fields}
+        yield replace(page, request=request, response=None, corrects=parameters.existing == "repeat")
+    if coverage.error is not None:
+        raise TerminalError(coverage.error["detail"], code=coverage.error["code"])
 
 
 def _spans(texts: Iterable[Sequence[str]]) -> list[Span]:
     return [(datetime.fromisoformat(since), datetime.fromisoformat(until)) for since, until in texts]
 
 
-def _left(spans: Sequence[Span], covered: Sequence[Span]) -> list[Span]:
+def _remaining(spans: Sequence[Span], covered: Sequence[Span]) -> list[Span]:
     return [(since, until) for since, until in spans if not any(a <= since and until <= b for a, b in covered)]
 
 
-def _joined(spans: Iterable[Span]) -> list[Span]:
-    """The same times, in as few spans as there can be."""
-    found: list[Span] = []
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """Merge overlapping and adjacent spans."""
+    merged: list[Span] = []
     for since, until in sorted(spans):
-        if found and since <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], until))
+        if merged and since <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], until))
         else:
-            found.append((since, until))
-    return found
+            merged.append((since, until))
+    return merged
 
 
 def _texts(spans: Iterable[Span]) -> list[list[str]]:
@@ -200,7 +206,7 @@ def _texts(spans: Iterable[Span]) -> list[list[str]]:
 
 
 def _slugs(connection: Connection, source: str, assets: Sequence[str]) -> dict[str, int]:
-    """Of these slugs those of which the source lists the asset, by that."""
+    """Return the asset ids of those slugs whose asset the source lists."""
     rows = connection.execute(ASSETS_BY_SLUG, {"slugs": list(assets)}).all()
     listed = set(
         connection.scalars(
@@ -208,10 +214,10 @@ def _slugs(connection: Connection, source: str, assets: Sequence[str]) -> dict[s
             {"source": source, "assets": [row.id for row in rows]},
         )
     )
-    return {row.asked: row.id for row in rows if row.id in listed}
+    return {row.requested: row.id for row in rows if row.id in listed}
 
 
-def _listed(engine: Engine, source: str, assets: Sequence[str]) -> list[_Listed]:
+def _listed(engine: Engine, source: str, assets: Sequence[str]) -> list[_BackfillListing]:
     with engine.connect() as connection:
         rows = connection.execute(
             text("""
@@ -224,4 +230,4 @@ def _listed(engine: Engine, source: str, assets: Sequence[str]) -> list[_Listed]
             {"source": source, "prefix": PARTITION, "assets": list(_slugs(connection, source, assets).values())},
         ).all()
     names = ("source_asset_id", "symbol", "name", "quote_currency")
-    return [_Listed({name: getattr(row, name) for name in names}, row.cursor) for row in rows]
+    return [_BackfillListing({name: getattr(row, name) for name in names}, row.cursor) for row in rows]

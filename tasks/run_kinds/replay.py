@@ -1,4 +1,4 @@
-"""Replay: a source's kept pages are read again with today's mapping, as a run of its own kind. No upstream is asked."""
+"""Replay stored pages of a source with today's mapping. No request is sent to an upstream."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tasks.runs.parameters import ReplayParameters
 log = structlog.get_logger()
 
 PARTITION = "replay:"
-"""No partition that a source names itself; see tasks/pipeline/slice.py."""
+"""The only partition of a replay. Sources must not use names with this prefix (tasks/pipeline/slice.py)."""
 
 
 def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
-    """The source as a replay has it: its pages come from the database, all else is as ever."""
+    """Return the source with one partition and a `fetch` that reads its stored pages."""
     chosen = ReplayParameters.of(claim.parameters)
 
     def fetch(window: Window, _: Http) -> Iterator[Page]:
-        # The cursor of another replay leads nowhere here.
+        # The cursor of another replay belongs to other pages.
         resumed = window.cursor if window.cursor and window.cursor["run"] == window.run else None
         after, corrected = (resumed["after"], resumed["corrected"]) if resumed else (None, {})
         with engine.connect() as connection:
             requested_at = connection.execute(select(RunRow.requested_at).where(RunRow.id == claim.run)).scalar_one()
         stored = StoredPages(chosen, source.name, requested_at)
-        _say_what_is_lost(engine, source, stored)
+        _check_bodies(engine, source, stored)
         committed = after
         while True:
             if committed and chosen != ReplayParameters():
@@ -42,7 +42,7 @@ def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
                 body = page and read_body(connection, source.name, page.digest)
             if page is None:
                 return
-            after = page.place
+            after = page.position
             if body is not None:
                 cursor = {"run": window.run, "after": after, "corrected": corrected}
                 about = page.content_type, page.request, page.fetched_at
@@ -52,9 +52,12 @@ def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
     return replace(source, fetch=fetch, partitions=lambda: (PARTITION,), is_shared=False, upstreams={})
 
 
-def _corrected(engine: Engine, claim: Claim, place: PagePosition, corrected: CorrectedSpans) -> CorrectedSpans:
-    """Where quotes were corrected, by what was committed before and by the newest page, which stands at this place."""
-    committed_at, _, partition, _ = place
+def _corrected(engine: Engine, claim: Claim, position: PagePosition, corrected: CorrectedSpans) -> CorrectedSpans:
+    """Add the corrections of the last committed page to the spans corrected before.
+
+    position: of the stored page that it read.
+    """
+    committed_at, _, partition, _ = position
     with engine.connect() as connection:
         row = connection.execute(
             select(PageRow.updated, PageRow.observed_from, PageRow.observed_until)
@@ -65,17 +68,17 @@ def _corrected(engine: Engine, claim: Claim, place: PagePosition, corrected: Cor
     if row is None or not row.updated:
         return corrected
     first, last = row.observed_from.isoformat(), row.observed_until.isoformat()
-    known = corrected.get(partition, {"since": committed_at, "first": first, "last": last})
-    span = {"since": known["since"], "first": min(known["first"], first), "last": max(known["last"], last)}
+    earlier = corrected.get(partition, {"since": committed_at, "first": first, "last": last})
+    span = {"since": earlier["since"], "first": min(earlier["first"], first), "last": max(earlier["last"], last)}
     return {**corrected, partition: span}
 
 
-def _say_what_is_lost(engine: Engine, source: Source, stored: StoredPages) -> None:
-    """Raises TerminalError where no body is kept of the pages that are asked for."""
+def _check_bodies(engine: Engine, source: Source, stored: StoredPages) -> None:
+    """Log the number of chosen pages whose body is no longer stored. Raise TerminalError if no page has one."""
     with engine.connect() as connection:
         pages, lost = stored.count(connection)
     if lost:
-        detail = f"{source.name}: of {lost} of the {pages} pages asked for, the body is kept no more"
+        detail = f"{source.name}: the bodies of {lost} of the {pages} chosen pages are no longer stored"
         if lost == pages:
             raise TerminalError(f"{detail}; see {source.name.upper()}_BODIES_KEPT", code="bodies_dropped")
         log.warning("bodies_dropped", pages=pages, lost=lost, reason=detail)

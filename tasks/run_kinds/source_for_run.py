@@ -1,4 +1,4 @@
-"""A source as a run of each kind goes through it."""
+"""Adapt a source to a run of each kind: live, replay or backfill."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from tasks.run_kinds import replay as replays
 from tasks.runs.claims import Claim
 
 RESERVED_PREFIXES = (replays.PARTITION, backfill.PARTITION)
-"""How partitions begin that no source names."""
+"""Prefixes of partition names that sources must not use."""
 
 
 def source_for_run(engine: Engine, source: Source, claim: Claim) -> Source:
+    """Return the source as this run reads it."""
     if claim.kind == "replay":
         return replays.replay_source(engine, backfill.with_history(source), claim)
     return backfill.backfill_source(engine, source, claim) if claim.kind == "backfill" else source

@@ -1,4 +1,4 @@
-"""The API on a database of the test's own, and rows to put in it."""
+"""Fixtures: the API on a database of its own, and rows to insert."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from settings import Settings
 from tests.app.rows import NOON, Rows
 
 TOKEN = "a-token-that-only-these-tests-know"
+PASSWORD = "a-password-nobody-may-see"
 
 
 @pytest.fixture
 def api_settings(settings: Settings) -> Settings:
-    # Minutes, so that a breaker which a test sets stands as long as the test.
+    # A minute, so that a circuit breaker stays open for the whole test.
     return replace(settings, api_token=TOKEN, breaker_cooldown=60.0, request_deadline=60.0)
 
 
@@ -36,14 +37,14 @@ def api(app: Flask) -> FlaskClient:
 
 @pytest.fixture
 def uncached(api_settings: Settings) -> Iterator[FlaskClient]:
-    """The same service, but that it keeps no answer."""
+    """The same API without its response cache."""
     for app in serve(replace(api_settings, answer_cache_mb=0)):
         yield app.test_client()
 
 
 @pytest.fixture
 def token() -> dict[str, str]:
-    """The header that lets a request write."""
+    """The header that authorizes a write."""
     return {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -53,23 +54,24 @@ def rows(engine: Engine) -> Rows:
 
 
 @pytest.fixture
-def many(rows: Rows) -> Callable[[int], None]:
-    """Makes so many quotes of one listing, one a second from noon on, which no compression makes small."""
+def insert_quotes(rows: Rows) -> Callable[[int], None]:
+    """Return a function that inserts quotes of one listing, one a second from noon; random run ids do not compress."""
 
-    def make(count: int) -> None:
+    def insert(count: int) -> None:
         listing = rows.listing()
-        made = text("""
+        statement = text("""
             INSERT INTO quotes (listing_id, observed_at, price, fetched_at, ingested_at, run)
-            SELECT :listing, CAST(:noon AS timestamptz) + make_interval(secs => it), it, :noon, :noon, gen_random_uuid()
-              FROM generate_series(CAST(:first AS int), :last) AS it
+            SELECT :listing, CAST(:noon AS timestamptz) + make_interval(secs => number), number, :noon, :noon,
+                   gen_random_uuid()
+              FROM generate_series(CAST(:first AS int), :last) AS number
         """)
-        # One transaction for all would take longer than one may.
+        # One transaction for all rows would exceed the transaction timeout.
         for first in range(0, count, 5000):
             with rows.engine.begin() as connection:
                 last = min(first + 5000, count) - 1
-                connection.execute(made, {"listing": listing, "noon": NOON, "first": first, "last": last})
+                connection.execute(statement, {"listing": listing, "noon": NOON, "first": first, "last": last})
 
-    return make
+    return insert
 
 
 def serve(settings: Settings) -> Iterator[Flask]:
@@ -78,3 +80,10 @@ def serve(settings: Settings) -> Iterator[Flask]:
     context_of(app).engine.dispose()
     context_of(app).database_probes.shutdown()
     context_of(app).broker_probes.shutdown()
+
+
+@pytest.fixture
+def api_without_database(api_settings: Settings) -> Iterator[FlaskClient]:
+    """The same API, whose DATABASE_URL names a port on which nothing listens."""
+    for app in serve(replace(api_settings, database_url=f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere")):
+        yield app.test_client()

@@ -1,4 +1,4 @@
-"""Rows of the tables, put there directly: what the pipeline would have left."""
+"""Insert rows directly, as the pipeline would leave them."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Rows:
                 confidence=Decimal("0.9"),
             )
             id_ = int(connection.execute(listing.returning(ListingRow.id)).scalar_one())
-            how = {"method": "symbol_and_name", "confidence": Decimal("0.9"), "decided_by": "resolver"}
-            connection.execute(insert(DecisionRow).values(listing=id_, asset=asset_id, **how))
+            decision = {"method": "symbol_and_name", "confidence": Decimal("0.9"), "decided_by": "resolver"}
+            connection.execute(insert(DecisionRow).values(listing=id_, asset=asset_id, **decision))
             return id_
 
     def quote(self, listing: int, observed_at: datetime = NOON, price: str = "1.5", **more: Any) -> None:
@@ -99,7 +99,7 @@ class Rows:
         source: str = "coingecko",
         body: bytes = b"[]",
         committed_at: datetime = NOON,
-        told: Mapping[str, Any] | None = None,
+        recorded: Mapping[str, Any] | None = None,
         **counted: int,
     ) -> bytes:
         digest = sha256(body).digest()
@@ -121,7 +121,7 @@ class Rows:
                     fetched=sum(counters[name] for name in COUNTED),
                     bytes=len(body),
                     **counters,
-                    **(told or {}),
+                    **(recorded or {}),
                 )
             )
         return digest
@@ -135,8 +135,8 @@ class Rows:
         reasons: Sequence[tuple[str, str, str]] = (("price", "no_price", "expected a price, got none"),),
         **more: Any,
     ) -> None:
-        """reasons: field, code and detail of each."""
-        told = [dict(zip(("field", "code", "detail"), reason, strict=True)) for reason in reasons]
+        """Insert a reject. reasons: field, code and detail of each."""
+        reasons_as_json = [dict(zip(("field", "code", "detail"), reason, strict=True)) for reason in reasons]
         values = {
             "source": source,
             "digest": digest,
@@ -146,10 +146,10 @@ class Rows:
             **more,
         }
         with self.engine.begin() as connection:
-            connection.execute(insert(RejectRow).values(reasons=told, **values))
+            connection.execute(insert(RejectRow).values(reasons=reasons_as_json, **values))
 
     def add(self, row: Base) -> None:
-        """A row as it is given."""
+        """Insert a row without changes."""
         with Session(self.engine) as session, session.begin():
             session.add(row)
 
@@ -159,12 +159,13 @@ class Rows:
             connection.execute(insert(CheckpointRow).values(source=source, partition=partition, **more))
 
     def breaker(self, source: str = "coingecko", **state: Any) -> None:
-        """state: failures, opened_at, probe_until."""
+        """Insert a source with the state of its circuit breaker: failures, opened_at, probe_until."""
         with self.engine.begin() as connection:
             values = {f"breaker_{name}": value for name, value in state.items()}
             connection.execute(insert(SourceRow).values(name=source, **values))
 
     def dropped(self, source: str = "coingecko", *, quotes: int = 0, bodies: int = 0) -> None:
+        """Insert a source with the numbers of quotes and bodies that retention dropped."""
         with self.engine.begin() as connection:
             connection.execute(insert(SourceRow).values(name=source, quotes_dropped=quotes, bodies_dropped=bodies))
 

@@ -27,6 +27,7 @@ from tests.bench.scale import FULL, QUICK, Scale
 from tests.bench.servers import Servers
 from tests.bench.workers import measure_workers
 from tests.processes import ROOT
+from tests.servers import MigratedPostgres
 from tests.short_times import forget_the_callers_settings
 
 BUILD = ROOT / "build"
@@ -71,7 +72,8 @@ def measure(parts: Sequence[str], scale: Scale) -> tuple[Measured, str]:
     BUILD.mkdir(exist_ok=True)
     folder, measured = Path(mkdtemp(prefix="bench-", dir=BUILD)), Measured()
     try:
-        with Servers(folder) as servers:
+        with MigratedPostgres(folder / "servers") as postgres:
+            servers = Servers(folder, postgres)
             for part in parts:
                 _measure(part, servers, scale, measured)
             return measured, describe(servers)

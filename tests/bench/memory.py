@@ -42,7 +42,7 @@ def _export(servers: Servers, name: str, rows_of: Callable[[Path], int], since: 
     """The peak of a process that has done nothing else."""
     with servers.service("exports", FILLED, web_workers=1) as service:
         file = service.folder / f"export.{name}"
-        _download(service, f"{service.url}/data?format={name}&observed_from={since}", file)
+        _download(service, f"{service.web.url}/data?format={name}&observed_from={since}", file)
         there, exported = _count(service.database, since), rows_of(file)
         assert exported == there, f"format={name} has {exported} of {there} rows"
         return peak(service.web.pid)
@@ -51,7 +51,7 @@ def _export(servers: Servers, name: str, rows_of: Callable[[Path], int], since: 
 def _download(service: Service, url: str, file: Path) -> None:
     with requests.get(url, stream=True, timeout=LONGEST_EXPORT) as answer, file.open("wb") as kept:
         if not answer.ok:
-            raise NotMeasured(f"{url.removeprefix(service.url)} is answered with {answer.status_code}")
+            raise NotMeasured(f"{url.removeprefix(service.web.url)} is answered with {answer.status_code}")
         for chunk in answer.iter_content(CHUNK):
             kept.write(chunk)
 

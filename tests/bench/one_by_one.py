@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from sources.contract import Reject
 from sources.csv_history import source
-from sources.record import Record
+from sources.record import Quote, Record
 from store.engine import make_engine
 from store.tables import QuoteRow
 from tests.bench.database import COLUMNS, Cost, Database
@@ -82,7 +82,7 @@ def judge_and_copy(database: Database, file: Path, count: int) -> Cost:
     return cost
 
 
-def _judged(path: Path, now: datetime, count: int) -> Iterator[QuoteRow]:
+def _judged(path: Path, now: datetime, count: int) -> Iterator[Quote]:
     record = Record(now)
     with path.open(encoding="utf-8", newline="") as file:
         for row in islice(csv.DictReader(file), count):

@@ -48,14 +48,14 @@ def measure_reads(servers: Servers, scale: Scale, measured: Measured) -> None:
 def _urls(servers: Servers, scale: Scale) -> Iterator[Mapping[str, str]]:
     """What is asked for, by the figure's name. The hello and FastAPI have as many processes as the API."""
     with servers.service("reads", FILLED) as service:
-        _, hello = service.serve("hello", "/", GUNICORN)
-        _, fastapi = service.serve("fastapi", FIRST, UVICORN)
-        _, keeping_none = service.serve("web", "/health/live", ANSWER_CACHE_MB="0")
-        _check_same(service.url, fastapi)
+        hello = service.serve("hello", "/", GUNICORN).url
+        fastapi = service.serve("fastapi", FIRST, UVICORN).url
+        keeping_none = service.serve(ANSWER_CACHE_MB="0").url
+        _check_same(service.web.url, fastapi)
         yield {
             "hello": f"{hello}/",
             "fastapi": fastapi + FIRST,
-            "again": service.url + FIRST,
+            "again": service.web.url + FIRST,
             "first": keeping_none + FIRST,
             "deep": f"{keeping_none}{FIRST}&cursor={_half_way(service)}",
             "latest": f"{keeping_none}/data/latest?limit=100",
@@ -76,7 +76,7 @@ def _half_way(service: Service) -> str:
     wanted = {"limit": str(MOST_AT_ONCE), "fields": "price", "count": "none"}
     with requests.Session() as session:
         for _ in range(half // MOST_AT_ONCE):
-            page = session.get(f"{service.url}/data", params=wanted, timeout=30).json()
+            page = session.get(f"{service.web.url}/data", params=wanted, timeout=30).json()
             wanted["cursor"] = page["pagination"]["next_cursor"]
     return wanted["cursor"]
 

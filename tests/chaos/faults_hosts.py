@@ -23,6 +23,7 @@ import psutil
 from tests.chaos.faults_points import written
 from tests.chaos.hosts import Host, ReachablePostgres, hosts
 from tests.chaos.invariants import Row
+from tests.chaos.servers import UPSTREAMS
 from tests.chaos.stage import Stage, fault
 from tests.processes import Process, until
 
@@ -66,11 +67,11 @@ ENDINGS = ("run_ended", "run_waiting", "slice_ended", "slice_fenced", "slice_aba
 
 ANSWERED = """
 from sqlalchemy import text
+from tasks.identity import decisions
 from tasks.runtime import database
-from tasks.identity import resolver as identity
 
 with database.worker_engine().begin() as connection:
-    connection.execute(text(f"SELECT pg_advisory_xact_lock({identity._RESOLVE_LOCK})"))
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({decisions._RESOLVE_LOCK})"))
     print("locked", flush=True)
     connection.execute(text("WITH waited AS MATERIALIZED (SELECT pg_sleep(0.5)) "
                             "SELECT repeat('x', 1000) FROM waited, generate_series(1, 20000)")).all()
@@ -102,7 +103,7 @@ class TwoHosts:
         """On the host's loopback, at the same URL as outside."""
         servers, log = self.stage.servers, self.stage.folder / f"{host.namespace}-replay.log"
         where = ("--port", str(urlsplit(servers.replay.url).port), "--seed", str(servers.seed))
-        host.run(sys.executable, "-m", "devstack.recorded_upstreams", "--freeze", *where, log=log)
+        host.run(*UPSTREAMS, *where, log=log)
         until(lambda: "serves" in log.read_text(), within=30, what=f"the upstreams answer; see {log}")
 
     def cut(self, *links: str, worker: Process | None = None) -> None:

@@ -17,9 +17,9 @@ import psycopg2
 import requests
 from sqlalchemy import text
 
+from devstack.postgres import DATABASE
 from devstack.process import family
 from tests.chaos.faults_workers import under_way
-from tests.chaos.servers import DATABASE, run_sql
 from tests.chaos.stage import Stage, fault
 from tests.processes import ROOT, Process, until
 from tests.wire import Wire
@@ -139,7 +139,7 @@ def away(stage: Stage) -> str:
         stage.postgres.start()
     stage.settle()
     until(lambda: _all_beat(stage), within=20, what="worker, control and beat have shown themselves again")
-    _assert_alive(stage, *started, web.process)
+    _assert_alive(stage, *started, web)
     stage.request("coinpaprika")
     stage.settle()
     return f"the API said 503 within {slowest:.1f} s; {_claims(stage)}"
@@ -166,14 +166,14 @@ def frozen(stage: Stage) -> str:
 def standby(stage: Stage) -> str:
     """Nobody ends the sessions that refuse: a worker must leave them by itself."""
     worker, *_ = under_way(stage, "csv_history", "coingecko")
-    url, change = stage.postgres.url, f"ALTER DATABASE {DATABASE} SET default_transaction_read_only"
+    run_sql, change = stage.servers.postgres.run_sql, f"ALTER DATABASE {DATABASE} SET default_transaction_read_only"
     stage.hurt()
     with stage.outage():
-        run_sql(url, f"{change} = on", database="postgres")
+        run_sql(f"{change} = on")
         stage.one(f"SELECT count(pg_terminate_backend(pid, 1000)) FROM {SESSIONS}")
         until(lambda: "read_only_sql_transaction" in worker.log.read_text(), what="a worker met the standby")
         time.sleep(3)
-        run_sql(url, f"{change} = off", database="postgres")
+        run_sql(f"{change} = off")
     stage.settle()
     return _claims(stage)
 
@@ -198,7 +198,7 @@ def no_connection_left(stage: Stage) -> str:
 @fault("deadlocks with another writer, again and again")
 def deadlocks(stage: Stage) -> str:
     """It takes the quotes first and the checkpoints then, the other way round than a page does."""
-    run_sql(stage.postgres.url, f"ALTER DATABASE {DATABASE} SET deadlock_timeout = '200ms'")
+    stage.servers.postgres.run_sql(f"ALTER DATABASE {DATABASE} SET deadlock_timeout = '200ms'")
     under_way(stage, "csv_history", "coingecko")
     stage.hurt()
     for _ in range(8):

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import requests
 
-from devstack.environment import REPLAYED
+from devstack.environment import RECORDED_PATHS
 from tests.chaos.stage import Stage, fault
 from tests.processes import until
 
@@ -93,7 +93,7 @@ def lying(stage: Stage) -> Iterator[Liar]:
     """Upstreams that are asked in the replay server's place, by what is started from now on."""
     with Liar(stage.servers.replay.url) as liar:
         threading.Thread(target=liar.serve_forever, daemon=True).start()
-        stage.environ |= {f"{source}_URL": liar.url + path for source, path in REPLAYED.items()}
+        stage.environ |= {f"{source}_URL": liar.url + path for source, path in RECORDED_PATHS.items()}
         try:
             yield liar
         finally:

@@ -62,8 +62,7 @@ def begin_anew(stage: Stage, *, afresh: bool) -> None:
     """Nothing is left of the round; nor are its processes, where something was broken."""
     with stage.watch.looking_away():
         if afresh:
-            for process in stage.started:
-                process.kill()
+            stage.kill()
             stage.leaving.clear()
             stage.servers.fresh()
         else:

@@ -4,57 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import psutil
 
-from devstack.process import family, last_lines
-from tests.processes import Process, until
-
-CHILDREN = 2
-"""How many tasks a worker has a process for; see tests/processes.py."""
+from devstack.process import family
+from tests.processes import SLOTS, Process, Processes, until
 
 RUNS = (psutil.STATUS_RUNNING, psutil.STATUS_SLEEPING, psutil.STATUS_DISK_SLEEP)
 
 
-class Service:
-    """started: every process, the ended ones too. leaving: those of them that were told to stop.
-
-    environ: what they see; change it before they start. folder: where their logs are.
-    """
+class Service(Processes):
+    """started: every process, the ended ones too. leaving: those of them that were told to stop."""
 
     def __init__(self, folder: Path, environ: dict[str, str]):
-        self.folder, self.faults = folder, folder / "faults"
+        self.faults = folder / "faults"
         self.faults.mkdir(parents=True)
-        self.environ = {**environ, "KASPARRO_FAULTS": str(self.faults)}
-        self.started: list[Process] = []
+        super().__init__(folder, {**environ, "KASPARRO_FAULTS": str(self.faults)})
         self.leaving: set[Process] = set()
-        self._ready: set[Process] = set()
-
-    def start(self, role: str, **environ: str) -> Process:
-        """Start a process of the service: worker (two children), control, beat or web. Returns at once."""
-        log = self.folder / f"{role}-{len(self.started)}.log"
-        process = Process(role, log, {**self.environ, **environ})
-        self.started.append(process)
-        return process
 
     def is_ready(self, process: Process) -> bool:
         """Whether a worker or control process consumes, and has not ended or been stopped since."""
-        if process not in self._ready and " ready." in process.log.read_text():
-            self._ready.add(process)
-        return process in self._ready and _status(process.pid) in RUNS
+        return super().is_ready(process) and _status(process.pid) in RUNS
 
     def has_ended(self, process: Process) -> bool:
         return _status(process.pid) in (None, psutil.STATUS_ZOMBIE)
-
-    def until_ready(self, *started: Process) -> None:
-        for process in started:
-            until(partial(self._is_ready_or_ended, process), within=30, what=f"ready; see {process.log}")
-
-    def _is_ready_or_ended(self, process: Process) -> bool:
-        assert not self.has_ended(process), f"{process.role} has ended: {last_lines(process.log, 3)}"
-        return self.is_ready(process)
 
     def children(self, process: Process) -> list[psutil.Process]:
         """What a worker forked and that is alive, stopped or not."""
@@ -64,7 +38,7 @@ class Service:
         """How many slices the workers that consume could have in hand, the frozen ones' left out."""
         workers = [process for process in self.started if process.role == "worker" and self.is_ready(process)]
         frozen = sum(_status(child) == psutil.STATUS_STOPPED for it in workers for child in self.children(it))
-        return CHILDREN * len(workers) - frozen
+        return SLOTS * len(workers) - frozen
 
     def is_controlled(self) -> bool:
         """Whether a reconciler would answer now."""

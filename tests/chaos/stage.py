@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,10 +50,11 @@ from store.tables import Base
 from tests.chaos.invariants import Loaded, Row, content_by_source
 from tests.chaos.outcome import Outcome
 from tests.chaos.pulse import Pulse, carrier
-from tests.chaos.servers import TOKEN, Servers, Web, migrate
+from tests.chaos.servers import TOKEN, Servers
 from tests.chaos.service import Service, go_on
 from tests.chaos.watch import Watch
-from tests.processes import Process, until
+from tests.processes import Process, until, until_served
+from tests.servers import migrate
 from tests.short_times import SHORT_TIMES
 
 WHAT_THE_API_KNOWS = ("DATABASE_URL", "REDIS_URL", "EXTRA_SOURCES")
@@ -100,13 +101,14 @@ class Stage(Service):
     def __init__(self, servers: Servers, folder: Path):
         self.modules = folder / "modules"
         super().__init__(folder, {**servers.environ, "PYTHONPATH": str(self.modules)})
-        self.servers, self.postgres, self.valkey = servers, servers.postgres, servers.valkey
+        self.servers, self.valkey = servers, servers.valkey
+        self.postgres: Postgres = servers.postgres
         self.base = Loaded({}, [])
         self.undisturbed: dict[str, list[Row]] = {}
         self.outcome = Outcome()
         self.hurt_at: float | None = None
         self._incomplete: set[str] = set()
-        self._web: Web | None = None
+        self._web: Process | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Stage:
@@ -120,8 +122,7 @@ class Stage(Service):
     def __exit__(self, *_: object) -> None:
         with self._stack:
             self.watch.stop()
-            for process in self.started:
-                process.kill()
+            self.kill()
             self.engine.dispose()
 
     @property
@@ -129,11 +130,11 @@ class Stage(Service):
         """The short times that the processes run with, in seconds: LEASE, SWEEP_EVERY, PUBLISH_GAP, TASK_SLICE, …"""
         return {name: float(self.environ[name]) for name in SHORT_TIMES}
 
-    def start(self, role: str, **environ: str) -> Process:
+    def start(self, role: str, command: Sequence[str] = (), **environ: str) -> Process:
         """See Service. Where there is a beat, it sends the reconciler's message."""
         if role == "beat":
             self.pulse.stop()
-        return super().start(role, **environ)
+        return super().start(role, command, **environ)
 
     def struck(self, point: str, within: float = 20) -> None:
         """See Service. The time to recovery counts from there."""
@@ -174,16 +175,15 @@ class Stage(Service):
     def cancel(self, run: uuid.UUID) -> None:
         self.api("POST", f"/runs/{run}/cancel")
 
-    def web(self) -> Web:
+    def web(self) -> Process:
         """The suite's API; one of the fault's own where it has servers or sources of its own."""
         if self._web is None:
             shared = self.servers.environ
             if all(self.environ.get(name) == shared.get(name) for name in WHAT_THE_API_KNOWS):
                 self._web = self.servers.api()
             else:
-                self._web = Web(self.folder / "web.log", self.environ)
-                self.started.append(self._web.process)
-        self._web.wait()
+                self._web = self.serve()
+        until_served(self._web)
         return self._web
 
     # What this fault has of its own

@@ -1,4 +1,4 @@
-"""A launcher to be killed: starts both servers on the folder it is given, tells of them in a line, and waits."""
+"""Start both servers on a folder, print their addresses and process ids in one line, and wait to be killed."""
 
 import json
 import sys
@@ -9,13 +9,13 @@ from devstack.valkey import Valkey
 
 folder = Path(sys.argv[1])
 with Postgres(folder) as postgres, Valkey(folder) as valkey:
-    told = {
+    report = {
         "postgres": postgres.url,
         "valkey": valkey.url,
         "account": postgres.account.name,
         "data": str(postgres.data),
         "pids": [postgres.pid, valkey.pid],
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(report) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""Runs a command for which unshare() is refused, as a default container refuses it: by a seccomp filter."""
+"""Run a command for which unshare() is refused by a seccomp filter, as in a default container."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ import sys
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 UNSHARE = {"x86_64": 272, "aarch64": 97}[platform.machine()]
 LOAD_CALL_NUMBER, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
-REFUSE, ALLOW = 0x00050000 | 1, 0x7FFF0000  # with EPERM
+REFUSE, ALLOW = 0x00050000 | 1, 0x7FFF0000  # REFUSE returns EPERM.
 
 program = b"".join(
     struct.pack("HBBI", *instruction)

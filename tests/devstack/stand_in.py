@@ -1,6 +1,6 @@
-"""Stands in for the web process: healthy, with one source whose run ends at once.
+"""Stand in for the web process: a healthy API with one source, and a first run that has a fixed status.
 
-argv: the variable with its port; how the run ends.
+Arguments: the variable with the port; the status of the run.
 """
 
 import json
@@ -13,27 +13,27 @@ RUN = {"id": "1", "source": "stand_in", "status": sys.argv[2], "counters": COUNT
 SOURCES = {
     "data": [
         {"name": "stand_in", "paused": False},
-        {"name": "resting", "paused": True, "paused_reason": "until somebody says so"},
+        {"name": "resting", "paused": True, "paused_reason": "maintenance"},
     ]
 }
 HAS_KEY = any(name.endswith("_API_KEY") for name in os.environ)
 
 
-class Answers(BaseHTTPRequestHandler):
-    def answer(self, status: int, body: object) -> None:
-        sent = json.dumps(body).encode()
+class Handler(BaseHTTPRequestHandler):
+    def respond(self, status: int, document: object) -> None:
+        body = json.dumps(document).encode()
         self.send_response(status)
-        self.send_header("Content-Length", str(len(sent)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(sent)
+        self.wfile.write(body)
 
     def do_GET(self) -> None:
-        answers = {"/runs/1": RUN, "/sources": SOURCES}
-        self.answer(200, answers.get(self.path, {"status": "ok", "has_key": HAS_KEY}))
+        documents = {"/runs/1": RUN, "/sources": SOURCES}
+        self.respond(200, documents.get(self.path, {"status": "ok", "has_key": HAS_KEY}))
 
     def do_POST(self) -> None:
-        allowed = self.headers["Authorization"] == f"Bearer {os.environ['API_TOKEN']}"
-        self.answer(202 if allowed else 401, {"data": [RUN]})
+        is_allowed = self.headers["Authorization"] == f"Bearer {os.environ['API_TOKEN']}"
+        self.respond(202 if is_allowed else 401, {"data": [RUN]})
 
 
-HTTPServer(("127.0.0.1", int(os.environ[sys.argv[1]])), Answers).serve_forever()
+HTTPServer(("127.0.0.1", int(os.environ[sys.argv[1]])), Handler).serve_forever()

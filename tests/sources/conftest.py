@@ -1,4 +1,4 @@
-"""Upstreams on loopback, well-behaved and not, and clients that speak with them."""
+"""Start upstreams on loopback, well-behaved and not, and clients that send requests to them."""
 
 from __future__ import annotations
 
@@ -24,41 +24,43 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-def serve(upstream: HTTPServer, *answers: Response) -> list[Request]:
-    """Answer the requests in turn, the last answer for ever; gives the requests as they come in."""
-    asked: list[Request] = []
+def serve(upstream: HTTPServer, *responses: Response) -> list[Request]:
+    """Serve these responses on /tickers in turn, then repeat the last. Return a list to which requests are added."""
+    requests: list[Request] = []
 
-    def answer(request: Request) -> Response:
-        asked.append(request)
-        return answers[min(len(asked), len(answers)) - 1]
+    def respond(request: Request) -> Response:
+        requests.append(request)
+        return responses[min(len(requests), len(responses)) - 1]
 
-    upstream.expect_request("/tickers").respond_with_handler(answer)
-    return asked
+    upstream.expect_request("/tickers").respond_with_handler(respond)
+    return requests
 
 
-def answer(status: int = 200, body: str | bytes = "[]", **headers: str) -> Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Response(body, status, named, content_type="application/json")
+def make_response(status: int = 200, body: str | bytes = "[]", **headers: str) -> Response:
+    """Return a JSON response. The name of a header has `_` in place of `-`."""
+    header_values = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Response(body, status, header_values, content_type="application/json")
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    began = time.monotonic()
+    """Assert that the block takes less than this."""
+    started = time.monotonic()
     yield
-    assert time.monotonic() - began < seconds
+    assert time.monotonic() - started < seconds
 
 
 @pytest.fixture
-def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the chance out of the library's pauses, and most of their length."""
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the pauses between attempts short, and not random."""
     monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
 @pytest.fixture(scope="session")
 def two_upstreams() -> Iterator[tuple[HTTPServer, HTTPServer]]:
-    """For the session: it takes half a second to stop one."""
-    with HTTPServer(host="127.0.0.1", threaded=True) as one, HTTPServer(host="127.0.0.1", threaded=True) as other:
-        yield one, other
+    """Start two servers for the whole session: to stop one takes half a second."""
+    with HTTPServer(host="127.0.0.1", threaded=True) as first, HTTPServer(host="127.0.0.1", threaded=True) as second:
+        yield first, second
 
 
 @pytest.fixture
@@ -75,13 +77,15 @@ def another_upstream(two_upstreams: tuple[HTTPServer, HTTPServer]) -> HTTPServer
 
 @dataclass
 class Clients:
-    """Makes clients, and counts what they spend. forbid: raised in place of spending, where it is set.
+    """Make clients, and record what they report.
 
-    answers: for each request, whether it was told to have been answered.
+    spent:     the number of requests that were counted.
+    outcomes:  for each request, whether the client reported that the host responded.
+    forbid:    if set, it is raised instead of counting a request.
     """
 
     spent: int = 0
-    answers: list[bool] = field(default_factory=list)
+    outcomes: list[bool] = field(default_factory=list)
     forbid: Exception | None = None
     closing: ExitStack = field(default_factory=ExitStack)
 
@@ -93,9 +97,9 @@ class Clients:
             url=url.rstrip("/"),
             headers={key_header: KEY} if key_header else {},
             deadline=deadline,
-            max_body=max_body,
+            max_body_bytes=max_body,
             spend=self.spend,
-            answered=self.answers.append,
+            record_result=self.outcomes.append,
             clock=lambda: NOW,
         )
         client = HttpClient(access)
@@ -117,16 +121,19 @@ def client() -> Iterator[Clients]:
 
 @dataclass
 class RawServer:
-    """Answers each connection, once it has sent what is awaited, with what `answer` does to the socket.
+    """Accept connections, and respond to each with raw bytes.
 
-    tls: what the server speaks TLS with, if it does.
+    respond:     called with the socket once it has received `awaits`.
+    tls:         the server's side of TLS; None: plain HTTP.
+    connections: the number of connections so far.
+    stopped:     set at the end of the test.
     """
 
-    answer: Callable[[socket.socket], None]
+    respond: Callable[[socket.socket], None]
     tls: ssl.SSLContext | None = None
     awaits: bytes = b"\r\n\r\n"
     connections: int = 0
-    over: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -138,33 +145,33 @@ class RawServer:
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
-                threading.Thread(target=self._speak, args=[connection], daemon=True).start()
+                threading.Thread(target=self._handle, args=[connection], daemon=True).start()
 
-    def _speak(self, connection: socket.socket) -> None:
+    def _handle(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
             if self.tls is None:
-                return self._answer(connection)
+                return self._receive(connection)
             with self.tls.wrap_socket(connection, server_side=True) as secured:
-                self._answer(secured)
+                self._receive(secured)
 
-    def _answer(self, connection: socket.socket) -> None:
-        said = b""
-        while self.awaits not in said:
-            received = connection.recv(65536)
-            if not received:
+    def _receive(self, connection: socket.socket) -> None:
+        received = b""
+        while self.awaits not in received:
+            data = connection.recv(65536)
+            if not data:
                 return
-            said += received
-        self.answer(connection)
+            received += data
+        self.respond(connection)
 
     def trickle(self, connection: socket.socket, text: bytes) -> None:
-        """Send a byte every 20 ms, for as long as the test lasts."""
+        """Send one byte every 20 ms until the test ends."""
         for byte in text:
             connection.sendall(bytes([byte]))
-            if self.over.wait(0.02):
+            if self.stopped.wait(0.02):
                 return
 
     def close(self) -> None:
-        self.over.set()
+        self.stopped.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -174,11 +181,11 @@ RawUpstream = Callable[..., RawServer]
 
 @pytest.fixture
 def raw_upstream() -> Iterator[RawUpstream]:
-    """Starts a server whose answers are written byte by byte: raw_upstream(lambda server, connection: …)."""
+    """Return a function that starts a server of raw responses: raw_upstream(lambda server, connection: …)."""
     with ExitStack() as closing:
 
-        def start(answer: Callable[[RawServer, socket.socket], None], **spoken: Any) -> RawServer:
-            server = RawServer(lambda connection: answer(server, connection), **spoken)
+        def start(respond: Callable[[RawServer, socket.socket], None], **options: Any) -> RawServer:
+            server = RawServer(lambda connection: respond(server, connection), **options)
             closing.callback(server.close)
             return server
 

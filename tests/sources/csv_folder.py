@@ -1,4 +1,4 @@
-"""A folder of CSV files, looked at and judged as the pipeline does it, without a database."""
+"""Scan and validate a folder of CSV files as the pipeline does, without a database."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from settings import get_settings
-from sources.contract import BLANK, Cursor, Page, Reject, Source, Window
-from sources.csv import source as csv_files
+from sources import csv_source
+from sources.contract import BLANK, Cursor, Page, Reject, Source, TerminalError, Window
 from sources.csv.fileset import FileSet
 from sources.record import Quote, Record
 from tasks.pipeline.normalize import normalize_page
@@ -24,19 +26,19 @@ NO_HTTP: Any = None
 COIN = {"source_asset_id": "coin", "symbol": "COIN", "name": "Coin", "quote_currency": "USD"}
 
 
-def daily(**declared: Any) -> FileSet:
-    """A set of files with the columns `day` and `price`, unless declared otherwise."""
+def daily_files(**declaration: Any) -> FileSet:
+    """Return a file set of one coin, with the columns `day` and `price`, unless declared otherwise."""
     columns = {"observed_at": "day", "price": "price"}
-    return FileSet(**{"pattern": "*.csv", "columns": columns, "constants": COIN, **declared})
+    return FileSet(**{"pattern": "*.csv", "columns": columns, "constants": COIN, **declaration})
 
 
 @dataclass
-class Judged:
-    """What became of the items of some pages."""
+class Outcome:
+    """What the items of some pages became."""
 
     quotes: list[Quote] = field(default_factory=list)
     rejects: list[tuple[str, Reject]] = field(default_factory=list)
-    """Each with the text that the pipeline keeps of its item."""
+    """Each with the text of its item that the pipeline stores."""
     blank: int = 0
 
     @property
@@ -49,21 +51,21 @@ class Judged:
 
 
 class Folder:
-    """Files of one source in one folder."""
+    """The folder of one source's files."""
 
     def __init__(self, path: Path, *files: FileSet):
         self.path = path
-        self.source: Source = csv_files.source("csv_test", timedelta(minutes=15), files)
+        self.source: Source = csv_source("csv_test", timedelta(minutes=15), files)
 
     def write(self, name: str, content: str | bytes, *, changed: datetime = NOW - timedelta(hours=1)) -> Path:
-        """Write a file that was last changed at a time."""
+        """Write a file, with this time of its last change."""
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
         os.utime(file, (changed.timestamp(), changed.timestamp()))
         return file
 
-    def look(
+    def scan(
         self,
         partition: str,
         cursor: Cursor | None = None,
@@ -73,62 +75,67 @@ class Folder:
         record: int = 2**18,
         range_: int = 2**40,
     ) -> list[Page]:
-        """The pages of one look at a file, or at one of its ranges of `range_` bytes."""
+        """Return the pages of one scan of a file, or of one of its ranges of `range_` bytes."""
         sizes = {"CSV_BLOCK_BYTES": block, "CSV_RECORD_BYTES": record, "CSV_RANGE_BYTES": range_}
         with environment(CSV_DIR=str(self.path), **{name: str(size) for name, size in sizes.items()}):
             return list(self.source.fetch(Window("run", partition, cursor, now), NO_HTTP))
 
-    def look_at_all(
+    def scan_all(
         self, cursors: Mapping[str, Cursor] | None = None, *, range_: int, **options: Any
     ) -> dict[str, list[Page]]:
-        """The pages of one look at each partition there is."""
+        """Return the pages of one scan of each partition."""
         return {
-            partition: self.look(partition, (cursors or {}).get(partition), range_=range_, **options)
+            partition: self.scan(partition, (cursors or {}).get(partition), range_=range_, **options)
             for partition in self.partitions(range_)
         }
 
-    def judge(self, pages: Iterable[Page]) -> Judged:
-        """What the reference says of each item, row by row. That the pipeline says the same is asserted each time."""
-        judged = Judged()
+    def validate(self, pages: Iterable[Page]) -> Outcome:
+        """Return what the items of these pages become, read and validated row by row.
+
+        Assert for each page that the pipeline, which reads columns, has the same result.
+        """
+        outcome = Outcome()
         for page in pages:
-            agree(self.source, stored(page))
+            assert_columns_equal_rows(self.source, reloaded(page))
             record = Record(page.fetched_at)
-            for item in self.source.parse(stored(page)):
+            for item in self.source.parse(reloaded(page)):
                 if item is BLANK:
-                    judged.blank += 1
+                    outcome.blank += 1
                     continue
                 try:
                     if isinstance(item, Reject):
                         raise item
-                    judged.quotes.append(record.quote(self.source.normalize(item)))
+                    outcome.quotes.append(record.quote(self.source.normalize(item)))
                 except Reject as reject:
-                    kept = json.dumps(item.item if isinstance(item, Reject) else item)
-                    judged.rejects.append((kept, reject))
-        return judged
+                    text = json.dumps(item.item if isinstance(item, Reject) else item)
+                    outcome.rejects.append((text, reject))
+        return outcome
 
-    def read(self, name: str, **options: Any) -> Judged:
-        return self.judge(self.look(name, **options))
+    def read(self, name: str, **options: Any) -> Outcome:
+        """Scan a file, and validate its rows."""
+        return self.validate(self.scan(name, **options))
 
     def partitions(self, range_: int = 2**40) -> list[str]:
         with environment(CSV_DIR=str(self.path), CSV_RANGE_BYTES=str(range_)):
             return list(self.source.partitions())
 
 
-def agree(source: Source, page: Page) -> None:
-    """Assert that columns and rows are judged alike: the same quotes, the same rejects, for the same reasons."""
-    as_columns, as_rows = normalize_page(source, page, 0), normalize_page(replace(source, columns=None), page, 0)
-    assert (as_columns.fetched, as_columns.blank) == (as_rows.fetched, as_rows.blank)
-    assert as_columns.rejects == as_rows.rejects
-    assert [*as_columns.quotes] == [*as_rows.quotes]
+def assert_columns_equal_rows(source: Source, page: Page) -> None:
+    """Assert that reading columns gives the same quotes as reading rows, and the same rejects for the same reasons."""
+    by_columns, by_rows = normalize_page(source, page, 0), normalize_page(replace(source, columns=None), page, 0)
+    assert (by_columns.fetched, by_columns.blank) == (by_rows.fetched, by_rows.blank)
+    assert by_columns.rejects == by_rows.rejects
+    assert [*by_columns.quotes] == [*by_rows.quotes]
 
 
-def stored(page: Page) -> Page:
-    """The page as it comes back from the database."""
-    return Page(page.body, page.content_type, json.loads(json.dumps(page.request)), page.fetched_at, kept(page))
+def reloaded(page: Page) -> Page:
+    """Return the page as it is after it was stored in the database."""
+    request = json.loads(json.dumps(page.request))
+    return Page(page.body, page.content_type, request, page.fetched_at, reloaded_cursor(page))
 
 
-def kept(page: Page) -> Cursor:
-    """The page's cursor as it comes back from the database, which takes neither NUL nor lone surrogates."""
+def reloaded_cursor(page: Page) -> Cursor:
+    """Return the page's cursor as it is after it was stored. The database accepts neither NUL nor lone surrogates."""
     text = json.dumps(page.cursor, ensure_ascii=False)
     text.encode()
     assert "\\u0000" not in text
@@ -136,12 +143,20 @@ def kept(page: Page) -> Cursor:
     return cursor
 
 
-def whole(pages: Sequence[Page]) -> bytes:
+def joined_bodies(pages: Sequence[Page]) -> bytes:
     return b"".join(page.body for page in pages)
+
+
+def assert_unreadable(folder: Folder, name: str) -> None:
+    """Assert that a scan of the file fails, with an error that names it."""
+    with pytest.raises(TerminalError, match=f"csv_test: {name}") as raised:
+        folder.scan(name)
+    assert raised.value.code == "file_unreadable"
 
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
+    """Set environment variables, and have the settings read them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     get_settings.cache_clear()

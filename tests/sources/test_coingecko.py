@@ -1,4 +1,4 @@
-"""CoinGecko's markets: its pages, where a run resumes them, and the quirks of its wire format."""
+"""CoinGecko: the pages of a snapshot, where a run resumes them, and the quirks of the wire format."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 
-from sources.coingecko import EVERY, PER_PAGE, source
+from sources.coingecko import COINS_PER_PAGE, EVERY, source
 from sources.contract import Page, TerminalError, TransientError, Window
 from tasks.pipeline.normalize import NormalizedPage, normalize_page
+from tests.data.upstreams import AT
+from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.sources.conftest import Clients
 from tests.upstreams import Markets, coins
 
@@ -42,7 +43,7 @@ BITCOIN: dict[str, Any] = {
 
 @pytest.fixture
 def markets(upstream: HTTPServer) -> Callable[[int], Markets]:
-    """Serves so many coins."""
+    """Return a function that serves this number of coins."""
     return lambda count: Markets(upstream, coins(count))
 
 
@@ -58,48 +59,46 @@ def normalized(*items: Any) -> NormalizedPage:
 
 
 def test_a_short_page_is_the_last(client: Clients, markets: Callable[[int], Markets]) -> None:
-    server = markets(2 * PER_PAGE + 1)
+    server = markets(2 * COINS_PER_PAGE + 1)
     pages = fetch(client, server, "run-1")
-    assert [len(json.loads(page.body)) for page in pages] == [PER_PAGE, PER_PAGE, 1]
+    assert [len(json.loads(page.body)) for page in pages] == [COINS_PER_PAGE, COINS_PER_PAGE, 1]
     assert server.asked == [1, 2, 3]
     assert fetch(client, server, "run-1", pages[-1].cursor) == []
     assert server.asked == [1, 2, 3]
 
 
 def test_an_empty_page_past_the_end_is_the_last(client: Clients, markets: Callable[[int], Markets]) -> None:
-    server = markets(PER_PAGE)
+    server = markets(COINS_PER_PAGE)
     pages = fetch(client, server, "run-1")
     assert [page.body == b"[]" for page in pages] == [False, True]
     assert server.asked == [1, 2]
 
 
-def test_no_more_pages_are_asked_for_than_the_free_plans_bear(
+def test_a_snapshot_has_at_most_the_pages_that_the_free_plans_allow(
     client: Clients, markets: Callable[[int], Markets]
 ) -> None:
-    server = markets(6 * PER_PAGE)
+    server = markets(6 * COINS_PER_PAGE)
     pages = fetch(client, server, "run-1")
     assert server.asked == [1, 2, 3, 4]
     assert fetch(client, server, "run-1", pages[-1].cursor) == []
 
 
-@pytest.mark.parametrize(("pages", "asked"), [("1", [1]), ("5", [1, 2, 3, 4, 5])])
-def test_coingecko_pages_sets_how_many(
+@pytest.mark.parametrize(("pages", "requested"), [("1", [1]), ("5", [1, 2, 3, 4, 5])])
+def test_coingecko_pages_sets_the_number_of_pages(
     client: Clients,
     markets: Callable[[int], Markets],
     monkeypatch: pytest.MonkeyPatch,
     pages: str,
-    asked: list[int],
+    requested: list[int],
 ) -> None:
     monkeypatch.setenv("COINGECKO_PAGES", pages)
-    server = markets(6 * PER_PAGE)
+    server = markets(6 * COINS_PER_PAGE)
     fetch(client, server, "run-1")
-    assert server.asked == asked
+    assert server.asked == requested
 
 
-def test_the_same_run_resumes_at_the_page_that_its_cursor_names(
-    client: Clients, markets: Callable[[int], Markets]
-) -> None:
-    server = markets(3 * PER_PAGE - 1)
+def test_the_same_run_resumes_at_the_page_in_its_cursor(client: Clients, markets: Callable[[int], Markets]) -> None:
+    server = markets(3 * COINS_PER_PAGE - 1)
     first = fetch(client, server, "run-1")[0]
     server.asked.clear()
     fetch(client, server, "run-1", json.loads(json.dumps(first.cursor)), NOW + EVERY - timedelta(seconds=1))
@@ -110,7 +109,7 @@ def test_the_same_run_resumes_at_the_page_that_its_cursor_names(
 def test_another_run_or_an_old_snapshot_starts_at_page_one(
     client: Clients, markets: Callable[[int], Markets], run: str, age: timedelta
 ) -> None:
-    server = markets(3 * PER_PAGE - 1)
+    server = markets(3 * COINS_PER_PAGE - 1)
     second = fetch(client, server, "run-1")[1]
     server.asked.clear()
     pages = fetch(client, server, run, second.cursor, NOW + age)
@@ -118,9 +117,9 @@ def test_another_run_or_an_old_snapshot_starts_at_page_one(
     assert pages[0].cursor == {"run": run, "began": (NOW + age).isoformat(), "page": 2}
 
 
-def test_pages_are_asked_for_in_dollars(client: Clients, markets: Callable[[int], Markets]) -> None:
+def test_prices_are_requested_in_dollars(client: Clients, markets: Callable[[int], Markets]) -> None:
     [page] = fetch(client, markets(1), "run-1")
-    assert page.request["params"] == {"vs_currency": "usd", "per_page": PER_PAGE, "page": 1}
+    assert page.request["params"] == {"vs_currency": "usd", "per_page": COINS_PER_PAGE, "page": 1}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,9 @@ def test_pages_are_asked_for_in_dollars(client: Clients, markets: Callable[[int]
         "",
     ],
 )
-def test_an_error_under_status_200_is_no_last_page(upstream: HTTPServer, client: Clients, body: str) -> None:
+def test_an_error_under_status_200_is_not_taken_for_the_last_page(
+    upstream: HTTPServer, client: Clients, body: str
+) -> None:
     upstream.expect_request("/coins/markets").respond_with_data(body, 200)
     pages = source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for("")))
     with pytest.raises(TransientError) as caught:
@@ -156,7 +157,7 @@ def test_a_coin_becomes_a_quote() -> None:
     assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (19675987, 21000000, 21000000)
 
 
-def test_null_is_what_it_does_not_know_and_zero_is_zero() -> None:
+def test_null_means_unknown_and_zero_means_zero() -> None:
     [quote] = normalized({**BITCOIN, "max_supply": None, "market_cap_rank": None, "total_volume": 0}).quotes
     assert (quote.max_supply, quote.rank, quote.volume_24h) == (None, None, 0)
 
@@ -174,20 +175,22 @@ def test_null_is_what_it_does_not_know_and_zero_is_zero() -> None:
     ],
     ids=str,
 )
-def test_what_a_coin_may_lack_and_what_not(changes: dict[str, Any], expected: tuple[str, str] | None) -> None:
+def test_a_coin_is_rejected_without_its_required_fields(
+    changes: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
     result = normalized({**BITCOIN, **changes})
-    reasons = [(why["field"], why["code"]) for reject in result.rejects for why in reject.reasons]
+    reasons = [(reason["field"], reason["code"]) for reject in result.rejects for reason in reject.reasons]
     assert reasons == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize("item", [None, 7, "bitcoin", [], [BITCOIN]], ids=lambda item: str(item)[:9])
-def test_what_is_no_coin_at_all_is_a_reject_and_the_others_are_kept(item: Any) -> None:
+def test_an_item_that_is_not_a_coin_is_the_only_reject(item: Any) -> None:
     result = normalized(item, BITCOIN)
-    assert [why["code"] for reject in result.rejects for why in reject.reasons] == ["unmappable"]
+    assert [reason["code"] for reject in result.rejects for reason in reject.reasons] == ["unmappable"]
     assert len(result.quotes) == 1
 
 
-def test_a_coin_that_moved_to_the_next_page_at_the_same_time_is_the_same_quote() -> None:
+def test_a_coin_that_is_listed_twice_at_the_same_time_is_one_quote() -> None:
     result = normalized(BITCOIN, {**BITCOIN, "market_cap_rank": 2})
     assert (result.fetched, result.deduplicated, len(result.quotes)) == (2, 1, 1)
 
@@ -205,13 +208,13 @@ def test_the_tiniest_price_and_the_largest_supply_are_exact() -> None:
 # Recordings
 
 
-def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(real_data: Path) -> None:
-    body = (real_data / "coingecko/markets.p1.250.2022.json").read_bytes()
+def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(recordings: Recordings) -> None:
+    body = recordings.first_markets.read_bytes()
     coins = json.loads(body, parse_float=str, parse_int=str)
     fetched_at = max(datetime.fromisoformat(coin["last_updated"]) for coin in coins)
     result = normalize_page(source, Page(body, "application/json", {}, fetched_at, None), clock_skew=0)
     assert result.rejects == []
-    assert (result.fetched, len(result.quotes), result.deduplicated) == (250, 250, 0)
+    assert (result.fetched, len(result.quotes), result.deduplicated) == (recordings.markets, recordings.markets, 0)
     as_text = {coin["id"]: coin for coin in coins}
     for quote in result.quotes:
         coin = as_text[quote.source_asset_id]
@@ -223,15 +226,24 @@ def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(real_da
 
 
 @pytest.mark.parametrize(
-    ("recording", "error", "code", "retry_after"),
+    ("recordings", "recording", "error", "code", "retry_after"),
     [
-        ("error.404_coin", TerminalError, "upstream_refused", None),
-        ("error.422_missing_vs_currency", TerminalError, "upstream_refused", None),
-        ("error.429_retry_after_53", TransientError, "rate_limited", 53),
+        (SYNTHETIC, "error.404_no_such_coin", TerminalError, "upstream_refused", None),
+        (SYNTHETIC, "error.422_no_vs_currency", TerminalError, "upstream_refused", None),
+        (SYNTHETIC, "error.401_no_key", TerminalError, "key_refused", None),
+        (SYNTHETIC, "error.403_ban", TerminalError, "key_refused", None),
+        (SYNTHETIC, "error.429_retry_after_71", TransientError, "rate_limited", 71),
+        (SYNTHETIC, "error.200_too_many_requests", TransientError, "unexpected_body", None),
+        (SYNTHETIC, "error.200_server_error", TransientError, "unexpected_body", None),
+        (REAL, "error.404_coin", TerminalError, "upstream_refused", None),
+        (REAL, "error.422_missing_vs_currency", TerminalError, "upstream_refused", None),
+        (REAL, "error.429_retry_after_53", TransientError, "rate_limited", 53),
     ],
+    indirect=["recordings"],
+    ids=str,
 )
 def test_a_recorded_error_is_what_its_status_says(
-    real_data: Path,
+    recordings: Recordings,
     upstream: HTTPServer,
     client: Clients,
     recording: str,
@@ -239,18 +251,27 @@ def test_a_recorded_error_is_what_its_status_says(
     code: str,
     retry_after: float | None,
 ) -> None:
-    recorded = json.loads((real_data / f"coingecko/{recording}.headers.json").read_text())
-    headers = {"Retry-After": recorded["headers"]["retry-after"]} if "retry-after" in recorded["headers"] else {}
-    body = (real_data / f"coingecko/{recording}.json").read_bytes()
-    upstream.expect_request("/coins/markets").respond_with_data(body, recorded["status"], headers)
+    body, status, recorded = recordings.response(f"coingecko/{recording}")
+    headers = {"Retry-After": recorded["retry-after"]} if "retry-after" in recorded else {}
+    upstream.expect_request("/coins/markets").respond_with_data(body, status, headers)
     with pytest.raises(error) as caught:
         next(source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for(""))))
     assert (caught.value.code, getattr(caught.value, "retry_after", None)) == (code, retry_after)
     assert client.spent == 1
 
 
-def test_a_recorded_page_past_the_end_ends_the_snapshot(real_data: Path, upstream: HTTPServer, client: Clients) -> None:
-    body = (real_data / "coingecko/markets.beyond_last_page.json").read_bytes()
+def test_recorded_coins_that_lack_something_are_refused_for_it() -> None:
+    page = Page(SYNTHETIC.file("coingecko/markets.incomplete.json").read_bytes(), "application/json", {}, AT, None)
+    result = normalize_page(source, page, clock_skew=0)
+    reasons = [(why["field"], why["code"]) for reject in result.rejects for why in reject.reasons]
+    expected = [("source_asset_id", "empty"), ("price", "no_price"), ("observed_at", "missing"), ("symbol", "empty")]
+    assert (len(result.quotes), reasons) == (1, expected)
+
+
+def test_a_recorded_page_past_the_end_ends_the_snapshot(
+    recordings: Recordings, upstream: HTTPServer, client: Clients
+) -> None:
+    body = recordings.file("coingecko/markets.beyond_last_page.json").read_bytes()
     upstream.expect_request("/coins/markets").respond_with_data(body, 200)
     pages = list(source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for(""))))
     assert [page.body for page in pages] == [b"[]"]

@@ -1,4 +1,4 @@
-"""CoinPaprika's tickers, with the quirks of its wire format."""
+"""CoinPaprika: one page per run, and the quirks of the wire format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from pytest_httpserver import HTTPServer
 from sources.coinpaprika import source
 from sources.contract import Page, TerminalError, TransientError, Window
 from tasks.pipeline.normalize import NormalizedPage, normalize_page
+from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.sources.conftest import Clients
 
 FETCHED = datetime(2023, 7, 11, 8, 41, tzinfo=UTC)
@@ -53,7 +53,7 @@ def normalized(*coins: Any, fetched_at: datetime = FETCHED) -> NormalizedPage:
 
 
 def reasons(*coins: Any) -> list[tuple[str, str]]:
-    return [(why["field"], why["code"]) for reject in normalized(*coins).rejects for why in reject.reasons]
+    return [(reason["field"], reason["code"]) for reject in normalized(*coins).rejects for reason in reject.reasons]
 
 
 def bitcoin(quote: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -79,19 +79,19 @@ def test_each_currency_of_a_coin_is_a_quote_of_its_own() -> None:
     assert {quote.quote_currency: quote.price for quote in quotes} == {"USD": 1, "BTC": 2, "EUR": 3}
 
 
-def test_zero_is_what_it_does_not_know() -> None:
+def test_zero_means_unknown() -> None:
     unknown = bitcoin({"market_cap": 0, "volume_24h": 0.0}, rank=0, circulating_supply=0, total_supply=0, max_supply=0)
     [quote] = normalized(unknown).quotes
     assert (quote.market_cap, quote.volume_24h, quote.rank) == (None, None, None)
     assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (None, None, None)
 
 
-def test_a_change_of_zero_is_a_change_that_is_known() -> None:
+def test_a_change_of_zero_is_known() -> None:
     [quote] = normalized(bitcoin({"percent_change_24h": 0})).quotes
     assert quote.change_24h_pct == 0
 
 
-def test_what_newer_answers_leave_out_is_unknown() -> None:
+def test_a_field_that_newer_responses_lack_is_unknown() -> None:
     coin = bitcoin()
     del coin["circulating_supply"]
     [quote] = normalized(coin).quotes
@@ -99,7 +99,7 @@ def test_what_newer_answers_leave_out_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("price", [0, 0.0, None])
-def test_a_coin_without_a_price_is_a_reject_with_that_code(price: Any) -> None:
+def test_a_coin_without_a_price_is_rejected_as_no_price(price: Any) -> None:
     assert reasons(bitcoin({"price": price})) == [("price", "no_price")]
 
 
@@ -121,19 +121,17 @@ def test_a_coin_without_a_price_is_a_reject_with_that_code(price: Any) -> None:
         ([], ("quotes", "no_quotes")),
     ],
 )
-def test_a_coin_that_is_not_as_expected_is_a_reject_and_the_others_are_kept(
-    coin: Any, expected: tuple[str, str]
-) -> None:
+def test_an_invalid_coin_is_the_only_reject(coin: Any, expected: tuple[str, str]) -> None:
     assert reasons(coin, BITCOIN) == [expected]
     assert len(normalized(coin, BITCOIN).quotes) == 1
 
 
-def test_a_rejected_coin_is_kept_as_it_came() -> None:
+def test_a_rejected_coin_is_stored_unchanged() -> None:
     [reject] = normalized({"id": "x-x", "quotes": {}}).rejects
     assert json.loads(reject.item) == {"id": "x-x", "quotes": {}}
 
 
-def test_a_run_asks_once_for_all_that_is_listed(upstream: HTTPServer, client: Clients) -> None:
+def test_a_run_requests_the_tickers_once(upstream: HTTPServer, client: Clients) -> None:
     upstream.expect_request("/tickers", query_string={"quotes": "USD"}).respond_with_json([BITCOIN])
     http = client(upstream.url_for(""))
     [page] = source.fetch(window("run-1"), http)
@@ -146,55 +144,59 @@ def test_a_run_asks_once_for_all_that_is_listed(upstream: HTTPServer, client: Cl
 # Recordings
 
 
-def test_a_recorded_answer_becomes_a_quote_for_each_coin_to_the_last_digit(real_data: Path) -> None:
-    body = (real_data / "coinpaprika/tickers.full.2019-09-06.usd.json").read_bytes()
-    fetched_at = datetime(2019, 9, 6, 12, 45, tzinfo=UTC)
+def test_a_recorded_answer_becomes_a_quote_for_each_coin_to_the_last_digit(recordings: Recordings) -> None:
+    body = recordings.all_tickers.read_bytes()
+    as_text = {coin["id"]: coin for coin in json.loads(body, parse_float=str, parse_int=str)}
+    fetched_at = max(datetime.fromisoformat(coin["last_updated"]) for coin in as_text.values())
     page = Page(body, "application/json", {}, fetched_at, None)
     result = normalize_page(source, page, clock_skew=0)
     assert Counter(why["code"] for reject in result.rejects for why in reject.reasons) == {}
-    assert (result.fetched, len(result.quotes), result.deduplicated) == (2541, 2541, 0)
-    as_text = {coin["id"]: coin for coin in json.loads(body, parse_float=str, parse_int=str)}
+    assert (result.fetched, len(result.quotes), result.deduplicated) == (recordings.tickers, recordings.tickers, 0)
     for quote in result.quotes:
         coin = as_text[quote.source_asset_id]
         assert quote.price.as_tuple() == Decimal(coin["quotes"]["USD"]["price"]).as_tuple()
         assert str(quote.change_24h_pct) == str(Decimal(coin["quotes"]["USD"]["percent_change_24h"]))
         assert (quote.market_cap or 0) == Decimal(coin["quotes"]["USD"]["market_cap"])
         assert (quote.rank or 0) == int(coin["rank"])
-    assert sum(quote.market_cap is None for quote in result.quotes) == 680
-    assert sum(quote.max_supply is None for quote in result.quotes) == 1998
+    assert sum(quote.market_cap is None for quote in result.quotes) == recordings.no_market_cap
+    assert sum(quote.max_supply is None for quote in result.quotes) == recordings.no_max_supply
 
 
 @pytest.mark.parametrize(
-    ("recording", "code", "pause"),
+    ("recordings", "recording", "code", "pause"),
     [
-        ("error.402_historical", "payment_required", timedelta(days=1)),
-        ("error.404_id_not_found", "upstream_refused", None),
+        (SYNTHETIC, "error.400_bad_quotes", "upstream_refused", None),
+        (SYNTHETIC, "error.402_paid_plan", "payment_required", timedelta(days=1)),
+        (SYNTHETIC, "error.403_no_access", "key_refused", timedelta(hours=1)),
+        (SYNTHETIC, "error.404_no_such_id", "upstream_refused", None),
+        (REAL, "error.402_historical", "payment_required", timedelta(days=1)),
+        (REAL, "error.404_id_not_found", "upstream_refused", None),
     ],
+    indirect=["recordings"],
+    ids=str,
 )
 def test_a_recorded_refusal_ends_the_run(
-    real_data: Path, upstream: HTTPServer, client: Clients, recording: str, code: str, pause: timedelta | None
+    recordings: Recordings, upstream: HTTPServer, client: Clients, recording: str, code: str, pause: timedelta | None
 ) -> None:
-    recorded = json.loads((real_data / f"coinpaprika/{recording}.headers.json").read_text())
-    body = (real_data / f"coinpaprika/{recording}.json").read_bytes()
-    upstream.expect_request("/tickers").respond_with_data(body, recorded["status"], content_type="application/json")
-    with pytest.raises(TerminalError, match=str(recorded["status"])) as caught:
+    body, status, _ = recordings.response(f"coinpaprika/{recording}")
+    upstream.expect_request("/tickers").respond_with_data(body, status, content_type="application/json")
+    with pytest.raises(TerminalError, match=str(status)) as caught:
         list(source.fetch(window("run-1"), client(upstream.url_for(""))))
     assert (caught.value.code, caught.value.pause, client.spent) == (code, pause, 1)
 
 
-def test_a_recorded_error_under_status_200_is_no_empty_page(real_data: Path) -> None:
-    body = (real_data / "coinpaprika/error.404_id_not_found.json").read_bytes()
+def test_a_recorded_error_under_status_200_is_no_empty_page(recordings: Recordings) -> None:
+    body = recordings.file("coinpaprika/error.404_*.json").read_bytes()
     with pytest.raises(TransientError):
         normalize_page(source, Page(body, "application/json", {}, FETCHED, None), clock_skew=0)
 
 
 def test_the_recorded_redirect_of_a_trailing_slash_is_followed(
-    real_data: Path, upstream: HTTPServer, client: Clients
+    recordings: Recordings, upstream: HTTPServer, client: Clients
 ) -> None:
-    recorded = json.loads((real_data / "coinpaprika/error.301_trailing_slash.headers.json").read_text())
-    html = (real_data / "coinpaprika/error.301_trailing_slash.html").read_bytes()
-    location = recorded["headers"]["location"]
+    html, status, headers = recordings.response("coinpaprika/error.301_trailing_slash")
+    location, content_type = headers["location"], headers["content-type"]
     path, _, query = location.partition("?")
-    upstream.expect_request(f"{path}/").respond_with_data(html, 301, {"Location": location}, "text/html; charset=utf-8")
+    upstream.expect_request(f"{path}/").respond_with_data(html, status, {"Location": location}, content_type)
     upstream.expect_request(path, query_string=query).respond_with_json([])
     assert client(upstream.url_for("")).get(f"{path}/").body == b"[]"

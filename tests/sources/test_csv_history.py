@@ -1,4 +1,4 @@
-"""The declared source over the sample files that come with the project."""
+"""The declared formats fit the sample files of the project."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 import pytest
 
 from sources.csv_history import source
-from tests.sources.csv_folder import NOW, Folder, Judged
+from tests.sources.csv_folder import NOW, Folder, Outcome
 
 SAMPLES = Path(__file__).parent.parent.parent / "sample_data" / "csv"
 
 
 @pytest.fixture(scope="module")
-def files() -> dict[str, Judged]:
-    """What becomes of each sample file."""
+def files() -> dict[str, Outcome]:
+    """Return what the rows of each sample file become."""
     folder = Folder(SAMPLES)
     folder.source = source
-    return {file: folder.judge(folder.look(file)) for file in folder.partitions()}
+    return {file: folder.validate(folder.scan(file)) for file in folder.partitions()}
 
 
-def test_every_sample_file_is_declared(files: dict[str, Judged]) -> None:
+def test_every_sample_file_is_declared(files: dict[str, Outcome]) -> None:
     assert set(files) == {path.relative_to(SAMPLES).as_posix() for path in SAMPLES.rglob("*.csv")}
 
 
-def test_every_sample_file_gives_quotes(files: dict[str, Judged]) -> None:
-    assert {file: len(judged.quotes) for file, judged in files.items()} == {
+def test_every_sample_file_gives_quotes(files: dict[str, Outcome]) -> None:
+    assert {file: len(outcome.quotes) for file, outcome in files.items()} == {
         "cardano_2025_daily.csv": 909,
         "coin_history/coin_Bitcoin.csv": 640,
         "coin_history/coin_Dogecoin.csv": 640,
@@ -40,11 +40,11 @@ def test_every_sample_file_gives_quotes(files: dict[str, Judged]) -> None:
     }
 
 
-def test_the_bad_rows_among_the_samples_are_refused_with_their_reasons(files: dict[str, Judged]) -> None:
+def test_the_invalid_rows_of_the_samples_are_rejected_with_their_reasons(files: dict[str, Outcome]) -> None:
     rejects = Counter(
         (file, reason["field"], reason["code"])
-        for file, judged in files.items()
-        for _, reject in judged.rejects
+        for file, outcome in files.items()
+        for _, reject in outcome.rejects
         for reason in reject.reasons
     )
     assert rejects == {
@@ -54,11 +54,11 @@ def test_the_bad_rows_among_the_samples_are_refused_with_their_reasons(files: di
         ("investing/Holo Historical Data.csv", "observed_at", "not_a_time"): 1,
         ("investing/Holo Historical Data.csv", "price", "no_price"): 1,
     }
-    assert {file for file, judged in files.items() if judged.blank} == {"coin_history/coin_Ethereum.csv"}
+    assert {file for file, outcome in files.items() if outcome.blank} == {"coin_history/coin_Ethereum.csv"}
 
 
-def test_a_coin_has_one_id_and_one_series_in_each_currency(files: dict[str, Judged]) -> None:
-    quotes = [quote for judged in files.values() for quote in judged.quotes]
+def test_a_coin_has_one_id_and_one_series_in_each_currency(files: dict[str, Outcome]) -> None:
+    quotes = [quote for outcome in files.values() for quote in outcome.quotes]
     coins = {(quote.source_asset_id, quote.symbol.upper(), quote.name) for quote in quotes}
     assert coins == {
         (name, symbol, name)
@@ -76,8 +76,8 @@ def test_a_coin_has_one_id_and_one_series_in_each_currency(files: dict[str, Judg
     assert len(set(keys)) == len(keys)
 
 
-def test_a_quote_stands_at_the_time_its_row_states(files: dict[str, Judged]) -> None:
-    first = {file: judged.quotes[0].observed_at for file, judged in files.items()}
+def test_a_quote_is_observed_at_the_time_in_its_row(files: dict[str, Outcome]) -> None:
+    first = {file: outcome.quotes[0].observed_at for file, outcome in files.items()}
     assert first == {
         "cardano_2025_daily.csv": datetime(2025, 1, 1, tzinfo=UTC),
         "coin_history/coin_Bitcoin.csv": datetime(2024, 1, 1, 23, 59, 59, tzinfo=UTC),
@@ -89,12 +89,12 @@ def test_a_quote_stands_at_the_time_its_row_states(files: dict[str, Judged]) -> 
         "minutes/LTCUSD_1m.csv": datetime(2025, 10, 27, 6, 0, tzinfo=UTC),
         "zilliqa_prices.csv": datetime(2025, 11, 4, 23, 59, 59, 999000, tzinfo=UTC),
     }
-    assert all(quote.observed_at < NOW for judged in files.values() for quote in judged.quotes)
+    assert all(quote.observed_at < NOW for outcome in files.values() for quote in outcome.quotes)
 
 
-def test_the_close_that_stands_before_the_high_is_the_price(files: dict[str, Judged]) -> None:
+def test_the_close_is_the_price_also_if_it_comes_before_the_high(files: dict[str, Outcome]) -> None:
     quote = files["minutes/LTCUSD_1m.csv"].quotes[1]
-    assert [str(part) for part in (quote.open, quote.price, quote.high, quote.low)] == [
+    assert [str(value) for value in (quote.open, quote.price, quote.high, quote.low)] == [
         "97.388",
         "97.375",
         "97.396",

@@ -1,4 +1,4 @@
-"""What becomes a quote, what becomes a reject, and with which reasons; no item may become anything else."""
+"""Every item becomes a quote or a reject with its reasons, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ leaves = (
 values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(st.text(max_size=3), leaves, max_size=3)
 
 
-def judged(normalized: dict[str, Any]) -> Quote | Reject:
+def validated(normalized: dict[str, Any]) -> Quote | Reject:
     try:
         return RECORD.quote(normalized)
     except Reject as reject:
@@ -54,21 +54,21 @@ def judged(normalized: dict[str, Any]) -> Quote | Reject:
 
 
 def codes(normalized: dict[str, Any]) -> list[tuple[str, str]]:
-    """The reasons for which an item is rejected, as (field, code); none if it is a quote."""
-    verdict = judged(normalized)
-    return [(reason["field"], reason["code"]) for reason in verdict.reasons] if isinstance(verdict, Reject) else []
+    """Return the reasons of an item's reject as (field, code); none if it is a quote."""
+    result = validated(normalized)
+    return [(reason["field"], reason["code"]) for reason in result.reasons] if isinstance(result, Reject) else []
 
 
 def code(field: str, value: Any) -> str:
-    """The code for which an item with this value is rejected; none if it is a quote."""
+    """Return the code of the only reason against an item with this value; an empty text if it is a quote."""
     match codes(item(**{field: value})):
         case []:
             return ""
-        case [(named, code)]:
-            assert named == field
+        case [(name, code)]:
+            assert name == field
             return code
         case reasons:
-            raise AssertionError(f"one mistake, several reasons: {reasons}")
+            raise AssertionError(f"expected one reason, got {reasons}")
 
 
 @tried(max_examples=500, deadline=None)
@@ -88,14 +88,14 @@ def code(field: str, value: Any) -> str:
 @example({"observed_at": datetime.max.time().replace(tzinfo=UTC)})
 @example({"quote_currency": "ß" * 7})
 def test_every_item_is_a_quote_or_a_reject_with_reasons(changes: dict[str, Any]) -> None:
-    verdict = judged(item(**changes))
-    if isinstance(verdict, Quote):
-        assert_can_be_stored(verdict)
+    result = validated(item(**changes))
+    if isinstance(result, Quote):
+        assert_can_be_stored(result)
     else:
-        assert_says_why(verdict, changes)
+        assert_reasons_are_valid(result, changes)
 
 
-def assert_says_why(reject: Reject, changes: dict[str, Any]) -> None:
+def assert_reasons_are_valid(reject: Reject, changes: dict[str, Any]) -> None:
     assert reject.reasons
     for reason in reject.reasons:
         assert set(reason) == {"field", "code", "detail"}
@@ -123,14 +123,14 @@ def assert_can_be_stored(quote: Quote) -> None:
 
 @tried(deadline=None)
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=SMALLEST, max_value=LARGEST, places=20))
-def test_a_number_is_kept_to_its_last_digit_however_it_is_written(number: Decimal) -> None:
-    for written in (number, str(number), f"{number:f}", f"+{number:E}"):
-        assert RECORD.quote(item(price=written)).price.as_tuple() == number.as_tuple()
+def test_every_digit_of_a_number_is_kept_in_every_notation(number: Decimal) -> None:
+    for price in (number, str(number), f"{number:f}", f"+{number:E}"):
+        assert RECORD.quote(item(price=price)).price.as_tuple() == number.as_tuple()
 
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("value", [True, False, 1.5, float("nan"), [], {}, {"a": 1}, b"1"], ids=repr)
-def test_no_field_takes_a_bool_a_float_a_list_an_object_or_bytes(field: str, value: Any) -> None:
+def test_no_field_accepts_a_bool_a_float_a_list_an_object_or_bytes(field: str, value: Any) -> None:
     assert code(field, value) in {"not_text", "not_a_number", "not_a_time"}
 
 
@@ -179,7 +179,7 @@ def test_the_bounds_of_a_number(value: Any, expected: str) -> None:
 
 
 @pytest.mark.parametrize("field", NUMBERS)
-def test_what_may_be_unknown_may_be_null_or_left_out_or_zero(field: str) -> None:
+def test_an_optional_number_may_be_null_missing_or_zero(field: str) -> None:
     assert getattr(RECORD.quote(item(**{field: None})), field) is None
     assert getattr(RECORD.quote(item()), field) is None
     assert getattr(RECORD.quote(item(**{field: 0})), field) == 0
@@ -242,9 +242,9 @@ def test_a_rank_of_digits_is_an_int() -> None:
 
 @pytest.mark.parametrize("field", TEXTS)
 def test_the_bounds_of_a_text(field: str) -> None:
-    longest = {"source_asset_id": 200, "symbol": 100, "name": 300}[field]
-    assert code(field, "€" * longest) == ""
-    assert code(field, "x" * (longest + 1)) == "too_long"
+    max_length = {"source_asset_id": 200, "symbol": 100, "name": 300}[field]
+    assert code(field, "€" * max_length) == ""
+    assert code(field, "x" * (max_length + 1)) == "too_long"
     assert code(field, None) == "missing"
     assert code(field, " \t\n\u00a0") == "empty"
     assert code(field, "a\x00b") == "encoding"
@@ -291,7 +291,7 @@ def test_the_bounds_of_a_currency(value: Any, expected: str) -> None:
         ("1970-01-01T00:00:00Z", "too_early"),
         ("9999-12-31T23:59:59Z", "in_future"),
         ("9999-12-31T23:59:59-01:00", "not_a_time"),
-        (datetime(2024, 1, 1), "not_a_time"),  # noqa: DTZ001 — a naive one is meant
+        (datetime(2024, 1, 1), "not_a_time"),  # noqa: DTZ001 — a naive time is the test
         ("2024-01-01", "not_a_time"),
         ("2024-01-01T00:00:00", "not_a_time"),
         ("2024-02-30T00:00:00Z", "not_a_time"),
@@ -306,7 +306,7 @@ def test_the_bounds_of_a_time(value: Any, expected: str) -> None:
     assert code("observed_at", value) == expected
 
 
-def test_a_time_is_kept_in_utc() -> None:
+def test_a_time_is_converted_to_utc() -> None:
     quote = RECORD.quote(item(observed_at="2024-01-01T00:00:00.123456+05:30"))
     assert quote.observed_at == datetime(2023, 12, 31, 18, 30, 0, 123456, UTC)
     assert quote.observed_at.tzinfo is UTC
@@ -318,7 +318,7 @@ def test_a_high_below_the_low_is_a_reject() -> None:
     assert codes(item(high=3)) == codes(item(low=3)) == []
 
 
-def test_every_mistake_of_an_item_is_a_reason() -> None:
+def test_every_invalid_field_of_an_item_is_a_reason() -> None:
     assert sorted(codes(item(symbol="", price=None, rank=0, low="much"))) == [
         ("low", "not_a_number"),
         ("price", "no_price"),
@@ -327,11 +327,11 @@ def test_every_mistake_of_an_item_is_a_reason() -> None:
     ]
 
 
-def test_a_field_that_the_record_does_not_know_is_a_reject() -> None:
+def test_an_unknown_field_is_rejected() -> None:
     assert codes(item(colour="red")) == [("colour", "unknown_field")]
 
 
-def test_a_reason_quotes_the_value_but_never_at_length() -> None:
+def test_a_reason_shows_the_beginning_of_the_value() -> None:
     with pytest.raises(Reject) as caught:
         RECORD.quote(item(price="x" * 1_000_000))
     [reason] = caught.value.reasons

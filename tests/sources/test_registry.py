@@ -1,4 +1,4 @@
-"""The registry: what it takes for a source, and all that is wrong with the others at once."""
+"""The registry lists the valid sources with their overrides, and reports every mistake at once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from sources.registry import SOURCES
 from tests.processes import ROOT
 
-GOOD = """
+VALID_MODULE = """
 from datetime import timedelta
 from sources.contract import Source
 source = Source("{name}", timedelta(hours=1), lambda window, http: iter(()), lambda page: [], lambda item: item)
 """
-SHOW = """
+PRINT_REGISTRY = """
 from settings import SettingsError
 try:
     from sources.registry import SOURCES
@@ -30,17 +30,19 @@ else:
         print(source.name, "keeps quotes", source.retention.quotes, "bodies", source.retention.bodies)
 """
 
+NEXT_STEP = "Name a module that defines `source`."
+
 Registry = Callable[[Mapping[str, str]], str]
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    """What a process in an environment makes of its registry."""
+    """Return a function that prints the registry of a process in this environment, or its errors."""
 
     def registry(environ: Mapping[str, str]) -> str:
         path = os.pathsep.join([str(ROOT), str(tmp_path)])
         process = subprocess.run(
-            [sys.executable, "-c", SHOW],
+            [sys.executable, "-c", PRINT_REGISTRY],
             env={**os.environ, **environ, "PYTHONPATH": path},
             cwd=tmp_path,
             check=True,
@@ -52,7 +54,7 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def test_the_sources_of_the_project_are_there_under_their_names() -> None:
+def test_the_sources_of_the_project_are_listed_by_name() -> None:
     assert {name: source.name for name, source in SOURCES.items()} == {name: name for name in SOURCES}
     assert set(SOURCES) >= {"coinpaprika", "coingecko"}
 
@@ -64,64 +66,66 @@ def test_the_declared_schedules_stay_within_the_free_plans() -> None:
         assert 31 * 86400 / source.every.total_seconds() * calls < 0.7 * source.rate.per_month
 
 
-def test_the_environment_sets_schedule_and_rate(registry: Registry) -> None:
-    shown = registry({"COINGECKO_EVERY": "90", "COINGECKO_CALLS_PER_MINUTE": "3", "COINPAPRIKA_CALLS_PER_MONTH": "7"})
-    assert "coingecko 90 3 10000\n" in shown
-    assert "coinpaprika 600 30 7\n" in shown
+def test_the_environment_overrides_schedule_and_rate(registry: Registry) -> None:
+    output = registry({"COINGECKO_EVERY": "90", "COINGECKO_CALLS_PER_MINUTE": "3", "COINPAPRIKA_CALLS_PER_MONTH": "7"})
+    assert "coingecko 90 3 10000\n" in output
+    assert "coinpaprika 600 30 7\n" in output
 
 
-def test_the_environment_sets_how_long_things_are_kept_and_else_they_are_kept_for_ever(registry: Registry) -> None:
-    shown = registry({"COINGECKO_QUOTES_KEPT": "2592000", "CSV_HISTORY_BODIES_KEPT": "86400"})
-    assert "coingecko keeps quotes 30 days, 0:00:00 bodies None\n" in shown
-    assert "csv_history keeps quotes None bodies 1 day, 0:00:00\n" in shown
-    assert "coinpaprika keeps quotes None bodies None\n" in shown
+def test_data_is_kept_for_ever_unless_the_environment_sets_a_retention(registry: Registry) -> None:
+    output = registry({"COINGECKO_QUOTES_KEPT": "2592000", "CSV_HISTORY_BODIES_KEPT": "86400"})
+    assert "coingecko keeps quotes 30 days, 0:00:00 bodies None\n" in output
+    assert "csv_history keeps quotes None bodies 1 day, 0:00:00\n" in output
+    assert "coinpaprika keeps quotes None bodies None\n" in output
 
 
-def test_a_module_of_its_own_is_a_source_too(registry: Registry, tmp_path: Path) -> None:
-    (tmp_path / "one.py").write_text(GOOD.format(name="one"))
-    (tmp_path / "two.py").write_text(GOOD.format(name="two"))
-    shown = registry({"EXTRA_SOURCES": " one, two ,", "ONE_EVERY": "5", "ONE_CALLS_PER_MONTH": "9"})
-    assert "one 5 None 9\n" in shown
-    assert "two 3600 None None\n" in shown
+def test_extra_sources_adds_modules(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(VALID_MODULE.format(name="one"))
+    (tmp_path / "two.py").write_text(VALID_MODULE.format(name="two"))
+    output = registry({"EXTRA_SOURCES": " one, two ,", "ONE_EVERY": "5", "ONE_CALLS_PER_MONTH": "9"})
+    assert "one 5 None 9\n" in output
+    assert "two 3600 None None\n" in output
 
 
-def test_all_that_is_wrong_is_said_at_once(registry: Registry, tmp_path: Path) -> None:
+def test_every_mistake_is_reported_at_once(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("")
     (tmp_path / "number.py").write_text("source = 7")
     (tmp_path / "lost.py").write_text("1 / 0")
     (tmp_path / "over.py").write_text("raise SystemExit(0)")
     (tmp_path / "lame.py").write_text("from sources.contract import Nothing")
-    (tmp_path / "slash.py").write_text(GOOD.format(name="a/b"))
+    (tmp_path / "slash.py").write_text(VALID_MODULE.format(name="a/b"))
     modules = "absent, none, number, lost, over, lame, slash, ./slash.py"
-    shown = registry({"EXTRA_SOURCES": modules, "COINGECKO_PLAN": "pro", "COINPAPRIKA_EVERY": "often"})
-    assert shown.splitlines() == [
+    output = registry({"EXTRA_SOURCES": modules, "COINGECKO_PLAN": "pro", "COINPAPRIKA_EVERY": "often"})
+    assert output.splitlines() == [
         "These settings are wrong or missing:",
         "  COINPAPRIKA_EVERY: Not a valid number.",
-        "COINGECKO_API_KEY: the plan 'pro' needs a key.",
-        "EXTRA_SOURCES: absent is no module with a `source`: No module named 'absent'.",
-        "EXTRA_SOURCES: none is no module with a `source`: module 'none' has no attribute 'source'.",
-        "number.source must be a sources.contract.Source, not a int.",
-        "EXTRA_SOURCES: lost is no module with a `source`: ZeroDivisionError: division by zero.",
-        "EXTRA_SOURCES: over is no module with a `source`: SystemExit: 0.",
-        f"EXTRA_SOURCES: lame is no module with a `source`: cannot import name 'Nothing' from 'sources.contract' "
-        f"({ROOT / 'sources' / 'contract.py'}).",
-        "slash.source: its name must match [a-z][a-z0-9_]{0,62}, it is 'a/b'.",
-        "EXTRA_SOURCES: ./slash.py is no module with a `source`: "
-        "the 'package' argument is required to perform a relative import for './slash.py'.",
+        "COINGECKO_API_KEY: the plan 'pro' needs a key; set it.",
+        f"EXTRA_SOURCES: cannot import absent.source: No module named 'absent'. {NEXT_STEP}",
+        f"EXTRA_SOURCES: cannot import none.source: module 'none' has no attribute 'source'. {NEXT_STEP}",
+        "number.source must be a sources.Source, but is of type int.",
+        f"EXTRA_SOURCES: cannot import lost.source: ZeroDivisionError: division by zero. {NEXT_STEP}",
+        f"EXTRA_SOURCES: cannot import over.source: SystemExit: 0. {NEXT_STEP}",
+        f"EXTRA_SOURCES: cannot import lame.source: cannot import name 'Nothing' from 'sources.contract' "
+        f"({ROOT / 'sources' / 'contract.py'}). {NEXT_STEP}",
+        "slash.source: its name must match [a-z][a-z0-9_]{0,62}, but is 'a/b'.",
+        "EXTRA_SOURCES: cannot import ./slash.py.source: "
+        f"the 'package' argument is required to perform a relative import for './slash.py'. {NEXT_STEP}",
     ]
 
 
-def test_a_policy_for_missed_slots_that_there_is_not_is_refused(registry: Registry, tmp_path: Path) -> None:
-    declared = GOOD.format(name="mine").replace("item: item)", 'item: item, catch_up="sometimes")')
-    (tmp_path / "mine.py").write_text(declared)
-    shown = registry({"EXTRA_SOURCES": "mine", "COINGECKO_CATCH_UP": "never"})
-    assert shown.splitlines() == [
+def test_an_unknown_policy_for_missed_slots_is_refused(registry: Registry, tmp_path: Path) -> None:
+    module = VALID_MODULE.format(name="mine").replace("item: item)", 'item: item, catch_up="sometimes")')
+    (tmp_path / "mine.py").write_text(module)
+    output = registry({"EXTRA_SOURCES": "mine", "COINGECKO_CATCH_UP": "never"})
+    assert output.splitlines() == [
         "These settings are wrong or missing:",
         "  COINGECKO_CATCH_UP: Must be one of: latest, all, skip.",
-        "mine.source: its catch_up must be one of latest, all, skip, it is 'sometimes'.",
+        "mine.source: its catch_up must be one of latest, all, skip, but is 'sometimes'.",
     ]
 
 
-def test_two_sources_of_one_name_are_refused(registry: Registry, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(GOOD.format(name="coingecko"))
-    assert registry({"EXTRA_SOURCES": "mine"}) == "Two sources have the same name: coingecko.\n"
+def test_two_sources_with_one_name_are_refused(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(VALID_MODULE.format(name="coingecko"))
+    assert registry({"EXTRA_SOURCES": "mine"}) == (
+        "Two sources have the same name: coingecko. Rename one, or remove it from EXTRA_SOURCES.\n"
+    )

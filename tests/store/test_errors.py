@@ -1,4 +1,4 @@
-"""What an error of a real Postgres is taken for."""
+"""The classification of errors that a real Postgres reports."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def error_of(engine: Engine, statement: str) -> DBAPIError:
     return raised.value
 
 
-def reported(engine: Engine, state: str, message: str = "as the test wants it") -> DBAPIError:
-    """The error that the server itself reports with this SQLSTATE."""
+def reported(engine: Engine, state: str, message: str = "for the test") -> DBAPIError:
+    """Return the error that the server reports with this SQLSTATE."""
     raising = f"RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = '{message}'"
     return error_of(engine, f"DO $$ BEGIN {raising}; END $$")
 
 
 @pytest.mark.parametrize(
-    ("state", "trouble"),
+    ("state", "kind"),
     [
         ("40001", DatabaseError.CONFLICT),  # serialization_failure
         ("40P01", DatabaseError.CONFLICT),  # deadlock_detected
@@ -40,64 +40,52 @@ def reported(engine: Engine, state: str, message: str = "as the test wants it") 
         ("57P01", DatabaseError.LOST),  # admin_shutdown
         ("57P03", DatabaseError.LOST),  # cannot_connect_now
         ("53300", DatabaseError.LOST),  # too_many_connections
-        ("25006", DatabaseError.UNFIT),  # read_only_sql_transaction, an InternalError for psycopg2
-        ("25P04", DatabaseError.UNFIT),  # transaction_timeout, likewise
-        ("57014", DatabaseError.UNFIT),  # query_canceled
-        ("53200", DatabaseError.UNFIT),  # out_of_memory
-        ("58030", DatabaseError.UNFIT),  # io_error
+        ("25006", DatabaseError.UNAVAILABLE),  # read_only_sql_transaction, an InternalError for psycopg2
+        ("25P04", DatabaseError.UNAVAILABLE),  # transaction_timeout, likewise
+        ("57014", DatabaseError.UNAVAILABLE),  # query_canceled
+        ("53200", DatabaseError.UNAVAILABLE),  # out_of_memory
+        ("58030", DatabaseError.UNAVAILABLE),  # io_error
         ("53100", DatabaseError.FULL),  # disk_full
         ("22012", None),  # division_by_zero
         ("42P01", None),  # undefined_table
         ("XX000", None),  # internal_error
     ],
 )
-def test_trouble_is_told_by_its_sqlstate(engine: Engine, state: str, trouble: DatabaseError | None) -> None:
-    assert classify(reported(engine, state)) is trouble
+def test_the_sqlstate_decides_the_kind(engine: Engine, state: str, kind: DatabaseError | None) -> None:
+    assert classify(reported(engine, state)) is kind
 
 
-def test_a_quota_that_is_used_up_is_a_full_disk_too(engine: Engine) -> None:
+def test_an_exceeded_quota_counts_as_a_full_disk(engine: Engine) -> None:
     full = reported(engine, "58030", 'could not extend file "base/1/2": Disk quota exceeded')
     assert classify(full) is DatabaseError.FULL
 
 
-def test_a_server_that_is_not_there_and_a_connection_that_was_killed_are_lost(engine: Engine) -> None:
+def test_a_refused_and_a_killed_connection_are_both_lost(engine: Engine) -> None:
     nowhere = make_engine(f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere", "test")
     refused = error_of(nowhere, "SELECT 1")
     killed = error_of(engine, "SELECT pg_terminate_backend(pg_backend_pid())")
     assert (classify(refused), classify(killed)) == (DatabaseError.LOST, DatabaseError.LOST)
-    assert describe(refused) == describe(killed) == "the connection to Postgres broke, or none was to be had"
+    assert describe(refused) == describe(killed) == "the connection to Postgres broke, or none was available"
 
 
-def test_what_a_copy_raises_is_the_drivers_own_and_told_as_well(settings: Settings) -> None:
+def test_an_error_of_the_driver_as_copy_raises_it_is_classified_too(settings: Settings) -> None:
     with closing(psycopg2.connect(settings.database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("""
-            CREATE TABLE pg_temp.full_one (n int);
+            CREATE TABLE pg_temp.full_table (n int);
             CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
                 AS $$ BEGIN RAISE USING ERRCODE = 'disk_full'; END $$;
-            CREATE TRIGGER refuse BEFORE INSERT ON pg_temp.full_one FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse();
+            CREATE TRIGGER refuse BEFORE INSERT ON pg_temp.full_table FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse();
         """)
         with pytest.raises(psycopg2.Error) as raised:
-            cursor.copy_expert("COPY pg_temp.full_one FROM STDIN", io.StringIO("1\n"))
+            cursor.copy_expert("COPY pg_temp.full_table FROM STDIN", io.StringIO("1\n"))
     assert classify(raised.value) is DatabaseError.FULL
 
 
-def test_no_error_of_ours_is_taken_for_trouble_of_the_server(engine: Engine) -> None:
+def test_our_own_mistakes_are_not_classified_as_server_errors(engine: Engine) -> None:
     mistaken = error_of(engine, "SELECT nonsense")
     assert [classify(error) for error in (mistaken, ValueError("ours"), TimeoutError())] == [None, None, None]
 
 
-def test_trouble_is_named_without_the_errors_own_text(engine: Engine) -> None:
+def test_the_description_leaves_out_the_text_of_the_error(engine: Engine) -> None:
     assert describe(reported(engine, "53100", PASSWORD)) == "Postgres reported disk_full (53100)"
     assert describe(reported(engine, "58P99", PASSWORD)) == "Postgres reported an error (58P99)"
-
-
-def test_a_connection_to_what_became_a_standby_is_not_used_again(engine: Engine) -> None:
-    def backend() -> int:
-        with engine.connect() as connection:
-            pid: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        return pid
-
-    before = backend()
-    assert backend() == before
-    reported(engine, "25006")
-    assert backend() != before

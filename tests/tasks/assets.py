@@ -1,4 +1,4 @@
-"""Assets and their listings, as sources bring them in, and as they stand."""
+"""Set up assets and listings for tests, and read what is stored about them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sqlalchemy import Engine, text
 
 from sources.record import Quote
 from tasks.identity import decisions
-from tasks.identity import undo as taking_back
 from tasks.identity.decisions import ListingName, Overrides, Verdict, decision_lock
 from tasks.identity.resolver import ListingResolver
+from tasks.identity.undo import revert_change
 from tests.upstreams import OBSERVED
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
-"""Of `two_of_a_symbol`: one listing of each asset."""
+"""A listing of each asset that `add_uniswap_and_universe` adds."""
 
 
 def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
@@ -28,29 +28,33 @@ def resolve(engine: Engine, source: str, *quotes: Quote, overrides: Overrides | 
     ListingResolver(engine, source, overrides or {}).resolve(quotes)
 
 
-def merge(engine: Engine, slug: str, into: str, decided: Verdict) -> UUID:
+def by_person(method: str) -> Verdict:
+    return Verdict(method, "test", reason="checked")
+
+
+def merge(engine: Engine, slug: str, into: str) -> UUID:
     with decision_lock(engine) as connection:
-        return decisions.merge(connection, slug, into, decided)
+        return decisions.merge(connection, slug, into, by_person("merged"))
 
 
-def split(engine: Engine, slug: str, names: Sequence[ListingName], decided: Verdict) -> UUID:
+def split(engine: Engine, slug: str, names: Sequence[ListingName]) -> UUID:
     with decision_lock(engine) as connection:
-        return decisions.split(connection, slug, names, decided).change
+        return decisions.split(connection, slug, names, by_person("split")).change
 
 
-def pin(engine: Engine, slug: str, names: Sequence[ListingName], decided: Verdict) -> UUID:
+def pin(engine: Engine, slug: str, names: Sequence[ListingName]) -> UUID:
     with decision_lock(engine) as connection:
-        return decisions.pin(connection, slug, names, decided)
+        return decisions.pin(connection, slug, names, by_person("pinned"))
 
 
 def undo(engine: Engine, change: UUID) -> UUID:
     with decision_lock(engine) as connection:
-        return taking_back.revert_change(connection, change, "test", None)
+        return revert_change(connection, change, "test", None)
 
 
 def assets(engine: Engine) -> dict[str, list[str]]:
-    """For each asset's slug the ids of its listings."""
-    rows = ask(
+    """Return, by slug, the ids of each asset's listings."""
+    rows = query(
         engine,
         """
         SELECT slug, array_remove(array_agg(source_asset_id ORDER BY listings.id), NULL) AS ids
@@ -61,22 +65,35 @@ def assets(engine: Engine) -> dict[str, list[str]]:
 
 
 def state(engine: Engine) -> list[tuple[object, ...]]:
-    """All that is believed of listings and assets; ids and times apart."""
-    query = """
+    """Return all assets and their listings, without ids and times."""
+    rows = query(
+        engine,
+        """
         SELECT source, source_asset_id, quote_currency, slug, method, confidence, merged_into
           FROM assets LEFT JOIN listings ON asset = assets.id ORDER BY assets.id, listings.id
-    """
-    return [tuple(row) for row in ask(engine, query)]
+        """,
+    )
+    return [tuple(row) for row in rows]
 
 
-def ask(engine: Engine, query: str, **values: Any) -> list[Any]:
+def query(engine: Engine, statement: str, **values: Any) -> list[Any]:
     with engine.begin() as connection:
-        result = connection.execute(text(query), values)
+        result = connection.execute(text(statement), values)
         return list(result) if result.returns_rows else []
 
 
-def two_of_a_symbol(engine: Engine) -> None:
-    """Two assets of one symbol: the first with a listing in each of two sources, in two currencies in one of them."""
-    ask(engine, "INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko'), ('csv_history')")
+def add_sources(engine: Engine) -> None:
+    query(engine, "INSERT INTO sources (name) VALUES ('coinpaprika'), ('coingecko'), ('csv_history')")
+
+
+def add_uniswap_and_universe(engine: Engine) -> None:
+    """Add two assets with the symbol UNI. CoinPaprika lists Uniswap in two currencies, CoinGecko lists both assets."""
+    add_sources(engine)
     resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap"), quote(UNISWAP[1], "UNI", "Uniswap", "EUR"))
     resolve(engine, "coingecko", quote("uniswap", "uni", "Uniswap"), quote(UNIVERSE[1], "uni", "Universe"))
+
+
+def add_acme_twice(engine: Engine, first: str = "Acme", second: str = "Acme Rockets") -> None:
+    """Add two assets with the symbol ACM, one from each of two sources. By default the rematch merges them."""
+    resolve(engine, "coinpaprika", quote("acm-1", "ACM", first))
+    resolve(engine, "coingecko", quote("second", "acm", second))

@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from sources import coingecko, coinpaprika
+import pytest
+
+from sources import coingecko, coinpaprika, csv_source
 from sources.contract import Http, Page, Source, Window
-from sources.csv import source as csv_files
 from store.engine import make_engine
-from tests.sources.csv.test_real_data import FILES
+from tests.recordings import Recordings
+from tests.sources.csv.test_real_data import CSV_FILES
 from tests.sources.csv_folder import environment
 from tests.tasks.conftest import Bench
 
@@ -21,7 +23,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def recorded(source: Source, recording: Path) -> Source:
-    """Return the source with a recording instead of its upstream."""
+    """The source, with a recording in place of its upstream."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         yield Page(recording.read_bytes(), "application/json", {"file": recording.name}, NOW, {"run": window.run})
@@ -29,53 +31,63 @@ def recorded(source: Source, recording: Path) -> Source:
     return replace(source, fetch=fetch)
 
 
+@pytest.fixture
+def bench(bench: Bench, database_url: str) -> Iterator[Bench]:
+    """With no limit on a transaction's time: on a busy machine, that of a whole list is long."""
+    engine = make_engine(database_url, "test")
+    yield replace(bench, engine=engine)
+    engine.dispose()
+
+
 def prices(bench: Bench) -> dict[str, Decimal]:
     rows = bench.rows("SELECT source_asset_id, price FROM quotes JOIN listings ON listings.id = listing_id")
     return {row["source_asset_id"]: row["price"] for row in rows}
 
 
-def test_every_ticker_of_coinpaprika_loads(bench: Bench, real_data: Path) -> None:
-    recording = real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"
+def test_every_ticker_of_coinpaprika_loads(bench: Bench, recordings: Recordings) -> None:
+    recording = recordings.all_tickers
     run = bench.ingest(recorded(coinpaprika.source, recording))
     coins = {coin["id"]: coin for coin in json.loads(recording.read_text(), parse_float=Decimal)}
-    assert len(coins) == 2541
+    assert len(coins) == recordings.tickers
     assert prices(bench) == {id_: coin["quotes"]["USD"]["price"] for id_, coin in coins.items()}
     assert run["status"] == "succeeded"
     unknown = bench.rows("SELECT count(*) AS all, count(market_cap) AS caps, count(max_supply) AS max FROM quotes")
-    assert dict(unknown[0]) == {"all": 2541, "caps": 2541 - 680, "max": 2541 - 1998}
+    assert dict(unknown[0]) == {
+        "all": recordings.tickers,
+        "caps": recordings.tickers - recordings.no_market_cap,
+        "max": recordings.tickers - recordings.no_max_supply,
+    }
 
 
-def test_coins_of_one_source_with_the_same_symbol_stay_separate_assets(bench: Bench, real_data: Path) -> None:
-    bench.ingest(recorded(coinpaprika.source, real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"))
-    assert bench.one("SELECT count(DISTINCT asset) FROM listings") == 2541
+def test_coins_of_one_source_with_the_same_symbol_stay_separate_assets(bench: Bench, recordings: Recordings) -> None:
+    bench.ingest(recorded(coinpaprika.source, recordings.all_tickers))
+    assert bench.one("SELECT count(DISTINCT symbol) FROM listings") < recordings.tickers
+    assert bench.one("SELECT count(DISTINCT asset) FROM listings") == recordings.tickers
 
 
-def test_a_page_of_coingeckos_markets_loads(bench: Bench, real_data: Path) -> None:
-    recording = real_data / "coingecko" / "markets.p1.250.2022.json"
+def test_a_page_of_coingeckos_markets_loads(bench: Bench, recordings: Recordings) -> None:
+    recording = recordings.first_markets
     run = bench.ingest(recorded(coingecko.source, recording))
     coins = json.loads(recording.read_text(), parse_float=Decimal)
     assert run["status"] == "succeeded"
     assert prices(bench) == {coin["id"]: coin["current_price"] for coin in coins}
-    assert len(coins) == 250
+    assert len(coins) == recordings.markets
 
 
-def test_a_coin_in_two_upstreams_is_one_asset(bench: Bench, real_data: Path) -> None:
-    bench.ingest(recorded(coinpaprika.source, real_data / "coinpaprika" / "tickers.full.2019-09-06.usd.json"))
-    bench.ingest(recorded(coingecko.source, real_data / "coingecko" / "markets.p1.250.2022.json"))
-    rows = bench.rows("""
-        SELECT source, source_asset_id FROM listings JOIN assets ON assets.id = asset WHERE slug = 'bitcoin' ORDER BY 1
-    """)
-    assert [tuple(row.values()) for row in rows] == [("coingecko", "bitcoin"), ("coinpaprika", "btc-bitcoin")]
+def test_a_coin_in_two_upstreams_is_one_asset(bench: Bench, recordings: Recordings) -> None:
+    slug, gecko, paprika = recordings.shared_coin
+    bench.ingest(recorded(coinpaprika.source, recordings.all_tickers))
+    bench.ingest(recorded(coingecko.source, recordings.first_markets))
+    listings = "SELECT source, source_asset_id FROM listings JOIN assets ON assets.id = asset WHERE slug = :slug"
+    rows = bench.rows(f"{listings} ORDER BY 1", slug=slug)
+    assert [tuple(row.values()) for row in rows] == [("coingecko", gecko), ("coinpaprika", paprika)]
 
 
-def test_every_real_csv_file_loads_except_for_its_invalid_rows(
-    bench: Bench, database_url: str, real_data: Path
-) -> None:
-    source = csv_files.source("csv_real", timedelta(minutes=15), [file.declared for file in FILES])
-    without_timeout = replace(bench, engine=make_engine(database_url, "test"))
-    with environment(CSV_DIR=str(real_data / "csv")):
-        run = without_timeout.ingest(source)
-    without_timeout.engine.dispose()
+def test_every_csv_file_loads_except_for_its_invalid_rows(bench: Bench, recordings: Recordings) -> None:
+    files = CSV_FILES[recordings]
+    source = csv_source("csv_real", timedelta(minutes=15), [file.declared for file in files])
+    with environment(CSV_DIR=str(recordings.folder / "csv")):
+        run = bench.ingest(source)
     assert (run["status"], run["error_detail"]) == ("partial", None)
     loaded = {
         row["partition"]: (row["quotes"], row["rejected"], row["blank"])
@@ -86,6 +98,6 @@ def test_every_real_csv_file_loads_except_for_its_invalid_rows(
         """)
     }
     assert loaded == {
-        file.name: (file.quotes, sum(file.rejects.values()), file.blank) for file in FILES if "empty" not in file.name
+        file.name: (file.quotes, sum(file.rejects.values()), file.blank) for file in files if "empty" not in file.name
     }
-    assert bench.one("SELECT count(*) FROM rejects") == sum(sum(file.rejects.values()) for file in FILES)
+    assert bench.one("SELECT count(*) FROM rejects") == sum(sum(file.rejects.values()) for file in files)

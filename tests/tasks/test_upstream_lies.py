@@ -122,7 +122,7 @@ TERMINAL = {
     "a redirect to another host": (
         "http://127.0.0.1:{port}/prices?page=2",
         "redirected",
-        "feed: redirected to another origin, http://127.0.0.1:{port}; not followed",
+        "feed: redirected to another origin, http://127.0.0.1:{port}; not followed. If you trust it, set FEED_URL",
     ),
 }
 
@@ -155,7 +155,7 @@ def test_a_gzip_bomb_fails_the_run_before_it_fills_the_memory(bench: Bench, upst
     upstream.response = answer(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip")
     ended = bench.slice(bench.request(feed_source(upstream.url)), max_body_bytes=100_000)
     assert (ended["status"], ended["error_code"]) == ("failed", "body_too_large")
-    assert ended["error_detail"] == "feed: the body is larger than 100000 bytes"
+    assert ended["error_detail"] == "feed: the body is larger than 100000 bytes; raise MAX_BODY_BYTES"
     assert upstream.request_count == 1
     assert bench.one("SELECT count(*) FROM raw_bodies") == 0
     assert bench.one("SELECT cursor FROM checkpoints") is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from tasks.runs.claims import claim_run
 from tasks.runs.publishing import publish
 from tasks.runs.reconciler import reconcile
 from tasks.runs.requests import RunRequest, request_runs
-from tests.processes import Process, until
+from tests.processes import Process, free_port, until
 from tests.upstreams import Gate, Markets, coins
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -302,11 +301,6 @@ def get(port: int, path: str) -> str | None:
         return requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).text
     except requests.ConnectionError:
         return None
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def dump(engine: Engine) -> str:

@@ -1,4 +1,4 @@
-"""the tables"""
+"""create the tables"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -141,7 +141,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["source"], ["sources.name"], name=op.f("raw_bodies_source_fkey")),
         sa.PrimaryKeyConstraint("source", "digest", name=op.f("raw_bodies_pkey")),
     )
-    # The bodies are compressed already: Postgres need not try again.
+    # Bodies are compressed already, so Postgres need not compress them again.
     op.execute("ALTER TABLE raw_bodies ALTER COLUMN body SET STORAGE EXTERNAL")
     op.create_table(
         "runs",

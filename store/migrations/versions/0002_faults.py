@@ -1,4 +1,4 @@
-"""breakers, validators, the newest slot"""
+"""add circuit breakers, validators and the newest slot of a source"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""which partitions a run could not read, and why"""
+"""record which partitions a run could not read, and why"""
 
 import sqlalchemy as sa
 from alembic import op

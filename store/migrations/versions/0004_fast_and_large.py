@@ -1,4 +1,4 @@
-"""a time of writing that a COPY need not name, and bodies that Postgres does not try to compress once more"""
+"""default quotes.ingested_at, so that COPY can omit it; do not compress raw bodies again"""
 
 import sqlalchemy as sa
 from alembic import op

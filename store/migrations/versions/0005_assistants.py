@@ -1,4 +1,4 @@
-"""the slice that a lease is of: those who work on one run at once take nothing from each other"""
+"""record the slice that holds a lease, so that assistants of one run do not take leases from each other"""
 
 import sqlalchemy as sa
 from alembic import op

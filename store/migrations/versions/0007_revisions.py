@@ -1,4 +1,4 @@
-"""what changes other than by a page is counted, so that an ETag of the API never outlives it"""
+"""count changes that no page makes, so that the ETags of the API change with them"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""listings are found by their symbol's key, whatever else two sources put into a symbol"""
+"""index listings by symbol key, so that symbols match despite punctuation and case"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""each page tells from when to when it speaks, and of which listings where they are few"""
+"""store the time span of each page, and its listings if they are few"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
-    # Null in the pages of before: of those it is not known.
+    # Null in existing pages, since their spans are not known.
     op.add_column("pages", sa.Column("observed_from", sa.DateTime(timezone=True), nullable=True))
     op.add_column("pages", sa.Column("observed_until", sa.DateTime(timezone=True), nullable=True))
     op.add_column("pages", sa.Column("listings", postgresql.ARRAY(sa.Integer()), nullable=True))

@@ -1,4 +1,4 @@
-"""kept pages are found in their order, rejects by their reasons; a source has one replay at a time"""
+"""index stored pages by time and rejects by reason; allow one replay per source at a time"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""what fields a source's items have is known, and each change of them noted"""
+"""store the fields of each source's items, and record each change"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""each finished run is held against those before it; what is out of the ordinary is kept"""
+"""compare each finished run with earlier runs, and store anomalies"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +14,7 @@ def upgrade() -> None:
     op.add_column("pages", sa.Column("filled", postgresql.JSONB(), nullable=True))
     op.add_column("runs", sa.Column("figures", postgresql.JSONB(), nullable=True))
     op.add_column("runs", sa.Column("judged_at", sa.DateTime(timezone=True), nullable=True))
-    # Of the runs of before it is not known how often their values were null.
+    # Existing runs are not judged, since their null counts are not known.
     op.execute("UPDATE runs SET judged_at = clock_timestamp() WHERE finished_at IS NOT NULL")
     op.create_index("runs_unjudged", "runs", ["finished_at"], postgresql_where=sa.text(UNJUDGED))
     op.create_table(

@@ -1,4 +1,4 @@
-"""Exports as gunicorn serves them: a part of a file is never taken for the whole, and slow readers hold up nobody."""
+"""Exports served by gunicorn: a partial file never looks complete, and a slow client delays no other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import polars as pl
@@ -16,74 +16,64 @@ import pytest
 import requests
 from sqlalchemy import Engine, text
 
-from tests.processes import Process, until
+from tests.processes import Process, Processes, until
 
 FORMATS = ("csv", "ndjson", "parquet")
-MANY = 60_000
-"""Rows, as text several times what the buffers on the way to a reader hold."""
+ROW_COUNT = 60_000
+"""As text, several times what the buffers between server and client hold."""
 
 EXPORTING = "FROM pg_stat_activity WHERE application_name = 'kasparro-export' AND datname = current_database()"
 
 
 @pytest.fixture
-def serve(start: Callable[..., Process]) -> Callable[..., tuple[Process, int]]:
-    """Starts the API in one process; gives that, and its port."""
+def serve(processes: Processes) -> Callable[..., tuple[Process, int]]:
+    """Return a function that starts the API in one process, and returns the process and its port."""
 
     def serve(**environ: str) -> tuple[Process, int]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        web = start("web", WEB_PORT=str(port), WEB_WORKERS="1", **environ)
-        # By its log: the port was free, and may be somebody else's by now.
-        until(lambda: "Booting worker" in web.log.read_text() and _answers(port), within=60, what="the API answers")
-        return web, port
+        web = processes.serve(WEB_WORKERS="1", **environ)
+        return web, int(web.url.rpartition(":")[2])
 
     return serve
 
 
-def _answers(port: int) -> bool:
-    with suppress(OSError):
-        return requests.get(f"http://127.0.0.1:{port}/health/live", timeout=5).ok
-    return False
+class SlowClient:
+    """A client that reads the headers of an export, and the body only when the test reads it."""
 
-
-class Slow:
-    """A reader that has read the head of an export, and takes no more until it is told to."""
-
-    def __init__(self, port: int, form: str, version: str = "1.1"):
+    def __init__(self, port: int, format_: str, version: str = "1.1"):
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self._socket.settimeout(30)
         self._socket.connect(("127.0.0.1", port))
-        self._socket.sendall(f"GET /data?format={form} HTTP/{version}\r\nHost: x\r\n\r\n".encode())
-        self.answer = http.client.HTTPResponse(self._socket)
-        self.answer.begin()
-        assert self.answer.status == 200, self.answer.read()
+        self._socket.sendall(f"GET /data?format={format_} HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+        self.response = http.client.HTTPResponse(self._socket)
+        self.response.begin()
+        assert self.response.status == 200, self.response.read()
 
     def close(self) -> None:
-        self.answer.close()
+        self.response.close()
         self._socket.close()
 
 
 @pytest.fixture
-def slow() -> Iterator[Callable[..., Slow]]:
-    readers: list[Slow] = []
+def slow_client() -> Iterator[Callable[..., SlowClient]]:
+    clients: list[SlowClient] = []
 
-    def begin(*arguments: Any) -> Slow:
-        readers.append(Slow(*arguments))
-        return readers[-1]
+    def connect(*arguments: Any) -> SlowClient:
+        clients.append(SlowClient(*arguments))
+        return clients[-1]
 
-    yield begin
-    for reader in readers:
-        reader.close()
+    yield connect
+    for client in clients:
+        client.close()
 
 
-def end_exports(engine: Engine) -> None:
+def terminate_export(engine: Engine) -> None:
     with engine.connect() as connection:
-        ended = connection.execute(text(f"SELECT pg_terminate_backend(pid) {EXPORTING}")).all()
-    assert len(ended) == 1
+        terminated = connection.execute(text(f"SELECT pg_terminate_backend(pid) {EXPORTING}")).all()
+    assert len(terminated) == 1
 
 
-def exporting(engine: Engine) -> int:
+def running_exports(engine: Engine) -> int:
     with engine.connect() as connection:
         return int(connection.execute(text(f"SELECT count(*) {EXPORTING}")).scalar_one())
 
@@ -93,112 +83,127 @@ def events(web: Process, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_whole_file_comes_whole_and_the_connection_serves_on(
-    serve: Callable[..., Any], many: Callable[[int], None], form: str
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_complete_file_arrives_whole_and_its_connection_stays_usable(
+    serve: Callable[..., Any], insert_quotes: Callable[[int], None], format_: str
 ) -> None:
-    many(MANY)
+    insert_quotes(ROW_COUNT)
     _, port = serve()
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         for _ in range(2):
-            connection.request("GET", f"/data?format={form}&fields=price,observed_at")
-            answer = connection.getresponse()
-            body = answer.read()
-            assert answer.headers["X-Row-Count"] == str(MANY)
-            assert len(pl.read_parquet(io.BytesIO(body)) if form == "parquet" else body.splitlines()[1:]) == MANY
+            connection.request("GET", f"/data?format={format_}&fields=price,observed_at")
+            response = connection.getresponse()
+            body = response.read()
+            assert response.headers["X-Row-Count"] == str(ROW_COUNT)
+            assert (
+                len(pl.read_parquet(io.BytesIO(body)) if format_ == "parquet" else body.splitlines()[1:]) == ROW_COUNT
+            )
 
 
-@pytest.mark.parametrize(("form", "version"), [("csv", "1.0"), ("ndjson", "1.1"), ("parquet", "1.1")])
-def test_a_file_that_the_database_breaks_off_is_seen_to_be_broken(
+@pytest.mark.parametrize(("format_", "version"), [("csv", "1.0"), ("ndjson", "1.1"), ("parquet", "1.1")])
+def test_the_client_notices_a_file_that_the_database_aborts(
     serve: Callable[..., Any],
-    slow: Callable[..., Slow],
-    many: Callable[[int], None],
+    slow_client: Callable[..., SlowClient],
+    insert_quotes: Callable[[int], None],
     engine: Engine,
-    form: str,
+    format_: str,
     version: str,
 ) -> None:
-    many(MANY * (5 if form == "parquet" else 1))
+    insert_quotes(ROW_COUNT * (5 if format_ == "parquet" else 1))
     web, port = serve()
-    reader = slow(port, form, version)
-    end_exports(engine)
+    client = slow_client(port, format_, version)
+    terminate_export(engine)
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
-        reader.answer.read()
-    [broken] = until(lambda: events(web, "export_aborted"), what="the log says so")
-    assert "Postgres" in broken["reason"]
+        client.response.read()
+    [aborted] = until(lambda: events(web, "export_aborted"), what="the log has export_aborted")
+    assert "Postgres" in aborted["reason"]
     assert "Traceback" not in web.log.read_text()
     assert requests.get(f"http://127.0.0.1:{port}/data?limit=1", timeout=5).ok
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_a_file_that_the_end_of_the_process_breaks_off_is_seen_to_be_broken(
-    serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None], version: str
+def test_the_client_notices_a_file_that_a_killed_process_aborts(
+    serve: Callable[..., Any],
+    slow_client: Callable[..., SlowClient],
+    insert_quotes: Callable[[int], None],
+    version: str,
 ) -> None:
-    many(MANY)
+    insert_quotes(ROW_COUNT)
     web, port = serve()
-    reader = slow(port, "csv", version)
+    client = slow_client(port, "csv", version)
     web.kill()
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
-        reader.answer.read()
+        client.response.read()
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_a_reader_that_takes_nothing_is_cut_off(
-    serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None], engine: Engine, form: str
+@pytest.mark.parametrize("format_", ["csv", "parquet"])
+def test_a_client_that_reads_nothing_is_disconnected(
+    serve: Callable[..., Any],
+    slow_client: Callable[..., SlowClient],
+    insert_quotes: Callable[[int], None],
+    engine: Engine,
+    format_: str,
 ) -> None:
-    many(MANY * (5 if form == "parquet" else 1))
+    insert_quotes(ROW_COUNT * (5 if format_ == "parquet" else 1))
     web, port = serve(EXPORT_PATIENCE="0.3", EXPORTS_AT_ONCE="1")
-    reader = slow(port, form)
-    [broken] = until(lambda: events(web, "export_aborted"), what="it is cut off")
-    assert broken["reason"] == "the reader left, or was too slow"
-    until(lambda: exporting(engine) == 0, what="its snapshot is let go")
+    client = slow_client(port, format_)
+    [aborted] = until(lambda: events(web, "export_aborted"), what="the client is disconnected")
+    assert aborted["reason"] == "the client disconnected or was too slow"
+    until(lambda: running_exports(engine) == 0, what="its snapshot is closed")
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
-        reader.answer.read()
-    slow(port, form)
+        client.response.read()
+    slow_client(port, format_)
 
 
-def test_a_file_that_takes_too_long_is_broken_off(
-    serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None], engine: Engine
+def test_an_export_that_exceeds_its_timeout_is_aborted(
+    serve: Callable[..., Any],
+    slow_client: Callable[..., SlowClient],
+    insert_quotes: Callable[[int], None],
+    engine: Engine,
 ) -> None:
-    many(MANY)
+    insert_quotes(ROW_COUNT)
     _, port = serve(EXPORT_TIMEOUT="0.5")
-    reader = slow(port, "ndjson")
-    until(lambda: exporting(engine) == 0, what="Postgres ends the snapshot")
+    client = slow_client(port, "ndjson")
+    until(lambda: running_exports(engine) == 0, what="Postgres ends the snapshot")
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
-        reader.answer.read()
+        client.response.read()
 
 
-def test_a_reader_that_leaves_gives_its_place_to_the_next(
-    serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None], engine: Engine
+def test_a_client_that_disconnects_makes_room_for_the_next(
+    serve: Callable[..., Any],
+    slow_client: Callable[..., SlowClient],
+    insert_quotes: Callable[[int], None],
+    engine: Engine,
 ) -> None:
-    many(MANY)
+    insert_quotes(ROW_COUNT)
     _, port = serve(EXPORTS_AT_ONCE="1")
-    slow(port, "csv").close()
-    until(lambda: exporting(engine) == 0, what="its snapshot is let go")
-    assert requests.get(f"http://127.0.0.1:{port}/data?format=csv", timeout=30).text.count("\n") == MANY + 1
+    slow_client(port, "csv").close()
+    until(lambda: running_exports(engine) == 0, what="its snapshot is closed")
+    assert requests.get(f"http://127.0.0.1:{port}/data?format=csv", timeout=30).text.count("\n") == ROW_COUNT + 1
 
 
-def test_slow_readers_of_parquet_hold_up_no_other_export(
-    serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None]
+def test_slow_parquet_clients_delay_no_other_export(
+    serve: Callable[..., Any], slow_client: Callable[..., SlowClient], insert_quotes: Callable[[int], None]
 ) -> None:
-    many(MANY)
+    insert_quotes(ROW_COUNT)
     _, port = serve(EXPORTS_AT_ONCE="4")
     for _ in range(3):
-        slow(port, "parquet")
-    answer = requests.get(f"http://127.0.0.1:{port}/data?format=parquet", timeout=30)
-    assert len(pl.read_parquet(io.BytesIO(answer.content))) == MANY
+        slow_client(port, "parquet")
+    response = requests.get(f"http://127.0.0.1:{port}/data?format=parquet", timeout=30)
+    assert len(pl.read_parquet(io.BytesIO(response.content))) == ROW_COUNT
 
 
-def test_slow_readers_hold_up_nobody(
-    serve: Callable[..., Any], slow: Callable[..., Slow], many: Callable[[int], None]
+def test_slow_clients_delay_no_other_request(
+    serve: Callable[..., Any], slow_client: Callable[..., SlowClient], insert_quotes: Callable[[int], None]
 ) -> None:
-    many(MANY)
+    insert_quotes(ROW_COUNT)
     _, port = serve(EXPORTS_AT_ONCE="4")
     for _ in range(4):
-        slow(port, "csv")
-    refused = [requests.get(f"http://127.0.0.1:{port}/data?format=csv", timeout=5) for _ in range(4)]
-    assert {answer.status_code for answer in refused} == {503}
-    assert {answer.json()["code"] for answer in refused} == {"too_many_exports"}
+        slow_client(port, "csv")
+    rejected = [requests.get(f"http://127.0.0.1:{port}/data?format=csv", timeout=5) for _ in range(4)]
+    assert {response.status_code for response in rejected} == {503}
+    assert {response.json()["code"] for response in rejected} == {"too_many_exports"}
     for path in ("/data?limit=1", "/health", "/data/latest"):
-        began = time.monotonic()
+        started = time.monotonic()
         requests.get(f"http://127.0.0.1:{port}{path}", timeout=5)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - started < 3

@@ -1,4 +1,4 @@
-"""/sources/<name>/drift: what is known of a source's fields is told, and a change of them can be accepted."""
+"""/sources/<name>/drift lists a source's fields and their changes; a change is accepted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from store.tables import DriftChangeRow, ProfileRow
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 
-KNOWN = {
+FIELDS = {
     "price": {"present": 8, "null": 2, "types": {"number as text": 1, "number": 5}, "size": 1.0},
     "id": {"present": 8, "null": 0, "types": {"text": 8}, "size": None},
 }
 
 
-def drifted(rows: Rows, **more: Any) -> None:
+def insert_drift(rows: Rows, **values: Any) -> None:
+    """Insert two versions of a source's fields, an accepted change, and a change that waits."""
     run = rows.run()
     rows.add(ProfileRow(source="coingecko", format="", version=1, run=run, items=1, fields={}, created_at=NOON))
-    rows.add(ProfileRow(source="coingecko", format="", version=2, run=run, items=8, fields=KNOWN, created_at=NOON))
+    rows.add(ProfileRow(source="coingecko", format="", version=2, run=run, items=8, fields=FIELDS, created_at=NOON))
     change = {"source": "coingecko", "format": "", "version": 1, "run": run, "last_run": run, "seen_at": NOON}
     rows.add(
         DriftChangeRow(
@@ -37,17 +38,17 @@ def drifted(rows: Rows, **more: Any) -> None:
             became="usd",
             confidence="0.94",
             policy="quarantine",
-            new_field=KNOWN["price"],
+            new_field=FIELDS["price"],
             pages=3,
-            **more,
+            **values,
         )
     )
 
 
-def test_fields_and_their_changes_are_told(api: FlaskClient, rows: Rows) -> None:
-    drifted(rows)
-    told = get(api, "/sources/coingecko/drift")
-    assert told["shapes"] == [
+def test_fields_and_their_changes_are_listed(api: FlaskClient, rows: Rows) -> None:
+    insert_drift(rows)
+    drift = get(api, "/sources/coingecko/drift")
+    assert drift["shapes"] == [
         {
             "format": "",
             "version": 2,
@@ -65,7 +66,7 @@ def test_fields_and_their_changes_are_told(api: FlaskClient, rows: Rows) -> None
             ],
         }
     ]
-    newest, oldest = told["data"]
+    newest, oldest = drift["data"]
     assert (newest["kind"], newest["field"], newest["became"], newest["confidence"]) == (
         "renamed",
         "price",
@@ -76,34 +77,34 @@ def test_fields_and_their_changes_are_told(api: FlaskClient, rows: Rows) -> None
     assert (oldest["kind"], oldest["accepted_by"]) == ("new", "policy")
     first = get(api, "/sources/coingecko/drift", limit=1)
     rest = get(api, "/sources/coingecko/drift", limit=1, cursor=first["pagination"]["next_cursor"])
-    assert [it["kind"] for it in first["data"] + rest["data"]] == ["renamed", "new"]
-    assert [it["kind"] for it in get(api, "/sources/coingecko/drift", state="waiting")["data"]] == ["renamed"]
+    assert [change["kind"] for change in first["data"] + rest["data"]] == ["renamed", "new"]
+    assert [change["kind"] for change in get(api, "/sources/coingecko/drift", state="waiting")["data"]] == ["renamed"]
     assert get(api, "/sources/coinpaprika/drift")["shapes"] == []
 
 
-def test_a_change_is_accepted_once_and_by_somebody(api: FlaskClient, rows: Rows, token: dict[str, str]) -> None:
-    drifted(rows)
-    number = get(api, "/sources/coingecko/drift")["data"][0]["id"]
+def test_the_first_person_to_accept_a_change_is_recorded(api: FlaskClient, rows: Rows, token: dict[str, str]) -> None:
+    insert_drift(rows)
+    change = get(api, "/sources/coingecko/drift")["data"][0]["id"]
     for by in ("ann", "bob"):
-        answer = api.post(f"/sources/coingecko/drift/{number}/accept", json={"by": by}, headers=token)
-        assert (answer.status_code, (answer.json or {})["accepted_by"]) == (200, "ann")
+        response = api.post(f"/sources/coingecko/drift/{change}/accept", json={"by": by}, headers=token)
+        assert (response.status_code, (response.json or {})["accepted_by"]) == (200, "ann")
     [shape] = get(api, "/sources/coingecko/drift")["shapes"]
     assert shape["version"] == 3
-    fields = {it["field"]: it["missing_share"] for it in shape["fields"]}
-    assert fields["usd"] == 0.0
-    assert fields["price"] > 0.02
+    missing_shares = {field["field"]: field["missing_share"] for field in shape["fields"]}
+    assert missing_shares["usd"] == 0.0
+    assert missing_shares["price"] > 0.02
 
 
-def test_a_change_or_source_that_is_not_there_is_a_404(api: FlaskClient, rows: Rows, token: dict[str, str]) -> None:
-    drifted(rows)
-    number = get(api, "/sources/coingecko/drift")["data"][0]["id"]
+def test_an_unknown_change_or_source_is_a_404(api: FlaskClient, rows: Rows, token: dict[str, str]) -> None:
+    insert_drift(rows)
+    change = get(api, "/sources/coingecko/drift")["data"][0]["id"]
     for path in (
         "coingecko/drift/7000",
         "coingecko/drift/x",
-        f"coinpaprika/drift/{number}",
+        f"coinpaprika/drift/{change}",
         f"coingecko/drift/{'9' * 30}",
     ):
-        answer = api.post(f"/sources/{path}/accept", json={"by": "ann"}, headers=token)
-        assert (answer.status_code, (answer.json or {})["code"]) == (404, "unknown_change")
+        response = api.post(f"/sources/{path}/accept", json={"by": "ann"}, headers=token)
+        assert (response.status_code, (response.json or {})["code"]) == (404, "unknown_change")
     assert api.get("/sources/nobody/drift").status_code == 404
     assert json.loads(api.get("/sources/coingeko/drift").text)["code"] == "unknown_source"

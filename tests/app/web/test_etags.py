@@ -1,4 +1,4 @@
-"""ETags: an answer that would be the same is not given again, and one that would be another always is."""
+"""ETags: an unchanged response is a 304, and a changed one is always sent in full."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def listing(rows: Rows) -> int:
 
 
 def etag(api: FlaskClient, path: str) -> str:
-    answer = api.get(path, buffered=True)
-    assert answer.status_code == 200
-    assert answer.headers["ETag"].startswith('W/"')
-    assert answer.headers["Cache-Control"] == "private, no-cache"
-    return answer.headers["ETag"]
+    response = api.get(path, buffered=True)
+    assert response.status_code == 200
+    assert response.headers["ETag"].startswith('W/"')
+    assert response.headers["Cache-Control"] == "private, no-cache"
+    return response.headers["ETag"]
 
 
 def status(api: FlaskClient, path: str, tag: str) -> int:
@@ -39,17 +39,17 @@ def status(api: FlaskClient, path: str, tag: str) -> int:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_who_has_the_answer_is_told_so_without_it(
+def test_a_client_that_has_the_response_gets_a_304_without_a_body(
     api: FlaskClient, uncached: FlaskClient, listing: int, path: str
 ) -> None:
     tag = etag(api, path)
-    for one in (api, uncached):
-        answer = one.get(path, headers={"If-None-Match": f'"another", {tag}'})
-        assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", tag)
-        assert status(one, path, '"another"') == 200
+    for client in (api, uncached):
+        response = client.get(path, headers={"If-None-Match": f'"another", {tag}'})
+        assert (response.status_code, response.data, response.headers["ETag"]) == (304, b"", tag)
+        assert status(client, path, '"another"') == 200
 
 
-def test_nothing_is_read_for_who_has_the_answer(api: FlaskClient, listing: int, rows: Rows) -> None:
+def test_a_304_reads_no_rows(api: FlaskClient, listing: int, rows: Rows) -> None:
     tag = etag(api, "/data")
     with rows.engine.connect() as connection:
         connection.execute(text("LOCK TABLE quotes IN ACCESS EXCLUSIVE MODE"))
@@ -59,11 +59,11 @@ def test_nothing_is_read_for_who_has_the_answer(api: FlaskClient, listing: int, 
 @pytest.mark.parametrize(
     "other", ["/data?limit=1", "/data?order=asc", "/data?fields=price", "/data?format=csv", "/data/latest", "/assets"]
 )
-def test_a_tag_is_of_one_request(api: FlaskClient, listing: int, other: str) -> None:
+def test_another_request_has_another_tag(api: FlaskClient, listing: int, other: str) -> None:
     assert status(api, other, etag(api, "/data")) == 200
 
 
-def test_what_asks_for_the_same_has_the_same_tag(api: FlaskClient, listing: int) -> None:
+def test_requests_with_the_same_meaning_have_the_same_tag(api: FlaskClient, listing: int) -> None:
     assert etag(api, "/data") == etag(api, "/data?order=desc&limit=100")
 
 
@@ -78,7 +78,7 @@ def page_of_another_source(rows: Rows, listing: int) -> None:
 
 
 def restored_dump(rows: Rows, listing: int) -> None:
-    """The checkpoint has a version again that it had once, with other rows."""
+    """The checkpoint reaches a version for the second time, with other rows."""
     with rows.engine.begin() as connection:
         connection.execute(text("UPDATE checkpoints SET updated_at = clock_timestamp()"))
 
@@ -117,7 +117,7 @@ def deleted_quotes(rows: Rows, listing: int) -> None:
         deleted_quotes,
     ],
 )
-def test_after_a_change_the_answer_is_given_anew(
+def test_a_changed_response_is_sent_in_full(
     api: FlaskClient, uncached: FlaskClient, rows: Rows, listing: int, path: str, change: Callable[[Rows, int], None]
 ) -> None:
     tag = etag(api, path)
@@ -127,21 +127,19 @@ def test_after_a_change_the_answer_is_given_anew(
 
 
 def content(api: FlaskClient, path: str) -> Any:
-    """What an answer says, but for what is each request's own."""
-    answer = api.get(path, buffered=True)
-    if not answer.is_json:
-        return answer.data
-    return {name: value for name, value in answer.json.items() if name in ("data", "slug", "listings", "code")}
+    """Return the members of a response that do not differ between requests."""
+    response = api.get(path, buffered=True)
+    if not response.is_json:
+        return response.data
+    return {name: value for name, value in response.json.items() if name in ("data", "slug", "listings", "code")}
 
 
-def test_a_follower_who_is_told_that_nothing_changed_misses_no_late_commit(
-    api: FlaskClient, rows: Rows, listing: int
-) -> None:
+def test_a_polling_client_that_gets_a_304_misses_no_late_commit(api: FlaskClient, rows: Rows, listing: int) -> None:
     first = get(api, "/data")
     path = f"/data?ingested_since={first['ingested_until']}"
-    with rows.engine.connect() as slow:
-        slow.execute(text("UPDATE checkpoints SET version = version + 1"))
-        slow.execute(
+    with rows.engine.connect() as writer:
+        writer.execute(text("UPDATE checkpoints SET version = version + 1"))
+        writer.execute(
             text(
                 "INSERT INTO quotes (listing_id, observed_at, price, fetched_at, run)"
                 " VALUES (:listing, now(), 1, now(), :run)"
@@ -150,9 +148,9 @@ def test_a_follower_who_is_told_that_nothing_changed_misses_no_late_commit(
         )
         tag = etag(api, path)
         assert status(api, path, tag) == 304
-        slow.commit()
-    answer: Any = api.get(path, headers={"If-None-Match": tag})
-    assert [row["price"] for row in answer.json["data"]] == ["1"]
+        writer.commit()
+    response: Any = api.get(path, headers={"If-None-Match": tag})
+    assert [row["price"] for row in response.json["data"]] == ["1"]
 
 
 @pytest.mark.parametrize("path", ["/data?limit=0", "/data?asset=nothing", "/assets/nothing"])

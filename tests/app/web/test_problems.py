@@ -1,15 +1,18 @@
-"""What readers and writers of the API are told while sources are paused, or Postgres is in trouble."""
+"""Problems: their members and texts; and what `/health` reports about paused sources."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
+from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestion
 from tasks.runs.pausing import pause_source, resume_source
 from tests.app.quotes.test_data import get
 from tests.app.rows import Rows
@@ -18,8 +21,8 @@ SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 
 
 @pytest.fixture
-def well(api: FlaskClient, rows: Rows, broker: Any) -> FlaskClient:
-    """The API of a service whose parts all work."""
+def healthy_api(api: FlaskClient, rows: Rows, broker: Any) -> FlaskClient:
+    """The API of a service in which every part works."""
     for part in ("worker", "control", "beat"):
         rows.heartbeat(part, datetime.now(UTC))
     rows.run()
@@ -27,10 +30,12 @@ def well(api: FlaskClient, rows: Rows, broker: Any) -> FlaskClient:
     return api
 
 
-def test_a_paused_source_degrades_whoever_paused_it_and_until_it_is_resumed(well: FlaskClient, engine: Engine) -> None:
+def test_a_paused_source_degrades_whoever_paused_it_and_until_it_is_resumed(
+    healthy_api: FlaskClient, engine: Engine
+) -> None:
     pause_source(engine, "coingecko", SOON, "the contract is being signed")
     pause_source(engine, "coinpaprika", None, "payment_required: the quota is used up")
-    health = get(well, "/health")
+    health = get(healthy_api, "/health")
     paused = health["checks"]["sources"]
     assert (health["status"], health["checks"]["database"]) == ("degraded", {"status": "ok"})
     assert paused["coingecko"]["detail"] == f"Paused until {SOON:%Y-%m-%dT%H:%M:%SZ}: the contract is being signed"
@@ -41,60 +46,64 @@ def test_a_paused_source_degrades_whoever_paused_it_and_until_it_is_resumed(well
     assert "paused_until" not in paused["csv_history"]
     for name in ("coingecko", "coinpaprika"):
         resume_source(engine, name)
-    assert get(well, "/health")["status"] == "ok"
+    assert get(healthy_api, "/health")["status"] == "ok"
 
 
-def test_a_pause_that_is_over_degrades_nothing(well: FlaskClient, engine: Engine) -> None:
+def test_a_pause_that_is_over_degrades_nothing(healthy_api: FlaskClient, engine: Engine) -> None:
     pause_source(engine, "coingecko", datetime.now(UTC) - timedelta(seconds=1), "disk_full: it was")
-    assert get(well, "/health")["status"] == "ok"
+    assert get(healthy_api, "/health")["status"] == "ok"
 
 
-def test_a_full_disk_degrades_the_database_and_names_the_sources(well: FlaskClient, engine: Engine) -> None:
+def test_a_full_disk_degrades_the_database_and_names_the_sources(healthy_api: FlaskClient, engine: Engine) -> None:
     for source in ("coingecko", "coinpaprika"):
         pause_source(engine, source, SOON, "disk_full: Postgres reported disk_full (53100)")
-    answer = well.get("/health")
-    assert answer.json is not None
-    assert (answer.status_code, answer.json["status"]) == (200, "degraded")
-    assert answer.json["checks"]["database"] == {
+    response = healthy_api.get("/health")
+    assert response.json is not None
+    assert (response.status_code, response.json["status"]) == (200, "degraded")
+    assert response.json["checks"]["database"] == {
         "status": "degraded",
         "detail": "Its disk is full; paused because of that: coingecko, coinpaprika.",
     }
 
 
-@pytest.fixture
-def refuse(engine: Engine) -> Iterator[Any]:
-    """Makes Postgres refuse new runs with the error that it gives a name to."""
-
-    def refuse(name: str) -> None:
-        with engine.begin() as connection:
-            connection.execute(
-                text(f"""
-                    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                        RAISE USING ERRCODE = '{name}', MESSAGE = 'could not extend file "base/1/2"'; END $$;
-                    CREATE TRIGGER refuse BEFORE INSERT ON runs EXECUTE FUNCTION refuse();
-                """)
-            )
-
-    yield refuse
-    with engine.begin() as connection:
-        connection.execute(text("DROP FUNCTION refuse CASCADE"))
+@pytest.mark.parametrize("code", Code, ids=lambda code: code.slug)
+def test_a_code_has_a_short_title_one_sentence_of_meaning_and_a_next_step(code: Code) -> None:
+    assert 2 <= len(code.title.split()) <= 5
+    assert re.fullmatch(r"[^.;:]+\.", code.about)
+    assert code.hint.endswith(".")
+    assert len(code.about.split()) <= 25
 
 
-@pytest.mark.parametrize(
-    ("name", "detail"),
-    [
-        ("disk_full", "No room is left on the database's disk."),
-        ("read_only_sql_transaction", "The database cannot do this now."),
-        ("too_many_connections", "The database does not answer."),
-        ("serialization_failure", "Others were in the way of it in the database."),
-    ],
-)
-def test_what_postgres_cannot_do_now_is_a_503_to_be_repeated(
-    api: FlaskClient, token: dict[str, str], refuse: Any, name: str, detail: str
-) -> None:
-    refuse(name)
-    answer = api.post("/runs", json={"source": "coingecko"}, headers=token)
-    assert answer.json is not None
-    assert (answer.status_code, answer.json["code"], answer.json["detail"]) == (503, "database_unavailable", detail)
-    assert int(answer.headers["Retry-After"]) > 0
-    assert "could not extend" not in answer.text
+def test_a_problem_has_every_member_of_rfc_9457_and_the_hint_of_its_code(app: Flask) -> None:
+    problem = Problem(Code.UNKNOWN_RUN, "There is no run 7.", headers={"Retry-After": "1"})
+    with app.test_request_context("/runs/7"):
+        response = problem.response()
+    assert (response.status_code, response.mimetype) == (404, "application/problem+json")
+    assert response.headers["Retry-After"] == "1"
+    assert json.loads(response.data) == {
+        "type": "/problems/unknown_run",
+        "title": "Unknown run",
+        "status": 404,
+        "detail": "There is no run 7.",
+        "instance": "/runs/7",
+        "code": "unknown_run",
+        "hint": "List the runs with `GET /runs`.",
+        "errors": [],
+    }
+
+
+def test_an_invalid_parameter_is_named_in_the_detail_and_in_errors() -> None:
+    problem = invalid_parameter("Idempotency-Key", "expected ASCII", where="header")
+    assert problem.detail == "Idempotency-Key: expected ASCII"
+    assert problem.errors == [{"in": "header", "name": "Idempotency-Key", "detail": "expected ASCII"}]
+
+
+def test_a_quoted_value_is_short_printable_ascii() -> None:
+    assert quoted("bitcoin") == "'bitcoin'"
+    assert quoted("\n\xe9") == r"'\n\xe9'"
+    assert len(quoted("x" * 5000)) == 63
+
+
+def test_a_suggestion_ignores_case_and_needs_a_similar_name() -> None:
+    assert suggestion("SORCE", ["source", "asset"]) == "; did you mean 'source'?"
+    assert suggestion("volume", ["source", "asset"]) == ""

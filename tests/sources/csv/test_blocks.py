@@ -1,4 +1,4 @@
-"""However a file is cut, its records are the same, and all of its bytes are kept."""
+"""A file that is cut into blocks of any size has the same records, and no byte is lost."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import csv
 import io
 import tracemalloc
 from codecs import BOM_UTF8
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sources.contract import Reject, TransientError
-from sources.csv.blocks import CHUNK, MOST_LINES, Reading, cut
-from tests.sources.csv_folder import Folder, Judged, daily, kept, whole
+from sources.contract import Reject
+from sources.csv.blocks import MAX_RECORD_LINES
+from tests.sources.csv_folder import Folder, Outcome, daily_files, joined_bodies, reloaded_cursor
 
 CELL = st.text(st.sampled_from('ab1,;"\n\r é\u2028\x85😀\x00'), max_size=8)
 LINE_END = st.sampled_from(["\n", "\r\n", "\r"])
@@ -24,7 +22,7 @@ LINE_END = st.sampled_from(["\n", "\r\n", "\r"])
 
 @st.composite
 def well_formed(draw: st.DrawFn) -> str:
-    """A file as a csv writer writes it: two columns, any text in the cells."""
+    """Draw a file as a csv writer writes it: two columns with any text in the cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator=draw(LINE_END))
     writer.writerow(["day", "price"])
@@ -36,24 +34,18 @@ BYTES = st.text(st.sampled_from('a1,"\n\ré'), max_size=60).map(str.encode) | st
 ENCODINGS = st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16-le", "utf-16-be", "gbk"])
 
 
-@pytest.fixture(scope="module")
-def path() -> Iterator[Path]:
-    with TemporaryDirectory() as path:
-        yield Path(path)
-
-
-def outcome(judged: Judged) -> list[object]:
-    """All there is to say of the items, in their order."""
+def summary(outcome: Outcome) -> list[object]:
+    """Return all_items about the items, in their order."""
     return [
-        *judged.quotes,
-        *((text, reject.reasons) for text, reject in judged.rejects),
-        judged.blank,
+        *outcome.quotes,
+        *((text, reject.reasons) for text, reject in outcome.rejects),
+        outcome.blank,
     ]
 
 
 def cells(folder: Folder, block: int) -> list[list[str]]:
     rows = []
-    for page in folder.look("file.csv", block=block):
+    for page in folder.scan("file.csv", block=block):
         for item in folder.source.parse(page):
             if isinstance(item, Reject):
                 rows.append(item.item["row"])
@@ -64,14 +56,14 @@ def cells(folder: Folder, block: int) -> list[list[str]]:
 
 @settings(deadline=None)
 @given(well_formed(), st.integers(1, 40))
-def test_records_of_any_block_size_are_those_of_the_whole_file(path: Path, text: str, block: int) -> None:
-    folder = Folder(path, daily())
+def test_blocks_of_any_size_have_the_records_of_the_whole_file(path: Path, text: str, block: int) -> None:
+    folder = Folder(path, daily_files())
     folder.write("file.csv", text)
     header, *rows = csv.reader(io.StringIO(text, newline=""))
     expected = [row for row in rows if "".join(row).strip() and [cell.strip() for cell in row] != header]
     assert cells(folder, block=block) == expected
-    pages = folder.look("file.csv", block=block)
-    assert whole(pages) == text.encode()
+    pages = folder.scan("file.csv", block=block)
+    assert joined_bodies(pages) == text.encode()
     for page in pages:
         body = page.body[page.request["head"] :].decode()
         assert len(body.encode()) <= block or len(list(csv.reader(io.StringIO(body, newline="")))) == 1
@@ -79,67 +71,67 @@ def test_records_of_any_block_size_are_those_of_the_whole_file(path: Path, text:
 
 @settings(deadline=None, max_examples=300)
 @given(BYTES, ENCODINGS, st.integers(1, 40), st.integers(1, 40), st.integers(1, 30))
-def test_any_bytes_are_kept_and_judged_alike_in_blocks_of_any_size(
-    path: Path, content: bytes, encoding: str, block: int, other: int, record: int
+def test_any_bytes_have_the_same_items_in_blocks_of_any_size_and_none_is_lost(
+    path: Path, content: bytes, encoding: str, block: int, other_block: int, record: int
 ) -> None:
-    folder = Folder(path, daily(header=("day", "price"), encoding=encoding))
+    folder = Folder(path, daily_files(header=("day", "price"), encoding=encoding))
     folder.write("file.csv", content)
-    pages = folder.look("file.csv", block=block, record=record)
-    others = folder.look("file.csv", block=other, record=record)
-    assert outcome(folder.judge(pages)) == outcome(folder.judge(others))
+    pages = folder.scan("file.csv", block=block, record=record)
+    others = folder.scan("file.csv", block=other_block, record=record)
+    assert summary(folder.validate(pages)) == summary(folder.validate(others))
     end = 0
     for page in pages:
         assert page.request["offset"] == end
         end += page.request["length"]
         assert page.body == content[page.request["offset"] :][: len(page.body)]
-        most = record if page.request["refused"] else page.request["length"]
-        assert len(page.body) - page.request["head"] == min(page.request["length"] - page.request["head"], most)
+        expected = record if page.request["refused"] else page.request["length"]
+        assert len(page.body) - page.request["head"] == min(page.request["length"] - page.request["head"], expected)
     assert end == len(content) or (not pages and content == BOM_UTF8)
 
 
 @settings(deadline=None, max_examples=25)
 @given(well_formed(), st.integers(1, 40), st.integers(1, 40))
-def test_reading_on_at_any_cursor_gives_exactly_the_remaining_items(
-    path: Path, text: str, block: int, other: int
+def test_a_scan_from_any_cursor_gives_exactly_the_remaining_items(
+    path: Path, text: str, block: int, other_block: int
 ) -> None:
-    folder = Folder(path, daily())
+    folder = Folder(path, daily_files())
     folder.write("file.csv", text)
-    pages = folder.look("file.csv", block=block)
-    everything = outcome(folder.judge(pages))
+    pages = folder.scan("file.csv", block=block)
+    all_items = summary(folder.validate(pages))
     for count, page in enumerate(pages, 1):
-        rest = folder.look("file.csv", kept(page), block=other)
-        judged = folder.judge([*pages[:count], *rest])
-        assert outcome(judged) == everything
-        assert whole([*pages[:count], *rest]) == text.encode()
+        rest = folder.scan("file.csv", reloaded_cursor(page), block=other_block)
+        outcome = folder.validate([*pages[:count], *rest])
+        assert summary(outcome) == all_items
+        assert joined_bodies([*pages[:count], *rest]) == text.encode()
 
 
-def test_a_page_names_the_line_that_its_first_record_begins_in(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, daily())
+def test_a_page_has_the_line_number_of_its_first_record(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", 'day,price\n2024-01-01,"1\n\n"\n2024-01-02,x\n2024-01-03,y\n')
-    pages = folder.look("file.csv", block=20)
+    pages = folder.scan("file.csv", block=20)
     assert [page.request["line"] for page in pages] == [2, 5, 6]
-    judged = folder.judge(pages)
-    assert ['"line": 5' in text for text, _ in judged.rejects] == [True, False]
+    outcome = folder.validate(pages)
+    assert ['"line": 5' in text for text, _ in outcome.rejects] == [True, False]
 
 
 @pytest.mark.parametrize("block", [8, 100, 10_000])
-def test_a_quote_that_is_never_closed_costs_its_line_only(tmp_path: Path, block: int) -> None:
-    folder = Folder(tmp_path, daily())
+def test_a_quote_that_is_never_closed_rejects_only_its_line(tmp_path: Path, block: int) -> None:
+    folder = Folder(tmp_path, daily_files())
     rows = [f"2024-01-01T00:{minute:02}:00,{minute + 1}\n" for minute in range(60)]
     folder.write("file.csv", "".join(["day,price\n", *rows[:20], '2024-01-01,"21\n', *rows[20:]]))
-    judged = folder.read("file.csv", block=block, record=200)
-    assert judged.prices == [str(price) for price in range(1, 61)]
-    assert judged.codes == {"record_too_large": 1}
-    [(text, _)] = judged.rejects
+    outcome = folder.read("file.csv", block=block, record=200)
+    assert outcome.prices == [str(price) for price in range(1, 61)]
+    assert outcome.codes == {"record_too_large": 1}
+    [(text, _)] = outcome.rejects
     assert '"line": 22' in text
 
 
-def test_a_quote_that_is_open_where_the_file_ends_costs_its_line_only(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, daily())
+def test_a_quote_that_is_open_at_the_end_of_the_file_rejects_only_its_line(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", 'day,price\n2024-01-01,1\n2024-01-02,"2\n2024-01-03,3\n2024-01-04,4')
-    judged = folder.read("file.csv")
-    assert judged.prices == ["1", "3", "4"]
-    assert judged.codes == {"unclosed_quote": 1}
+    outcome = folder.read("file.csv")
+    assert outcome.prices == ["1", "3", "4"]
+    assert outcome.codes == {"unclosed_quote": 1}
 
 
 @pytest.mark.parametrize("block", [10, 10_000])
@@ -150,84 +142,51 @@ def test_a_quote_that_is_open_where_the_file_ends_costs_its_line_only(tmp_path: 
 def test_a_record_may_have_exactly_the_allowed_size(
     tmp_path: Path, size: int, prices: list[str], codes: dict[str, int], end: str, block: int
 ) -> None:
-    folder = Folder(tmp_path, daily())
+    folder = Folder(tmp_path, daily_files())
     record = f'2024-01-01,"{end}' + "1".rjust(size - 13 - 2 * len(end), "0") + f'"{end}'
     assert len(record) == size
     folder.write("file.csv", f"day,price{end}{record}2024-01-02,2{end}")
-    judged = folder.read("file.csv", record=100, block=block)
-    assert (judged.prices, judged.codes, judged.blank) == (prices, codes, 0)
+    outcome = folder.read("file.csv", record=100, block=block)
+    assert (outcome.prices, outcome.codes, outcome.blank) == (prices, codes, 0)
 
 
-@pytest.mark.parametrize(("lines", "codes"), [(MOST_LINES, {}), (MOST_LINES + 1, {"record_too_large": 1})])
-def test_a_record_of_very_many_lines_is_a_lost_quote(tmp_path: Path, lines: int, codes: dict[str, int]) -> None:
-    folder = Folder(tmp_path, daily())
+@pytest.mark.parametrize(("lines", "codes"), [(MAX_RECORD_LINES, {}), (MAX_RECORD_LINES + 1, {"record_too_large": 1})])
+def test_a_record_of_too_many_lines_is_an_unclosed_quote(tmp_path: Path, lines: int, codes: dict[str, int]) -> None:
+    folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", 'day,price\n2024-01-01,"' + "\n" * (lines - 1) + '1"\n2024-01-02,2\n')
-    judged = folder.read("file.csv")
-    assert {code: count for code, count in judged.codes.items() if code != "ragged"} == codes
-    assert judged.prices == (["2"] if codes else ["1", "2"])
+    outcome = folder.read("file.csv")
+    assert {code: count for code, count in outcome.codes.items() if code != "ragged"} == codes
+    assert outcome.prices == (["2"] if codes else ["1", "2"])
 
 
-@pytest.mark.parametrize("end", ["\r\n", "\r"])
-def test_a_line_end_is_known_where_the_chunks_of_a_long_line_meet(tmp_path: Path, end: str) -> None:
-    folder = Folder(tmp_path, daily())
-    for length in range(CHUNK - 2, CHUNK + 2):
-        folder.write("file.csv", f"day,price{end}{'x' * length}{end}2024-01-02,2{end}")
-        judged = folder.read("file.csv")
-        assert (judged.prices, judged.codes, judged.blank) == (["2"], {"record_too_large": 1}, 0)
-
-
-def test_a_file_that_ends_before_its_size_is_not_taken_for_whole() -> None:
-    reading = Reading("file.csv", "utf-8", ",", end=100, still=True, block_bytes=1000, record_bytes=1000)
-    with pytest.raises(TransientError, match=r"file\.csv: became shorter") as raised:
-        list(cut(io.BytesIO(b"2024-01-01,1\n"), 0, 1, reading))
-    assert raised.value.code == "file_changed"
-
-
-def test_the_first_blocks_are_short_and_each_ends_where_it_would_whoever_goes_on_after_it(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, daily())
+def test_blocks_grow_from_a_short_first_one_and_end_at_the_same_places_after_a_restart(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", "day,price\n" + "2024-01-01,1\n" * 1000)
-    pages = folder.look("file.csv", block=2000)
+    pages = folder.scan("file.csv", block=2000)
     lengths = [len(page.body) for page in pages]
     assert [round(length / 500) for length in lengths] == [1, 1, 2, 4, 4, 4, 4, 4, 2]
-    for place, page in enumerate(pages, 1):
-        begun = folder.look("file.csv", cursor=page.cursor, block=2000)
-        assert [page.body for page in begun] == [page.body for page in pages[place:]]
+    for count, page in enumerate(pages, 1):
+        remaining = folder.scan("file.csv", cursor=page.cursor, block=2000)
+        assert [page.body for page in remaining] == [page.body for page in pages[count:]]
 
 
-def test_the_last_two_blocks_of_a_range_share_what_is_left(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, daily())
+def test_the_last_two_blocks_of_a_range_share_the_remaining_bytes(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", "day,price\n" + "2024-01-01,1\n" * 1000)
-    [whole, *_, last, end] = [len(page.body) for page in folder.look("file.csv//5000", block=1000, range_=5000)]
-    assert whole > 980
-    assert abs(last - end) < 30
+    [full, *_, next_to_last, last] = [len(page.body) for page in folder.scan("file.csv//5000", block=1000, range_=5000)]
+    assert full > 980
+    assert abs(next_to_last - last) < 30
 
 
-def test_a_line_without_end_is_refused_without_being_held(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, daily())
-    long = 64 * 1024 * 1024
-    folder.write("file.csv", b"day,price\n2024-01-01,1\n" + b"x" * long + b"\n2024-01-02,2\n")
+def test_a_very_long_line_is_rejected_without_being_held_in_memory(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, daily_files())
+    line_bytes = 64 * 1024 * 1024
+    folder.write("file.csv", b"day,price\n2024-01-01,1\n" + b"x" * line_bytes + b"\n2024-01-02,2\n")
     tracemalloc.start()
-    pages = folder.look("file.csv")
+    pages = folder.scan("file.csv")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert folder.judge(pages).prices == ["1", "2"]
-    assert folder.judge(pages).codes == {"record_too_large": 1}
+    assert folder.validate(pages).prices == ["1", "2"]
+    assert folder.validate(pages).codes == {"record_too_large": 1}
     assert sum(page.request["length"] for page in pages) == (tmp_path / "file.csv").stat().st_size
     assert peak < 16 * 1024 * 1024
-
-
-def test_a_cell_may_be_larger_than_the_csv_module_likes(tmp_path: Path) -> None:
-    folder = Folder(
-        tmp_path,
-        daily(
-            columns={"observed_at": "day", "price": "price", "name": "name"},
-            constants={
-                "source_asset_id": "coin",
-                "symbol": "COIN",
-                "quote_currency": "USD",
-            },
-        ),
-    )
-    csv.field_size_limit(131072)
-    folder.write("file.csv", f"day,price,name\n2024-01-01,1,{'x' * 200_000}\n")
-    assert folder.read("file.csv").codes == {"too_long": 1}

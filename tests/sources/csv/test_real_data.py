@@ -1,12 +1,11 @@
-"""Real CSV files: each loads fully, or says exactly which rows it refused and why.
+"""CSV files, real and invented: each loads fully, or says exactly which rows it refused and why.
 
-The counts were also found by hand, with grep and with csv alone.
+The counts of the real ones were also found by hand, with grep and with csv alone.
 """
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,10 @@ from typing import Any
 import pytest
 
 from sources.csv.fileset import SUFFIXES, FileSet
+from tests.data import csv_files
+from tests.data.csv_files import CANDLE, IN_USD, Expected, coin
+from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.sources.csv_folder import NOW, Folder
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The file's declaration, and what becomes of its rows."""
-
-    declared: FileSet
-    quotes: int
-    rejects: dict[str, int] = field(default_factory=dict)
-    blank: int = 0
-    first: str | None = None
-    """`id currency time price` of the first quote."""
-
-    @property
-    def name(self) -> str:
-        return self.declared.pattern
-
-
-def coin(id_: str, symbol: str, name: str, currency: str = "USD", **more: Any) -> dict[str, Any]:
-    return {"source_asset_id": id_, "symbol": symbol, "name": name, "quote_currency": currency, **more}
-
-
-CANDLE = {"open": "open", "high": "high", "low": "low", "price": "close"}
-IN_USD = {"quote_currency": "USD"}
 
 HATHIX: dict[str, Any] = {
     "columns": {
@@ -318,11 +296,24 @@ FILES = (
 )
 
 
-@pytest.mark.parametrize("expected", FILES, ids=lambda expected: expected.name)
-def test_a_real_file_loads_or_says_what_it_refused(real_data: Path, expected: Expected) -> None:
-    folder = Folder(real_data / "csv", expected.declared)
+CSV_FILES = {SYNTHETIC: csv_files.SYNTHETIC, REAL: FILES}
+
+EACH_FILE = pytest.mark.parametrize(
+    ("recordings", "expected"),
+    [
+        pytest.param(recordings, expected, id=f"{recordings}-{expected.name}")
+        for recordings, files in CSV_FILES.items()
+        for expected in files
+    ],
+    indirect=["recordings"],
+)
+
+
+@EACH_FILE
+def test_a_file_loads_or_says_what_it_refused(recordings: Recordings, expected: Expected) -> None:
+    folder = Folder(recordings.folder / "csv", expected.declared)
     assert folder.partitions() == [expected.name]
-    judged = folder.judge(folder.look(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
+    judged = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
     assert (len(judged.quotes), judged.codes, judged.blank) == (expected.quotes, expected.rejects, expected.blank)
     said = [
         f"{quote.source_asset_id} {quote.quote_currency} {quote.observed_at:%Y-%m-%dT%H:%M:%S} {quote.price}"
@@ -331,10 +322,11 @@ def test_a_real_file_loads_or_says_what_it_refused(real_data: Path, expected: Ex
     assert said == ([expected.first] if expected.first else [])
 
 
-@pytest.mark.parametrize("expected", FILES, ids=lambda expected: expected.name)
-def test_every_row_of_a_real_file_is_accounted_for(real_data: Path, expected: Expected) -> None:
+@EACH_FILE
+def test_every_row_of_a_file_is_accounted_for(recordings: Recordings, expected: Expected) -> None:
     declared = expected.declared
-    with (real_data / "csv" / expected.name).open(newline="", encoding="utf-8-sig") as file:
+    encoding = "utf-8-sig" if declared.encoding == "utf-8" else declared.encoding
+    with (recordings.folder / "csv" / expected.name).open(newline="", encoding=encoding) as file:
         rows = len(list(csv.reader(file, delimiter=declared.delimiter)))
     if rows:
         rows -= declared.skip_lines + (declared.header is True)

@@ -1,4 +1,4 @@
-"""How an upstream is asked: where its key may go, when it is asked again, and who is told."""
+"""The client keeps the key within its upstream, retries what may pass, and reports to the circuit breaker."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from sources.contract import TerminalError, TransientError
-from tests.sources.conftest import HEAD, KEY, NOW, Clients, RawServer, RawUpstream, answer, serve, within
+from tests.sources.conftest import HEAD, KEY, NOW, Clients, RawServer, RawUpstream, make_response, serve, within
 
-# A good answer
+# A successful response
 
 
-def test_a_reply_holds_the_body_and_the_request_but_no_key(upstream: HTTPServer, client: Clients) -> None:
-    asked = serve(upstream, answer(body='[{"price": 0.1}]'))
-    reply = client(upstream.url_for("")).get("/tickers", {"quotes": "USD,€", "page": 2})
-    assert dict(asked[0].args) == {"quotes": "USD,€", "page": "2"}
-    assert asked[0].headers["X-Key"] == KEY
-    assert reply.body == b'[{"price": 0.1}]'
-    assert (reply.status, reply.content_type, reply.fetched_at) == (200, "application/json", NOW)
-    assert reply.request == {
+def test_a_response_has_the_body_and_the_request_but_no_key(upstream: HTTPServer, client: Clients) -> None:
+    requests = serve(upstream, make_response(body='[{"price": 0.1}]'))
+    response = client(upstream.url_for("")).get("/tickers", {"quotes": "USD,€", "page": 2})
+    assert dict(requests[0].args) == {"quotes": "USD,€", "page": "2"}
+    assert requests[0].headers["X-Key"] == KEY
+    assert response.body == b'[{"price": 0.1}]'
+    assert (response.status, response.content_type, response.fetched_at) == (200, "application/json", NOW)
+    assert response.request == {
         "method": "GET",
         "url": upstream.url_for("/tickers"),
         "params": {"quotes": "USD,€", "page": 2},
     }
-    assert KEY not in repr(reply)
+    assert KEY not in repr(response)
 
 
-@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_a_packed_body_is_unpacked(
-    upstream: HTTPServer, client: Clients, encoding: str, pack: Callable[[bytes], bytes]
+@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_compressed_body_is_decompressed(
+    upstream: HTTPServer, client: Clients, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    serve(upstream, answer(body=pack(b"[1, 2]"), Content_Encoding=encoding))
+    serve(upstream, make_response(body=compress(b"[1, 2]"), Content_Encoding=encoding))
     assert client(upstream.url_for("")).get("/tickers").body == b"[1, 2]"
 
 
-# Where the key goes
+# Redirects and the key
 
 
 def test_a_redirect_within_the_upstream_is_followed_with_the_key(upstream: HTTPServer, client: Clients) -> None:
@@ -51,20 +51,22 @@ def test_a_redirect_within_the_upstream_is_followed_with_the_key(upstream: HTTPS
     upstream.expect_request("/tickers/").respond_with_data(
         html, 301, {"Location": location}, "text/html; charset=utf-8"
     )
-    asked = serve(upstream, answer())
-    reply = client(upstream.url_for("")).get("/tickers/", {"quotes": "USD"})
-    assert reply.body == b"[]"
-    assert asked[0].url == upstream.url_for("/tickers?quotes=USD")
-    assert asked[0].headers["X-Key"] == KEY
+    requests = serve(upstream, make_response())
+    response = client(upstream.url_for("")).get("/tickers/", {"quotes": "USD"})
+    assert response.body == b"[]"
+    assert requests[0].url == upstream.url_for("/tickers?quotes=USD")
+    assert requests[0].headers["X-Key"] == KEY
     assert client.spent == 2
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("where", ["http://localhost:{other}/", "http://127.0.0.1:{other}/", "//127.0.0.1:{other}/x"])
+@pytest.mark.parametrize(
+    "location", ["http://localhost:{other}/", "http://127.0.0.1:{other}/", "//127.0.0.1:{other}/x"]
+)
 def test_a_redirect_to_another_origin_is_not_followed(
-    upstream: HTTPServer, another_upstream: HTTPServer, client: Clients, status: int, where: str
+    upstream: HTTPServer, another_upstream: HTTPServer, client: Clients, status: int, location: str
 ) -> None:
-    serve(upstream, answer(status, Location=where.format(other=another_upstream.port)))
+    serve(upstream, make_response(status, Location=location.format(other=another_upstream.port)))
     with pytest.raises(TerminalError, match="redirected to another origin") as caught:
         client(upstream.url_for("")).get("/tickers")
     assert another_upstream.log == []
@@ -72,7 +74,7 @@ def test_a_redirect_to_another_origin_is_not_followed(
 
 
 @pytest.mark.parametrize(
-    "where",
+    "location",
     [
         "http://localhost:{port}/tickers",
         "https://127.0.0.1:{port}/tickers",
@@ -81,24 +83,24 @@ def test_a_redirect_to_another_origin_is_not_followed(
         "ftp://127.0.0.1:{port}/",
     ],
 )
-def test_only_the_same_scheme_host_and_port_are_the_upstream(upstream: HTTPServer, client: Clients, where: str) -> None:
-    asked = serve(upstream, answer(302, Location=where.format(port=upstream.port)))
+def test_an_origin_is_a_scheme_a_host_and_a_port(upstream: HTTPServer, client: Clients, location: str) -> None:
+    requests = serve(upstream, make_response(302, Location=location.format(port=upstream.port)))
     with pytest.raises(TerminalError) as caught:
         client(upstream.url_for("")).get("/tickers")
-    assert (caught.value.code, len(asked)) == ("redirected", 1)
+    assert (caught.value.code, len(requests)) == ("redirected", 1)
 
 
-@pytest.mark.parametrize("where", ["http://[no-address/", "http://127.0.0.1:99999999/", "http://127.0.0.1:one/"])
-def test_a_redirect_to_what_is_no_url_is_refused(raw_upstream: RawUpstream, client: Clients, where: str) -> None:
-    head = f"HTTP/1.1 302 Found\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode()
+@pytest.mark.parametrize("location", ["http://[no-address/", "http://127.0.0.1:99999999/", "http://127.0.0.1:one/"])
+def test_a_redirect_to_an_invalid_url_is_refused(raw_upstream: RawUpstream, client: Clients, location: str) -> None:
+    head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
     server = raw_upstream(lambda _, connection: connection.sendall(head))
-    with pytest.raises(TerminalError, match="redirected to what is no URL") as caught:
+    with pytest.raises(TerminalError, match="redirected to an invalid URL") as caught:
         client(server.url).get("/tickers")
     assert (caught.value.code, server.connections) == ("redirected", 1)
 
 
-def test_the_body_of_a_redirect_is_not_waited_for(raw_upstream: RawUpstream, client: Clients) -> None:
-    def redirects(server: RawServer, connection: socket.socket) -> None:
+def test_the_client_does_not_wait_for_the_body_of_a_redirect(raw_upstream: RawUpstream, client: Clients) -> None:
+    def redirect(server: RawServer, connection: socket.socket) -> None:
         if server.connections == 1:
             connection.sendall(b"HTTP/1.1 301 Moved\r\nLocation: /tickers\r\nContent-Length: 100000000\r\n\r\n")
             server.trickle(connection, b" " * 1000)
@@ -106,50 +108,54 @@ def test_the_body_of_a_redirect_is_not_waited_for(raw_upstream: RawUpstream, cli
             connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n[]")
 
     with within(3):
-        assert client(raw_upstream(redirects).url).get("/tickers/").body == b"[]"
+        assert client(raw_upstream(redirect).url).get("/tickers/").body == b"[]"
 
 
-def test_redirects_in_a_circle_end(upstream: HTTPServer, client: Clients) -> None:
-    asked = serve(upstream, answer(302, Location="/tickers"))
+def test_a_redirect_loop_is_an_error(upstream: HTTPServer, client: Clients) -> None:
+    requests = serve(upstream, make_response(302, Location="/tickers"))
     with pytest.raises(TerminalError, match="redirected more than 3 times") as caught:
         client(upstream.url_for("")).get("/tickers")
-    assert (caught.value.code, len(asked), client.spent) == ("redirected", 4, 4)
+    assert (caught.value.code, len(requests), client.spent) == ("redirected", 4, 4)
 
 
 @pytest.mark.parametrize("key_header", ["", "Authorization"])
-def test_a_login_of_the_users_netrc_is_never_sent(
+def test_a_login_from_netrc_is_never_sent(
     upstream: HTTPServer, client: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key_header: str
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    asked = serve(upstream, answer(301, Location="/tickers"), answer())
+    requests = serve(upstream, make_response(301, Location="/tickers"), make_response())
     client(upstream.url_for(""), key_header=key_header).get("/tickers")
-    assert [request.headers.get("Authorization") for request in asked] == [KEY if key_header else None] * 2
+    assert [request.headers.get("Authorization") for request in requests] == [KEY if key_header else None] * 2
 
 
-# What may pass
+# Retries
 
 
-@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
-def test_what_may_pass_is_asked_for_again_and_then_succeeds(upstream: HTTPServer, client: Clients, status: int) -> None:
-    asked = serve(upstream, answer(status, body=""), answer(status, body=""), answer(body="[1]"))
+def test_a_request_that_failed_for_a_transient_reason_is_retried(
+    upstream: HTTPServer, client: Clients, status: int
+) -> None:
+    requests = serve(
+        upstream, make_response(status, body=""), make_response(status, body=""), make_response(body="[1]")
+    )
     assert client(upstream.url_for("")).get("/tickers").body == b"[1]"
-    assert (len(asked), client.spent) == (3, 3)
+    assert (len(requests), client.spent) == (3, 3)
 
 
-def test_what_does_not_pass_is_given_back_to_the_run(upstream: HTTPServer, client: Clients) -> None:
-    asked = serve(upstream, answer(500))
+def test_after_the_last_retry_the_error_is_raised(upstream: HTTPServer, client: Clients) -> None:
+    requests = serve(upstream, make_response(500))
     with within(3), pytest.raises(TransientError) as caught:
         client(upstream.url_for(""), deadline=2).get("/tickers")
     assert caught.value.detail == "example: answered 500 to GET /tickers"
     assert (caught.value.code, caught.value.retry_after) == ("upstream_unavailable", None)
-    assert 2 <= len(asked) <= 3
+    assert 2 <= len(requests) <= 3
 
 
-def test_the_pauses_between_repeats_are_drawn_from_a_range_that_doubles(
+def test_the_pauses_between_attempts_are_random_within_a_range_that_doubles(
     upstream: HTTPServer, client: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranges: list[float] = []
@@ -161,11 +167,11 @@ def test_the_pauses_between_repeats_are_drawn_from_a_range_that_doubles(
     monkeypatch.setattr("random.uniform", draw)
     arrivals: list[float] = []
 
-    def fails(request: Request) -> Response:
+    def fail(request: Request) -> Response:
         arrivals.append(time.monotonic())
-        return answer(500)
+        return make_response(500)
 
-    upstream.expect_request("/tickers").respond_with_handler(fails)
+    upstream.expect_request("/tickers").respond_with_handler(fail)
     with pytest.raises(TransientError):
         client(upstream.url_for("")).get("/tickers")
     assert ranges == [1, 2]
@@ -174,18 +180,18 @@ def test_the_pauses_between_repeats_are_drawn_from_a_range_that_doubles(
     assert third - second >= 0.4
 
 
-@pytest.mark.usefixtures("quick_repeats")
-def test_a_dropped_connection_is_asked_again(raw_upstream: RawUpstream, client: Clients) -> None:
-    def drops_two(server: RawServer, connection: socket.socket) -> None:
+@pytest.mark.usefixtures("quick_retries")
+def test_a_request_is_retried_after_a_dropped_connection(raw_upstream: RawUpstream, client: Clients) -> None:
+    def drop_twice(server: RawServer, connection: socket.socket) -> None:
         if server.connections > 2:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
 
-    server = raw_upstream(drops_two)
+    server = raw_upstream(drop_twice)
     assert client(server.url).get("/tickers").body == b"[]"
     assert server.connections == 3
 
 
-def test_an_upstream_that_is_not_there_is_said_without_its_key(client: Clients) -> None:
+def test_the_error_of_a_refused_connection_does_not_contain_the_key(client: Clients) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     with within(2), pytest.raises(TransientError) as caught:
@@ -194,27 +200,25 @@ def test_an_upstream_that_is_not_there_is_said_without_its_key(client: Clients) 
     assert caught.value.code == "upstream_unavailable"
 
 
-# The rate, the budget and the circuit breaker
+# The rate limit, the budget and the circuit breaker
 
 
-def test_each_single_request_is_spent_before_it_is_made(upstream: HTTPServer, client: Clients) -> None:
-    asked = serve(upstream, answer())
+def test_each_request_is_counted_before_it_is_sent(upstream: HTTPServer, client: Clients) -> None:
+    requests = serve(upstream, make_response())
     client.forbid = TransientError("used up", retry_after=7)
     with within(1), pytest.raises(TransientError) as caught:
         client(upstream.url_for("")).get("/tickers")
     assert caught.value is client.forbid
-    assert asked == []
+    assert requests == []
 
 
-@pytest.mark.usefixtures("quick_repeats")
-def test_a_repeat_that_our_own_limit_forbids_leaves_the_failure_what_it_was(
-    upstream: HTTPServer, client: Clients
-) -> None:
-    def fails(request: Request) -> Response:
+@pytest.mark.usefixtures("quick_retries")
+def test_a_retry_that_our_own_limit_forbids_is_still_a_failure(upstream: HTTPServer, client: Clients) -> None:
+    def fail(request: Request) -> Response:
         client.forbid = TransientError("all used up", code="rate_limited", retry_after=7, is_failure=False)
-        return answer(502)
+        return make_response(502)
 
-    upstream.expect_request("/tickers").respond_with_handler(fails)
+    upstream.expect_request("/tickers").respond_with_handler(fail)
     with within(1), pytest.raises(TransientError) as caught:
         client(upstream.url_for("")).get("/tickers")
     assert caught.value.detail == "example: answered 502 to GET /tickers; all used up"
@@ -222,54 +226,54 @@ def test_a_repeat_that_our_own_limit_forbids_leaves_the_failure_what_it_was(
     assert client.spent == 1
 
 
-@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504])
-def test_the_breaker_is_told_of_each_request_that_the_host_could_not_answer(
+def test_each_request_that_the_host_could_not_answer_is_reported_to_the_breaker(
     upstream: HTTPServer, client: Clients, status: int
 ) -> None:
-    serve(upstream, answer(status), answer(status), answer())
+    serve(upstream, make_response(status), make_response(status), make_response())
     client(upstream.url_for("")).get("/tickers")
-    assert client.answers == [False, False, True]
+    assert client.outcomes == [False, False, True]
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429, 451])
-def test_a_refusal_is_an_answer_to_the_breaker(upstream: HTTPServer, client: Clients, status: int) -> None:
-    serve(upstream, answer(status, Retry_After="7"))
+def test_a_refusal_counts_as_a_response_for_the_breaker(upstream: HTTPServer, client: Clients, status: int) -> None:
+    serve(upstream, make_response(status, Retry_After="7"))
     with pytest.raises((TransientError, TerminalError)):
         client(upstream.url_for("")).get("/tickers")
-    assert client.answers == [True]
+    assert client.outcomes == [True]
 
 
-def test_so_is_a_body_that_is_too_large_or_says_our_key_back_and_a_redirect(
+def test_an_unusable_body_and_a_redirect_count_as_responses_for_the_breaker(
     upstream: HTTPServer, client: Clients
 ) -> None:
-    serve(upstream, answer(302, Location="/tickers"), answer(body=KEY), answer(body="x" * 100_001))
+    serve(upstream, make_response(302, Location="/tickers"), make_response(body=KEY), make_response(body="x" * 100_001))
     http = client(upstream.url_for(""), max_body=100_000)
     with pytest.raises((TransientError, TerminalError)):
         http.get("/tickers")
-    assert client.answers[:2] == [True, True]
+    assert client.outcomes[:2] == [True, True]
     with pytest.raises(TerminalError):
         http.get("/tickers")
-    assert all(client.answers)
+    assert all(client.outcomes)
 
 
-@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize(
-    "says",
+    "sent",
     [b"", b"this is no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n["],
     ids=["nothing", "no HTTP", "half a body"],
 )
-def test_what_is_no_whole_answer_is_none_to_the_breaker(
-    raw_upstream: RawUpstream, client: Clients, says: bytes
+def test_an_incomplete_response_counts_as_a_failure_for_the_breaker(
+    raw_upstream: RawUpstream, client: Clients, sent: bytes
 ) -> None:
-    server = raw_upstream(lambda _, connection: connection.sendall(says))
+    server = raw_upstream(lambda _, connection: connection.sendall(sent))
     with pytest.raises(TransientError):
         client(server.url).get("/tickers")
-    assert client.answers == [False] * 3
+    assert client.outcomes == [False] * 3
 
 
-def test_a_request_that_is_not_made_is_no_news_to_the_breaker(upstream: HTTPServer, client: Clients) -> None:
+def test_a_request_that_is_not_sent_is_not_reported_to_the_breaker(upstream: HTTPServer, client: Clients) -> None:
     client.forbid = TransientError("used up", retry_after=7, is_failure=False)
     with pytest.raises(TransientError):
         client(upstream.url_for("")).get("/tickers")
-    assert client.answers == []
+    assert client.outcomes == []

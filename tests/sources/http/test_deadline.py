@@ -1,4 +1,4 @@
-"""Upstreams that are slow: however they dawdle, a request is over at its deadline."""
+"""A request ends at its deadline, however slow its upstream is."""
 
 from __future__ import annotations
 
@@ -17,63 +17,61 @@ from sources.contract import TransientError
 from tests.sources.conftest import HEAD, Clients, RawServer, RawUpstream, within
 
 DEADLINE = 0.4
-ENOUGH = 1.2
-"""Seconds within which all is over on a busy machine; every one of these upstreams would go on for longer."""
-
-"""Of 127.0.0.1, signed by itself, with its key."""
+MAX_SECONDS = 1.2
+"""Seconds that a request may take on a busy machine. Each of these upstreams would keep sending for longer."""
 
 
 @contextmanager
-def is_left_at_the_deadline(client: Clients) -> Iterator[None]:
-    with within(ENOUGH), pytest.raises(TransientError) as caught:
+def ends_at_the_deadline(client: Clients) -> Iterator[None]:
+    with within(MAX_SECONDS), pytest.raises(TransientError) as caught:
         yield
-    assert caught.value.detail == f"example: no whole answer within {DEADLINE:g} s"
+    assert caught.value.detail == f"example: no complete response within {DEADLINE:g} s"
     assert caught.value.code == "upstream_slow"
-    assert client.answers[-1] is False
+    assert client.outcomes[-1] is False
 
 
 @pytest.mark.parametrize(
-    "begins",
+    "start",
     [b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 401 No\r\nX: ", b"HTTP/1.1 302 Found\r\nLocation: /"],
     ids=["status", "header", "refusal", "redirect"],
 )
-def test_a_head_that_trickles_ends_at_the_deadline(raw_upstream: RawUpstream, client: Clients, begins: bytes) -> None:
-    def trickles(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(begins)
+def test_slow_headers_end_at_the_deadline(raw_upstream: RawUpstream, client: Clients, start: bytes) -> None:
+    def trickle(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(start)
         server.trickle(connection, b"y" * 1000)
 
-    server = raw_upstream(trickles)
-    with is_left_at_the_deadline(client):
+    server = raw_upstream(trickle)
+    with ends_at_the_deadline(client):
         client(server.url, deadline=DEADLINE).get("/tickers")
     assert client.spent == 1
 
 
-def test_so_does_one_that_says_to_go_on(raw_upstream: RawUpstream, client: Clients) -> None:
+def test_endless_interim_responses_end_at_the_deadline(raw_upstream: RawUpstream, client: Clients) -> None:
     server = raw_upstream(lambda server, connection: server.trickle(connection, b"HTTP/1.1 100 Continue\r\n\r\n" * 100))
-    with is_left_at_the_deadline(client):
+    with ends_at_the_deadline(client):
         client(server.url, deadline=DEADLINE).get("/tickers")
 
 
-@pytest.mark.parametrize("speaks_again", [b"HTTP/1.1 200 OK\r\nX: ", HEAD + b"Content-Length: 1000\r\n\r\n"])
-def test_so_does_an_answer_on_a_connection_that_was_used_before(
-    raw_upstream: RawUpstream, client: Clients, speaks_again: bytes
+@pytest.mark.parametrize("second_response", [b"HTTP/1.1 200 OK\r\nX: ", HEAD + b"Content-Length: 1000\r\n\r\n"])
+def test_a_slow_response_on_a_reused_connection_ends_at_the_deadline(
+    raw_upstream: RawUpstream, client: Clients, second_response: bytes
 ) -> None:
-    def answers_once(server: RawServer, connection: socket.socket) -> None:
+    def respond_once(server: RawServer, connection: socket.socket) -> None:
         connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n[]")
         connection.recv(65536)
-        connection.sendall(speaks_again)
+        connection.sendall(second_response)
         server.trickle(connection, b"y" * 1000)
 
-    server = raw_upstream(answers_once)
+    server = raw_upstream(respond_once)
     http = client(server.url, deadline=DEADLINE)
     assert http.get("/tickers").body == b"[]"
-    with is_left_at_the_deadline(client):
+    with ends_at_the_deadline(client):
         http.get("/tickers")
     assert (server.connections, client.spent) == (1, 2)
 
 
-def test_a_redirect_gives_no_more_time(raw_upstream: RawUpstream, client: Clients) -> None:
-    def redirects_slowly(server: RawServer, connection: socket.socket) -> None:
+def test_a_redirect_does_not_extend_the_deadline(raw_upstream: RawUpstream, client: Clients) -> None:
+    def redirect_slowly(server: RawServer, connection: socket.socket) -> None:
         if server.connections > 1:
             connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
             server.trickle(connection, b"y" * 1000)
@@ -81,22 +79,22 @@ def test_a_redirect_gives_no_more_time(raw_upstream: RawUpstream, client: Client
             server.trickle(connection, b"HTTP/1.1 ")
             connection.sendall(b"301 Moved\r\nLocation: /tickers\r\nConnection: close\r\n\r\n")
 
-    server = raw_upstream(redirects_slowly)
-    with is_left_at_the_deadline(client):
+    server = raw_upstream(redirect_slowly)
+    with ends_at_the_deadline(client):
         client(server.url, deadline=DEADLINE).get("/tickers/")
     assert server.connections == 2
 
 
-def test_one_that_was_left_is_spoken_with_anew(raw_upstream: RawUpstream, client: Clients) -> None:
-    def trickles_once(server: RawServer, connection: socket.socket) -> None:
+def test_a_new_connection_is_used_after_a_deadline(raw_upstream: RawUpstream, client: Clients) -> None:
+    def trickle_once(server: RawServer, connection: socket.socket) -> None:
         if server.connections > 1:
             connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n[]")
         else:
             server.trickle(connection, b"y" * 1000)
 
-    server = raw_upstream(trickles_once)
+    server = raw_upstream(trickle_once)
     http = client(server.url, deadline=DEADLINE)
-    with is_left_at_the_deadline(client):
+    with ends_at_the_deadline(client):
         http.get("/tickers")
     assert http.get("/tickers").body == b"[]"
 
@@ -106,7 +104,7 @@ def test_one_that_was_left_is_spoken_with_anew(raw_upstream: RawUpstream, client
 
 @pytest.fixture
 def trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ssl.SSLContext:
-    """The server's side of TLS, with a certificate that clients take."""
+    """Return the server's side of TLS, with a certificate that clients trust."""
     authority, bundle = trustme.CA(), tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -116,29 +114,29 @@ def trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize(
-    "begins",
+    "start",
     [b"HTTP/1.1 200 OK\r\nX: ", HEAD + b"Content-Length: 1000\r\n\r\n", HEAD + b"Connection: close\r\n\r\n"],
     ids=["head", "body", "until closed"],
 )
-def test_what_trickles_over_tls_ends_at_the_deadline(
-    raw_upstream: RawUpstream, client: Clients, trusted: ssl.SSLContext, begins: bytes
+def test_a_slow_response_over_tls_ends_at_the_deadline(
+    raw_upstream: RawUpstream, client: Clients, trusted: ssl.SSLContext, start: bytes
 ) -> None:
-    def trickles(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(begins)
+    def trickle(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(start)
         server.trickle(connection, b"y" * 1000)
 
-    server = raw_upstream(trickles, tls=trusted)
-    with is_left_at_the_deadline(client):
+    server = raw_upstream(trickle, tls=trusted)
+    with ends_at_the_deadline(client):
         client(server.url, deadline=DEADLINE).get("/tickers")
     assert server.connections == 1
 
 
-def test_an_answer_over_tls_is_a_reply(raw_upstream: RawUpstream, client: Clients, trusted: ssl.SSLContext) -> None:
+def test_a_response_over_tls_is_read(raw_upstream: RawUpstream, client: Clients, trusted: ssl.SSLContext) -> None:
     server = raw_upstream(lambda _, connection: connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n[]"), tls=trusted)
     assert client(server.url).get("/tickers").body == b"[]"
 
 
-def test_a_certificate_that_is_not_trusted_is_none(
+def test_an_untrusted_certificate_is_an_error(
     raw_upstream: RawUpstream, client: Clients, trusted: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
@@ -148,13 +146,13 @@ def test_a_certificate_that_is_not_trusted_is_none(
     assert caught.value.detail == "example: GET /tickers failed: SSLError"
 
 
-def test_a_handshake_that_trickles_ends_at_the_deadline(raw_upstream: RawUpstream, client: Clients) -> None:
-    def trickles(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(b"\x16\x03\x03\x40\x00")  # a message of 16 KB is to come
+def test_a_slow_handshake_ends_at_the_deadline(raw_upstream: RawUpstream, client: Clients) -> None:
+    def trickle(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(b"\x16\x03\x03\x40\x00")  # The header of a message of 16 KB.
         server.trickle(connection, b"\x02" + b"\x00" * 1000)
 
-    server = raw_upstream(trickles, awaits=b"\x16\x03")
-    with is_left_at_the_deadline(client):
+    server = raw_upstream(trickle, awaits=b"\x16\x03")
+    with ends_at_the_deadline(client):
         client(server.url.replace("http:", "https:"), deadline=DEADLINE).get("/tickers")
 
 
@@ -172,69 +170,65 @@ def test_a_handshake_that_trickles_ends_at_the_deadline(raw_upstream: RawUpstrea
     ],
     ids=["length", "chunks", "chunk size", "until closed", "gzip"],
 )
-def test_a_body_that_trickles_ends_at_the_deadline(
-    raw_upstream: RawUpstream, client: Clients, head: bytes, body: bytes
-) -> None:
-    def trickles(server: RawServer, connection: socket.socket) -> None:
+def test_a_slow_body_ends_at_the_deadline(raw_upstream: RawUpstream, client: Clients, head: bytes, body: bytes) -> None:
+    def trickle(server: RawServer, connection: socket.socket) -> None:
         connection.sendall(head)
         server.trickle(connection, body)
 
-    server = raw_upstream(trickles)
-    with within(ENOUGH), pytest.raises(TransientError) as caught:
+    server = raw_upstream(trickle)
+    with within(MAX_SECONDS), pytest.raises(TransientError) as caught:
         client(server.url, deadline=DEADLINE).get("/tickers")
-    assert caught.value.detail == f"example: no whole answer within {DEADLINE:g} s"
+    assert caught.value.detail == f"example: no complete response within {DEADLINE:g} s"
     assert caught.value.code == "upstream_slow"
     assert client.spent == 1
 
 
-@pytest.mark.parametrize("begins", [b"", HEAD, HEAD + b"Content-Length: 9\r\n\r\n[1,"], ids=["mute", "head", "body"])
-def test_an_upstream_that_falls_silent_is_left_at_the_deadline(
-    raw_upstream: RawUpstream, client: Clients, begins: bytes
-) -> None:
-    def falls_silent(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(begins)
-        server.over.wait(30)
+@pytest.mark.parametrize("start", [b"", HEAD, HEAD + b"Content-Length: 9\r\n\r\n[1,"], ids=["mute", "head", "body"])
+def test_a_silent_upstream_is_left_at_the_deadline(raw_upstream: RawUpstream, client: Clients, start: bytes) -> None:
+    def fall_silent(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(start)
+        server.stopped.wait(30)
 
-    server = raw_upstream(falls_silent)
-    with within(ENOUGH), pytest.raises(TransientError) as caught:
+    server = raw_upstream(fall_silent)
+    with within(MAX_SECONDS), pytest.raises(TransientError) as caught:
         client(server.url, deadline=DEADLINE).get("/tickers")
     assert caught.value.code == "upstream_slow"
-    assert client.answers == [False]
+    assert client.outcomes == [False]
     assert client.spent == 1
 
 
-@pytest.mark.usefixtures("quick_repeats")
-@pytest.mark.parametrize("begins", [b"", HEAD + b"Content-Length: 9\r\n\r\n[1,"], ids=["mute", "body"])
-def test_an_upstream_that_falls_silent_is_asked_again_long_before_the_deadline(
-    raw_upstream: RawUpstream, client: Clients, monkeypatch: pytest.MonkeyPatch, begins: bytes
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("start", [b"", HEAD + b"Content-Length: 9\r\n\r\n[1,"], ids=["mute", "body"])
+def test_a_silent_upstream_is_retried_long_before_the_deadline(
+    raw_upstream: RawUpstream, client: Clients, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
     monkeypatch.setattr("sources.http.client.READ_TIMEOUT", 0.2)
 
-    def falls_silent(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(begins)
-        server.over.wait(30)
+    def fall_silent(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(start)
+        server.stopped.wait(30)
 
-    server = raw_upstream(falls_silent)
+    server = raw_upstream(fall_silent)
     with within(3), pytest.raises(TransientError) as caught:
         client(server.url, deadline=20).get("/tickers")
     assert caught.value.code == "upstream_unavailable"
     assert server.connections == 3
 
 
-@pytest.mark.usefixtures("quick_repeats")
-def test_an_upstream_that_takes_no_connection_is_left_long_before_the_deadline(
+@pytest.mark.usefixtures("quick_retries")
+def test_an_upstream_that_accepts_no_connection_is_left_long_before_the_deadline(
     client: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", 0.2)
     with full_listener() as url, within(3), pytest.raises(TransientError) as caught:
         client(url, deadline=20).get("/tickers")
     assert caught.value.detail == "example: GET /tickers failed: ConnectTimeout"
-    assert client.answers == [False] * 3
+    assert client.outcomes == [False] * 3
 
 
 @contextmanager
 def full_listener() -> Iterator[str]:
-    """The address of one who takes no connection, since the queue of those who want one is full."""
+    """Yield the URL of a server that accepts no connection, since its queue is full."""
     with ExitStack() as closing:
         listener = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -244,43 +238,43 @@ def full_listener() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_an_upstream_that_takes_no_connection_is_left_at_the_deadline(client: Clients) -> None:
-    with full_listener() as url, within(ENOUGH), pytest.raises(TransientError):
+def test_an_upstream_that_accepts_no_connection_is_left_at_the_deadline(client: Clients) -> None:
+    with full_listener() as url, within(MAX_SECONDS), pytest.raises(TransientError):
         client(url, deadline=DEADLINE).get("/tickers")
 
 
-def test_a_slow_answer_that_comes_in_time_is_a_reply(raw_upstream: RawUpstream, client: Clients) -> None:
-    def trickles(server: RawServer, connection: socket.socket) -> None:
+def test_a_slow_response_that_is_complete_in_time_is_read(raw_upstream: RawUpstream, client: Clients) -> None:
+    def trickle(server: RawServer, connection: socket.socket) -> None:
         connection.sendall(HEAD + b"Content-Length: 6\r\n\r\n")
         server.trickle(connection, b"[1, 2]")
 
-    assert client(raw_upstream(trickles).url).get("/tickers").body == b"[1, 2]"
+    assert client(raw_upstream(trickle).url).get("/tickers").body == b"[1, 2]"
 
 
-def test_the_addresses_of_a_host_share_the_time(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_addresses_of_a_host_share_the_deadline(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", DEADLINE / 2)
     look_up = socket.getaddrinfo
 
-    def ten(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+    def ten_addresses(host: str, *args: Any, **kwargs: Any) -> list[Any]:
         return look_up("127.0.0.1", *args, **kwargs) * (10 if host == "localhost" else 1)
 
-    monkeypatch.setattr(socket, "getaddrinfo", ten)
-    with full_listener() as url, is_left_at_the_deadline(client):
+    monkeypatch.setattr(socket, "getaddrinfo", ten_addresses)
+    with full_listener() as url, ends_at_the_deadline(client):
         client(url.replace("127.0.0.1", "localhost"), deadline=DEADLINE).get("/tickers")
 
 
-@pytest.mark.usefixtures("quick_repeats")
-def test_a_host_one_of_whose_addresses_is_dead_is_spoken_with_at_another(
+@pytest.mark.usefixtures("quick_retries")
+def test_a_dead_address_of_a_host_is_skipped(
     raw_upstream: RawUpstream, client: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = raw_upstream(lambda _, connection: connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n[]"))
     look_up = socket.getaddrinfo
 
-    def two(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+    def two_addresses(host: str, *args: Any, **kwargs: Any) -> list[Any]:
         addresses = ("127.0.0.2", "127.0.0.1") if host == "localhost" else (host,)
-        return [found for address in addresses for found in look_up(address, *args, **kwargs)]
+        return [result for address in addresses for result in look_up(address, *args, **kwargs)]
 
-    monkeypatch.setattr(socket, "getaddrinfo", two)
+    monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
     http = client(server.url.replace("127.0.0.1", "localhost"))
     assert http.get("/tickers").body == b"[]"
     assert (server.connections, client.spent) == (1, 1)

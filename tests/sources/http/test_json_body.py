@@ -1,4 +1,4 @@
-"""A JSON body's numbers come back as they were written, and what is no list is never an empty page."""
+"""The numbers of a JSON body are exact, and a body that is not a list is never an empty page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ plain = st.none() | st.booleans() | st.text() | st.integers()
 @example([Decimal("1e400"), Decimal("-1E-400"), Decimal("3e-9"), Decimal("0.1"), Decimal("1." + "0" * 500)])
 @example([2**63, 2**64, -(2**63) - 1, 10**4299, 420690000000000000])
 @pytest.mark.parametrize("extra", ["", ", NaN"], ids=["JSON", "with NaN"])
-def test_every_number_written_comes_back_equal_and_exact(extra: str, numbers: list[Decimal | int]) -> None:
+def test_every_number_is_exact(extra: str, numbers: list[Decimal | int]) -> None:
     body = f"[{', '.join(map(str, numbers))}{extra}]"
     read = json_list(body.encode())[: len(numbers)]
     assert [Decimal(number).as_tuple() for number in read] == [Decimal(number).as_tuple() for number in numbers]
@@ -43,7 +43,7 @@ def test_no_number_is_ever_a_float(text: str, extra: str) -> None:
 @tried(deadline=None)
 @given(st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
 @pytest.mark.parametrize("extra", [[], [float("nan")]], ids=["JSON", "with NaN"])
-def test_everything_but_numbers_is_read_as_the_standard_library_reads_it(extra: list[float], value: Any) -> None:
+def test_all_other_values_are_those_of_the_standard_library(extra: list[float], value: Any) -> None:
     assert json_list(json.dumps([value, *extra]).encode())[0] == value
 
 
@@ -69,7 +69,7 @@ def test_everything_but_numbers_is_read_as_the_standard_library_reads_it(extra: 
     ],
     ids=ascii,
 )
-def test_what_is_no_list_is_an_error_that_waits_and_never_an_empty_page(body: bytes) -> None:
+def test_a_body_that_is_not_a_list_is_a_transient_error(body: bytes) -> None:
     with pytest.raises(TransientError) as caught:
         json_list(body)
     assert caught.value.code == "unexpected_body"
@@ -77,7 +77,7 @@ def test_what_is_no_list_is_an_error_that_waits_and_never_an_empty_page(body: by
     assert ascii(body.decode("utf-8", "replace")) in caught.value.detail
 
 
-def test_an_error_shows_only_where_the_body_begins() -> None:
+def test_an_error_shows_only_the_beginning_of_the_body() -> None:
     with pytest.raises(TransientError) as caught:
         json_list(b"<html>" + b"x" * 1_000_000)
     assert len(caught.value.detail) < 200
@@ -89,21 +89,23 @@ def test_an_empty_list_is_an_empty_page() -> None:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'[{"a":', b"[NaN,"], ids=ascii)
-def test_json_that_is_nested_too_deeply_is_a_clear_error(opening: bytes) -> None:
+def test_json_that_is_nested_too_deeply_is_a_transient_error(opening: bytes) -> None:
     with pytest.raises(TransientError, match="nested too deeply"):
         json_list(opening * 1_000_000)
 
 
-def judged(*items: str) -> tuple[list[str], list[tuple[int, str, str]]]:
-    """The ids of the items that became quotes, and the (place, field, code) of each reason against the others."""
+def validated(*items: str) -> tuple[list[str], list[tuple[int, str, str]]]:
+    """Return the ids of the items that became quotes, and the (index, field, code) of each reason of a reject."""
     body = f"[{', '.join(items)}]".encode("utf-8", "surrogateescape")
     normalized = normalize_page(canned(), Page(body, "application/json", {}, FETCHED, None), clock_skew=0)
-    reasons = [(reject.index, why["field"], why["code"]) for reject in normalized.rejects for why in reject.reasons]
+    reasons = [
+        (reject.index, reason["field"], reason["code"]) for reject in normalized.rejects for reason in reject.reasons
+    ]
     return [quote.source_asset_id for quote in normalized.quotes], reasons
 
 
 def with_raw(field: str, raw: str) -> str:
-    """An item as JSON, with text that need not be JSON as the value of a field."""
+    """Return an item as JSON, in which a field has this text, valid JSON or not, as its value."""
     return json.dumps(item(1, **{field: "RAW"})).replace('"RAW"', raw)
 
 
@@ -125,9 +127,9 @@ def with_raw(field: str, raw: str) -> str:
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_what_json_cannot_hold_rejects_its_item_and_no_other(field: str, raw: str, code: str) -> None:
-    kept, reasons = judged(json.dumps(item(0)), with_raw(field, raw), json.dumps(item(2)))
-    assert kept == ["coin-0", "coin-2"]
+def test_a_value_that_json_does_not_allow_rejects_only_its_item(field: str, raw: str, code: str) -> None:
+    ids, reasons = validated(json.dumps(item(0)), with_raw(field, raw), json.dumps(item(2)))
+    assert ids == ["coin-0", "coin-2"]
     assert reasons == [(1, field, code)]
 
 
@@ -137,13 +139,13 @@ def can_be_read(depth: int) -> bool:
     return False
 
 
-def test_an_item_nested_as_deeply_as_can_be_read_rejects_only_itself() -> None:
+def test_an_item_nested_as_deeply_as_possible_rejects_only_itself() -> None:
     deepest = bisect(range(1, 100_000), 0, key=lambda depth: not can_be_read(depth + 1))
-    judgements = []
+    results = []
     for depth in range(deepest - 200, deepest):
         with suppress(TransientError):
-            judgements.append(judged(json.dumps(item(0)), with_raw("price", "[" * depth + "]" * depth)))
-    assert len(judgements) > 100
-    for kept, reasons in judgements:
-        assert kept == ["coin-0"]
+            results.append(validated(json.dumps(item(0)), with_raw("price", "[" * depth + "]" * depth)))
+    assert len(results) > 100
+    for ids, reasons in results:
+        assert ids == ["coin-0"]
         assert [index for index, _, _ in reasons] == [1]

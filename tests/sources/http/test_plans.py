@@ -1,4 +1,4 @@
-"""Which plan, which address, which key."""
+"""The environment chooses a plan, which has a base URL and a header for the key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.upstreams import canned
         ({"API_KEY": KEY, "URL": "http://127.0.0.1:1/"}, "http://127.0.0.1:1", {"x-cg-demo-api-key": KEY}),
     ],
 )
-def test_a_plan_has_an_address_and_a_header_for_its_key(
+def test_a_plan_has_a_base_url_and_a_header_for_its_key(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], url: str, headers: dict[str, str]
 ) -> None:
     for name, value in environ.items():
@@ -31,23 +31,26 @@ def test_a_plan_has_an_address_and_a_header_for_its_key(
 
 
 @pytest.mark.parametrize(
-    ("environ", "says"),
+    ("environ", "message"),
     [
         ({"PLAN": "gold"}, "COINGECKO_PLAN or COINGECKO_API_KEY: no plan fits them; the plans are: free, demo, pro."),
-        ({"PLAN": "pro"}, "COINGECKO_API_KEY: the plan 'pro' needs a key."),
-        ({"PLAN": "free", "API_KEY": KEY}, "COINGECKO_API_KEY: the plan 'free' takes no key."),
+        ({"PLAN": "pro"}, "COINGECKO_API_KEY: the plan 'pro' needs a key; set it."),
+        (
+            {"PLAN": "free", "API_KEY": KEY},
+            "COINGECKO_API_KEY: the plan 'free' takes no key; unset it, or choose another plan.",
+        ),
     ],
 )
-def test_a_plan_and_a_key_that_do_not_fit_are_said_before_any_call(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], says: str
+def test_a_plan_and_a_key_that_do_not_fit_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], message: str
 ) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(f"COINGECKO_{name}", value)
     with pytest.raises(SettingsError) as caught:
         upstream_address(coingecko)
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
-def test_a_source_without_upstreams_has_no_address_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_without_upstreams_has_no_url_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANNED_API_KEY", KEY)
     assert upstream_address(canned()) == ("", {})

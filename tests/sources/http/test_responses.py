@@ -1,4 +1,4 @@
-"""What an upstream's answer is taken for: a body, a refusal, or a word to come again."""
+"""A response is a body, a refusal, or a reason to retry later; a broken one is never a page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pytest_httpserver import HTTPServer
 
 from sources.contract import TerminalError, TransientError
 from sources.http.json_body import json_list
-from tests.sources.conftest import HEAD, KEY, Clients, RawUpstream, answer, serve, within
+from tests.sources.conftest import HEAD, KEY, Clients, RawUpstream, make_response, serve, within
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ from tests.sources.conftest import HEAD, KEY, Clients, RawUpstream, answer, serv
         (451, "upstream_refused", None),
     ],
 )
-def test_a_refusal_is_asked_for_once_and_names_source_status_and_path_and_no_secret(
+def test_a_refused_request_is_not_retried_and_its_error_names_source_status_and_path_but_no_secret(
     upstream: HTTPServer, client: Clients, status: int, code: str, pause: timedelta | None
 ) -> None:
-    asked = serve(upstream, answer(status, body=f'{{"error": "{KEY} is wrong"}}', Retry_After="0"))
+    requests = serve(upstream, make_response(status, body=f'{{"error": "{KEY} is wrong"}}', Retry_After="0"))
     with pytest.raises(TerminalError) as caught:
         client(upstream.url_for("")).get("/tickers", {"quotes": "USD"})
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert caught.value.detail == f"example: answered {status} to GET /tickers"
     assert (caught.value.code, caught.value.pause) == (code, pause)
 
@@ -51,7 +51,7 @@ def in_seconds(seconds: float) -> str:
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(
-    ("header", "least", "most"),
+    ("header", "minimum", "maximum"),
     [
         ("53", 53, 53),
         (" 7 ", 7, 7),
@@ -63,43 +63,43 @@ def in_seconds(seconds: float) -> str:
     ],
     ids=["seconds", "spaces", "one", "date", "6 hours", "huge", "far date"],
 )
-def test_who_names_a_time_is_not_asked_again_before_it(
-    upstream: HTTPServer, client: Clients, status: int, header: str, least: float, most: float
+def test_an_upstream_that_names_a_delay_is_not_asked_again_before_it(
+    upstream: HTTPServer, client: Clients, status: int, header: str, minimum: float, maximum: float
 ) -> None:
     if header == "in an hour":
         header = in_seconds(3600)
-    asked = serve(upstream, answer(status, Retry_After=header))
+    requests = serve(upstream, make_response(status, Retry_After=header))
     with within(1), pytest.raises(TransientError) as caught:
         client(upstream.url_for("")).get("/tickers")
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert caught.value.retry_after is not None
-    assert least <= caught.value.retry_after <= most
+    assert minimum <= caught.value.retry_after <= maximum
     assert caught.value.code == ("rate_limited" if status == 429 else "upstream_unavailable")
 
 
-@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize(
     "header",
     [None, "", "0", "-5", "1.5", "soon", "9" * 5000, in_seconds(-60), "Fri, 31 Dec 99999 23:59:59 GMT"],
     ids=lambda header: ascii(header)[:20],
 )
-def test_who_names_no_useful_time_is_asked_again_after_a_moment(
+def test_without_a_usable_delay_the_request_is_retried(
     upstream: HTTPServer, client: Clients, header: str | None
 ) -> None:
-    asked = serve(upstream, answer(429, **({} if header is None else {"Retry_After": header})))
+    requests = serve(upstream, make_response(429, **({} if header is None else {"Retry_After": header})))
     with pytest.raises(TransientError) as caught:
         client(upstream.url_for("")).get("/tickers")
-    assert len(asked) == 3
+    assert len(requests) == 3
     assert caught.value.code == "rate_limited"
     assert caught.value.retry_after is None
 
 
-# Bodies that are not what they should be
+# Broken and oversized bodies
 
 
-@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         HEAD + b"Content-Length: 100\r\n\r\n[1, 2]",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n6\r\n[1, 2]\r\n",
@@ -113,8 +113,8 @@ def test_who_names_no_useful_time_is_asked_again_after_a_moment(
     ],
     ids=["half", "no last chunk", "half a chunk", "no size", "no gzip", "two lengths", "no HTTP", "headers", "header"],
 )
-def test_a_broken_answer_is_never_a_reply(raw_upstream: RawUpstream, client: Clients, answer: bytes) -> None:
-    server = raw_upstream(lambda _, connection: connection.sendall(answer))
+def test_a_broken_response_is_a_transient_error(raw_upstream: RawUpstream, client: Clients, response: bytes) -> None:
+    server = raw_upstream(lambda _, connection: connection.sendall(response))
     with pytest.raises(TransientError) as caught:
         client(server.url).get("/tickers")
     assert caught.value.code == "upstream_unavailable"
@@ -122,12 +122,12 @@ def test_a_broken_answer_is_never_a_reply(raw_upstream: RawUpstream, client: Cli
     assert server.connections == 3
 
 
-def test_a_packed_body_that_was_cut_is_no_page(upstream: HTTPServer, client: Clients) -> None:
-    packed = gzip.compress(b"[" + b"1, " * 1000 + b"1]")
-    for cut in (1, 8, len(packed) // 2, len(packed) - 1):
-        serve(upstream, answer(body=packed[:-cut], Content_Encoding="gzip"))
+def test_a_truncated_gzip_body_is_a_transient_error(upstream: HTTPServer, client: Clients) -> None:
+    compressed = gzip.compress(b"[" + b"1, " * 1000 + b"1]")
+    for missing in (1, 8, len(compressed) // 2, len(compressed) - 1):
+        serve(upstream, make_response(body=compressed[:-missing], Content_Encoding="gzip"))
         http = client(upstream.url_for(""))
-        if cut <= 8:  # only its checksum is gone
+        if missing <= 8:  # Only the checksum is missing.
             assert len(json_list(http.get("/tickers").body)) == 1001
         else:
             with pytest.raises(TransientError):
@@ -135,22 +135,20 @@ def test_a_packed_body_that_was_cut_is_no_page(upstream: HTTPServer, client: Cli
         upstream.clear()
 
 
-def test_a_body_may_be_as_large_as_the_cap_and_no_larger(upstream: HTTPServer, client: Clients) -> None:
-    asked = serve(upstream, answer(body="x" * 100_000))
+def test_a_body_may_have_exactly_the_maximum_size(upstream: HTTPServer, client: Clients) -> None:
+    requests = serve(upstream, make_response(body="x" * 100_000))
     assert len(client(upstream.url_for(""), max_body=100_000).get("/tickers").body) == 100_000
-    with pytest.raises(TerminalError, match="larger than 99999 bytes") as caught:
+    with pytest.raises(TerminalError, match="larger than 99999 bytes; raise MAX_BODY_BYTES") as caught:
         client(upstream.url_for(""), max_body=99_999).get("/tickers")
-    assert (caught.value.code, len(asked)) == ("body_too_large", 2)
+    assert (caught.value.code, len(requests)) == ("body_too_large", 2)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_packed_bomb_is_given_up_before_it_fills_the_memory(
-    upstream: HTTPServer, client: Clients, times: int
-) -> None:
+def test_a_gzip_bomb_is_aborted_before_it_fills_the_memory(upstream: HTTPServer, client: Clients, times: int) -> None:
     bomb = b"\0" * 100_000_000
     for _ in range(times):
         bomb = gzip.compress(bomb, 1)
-    serve(upstream, answer(body=bomb, Content_Encoding=", ".join(["gzip"] * times)))
+    serve(upstream, make_response(body=bomb, Content_Encoding=", ".join(["gzip"] * times)))
     tracemalloc.start()
     try:
         with pytest.raises(TerminalError) as caught:
@@ -162,7 +160,7 @@ def test_a_packed_bomb_is_given_up_before_it_fills_the_memory(
     assert peak < 20_000_000
 
 
-def test_an_answer_that_repeats_our_key_is_not_kept(upstream: HTTPServer, client: Clients) -> None:
+def test_a_response_that_contains_our_key_is_not_stored(upstream: HTTPServer, client: Clients) -> None:
     upstream.expect_request("/tickers").respond_with_data(f'[{{"id": "coin", "name": "for {KEY}"}}]')
     with pytest.raises(TransientError) as raised:
         client(upstream.url_for("").rstrip("/")).get("/tickers")

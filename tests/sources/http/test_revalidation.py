@@ -1,4 +1,4 @@
-"""Asking an upstream only for what changed: what is sent back to it, and what its answer then is."""
+"""Conditional requests send back usable validators only, and return the stored body if nothing changed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from werkzeug import Request, Response
 from sources.contract import TransientError
 from sources.http.revalidation import KnownResponse
 from tests.sources.conftest import Clients, RawServer
+from tests.sources.conftest import serve as serve_responses
 
 BODY = b'[{"id": "bitcoin"}]'
 SUNDAY = "Sun, 01 Nov 2026 12:00:00 GMT"
@@ -23,35 +24,24 @@ KNOWN = KnownResponse('"v1"', SUNDAY, hashlib.sha256(BODY).digest(), "applicatio
 
 @pytest.fixture
 def serve(upstream: HTTPServer) -> Callable[..., list[Request]]:
-    """Answers the requests in turn, the last answer for ever; gives the requests as they come in."""
-
-    def serve(*answers: Response) -> list[Request]:
-        asked: list[Request] = []
-
-        def answer(request: Request) -> Response:
-            asked.append(request)
-            return answers[min(len(asked), len(answers)) - 1]
-
-        upstream.expect_request("/tickers").respond_with_handler(answer)
-        return asked
-
-    return serve
+    """Return a function that serves these responses on /tickers, and returns the list of requests."""
+    return lambda *responses: serve_responses(upstream, *responses)
 
 
-def conditions(asked: Request) -> tuple[str | None, str | None]:
-    return asked.headers.get("If-None-Match"), asked.headers.get("If-Modified-Since")
+def conditions(request: Request) -> tuple[str | None, str | None]:
+    return request.headers.get("If-None-Match"), request.headers.get("If-Modified-Since")
 
 
-# What an answer says of itself
+# The validators of a response
 
 
 @pytest.mark.parametrize("etag", ['"a"', 'W/"5d41402abc4b2a76b9719d911017c592"', '""', f'"{"x" * 1000}"', '"*"'])
-def test_an_etag_is_kept_as_it_came(
+def test_a_valid_etag_is_kept(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], etag: str
 ) -> None:
     serve(Response(BODY, headers={"ETag": etag}))
-    reply = client(upstream.url_for("")).get("/tickers")
-    assert (reply.etag, reply.unchanged) == (etag, False)
+    response = client(upstream.url_for("")).get("/tickers")
+    assert (response.etag, response.unchanged) == (etag, False)
 
 
 @pytest.mark.parametrize(
@@ -59,18 +49,18 @@ def test_an_etag_is_kept_as_it_came(
     ["*", "a", '"a', 'w/"a"', '"a", "b"', '"a b"', f'"{"x" * 1001}"', '"a"\r\n b', '"\x07"', '"\xe9"', '"\x7f"', ""],
     ids=ascii,
 )
-def test_what_is_no_etag_is_not_kept(raw_upstream: Callable[..., RawServer], client: Clients, etag: str) -> None:
+def test_an_invalid_etag_is_ignored(raw_upstream: Callable[..., RawServer], client: Clients, etag: str) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nETag: {etag}\r\n\r\n"
     server = raw_upstream(lambda _, connection: connection.sendall(head.encode("latin-1") + BODY))
-    reply = client(server.url).get("/tickers")
-    assert (reply.body, reply.etag) == (BODY, None)
+    response = client(server.url).get("/tickers")
+    assert (response.body, response.etag) == (BODY, None)
 
 
 @pytest.mark.parametrize(
-    ("modified", "answered", "is_kept"),
+    ("modified", "responded", "is_kept"),
     [
         (SUNDAY, "Sun, 01 Nov 2026 12:00:01 GMT", True),
-        (SUNDAY, SUNDAY, False),  # it may have changed since, within that second
+        (SUNDAY, SUNDAY, False),  # The body may have changed again within that second.
         (SUNDAY, "", False),
         ("Fri, 31 Dec 2999 23:59:59 GMT", SUNDAY, False),
         ("yesterday", SUNDAY, False),
@@ -81,15 +71,15 @@ def test_what_is_no_etag_is_not_kept(raw_upstream: Callable[..., RawServer], cli
     ],
     ids=["before", "at once", "undated", "2999", "words", "none", "long", "year", "no zone"],
 )
-def test_a_time_of_change_is_kept_where_it_lies_before_the_answer(
-    raw_upstream: Callable[..., RawServer], client: Clients, modified: str, answered: str, is_kept: bool
+def test_last_modified_is_kept_if_it_is_earlier_than_the_response(
+    raw_upstream: Callable[..., RawServer], client: Clients, modified: str, responded: str, is_kept: bool
 ) -> None:
-    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nLast-Modified: {modified}\r\nDate: {answered}\r\n\r\n"
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nLast-Modified: {modified}\r\nDate: {responded}\r\n\r\n"
     server = raw_upstream(lambda _, connection: connection.sendall(head.encode() + BODY))
     assert client(server.url).get("/tickers").last_modified == (modified if is_kept else None)
 
 
-# Asking again
+# Conditional requests
 
 
 @pytest.mark.parametrize(
@@ -100,101 +90,99 @@ def test_a_time_of_change_is_kept_where_it_lies_before_the_answer(
     ],
     ids=["etag", "time"],
 )
-def test_what_still_holds_is_the_body_that_is_kept(
+def test_a_304_returns_the_stored_body(
     upstream: HTTPServer,
     client: Clients,
     serve: Callable[..., list[Request]],
     known: KnownResponse,
     sent: tuple[str | None, str | None],
 ) -> None:
-    asked = serve(Response(status=304))
-    http = client(upstream.url_for("")).knowing(lambda request: known)
-    reply = http.get("/tickers")
-    assert [conditions(request) for request in asked] == [sent]
-    assert (reply.status, reply.body, reply.content_type) == (304, BODY, "application/json")
-    assert (reply.etag, reply.last_modified, reply.unchanged) == (known.etag, known.last_modified, True)
-    assert (client.spent, client.answers) == (1, [True])
+    requests = serve(Response(status=304))
+    http = client(upstream.url_for("")).with_known_responses(lambda request: known)
+    response = http.get("/tickers")
+    assert [conditions(request) for request in requests] == [sent]
+    assert (response.status, response.body, response.content_type) == (304, BODY, "application/json")
+    assert (response.etag, response.last_modified, response.unchanged) == (known.etag, known.last_modified, True)
+    assert (client.spent, client.outcomes) == (1, [True])
 
 
 @pytest.mark.parametrize(("body", "unchanged"), [(BODY, True), (BODY + b" ", False)])
-def test_an_answer_that_comes_whole_is_unchanged_if_its_body_is(
+def test_a_200_is_unchanged_if_its_body_is(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], body: bytes, unchanged: bool
 ) -> None:
     serve(Response(body, headers={"ETag": '"v2"'}))
-    http = client(upstream.url_for("")).knowing(lambda request: KNOWN)
-    reply = http.get("/tickers")
-    assert (reply.status, reply.body, reply.etag, reply.unchanged) == (200, body, '"v2"', unchanged)
+    http = client(upstream.url_for("")).with_known_responses(lambda request: KNOWN)
+    response = http.get("/tickers")
+    assert (response.status, response.body, response.etag, response.unchanged) == (200, body, '"v2"', unchanged)
 
 
-def test_each_request_is_asked_with_what_was_answered_to_it_and_no_other(
+def test_a_request_has_the_validators_of_its_own_last_response(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]]
 ) -> None:
-    asked = serve(Response(BODY))
-    requests: list[Mapping[str, Any]] = []
+    requests = serve(Response(BODY))
+    requests_looked_up: list[Mapping[str, Any]] = []
 
     def known(request: Mapping[str, Any]) -> KnownResponse | None:
-        requests.append(request)
+        requests_looked_up.append(request)
         return KNOWN if request["params"] == {"page": 2} else None
 
-    http = client(upstream.url_for("")).knowing(known)
-    replies = [http.get("/tickers", {"page": page}) for page in (1, 2)]
-    assert [conditions(request) for request in asked] == [(None, None), ('"v1"', None)]
-    assert requests == [reply.request for reply in replies]
-    assert [reply.unchanged for reply in replies] == [False, True]
+    http = client(upstream.url_for("")).with_known_responses(known)
+    responses = [http.get("/tickers", {"page": page}) for page in (1, 2)]
+    assert [conditions(request) for request in requests] == [(None, None), ('"v1"', None)]
+    assert requests_looked_up == [response.request for response in responses]
+    assert [response.unchanged for response in responses] == [False, True]
 
 
-def test_a_body_that_was_deleted_meanwhile_is_asked_for_again(
-    upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], quick_repeats: None
+def test_after_the_stored_body_was_deleted_the_next_request_is_unconditional(
+    upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], quick_retries: None
 ) -> None:
-    asked = serve(Response(status=304), Response(BODY))
-    http = client(upstream.url_for("")).knowing(
-        lambda request: replace(KNOWN, body=lambda: None) if not asked else None
+    requests = serve(Response(status=304), Response(BODY))
+    http = client(upstream.url_for("")).with_known_responses(
+        lambda request: replace(KNOWN, body=lambda: None) if not requests else None
     )
     assert http.get("/tickers").body == BODY
-    assert [conditions(request) for request in asked] == [('"v1"', None), (None, None)]
+    assert [conditions(request) for request in requests] == [('"v1"', None), (None, None)]
 
 
-@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("known", [None, replace(KNOWN, etag=None, last_modified=None)], ids=["new", "no validator"])
-def test_an_answer_that_nothing_changed_is_none_where_that_was_not_asked(
+def test_a_304_for_an_unconditional_request_is_an_error(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], known: KnownResponse | None
 ) -> None:
-    asked = serve(Response(status=304))
-    http = client(upstream.url_for("")).knowing(lambda request: known)
+    requests = serve(Response(status=304))
+    http = client(upstream.url_for("")).with_known_responses(lambda request: known)
     with pytest.raises(TransientError) as caught:
         http.get("/tickers")
-    assert caught.value.detail == "example: answered 304 to GET /tickers, which had set no condition"
-    assert (caught.value.code, len(asked)) == ("unexpected_status", 3)
+    assert caught.value.detail == "example: answered 304 to GET /tickers, although the request was not conditional"
+    assert (caught.value.code, len(requests)) == ("unexpected_status", 3)
 
 
-def test_what_is_said_elsewhere_is_not_sent_there_or_back(
+def test_validators_are_neither_sent_to_nor_taken_from_a_redirect_target(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]]
 ) -> None:
-    """A validator is that of one URL; behind a redirect there may be another body with the same."""
-    first: list[Request] = []
+    """A validator belongs to one URL. The target of a redirect may use the same one for another body."""
+    redirected: list[Request] = []
 
     def redirect(request: Request) -> Response:
-        first.append(request)
+        redirected.append(request)
         return Response(status=302, headers={"Location": "/tickers"})
 
     upstream.expect_request("/moved").respond_with_handler(redirect)
-    asked = serve(Response(BODY, headers={"ETag": '"v2"', "Last-Modified": "Sat, 03 Jan 2009 18:15:05 GMT"}))
-    http = client(upstream.url_for("")).knowing(lambda request: KNOWN)
-    reply = http.get("/moved")
-    assert (conditions(first[0]), conditions(asked[0])) == (('"v1"', None), (None, None))
-    assert (reply.body, reply.etag, reply.last_modified, reply.unchanged) == (BODY, None, None, True)
+    requests = serve(Response(BODY, headers={"ETag": '"v2"', "Last-Modified": "Sat, 03 Jan 2009 18:15:05 GMT"}))
+    http = client(upstream.url_for("")).with_known_responses(lambda request: KNOWN)
+    response = http.get("/moved")
+    assert (conditions(redirected[0]), conditions(requests[0])) == (('"v1"', None), (None, None))
+    assert (response.body, response.etag, response.last_modified, response.unchanged) == (BODY, None, None, True)
     assert http.get("/tickers").last_modified == "Sat, 03 Jan 2009 18:15:05 GMT"
 
 
-@pytest.mark.usefixtures("quick_repeats")
-def test_an_upstream_that_hangs_up_is_asked_again_with_the_condition(
-    raw_upstream: Callable[..., RawServer], client: Clients
-) -> None:
-    def hangs_up(server: RawServer, connection: socket.socket) -> None:
+@pytest.mark.usefixtures("quick_retries")
+def test_a_retry_is_conditional_too(raw_upstream: Callable[..., RawServer], client: Clients) -> None:
+    def hang_up(server: RawServer, connection: socket.socket) -> None:
         if server.connections > 1:
             connection.sendall(b"HTTP/1.1 304 Not Modified\r\n\r\n")
 
-    server = raw_upstream(hangs_up)
-    http = client(server.url).knowing(lambda request: KNOWN)
-    reply = http.get("/tickers")
-    assert (reply.status, reply.body, server.connections) == (304, BODY, 2)
+    server = raw_upstream(hang_up)
+    http = client(server.url).with_known_responses(lambda request: KNOWN)
+    response = http.get("/tickers")
+    assert (response.status, response.body, server.connections) == (304, BODY, 2)

@@ -1,4 +1,4 @@
-"""A run that is not like those before it is found; one that is, is not."""
+"""A run that differs from those before it is an anomaly, and no other run is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import RowMapping
 
-from tasks.anomalies import freshness
-from tasks.anomalies.freshness import record_late_sources
-from tasks.anomalies.judge import compare, judge_runs
+from tasks.anomalies.figures import PriceJump
+from tasks.anomalies.judge import compare, judge_runs, unusual_jumps
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
@@ -26,14 +25,14 @@ Items = list[dict[str, Any]]
 
 @dataclass
 class Upstream:
-    """An upstream whose prices wander as real ones do, and of which some coins have no market cap."""
+    """An upstream with prices that drift a little, as real ones do. Some of its coins have no market cap."""
 
     name: str
     random: random.Random
-    price: list[float] = field(default_factory=lambda: [10.0 ** (number % 7 - 3) for number in range(COINS)])
+    prices: list[float] = field(default_factory=lambda: [10.0 ** (number % 7 - 3) for number in range(COINS)])
 
     def items(self, slot: int, prices: Sequence[float]) -> Items:
-        seen = BEGIN + slot * SLOT - timedelta(seconds=self.random.uniform(5, 90))
+        observed = BEGIN + slot * SLOT - timedelta(seconds=self.random.uniform(5, 90))
         listed = COINS - self.random.randint(0, 2)
         return [
             item(
@@ -41,13 +40,13 @@ class Upstream:
                 price=repr(prices[number] * (1 + self.random.gauss(0, 0.002))),
                 market_cap=None if number % 5 == 0 or self.random.random() < 0.02 else str(1000 + number),
                 volume_24h=str(self.random.randint(1, 10**6)),
-                observed_at=seen.isoformat(),
+                observed_at=observed.isoformat(),
             )
             for number in range(listed)
         ]
 
 
-def tenth(items: Items) -> Items:
+def only_a_tenth(items: Items) -> Items:
     return items[: len(items) // 10]
 
 
@@ -56,64 +55,63 @@ def doubled(items: Items) -> Items:
 
 
 def without_volume(items: Items) -> Items:
-    return [{**it, "volume_24h": None} for it in items]
+    return [{**fields, "volume_24h": None} for fields in items]
 
 
 def hundredfold(items: Items) -> Items:
     return [{**items[0], "price": repr(float(items[0]["price"]) * 100)}, *items[1:]]
 
 
-def off(items: Items) -> Items:
-    return [{**it, "price": repr(float(it["price"]) * 1.05)} for it in items]
+def five_percent_higher(items: Items) -> Items:
+    return [{**fields, "price": repr(float(fields["price"]) * 1.05)} for fields in items]
 
 
 def more_fields(items: Items) -> Items:
-    return [{**it, "high": it["price"]} for it in items]
+    return [{**fields, "high": fields["price"]} for fields in items]
 
 
 FAULTS: Mapping[int, tuple[str, Callable[[Items], Items] | None]] = {
-    13: ("rows", tenth),
+    13: ("rows", only_a_tenth),
     15: ("repeats", doubled),
     17: ("nulls", without_volume),
     19: ("price", hundredfold),
     21: ("lag", None),
     23: ("duration", None),
-    25: ("agreement", off),
+    25: ("agreement", five_percent_higher),
     27: ("schema", more_fields),
 }
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_of_thirty_runs_with_eight_faults_each_is_found_and_no_other(bench: Bench, seed: int) -> None:
-    wander = random.Random(seed)
-    one, other = Upstream("one", wander), Upstream("other", wander)
-    prices = list(one.price)
+def test_each_of_eight_faults_in_thirty_runs_is_found_and_no_other(bench: Bench, seed: int) -> None:
+    generator = random.Random(seed)
+    faulty, sound = Upstream("faulty", generator), Upstream("sound", generator)
+    prices = list(faulty.prices)
     for slot in range(RUNS):
         kind, change = FAULTS.get(slot, ("", None))
-        prices = [price * (1 + wander.gauss(0, 0.004)) for price in prices]
-        items = one.items(slot, prices)
-        if kind == "lag":  # its clock stands still, its prices do not
-            items = [{**it, "observed_at": (BEGIN + (slot - 6) * SLOT).isoformat()} for it in items]
+        prices = [price * (1 + generator.gauss(0, 0.004)) for price in prices]
+        items = faulty.items(slot, prices)
+        if kind == "lag":  # The upstream's clock stands still, its prices do not.
+            items = [{**fields, "observed_at": (BEGIN + (slot - 6) * SLOT).isoformat()} for fields in items]
         items = change(items) if change else items
-        run_of(bench, other.name, other.items(slot, prices), slot, wander.uniform(2, 3))
-        run_of(bench, one.name, items, slot, 40.0 if kind == "duration" else wander.uniform(2, 3))
+        ingest(bench, sound.name, sound.items(slot, prices), slot, generator.uniform(2, 3))
+        ingest(bench, faulty.name, items, slot, 40.0 if kind == "duration" else generator.uniform(2, 3))
         judge_runs(bench.engine)
-    found = bench.rows("""
-        SELECT a.kind, a.source, (a.run = ANY(f.runs)) AS planted, array_position(f.runs, a.run) - 1 AS slot, a.detail
+    anomalies = bench.rows("""
+        SELECT a.kind, a.source, array_position(of_source.runs, a.run) - 1 AS slot, a.detail
           FROM anomalies AS a, LATERAL (SELECT array_agg(id ORDER BY requested_at) AS runs FROM runs
-                                         WHERE source = a.source) AS f ORDER BY a.id
+                                         WHERE source = a.source) AS of_source ORDER BY a.id
     """)
     planted = {(slot, kind) for slot, (kind, _) in FAULTS.items()}
-    ours = {(row["slot"], row["kind"]) for row in found if row["source"] == "one"}
-    assert planted <= ours, f"not found: {planted - ours}"
-    false = [dict(row) for row in found if row["source"] == "other" or row["slot"] not in FAULTS]
+    detected = {(row["slot"], row["kind"]) for row in anomalies if row["source"] == "faulty"}
+    assert planted <= detected, f"not detected: {planted - detected}"
+    false = [dict(row) for row in anomalies if row["source"] == "sound" or row["slot"] not in FAULTS]
     assert len(false) <= 1, false
 
 
-def run_of(bench: Bench, name: str, items: Items, slot: int, seconds: float) -> RowMapping:
-    """A run of so many seconds, at the time of its slot."""
-    at = BEGIN + slot * SLOT
-    run = bench.ingest(canned(items, name=name, fetched_at=at))
+def ingest(bench: Bench, name: str, items: Items, slot: int, seconds: float) -> RowMapping:
+    """Ingest a page that was fetched in a slot. Return its run, with the given duration."""
+    run = bench.ingest(canned(items, name=name, fetched_at=BEGIN + slot * SLOT))
     bench.rows(
         "UPDATE runs SET started_at = finished_at - make_interval(secs => :seconds) WHERE id = :run",
         seconds=seconds,
@@ -122,16 +120,16 @@ def run_of(bench: Bench, name: str, items: Items, slot: int, seconds: float) -> 
     return run
 
 
-def test_nothing_is_said_before_there_is_enough_history(bench: Bench) -> None:
+def test_there_are_no_anomalies_before_the_baseline_has_enough_runs(bench: Bench) -> None:
     upstream = Upstream("one", random.Random(1))
     for slot in range(8):
-        items = upstream.items(slot, upstream.price)
-        run_of(bench, "one", items if slot < 7 else tenth(items), slot, 2)
+        items = upstream.items(slot, upstream.prices)
+        ingest(bench, "one", items if slot < 7 else only_a_tenth(items), slot, 2)
         judge_runs(bench.engine)
     assert bench.rows("SELECT * FROM anomalies") == []
 
 
-def test_a_run_is_judged_once_and_whatever_it_came_to(bench: Bench) -> None:
+def test_every_run_is_judged_once_even_if_it_failed(bench: Bench) -> None:
     bench.ingest(canned([item(0)]))
     bench.ingest(canned([item(0, price="much")], fetched_at=BEGIN + SLOT))
     for _ in range(2):
@@ -163,55 +161,83 @@ def test_a_run_is_judged_once_and_whatever_it_came_to(bench: Bench) -> None:
         ("moved", 0.0, 9.0, None),
     ],
 )
-def test_a_figure_is_held_against_what_is_usual(name: str, usual: float, value: float, kind: str | None) -> None:
-    history = [{name: usual * (1 + (at % 3 - 1) / 100)} for at in range(8)]
-    assert [it.kind for it in compare({name: value}, history)] == ([kind] if kind else [])
-    assert list(compare({name: value}, history[1:])) == []
+def test_a_figure_is_compared_with_the_median_of_the_baseline(
+    name: str, usual: float, value: float, kind: str | None
+) -> None:
+    baseline = [{name: usual * (1 + (run % 3 - 1) / 100)} for run in range(8)]
+    assert [anomaly.kind for anomaly in compare({name: value}, baseline)] == ([kind] if kind else [])
+    assert list(compare({name: value}, baseline[1:])) == [], "seven runs are no baseline"
 
 
-def test_of_three_sources_the_one_that_none_is_near_is_off(bench: Bench) -> None:
+def test_of_three_sources_the_outlier_is_reported(bench: Bench) -> None:
     upstream = Upstream("one", random.Random(1))
     for slot in range(10):
         for name in ("one", "two", "three"):
-            items = upstream.items(slot, upstream.price)
-            run_of(bench, name, off(items) if (slot, name) == (9, "two") else items, slot, 2)
+            items = upstream.items(slot, upstream.prices)
+            ingest(bench, name, five_percent_higher(items) if (slot, name) == (9, "two") else items, slot, 2)
             judge_runs(bench.engine)
-    [found] = bench.rows("SELECT source, kind, value FROM anomalies")
-    assert (found["source"], found["kind"]) == ("two", "agreement")
-    assert 0.04 < found["value"] < 0.06
+    [anomaly] = bench.rows("SELECT source, kind, value FROM anomalies")
+    assert (anomaly["source"], anomaly["kind"]) == ("two", "agreement")
+    assert 0.04 < anomaly["value"] < 0.06
 
 
-def test_an_asset_that_is_two_things_shows_itself_until_it_is_over(bench: Bench) -> None:
+def test_an_asset_whose_prices_are_apart_is_an_anomaly_until_they_agree(bench: Bench) -> None:
     upstream = Upstream("one", random.Random(1))
-    items = upstream.items(0, upstream.price)[:4]
-    run_of(bench, "other", items, 0, 2)
+    items = upstream.items(0, upstream.prices)[:4]
+    ingest(bench, "other", items, 0, 2)
     for slot, price in ((0, "9"), (1, "9"), (2, items[0]["price"])):
-        ours = [{**items[0], "price": price, "observed_at": (BEGIN + slot * timedelta(minutes=1)).isoformat()}]
-        run_of(bench, "one", [*ours, *items[1:]], slot, 2)
+        changed = [{**items[0], "price": price, "observed_at": (BEGIN + slot * timedelta(minutes=1)).isoformat()}]
+        ingest(bench, "one", [*changed, *items[1:]], slot, 2)
         judge_runs(bench.engine)
-        [found] = bench.rows("SELECT kind, subject, over_at FROM anomalies WHERE source = 'one'")
-        assert (found["kind"], found["subject"]) == ("apart", "coin-0")
-        assert (found["over_at"] is not None) == (slot == 2)
+        [anomaly] = bench.rows("SELECT kind, subject, over_at FROM anomalies WHERE source = 'one'")
+        assert (anomaly["kind"], anomaly["subject"]) == ("apart", "coin-0")
+        assert (anomaly["over_at"] is not None) == (slot == 2)
 
 
-def test_a_source_that_falls_behind_is_an_anomaly_until_it_is_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = canned([item(0)])
-    monkeypatch.setattr(freshness, "SOURCES", {"canned": source})
-    record_late_sources(bench.engine)
-    run = bench.ingest(source)
-    record_late_sources(bench.engine)
-    assert bench.rows("SELECT * FROM anomalies") == [], "it has just come"
-    bench.rows("UPDATE runs SET finished_at = finished_at - interval '3h 1min' WHERE id = :run", run=run["id"])
-    for _ in range(2):
-        record_late_sources(bench.engine)
-    [late] = bench.rows("SELECT * FROM anomalies")
-    assert (late["kind"], late["source"], late["over_at"], late["expected"]) == ("late", "canned", None, 10800)
-    bench.rows("UPDATE sources SET paused_reason = 'for a while'")
-    record_late_sources(bench.engine)
-    assert bench.one("SELECT over_at FROM anomalies") is None, "a pause brings nothing in"
-    bench.rows("UPDATE sources SET paused_reason = NULL")
-    bench.ingest(source)
-    record_late_sources(bench.engine)
-    assert bench.one("SELECT over_at FROM anomalies") is not None
+def test_prices_that_all_moved_by_the_same_factor_are_all_jumps() -> None:
+    [anomaly] = unusual_jumps([PriceJump(f"coin-{number} USD", 100.0) for number in range(7)])
+    assert anomaly.kind == "price"
+    listings = ", ".join(f"coin-{number} USD 100" for number in range(5))
+    assert anomaly.detail == (
+        f"7 of 7 prices are far from their earlier median (as ratios to it): {listings} and 2 more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([], []),
+        ([1.0, 1.01, 0.99, 4.9], []),
+        ([1.0, 1.01, 0.99, 5.1], [5.1]),
+        ([1.0, 1.01, 0.99, 0.19], [0.19]),
+        ([1.0, 3.0, 0.3, 2.5, 0.4, 6.0], []),
+    ],
+)
+def test_a_jump_is_far_and_many_times_as_far_as_the_other_moves(ratios: list[float], expected: list[float]) -> None:
+    jumps = [PriceJump(f"coin-{number} USD", ratio) for number, ratio in enumerate(ratios)]
+    assert [anomaly.value for anomaly in unusual_jumps(jumps)] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (lambda items: [{**fields, "high": 1} for fields in items], "the field high is new, of type number"),
+        (
+            lambda items: [{name: fields[name] for name in fields if name != "rank"} for fields in items],
+            "the field rank vanished",
+        ),
+        (
+            lambda items: [{("rang" if name == "rank" else name): fields[name] for name in fields} for fields in items],
+            "the field rank was renamed to rang",
+        ),
+        (lambda items: [{**fields, "rank": "first"} for fields in items], "the field rank changed its type to text"),
+    ],
+)
+def test_a_changed_field_is_an_anomaly_of_its_run(bench: Bench, change: Callable[[Items], Items], detail: str) -> None:
+    items = [item(number, rank=number) for number in range(5)]
+    bench.ingest(canned(items))
+    run = bench.ingest(canned(change(items), fetched_at=BEGIN + SLOT))
+    judge_runs(bench.engine)
+    [anomaly] = bench.rows("SELECT run, subject, detail FROM anomalies WHERE kind = 'schema'")
+    assert (anomaly["run"], anomaly["detail"]) == (run["id"], detail)
+    assert anomaly["subject"] in detail

@@ -8,12 +8,12 @@ from sqlalchemy import Engine
 from settings import get_settings
 from tasks.cli.decide_command import main
 from tasks.identity.decisions import decision_lock
-from tests.tasks.assets import ask, assets, state, two_of_a_symbol
+from tests.tasks.assets import add_uniswap_and_universe, assets, query, state
 
 
 @pytest.fixture(autouse=True)
 def two_assets(engine: Engine) -> None:
-    two_of_a_symbol(engine)
+    add_uniswap_and_universe(engine)
 
 
 @pytest.mark.usefixtures("process_settings")
@@ -27,7 +27,7 @@ def test_the_command_decides_and_undoes(engine: Engine, capsys: pytest.CaptureFi
     assert state(engine)[: len(before)] == before
     assert main(["merge", "nothing", "uniswap", "--reason", "it is so"]) == 1
     assert capsys.readouterr().err == "There is no asset 'nothing'.\n"
-    [row, *_] = ask(engine, "SELECT DISTINCT decided_by FROM decisions WHERE method = 'split'")
+    [row, *_] = query(engine, "SELECT DISTINCT decided_by FROM decisions WHERE method = 'split'")
     assert row.decided_by == "cli:somebody"
 
 
@@ -37,7 +37,7 @@ def test_the_command_reports_that_postgres_is_down(
     process_settings.setenv("DATABASE_URL", "postgresql://kasparro:secret@127.0.0.1:1/kasparro")
     get_settings.cache_clear()
     assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
-    assert capsys.readouterr().err == "Nothing was changed: the connection to Postgres broke, or none was to be had.\n"
+    assert capsys.readouterr().err == "Nothing was changed: the connection to Postgres broke, or none was available.\n"
 
 
 @pytest.mark.usefixtures("process_settings")

@@ -56,7 +56,7 @@ def test_the_command_reports_that_postgres_is_down(
     process_settings.setenv("DATABASE_URL", "postgresql://kasparro:secret@127.0.0.1:1/kasparro")
     get_settings.cache_clear()
     assert main(arguments) == 1
-    assert capsys.readouterr().err == "Postgres: the connection to Postgres broke, or none was to be had\n"
+    assert capsys.readouterr().err == "Postgres: the connection to Postgres broke, or none was available\n"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tasks.cli.replay_diff import diff
 from tasks.runs.parameters import ReplayParameters
 from tests.content import content_hash
 from tests.tasks.conftest import Bench
-from tests.tasks.pipeline.test_slice import counters
+from tests.tasks.counters import counters
 from tests.upstreams import FETCHED, canned, item
 
 LATER = FETCHED + timedelta(hours=1)

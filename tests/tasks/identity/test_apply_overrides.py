@@ -1,4 +1,4 @@
-"""What the file of overrides settles: before any rule, against what rules decided, and until a line is taken out."""
+"""The overrides file decides before any rule, against rules, and until its line is removed."""
 
 from __future__ import annotations
 
@@ -6,55 +6,72 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from tasks.identity.decisions import DecisionRefused, Override, Verdict
+from tasks.identity.decisions import DecisionRefused, Override
 from tasks.identity.rematch import rematch_assets
-from tests.tasks.assets import UNISWAP, UNIVERSE, ask, assets, merge, pin, quote, resolve, state, two_of_a_symbol, undo
+from tests.tasks.assets import (
+    UNISWAP,
+    UNIVERSE,
+    add_acme_twice,
+    add_uniswap_and_universe,
+    assets,
+    merge,
+    pin,
+    query,
+    quote,
+    resolve,
+    state,
+    undo,
+)
+
+pytestmark = pytest.mark.usefixtures("two_assets")
 
 
-@pytest.fixture(autouse=True)
-def two(engine: Engine) -> None:
-    two_of_a_symbol(engine)
+@pytest.fixture
+def two_assets(engine: Engine) -> None:
+    add_uniswap_and_universe(engine)
 
 
-def acme(engine: Engine) -> None:
-    """Two assets that a second look takes for one."""
-    resolve(engine, "coinpaprika", quote("acm-1", "ACM", "Acme"))
-    resolve(engine, "coingecko", quote("second", "acm", "Acme Rockets"))
+def add_foo_and_bar(engine: Engine) -> None:
+    """Add an asset `foo` with the listing m, and an asset `bar` with the listing l."""
+    resolve(engine, "coinpaprika", quote("m", "FOO", "Foo"))
+    resolve(engine, "coingecko", quote("l", "BAR", "Bar"))
 
 
 def test_an_override_decides_before_any_rule(engine: Engine) -> None:
     overrides = {
-        ("csv_history", "UNI"): Override("universe", "it is so"),
+        ("csv_history", "UNI"): Override("universe", "checked"),
         ("csv_history", "UNI2"): Override("something-new", ""),
     }
-    met = quote("UNI", "UNI", "Uniswap"), quote("UNI2", "UNI", "Uniswap", "EUR")
-    resolve(engine, "csv_history", *met, overrides=overrides)
+    quotes = quote("UNI", "UNI", "Uniswap"), quote("UNI2", "UNI", "Uniswap", "EUR")
+    resolve(engine, "csv_history", *quotes, overrides=overrides)
     assert assets(engine)["universe"] == ["universe", "UNI"]
     assert assets(engine)["something-new"] == ["UNI2"]
-    [row] = ask(engine, "SELECT method, decided_by, reason FROM decisions WHERE method = 'override' AND reason <> ''")
-    assert tuple(row) == ("override", "overrides", "it is so")
+    [row] = query(engine, "SELECT method, decided_by, reason FROM decisions WHERE method = 'override' AND reason <> ''")
+    assert tuple(row) == ("override", "overrides", "checked")
 
 
-def test_overrides_are_followed_both_ways(engine: Engine) -> None:
+def test_a_new_line_moves_its_listing_and_a_removed_line_restores_it(engine: Engine) -> None:
     before = state(engine)
-    overrides = {UNISWAP: Override("universe", "it is so")}
+    overrides = {UNISWAP: Override("universe", "checked")}
     rematch_assets(engine, overrides)
     rematch_assets(engine, overrides)
     assert assets(engine)["universe"] == ["uni-uniswap", "uni-uniswap", "universe"]
-    assert len(ask(engine, "SELECT 1 FROM decisions WHERE method = 'override'")) == 2
-    with pytest.raises(DecisionRefused, match="The file that OVERRIDES names settles 'uni-uniswap' of coinpaprika"):
-        pin(engine, "uniswap", [UNISWAP], Verdict("pinned", "test"))
+    assert len(query(engine, "SELECT 1 FROM decisions WHERE method = 'override'")) == 2
+    with pytest.raises(
+        DecisionRefused, match=r"The overrides file \(OVERRIDES\) decides the listing 'uni-uniswap' of coinpaprika"
+    ):
+        pin(engine, "uniswap", [UNISWAP])
     rematch_assets(engine, {})
     assert state(engine) == before
 
 
-def test_an_override_takes_apart_what_a_rule_made_one(engine: Engine) -> None:
-    acme(engine)
+def test_an_override_separates_what_a_rule_merged(engine: Engine) -> None:
+    add_acme_twice(engine)
     rematch_assets(engine, {})
     assert assets(engine)["acme"] == ["acm-1", "second"]
     overrides = {("coingecko", "second"): Override("acme-rockets", "they are two")}
     rematch_assets(engine, overrides)
-    apart = state(engine)
+    separated = state(engine)
     assert assets(engine) | {"uniswap": [], "universe": []} == {
         "acme": ["acm-1"],
         "acme-rockets": ["second"],
@@ -62,35 +79,32 @@ def test_an_override_takes_apart_what_a_rule_made_one(engine: Engine) -> None:
         "universe": [],
     }
     rematch_assets(engine, overrides)
-    assert state(engine) == apart
+    assert state(engine) == separated
 
 
-def test_an_override_is_of_the_asset_with_its_slug_where_that_was_merged_before_the_listing_is_met(
-    engine: Engine,
-) -> None:
-    acme(engine)
+def test_an_override_means_the_asset_with_its_slug_even_if_that_was_merged(engine: Engine) -> None:
+    add_acme_twice(engine)
     rematch_assets(engine, {})
     resolve(
         engine,
         "csv_history",
         quote("ACM", "ACM", "Acme"),
-        overrides={("csv_history", "ACM"): Override("acme-rockets", "it is so")},
+        overrides={("csv_history", "ACM"): Override("acme-rockets", "checked")},
     )
     assert assets(engine)["acme-rockets"] == ["ACM"]
     assert assets(engine)["acme"] == ["acm-1", "second"]
-    assert ask(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
+    assert query(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
 
 
 def test_two_listings_can_change_places(engine: Engine) -> None:
-    resolve(engine, "coinpaprika", quote("m", "FOO", "Foo"))
-    resolve(engine, "coingecko", quote("l", "BAR", "Bar"))
+    add_foo_and_bar(engine)
     rematch_assets(engine, {("coinpaprika", "m"): Override("bar", ""), ("coingecko", "l"): Override("foo", "")})
     assert [assets(engine)[slug] for slug in ("foo", "bar")] == [["l"], ["m"]]
-    assert ask(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
+    assert query(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
 
 
-def test_a_currency_that_was_met_under_an_override_goes_with_its_listing(engine: Engine) -> None:
-    overrides = {UNIVERSE: Override("uniswap", "it is so")}
+def test_a_currency_that_was_added_under_an_override_moves_with_its_listing(engine: Engine) -> None:
+    overrides = {UNIVERSE: Override("uniswap", "checked")}
     rematch_assets(engine, overrides)
     resolve(engine, "coingecko", quote(UNIVERSE[1], "uni", "Universe", "EUR"), overrides=overrides)
     assert assets(engine)["uniswap"][-2:] == ["universe", "universe"]
@@ -101,9 +115,9 @@ def test_a_currency_that_was_met_under_an_override_goes_with_its_listing(engine:
     assert assets(engine)["uni"] == ["UNI"]
 
 
-def test_what_an_override_had_taken_goes_to_where_its_asset_was_merged_meanwhile(engine: Engine) -> None:
-    rematch_assets(engine, {UNISWAP: Override("elsewhere", "it is so")})
-    merge(engine, "uniswap", "universe", Verdict("merged", "test"))
+def test_a_restored_listing_follows_its_asset_through_a_merge(engine: Engine) -> None:
+    rematch_assets(engine, {UNISWAP: Override("elsewhere", "checked")})
+    merge(engine, "uniswap", "universe")
     rematch_assets(engine, {})
     assert assets(engine) == {
         "elsewhere": [],
@@ -112,9 +126,8 @@ def test_what_an_override_had_taken_goes_to_where_its_asset_was_merged_meanwhile
     }
 
 
-def test_an_asset_that_overrides_had_emptied_has_its_listings_again(engine: Engine) -> None:
-    resolve(engine, "coinpaprika", quote("m", "FOO", "Foo"))
-    resolve(engine, "coingecko", quote("l", "BAR", "Bar"))
+def test_an_asset_that_overrides_emptied_gets_its_listings_back(engine: Engine) -> None:
+    add_foo_and_bar(engine)
     before = state(engine)
     moved, changed = ("coinpaprika", "m"), ("coingecko", "l")
     swap = {moved: Override("bar", ""), changed: Override("foo", "")}
@@ -127,21 +140,21 @@ def test_an_asset_that_overrides_had_emptied_has_its_listings_again(engine: Engi
     assert state(engine) == before
 
 
-def test_what_a_person_puts_back_to_where_an_override_had_it_stays_there(engine: Engine) -> None:
+def test_a_listing_that_a_person_returns_to_its_former_override_stays_there(engine: Engine) -> None:
     resolve(engine, "csv_history", quote("UNI", "UNI", "Universe"))
-    rematch_assets(engine, {UNIVERSE: Override("uniswap", "it is so")})
+    rematch_assets(engine, {UNIVERSE: Override("uniswap", "checked")})
     rematch_assets(engine, {})
-    [row] = ask(engine, "SELECT change FROM decisions WHERE decided_by = 'overrides' ORDER BY id DESC LIMIT 1")
+    [row] = query(engine, "SELECT change FROM decisions WHERE decided_by = 'overrides' ORDER BY id DESC LIMIT 1")
     undo(engine, row.change)
     rematch_assets(engine, {})
     assert assets(engine)["uniswap"][-1] == "universe"
 
 
-def test_a_process_that_was_given_no_file_takes_no_override_back(engine: Engine) -> None:
+def test_an_unset_file_restores_nothing_and_is_reported(engine: Engine) -> None:
     with capture_logs() as logs:
         rematch_assets(engine, None)
         assert logs == []
-        rematch_assets(engine, {UNISWAP: Override("universe", "it is so")})
+        rematch_assets(engine, {UNISWAP: Override("universe", "checked")})
         before = state(engine)
         rematch_assets(engine, None)
     assert logs == [{"event": "overrides_ignored", "listings": 2, "log_level": "warning"}]

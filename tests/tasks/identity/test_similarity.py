@@ -1,10 +1,23 @@
-"""Which listings of one symbol are the same thing, by what their names and ids say."""
+"""Names and ids show which listings with one symbol are one asset."""
 
 from __future__ import annotations
 
 import pytest
 
-from tasks.identity.similarity import CORE, ID, JOINED_NAME, NAME, SIMILAR_NAME, Similarity, Spelling, match, similarity
+from tasks.identity.similarity import (
+    CORE,
+    ID,
+    JOINED_NAME,
+    NAME,
+    PART_OF_NAME,
+    RARE_WORD,
+    SIMILAR_NAME,
+    Similarity,
+    Spelling,
+    compare,
+    compare_loosely,
+    match_listings,
+)
 
 
 def spelling(name: str, id_: str = "", symbol: str = "ACM") -> Spelling:
@@ -12,7 +25,7 @@ def spelling(name: str, id_: str = "", symbol: str = "ACM") -> Spelling:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "alike"),
+    ("left", "right", "expected"),
     [
         (spelling("Acme"), spelling("ACME"), NAME),
         (spelling("Acmé  Coin."), spelling("acme coin"), NAME),
@@ -45,35 +58,54 @@ def spelling(name: str, id_: str = "", symbol: str = "ACM") -> Spelling:
         (spelling("Acme", "acm-anvil-2"), spelling("Road Runner", "anvil-2"), ID),
     ],
 )
-def test_names_and_ids_say_whether_two_are_one(one: Spelling, other: Spelling, alike: Similarity | None) -> None:
-    assert similarity(one, other) == similarity(other, one) == alike
+def test_two_listings_are_compared_by_name_and_id(left: Spelling, right: Spelling, expected: Similarity | None) -> None:
+    assert compare(left, right) == compare(right, left) == expected
 
 
-def matched(those: dict[str, Spelling], assets: dict[str, list[Spelling]]) -> dict[str, tuple[str, Similarity]]:
-    return {place: (found.asset, found.alike) for place, found in match(those, assets).items()}
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (spelling("Acme"), spelling("Acme Rockets"), PART_OF_NAME),
+        (spelling("Acme Rockets"), spelling("Acme Anvils"), RARE_WORD),
+        (spelling("Common Rockets"), spelling("Common Anvils"), None),
+        (spelling("Euro Rockets"), spelling("Euro Anvils"), None),
+        (spelling("ACM Rockets"), spelling("ACM Anvils"), None),
+        (spelling("7 Rockets"), spelling("7 Anvils"), None),
+        (spelling("Acme"), spelling("Wrapped Acme"), None),
+    ],
+)
+def test_weak_evidence_is_a_part_of_the_name_or_a_rare_word(
+    left: Spelling, right: Spelling, expected: Similarity | None
+) -> None:
+    word_counts = {"acme": 4, "common": 5}
+    assert compare_loosely(left, right, word_counts) == compare_loosely(right, left, word_counts) == expected
 
 
-def test_the_better_match_comes_first_whoever_asks() -> None:
-    those = {"coin": spelling("Acme Coin"), "plain": spelling("Acme")}
-    assert matched(those, {"asset": [spelling("acme")]}) == {"plain": ("asset", NAME)}
-    assert matched({"plain": spelling("Acme")}, {"token": [spelling("Acme Token")], "asset": [spelling("acme")]}) == {
+def matches(listings: dict[str, Spelling], assets: dict[str, list[Spelling]]) -> dict[str, tuple[str, Similarity]]:
+    return {listing: (match.asset, match.similarity) for listing, match in match_listings(listings, assets).items()}
+
+
+def test_the_better_match_is_settled_first() -> None:
+    listings = {"coin": spelling("Acme Coin"), "plain": spelling("Acme")}
+    assert matches(listings, {"asset": [spelling("acme")]}) == {"plain": ("asset", NAME)}
+    assert matches({"plain": spelling("Acme")}, {"token": [spelling("Acme Token")], "asset": [spelling("acme")]}) == {
         "plain": ("asset", NAME)
     }
 
 
-def test_two_as_good_as_each_other_are_neither() -> None:
-    two = {"one": [spelling("Acme Token")], "other": [spelling("The Acme")]}
-    assert matched({"plain": spelling("Acme")}, two) == {}
-    assert matched({name: spellings[0] for name, spellings in two.items()}, {"asset": [spelling("Acme")]}) == {}
+def test_two_equally_good_matches_are_both_refused() -> None:
+    rivals = {"token": [spelling("Acme Token")], "the": [spelling("The Acme")]}
+    assert matches({"plain": spelling("Acme")}, rivals) == {}
+    assert matches({name: spellings[0] for name, spellings in rivals.items()}, {"asset": [spelling("Acme")]}) == {}
 
 
-def test_any_of_an_assets_listings_will_do() -> None:
+def test_any_listing_of_an_asset_can_match() -> None:
     asset = {"asset": [spelling("Road Runner"), spelling("Acme")]}
-    assert matched({"it": spelling("ACME")}, asset) == {"it": ("asset", NAME)}
+    assert matches({"listing": spelling("ACME")}, asset) == {"listing": ("asset", NAME)}
 
 
-def test_a_symbol_is_the_same_with_a_dollar_or_cut_off() -> None:
+def test_a_symbol_with_a_dollar_or_cut_off_is_the_same() -> None:
     asset = {"asset": [spelling("Acme", symbol="acmeanvilworks")]}
-    assert matched({"it": spelling("Acme", symbol="$ACMEANVILW")}, asset) == {"it": ("asset", NAME)}
-    assert matched({"it": spelling("Acme", symbol="ACMEANVIL")}, asset) == {}
-    assert matched({"it": spelling("Acme", symbol="💩")}, {"asset": [spelling("Acme", symbol="?")]}) == {}
+    assert matches({"listing": spelling("Acme", symbol="$ACMEANVILW")}, asset) == {"listing": ("asset", NAME)}
+    assert matches({"listing": spelling("Acme", symbol="ACMEANVIL")}, asset) == {}
+    assert matches({"listing": spelling("Acme", symbol="💩")}, {"asset": [spelling("Acme", symbol="?")]}) == {}

@@ -1,4 +1,4 @@
-"""What a page changes where its listings have quotes already: what is new, what is another number, and no more."""
+"""A page's rows are compared with the stored ones: which are new, and which have another number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+from sources.contract import Page
+from tasks.pipeline.changed_rows import find_changes
 from tests.tasks.conftest import Bench
+from tests.tasks.pipeline.conftest import OpenRunOf
 from tests.upstreams import FETCHED, OBSERVED, canned, item
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -21,7 +24,7 @@ SPELLINGS = (
 
 
 def load(bench: Bench, items: list[dict[str, Any]], later: timedelta = HOUR) -> tuple[int, ...]:
-    """inserted, updated, unchanged: what became of a page's items, which was fetched so much later."""
+    """Load a page that was fetched this much later. Return its counts of inserted, updated and unchanged items."""
     run = bench.ingest(canned(items, fetched_at=FETCHED + later))
     [row] = bench.rows("SELECT inserted, updated, unchanged FROM pages WHERE run = :run", run=run["id"])
     return tuple(row.values())
@@ -31,64 +34,103 @@ def minutes(*numbers: int, **changes: Any) -> list[dict[str, Any]]:
     return [item(observed_at=(OBSERVED + number * MINUTE).isoformat(), **changes) for number in numbers]
 
 
-def test_another_number_is_a_correction_and_another_spelling_is_none(bench: Bench) -> None:
+# The comparison
+
+
+def find(bench: Bench, open_run: OpenRunOf, items: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """Compare a page of these items with the stored rows. Return the minutes of the new and of the changed rows."""
+    rows = open_run(canned(parse=lambda _: items)).rows(Page(b"", "", {}, FETCHED, None))
+    with bench.engine.connect() as connection:
+        changes = find_changes(connection, rows)
+    new, changed = (
+        [(time - OBSERVED) // MINUTE for time in part.frame["observed_at"]] for part in (changes.new, changes.changed)
+    )
+    return new, changed
+
+
+def test_rows_are_new_or_changed_or_stored_already(bench: Bench, open_run: OpenRunOf) -> None:
+    load(bench, minutes(1, 2, 4))
+    assert find(bench, open_run, [*minutes(0, 1), *minutes(2, price="7"), *minutes(3)]) == ([0, 3], [2])
+
+
+def test_all_rows_of_listings_without_quotes_are_new(bench: Bench, open_run: OpenRunOf) -> None:
+    load(bench, [item(1)])
+    assert find(bench, open_run, minutes(0, 1)) == ([0, 1], [])
+
+
+def test_a_row_without_a_value_that_is_stored_has_changed(bench: Bench, open_run: OpenRunOf) -> None:
+    load(bench, minutes(0, rank=3) + minutes(1))
+    assert find(bench, open_run, minutes(0, 1)) == ([], [0])
+
+
+def test_a_few_rows_among_many_stored_ones_count_as_changed_without_a_comparison(
+    bench: Bench, open_run: OpenRunOf
+) -> None:
+    load(bench, minutes(*range(1100)))
+    assert find(bench, open_run, minutes(0, 1099, 2000)) == ([], [0, 1099, 2000])
+
+
+# What is loaded of it
+
+
+def test_another_number_is_a_correction_and_another_spelling_of_it_is_none(bench: Bench) -> None:
     pairs = list(product(SPELLINGS, SPELLINGS))
-    load(bench, [item(number, price=one) for number, (one, _) in enumerate(pairs)])
-    corrected = sum(Decimal(one) != Decimal(other) for one, other in pairs)
-    again = load(bench, [item(number, price=other) for number, (_, other) in enumerate(pairs)])
-    assert again == (0, corrected, len(pairs) - corrected)
+    load(bench, [item(number, price=first) for number, (first, _) in enumerate(pairs)])
+    corrected = sum(Decimal(first) != Decimal(second) for first, second in pairs)
+    counts = load(bench, [item(number, price=second) for number, (_, second) in enumerate(pairs)])
+    assert counts == (0, corrected, len(pairs) - corrected)
     prices = bench.rows("SELECT price FROM quotes JOIN listings ON id = listing_id ORDER BY substr(symbol, 2)::int")
-    assert [row["price"] for row in prices] == [Decimal(other) for _, other in pairs]
+    assert [row["price"] for row in prices] == [Decimal(second) for _, second in pairs]
 
 
-def test_a_value_that_comes_or_goes_is_a_correction(bench: Bench) -> None:
+def test_a_value_that_appears_or_disappears_is_a_correction(bench: Bench) -> None:
     long = "12345678901234567890"
     caps = [(None, "1"), ("1", None), (None, None), ("0", None), (None, "0"), (None, long), (long, None)]
-    load(bench, [item(number, market_cap=one) for number, (one, _) in enumerate(caps)])
-    assert load(bench, [item(number, market_cap=other) for number, (_, other) in enumerate(caps)]) == (0, 6, 1)
-    kept = bench.rows("SELECT market_cap FROM quotes ORDER BY listing_id")
-    assert [row["market_cap"] for row in kept] == [1, None, None, None, 0, Decimal(long), None]
+    load(bench, [item(number, market_cap=first) for number, (first, _) in enumerate(caps)])
+    assert load(bench, [item(number, market_cap=second) for number, (_, second) in enumerate(caps)]) == (0, 6, 1)
+    stored = bench.rows("SELECT market_cap FROM quotes ORDER BY listing_id")
+    assert [row["market_cap"] for row in stored] == [1, None, None, None, 0, Decimal(long), None]
 
 
-def test_a_value_that_no_row_of_the_page_has_any_more_is_gone(bench: Bench) -> None:
+def test_a_value_that_no_row_of_the_page_has_is_removed_from_the_stored_row(bench: Bench) -> None:
     load(bench, [item(0, rank=1), item(1)])
     assert load(bench, [item(0), item(1)]) == (0, 1, 1)
     assert bench.one("SELECT count(rank) FROM quotes") == 0
 
 
-def test_a_page_of_old_new_and_corrected_quotes_does_what_is_left_to_do(bench: Bench) -> None:
+def test_a_page_of_old_new_and_corrected_quotes_writes_only_the_last_two(bench: Bench) -> None:
     load(bench, minutes(1, 2, 4, 5))
     before = bench.rows("SELECT observed_at, xmin::text FROM quotes ORDER BY observed_at")
-    again = load(bench, [*minutes(0, 1, 2, 3), *minutes(4, price="7"), *minutes(5, 6)])
-    assert again == (3, 1, 3)
+    counts = load(bench, [*minutes(0, 1, 2, 3), *minutes(4, price="7"), *minutes(5, 6)])
+    assert counts == (3, 1, 3)
     after = bench.rows("SELECT observed_at, xmin::text FROM quotes ORDER BY observed_at")
     assert [row in after for row in before] == [True, True, False, True]
     assert bench.one("SELECT price FROM quotes WHERE observed_at = :at", at=OBSERVED + 4 * MINUTE) == 7
     assert bench.one("SELECT count(*) FROM quotes") == 7
 
 
-def test_of_a_few_rows_far_apart_what_lies_between_is_no_matter(bench: Bench) -> None:
+def test_a_few_rows_far_apart_are_loaded_correctly_whatever_lies_between_them(bench: Bench) -> None:
     load(bench, minutes(*range(2000)))
     assert load(bench, [*minutes(0), *minutes(1999, price="7"), *minutes(2500)]) == (1, 1, 1)
     assert bench.one("SELECT count(*) FROM quotes") == 2001
 
 
-def test_what_was_fetched_earlier_corrects_nothing_and_adds_what_is_missing(bench: Bench) -> None:
+def test_a_page_that_was_fetched_earlier_corrects_nothing_and_adds_what_is_missing(bench: Bench) -> None:
     load(bench, minutes(0, 1), later=2 * HOUR)
     assert load(bench, minutes(0, 1, 2, price="7")) == (1, 0, 2)
     assert bench.one("SELECT count(*) FROM quotes WHERE price = 7") == 1
 
 
-def test_times_are_kept_to_the_microsecond(bench: Bench) -> None:
-    for odd in (
+def test_times_are_stored_to_the_microsecond(bench: Bench) -> None:
+    for offset in (
         timedelta(minutes=1),
         timedelta(seconds=59),
         timedelta(milliseconds=1),
         timedelta(microseconds=999_999),
     ):
-        at = [OBSERVED, OBSERVED + odd]
-        items = [item(observed_at=time.isoformat(), source_asset_id=f"coin-{odd}") for time in at]
+        times = [OBSERVED, OBSERVED + offset]
+        items = [item(observed_at=time.isoformat(), source_asset_id=f"coin-{offset}") for time in times]
         assert load(bench, items) == (2, 0, 0)
         assert load(bench, items) == (0, 0, 2)
         query = "SELECT observed_at FROM quotes JOIN listings ON id = listing_id WHERE source_asset_id = :id ORDER BY 1"
-        assert [row["observed_at"] for row in bench.rows(query, id=f"coin-{odd}")] == at
+        assert [row["observed_at"] for row in bench.rows(query, id=f"coin-{offset}")] == times

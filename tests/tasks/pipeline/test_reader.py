@@ -1,4 +1,4 @@
-"""The next partition is begun with while the last page of one is loaded; and used only if it is still what it was."""
+"""The next partition is prefetched while a page is loaded, and a prefetched page is used only if it is still valid."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from sources.contract import Http, Page, Source, TerminalError, Window
 from tests.tasks.conftest import Bench
 from tests.upstreams import FETCHED, canned, item
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
-def _without_colour(it: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in it.items() if name != "colour"}
+def _without_colour(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "colour"}
 
 
 class Files:
-    """A source of partitions that are read ahead, each of one page with one quote, of the number in its name.
+    """A source that is read ahead. Each partition is named by a number, and has one page with one quote of that coin.
 
-    said: what happened to which partition, in order. By a partition's name: first, what is done as it is begun with;
-    confirm, before its page is committed; more, fields that its item has besides.
+    events: "<partition> opened", "… loaded" and "… closed", in order; cursors: each partition that was fetched, and
+    from which cursor. By partition: on_open, called when it is opened; on_confirm, before its page is committed;
+    fields, further fields of its item.
     """
 
     def __init__(self, *names: str):
-        self.said: list[str] = []
+        self.events: list[str] = []
         self.cursors: list[tuple[str, Any]] = []
-        self.begun = {name: threading.Event() for name in names}
-        self.first: dict[str, Callable[[], Any]] = {}
-        self.confirm: dict[str, Callable[[], Any]] = {}
-        self.more: dict[str, dict[str, Any]] = {}
+        self.opened = {name: threading.Event() for name in names}
+        self.on_open: dict[str, Callable[[], Any]] = {}
+        self.on_confirm: dict[str, Callable[[], Any]] = {}
+        self.fields: dict[str, dict[str, Any]] = {}
         self.source: Source = replace(
             canned(partitions=names, columns=lambda _: None, normalize=_without_colour), fetch=self._fetch
         )
 
-    def wait_for_the_next(self) -> None:
-        """No page is committed but the last before the partition after it is begun with."""
-        for name, following in pairwise(self.begun):
-            self.begun[following].clear()
-            self.confirm[name] = lambda following=following: self.begun[following].wait(PATIENCE)
+    def wait_for_prefetches(self) -> None:
+        """Commit no page but the last before the partition after it is opened."""
+        for name, following in pairwise(self.opened):
+            self.opened[following].clear()
+            self.on_confirm[name] = lambda following=following: self.opened[following].wait(TIMEOUT)
 
     def _fetch(self, window: Window, _: Http) -> Iterator[Page]:
         name, cursor = window.partition, window.cursor
         self.cursors.append((name, cursor))
-        self.said.append(f"{name} begun")
+        self.events.append(f"{name} opened")
         try:
             try:
-                self.first.get(name, lambda: None)()
+                self.on_open.get(name, lambda: None)()
             finally:
-                self.begun[name].set()
+                self.opened[name].set()
             if cursor != {"done": True}:
-                body = json.dumps([item(int(name), price=7 if cursor else 1, **self.more.get(name, {}))]).encode()
-                yield Page(
-                    body, "application/json", {"name": name}, FETCHED, {"done": True}, confirm=self._confirm(name)
-                )
+                fields = item(int(name), price=7 if cursor else 1, **self.fields.get(name, {}))
+                body, confirm = json.dumps([fields]).encode(), self._confirm(name)
+                yield Page(body, "application/json", {"name": name}, FETCHED, {"done": True}, confirm=confirm)
         finally:
-            self.said.append(f"{name} closed")
+            self.events.append(f"{name} closed")
 
     def _confirm(self, name: str) -> Callable[[], None]:
         def confirm() -> None:
-            self.confirm.get(name, lambda: None)()
-            self.said.append(f"{name} loaded")
+            self.on_confirm.get(name, lambda: None)()
+            self.events.append(f"{name} loaded")
 
         return confirm
 
@@ -77,33 +77,33 @@ def files() -> Files:
 
 
 def quotes(bench: Bench) -> list[tuple[str, str]]:
-    found = bench.rows("SELECT source_asset_id, price::text FROM quotes JOIN listings ON id = listing_id ORDER BY 1")
-    return [tuple(row.values()) for row in found]
+    rows = bench.rows("SELECT source_asset_id, price::text FROM quotes JOIN listings ON id = listing_id ORDER BY 1")
+    return [tuple(row.values()) for row in rows]
 
 
-def test_the_next_is_begun_with_before_the_last_page_is_committed(bench: Bench, files: Files) -> None:
-    files.wait_for_the_next()
+def test_the_next_partition_is_opened_before_the_last_page_is_committed(bench: Bench, files: Files) -> None:
+    files.wait_for_prefetches()
     assert bench.ingest(files.source)["status"] == "succeeded"
     assert quotes(bench) == [("coin-1", "1"), ("coin-2", "1"), ("coin-3", "1")]
     assert files.cursors == [("1", None), ("2", None), ("3", None)]
-    assert files.said.index("2 begun") < files.said.index("1 loaded")
-    assert files.said.index("3 begun") < files.said.index("2 loaded")
+    assert files.events.index("2 opened") < files.events.index("1 loaded")
+    assert files.events.index("3 opened") < files.events.index("2 loaded")
 
 
-def test_what_was_read_from_a_cursor_that_moved_meanwhile_is_read_anew(bench: Bench, files: Files) -> None:
-    def move() -> None:
-        del files.first["2"]
+def test_a_partition_whose_cursor_moved_after_the_prefetch_is_read_again(bench: Bench, files: Files) -> None:
+    def move_cursor() -> None:
+        del files.on_open["2"]
         bench.rows("INSERT INTO checkpoints (source, partition, cursor) VALUES ('canned', '2', '{\"elsewhere\": 1}')")
 
-    files.first["2"] = move
-    files.confirm["1"] = lambda: files.begun["2"].wait(PATIENCE)
+    files.on_open["2"] = move_cursor
+    files.on_confirm["1"] = lambda: files.opened["2"].wait(TIMEOUT)
     assert bench.ingest(files.source)["status"] == "succeeded"
     assert quotes(bench) == [("coin-1", "1"), ("coin-2", "7"), ("coin-3", "1")]
     assert [cursor for name, cursor in files.cursors if name == "2"] == [None, {"elsewhere": 1}]
-    assert files.said.count("2 closed") == 2
+    assert files.events.count("2 closed") == 2
 
 
-def test_one_that_somebody_else_is_at_is_passed_over(bench: Bench, files: Files) -> None:
+def test_a_partition_that_another_worker_holds_is_not_prefetched(bench: Bench, files: Files) -> None:
     run = bench.request(files.source)
     bench.rows(
         "INSERT INTO checkpoints (source, partition, lease_run, lease_claim, lease_expires)"
@@ -111,66 +111,75 @@ def test_one_that_somebody_else_is_at_is_passed_over(bench: Bench, files: Files)
         run=run,
         lease=bench.settings.lease,
     )
-    files.confirm["1"] = lambda: files.begun["3"].wait(PATIENCE)
-    files.confirm["3"] = lambda: bench.rows("UPDATE checkpoints SET lease_run = NULL WHERE partition = '2'")
+    files.on_confirm["1"] = lambda: files.opened["3"].wait(TIMEOUT)
+    files.on_confirm["3"] = lambda: bench.rows("UPDATE checkpoints SET lease_run = NULL WHERE partition = '2'")
     assert bench.slice(run)["status"] == "succeeded"
     assert quotes(bench) == [("coin-1", "1"), ("coin-2", "1"), ("coin-3", "1")]
     assert [name for name, _ in files.cursors] == ["1", "3", "2"]
 
 
-def test_an_error_of_the_next_is_none_of_the_one_before(bench: Bench, files: Files) -> None:
+def test_an_error_of_the_prefetched_partition_does_not_fail_the_one_before_it(bench: Bench, files: Files) -> None:
     def fail() -> None:
         raise TerminalError("2: is torn", code="torn")
 
-    files.first["2"] = fail
-    files.confirm["1"] = lambda: files.begun["2"].wait(PATIENCE)
+    files.on_open["2"] = fail
+    files.on_confirm["1"] = lambda: files.opened["2"].wait(TIMEOUT)
     run = bench.ingest(files.source)
     assert (run["status"], run["error_code"], run["error_detail"]) == ("failed", "torn", "2: is torn")
     assert quotes(bench) == [("coin-1", "1"), ("coin-3", "1")]
 
 
-def test_a_slice_that_ends_leaves_nothing_open(bench: Bench, files: Files) -> None:
-    files.confirm["1"] = lambda: files.begun["2"].wait(PATIENCE)
+def test_a_slice_that_ends_leaves_no_partition_open_and_no_thread(bench: Bench, files: Files) -> None:
+    threads: list[str] = []
+    files.on_open["2"] = lambda: threads.append(threading.current_thread().name)
+    files.on_confirm["1"] = lambda: files.opened["2"].wait(TIMEOUT)
     run = bench.request(files.source)
     assert bench.slice(run, task_slice=0)["status"] == "queued"
-    assert files.said.count("2 closed") == 1
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert files.events.count("2 closed") == 1
+    assert threads == ["prefetch_0"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     assert bench.rows("SELECT partition FROM checkpoints WHERE lease_run IS NOT NULL") == []
 
 
-def test_where_nothing_is_new_nothing_is_begun_with_too_early(bench: Bench, files: Files) -> None:
+def test_a_partition_without_new_pages_prefetches_no_other(bench: Bench, files: Files) -> None:
     bench.ingest(files.source)
-    held: list[int] = []
+    leases: list[int] = []
     for name in ("2", "3"):
-        files.first[name] = lambda name=name: held.append(
+        files.on_open[name] = lambda name=name: leases.append(
             bench.one("SELECT count(lease_run) FROM checkpoints WHERE partition = :name", name=name)
         )
     files.cursors.clear()
     assert bench.ingest(files.source)["status"] == "succeeded"
     assert [name for name, _ in files.cursors] == ["1", "2", "3"]
-    assert held == [1, 1], "a partition was begun with that its slice had no lease of"
+    assert leases == [1, 1], "a partition was opened before its slice had the lease"
 
 
-def test_a_full_refresh_begins_with_the_next_from_no_cursor(bench: Bench, files: Files) -> None:
+def test_a_full_refresh_prefetches_the_next_partition_from_no_cursor(bench: Bench, files: Files) -> None:
     bench.ingest(files.source)
     files.cursors.clear()
-    files.said.clear()
-    files.wait_for_the_next()
+    files.events.clear()
+    files.wait_for_prefetches()
     assert bench.ingest(files.source, full_refresh=True)["status"] == "succeeded"
     assert files.cursors == [("1", None), ("2", None), ("3", None)]
-    assert files.said.index("2 begun") < files.said.index("1 loaded")
+    assert files.events.index("2 opened") < files.events.index("1 loaded")
 
 
-def test_a_change_that_was_seen_in_vain_is_seen_again(bench: Bench, files: Files) -> None:
+def test_drift_in_a_prefetched_page_that_is_discarded_is_seen_again(bench: Bench, files: Files) -> None:
     bench.ingest(files.source)
-    files.more = {"2": {"colour": "red"}}
+    files.fields = {"2": {"colour": "red"}}
     bench.rows("UPDATE checkpoints SET cursor = NULL")
 
-    def move() -> None:
-        del files.first["2"]
+    def move_cursor() -> None:
+        del files.on_open["2"]
         bench.rows("UPDATE checkpoints SET cursor = '{\"elsewhere\": 1}' WHERE partition = '2'")
 
-    files.first["2"] = move
-    files.wait_for_the_next()
+    files.on_open["2"] = move_cursor
+    files.wait_for_prefetches()
     assert bench.ingest(files.source)["status"] == "succeeded"
-    assert [row["field"] for row in bench.rows("SELECT field FROM drift")] == ["colour"]
+    assert [cursor for name, cursor in files.cursors if name == "2"][1:] == [None, {"elsewhere": 1}]
+    assert [(row["field"], row["pages"]) for row in bench.rows("SELECT field, pages FROM drift")] == [("colour", 1)]
+
+
+def test_a_source_that_parses_no_columns_is_not_read_ahead(bench: Bench, files: Files) -> None:
+    assert bench.ingest(replace(files.source, columns=None))["status"] == "succeeded"
+    assert files.events == [f"{name} {event}" for name in "123" for event in ("opened", "loaded", "closed")]

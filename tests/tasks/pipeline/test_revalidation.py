@@ -1,50 +1,58 @@
-"""What did not change since it was last brought in is neither sent nor loaded again, and nothing else is passed by."""
+"""A body that is unchanged since it was loaded is neither sent nor loaded again. Every other body is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pkgutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from shutil import copy, copytree, ignore_patterns
+from types import ModuleType
 from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine, RowMapping
 
-from devstack.recorded_upstreams import Replay, routes
+import sources
+from devstack.recorded_upstreams import RecordedUpstreams, routes
 from sources.coingecko import source as coingecko
 from sources.contract import Http, Page, TransientError, Window
 from sources.http.json_body import json_list
+from tasks.pipeline import revalidation
+from tasks.pipeline.revalidation import known_response, mapping_fingerprint
 from tasks.runs.leases import LeaseLost
 from tests.tasks import feed as feed_module
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
-from tests.upstreams import item
+from tests.upstreams import canned, item
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[HTTPServer]:
-    """For the module: it takes half a second to stop one."""
+    """One server for the module: it takes half a second to stop one."""
     with HTTPServer(host="127.0.0.1", threaded=True) as server:
         yield server
 
 
 @pytest.fixture
 def feed(upstream: HTTPServer) -> Feed:
-    """Two pages of two items, and the empty one behind them."""
+    """A feed of two pages with two items each, and an empty page after them."""
     upstream.clear()
     return Feed(upstream, [[item(0), item(1)], [item(2), item(3)]])
 
 
 def pages(bench: Bench, run: RowMapping) -> list[tuple[int, int, bool]]:
-    """Of each page: its status, how many items were fetched, whether any bytes were received."""
+    """Return for each page its status, its number of items, and whether any bytes were received."""
     rows = bench.rows(
         "SELECT status, fetched, bytes FROM pages WHERE run = :run ORDER BY partition, seq", run=run["id"]
     )
@@ -52,13 +60,13 @@ def pages(bench: Bench, run: RowMapping) -> list[tuple[int, int, bool]]:
 
 
 def etag(*items: Any) -> str:
-    return f'"{hashlib.sha1(json.dumps(items).encode()).hexdigest()}"'  # as werkzeug makes it
+    return f'"{hashlib.sha1(json.dumps(items).encode()).hexdigest()}"'  # as werkzeug computes it
 
 
-# What is passed by
+# Bodies that are skipped
 
 
-def test_what_did_not_change_is_not_sent_again_and_its_run_succeeds_with_nothing(
+def test_an_unchanged_page_is_not_sent_again_and_the_run_succeeds_without_items(
     bench: Bench, feed: Feed, content: Callable[[Engine], str]
 ) -> None:
     first = bench.ingest(feed.source())
@@ -84,7 +92,7 @@ def test_an_unchanged_body_of_an_upstream_without_etags_is_not_loaded_again(benc
     assert set(feed.conditions) == {None}
 
 
-def test_a_page_that_changed_is_loaded_and_only_that(bench: Bench, feed: Feed) -> None:
+def test_only_the_page_that_changed_is_loaded(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     feed.pages = [feed.pages[0], [item(2), item(3, observed_at="2026-01-02T00:00:00Z")]]
     second = bench.ingest(feed.source())
@@ -92,20 +100,20 @@ def test_a_page_that_changed_is_loaded_and_only_that(bench: Bench, feed: Feed) -
     assert bench.one("SELECT count(*) FROM quotes") == 5
 
 
-@pytest.mark.parametrize("other", [{"price": "2"}, {"observed_at": "2026-01-02T00:00:00Z"}], ids=["price", "time"])
-def test_a_body_that_comes_back_after_another_is_loaded_again(
-    bench: Bench, feed: Feed, other: dict[str, Any], content: Callable[[Engine], str]
+@pytest.mark.parametrize("change", [{"price": "2"}, {"observed_at": "2026-01-02T00:00:00Z"}], ids=["price", "time"])
+def test_a_body_that_returns_after_another_one_is_loaded_again(
+    bench: Bench, feed: Feed, change: dict[str, Any], content: Callable[[Engine], str]
 ) -> None:
     loaded = []
-    for changes in ({}, other, {}):
+    for changes in ({}, change, {}):
         feed.pages = [[item(**changes)]]
         assert pages(bench, bench.ingest(feed.source()))[0] == (200, 1, True)
         loaded.append(content(bench.engine))
     assert loaded[1] != loaded[0]
-    assert (loaded[2] == loaded[0]) == ("price" in other)
+    assert (loaded[2] == loaded[0]) == ("price" in change)
 
 
-def test_a_new_etag_of_the_same_body_is_the_one_to_ask_with(bench: Bench, feed: Feed) -> None:
+def test_the_next_request_sends_the_newest_etag_of_an_unchanged_body(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     bench.rows("""UPDATE validators SET etag = '"of-another-server"'""")
     feed.asked.clear()
@@ -114,7 +122,7 @@ def test_a_new_etag_of_the_same_body_is_the_one_to_ask_with(bench: Bench, feed: 
     assert feed.conditions == ['"of-another-server"'] * 3 + [etag(item(0), item(1)), etag(item(2), item(3)), etag()]
 
 
-def test_a_snapshot_that_went_on_in_another_slice_is_asked_for_page_by_page(bench: Bench, feed: Feed) -> None:
+def test_a_snapshot_of_several_slices_sends_the_validator_of_each_page(bench: Bench, feed: Feed) -> None:
     for statuses in ([200] * 3, [304] * 3):
         run = bench.request(feed.source())
         while bench.slice(run, task_slice=0)["status"] == "queued":
@@ -123,18 +131,18 @@ def test_a_snapshot_that_went_on_in_another_slice_is_asked_for_page_by_page(benc
         assert [status for status, _, _ in pages(bench, bench.run(run))] == statuses
 
 
-def test_a_source_need_not_know_that_its_upstream_sent_nothing(bench: Bench) -> None:
-    """CoinGecko's looks into each body whether there is another page."""
-    with Replay(0, routes(ROOT / "sample_data", seed=1, freeze=True)) as replay:
-        threading.Thread(target=replay.serve_forever, daemon=True).start()
-        bench.monkeypatch.setenv("COINGECKO_URL", f"http://127.0.0.1:{replay.server_address[1]}/coingecko/api/v3")
+def test_fetch_gets_the_stored_body_if_the_upstream_answers_304(bench: Bench) -> None:
+    """CoinGecko's `fetch` looks into each body to see whether there is another page."""
+    with RecordedUpstreams(0, routes(ROOT / "sample_data", seed=1, freeze=True)) as upstream:
+        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+        bench.monkeypatch.setenv("COINGECKO_URL", f"http://127.0.0.1:{upstream.server_address[1]}/coingecko/api/v3")
         first, second = bench.ingest(coingecko), bench.ingest(coingecko)
-        replay.shutdown()
+        upstream.shutdown()
     assert [fetched for _, fetched, _ in pages(bench, first)] == [250, 250, 120]
     assert (second["status"], pages(bench, second)) == ("succeeded", [(304, 0, False)] * 3)
 
 
-def test_a_run_that_is_told_nothing_new_has_no_rejects_and_leaves_those_of_before(bench: Bench, feed: Feed) -> None:
+def test_a_run_without_changes_has_no_rejects_and_leaves_the_earlier_ones(bench: Bench, feed: Feed) -> None:
     feed.pages = [[item(0), item(1, price="much")]]
     assert bench.ingest(feed.source())["status"] == "partial"
     second = bench.ingest(feed.source())
@@ -142,10 +150,10 @@ def test_a_run_that_is_told_nothing_new_has_no_rejects_and_leaves_those_of_befor
     assert bench.one("SELECT count(*) FROM rejects") == 1
 
 
-# What is not
+# Bodies that are loaded again
 
 
-def test_a_full_refresh_asks_without_a_condition_and_loads_everything(bench: Bench, feed: Feed) -> None:
+def test_a_full_refresh_sends_no_conditions_and_loads_every_page(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     run = bench.request(feed.source(), full_refresh=True)
     while bench.slice(run, task_slice=0)["status"] == "queued":
@@ -155,7 +163,7 @@ def test_a_full_refresh_asks_without_a_condition_and_loads_everything(bench: Ben
     assert [status for status, _, _ in pages(bench, bench.ingest(feed.source()))] == [304] * 3
 
 
-def test_a_page_that_was_not_committed_leaves_nothing_to_ask_with(bench: Bench, feed: Feed) -> None:
+def test_a_page_that_was_not_committed_leaves_no_validator(bench: Bench, feed: Feed) -> None:
     def refuse() -> None:
         raise TransientError("not this time")
 
@@ -173,20 +181,22 @@ def test_a_page_that_was_not_committed_leaves_nothing_to_ask_with(bench: Bench, 
     assert bench.one("SELECT count(*) FROM quotes") == 4
 
 
-def test_what_another_mapping_read_is_loaded_again(
+def test_a_body_that_another_mapping_read_is_loaded_again(
     bench: Bench, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     feed.pages = [[item(0), item(1, price="1,5")]]
-    for version, price in (("first", 'it["price"]'), ("mended", 'it["price"].replace(",", ".")')):
-        (tmp_path / f"feed_{version}.py").write_text(f'def normalize(it):\n    return it | {{"price": {price}}}\n')
+    for version, price in (("first", 'fields["price"]'), ("corrected", 'fields["price"].replace(",", ".")')):
+        (tmp_path / f"feed_{version}.py").write_text(
+            f'def normalize(fields):\n    return fields | {{"price": {price}}}\n'
+        )
         run = bench.ingest(feed.source(normalize=import_module(f"feed_{version}").normalize))
     assert feed.conditions == [None] * 4
     assert (run["status"], bench.one("SELECT count(*) FROM quotes")) == ("succeeded", 2)
     assert bench.one("SELECT state FROM rejects") == "replayed"
 
 
-def test_an_item_that_was_only_ahead_of_its_time_is_looked_at_again(bench: Bench, feed: Feed) -> None:
+def test_a_body_with_an_item_from_the_future_is_loaded_again(bench: Bench, feed: Feed) -> None:
     ahead = bench.one("SELECT clock_timestamp() + interval '1 hour'")
     feed.pages = [[item(0), item(1, observed_at=ahead.isoformat())]]
     assert bench.ingest(feed.source())["status"] == "partial"
@@ -195,9 +205,9 @@ def test_an_item_that_was_only_ahead_of_its_time_is_looked_at_again(bench: Bench
     assert (run["status"], bench.one("SELECT count(*) FROM quotes")) == ("succeeded", 2)
 
 
-def test_a_price_that_stands_at_the_time_of_its_fetch_is_another_quote_each_time(bench: Bench, feed: Feed) -> None:
+def test_a_body_whose_items_have_the_time_of_the_fetch_is_loaded_again(bench: Bench, feed: Feed) -> None:
     def parse(page: Page) -> list[Any]:
-        return [it | {"observed_at": page.fetched_at} for it in json_list(page.body)]
+        return [fields | {"observed_at": page.fetched_at} for fields in json_list(page.body)]
 
     for _ in range(2):
         run = bench.ingest(feed.source(parse=parse))
@@ -215,7 +225,7 @@ def test_a_body_whose_quotes_another_page_overwrote_is_loaded_again(bench: Bench
     assert bench.one("SELECT price FROM quotes") == 1
 
 
-def test_a_body_that_is_kept_no_more_is_sent_again(bench: Bench, feed: Feed) -> None:
+def test_a_body_that_is_no_longer_stored_is_sent_again(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     bench.rows("DELETE FROM pages")
     bench.rows("DELETE FROM raw_bodies")
@@ -224,11 +234,11 @@ def test_a_body_that_is_kept_no_more_is_sent_again(bench: Bench, feed: Feed) -> 
     assert pages(bench, run) == [(200, 2, True), (200, 2, True), (200, 0, True)]
 
 
-def test_a_page_that_is_not_what_was_answered_is_always_loaded(bench: Bench, feed: Feed) -> None:
+def test_a_page_that_is_not_exactly_the_response_is_always_loaded(bench: Bench, feed: Feed) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        [page, *others] = feed_module.fetch(window, http)
+        [page, *rest] = feed_module.fetch(window, http)
         yield page
-        items = [it for other in others for it in json_list(other.body)]
+        items = [fields for later in rest for fields in json_list(later.body)]
         yield replace(page, body=json.dumps(items).encode(), cursor={"run": window.run})
 
     for _ in range(2):
@@ -237,15 +247,15 @@ def test_a_page_that_is_not_what_was_answered_is_always_loaded(bench: Bench, fee
     assert feed.conditions == [None] * 3 + [etag(item(0), item(1)), None, None]
 
 
-def test_a_partition_is_not_asked_with_what_another_was_answered(bench: Bench, feed: Feed) -> None:
+def test_each_partition_has_validators_of_its_own(bench: Bench, feed: Feed) -> None:
     for _ in range(2):
-        bench.ingest(feed.source(partitions=lambda: ("one", "other")))
+        bench.ingest(feed.source(partitions=lambda: ("first", "second")))
     assert feed.conditions[:6] == [None] * 6
     assert None not in feed.conditions[6:]
 
 
-def test_only_what_the_last_run_asked_is_remembered(bench: Bench, feed: Feed) -> None:
-    """Else a source that asks from a time on would leave a row for every time."""
+def test_validators_of_requests_that_the_last_run_did_not_send_are_deleted(bench: Bench, feed: Feed) -> None:
+    """Otherwise a source that requests everything since a time would leave a row for every time."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         since = window.cursor["since"] if window.cursor else 0
@@ -256,7 +266,7 @@ def test_only_what_the_last_run_asked_is_remembered(bench: Bench, feed: Feed) ->
     assert bench.one("SELECT count(*) FROM validators") == 1
 
 
-def test_a_slice_that_was_given_up_for_dead_forgets_nothing(bench: Bench, feed: Feed) -> None:
+def test_a_slice_that_lost_its_lease_deletes_no_validators(bench: Bench, feed: Feed) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         yield Page.of(http.get("/prices", {"page": 1}), {"run": window.run})
         bench.rows("UPDATE checkpoints SET lease_token = lease_token + 1")
@@ -267,7 +277,88 @@ def test_a_slice_that_was_given_up_for_dead_forgets_nothing(bench: Bench, feed: 
     assert bench.one("SELECT count(*) FROM validators") == 3
 
 
-def test_a_run_that_had_nothing_to_ask_forgets_nothing(bench: Bench, feed: Feed) -> None:
+def test_a_run_that_sent_no_request_deletes_no_validators(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source(every=timedelta(minutes=5)))
     bench.ingest(feed.source(fetch=lambda window, http: iter(())))
     assert bench.one("SELECT count(*) FROM validators") == 3
+
+
+# The fingerprint of a mapping
+
+CHANGE_EACH_FILE = """
+import sys
+from pathlib import Path
+from sources.registry import SOURCES
+from tasks.pipeline import revalidation
+
+fingerprint = revalidation.mapping_fingerprint
+before = {name: fingerprint(source) for name, source in SOURCES.items()}
+for path in map(Path, sys.argv[1:]):
+    text = path.read_text()
+    path.write_text(text + "# changed")
+    revalidation._digest.cache_clear()
+    unchanged = [name for name, source in SOURCES.items() if fingerprint(source) == before[name]]
+    path.write_text(text)
+    print(path, *unchanged)
+"""
+
+
+def modules(package: ModuleType) -> set[Path]:
+    """Return the files of all modules of a package and of its subpackages, as the import system finds them."""
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    return {Path(str(import_module(name).__file__)) for name in [package.__name__, *names]}
+
+
+def test_every_module_of_the_packages_that_read_bodies_is_part_of_every_fingerprint() -> None:
+    shared = set(map(Path, revalidation._SHARED))
+    assert modules(sources) <= shared
+    names = {path.relative_to(ROOT).as_posix() for path in shared}
+    assert {"sources/csv/blocks.py", "sources/csv/fields.py", "sources/http/json_body.py", "sources/record.py"} <= names
+    assert {"tasks/drift/mapping.py", "tasks/pipeline/normalize.py"} <= names
+
+
+def test_a_change_of_any_file_that_reads_bodies_changes_the_fingerprint_of_every_source(tmp_path: Path) -> None:
+    """Change each file of a copy, and compute the fingerprints again."""
+    for folder in ("sources", "store", "tasks"):
+        copytree(ROOT / folder, tmp_path / folder, ignore=ignore_patterns("__pycache__"))
+    copy(ROOT / "settings.py", tmp_path)
+    files = [
+        path.relative_to(tmp_path) for name in ("csv", "http") for path in (tmp_path / "sources" / name).glob("*.py")
+    ]
+    files += [Path("tasks/pipeline/normalize.py"), Path("tasks/drift/mapping.py")]
+    ran = subprocess.run(
+        [sys.executable, "-c", CHANGE_EACH_FILE, *files], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout.splitlines() == [str(path) for path in files], (
+        "after a path: the sources with the old fingerprint"
+    )
+
+
+def test_a_source_has_the_modules_of_its_functions_in_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    fingerprints = {mapping_fingerprint(canned())}
+    for part in ("fetch", "parse", "normalize"):
+        (tmp_path / f"own_{part}.py").write_text(f"def {part}(*_):\n    return []\n")
+        own = getattr(import_module(f"own_{part}"), part)
+        fingerprints.add(mapping_fingerprint(replace(canned(), **{part: own})))
+    assert len(fingerprints) == 4
+
+
+def test_the_fingerprint_of_a_source_does_not_depend_on_its_name() -> None:
+    assert mapping_fingerprint(canned(name="first")) == mapping_fingerprint(canned(name="second"))
+
+
+# The stored response
+
+
+def test_the_known_response_has_the_stored_body_and_its_validators(bench: Bench, feed: Feed) -> None:
+    bench.ingest(source := feed.source())
+    request = bench.one("SELECT request FROM pages WHERE seq = 0")
+    known = known_response(bench.engine, source, "", request)
+    assert known is not None
+    assert known.etag == etag(item(0), item(1))
+    assert known.body() == json.dumps([item(0), item(1)]).encode()
+    assert known_response(bench.engine, source, "elsewhere", request) is None
+    assert known_response(bench.engine, source, "", {**request, "params": {"page": 9}}) is None

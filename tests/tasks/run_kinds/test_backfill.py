@@ -1,4 +1,4 @@
-"""The past of assets comes in span by span, beside what is live, and each span once unless it is asked for again."""
+"""A backfill loads the history of assets span by span, next to live runs, and each span once unless it is repeated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,29 +16,33 @@ from werkzeug import Request, Response
 
 from settings import Settings
 from sources import coingecko, coinpaprika
-from sources.contract import Http, Page, Source, Window
-from tasks.run_kinds.backfill import plan_backfill
+from sources.contract import Http, Page, Source, TerminalError, Window
+from tasks.run_kinds.backfill import FORMAT, Coverage, history_of, plan_backfill, with_history
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tasks.runs.requests import RunRequest, request_cancel, request_runs
+from tests.recordings import Recordings
 from tests.tasks.conftest import Bench
-from tests.tasks.pipeline.test_slice import counters
+from tests.tasks.counters import counters
 from tests.tasks.test_worker import Start, ended
-from tests.upstreams import Gate
+from tests.upstreams import FETCHED, Gate, canned
 
 DAY = timedelta(days=1)
-# Where CoinGecko's spans of 90 days begin and end.
-BORDER = datetime(1970, 1, 1, tzinfo=UTC) + 225 * timedelta(days=90)
-BEGIN, END = BORDER - 10 * DAY, BORDER + 100 * DAY
+# CoinGecko's spans of 90 days begin and end here.
+SPAN_START = datetime(1970, 1, 1, tzinfo=UTC) + 225 * timedelta(days=90)
+BEGIN, END = SPAN_START - 10 * DAY, SPAN_START + 100 * DAY
 SPANS = 3
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 @dataclass
 class Charts:
-    """CoinGecko's market_chart/range and CoinPaprika's historical ticks: a price a day. refused: of a span's number."""
+    """Serves one price a day, as CoinGecko's market_chart/range and as CoinPaprika's historical ticks.
+
+    before: called with the number of the request first; may answer in its place.
+    """
 
     server: HTTPServer
-    asked: list[dict[str, str]] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
     before: Callable[[int], Response | None] = lambda _: None
     price: float = 100.0
 
@@ -54,24 +57,24 @@ class Charts:
         return self.server.url_for("").rstrip("/")
 
     def _days(self, request: Request, since: str, until: str) -> list[datetime]:
-        self.asked.append({"path": request.path, **request.args})
+        self.requests.append({"path": request.path, **request.args})
         first, last = (datetime.fromtimestamp(int(request.args[name]), UTC) for name in (since, until))
         day = first.replace(hour=0, minute=0, second=0)
         days = [day + number * DAY for number in range((last - day).days + 1)]
-        return [it for it in days if first <= it <= last]
+        return [day for day in days if first <= day <= last]
 
     def _chart(self, request: Request) -> Response:
         days = self._days(request, "from", "to")
         pairs = [[int(day.timestamp() * 1000), self.price + number] for number, day in enumerate(days)]
         chart = {"prices": pairs, "market_caps": pairs[:-1], "total_volumes": pairs}
-        return self.before(len(self.asked)) or Response(json.dumps(chart), content_type="application/json")
+        return self.before(len(self.requests)) or Response(json.dumps(chart), content_type="application/json")
 
     def _ticks(self, request: Request) -> Response:
         days = self._days(request, "start", "end")
         ticks = [
             {"timestamp": f"{day:%Y-%m-%dT%H:%M:%SZ}", "price": 7.5, "volume_24h": 10, "market_cap": 0} for day in days
         ]
-        return self.before(len(self.asked)) or Response(json.dumps(ticks), content_type="application/json")
+        return self.before(len(self.requests)) or Response(json.dumps(ticks), content_type="application/json")
 
 
 @pytest.fixture
@@ -81,18 +84,18 @@ def charts(httpserver: HTTPServer) -> Charts:
 
 @pytest.fixture
 def gecko(bench: Bench, charts: Charts, monkeypatch: pytest.MonkeyPatch) -> Source:
-    """CoinGecko, which lists Bitcoin and Ether already; its live cursor has moved."""
+    """CoinGecko, which lists Bitcoin and Ether, after a live run."""
     monkeypatch.setenv("COINGECKO_URL", charts.url)
-    listed = [
+    coins = [
         {"id": id_, "symbol": id_[:3], "name": id_.title(), "current_price": 1, "last_updated": "2026-01-01T00:00:00Z"}
         for id_ in ("bitcoin", "ether")
     ]
-    bench.ingest(saying(coingecko.source, listed))
+    bench.ingest(serving(coingecko.source, coins))
     return coingecko.source
 
 
-def saying(source: Source, items: list[dict[str, Any]]) -> Source:
-    """The source, which is told these items."""
+def serving(source: Source, items: list[dict[str, Any]]) -> Source:
+    """Return the source with a `fetch` that yields one page of these items."""
 
     def fetch(window: Window, _: Http) -> Iterator[Page]:
         yield Page(json.dumps(items).encode(), "application/json", {"live": 1}, window.now, {"live": window.run})
@@ -100,31 +103,32 @@ def saying(source: Source, items: list[dict[str, Any]]) -> Source:
     return replace(source, fetch=fetch)
 
 
-def of(*assets: str, **more: Any) -> BackfillParameters:
-    return BackfillParameters(**{"assets": assets or ("bitcoin",), "observed_from": BEGIN, "observed_to": END, **more})
+def backfill(*assets: str, **changes: Any) -> BackfillParameters:
+    parameters = {"assets": assets or ("bitcoin",), "observed_from": BEGIN, "observed_to": END, **changes}
+    return BackfillParameters(**parameters)
 
 
 def live_cursor(bench: Bench) -> Any:
     return bench.one("SELECT cursor FROM checkpoints WHERE partition = ''")
 
 
-def days_in(bench: Bench) -> int:
+def loaded_days(bench: Bench) -> int:
     return int(bench.one("SELECT count(*) FROM quotes WHERE observed_at < '2026-01-01'"))
 
 
-def test_a_coins_past_comes_in_and_the_live_cursor_stays(bench: Bench, gecko: Source, charts: Charts) -> None:
+def test_a_coins_history_is_loaded_and_the_live_cursor_stays(bench: Bench, gecko: Source, charts: Charts) -> None:
     before = live_cursor(bench)
-    run = bench.ingest(gecko, backfill=of())
+    run = bench.ingest(gecko, backfill=backfill())
     assert (run["kind"], run["status"]) == ("backfill", "succeeded")
     assert counters(bench, run["id"]) == (110, 110, 0, 0, 0, 0)
-    assert len(charts.asked) == SPANS
+    assert len(charts.requests) == SPANS
     assert live_cursor(bench) == before
     newest, oldest = (
         bench.rows(
-            f"SELECT observed_at, price, market_cap, volume_24h FROM quotes WHERE run = :run ORDER BY 1 {way} LIMIT 1",
+            f"SELECT observed_at, price, market_cap, volume_24h FROM quotes WHERE run = :run ORDER BY 1 {order}",
             run=run["id"],
         )[0]
-        for way in ("DESC", "ASC")
+        for order in ("DESC LIMIT 1", "ASC LIMIT 1")
     )
     assert tuple(oldest.values()) == (BEGIN, 100, 100, 100)
     assert (newest["observed_at"], newest["market_cap"]) == (END - DAY, None)
@@ -134,7 +138,7 @@ def test_a_coins_past_comes_in_and_the_live_cursor_stays(bench: Bench, gecko: So
     )
 
 
-def test_coinpaprikas_past_comes_in(bench: Bench, charts: Charts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coinpaprikas_history_is_loaded(bench: Bench, charts: Charts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COINPAPRIKA_URL", charts.url)
     coin = {
         "id": "btc-bitcoin",
@@ -143,174 +147,265 @@ def test_coinpaprikas_past_comes_in(bench: Bench, charts: Charts, monkeypatch: p
         "quotes": {"USD": {"price": 1}},
         "last_updated": "2026-01-01T00:00:00Z",
     }
-    bench.ingest(saying(coinpaprika.source, [coin]))
-    run = bench.ingest(coinpaprika.source, backfill=of())
+    bench.ingest(serving(coinpaprika.source, [coin]))
+    run = bench.ingest(coinpaprika.source, backfill=backfill())
     assert counters(bench, run["id"])[:2] == (110, 110)
     assert {row["price"] for row in bench.rows("SELECT price FROM quotes WHERE run = :run", run=run["id"])} == {
         Decimal("7.5")
     }
-    assert bench.one("SELECT count(market_cap) FROM quotes") == 0, "0 is what CoinPaprika does not know"
+    assert bench.one("SELECT count(market_cap) FROM quotes") == 0, "CoinPaprika sends 0 for an unknown market cap"
 
 
-def test_what_is_in_is_not_asked_for_again_unless_all_is_to_be_repeated(
+def test_a_loaded_span_is_not_requested_again_unless_it_is_to_be_repeated(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:
-    bench.ingest(gecko, backfill=of())
-    for existing, asked in (("skip", 0), ("retry", 0), ("repeat", SPANS)):
-        charts.asked.clear()
+    bench.ingest(gecko, backfill=backfill())
+    for existing, requests in (("skip", 0), ("retry", 0), ("repeat", SPANS)):
+        charts.requests.clear()
         charts.price += 1
-        run = bench.ingest(gecko, backfill=of(existing=existing))
-        assert (run["status"], len(charts.asked)) == ("succeeded", asked)
+        run = bench.ingest(gecko, backfill=backfill(existing=existing))
+        assert (run["status"], len(charts.requests)) == ("succeeded", requests)
     assert counters(bench, run["id"])[:4] == (110, 0, 110, 0)
-    charts.asked.clear()
-    bench.ingest(gecko, backfill=of(observed_from=BEGIN - 100 * DAY, observed_to=END + DAY))
-    spans = sorted((int(it["to"]) + 1 - int(it["from"])) // 86400 for it in charts.asked)
-    assert spans == [11, 20, 90], "the spans that were whole are not asked for again"
+    charts.requests.clear()
+    bench.ingest(gecko, backfill=backfill(observed_from=BEGIN - 100 * DAY, observed_to=END + DAY))
+    spans = sorted((int(request["to"]) + 1 - int(request["from"])) // 86400 for request in charts.requests)
+    assert spans == [11, 20, 90], "a span that was loaded as a whole was requested again"
 
 
-def test_a_quote_that_is_there_stands(bench: Bench, gecko: Source) -> None:
+def test_a_stored_quote_is_not_corrected_by_a_backfill(bench: Bench, gecko: Source) -> None:
     live = {"id": "bitcoin", "symbol": "bit", "name": "Bitcoin", "current_price": 5, "market_cap_rank": 1}
-    bench.ingest(saying(gecko, [{**live, "last_updated": (BEGIN + DAY).isoformat()}]))
-    run = bench.ingest(gecko, backfill=of())
+    bench.ingest(serving(gecko, [{**live, "last_updated": (BEGIN + DAY).isoformat()}]))
+    run = bench.ingest(gecko, backfill=backfill())
     assert counters(bench, run["id"]) == (110, 109, 0, 1, 0, 0)
     [quote] = bench.rows("SELECT price, rank FROM quotes WHERE observed_at = :at", at=BEGIN + DAY)
     assert tuple(quote.values()) == (5, 1)
 
 
-def test_a_span_that_is_refused_does_not_keep_the_others_out_and_can_be_retried(
+def test_a_refused_span_does_not_stop_the_others_and_can_be_retried(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     charts.before = lambda number: Response("{}", 400) if number == 2 else None
-    run = bench.ingest(gecko, backfill=of())
+    run = bench.ingest(gecko, backfill=backfill())
     assert (run["status"], run["error_code"]) == ("failed", "upstream_refused")
-    assert days_in(bench) == 110 - 90
+    assert loaded_days(bench) == 110 - 90
     charts.before = lambda _: None
-    for existing, asked in (("skip", 0), ("retry", 1)):
-        charts.asked.clear()
-        assert bench.ingest(gecko, backfill=of(existing=existing))["status"] == "succeeded"
-        assert len(charts.asked) == asked
-    assert days_in(bench) == 110
+    for existing, requests in (("skip", 0), ("retry", 1)):
+        charts.requests.clear()
+        assert bench.ingest(gecko, backfill=backfill(existing=existing))["status"] == "succeeded"
+        assert len(charts.requests) == requests
+    assert loaded_days(bench) == 110
 
 
-def test_a_plan_that_does_not_tell_so_much_gives_what_it_does_and_pauses_nothing(
+def test_a_plan_with_too_short_a_history_loads_what_it_has_and_pauses_nothing(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     charts.before = lambda number: Response("{}", 402) if number > 1 else None
-    run = bench.ingest(gecko, backfill=of())
+    run = bench.ingest(gecko, backfill=backfill())
     assert (run["status"], run["error_code"]) == ("failed", "payment_required")
-    assert days_in(bench) == 10, "the newest span came first"
+    assert loaded_days(bench) == 10, "the newest span was not requested first"
     assert bench.one("SELECT paused_reason FROM sources WHERE name = 'coingecko'") is None
 
 
-def test_it_goes_on_where_a_slice_ended_and_stops_where_it_is_cancelled(
+def test_a_backfill_resumes_where_its_slice_ended_and_stops_when_it_is_cancelled(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:
-    run = bench.request(gecko, backfill=of("bitcoin", "ether"))
+    run = bench.request(gecko, backfill=backfill("bitcoin", "ether"))
     bench.slice(run, task_slice=0)
-    assert (bench.slice(run, task_slice=0)["status"], len(charts.asked)) == ("queued", 2)
+    assert (bench.slice(run, task_slice=0)["status"], len(charts.requests)) == ("queued", 2)
     request_cancel(bench.engine, run)
     assert bench.slice(run)["status"] == "cancelled"
-    assert bench.ingest(gecko, backfill=of("bitcoin", "ether"))["status"] == "succeeded"
-    assert len(charts.asked) == 2 * SPANS
-    assert days_in(bench) == 220
+    assert bench.ingest(gecko, backfill=backfill("bitcoin", "ether"))["status"] == "succeeded"
+    assert len(charts.requests) == 2 * SPANS
+    assert loaded_days(bench) == 220
 
 
-def test_what_was_refused_is_not_asked_for_in_each_slice(bench: Bench, gecko: Source, charts: Charts) -> None:
+def test_a_refused_span_is_not_requested_again_in_the_next_slice(bench: Bench, gecko: Source, charts: Charts) -> None:
     charts.before = lambda _: Response("{}", 404)
-    run = bench.request(gecko, backfill=of())
+    run = bench.request(gecko, backfill=backfill())
     while (row := bench.slice(run, task_slice=0))["status"] == "queued":
         pass
-    assert (row["status"], row["error_code"], len(charts.asked)) == ("failed", "upstream_refused", SPANS)
-    later = bench.ingest(gecko, backfill=of(observed_from=END, observed_to=END + DAY))
-    assert (later["status"], len(charts.asked)) == ("failed", SPANS + 1), "another time is another span"
+    assert (row["status"], row["error_code"], len(charts.requests)) == ("failed", "upstream_refused", SPANS)
+    later = bench.ingest(gecko, backfill=backfill(observed_from=END, observed_to=END + DAY))
+    assert (later["status"], len(charts.requests)) == ("failed", SPANS + 1), "a span at another time was not requested"
 
 
-def test_a_backfill_until_now_ends_with_today_and_skips_itself(bench: Bench, gecko: Source, charts: Charts) -> None:
+def test_a_backfill_without_an_end_stops_at_the_present_and_is_not_repeated(
+    bench: Bench, gecko: Source, charts: Charts
+) -> None:
     now = bench.one("SELECT clock_timestamp()")
-    wanted = of(observed_from=now - 2 * DAY, observed_to=None)
-    bench.ingest(gecko, backfill=wanted)
-    assert int(charts.asked[0]["to"]) <= now.timestamp() + 60
-    asked = len(charts.asked)
-    assert bench.ingest(gecko, backfill=wanted)["status"] == "succeeded"
-    assert len(charts.asked) == asked
+    parameters = backfill(observed_from=now - 2 * DAY, observed_to=None)
+    bench.ingest(gecko, backfill=parameters)
+    assert int(charts.requests[0]["to"]) <= now.timestamp() + 60
+    requests = len(charts.requests)
+    assert bench.ingest(gecko, backfill=parameters)["status"] == "succeeded"
+    assert len(charts.requests) == requests
 
 
-def test_changes_of_the_live_format_are_none_of_the_past(bench: Bench, gecko: Source) -> None:
-    policed = replace(gecko, drift={"*": "discard"})
+def test_drift_of_the_live_format_does_not_affect_the_history(bench: Bench, gecko: Source) -> None:
+    discarding = replace(gecko, drift={"*": "discard"})
     coins = [
         {"id": id_, "symbol": id_[:3], "name": id_.title(), "currentPrice": 1, "last_updated": "2026-01-01T00:01:00Z"}
         for id_ in ("bitcoin", "ether")
     ] * 5
-    bench.ingest(saying(policed, coins))
+    bench.ingest(serving(discarding, coins))
     assert bench.one("SELECT count(*) FROM drift WHERE accepted_at IS NULL") > 0
-    for run in (bench.ingest(policed, backfill=of()), bench.ingest(policed, replay=ReplayParameters(run=None))):
+    for run in (
+        bench.ingest(discarding, backfill=backfill()),
+        bench.ingest(discarding, replay=ReplayParameters(run=None)),
+    ):
         assert bench.one("SELECT sum(fetched) - sum(rejected) FROM pages WHERE run = :run", run=run["id"]) >= 110
 
 
-def test_a_replay_leaves_what_the_backfill_left(bench: Bench, gecko: Source, content: Callable[[Engine], str]) -> None:
+def test_a_replay_of_a_source_changes_nothing_that_its_backfill_loaded(
+    bench: Bench, gecko: Source, content: Callable[[Engine], str]
+) -> None:
     live = {"id": "bitcoin", "symbol": "bit", "name": "Bitcoin", "current_price": 5, "market_cap_rank": 1}
-    bench.ingest(saying(gecko, [{**live, "last_updated": (BEGIN + DAY).isoformat()}]))
-    bench.ingest(gecko, backfill=of())
+    bench.ingest(serving(gecko, [{**live, "last_updated": (BEGIN + DAY).isoformat()}]))
+    bench.ingest(gecko, backfill=backfill())
     before = content(bench.engine)
     bench.ingest(gecko, replay=ReplayParameters())
     assert content(bench.engine) == before
 
 
-def test_a_dry_run_says_what_would_be_fetched(bench: Bench, gecko: Source, charts: Charts) -> None:
+def test_a_plan_counts_the_spans_that_would_be_fetched_and_requests_none(
+    bench: Bench, gecko: Source, charts: Charts
+) -> None:
     charts.before = lambda number: Response("{}", 400) if number == 2 else None
-    bench.ingest(gecko, backfill=of())
-    asked = len(charts.asked)
+    bench.ingest(gecko, backfill=backfill())
+    requests = len(charts.requests)
     for existing, spans in (("skip", SPANS), ("retry", SPANS + 1), ("repeat", 2 * SPANS)):
-        planned = plan_backfill(bench.engine, gecko, of("bitcoin", "ether", "nothing", existing=existing), NOW)
-        assert (planned.listings, planned.spans, planned.skipped) == (2, spans, 2 * SPANS - spans)
-        assert planned.missing == ["nothing"]
-    assert len(charts.asked) == asked
+        parameters = backfill("bitcoin", "ether", "nothing", existing=existing)
+        plan = plan_backfill(bench.engine, gecko, parameters, NOW)
+        assert (plan.listings, plan.spans, plan.skipped) == (2, spans, 2 * SPANS - spans)
+        assert plan.missing == ["nothing"]
+    assert len(charts.requests) == requests
 
 
-def test_what_a_backfill_brought_is_replayed_like_all_else(
+def test_the_pages_of_a_backfill_are_replayed_like_all_others(
     bench: Bench, gecko: Source, content: Callable[[Engine], str]
 ) -> None:
-    bench.ingest(gecko, backfill=of())
+    bench.ingest(gecko, backfill=backfill())
     before = content(bench.engine)
     bench.rows("TRUNCATE quotes, latest_quotes")
     assert bench.ingest(gecko, replay=ReplayParameters())["status"] == "succeeded"
     assert content(bench.engine) == before
 
 
-def test_an_item_of_the_past_that_is_none_is_a_reject(bench: Bench, gecko: Source, charts: Charts) -> None:
+def test_a_malformed_item_of_the_history_is_a_reject_and_a_malformed_body_makes_the_run_wait(
+    bench: Bench, gecko: Source, charts: Charts
+) -> None:
     charts.before = lambda _: Response(
         json.dumps({"prices": [[1_600_041_600_000, "x"], ["y", 2], [3], [1_600_128_000_000, 4]]}),
         content_type="application/json",
     )
-    run = bench.ingest(gecko, backfill=of(observed_from=END - DAY))
+    run = bench.ingest(gecko, backfill=backfill(observed_from=END - DAY))
     assert counters(bench, run["id"])[5] == 2
     charts.before = lambda _: Response('{"prices": 7}', content_type="application/json")
-    assert bench.ingest(gecko, backfill=of(existing="repeat"))["status"] == "waiting"
+    assert bench.ingest(gecko, backfill=backfill(existing="repeat"))["status"] == "waiting"
 
 
-def test_a_recording_of_coingeckos_chart_loads(bench: Bench, gecko: Source, charts: Charts, real_data: Path) -> None:
-    recording = (real_data / "coingecko" / "market_chart.btc.90d.daily.json").read_bytes()
+def test_a_recording_of_coingeckos_chart_loads(
+    bench: Bench, gecko: Source, charts: Charts, recordings: Recordings
+) -> None:
+    recording = recordings.file("coingecko/market_chart.*.json").read_bytes()
     charts.before = lambda _: Response(recording, content_type="application/json")
-    run = bench.ingest(gecko, backfill=of(observed_from=END - DAY))
-    sent: list[Any] = json.loads(recording, parse_float=Decimal)["prices"][:-1]  # the last is of the call's own time
-    there = bench.rows("SELECT price FROM quotes WHERE run = :run ORDER BY observed_at", run=run["id"])
-    assert [row["price"] for row in there] == [price for _, price in sent]
+    run = bench.ingest(gecko, backfill=backfill(observed_from=END - DAY))
+    # The last price has the time of the request.
+    sent: list[Any] = json.loads(recording, parse_float=Decimal)["prices"][:-1]
+    stored = bench.rows("SELECT price FROM quotes WHERE run = :run ORDER BY observed_at", run=run["id"])
+    assert [row["price"] for row in stored] == [price for _, price in sent]
 
 
-def test_killed_in_the_middle_it_resumes_at_its_span(
+def test_a_backfill_whose_worker_is_killed_resumes_at_the_span_it_reached(
     engine: Engine, settings: Settings, start: Start, bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     cursor, gate = live_cursor(bench), Gate()
-    charts.before = lambda number: gate.pass_through() if number == 2 else None  # type: ignore[func-returns-value]  # it answers nothing
-    wanted = RunRequest("coingecko", backfill=of())
-    [requested] = request_runs(engine, [wanted], requested_by="test")
+    charts.before = lambda number: gate.pass_through() if number == 2 else None  # type: ignore[func-returns-value]  # it returns None, so the chart is served
+    request = RunRequest("coingecko", backfill=backfill())
+    [requested] = request_runs(engine, [request], requested_by="test")
     worker = start("worker", COINGECKO_URL=charts.url)
     assert gate.reached.wait(20)
     worker.kill()
     gate.open.set()
     start("worker", COINGECKO_URL=charts.url)
     assert ended(engine, requested.run, settings) == "succeeded"
-    assert len(charts.asked) == SPANS + 1
-    assert charts.asked[1] == charts.asked[2]
-    assert days_in(bench) == 110
+    assert len(charts.requests) == SPANS + 1
+    assert charts.requests[1] == charts.requests[2]
+    assert loaded_days(bench) == 110
     assert live_cursor(bench) == cursor
+
+
+# The spans that backfills of a listing have processed
+
+
+def span(first: int, last: int) -> tuple[datetime, datetime]:
+    return NOW + first * DAY, NOW + last * DAY
+
+
+def test_adjacent_and_overlapping_spans_are_merged_whatever_their_order() -> None:
+    coverage = Coverage.of(None, run="a")
+    for first, last in ((4, 6), (0, 2), (2, 3), (5, 8)):
+        coverage.add(span(first, last))
+    assert coverage.covered == coverage.mine == [span(0, 3), span(4, 8)]
+
+
+def test_a_cursor_restores_the_coverage_of_its_run() -> None:
+    coverage = Coverage.of(None, run="a")
+    coverage.add(span(0, 1))
+    coverage.add(span(2, 3), TerminalError("no data", code="upstream_refused"))
+    cursor = json.loads(json.dumps(coverage.cursor("a")))
+    assert Coverage.of(cursor, run="a") == coverage
+    assert coverage.error == {"code": "upstream_refused", "detail": "no data"}
+
+
+def test_another_run_keeps_what_was_loaded_and_starts_with_no_spans_and_no_error_of_its_own() -> None:
+    first = Coverage.of(None, run="a")
+    first.add(span(0, 1))
+    first.add(span(2, 3), TerminalError("no data"))
+    second = Coverage.of(first.cursor("a"), run="b")
+    assert (second.covered, second.refused, second.mine, second.error) == ([span(0, 1)], [span(2, 3)], [], None)
+    assert second.to_skip("skip") == [span(0, 1), span(2, 3)]
+    assert second.to_skip("retry") == [span(0, 1)]
+    assert second.to_skip("repeat") == []
+
+
+def test_a_span_that_a_run_has_processed_is_skipped_by_that_run_even_when_it_repeats() -> None:
+    coverage = Coverage.of(None, run="a")
+    coverage.add(span(0, 1))
+    coverage.add(span(2, 3), TerminalError("no data"))
+    assert coverage.to_skip("repeat") == coverage.to_skip("retry") == [span(0, 1), span(2, 3)]
+
+
+def test_a_refused_span_that_is_loaded_later_is_no_longer_refused_and_the_first_error_stays() -> None:
+    coverage = Coverage.of(None, run="a")
+    coverage.add(span(0, 1), TerminalError("first"))
+    coverage.add(span(2, 3), TerminalError("second"))
+    coverage.add(span(0, 1))
+    assert (coverage.refused, coverage.covered) == ([span(2, 3)], [span(0, 1)])
+    assert coverage.error is not None
+    assert coverage.error["detail"] == "first"
+
+
+# The adapted source
+
+
+def test_a_source_without_a_history_cannot_be_backfilled(bench: Bench) -> None:
+    with pytest.raises(TerminalError, match="canned declares no history") as error:
+        history_of(canned())
+    assert error.value.code == "no_history"
+    plain = canned()
+    assert with_history(plain) is plain
+
+
+def test_pages_of_backfills_are_mapped_by_the_history_and_all_others_by_the_source() -> None:
+    source = with_history(coingecko.source)
+    chart = json.dumps({"prices": [[1_600_041_600_000, 7]], "market_caps": [], "total_volumes": []}).encode()
+    listing = {"source_asset_id": "bitcoin", "symbol": "btc", "name": "Bitcoin", "quote_currency": "USD"}
+    backfilled = Page(chart, "application/json", {"listing": listing}, FETCHED, None)
+    live = Page(json.dumps([{"id": "ether", "current_price": 5}]).encode(), "application/json", {}, FETCHED, None)
+    [past], [present] = ([source.normalize(fields) for fields in source.parse(page)] for page in (backfilled, live))
+    assert (past["source_asset_id"], past["price"]) == ("bitcoin", 7)
+    assert (present["source_asset_id"], present["price"]) == ("ether", 5)
+    assert (source.format(backfilled), source.format(live)) == (FORMAT, coingecko.source.format(live))
+    refused = replace(backfilled, body=b"", request={"listing": listing, "refused": "no data"})
+    assert list(source.parse(refused)) == []

@@ -1,0 +1,94 @@
+"""Read what comes before a CSV file's first record: the byte order mark, the skipped lines and the header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from sources.contract import TerminalError
+from sources.csv.text import INVALID_CHARACTERS, decode, read_records, split_lines
+from sources.csv.window import ReadOptions, read_lines
+
+BYTE_ORDER_MARKS = {"utf-8": {b"\xef\xbb\xbf": "utf-8"}, "utf-16": {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Preamble:
+    """All bytes before the first record.
+
+    lines:  the number of its lines.
+    header: the names of the columns, from the file or from its declaration.
+    is_unterminated: whether it has no line end (yet).
+    """
+
+    body: bytes
+    lines: int
+    header: list[str]
+    is_unterminated: bool = False
+
+
+def read_byte_order_mark(file: BinaryIO, label: str, encoding: str) -> tuple[bytes, str]:
+    """Return the byte order mark of a file and the encoding that it stands for.
+
+    Raise TerminalError if the declared encoding needs one and there is none.
+    """
+    marks = BYTE_ORDER_MARKS.get(encoding, {})
+    file.seek(0)
+    start = file.read(4)
+    for mark, mark_encoding in marks.items():
+        if start.startswith(mark):
+            return mark, mark_encoding
+    if start and encoding == "utf-16":
+        raise TerminalError(
+            f"{label}: has no byte order mark; declare its encoding as utf-16-le or utf-16-be",
+            code="encoding_unknown",
+        )
+    return b"", encoding
+
+
+def read_preamble(
+    file: BinaryIO, options: ReadOptions, byte_order_mark: bytes, skip_lines: int, header: bool | Sequence[str]
+) -> Preamble | None:
+    """Return the preamble; None while it is being written. Raise TerminalError if the file has no valid header.
+
+    header: True if the file has a header, otherwise the declared names.
+    """
+    data, lines, at_end = read_lines(file, len(byte_order_mark), options.record_bytes, options)
+    terminated_count = len(lines)
+    if at_end and options.is_settled:
+        lines = split_lines(data, options.encoding)
+    names, count = _read_header(lines[skip_lines:], options) if header is True else (list(header or ()), 0)
+    if names is None or len(lines) < skip_lines:
+        if at_end and not options.is_settled:
+            return None
+        raise TerminalError(
+            f"{options.label}: no header in its first {len(data)} bytes, of which {skip_lines} lines are skipped; "
+            "correct the file, or declare its `header` or `skip_lines`",
+            code="header_missing",
+        )
+    if any(INVALID_CHARACTERS.search(name) for name in names):
+        raise TerminalError(
+            f"{options.label}: its header is not valid {options.encoding}; declare the file's encoding",
+            code="header_unreadable",
+        )
+    count += skip_lines
+    length = sum(map(len, lines[:count]))
+    return Preamble(byte_order_mark + data[:length], count, names, is_unterminated=count > terminated_count)
+
+
+def _read_header(lines: list[bytes], options: ReadOptions) -> tuple[list[str] | None, int]:
+    """Return the cells of the first record that is not empty, and the number of lines up to its end."""
+    exhausted = False
+
+    def feed() -> Iterator[str]:
+        nonlocal exhausted
+        yield from (decode(line, options.encoding) for line in lines)
+        exhausted = True
+
+    reader = read_records(feed(), options.delimiter)
+    for record in reader:
+        cells = [cell.strip() for cell in record]
+        if any(cells) and not exhausted:
+            return cells, reader.line_num
+    return None, 0

@@ -1,0 +1,74 @@
+"""Declare what a source may raise: an error that passes with time, one that needs a person, and a rejected item."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+MAX_RETRY_AFTER: Final = 32 * 86_400.0
+"""The longest delay before a retry, in seconds: until the next month, when every monthly budget is new."""
+
+UNTIL_RESUMED: Final = timedelta(days=365_000)
+"""A pause that lasts until somebody resumes the source."""
+
+
+class TransientError(Exception):
+    """The data is not available now. The page is not loaded; the run waits, then resumes at its last cursor.
+
+    detail:      what is wrong, for people. It names the source or the file, and never a secret.
+    code:        the kind of error, for programs; docs/howto/troubleshoot.md lists the codes.
+    retry_after: the minimum delay before the next attempt, in seconds, if the upstream or a limit of our own set one.
+                 With it the run waits at once. Without it the run first loads the source's other partitions.
+    is_failure:  whether the wait counts towards MAX_WAITS, after which the run fails. False if our own rate limit,
+                 budget or circuit breaker prevented the request.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str = "upstream_unavailable",
+        retry_after: float | None = None,
+        is_failure: bool = True,
+    ):
+        super().__init__(detail)
+        self.detail, self.code, self.is_failure = detail, code, is_failure
+        # Ignore a negative or NaN delay.
+        self.retry_after = min(retry_after, MAX_RETRY_AFTER) if retry_after is not None and retry_after >= 0 else None
+
+
+class TerminalError(Exception):
+    """A retry will not help: a person must act. The run loads its other partitions, then fails with this error.
+
+    detail: what is wrong and the next step, for people. It names the source or the file, and never a secret.
+    code:   the kind of error, for programs; docs/howto/troubleshoot.md lists the codes.
+    pause:  how long the source is paused after the run. None: it is not paused.
+    """
+
+    def __init__(self, detail: str, *, code: str = "upstream_refused", pause: timedelta | None = None):
+        super().__init__(detail)
+        self.detail, self.code, self.pause = detail, code, pause
+
+
+class Reject(Exception):
+    """An item cannot become a quote. It is stored in quarantine with its reasons; the page's other items are loaded.
+
+    `normalize` raises it. `parse` may yield it, with the item, for an item that it cannot read.
+
+    field:  the field at fault: of the item, or of the unified record.
+    code:   the kind of error, for programs; counted by `GET /rejects/reasons`.
+    detail: what was expected and what was found, for people.
+    item:   what is stored, if `parse` yields the reject; `normalize` need not pass it.
+    """
+
+    def __init__(self, field: str, code: str, detail: str, *, item: Any = None):
+        super().__init__(f"{field}: {detail}")
+        self.reasons = [{"field": field, "code": code, "detail": detail}]
+        self.item = item
+
+    @classmethod
+    def because(cls, reasons: list[dict[str, str]]) -> Reject:
+        """Return one reject for one or more reasons, each a {"field", "code", "detail"}."""
+        reject = cls(**reasons[0])
+        reject.reasons = reasons
+        return reject

@@ -1,0 +1,177 @@
+"""Assign new listings to assets: by the overrides file, the same id, a known pair of ids, or similar names and ids.
+
+The rules apply in this order. A symbol alone never decides: thousands of coins share theirs. If no rule applies, the
+listing gets a new asset, and the rematch (tasks/identity/rematch.py) may merge that later.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from sources.record_columns import ListingFields
+from store.tables import SYMBOL_KEY
+from tasks.identity.decisions import (
+    BY_OVERRIDES,
+    OVERRIDE,
+    SAME_ID,
+    Overrides,
+    Verdict,
+    add_assets,
+    assets_by_slug,
+)
+from tasks.identity.similarity import Spelling, match_listings
+from tasks.identity.slugs import Slugs
+
+KNOWN_PAIRS = Path(__file__).with_name("known_pairs.csv")
+
+BY_RESOLVER = "resolver"
+"""The author of a rule's decision at the first sight of a listing."""
+
+
+class Assignment(NamedTuple):
+    """The slug of the asset that a listing is assigned to, and why."""
+
+    slug: str
+    verdict: Verdict
+
+
+SAME_ID_VERDICT = Verdict(SAME_ID, BY_RESOLVER)
+NEW_ASSET_VERDICT = Verdict("new", BY_RESOLVER)
+
+
+def assign_assets(
+    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides
+) -> list[Assignment]:
+    """Return the asset of each new listing. Create an asset where none fits."""
+    by_id = _assign_without_comparing(connection, source, listings, overrides)
+    others = [listing for listing in listings if listing.source_asset_id not in by_id]
+    similar = _assign_by_similarity(connection, source, others, {assignment.slug for assignment in by_id.values()})
+    slugs = Slugs(connection, listings)
+    assignments, new_assets = [], []
+    for listing in listings:
+        id_ = listing.source_asset_id
+        assignment = by_id.get(id_) or similar.get(id_)
+        if assignment is None:
+            assignment = Assignment(slugs.reserve(listing), NEW_ASSET_VERDICT)
+            new_assets.append((assignment.slug, listing))
+        # The same id in another quote currency follows.
+        is_override = assignment.verdict.method == OVERRIDE
+        by_id[id_] = assignment if is_override else Assignment(assignment.slug, SAME_ID_VERDICT)
+        assignments.append(assignment)
+    add_assets(connection, new_assets)
+    return assignments
+
+
+def _assign_without_comparing(
+    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides
+) -> dict[str, Assignment]:
+    """Return assignments, by source_asset_id, that need no comparison of names: by override, id or known pair."""
+    by_pair = _assign_by_known_pair(connection, source, listings)
+    by_id = {
+        id_: Assignment(slug, SAME_ID_VERDICT) for id_, slug in _assets_by_id(connection, source, listings).items()
+    }
+    return {**by_pair, **by_id, **_assign_by_override(connection, source, listings, overrides)}
+
+
+def _assign_by_override(
+    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides
+) -> dict[str, Assignment]:
+    """Return the assignments of the overrides file, by source_asset_id.
+
+    Create its assets if necessary. A merged asset becomes one of its own again.
+    """
+    named = {listing.source_asset_id: listing for listing in listings if (source, listing.source_asset_id) in overrides}
+    by_id = {id_: overrides[source, id_] for id_ in named}
+    slugs = [override.asset for override in by_id.values()]
+    existing = assets_by_slug(connection, slugs)
+    connection.execute(
+        text("UPDATE assets SET merged_into = NULL WHERE slug = ANY(:slugs) AND merged_into IS NOT NULL"),
+        {"slugs": slugs},
+    )
+    missing = {override.asset: named[id_] for id_, override in by_id.items() if override.asset not in existing}
+    add_assets(connection, list(missing.items()))
+    return {
+        id_: Assignment(override.asset, Verdict(OVERRIDE, BY_OVERRIDES, reason=override.reason))
+        for id_, override in by_id.items()
+    }
+
+
+def _assign_by_similarity(
+    connection: Connection, source: str, listings: Iterable[ListingFields], taken: Collection[str]
+) -> dict[str, Assignment]:
+    """Return assignments, by source_asset_id, to similar assets that the source does not list.
+
+    taken: slugs of assets that other listings of the page are assigned to.
+    """
+    spellings = {listing.source_asset_id: _spelling(listing) for listing in reversed(list(listings))}
+    rows = connection.execute(
+        text(f"""
+            WITH candidates AS (SELECT * FROM listings WHERE {SYMBOL_KEY} = ANY(:keys))
+            SELECT candidates.symbol, candidates.name, source_asset_id, slug
+              FROM candidates JOIN assets ON assets.id = candidates.asset
+             WHERE NOT EXISTS (SELECT FROM listings AS own
+                                WHERE own.asset = candidates.asset AND own.source = :source)
+        """),
+        {"keys": list({spelling.key for spelling in spellings.values()}), "source": source},
+    )
+    assets: dict[str, list[Spelling]] = {}
+    for row in rows:
+        if row.slug not in taken:
+            assets.setdefault(row.slug, []).append(Spelling(row.symbol, row.name, row.source_asset_id))
+    matches = match_listings(spellings, assets)
+    return {
+        id_: Assignment(
+            slug, Verdict(similarity.method, BY_RESOLVER, similarity.confidence, {"like": spelling.evidence})
+        )
+        for id_, (slug, similarity, spelling) in matches.items()
+    }
+
+
+def _spelling(listing: ListingFields) -> Spelling:
+    return Spelling(listing.symbol, listing.name, listing.source_asset_id)
+
+
+def _assets_by_id(connection: Connection, source: str, listings: Iterable[ListingFields]) -> dict[str, str]:
+    """Return the slugs of the assets, by source_asset_id, that the source lists in another quote currency."""
+    rows = connection.execute(
+        text("""
+            SELECT DISTINCT source_asset_id, slug FROM listings JOIN assets ON assets.id = listings.asset
+             WHERE source = :source AND source_asset_id = ANY(:ids)
+        """),
+        {"source": source, "ids": [listing.source_asset_id for listing in listings]},
+    )
+    return {row.source_asset_id: row.slug for row in rows}
+
+
+def _assign_by_known_pair(
+    connection: Connection, source: str, listings: Iterable[ListingFields]
+) -> dict[str, Assignment]:
+    """Return assignments, by source_asset_id, to assets that another source lists under the paired id."""
+    assignments = {}
+    for id_ in {listing.source_asset_id for listing in listings}:
+        for other_source, other_id in known_pairs().get((source, id_), ()):
+            slug = connection.scalar(
+                text("""
+                    SELECT slug FROM listings JOIN assets ON assets.id = listings.asset
+                     WHERE source = :source AND source_asset_id = :id LIMIT 1
+                """),
+                {"source": other_source, "id": other_id},
+            )
+            if slug:
+                evidence = {"pair": {"source": other_source, "source_asset_id": other_id}}
+                assignments[id_] = Assignment(slug, Verdict("known_pair", BY_RESOLVER, evidence=evidence))
+    return assignments
+
+
+@cache
+def known_pairs() -> Mapping[tuple[str, str], tuple[tuple[str, str], ...]]:
+    """Return, by source and source_asset_id, the ids (also with their source) of the same asset in other sources."""
+    with KNOWN_PAIRS.open(newline="", encoding="utf-8") as file:
+        rows = [[(source, id_) for source, id_ in row.items() if id_] for row in csv.DictReader(file)]
+    return {name: tuple(other for other in row if other != name) for row in rows for name in row}

@@ -1,0 +1,33 @@
+"""The lines of an export: how text, null and empty lines are written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import ColumnElement, Engine, Text, cast, literal, null, select
+
+from app.quotes.export_lines import Line, csv_line, json_line, table_line
+
+NULL: Any = cast(null(), Text)
+
+
+def text(value: str) -> ColumnElement[str]:
+    return cast(literal(value), Text)
+
+
+@pytest.mark.parametrize(
+    ("line", "members", "expected"),
+    [
+        (csv_line, {"name": text('a,"b"'), "price": text("1.50"), "low": NULL}, '"a,""b""",1.50,'),
+        (csv_line, {"price": NULL}, '""'),
+        (table_line, {"price": NULL}, ","),
+        (table_line, {"name": text(""), "price": text("1")}, ',"",1'),
+        (json_line, {"name": text('"'), "price": NULL}, '{"name":"\\"","price":null}'),
+    ],
+)
+def test_a_line_of_each_format(
+    engine: Engine, line: Line, members: dict[str, ColumnElement[Any]], expected: str
+) -> None:
+    with engine.connect() as connection:
+        assert connection.scalar(select(line(members))) == expected

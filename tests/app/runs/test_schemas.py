@@ -1,0 +1,39 @@
+"""A run shows its counters, error and duration; an unknown run is a 404."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.app.quotes.test_data import get
+from tests.app.rows import Rows
+
+
+def test_a_run_shows_its_counters_error_and_duration(api: FlaskClient, rows: Rows) -> None:
+    run = rows.run(status="failed", error_code="upstream_refused", error_detail="402: the quota is used up")
+    rows.page(run, 0, inserted=3, rejected=1)
+    rows.page(run, 1, updated=2, unchanged=4, deduplicated=1, blank=2)
+    shown = get(api, f"/runs/{run}")
+    assert shown["counters"] == {
+        "pages": 2,
+        "fetched": 11,
+        "inserted": 3,
+        "updated": 2,
+        "unchanged": 4,
+        "deduplicated": 1,
+        "rejected": 1,
+        "blank": 2,
+        "bytes": 4,
+    }
+    assert shown["error"] == {"code": "upstream_refused", "detail": "402: the quota is used up"}
+    assert shown["duration_seconds"] == 2.0
+    assert shown["finished_at"] == "2026-01-31T12:00:03Z"
+
+
+@pytest.mark.parametrize("path", ["/runs/7", f"/runs/{uuid.UUID(int=7)}", "/runs/%ff/rejects"])
+def test_an_unknown_run_is_a_404(api: FlaskClient, path: str) -> None:
+    response = api.get(path)
+    assert response.json is not None
+    assert (response.status_code, response.json["code"]) == (404, "unknown_run")

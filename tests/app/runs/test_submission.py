@@ -1,0 +1,55 @@
+"""A request is stored and returns its runs; a repeated one returns the same runs."""
+
+from __future__ import annotations
+
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, func, select
+
+from store.tables import RunRow
+from tests.app.quotes.test_data import get
+from tests.app.runs.run_requests import post_run
+
+
+def test_a_requested_run_is_stored_and_its_location_leads_to_it(api: FlaskClient, token: dict[str, str]) -> None:
+    response = post_run(api, token, {"source": "coingecko"}, **{"X-Request-ID": "mine"})
+    assert response.status_code == 202
+    [run] = response.json["data"]
+    assert (run["source"], run["kind"], run["status"], run["parameters"]) == ("coingecko", "live", "queued", {})
+    assert response.headers["Location"] == f"/runs/{run['id']}"
+    stored = get(api, response.headers["Location"])
+    assert {name: stored[name] for name in run} == run
+
+
+def test_an_unfinished_run_is_returned_for_the_same_parameters_and_conflicts_with_others(
+    api: FlaskClient, token: dict[str, str], engine: Engine
+) -> None:
+    first = post_run(api, token, {"source": "coingecko"}).json["data"][0]["id"]
+    assert post_run(api, token, {"sources": ["coingecko", "coingecko"]}).json["data"][0]["id"] == first
+    conflict = post_run(api, token, {"sources": ["coinpaprika", "coingecko"], "full_refresh": True})
+    assert (conflict.status_code, conflict.json["code"]) == (409, "run_conflict")
+    assert first in conflict.json["detail"]
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(RunRow)) == 1
+
+
+def test_an_idempotency_key_returns_the_same_runs_and_refuses_another_body(
+    api: FlaskClient, token: dict[str, str]
+) -> None:
+    first = post_run(api, token, {"source": "coingecko"}, **{"Idempotency-Key": "k"})
+    again = post_run(api, token, {"source": "coingecko"}, **{"Idempotency-Key": "k"})
+    assert again.json["data"][0]["id"] == first.json["data"][0]["id"]
+    other = post_run(api, token, {"source": "coinpaprika"}, **{"Idempotency-Key": "k"})
+    assert (other.status_code, other.json["code"]) == (422, "idempotency_mismatch")
+    long = post_run(api, token, {"source": "coingecko"}, **{"Idempotency-Key": "k" * 256})
+    assert (long.status_code, long.json["errors"][0]["name"]) == (422, "Idempotency-Key")
+
+
+def test_a_run_records_the_request_id_and_a_valid_traceparent(
+    api: FlaskClient, token: dict[str, str], engine: Engine
+) -> None:
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+    for source, header in (("coingecko", traceparent), ("coinpaprika", "00-x")):
+        post_run(api, token, {"source": source}, **{"X-Request-ID": f"mine-{source}", "traceparent": header})
+    with engine.connect() as connection:
+        rows = connection.execute(select(RunRow.request_id, RunRow.traceparent).order_by(RunRow.source)).all()
+    assert rows == [("mine-coingecko", traceparent), ("mine-coinpaprika", None)]

@@ -1,0 +1,94 @@
+"""/health checks every part; /health/live only that the process responds."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, text
+
+from tests.app.quotes.test_data import get
+from tests.app.rows import NOON, Rows
+from tests.app.runs.anomaly_rows import insert_anomaly
+
+
+def test_health_is_ok_if_every_part_has_sent_a_heartbeat(api: FlaskClient, rows: Rows, broker: Any) -> None:
+    for part in ("worker", "control", "beat"):
+        rows.heartbeat(part, datetime.now(UTC))
+    rows.run()
+    health = get(api, "/health")
+    assert health["status"] == "ok", health
+    assert health["checks"]["sources"]["coingecko"]["last_run_status"] == "succeeded"
+
+
+def test_a_silent_worker_a_failed_source_and_an_old_queued_run_degrade_health(api: FlaskClient, rows: Rows) -> None:
+    rows.heartbeat("worker", NOON)
+    rows.run(status="failed", error_code="upstream_refused")
+    rows.run("coinpaprika", "queued")
+    health = get(api, "/health")
+    checks = health["checks"]
+    assert health["status"] == "degraded"
+    for name in ("worker", "control", "beat"):
+        assert checks[name]["status"] == "down"
+    assert re.fullmatch(r"No heartbeat for more than [\d.]+ s\.", checks["worker"]["detail"])
+    assert checks["worker"]["last_seen"] == "2026-01-31T12:00:00Z"
+    assert checks["beat"]["detail"] == "No heartbeat received yet."
+    assert checks["oldest_queued_run"]["status"] == "degraded"
+    assert checks["oldest_queued_run"]["detail"].startswith("A run has been due for more than ")
+    assert checks["sources"]["coingecko"]["status"] == "degraded"
+    assert checks["sources"]["coingecko"]["detail"] == "The last run failed: upstream_refused."
+
+
+def test_an_open_breaker_degrades_its_source_and_shows_when_requests_resume(api: FlaskClient, rows: Rows) -> None:
+    now = datetime.now(UTC)
+    rows.breaker("coingecko", failures=5, opened_at=now)
+    rows.breaker("coinpaprika", failures=6, opened_at=now - timedelta(hours=1))
+    rows.run()
+    checks = get(api, "/health")["checks"]["sources"]
+    assert (checks["coingecko"]["status"], checks["coingecko"]["last_run_status"]) == ("degraded", "succeeded")
+    assert re.fullmatch(
+        r"Circuit breaker open after 5 failed requests in a row: no requests until 20\d\d-\d\d-\d\dT[\d:]{8}Z\.",
+        checks["coingecko"]["detail"],
+    )
+    assert checks["coinpaprika"]["status"] == "degraded"
+    assert (
+        checks["coinpaprika"]["detail"]
+        == "Circuit breaker half-open after 6 failed requests in a row: one trial request allowed."
+    )
+    assert checks["csv_history"]["status"] == "unknown"
+
+
+def test_a_source_that_has_fallen_behind_is_degraded(api: FlaskClient, rows: Rows) -> None:
+    rows.run(finished_at=NOON)
+    insert_anomaly(rows, None, "late", detail="nothing came in for 9000 s; a good run is expected every 5400 s")
+    check = (api.get("/health").json or {})["checks"]["sources"]["coingecko"]
+    assert check["status"] == "degraded"
+    assert check["detail"].startswith("It has fallen behind: nothing came in for 9000 s")
+
+
+def test_a_recently_committed_page_counts_as_a_heartbeat_of_the_worker(api: FlaskClient, rows: Rows) -> None:
+    rows.page(rows.run(), committed_at=datetime.now(UTC))
+    assert get(api, "/health")["checks"]["worker"]["status"] == "ok"
+
+
+def test_without_a_database_health_is_down_but_the_process_is_live(api_without_database: FlaskClient) -> None:
+    response = api_without_database.get("/health")
+    assert response.json is not None
+    assert (response.status_code, response.json["status"]) == (503, "down")
+    assert response.json["checks"]["database"]["status"] == "down"
+    assert response.json["checks"]["worker"] == {"status": "unknown", "detail": "The database is down."}
+    assert response.json["api_latency_seconds"] < 3000
+    assert get(api_without_database, "/health/live")["status"] == "ok"
+
+
+@pytest.mark.parametrize("table", ["heartbeats", "sources"])
+def test_missing_tables_are_reported_with_the_next_step(api: FlaskClient, engine: Engine, table: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP TABLE {table} CASCADE"))
+    response = api.get("/health")
+    assert response.json is not None
+    assert response.status_code == 503
+    assert "alembic upgrade head" in response.json["checks"]["database"]["detail"]

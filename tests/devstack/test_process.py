@@ -1,0 +1,73 @@
+"""Processes that are started and ended together with everything they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from devstack.process import family, is_gone, last_lines, same_user, spawn, terminate, wait_gone
+from tests.devstack.stack import wait_until
+
+PARENT = "trap 'exit 3' TERM; sleep 600 & echo ready; wait"
+
+
+def start(log: Path, script: str) -> subprocess.Popen[bytes]:
+    process = spawn(
+        same_user(), ["/bin/sh", "-c", script], log=log, death_signal=signal.SIGKILL, env=os.environ, cwd="/"
+    )
+    wait_until(lambda: "ready" in log.read_text())
+    return process
+
+
+def test_a_terminated_process_takes_its_children_with_it(tmp_path: Path) -> None:
+    process = start(tmp_path / "log", PARENT)
+    processes = family(process.pid)
+    assert len(processes) == 2
+    terminate(process, signal.SIGTERM, grace=10)
+    assert process.returncode == 3
+    assert wait_gone(processes, 0) == []
+
+
+def test_a_process_that_ignores_its_signal_is_killed_after_the_grace(tmp_path: Path) -> None:
+    process = start(tmp_path / "log", "trap '' TERM; echo ready; while :; do sleep 600; done")
+    processes = family(process.pid)
+    terminate(process, signal.SIGTERM, grace=0)
+    assert process.returncode == -signal.SIGKILL
+    assert wait_gone(processes, 0) == []
+
+
+def test_a_spawned_process_leads_its_session_and_only_the_owner_reads_its_log(tmp_path: Path) -> None:
+    process = start(tmp_path / "log", PARENT)
+    try:
+        assert os.getsid(process.pid) == process.pid
+        assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+    finally:
+        terminate(process, signal.SIGTERM, grace=10)
+
+
+def test_a_zombie_counts_as_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    [child] = family(process.pid)
+    wait_until(lambda: is_gone(child))
+    process.wait()
+    assert family(process.pid) == []
+
+
+def test_the_last_lines_of_a_log_leave_out_what_was_there_before(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert last_lines(log) == ""
+    log.write_text("before\n" + "".join(f"{number}\n" for number in range(20)))
+    assert last_lines(log, 2) == "18\n19"
+    assert last_lines(log, 30, since=len("before\n")).splitlines()[0] == "0"
+
+
+def test_an_account_tells_whether_it_can_run_a_command_and_write_in_a_folder(tmp_path: Path) -> None:
+    account = same_user()
+    assert account.can_run("/bin/sh", "-c", "exit 0")
+    assert not account.can_run("/bin/sh", "-c", "exit 1")
+    assert not account.can_run("/nothing/here")
+    assert account.can_write_in(tmp_path)
+    assert not account.can_write_in(tmp_path / "missing")

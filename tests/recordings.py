@@ -1,0 +1,69 @@
+"""What tests read in place of the upstreams: invented recordings, and real ones where there is a folder of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.data import upstreams
+from tests.data.content import DATA
+from tests.processes import ROOT
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """A folder with `coinpaprika`, `coingecko` and `csv`, and what is known of its coins.
+
+    shared_coin: a coin of both upstreams: its slug, and its ids at CoinGecko and CoinPaprika.
+    """
+
+    name: str
+    folder: Path
+    tickers: int
+    no_market_cap: int
+    no_max_supply: int
+    markets: int
+    shared_coin: tuple[str, str, str]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def file(self, pattern: str) -> Path:
+        """Return the one file that matches, of those that hold bodies."""
+        [file] = (file for file in self.folder.glob(pattern) if not file.name.endswith(".headers.json"))
+        return file
+
+    def response(self, name: str) -> tuple[bytes, int, dict[str, str]]:
+        """Return the body of a recording, its status, and its headers by their names in lower case."""
+        told = json.loads((self.folder / f"{name}.headers.json").read_text())
+        return self.file(f"{name}.*").read_bytes(), told["status"], told["headers"]
+
+    @property
+    def all_tickers(self) -> Path:
+        return self.file("coinpaprika/tickers.full.*.json")
+
+    @property
+    def first_markets(self) -> Path:
+        return self.file("coingecko/markets.p1.*.json")
+
+
+SYNTHETIC = Recordings(
+    "synthetic",
+    DATA / "recordings",
+    upstreams.TICKERS,
+    upstreams.NO_MARKET_CAP,
+    upstreams.NO_MAX_SUPPLY,
+    upstreams.MARKETS,
+    ("kestrelon", "kestrelon", "kst-kestrelon"),
+)
+REAL = Recordings(
+    "real",
+    Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "real-data")),
+    2541,
+    680,
+    1998,
+    250,
+    ("bitcoin", "bitcoin", "btc-bitcoin"),
+)

@@ -1,0 +1,48 @@
+"""The byte order mark, the skipped lines and the header are as declared, or the file is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sources.contract import TerminalError
+
+
+@pytest.mark.parametrize("byte_order_mark", [b"\xff\xfe", b"\xfe\xff"])
+def test_the_byte_order_mark_of_utf_16_decides_the_byte_order(read: Any, byte_order_mark: bytes) -> None:
+    text = "day,price\n2024-01-02,1\n".encode("utf-16-le" if byte_order_mark == b"\xff\xfe" else "utf-16-be")
+    assert read(byte_order_mark + text, encoding="utf-16").prices == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "declaration", "code", "text"),
+    [
+        (b"time,price\n", {}, "columns_missing", r"\['day'\].*'time', 'price'"),
+        (b"day;price\n1;2\n", {}, "columns_missing", r"\['day', 'price'\].*'day;price'.*delimiter"),
+        (b"day,price,price\n1,2,3\n", {}, "columns_ambiguous", r"\['price'\].*skip_lines"),
+        ("day,price\n".encode("utf-16"), {}, "header_unreadable", "declare the file's encoding"),
+        ("day,price\n".encode("utf-16-le"), {"encoding": "utf-16"}, "encoding_unknown", "utf-16-le or utf-16-be"),
+        (b"a banner\n", {"skip_lines": 1}, "header_missing", "1 lines"),
+        (b"\n\n,,\n", {}, "header_missing", "no header"),
+        (b'"day,price\n2024-01-02,1\n', {}, "header_missing", "no header"),
+        (b"x\n", {"skip_lines": 2, "header": ("day", "price")}, "header_missing", "2 lines"),
+        (b"x" * 300_000, {}, "header_missing", "262144"),
+    ],
+)
+def test_a_file_that_is_not_as_declared_is_named_with_its_content_and_the_next_step(
+    read: Any, content: bytes, declaration: dict[str, Any], code: str, text: str
+) -> None:
+    with pytest.raises(TerminalError, match=rf"^csv_test: file\.csv: .*{text}") as raised:
+        read(content, **declaration)
+    assert raised.value.code == code
+
+
+def test_a_skipped_line_may_contain_anything(read: Any) -> None:
+    outcome = read('An "unclosed\nday,price\n2024-01-02,1\n', skip_lines=1)
+    assert (outcome.prices, outcome.blank) == (["1"], 0)
+
+
+def test_a_file_without_a_header_has_the_declared_columns(read: Any) -> None:
+    outcome = read("1,2024-01-02\n2,2024-01-03\n", header=("price", "day"))
+    assert outcome.prices == ["1", "2"]

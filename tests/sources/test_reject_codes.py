@@ -1,0 +1,28 @@
+"""Every code with which an item is rejected is explained."""
+
+from __future__ import annotations
+
+import ast
+
+from sources.reject_codes import REJECT_CODES
+from tests.code import calls, texts
+
+DECLARED = {"missing", "no_price", "unknown_field"}
+"""Codes that sources/record.py declares as messages of its fields."""
+
+
+def raised_codes() -> set[str]:
+    codes = set(DECLARED)
+    for call in calls():
+        name = ast.unparse(call.func)
+        if name in ("_field_error", "Unreadable"):
+            codes |= set(texts(call.args[0]))
+        elif name == "Reject" and len(call.args) == 3:
+            codes |= set(texts(call.args[1]))
+    return codes
+
+
+def test_every_code_that_is_raised_is_explained() -> None:
+    codes = raised_codes()
+    assert {"not_a_number", "high_below_low", "ragged"} <= codes
+    assert codes <= set(REJECT_CODES)

@@ -1,0 +1,16 @@
+"""What a run's pages became, as the table `pages` counts it."""
+
+from __future__ import annotations
+
+from tests.tasks.conftest import Bench
+
+COUNTERS = """
+    SELECT sum(fetched) AS fetched, sum(inserted) AS inserted, sum(updated) AS updated, sum(unchanged) AS unchanged,
+           sum(deduplicated) AS deduplicated, sum(rejected) AS rejected
+      FROM pages WHERE run = :run
+"""
+
+
+def counters(bench: Bench, run: object) -> tuple[int, ...]:
+    """Return the sums of fetched, inserted, updated, unchanged, deduplicated and rejected over a run's pages."""
+    return tuple(bench.rows(COUNTERS, run=run)[0].values())

@@ -1,0 +1,79 @@
+"""Pairs of assets are found by a common symbol, if no source lists both."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tasks.identity.candidate_pairs import Asset, Pair, best_similarity, find_pairs
+from tasks.identity.similarity import NAME, PART_OF_NAME, Spelling
+
+CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def asset(id_: int, source: str, *spellings: tuple[str, str], decided_by_people: bool = False) -> Asset:
+    """Return an asset of one source. spellings: symbols with names."""
+    return Asset(
+        id_,
+        f"asset-{id_}",
+        CREATED,
+        listing_ids={10 * id_},
+        sources={source},
+        spellings=[Spelling(symbol, name, "") for symbol, name in spellings],
+        decided_by_people=decided_by_people,
+    )
+
+
+def ids_of(pairs: list[Pair]) -> list[tuple[int, int, bool]]:
+    return [(pair.older.id, pair.newer.id, pair.is_unambiguous) for pair in pairs]
+
+
+def test_assets_with_a_common_symbol_are_a_pair() -> None:
+    pairs = find_pairs([asset(1, "a", ("ACM", "Acme")), asset(2, "b", ("acm", "Acme")), asset(3, "b", ("ANV", "Acme"))])
+    assert ids_of(pairs) == [(1, 2, True)]
+    assert pairs[0].ids == {1, 2}
+    assert pairs[0].listing_ids == {10, 20}
+    assert pairs[0].keys == {"acm"}
+
+
+def test_assets_of_one_source_are_no_pair() -> None:
+    assert find_pairs([asset(1, "a", ("ACM", "Acme")), asset(2, "a", ("ACM", "Acme"))]) == []
+
+
+def test_a_symbol_without_letters_pairs_nothing() -> None:
+    assert find_pairs([asset(1, "a", ("💩", "Acme")), asset(2, "b", ("?", "Acme"))]) == []
+
+
+def test_a_third_asset_with_the_symbol_makes_pairs_ambiguous() -> None:
+    assets = [asset(number, source, ("ACM", "Acme")) for number, source in ((1, "a"), (2, "b"), (3, "b"))]
+    assert ids_of(find_pairs(assets)) == [(1, 2, False), (1, 3, False)]
+
+
+def test_a_dollar_before_the_symbol_makes_another_symbol_where_two_have_the_plain_one() -> None:
+    plain = [asset(1, "a", ("ACM", "Acme")), asset(2, "b", ("acm", "Acme"))]
+    with_dollar = asset(3, "b", ("$ACM", "Acme"))
+    assert ids_of(find_pairs([*plain, with_dollar])) == [(1, 2, True), (1, 3, False)]
+    assert ids_of(find_pairs([plain[0], with_dollar])) == [(1, 3, True)]
+
+
+@pytest.mark.parametrize("symbol", ["ACM", "ANV"])
+def test_a_pair_is_ambiguous_if_either_of_its_symbols_is(symbol: str) -> None:
+    symbols = ("ACM", "Acme"), ("ANV", "Acme")
+    third = asset(3, "b", (symbol, "Acme"))
+    assert ids_of(find_pairs([asset(1, "a", *symbols), asset(2, "b", *symbols), third]))[0] == (1, 2, False)
+
+
+def test_rules_leave_alone_what_people_decided_and_what_is_ambiguous() -> None:
+    by_rule, by_person = asset(1, "a"), asset(2, "b", decided_by_people=True)
+    assert Pair(by_rule, by_rule, is_unambiguous=True).is_open_to_rules
+    assert not Pair(by_rule, by_rule, is_unambiguous=False).is_open_to_rules
+    assert not Pair(by_rule, by_person, is_unambiguous=True).is_open_to_rules
+    assert not Pair(by_person, by_rule, is_unambiguous=True).is_open_to_rules
+
+
+def test_the_strongest_evidence_of_any_two_listings_counts() -> None:
+    older = asset(1, "a", ("ACM", "Acme Rockets"), ("ACM", "Acme"))
+    assert best_similarity(Pair(older, asset(2, "b", ("ACM", "Acme")), True), {}) == NAME
+    assert best_similarity(Pair(older, asset(2, "b", ("ACM", "Acme Anvils")), True), {}) == PART_OF_NAME
+    assert best_similarity(Pair(older, asset(2, "b", ("ANV", "Acme")), True), {}) is None

@@ -1,0 +1,119 @@
+"""Assets that people separated are no candidates; other decisions of people do not hide later duplicates."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from tasks.identity.decisions import Override
+from tasks.identity.kept_apart import ApartDecisions, apart_decisions
+from tasks.identity.rematch import rematch_assets
+from tests.tasks.assets import (
+    add_acme_twice,
+    add_sources,
+    assets,
+    merge,
+    pin,
+    query,
+    quote,
+    resolve,
+    split,
+    undo,
+)
+from tests.tasks.identity.candidates import candidates
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+pytestmark = pytest.mark.usefixtures("sources")
+
+
+@pytest.fixture
+def sources(engine: Engine) -> None:
+    add_sources(engine)
+
+
+def test_a_merge_that_a_person_undid_is_not_repeated(engine: Engine) -> None:
+    add_acme_twice(engine)
+    rematch_assets(engine, {})
+    [row] = query(engine, "SELECT change FROM decisions WHERE decided_by = 'second_look'")
+    undo(engine, row.change)
+    rematch_assets(engine, {})
+    assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
+    assert candidates(engine) == []
+
+
+def test_assets_that_a_person_merged_can_be_candidates_for_later_ones(engine: Engine) -> None:
+    add_acme_twice(engine, second="Road Runner")
+    merge(engine, "road-runner", "acme")
+    resolve(engine, "csv_history", quote("ACM", "ACM", "Acme Anvils"))
+    rematch_assets(engine, {})
+    assert assets(engine) == {"acme": ["acm-1", "second"], "road-runner": [], "acme-anvils": ["ACM"]}
+    assert candidates(engine) == [("acme", "acme-anvils", "symbol_and_part_of_name", None)]
+
+
+def test_assets_that_a_person_separated_are_no_candidates(engine: Engine) -> None:
+    add_acme_twice(engine, second="Acme")
+    resolve(engine, "csv_history", quote("third", "acm", "Road Runner"))
+    split(engine, "acme", [("coingecko", "second")])
+    rematch_assets(engine, {})
+    assert candidates(engine) == []
+    merge(engine, "acme", "road-runner")
+    rematch_assets(engine, {})
+    assert assets(engine) == {"acme": [], "acme-acm": ["second"], "road-runner": ["acm-1", "third"]}
+    assert candidates(engine) == []
+
+
+def test_a_pin_keeps_an_asset_apart_from_existing_assets_but_not_from_later_ones(engine: Engine) -> None:
+    add_acme_twice(engine)
+    pinning = pin(engine, "acme", [("coinpaprika", "acm-1")])
+    rematch_assets(engine, {})
+    assert candidates(engine) == []
+    resolve(engine, "csv_history", quote("ACM", "ACM", "Acme Anvils"))
+    rematch_assets(engine, {})
+    assert ("acme", "acme-anvils", "symbol_and_part_of_name", None) in candidates(engine)
+    assert not [pair for pair in candidates(engine) if set(pair) > {"acme", "acme-rockets"}]
+    undo(engine, pinning)
+    rematch_assets(engine, {})
+    assert ("acme", "acme-rockets", "symbol_and_part_of_name", None) in candidates(engine)
+
+
+def test_an_override_separates_only_as_long_as_its_line_stands(engine: Engine) -> None:
+    add_acme_twice(engine, second="Acme")
+    overrides = {("coingecko", "second"): Override("rockets", "")}
+    rematch_assets(engine, overrides)
+    ids = {row.slug: row.id for row in query(engine, "SELECT slug, id FROM assets")}
+    with engine.connect() as connection:
+        assert apart_decisions(connection).separated == {(ids["acme"], ids["rockets"])}
+    rematch_assets(engine, {})
+    with engine.connect() as connection:
+        assert apart_decisions(connection).separated == set()
+
+
+def test_a_separation_does_not_count_after_its_listing_was_moved_on(engine: Engine) -> None:
+    for source, id_ in (("coinpaprika", "first"), ("coingecko", "second"), ("csv_history", "third")):
+        resolve(engine, source, quote(id_, "ACM", "Acme"))
+    resolve(engine, "coingecko", quote("road", "RUN", "Road Runner"))
+    split(engine, "acme", [("coingecko", "second"), ("csv_history", "third")])
+    pin(engine, "road-runner", [("csv_history", "third")])
+    ids = {row.slug: row.id for row in query(engine, "SELECT slug, id FROM assets")}
+    acme, road_runner, split_off = ids["acme"], ids["road-runner"], ids["acme-acm"]
+    with engine.connect() as connection:
+        assert apart_decisions(connection).separated == {(acme, split_off), (road_runner, split_off)}
+
+
+def test_a_separation_counts_in_either_order() -> None:
+    decisions = ApartDecisions(separated={(1, 2)})
+    assert decisions.keep_apart(1, 2, {})
+    assert decisions.keep_apart(2, 1, {})
+    assert not decisions.keep_apart(1, 3, {})
+
+
+def test_a_pin_counts_only_against_assets_that_existed_before_it() -> None:
+    decisions = ApartDecisions(pinned_at={1: NOON})
+    created_at = {1: NOON, 2: NOON - timedelta(hours=1), 3: NOON + timedelta(hours=1)}
+    assert decisions.keep_apart(1, 2, created_at)
+    assert decisions.keep_apart(2, 1, created_at)
+    assert not decisions.keep_apart(1, 3, created_at)
+    assert not decisions.keep_apart(2, 3, created_at)

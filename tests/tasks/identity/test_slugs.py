@@ -1,0 +1,47 @@
+"""Slugs are plain, readable and free."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine
+
+from sources.record_columns import ListingFields
+from tasks.identity.slugs import Slugs
+from tests.tasks.assets import query
+
+
+def listing(name: str, symbol: str = "BTC2", id_: str = "some-id") -> ListingFields:
+    return ListingFields(id_, symbol, name, "USD")
+
+
+def reserve(engine: Engine, *listings: ListingFields) -> list[str]:
+    with engine.connect() as connection:
+        slugs = Slugs(connection, listings)
+        return [slugs.reserve(listing) for listing in listings]
+
+
+@pytest.mark.parametrize(
+    ("fields", "slug"),
+    [
+        (listing("Bitcoin"), "bitcoin"),
+        (listing("  Héllo & Co. (BSC)"), "hello-co-bsc"),
+        (listing("美元 币", id_="mei-usd"), "mei-usd"),
+        (listing("💩", id_="💩"), "asset"),
+    ],
+)
+def test_a_slug_is_made_of_the_name_or_else_of_the_id(engine: Engine, fields: ListingFields, slug: str) -> None:
+    assert reserve(engine, fields) == [slug]
+
+
+def test_a_taken_slug_gets_the_symbol_and_then_a_number(engine: Engine) -> None:
+    assert reserve(engine, *[listing("Bitcoin")] * 4) == ["bitcoin", "bitcoin-btc2", "bitcoin-btc2-2", "bitcoin-btc2-3"]
+
+
+def test_slugs_of_stored_assets_are_taken(engine: Engine) -> None:
+    for slug in ("bitcoin", "bitcoin-btc2", "bitcoin-btc2-2"):
+        query(engine, "INSERT INTO assets (slug, symbol, name) VALUES (:slug, 'BTC', 'Bitcoin')", slug=slug)
+    assert reserve(engine, listing("Bitcoin")) == ["bitcoin-btc2-3"]
+
+
+def test_a_symbol_without_letters_adds_nothing_to_a_slug(engine: Engine) -> None:
+    assert reserve(engine, *[listing("Bitcoin", symbol="💩")] * 3) == ["bitcoin", "bitcoin-2", "bitcoin-3"]

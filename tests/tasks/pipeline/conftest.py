@@ -1,0 +1,86 @@
+"""Connections that a test can cut, and the parts of a slice that load single pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from settings import Settings
+from sources.contract import Page, Source
+from sources.http.client import Access, HttpClient
+from store.engine import make_engine
+from tasks.pipeline.commit import commit_page
+from tasks.pipeline.copy_rows import CopyRows
+from tasks.pipeline.load import Counters
+from tasks.pipeline.prepare import PagePreparer, PreparedPage
+from tasks.runs.claims import Claim, claim_run
+from tasks.runs.leases import Lease, take_lease
+from tests.tasks.conftest import Bench
+from tests.upstreams import FETCHED
+from tests.wire import Wire
+
+
+@pytest.fixture
+def wire(settings: Settings) -> Iterator[Wire]:
+    with Wire(settings.database_url) as wire:
+        yield wire
+
+
+@pytest.fixture
+def wired(bench: Bench, wire: Wire) -> Iterator[Bench]:
+    """The bench, with a connection to Postgres that the wire can cut."""
+    engine = make_engine(wire.url, "wired", transaction_timeout=bench.settings.transaction_timeout)
+    yield replace(bench, engine=engine)
+    engine.dispose()
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A claimed run with a leased partition: prepares and commits single pages, as a slice does."""
+
+    claim: Claim
+    lease: Lease
+    preparer: PagePreparer
+
+    def prepare(self, page: Page) -> PreparedPage:
+        return PreparedPage(page, self.preparer.normalize(page), None)
+
+    def rows(self, page: Page) -> CopyRows:
+        return self.preparer.rows(self.prepare(page))
+
+    def commit(self, bench: Bench, page: Page) -> tuple[int, Counters]:
+        prepared = self.prepare(page)
+        rows, deadline = self.preparer.rows(prepared), self.preparer.retry_deadline()
+        return commit_page(bench.engine, self.lease, page, prepared.normalized, rows, deadline)
+
+
+OpenRunOf = Callable[..., OpenRun]
+
+
+@pytest.fixture
+def open_run(bench: Bench) -> Iterator[OpenRunOf]:
+    """Return a function that requests and claims a run of a source, and leases a partition. Its time is FETCHED."""
+    with ExitStack() as stack:
+
+        def open_run(source: Source, partition: str = "", **parameters: Any) -> OpenRun:
+            claim = claim_run(bench.engine, bench.request(source, **parameters))
+            assert claim
+            access = Access(
+                source=source.name,
+                url="",
+                headers={},
+                deadline=bench.settings.request_deadline,
+                max_body=bench.settings.max_body_bytes,
+                spend=lambda: None,
+                answered=lambda _: None,
+                clock=lambda: FETCHED,
+            )
+            http = stack.enter_context(closing(HttpClient(access)))
+            preparer = PagePreparer(bench.engine, bench.settings, source, claim, lambda: FETCHED, http)
+            return OpenRun(claim, take_lease(bench.engine, claim, partition, bench.settings.lease), preparer)
+
+        yield open_run

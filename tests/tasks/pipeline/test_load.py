@@ -1,0 +1,291 @@
+"""A page is loaded in one transaction: its quotes, rejects, body and checkpoint, and each of them once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from settings import secrets_in
+from sources.contract import Page, Reject
+from tasks.pipeline.load import MAX_LISTINGS_PER_PAGE, pass_fence
+from tasks.runs.claims import ClaimLost
+from tasks.runs.leases import Cancelled, LeaseLost
+from tasks.runs.requests import request_cancel
+from tasks.runtime.safe_text import MAX_DETAIL
+from tests.tasks.conftest import Bench
+from tests.tasks.counters import counters
+from tests.tasks.pipeline.conftest import OpenRunOf
+from tests.upstreams import FETCHED, OBSERVED, canned, item
+
+HOUR = timedelta(hours=1)
+
+
+# Quotes
+
+
+def test_loading_twice_is_loading_once(bench: Bench, content: Callable[[Engine], str]) -> None:
+    source = canned([item(0), item(1)], [item(2)])
+    first = bench.ingest(source)
+    loaded = content(bench.engine)
+    second = bench.ingest(source)
+    assert (first["status"], second["status"]) == ("succeeded", "succeeded")
+    assert counters(bench, first["id"]) == (3, 3, 0, 0, 0, 0)
+    assert counters(bench, second["id"]) == (3, 0, 0, 3, 0, 0)
+    assert content(bench.engine) == loaded
+    assert bench.one("SELECT count(*) FROM raw_bodies") == 2
+    assert bench.one("SELECT count(*) FROM pages") == 4
+
+
+def test_an_unchanged_quote_is_not_written_again(bench: Bench) -> None:
+    bench.ingest(canned([item()]))
+    before = bench.rows("SELECT xmin::text, run FROM quotes")
+    bench.ingest(canned([item()], fetched_at=FETCHED + HOUR))
+    assert bench.rows("SELECT xmin::text, run FROM quotes") == before
+
+
+def test_a_later_fetch_corrects_a_quote_and_an_earlier_fetch_does_not(bench: Bench) -> None:
+    bench.ingest(canned([item(price="1")]))
+    corrected = bench.ingest(canned([item(price="2")], fetched_at=FETCHED + HOUR))
+    assert counters(bench, corrected["id"])[2] == 1
+    late = bench.ingest(canned([item(price="3")], fetched_at=FETCHED + HOUR / 2))
+    assert counters(bench, late["id"])[3] == 1
+    assert bench.one("SELECT price FROM quotes") == 2
+    assert bench.one("SELECT run FROM quotes") == corrected["id"]
+
+
+def test_a_page_that_must_not_correct_adds_quotes_and_leaves_the_stored_ones(bench: Bench, open_run: OpenRunOf) -> None:
+    bench.ingest(canned([item(0, price="1")]))
+    run = open_run(canned(parse=lambda _: [item(0, price="2"), item(1)]))
+    _, counted = run.commit(bench, Page(b"[]", "", {}, FETCHED + HOUR, {"next": 1}, corrects=False))
+    assert (counted.inserted, counted.updated, counted.unchanged) == (1, 0, 1)
+    assert bench.one("SELECT price FROM quotes ORDER BY listing_id LIMIT 1") == 1
+
+
+def test_money_is_stored_to_the_last_digit(bench: Bench) -> None:
+    prices = ["3e-9", "1E-8", "30538.078793975994", "420000000000000000", "4.2e17", "0.1"]
+    bench.ingest(canned([item(number, price=price) for number, price in enumerate(prices)]))
+    stored = bench.rows("SELECT price FROM quotes ORDER BY listing_id")
+    assert [row["price"] for row in stored] == [Decimal(price) for price in prices]
+
+
+def test_the_newest_quote_of_a_listing_is_recorded_whatever_order_they_came_in(bench: Bench) -> None:
+    days = [(OBSERVED + timedelta(days=day)).isoformat() for day in (1, 3, 2)]
+    bench.ingest(canned([item(observed_at=days[0])], [item(observed_at=days[1])], [item(observed_at=days[2])]))
+    assert bench.one("SELECT observed_at FROM latest_quotes") == OBSERVED + timedelta(days=3)
+    assert bench.one("SELECT count(*) FROM quotes") == 3
+
+
+def test_every_row_refers_to_rows_that_exist(bench: Bench) -> None:
+    """`quotes` has no foreign keys. This test shows that it needs none."""
+    bench.ingest(canned([item(0), item(1)], [item(2, price=None)]))
+    assert (
+        bench.one("""
+        SELECT (SELECT count(*) FROM quotes q LEFT JOIN listings l ON l.id = q.listing_id WHERE l.id IS NULL)
+             + (SELECT count(*) FROM quotes q LEFT JOIN runs r ON r.id = q.run WHERE r.id IS NULL)
+             + (SELECT count(*) FROM latest_quotes n LEFT JOIN quotes q USING (listing_id, observed_at)
+                 WHERE q.listing_id IS NULL)
+             + (SELECT count(*) FROM quotes q WHERE NOT EXISTS
+                 (SELECT FROM latest_quotes n WHERE n.listing_id = q.listing_id AND n.observed_at >= q.observed_at))
+             + (SELECT count(*) FROM rejects r LEFT JOIN raw_bodies b USING (source, digest) WHERE b.digest IS NULL)
+    """)
+        == 0
+    )
+
+
+# Rejects
+
+
+def test_a_bad_item_is_a_reject_with_its_reason_and_its_run_partial(bench: Bench) -> None:
+    run = bench.ingest(canned([item(0), item(1, price="much"), item(2)]))
+    assert run["status"] == "partial"
+    assert counters(bench, run["id"]) == (3, 2, 0, 0, 0, 1)
+    [reject] = bench.rows("SELECT * FROM rejects")
+    assert reject["item_index"] == 1
+    assert '"coin-1"' in reject["item"]
+    assert reject["reasons"] == [
+        {"field": "price", "code": "not_a_number", "detail": "expected a number, got 'much'"},
+    ]
+
+
+def test_the_same_reject_of_the_same_body_is_stored_once(bench: Bench) -> None:
+    source = canned([item(0), item(1, price="much")])
+    bench.ingest(source)
+    assert bench.ingest(source)["status"] == "partial"
+    assert bench.one("SELECT count(*) FROM rejects") == 1
+
+
+def test_a_corrected_mapping_releases_its_old_rejects(bench: Bench) -> None:
+    broken = canned([item(0), item(1, price="1,5")])
+    assert bench.ingest(broken)["status"] == "partial"
+    corrected = replace(broken, normalize=lambda fields: fields | {"price": fields["price"].replace(",", ".")})
+    assert bench.ingest(corrected)["status"] == "succeeded"
+    assert bench.one("SELECT state FROM rejects") == "replayed"
+    assert bench.one("SELECT count(*) FROM quotes") == 2
+
+
+# The reasons of rejects quote what sources sent, and errors of mappings
+
+
+def fail_with(text: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a mapping that fails on each item with the price `odd`. Its error has the text."""
+
+    class MappingError(Exception):
+        def __repr__(self) -> str:
+            return text
+
+    def normalize(fields: dict[str, Any]) -> dict[str, Any]:
+        if fields["price"] == "odd":
+            raise MappingError
+        return fields
+
+    return normalize
+
+
+def stored_detail(bench: Bench, **changes: Any) -> str:
+    """Ingest a good item and one with the price `odd`. Return the only reason of the only stored reject."""
+    run = bench.ingest(canned([item(0), item(1, price="odd")], **changes))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    return str(reason["detail"])
+
+
+def test_a_secret_in_a_mappings_error_is_not_stored(bench: Bench) -> None:
+    [secret, *_] = secrets_in(os.environ)
+
+    def normalize(fields: dict[str, str]) -> dict[str, str]:
+        if fields["price"] == "odd":
+            raise KeyError(f"{'x' * 1990}{secret}")
+        return fields
+
+    bench.ingest(canned([item(0), item(1, price="odd")], normalize=normalize))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    assert "x" * 1000 in reason["detail"]
+    assert secret[:5] not in reason["detail"]
+
+
+def test_every_secret_of_the_environment_is_hidden_and_the_rest_of_the_error_stays(bench: Bench) -> None:
+    secrets = secrets_in(os.environ)
+    detail = stored_detail(bench, normalize=fail_with(f"before {' '.join(secrets)} after"))
+    assert [secret for secret in secrets if secret in detail] == []
+    assert "before" in detail
+    assert "after" in detail
+
+
+def test_a_nul_and_a_broken_character_in_a_mappings_error_cost_no_page(bench: Bench) -> None:
+    detail = stored_detail(bench, normalize=fail_with("a\x00b \ud800 c"))
+    assert detail == "the mapping of canned failed: ab \\ud800 c"
+
+
+def test_a_megabyte_in_a_mappings_error_is_stored_shortened(bench: Bench) -> None:
+    detail = stored_detail(bench, normalize=fail_with("x" * 2**20))
+    assert len(detail) == MAX_DETAIL
+    assert detail.startswith("the mapping of canned failed: xxx")
+
+
+def test_a_parse_error_longer_than_the_limit_is_stored_shortened(bench: Bench) -> None:
+    [secret, *_] = secrets_in(os.environ)
+    unreadable = Reject("", "unreadable", f"expected 4 cells, got \x00 {secret} {'y' * MAX_DETAIL}", item="a;b")
+    detail = stored_detail(bench, parse=lambda _: [item(0), unreadable])
+    assert len(detail) == MAX_DETAIL
+    assert detail.startswith("expected 4 cells, got ")
+    assert detail.endswith("yyy")
+    assert secret not in detail
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "\ud800"])
+def test_an_unknown_field_whose_name_postgres_refuses_costs_no_other_item(bench: Bench, name: str) -> None:
+    run = bench.ingest(canned([item(0), {**item(1), name: 1}]))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
+    assert bench.one("SELECT reasons->0->>'code' FROM rejects") == "unknown_field"
+
+
+# The page
+
+
+def test_a_page_of_too_many_listings_records_none_of_them(bench: Bench) -> None:
+    few, many = (
+        [item(number) for number in range(count)] for count in (MAX_LISTINGS_PER_PAGE, MAX_LISTINGS_PER_PAGE + 1)
+    )
+    bench.ingest(canned(few, many, [item(0, price=None)]))
+    rows = bench.rows("SELECT listings, observed_from, filled FROM pages ORDER BY seq")
+    assert [row["listings"] and len(row["listings"]) for row in rows] == [MAX_LISTINGS_PER_PAGE, None, None]
+    assert [row["observed_from"] for row in rows] == [OBSERVED, OBSERVED, None]
+    assert [row["filled"] for row in rows] == [{"price": len(few)}, {"price": len(many)}, None]
+
+
+def test_a_page_whose_confirmation_fails_leaves_nothing_behind(bench: Bench, open_run: OpenRunOf) -> None:
+    run = open_run(canned(parse=lambda _: [item(0), item(1, price="much")]))
+
+    def fail() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run.commit(bench, Page(b"[]", "", {}, FETCHED, {"next": 1}, confirm=fail))
+    for table in ("quotes", "latest_quotes", "rejects", "raw_bodies", "pages"):
+        assert bench.one(f"SELECT count(*) FROM {table}") == 0, table
+    assert dict(bench.rows("SELECT version, cursor FROM checkpoints")[0]) == {"version": 0, "cursor": None}
+
+
+# The fence
+
+
+def cursor_page(cursor: dict[str, Any] | None) -> Page:
+    return Page(b"[]", "", {}, FETCHED, cursor)
+
+
+def fence(bench: Bench, run: Any, cursor: dict[str, Any] | None) -> int:
+    with bench.engine.begin() as connection:
+        return pass_fence(connection, run.lease, cursor_page(cursor))
+
+
+def test_the_fence_moves_the_checkpoint_and_extends_the_lease(bench: Bench, open_run: OpenRunOf) -> None:
+    run = open_run(canned())
+    bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
+    assert [fence(bench, run, {"next": number}) for number in (1, 2)] == [1, 2]
+    assert bench.one("SELECT cursor->>'next' FROM checkpoints") == "2"
+    assert bench.one("SELECT lease_expires > clock_timestamp() + interval '1s' FROM checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ("UPDATE checkpoints SET lease_token = lease_token + 1", LeaseLost),
+        ("UPDATE checkpoints SET lease_run = NULL", LeaseLost),
+        ("UPDATE runs SET claims = claims + 1", ClaimLost),
+        ("UPDATE runs SET status = 'failed', finished_at = now()", ClaimLost),
+    ],
+)
+def test_the_fence_stops_a_slice_that_lost_its_lease_or_its_run(
+    bench: Bench, open_run: OpenRunOf, change: str, error: type[Exception]
+) -> None:
+    run = open_run(canned())
+    bench.rows(change)
+    with pytest.raises(error):
+        fence(bench, run, {"next": 1})
+    assert bench.one("SELECT version FROM checkpoints") == 0
+
+
+def test_the_fence_stops_a_run_that_is_to_be_cancelled(bench: Bench, open_run: OpenRunOf) -> None:
+    run = open_run(canned())
+    request_cancel(bench.engine, run.claim.run)
+    with pytest.raises(Cancelled):
+        fence(bench, run, {"next": 1})
+    assert bench.one("SELECT version FROM checkpoints") == 0
+
+
+def test_only_a_page_that_moves_the_cursor_resets_the_counts_of_attempts_and_waits(
+    bench: Bench, open_run: OpenRunOf
+) -> None:
+    run = open_run(canned())
+    bench.rows("UPDATE runs SET attempts = 2, waits = 3")
+    fence(bench, run, None)
+    assert tuple(bench.rows("SELECT attempts, waits FROM runs")[0].values()) == (2, 3)
+    fence(bench, run, {"next": 1})
+    assert tuple(bench.rows("SELECT attempts, waits FROM runs")[0].values()) == (0, 0)

@@ -1,0 +1,237 @@
+"""Each item of a page becomes a quote or a reject, and a bad item costs no other item."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from sources.contract import BLANK, Columns, Item, Page, Reject, Source
+from tasks.drift.policy import PageDrift
+from tasks.drift.profile import Change
+from tasks.pipeline.normalize import MAX_ITEM_CHARACTERS, SAMPLE_ITEMS, SAMPLE_ROWS, NormalizedPage, normalize_page
+from tests.tasks.conftest import Bench
+from tests.tasks.counters import counters
+from tests.upstreams import FETCHED, OBSERVED, canned, item
+
+PAGE = Page(b"", "application/json", {}, FETCHED, None)
+
+
+def normalize(*items: Any, **changes: Any) -> NormalizedPage:
+    """Normalize a page of these items, with no tolerance for the upstream's clock."""
+    return normalize_page(canned(parse=lambda _: list(items), **changes), PAGE, clock_skew=0)
+
+
+class Unprintable(Exception):
+    def __repr__(self) -> str:
+        return self.missing  # type: ignore[attr-defined,no-any-return]  # the mistake under test
+
+
+class Nul(Exception):
+    def __repr__(self) -> str:
+        return "a\x00b"
+
+
+# A mapping that fails
+
+
+def test_an_item_that_the_mapping_fails_on_costs_no_other(bench: Bench) -> None:
+    def strip_price(fields: dict[str, str]) -> dict[str, str]:
+        return fields | {"price": fields["price"].strip()}
+
+    run = bench.ingest(canned([item(0), item(1, price=None), item(2)], normalize=strip_price))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (3, 2, 0, 0, 0, 1))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    assert reason["code"] == "unmappable"
+    assert reason["detail"].endswith("""failed: AttributeError("'NoneType' object has no attribute 'strip'")""")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(ValueError(10**5000), "ValueError"), (Unprintable(), "Unprintable"), (Nul(), "ab")]
+)
+def test_an_item_whose_error_cannot_be_printed_costs_no_other(bench: Bench, error: Exception, text: str) -> None:
+    def fail_on_odd(fields: dict[str, str]) -> dict[str, str]:
+        if fields["price"] == "odd":
+            raise error
+        return fields
+
+    run = bench.ingest(canned([item(0), item(1, price="odd")], normalize=fail_on_odd))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    assert reason["detail"].endswith(f"failed: {text}")
+
+
+def test_an_item_that_the_mapping_returns_nothing_for_costs_no_other(bench: Bench) -> None:
+    source = canned(
+        [item(0), item(1, price="none")], normalize=lambda fields: None if fields["price"] == "none" else fields
+    )
+    run = bench.ingest(source)
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
+    [reason] = bench.one("SELECT reasons FROM rejects")
+    assert reason["detail"] == f"the mapping of {source.name} gave no fields, but NoneType"
+
+
+def test_the_soft_time_limit_is_not_taken_for_a_mapping_that_fails() -> None:
+    def run_out_of_time(fields: dict[str, str]) -> dict[str, str]:
+        raise SoftTimeLimitExceeded
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        normalize(item(0), normalize=run_out_of_time)
+
+
+# Items of every kind
+
+
+def test_items_with_nul_nan_and_broken_characters_are_rejects_not_failures(bench: Bench) -> None:
+    odd = [item(1, name="a\x00b"), item(2, name="\ud800"), item(3, price="NaN"), item(4, price=None, x="\x00\ud800")]
+    run = bench.ingest(canned([item(0), *odd]))
+    assert (run["status"], counters(bench, run["id"])) == ("partial", (5, 1, 0, 0, 0, 4))
+
+
+def test_every_item_is_counted_as_what_it_became(bench: Bench) -> None:
+    def parse(page: object) -> list[object]:
+        return [
+            item(0),
+            BLANK,
+            item(1),
+            item(1, price="2"),
+            Reject("", "ragged", "3 cells, expected 4", item=["a"]),
+            item(2, price="-1"),
+        ]
+
+    bench.ingest(canned([item(0)]))
+    run = bench.ingest(canned([item(0)], parse=parse, fetched_at=FETCHED + timedelta(hours=1)))
+    assert counters(bench, run["id"]) == (5, 1, 0, 1, 1, 2)
+    assert bench.one("SELECT sum(blank) FROM pages") == 1
+    assert bench.one("SELECT price FROM quotes JOIN listings l ON l.id = listing_id WHERE symbol = 'C1'") == 2
+
+
+def test_a_time_later_than_the_fetch_and_the_skew_is_a_reject(bench: Bench) -> None:
+    ahead = (FETCHED + timedelta(seconds=bench.settings.clock_skew + 1)).isoformat()
+    run = bench.ingest(canned([item(0), item(1, observed_at=ahead)]))
+    assert run["status"] == "partial"
+    assert bench.one("SELECT reasons->0->>'code' FROM rejects") == "in_future"
+
+
+def test_the_clock_skew_moves_the_latest_time_that_is_accepted() -> None:
+    source = canned(parse=lambda _: [item(observed_at=(FETCHED + timedelta(seconds=60)).isoformat())])
+    accepted, rejected = (normalize_page(source, PAGE, clock_skew=seconds) for seconds in (60, 59))
+    assert (len(accepted.quotes), accepted.has_reject("in_future")) == (1, False)
+    assert (len(rejected.quotes), rejected.has_reject("in_future"), rejected.has_reject("no_price")) == (0, True, False)
+
+
+def test_a_reject_has_the_position_of_its_item_among_the_items_without_blanks() -> None:
+    unreadable = Reject("", "ragged", "3 cells, expected 4", item=["a"])
+    normalized = normalize(BLANK, item(0), unreadable, BLANK, item(1, price="x"), item(2))
+    assert [(reject.index, json.loads(reject.item)) for reject in normalized.rejects] == [
+        (1, ["a"]),
+        (2, item(1, price="x")),
+    ]
+    assert (normalized.fetched, normalized.blank, len(normalized.quotes)) == (4, 2, 2)
+
+
+def test_numbers_and_times_may_be_python_objects_as_well_as_text() -> None:
+    normalized = normalize(item(0, price=Decimal("1.50"), rank=3, observed_at=OBSERVED), item(1, price=True))
+    [quote] = normalized.quotes
+    assert (quote.price, quote.rank, quote.observed_at) == (Decimal("1.50"), 3, OBSERVED)
+    assert [reason["code"] for reason in normalized.rejects[0].reasons] == ["not_a_number"]
+
+
+# A rejected item as text
+
+
+def test_a_long_rejected_item_is_shortened() -> None:
+    [reject] = normalize(item(0, price="x", note="y" * MAX_ITEM_CHARACTERS)).rejects
+    assert len(reject.item) == MAX_ITEM_CHARACTERS
+    assert reject.item.startswith('{"source_asset_id": "coin-0"')
+
+
+def test_a_rejected_item_that_json_cannot_express_is_written_as_python_prints_it() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    odd_key, cycle, digits = normalize(
+        Reject("", "odd", "odd", item={(1, 2): "é"}),
+        Reject("", "odd", "odd", item=circle),
+        Reject("", "odd", "odd", item=10**5000),
+    ).rejects
+    assert (odd_key.item, cycle.item) == ("{(1, 2): '\\xe9'}", "[[...]]")
+    assert digits.item == "int", "a number of too many digits is named by its type"
+
+
+# The sample that drift examines
+
+
+class Examiner:
+    """Records the samples of a page that it is asked to examine."""
+
+    def __init__(self, drift: PageDrift | None = None):
+        self.samples: list[list[Item]] = []
+        self._drift = drift or PageDrift()
+
+    def __call__(self, page: Page, sample: Sequence[Item]) -> PageDrift:
+        self.samples.append(list(sample))
+        return self._drift
+
+
+@pytest.mark.parametrize("count", [1, SAMPLE_ITEMS - 1, SAMPLE_ITEMS, 2 * SAMPLE_ITEMS + 5])
+def test_drift_examines_evenly_spaced_items_of_a_page(count: int) -> None:
+    items = [item(number) for number in range(count)]
+    examiner = Examiner()
+    normalize_page(canned(parse=lambda _: items), PAGE, 0, examiner)
+    [sample] = examiner.samples
+    positions = [int(fields["source_asset_id"].removeprefix("coin-")) for fields in sample]
+    assert positions[0] == 0
+    assert len({after - before for before, after in pairwise(positions)}) <= 1
+    assert SAMPLE_ITEMS / 2 - 1 <= len(sample) <= SAMPLE_ITEMS or sample == items
+
+
+def columnar(items: Sequence[dict[str, Any]], apart: dict[int, Item]) -> Source:
+    """Return a source that parses its pages to columns. apart: items that are in no row, by index."""
+    rows = [{"item": index, **fields} for index, fields in enumerate(items) if index not in apart]
+    frame = pl.DataFrame(rows, schema_overrides={"item": pl.UInt32})
+    columns = Columns(frame, items.__getitem__, len(items), 0, apart)
+    return replace(canned(parse=lambda _: items), columns=lambda _: columns)
+
+
+def test_drift_examines_the_first_rows_of_a_page_that_is_parsed_to_columns() -> None:
+    items = [item(number) for number in range(SAMPLE_ROWS + 5)]
+    examiner = Examiner()
+    source = columnar(items, apart={2: Reject("", "ragged", "3 cells, expected 4", item=["a"])})
+    normalized = normalize_page(source, PAGE, 0, examiner)
+    assert examiner.samples == [[*items[:2], *items[3:SAMPLE_ROWS]]]
+    assert (normalized.fetched, len(normalized.quotes), len(normalized.rejects)) == (len(items), len(items) - 1, 1)
+
+
+def test_a_page_of_columns_with_an_affecting_change_is_parsed_item_by_item() -> None:
+    drift = PageDrift([(Change("retyped", "market_cap", "string", "number", 1.0), "discard")])
+    items = [item(0, market_cap=7), item(1, market_cap="8")]
+    source = replace(columnar([item(0), item(1)], apart={}), parse=lambda _: items)
+    quotes = normalize_page(source, PAGE, 0, Examiner(drift)).quotes
+    assert {quote.symbol: quote.market_cap for quote in quotes} == {"C0": None, "C1": 8}
+
+
+# Memory
+
+
+def test_a_page_with_rejects_is_freed_without_the_garbage_collector() -> None:
+    items = [item(0, price="much"), item(1), Reject("", "unreadable", "expected a record, got none")]
+    source = canned(parse=lambda _: items)
+    page = Page(b"", "application/json", {}, FETCHED, None)
+    gc.disable()
+    try:
+        assert len(normalize_page(source, page, clock_skew=300).rejects) == 2
+        held = weakref.ref(page)
+        del page
+        assert held() is None
+    finally:
+        gc.enable()
