@@ -1,4 +1,4 @@
-"""`python -m tasks replay | decide`: what people ask for where the service runs. The API takes the same."""
+"""Run a command on the service's host: `python -m tasks replay | decide`. The API offers the same."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        # The settings are read as its modules are loaded.
-        return int(import_module(f"tasks.cli.{given.command}_command").main(given.arguments))
+        # The import reads the settings.
+        return int(import_module(f"tasks.cli.{options.command}_command").main(options.arguments))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -1,6 +1,6 @@
-"""The task of an assistant: it takes partitions of a run that another worker's slice holds, and never moves the run.
+"""Assist another worker's slice: take partitions of its run. An assistant never moves the run.
 
-What it does not get done, for whatever reason, that slice does.
+The slice itself ingests every partition that an assistant does not finish.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
 from tasks.runs.claims import ClaimLost, join_run
 from tasks.runs.leases import Cancelled, LeaseLost
-from tasks.runs.requests import call_assistants
+from tasks.runs.publishing import call_assistants
 from tasks.runtime.database import worker_engine
 from tasks.runtime.retry import DATABASE_ERRORS
 from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 
 log = structlog.get_logger()
 
-SHIFT = 20.0
-"""Seconds after which an assistant gets in line again, behind the runs that wait for a worker."""
+ASSIST_SECONDS = 20.0
+"""Seconds after which an assistant ends and queues again, behind the runs that wait for a worker."""
 
 
 @celery.task(
@@ -36,16 +36,16 @@ SHIFT = 20.0
     time_limit=get_settings().task_hard_limit,
 )
 def assist(run: str = "", number: int = 0, *_: Any, **__: Any) -> None:
-    """Assist a slice of a run. number: the run's claims, by which a slice that has ended since is known."""
+    """Assist a slice of a run. number: the slice's claim number; nothing is done if the run has another one by now."""
     try:
-        assisted, claims = uuid.UUID(run), int(number)
+        run_id, claim_number = uuid.UUID(run), int(number)
     except (ValueError, TypeError, AttributeError):
         log.error("message_invalid", run=repr(run)[:100], expected="the id of a run, and the number of a slice")
         return
     if is_stopping():
         return
     try:
-        _assist(assisted, claims)
+        _assist(run_id, claim_number)
     except (ClaimLost, LeaseLost) as lost:
         log.warning("slice_fenced", run=run, reason=str(lost))
     except DATABASE_ERRORS as error:
@@ -66,12 +66,12 @@ def _assist(run: uuid.UUID, number: int) -> None:
         log.info("slice_assisted", slice=number)
         try:
             with finish_page_on_sigterm():
-                Slice(engine, settings, source, claim, seconds=SHIFT).assist()
+                Slice(engine, settings, source, claim, seconds=ASSIST_SECONDS).assist()
         except SliceEnded:
             if not is_stopping():
                 call_assistants(claim, 1)
         except Cancelled:
-            pass  # whose slice it is ends the run
+            pass  # the slice ends the run
         except TransientError as error:
             log.warning("partition_waiting", code=error.code, reason=error.detail)
         except SoftTimeLimitExceeded:

@@ -1,4 +1,4 @@
-"""The Celery app. Redis only carries messages: what is to be done stands in Postgres, so any message may vanish."""
+"""Configure the Celery app. Redis only carries messages. Runs are stored in Postgres, so any message may be lost."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tasks.runtime.logs import configure_logging
 
 try:
     settings = get_settings()
-    import_module("sources.registry")  # what is wrong with a source's settings is said as plainly
+    import_module("sources.registry")  # reads the settings of the sources
 except SettingsError as error:
     sys.exit(str(error))
 
-# More than the second after which Redis answers that there is no message: replies come over such connections, too.
-PUBLISHING = {"socket_timeout": 1.5}
+# Seconds. Longer than the one second for which Redis blocks when it has no message: the same connections also read.
+PUBLISHING_OPTIONS = {"socket_timeout": 1.5}
 
 
 class Service(Celery):
-    """Celery, but that who publishes soon gives up on a Redis that says nothing: the reconciler makes up for it."""
+    """Celery with short timeouts for publishing. If Redis hangs, the reconciler publishes later."""
 
     events_cls = "tasks.runtime.celery_consumer:SingleAttemptEvents"
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
-        given = options.pop("transport_options", None) or {}
-        connection: Connection = super().connection_for_write(url, transport_options=PUBLISHING | given, **options)
+        transport_options = PUBLISHING_OPTIONS | (options.pop("transport_options", None) or {})
+        connection: Connection = super().connection_for_write(url, transport_options=transport_options, **options)
         return connection
 
 
@@ -38,28 +38,28 @@ celery = Service("kasparro", include=["tasks.ingest", "tasks.assist", "tasks.con
 celery.conf.update(
     broker_url=settings.redis_url,
     broker_connection_retry_on_startup=True,
-    # Celery's 100 tries are over within the hour; a Redis that is away for longer comes back, too.
+    # Celery's default of 100 retries ends within an hour. Redis may be down for longer.
     broker_connection_max_retries=None,
-    # One that refuses to write (full, read-only) is one to wait for, not one to die of.
+    # Wait for a Redis that refuses to write (full or read-only), instead of ending the worker.
     broker_channel_error_retry=True,
     broker_transport_options={
         "visibility_timeout": settings.visibility_timeout,
-        # A dead worker's message is seen again within seconds of its time-out, not within kombu's 100.
+        # Check for a dead worker's messages every 5 seconds; kombu's default takes up to 100.
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
-        # A Redis that vanished without a word is noticed; 0.8 s is what a request waits for a dead one.
+        # Notice a Redis that vanished without closing its connections. A request waits at most 0.8 s for it.
         "socket_timeout": 10,
         "socket_connect_timeout": 0.8,
-        # Who publishes does not wait for Redis to come back.
+        # Publishing must not wait for Redis to return.
         "max_retries": 0,
         "socket_keepalive": True,
         "health_check_interval": 10,
     },
-    # A message is done when its slice is: a killed worker's comes back.
+    # Acknowledge a message after its slice, so that the message of a killed worker is delivered again.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
-    # `runs` is the result; a result backend would make publishing hang for 19 s while Redis is down.
+    # The `runs` table has the results. A result backend would block publishing for 19 s while Redis is down.
     result_backend=None,
     task_ignore_result=True,
     task_serializer="json",
@@ -68,10 +68,10 @@ celery.conf.update(
     task_default_queue="control",
     task_create_missing_queues=False,
     timezone="UTC",
-    worker_consumer="tasks.runtime.celery_consumer:LastingConsumer",
+    worker_consumer="tasks.runtime.celery_consumer:ResilientConsumer",
     worker_send_task_events=True,
     task_send_sent_event=True,
-    # Memory that a parser fragmented goes back to the system now and then.
+    # Restart processes from time to time, to return memory that parsers fragmented.
     worker_max_tasks_per_child=200,
     beat_scheduler="tasks.schedule:SlotScheduler",
     beat_max_loop_interval=5,
@@ -79,5 +79,5 @@ celery.conf.update(
 
 
 @setup_logging.connect
-def _log_our_way(**_: Any) -> None:
+def _configure_logging(**_: Any) -> None:
     configure_logging(settings)

@@ -1,4 +1,4 @@
-"""Control tasks, on a queue and a worker of their own: long slices must never keep them from running."""
+"""Define the control tasks. They have their own queue and worker, so that long slices never delay them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
-MOST_WAITING = 100
+MAX_QUEUED_MESSAGES = 100
+"""No canary is sent while this many messages are in the ingest queue."""
 
 
 @celery.task(name="kasparro.reconcile", soft_time_limit=60, time_limit=90)
 def reconcile_runs(**_: Any) -> None:
-    """Make up for messages and workers that vanished; then send a canary down the ingest queue."""
+    """Settle abandoned runs, publish due ones, and send a canary through the ingest queue."""
     if reconcile(worker_engine(), get_settings()):
         send_heartbeat("control")
     try:
@@ -39,13 +40,13 @@ def reconcile_runs(**_: Any) -> None:
 
 @celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
 def retain(**_: Any) -> None:
-    """Drop some of what no source is to keep any longer; the next turn goes on with it."""
+    """Delete a batch of expired quotes and bodies. The next turn continues."""
     delete_expired(worker_engine(), get_settings())
 
 
 @celery.task(name="kasparro.judge", soft_time_limit=60, time_limit=90)
 def judge(**_: Any) -> None:
-    """Hold the runs that have ended against those before them, and see which sources have fallen behind."""
+    """Compare ended runs with earlier ones, and record which sources are late."""
     try:
         judge_runs(worker_engine())
         record_late_sources(worker_engine())
@@ -57,7 +58,7 @@ def judge(**_: Any) -> None:
 
 @celery.task(name="kasparro.rematch", soft_time_limit=60, time_limit=90)
 def rematch(**_: Any) -> None:
-    """Decide of assets what could not be decided when their listings were met."""
+    """Merge assets that the rules could not match when their listings were first seen."""
     try:
         rematch_assets(worker_engine(), get_overrides())
     except DATABASE_ERRORS as error:
@@ -68,21 +69,21 @@ def rematch(**_: Any) -> None:
 
 @celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
 def look_again(**_: Any) -> None:
-    """Rematch: the name of this task before 0.1.0, which a beat of the version before still sends."""
+    """Rematch assets. Before 0.1.0 the task had this name, and a beat of that version still sends it."""
     rematch()
 
 
 def send_canary() -> None:
-    """Unless so much waits that no worker can be idle: where none consumes, canaries would pile up.
+    """Send a canary, unless the ingest queue is long: if no worker consumes, canaries would pile up.
 
-    An expiry would do that too, but by the clocks of two hosts.
+    An expiry on the message would depend on the clocks of two hosts.
     """
     with celery.connection_for_write() as connection:
-        if connection.default_channel.queue_declare("ingest").message_count < MOST_WAITING:
+        if connection.default_channel.queue_declare("ingest").message_count < MAX_QUEUED_MESSAGES:
             celery.send_task("kasparro.canary", queue="ingest", retry=False, connection=connection)
 
 
 @celery.task(name="kasparro.canary", soft_time_limit=10, time_limit=20)
 def canary(**_: Any) -> None:
-    """Prove that an ingest worker consumes: one that only answers a ping may have stopped doing so."""
+    """Send a heartbeat, which proves that a worker consumes. A worker that answers pings may no longer consume."""
     send_heartbeat("worker")

@@ -1,4 +1,4 @@
-"""The one task that brings data in: a slice of a run, from its claim to its next move."""
+"""Work on a run for one slice: claim it, ingest its pages, and move it to its next state."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tasks.runs.claims import (
     Claim,
     ClaimLost,
     claim_run,
-    end,
-    fail,
-    pause_at_least,
-    put_back,
-    succeed,
-    wait,
-    waits_since_page,
+    complete_run,
+    count_waits,
+    end_run,
+    extend_pause,
+    fail_run,
+    postpone_run,
+    requeue_run,
 )
 from tasks.runs.leases import Cancelled, LeaseHeld, LeaseLost
-from tasks.runs.partitions import with_failures
-from tasks.runs.requests import publish
+from tasks.runs.partitions import append_failures
+from tasks.runs.publishing import publish
 from tasks.runtime.database import worker_engine
 from tasks.runtime.fault_points import reach
 from tasks.runtime.retry import DATABASE_ERRORS, retry_transaction
@@ -41,14 +41,14 @@ from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 
 log = structlog.get_logger()
 
-LONGEST_WAIT = 900.0
-"""Seconds between two tries of a run whose upstream is down."""
+MAX_FAILURE_WAIT = 900.0
+"""Maximum seconds of the doubling wait between two attempts of a run whose upstream fails."""
 
-A_BREATH = 2.0
-"""Seconds between two tries of a message while the database does not answer."""
+RETRY_INTERVAL = 2.0
+"""Seconds between two attempts of a message while the database does not answer."""
 
-A_PAUSE = 86_400.0
-"""Seconds after which a run of a source that is paused until it is resumed looks again."""
+PAUSED_CHECK_INTERVAL = 86_400.0
+"""Seconds between two attempts of a run whose source is paused without an end."""
 
 
 @celery.task(
@@ -57,23 +57,23 @@ A_PAUSE = 86_400.0
     time_limit=get_settings().task_hard_limit,
 )
 def ingest(run: str = "", *_: Any, **__: Any) -> None:
-    """Work on a run for one slice. Further arguments are tolerated: a newer version may have sent the message."""
+    """Work on a run for one slice. Ignore further arguments: a newer version may have sent the message."""
     try:
-        asked_for = uuid.UUID(run)
+        run_id = uuid.UUID(run)
     except (ValueError, TypeError, AttributeError):
         log.error("message_invalid", run=repr(run)[:100], expected="the id of a run")
         return
     engine, settings = worker_engine(), get_settings()
     if is_stopping():
-        raise HandBack(requeue=True)  # for a worker that stays
+        raise HandBack(requeue=True)  # another worker takes it
     try:
-        claim = claim_run(engine, asked_for)
+        claim = claim_run(engine, run_id)
     except DATABASE_ERRORS as error:
         if classify(error) is None:
             raise
         log.warning("message_requeued", run=run, reason=describe(error))
-        time.sleep(A_BREATH)
-        # To be taken by a host that reaches the database, if there is one.
+        time.sleep(RETRY_INTERVAL)
+        # Another host may be able to reach the database.
         raise HandBack(requeue=True) from None
     if claim is None:
         log.info("run_skipped", run=run)
@@ -89,99 +89,100 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
         except DATABASE_ERRORS as error:
             if classify(error) is None:
                 raise
-            # The lease runs out, and the reconciler puts the run back.
+            # The lease expires, and the reconciler requeues the run.
             log.warning("slice_abandoned", reason=describe(error))
     reach("before_acknowledgement")
 
 
 def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
-    """One slice, and the move of the run that follows from how it went. Raises ClaimLost, LeaseLost.
+    """Ingest one slice and move its run: requeue, postpone, complete, cancel or fail it.
 
-    And what Postgres raises, where not even the wait for it could be written: then the lease runs out.
+    Raise ClaimLost or LeaseLost. Raise the database's error if not even the move could be written; then the lease
+    expires, and the reconciler settles the run.
     """
     try:
         _work_on(engine, settings, claim)
     except DATABASE_ERRORS as error:
         if classify(error) is None:
             raise
-        _bear_the_database(engine, settings, claim, error)
+        _handle_database_error(engine, settings, claim, error)
 
 
 def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     source = SOURCES.get(claim.source)
     if source is None:
-        _give_up(engine, claim, "unknown_source", f"no source is named {claim.source!r} any more")
+        _fail(engine, claim, "unknown_source", f"source {claim.source!r} no longer exists")
         return
     if claim.paused_reason:
-        _wait_out_the_pause(engine, claim)
+        _wait_for_resume(engine, claim)
         return
     try:
         Slice(engine, settings, source, claim).work()
-        status = succeed(engine, claim)
+        status = complete_run(engine, claim)
     except (ClaimLost, LeaseLost):
         raise
     except SliceEnded:
-        put_back(engine, claim)
+        requeue_run(engine, claim)
         log.info("slice_ended")
         reach("between_slices")
         publish(engine, [claim.run])
     except Cancelled:
         with engine.begin() as connection:
-            end(connection, claim, "cancelled")
+            end_run(connection, claim, "cancelled")
         log.info("run_ended", status="cancelled")
     except LeaseHeld as held:
-        wait(engine, claim, str(held), seconds=held.seconds, is_failure=False)
+        postpone_run(engine, claim, str(held), seconds=held.seconds, is_failure=False)
         log.info("run_waiting", reason=str(held), wait_seconds=held.seconds)
     except TransientError as error:
         _wait(engine, settings, claim, error.code, error.detail, error.retry_after, error.is_failure)
     except TerminalError as error:
-        _give_up(engine, claim, error.code, error.detail, error.pause)
+        _fail(engine, claim, error.code, error.detail, error.pause)
     except SoftTimeLimitExceeded:
-        # The lease runs out, and the attempt counts: a page that never gets done in time must not be tried for ever.
+        # The lease stays until it expires, and the attempt counts. So a page that always takes too long ends its run.
         log.warning("slice_timed_out")
         raise
     except Exception as error:
         if classify(error) is not None:
             raise
         log.exception("slice_crashed")
-        _give_up(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
+        _fail(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
     else:
         log.info("run_ended", status=status)
 
 
-def _bear_the_database(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
-    def step_aside() -> None:
+def _handle_database_error(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
+    def postpone() -> None:
         if classify(error) is DatabaseError.FULL:
-            _wait_for_room(engine, settings, claim, describe(error))
+            _wait_for_disk_space(engine, settings, claim, describe(error))
         else:
             _wait(engine, settings, claim, "database_unavailable", describe(error))
 
-    # A restart should cost a few seconds, not a lease.
-    retry_transaction(step_aside, time.monotonic() + settings.transaction_timeout / 2)
+    # With retries, a restart of Postgres delays the run by a few seconds, not by the length of a lease.
+    retry_transaction(postpone, time.monotonic() + settings.transaction_timeout / 2)
 
 
-def _wait_for_room(engine: Engine, settings: Settings, claim: Claim, detail: str) -> None:
-    """Pause the source as well: each of its runs would fetch what cannot be kept."""
+def _wait_for_disk_space(engine: Engine, settings: Settings, claim: Claim, detail: str) -> None:
+    """Postpone the run and pause its source: other runs of it would fetch data that cannot be stored."""
     seconds, reason = settings.disk_full_pause, f"{DISK_FULL}: {detail}"
     try:
         with engine.begin() as connection:
-            pause_at_least(connection, claim.source, timedelta(seconds=seconds), reason)
-    finally:  # though there was no room for that either
-        wait(engine, claim, reason, seconds=seconds, is_failure=False)
+            extend_pause(connection, claim.source, timedelta(seconds=seconds), reason)
+    finally:  # even if the pause could not be stored either
+        postpone_run(engine, claim, reason, seconds=seconds, is_failure=False)
     log.error("run_waiting", code=DISK_FULL, reason=detail, wait_seconds=seconds)
 
 
-def _give_up(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
-    detail = with_failures(engine, claim, detail)
+def _fail(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
+    detail = append_failures(engine, claim, detail)
     with engine.begin() as connection:
-        fail(connection, claim, code, detail, pause)
+        fail_run(connection, claim, code, detail, pause)
     log.error("run_ended", status="failed", code=code, reason=detail)
 
 
-def _wait_out_the_pause(engine: Engine, claim: Claim) -> None:
-    left = (claim.paused_until - claim.now).total_seconds() if claim.paused_until else A_PAUSE
-    wait(engine, claim, f"the source is paused: {claim.paused_reason}", seconds=left, is_failure=False)
-    log.info("run_waiting", reason="paused", wait_seconds=left)
+def _wait_for_resume(engine: Engine, claim: Claim) -> None:
+    seconds = (claim.paused_until - claim.now).total_seconds() if claim.paused_until else PAUSED_CHECK_INTERVAL
+    postpone_run(engine, claim, f"the source is paused: {claim.paused_reason}", seconds=seconds, is_failure=False)
+    log.info("run_waiting", reason="paused", wait_seconds=seconds)
 
 
 def _wait(
@@ -193,14 +194,17 @@ def _wait(
     retry_after: float | None = None,
     is_failure: bool = True,
 ) -> None:
-    """Go on later. After a failure not before the upstream says, with a gap that doubles, and only so many times."""
+    """Postpone the run by retry_after, or by RETRY_AFTER_FAILURE if that is None.
+
+    After a failure, the wait doubles each time, and is at least retry_after. After MAX_WAITS waits, fail the run.
+    """
     seconds = settings.retry_after_failure if retry_after is None else retry_after
     if is_failure:
-        waits = waits_since_page(engine, claim)
+        waits = count_waits(engine, claim)
         if waits >= settings.max_waits:
-            _give_up(engine, claim, code, f"{detail}; gave up after {waits} waits")
+            _fail(engine, claim, code, f"{detail}; gave up after {waits} waits")
             return
-        doubled = settings.retry_after_failure * 2 ** min(waits, 30)  # who waits for ever must not overflow
-        seconds = max(seconds, min(LONGEST_WAIT, doubled))
-    wait(engine, claim, f"{code}: {detail}", seconds=seconds, is_failure=is_failure)
+        doubled = settings.retry_after_failure * 2 ** min(waits, 30)  # the limit prevents an overflow
+        seconds = max(seconds, min(MAX_FAILURE_WAIT, doubled))
+    postpone_run(engine, claim, f"{code}: {detail}", seconds=seconds, is_failure=is_failure)
     log.warning("run_waiting", code=code, reason=detail, wait_seconds=round(seconds, 1))

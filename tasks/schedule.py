@@ -1,8 +1,9 @@
-"""Beat that asks for runs instead of sending tasks: one for each slot of each source, named by the database's clock.
+"""Schedule runs: request one run for each slot of each source, and start the control tasks.
 
-No host's clock and no time zone has a say. What the slots get that nobody could ask for in time, since beat was dead,
-the database down or the source paused, is for the source to say (`catch_up`); that the database's clock jumped ahead
-is an outage too. Which slots were answered stands in the database, so that it outlives beat, and two beats agree.
+The database's clock decides which slot is current. No host's clock and no time zone matters. A slot is missed if beat
+or the database was down, the source was paused, or the database's clock jumped ahead. The source's `catch_up` policy
+decides what happens to missed slots. The database stores the newest answered slot of each source, so several beats
+may run at once, and a restarted beat continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -21,32 +22,37 @@ from settings import get_settings
 from sources.contract import Source
 from sources.registry import SOURCES
 from store.errors import DatabaseError, classify
-from tasks.runs.requests import publish, record_slot, request_slot
+from tasks.runs.publishing import publish
+from tasks.runs.slots import record_slot, request_slot
 from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import record_heartbeat
 
 log = structlog.get_logger()
 
-# Seconds. The next look is taken when the next slot begins; or earlier, to show that beat lives, and where slots wait
-# for a run to end.
-LONGEST_GAP, GAP_WHILE_BEHIND, SHORTEST_GAP = 5.0, 1.0, 0.05
+MAX_CHECK_INTERVAL, BEHIND_CHECK_INTERVAL, MIN_CHECK_INTERVAL = 5.0, 1.0, 0.05
+"""Seconds until the next check of the slots. A check follows when the next slot starts, and at least every 5 seconds,
+because it also sends beat's heartbeat. While slots wait for a run to end, it follows after one second."""
 
-# Retention often and short: it shares a worker with the reconciler.
-EVERY = {"kasparro.retain": 60.0, "kasparro.judge": 15.0, "kasparro.rematch": 300.0}
+# Retention runs often and briefly, because it shares a worker with the reconciler.
+CONTROL_INTERVALS = {"kasparro.retain": 60.0, "kasparro.judge": 15.0, "kasparro.rematch": 300.0}
 """Seconds between two turns of a control task."""
 
-SKIPPED_AFTER = timedelta(minutes=1)
-MOST_SLOTS = 1000
-MOST_SWEEPS_WAITING = 10
+SKIP_TOLERANCE = timedelta(minutes=1)
+"""How late a slot may be requested under the policy `skip`."""
 
-KNOWN = "SELECT name, last_slot, paused_reason, paused_until FROM sources"
+MAX_CATCH_UP_SLOTS = 1000
+"""Missed slots that get a run under the policy `all`. Older ones are skipped."""
+
+MAX_QUEUED_CONTROL_TASKS = 10
+
+SOURCE_STATES = "SELECT name, last_slot, paused_reason, paused_until FROM sources"
 
 
 class SlotScheduler(Scheduler):
-    """What Celery's beat ticks in place of its own scheduler: looks which slots are due, and has the control tasks run.
+    """Replace the scheduler of Celery's beat: check which slots are due, and start the control tasks.
 
-    Celery's own goes by the host's clock: set back by an hour, it would send nothing for an hour. This one counts
-    seconds on a clock that only runs forward.
+    Celery's own scheduler uses the host's clock: set back by an hour, it would send nothing for an hour. This one uses
+    a monotonic clock.
     """
 
     def __init__(
@@ -57,119 +63,127 @@ class SlotScheduler(Scheduler):
         **kwargs: Any,
     ):
         self._engine, self._clock = engine, clock
-        # Both at once: who starts the service should not have to wait to see that it works.
-        self._look_at = self._sweep_at = clock()
-        self._turns = {task: clock() + every for task, every in EVERY.items()}
+        # Both are due at once, so that a new service shows without delay that it works.
+        self._next_check = self._next_sweep = clock()
+        self._next_turns = {task: clock() + interval for task, interval in CONTROL_INTERVALS.items()}
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
-        """Celery's own entries have no place here."""
+        """Add none of Celery's own entries."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Do what is due; gives the seconds until something is again. Whatever happens in it, beat ticks on."""
-        if self._clock() >= self._look_at:
-            gap = self._look()
-            self._look_at = self._clock() + gap
-        if self._clock() >= self._sweep_at:
-            self._sweep_at = self._clock() + get_settings().sweep_every
+        """Do what is due. Return the seconds until the next tick. Never raise: beat must go on after any error."""
+        if self._clock() >= self._next_check:
+            interval = self._check_slots()
+            self._next_check = self._clock() + interval
+        if self._clock() >= self._next_sweep:
+            self._next_sweep = self._clock() + get_settings().sweep_every
             self._send("kasparro.reconcile")
-        for task, at in self._turns.items():
-            if self._clock() >= at:
-                self._turns[task] = self._clock() + EVERY[task]
+        for task, due_at in self._next_turns.items():
+            if self._clock() >= due_at:
+                self._next_turns[task] = self._clock() + CONTROL_INTERVALS[task]
                 self._send(task)
-        return max(0.0, min(self._look_at, self._sweep_at, *self._turns.values()) - self._clock())
+        return max(0.0, min(self._next_check, self._next_sweep, *self._next_turns.values()) - self._clock())
 
-    def _look(self) -> float:
+    def _check_slots(self) -> float:
         try:
             return request_due_runs(self._engine())
         except Exception:
-            log.exception("slots_check_failed")  # the next look asks for them again
-            return LONGEST_GAP
+            log.exception("slots_check_failed")  # the next check requests the slots again
+            return MAX_CHECK_INTERVAL
 
     def _send(self, task: str) -> None:
         try:
-            if self._sweeps_waiting() < MOST_SWEEPS_WAITING:
+            if self._count_queued_tasks() < MAX_QUEUED_CONTROL_TASKS:
                 self.app.send_task(task, queue="control", retry=False)
         except Exception:
             log.exception("control_task_failed", task=task)
 
-    def _sweeps_waiting(self) -> int:
-        """They pile up while no control worker runs. An expiry would compare the clocks of two hosts."""
+    def _count_queued_tasks(self) -> int:
+        """Count the waiting control tasks: without a control worker they pile up.
+
+        An expiry on each message would depend on the clocks of two hosts.
+        """
         with self.app.connection_for_write() as connection:
-            waiting: int = connection.default_channel.queue_declare("control").message_count
-        return waiting
+            count: int = connection.default_channel.queue_declare("control").message_count
+        return count
 
 
-class Due(NamedTuple):
-    """The slots of a source that are to get a run, oldest first; the one before them; how many up to that get none."""
+class DueSlots(NamedTuple):
+    """The slots of a source that get a run, oldest first.
+
+    after:   the slot before them, up to which all slots are answered or skipped.
+    skipped: the number of missed slots that get no run.
+    """
 
     slots: list[datetime]
     after: datetime
-    let_go: int = 0
+    skipped: int = 0
 
 
-def slots_due(source: Source, answered: datetime | None, now: datetime) -> Due:
-    """What is due at the time `now`, where `answered` is the newest slot that got a run or was let go."""
-    present = source.slot_at(now)
-    if answered is None or answered > now:  # nothing is known yet; or the clock went back, and must not be waited for
-        return Due([present], present - source.every)
-    unanswered = (present - source.slot_at(answered)) // source.every
-    wanted = min(unanswered, MOST_SLOTS if source.catch_up == "all" else 1)
-    if source.catch_up == "skip" and now - present > SKIPPED_AFTER:
-        wanted = 0
-    slots = [present - back * source.every for back in reversed(range(wanted))]
-    let_go = unanswered - wanted
-    return Due(slots, present - wanted * source.every if let_go else answered, let_go)
+def list_due_slots(source: Source, answered: datetime | None, now: datetime) -> DueSlots:
+    """Return the slots that are due at `now`. answered: the newest slot that got a run or was skipped."""
+    current = source.slot_at(now)
+    if answered is None or answered > now:  # the source is new, or the clock went back; do not wait for it
+        return DueSlots([current], current - source.every)
+    missed = (current - source.slot_at(answered)) // source.every
+    count = min(missed, MAX_CATCH_UP_SLOTS if source.catch_up == "all" else 1)
+    if source.catch_up == "skip" and now - current > SKIP_TOLERANCE:
+        count = 0
+    slots = [current - back * source.every for back in reversed(range(count))]
+    skipped = missed - count
+    return DueSlots(slots, current - count * source.every if skipped else answered, skipped)
 
 
-def database_clock(connection: Connection) -> datetime:
+def read_database_clock(connection: Connection) -> datetime:
+    """Return the database's time (aware, UTC)."""
     now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now
 
 
-def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = database_clock) -> float:
-    """Ask for the runs that are due, of all sources that are not paused. Gives the seconds until the next look."""
+def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = read_database_clock) -> float:
+    """Request the runs that are due, for all sources that are not paused. Return the seconds until the next check."""
     with engine.connect() as connection:
-        known = {row.name: row for row in connection.execute(text(KNOWN))}
-        # After the rows: a slot that another beat answers in between must not look as if it lay in the future.
+        states = {row.name: row for row in connection.execute(text(SOURCE_STATES))}
+        # Read after the rows. Otherwise a slot that another beat answers in between seems to lie in the future.
         now = clock(connection)
     record_heartbeat(engine, "beat")
     runs: list[uuid.UUID] = []
-    gaps = [LONGEST_GAP]
+    intervals = [MAX_CHECK_INTERVAL]
     for name, source in SOURCES.items():
-        row = known.get(name)
-        if row and _is_paused(row, now):
+        state = states.get(name)
+        if state and _is_paused(state, now):
             continue
-        gaps.append((source.slot_at(now) + source.every - now).total_seconds())
+        intervals.append((source.slot_at(now) + source.every - now).total_seconds())
         try:
-            made, is_behind = _answer_slots(engine, source, row.last_slot if row else None, now)
+            created, is_behind = _answer_slots(engine, source, state.last_slot if state else None, now)
         except Exception as error:
             if classify(error) is DatabaseError.LOST:
                 raise
-            # What ails one source must not keep the others from running.
+            # An error of one source must not stop the others.
             log.exception("slot_failed", source=name)
         else:
-            runs += made
-            gaps += [min(GAP_WHILE_BEHIND, source.every.total_seconds() / 4)] if is_behind else []
+            runs += created
+            intervals += [min(BEHIND_CHECK_INTERVAL, source.every.total_seconds() / 4)] if is_behind else []
     publish(engine, runs)
-    return max(SHORTEST_GAP, min(gaps))
+    return max(MIN_CHECK_INTERVAL, min(intervals))
 
 
-def _is_paused(row: Row[Any], now: datetime) -> bool:
-    return row.paused_reason is not None and (row.paused_until is None or row.paused_until > now)
+def _is_paused(state: Row[Any], now: datetime) -> bool:
+    return state.paused_reason is not None and (state.paused_until is None or state.paused_until > now)
 
 
 def _answer_slots(
     engine: Engine, source: Source, answered: datetime | None, now: datetime
 ) -> tuple[list[uuid.UUID], bool]:
-    """The run that was made, if any; and whether there are slots that must wait until a run has ended."""
-    due = slots_due(source, answered, now)
+    """Request the next due slot. Return the run that was created, if any, and whether slots wait for a run to end."""
+    due = list_due_slots(source, answered, now)
     if due.after != answered:
         with engine.begin() as connection:
             if not record_slot(connection, source.name, due.after, after=answered):
                 return [], False
-        if due.let_go:
-            log.warning("slots_skipped", source=source.name, count=due.let_go, until=due.after.isoformat())
+        if due.skipped:
+            log.warning("slots_skipped", source=source.name, count=due.skipped, until=due.after.isoformat())
         answered = due.after
     for slot in due.slots:
         answer = request_slot(engine, source.name, slot, after=answered, postpone=source.catch_up == "all")

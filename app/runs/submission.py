@@ -15,7 +15,8 @@ from app.web.arguments import Envelope
 from app.web.context import context, read_connection
 from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestion
 from store.tables import RunRow
-from tasks.runs.requests import IdempotencyMismatch, Requested, RunConflict, RunRequest, UnknownSource, request_runs
+from tasks.runs.idempotency import IdempotencyMismatch
+from tasks.runs.requests import Requested, RunConflict, RunRequest, UnknownSource, request_runs
 
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

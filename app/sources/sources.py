@@ -19,7 +19,7 @@ from sources.contract import CatchUp, Source
 from sources.registry import SOURCES
 from store.tables import CheckpointRow, SourceRow
 from tasks.run_kinds.source_for_run import RESERVED_PREFIXES
-from tasks.runs.requests import pause_source, resume_source
+from tasks.runs.pausing import pause_source, resume_source
 from tasks.upstream.circuit_breaker import CLOSED, read_breakers
 
 MAX_PAUSE = timedelta(days=366)

@@ -1,4 +1,4 @@
-"""Decide which asset a listing is of: `python -m tasks decide merge|split|pin|undo`. The API takes the same."""
+"""Decide which asset a listing belongs to: `python -m tasks decide merge|split|pin|undo`. The API offers the same."""
 
 from __future__ import annotations
 
@@ -18,58 +18,58 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 
 def main(arguments: list[str]) -> int:
-    given = parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     settings = get_settings()
-    # As a worker's: one that is frozen must not keep the others from deciding for ever.
+    # The same timeout as a worker's: a frozen command must not hold the lock for ever.
     engine = make_engine(settings.database_url, "decide", transaction_timeout=settings.transaction_timeout)
     try:
         with decision_lock(engine) as connection:
-            change, made = _decide(connection, given)
+            change, asset = _decide(connection, options)
     except DecisionRefused as refused:
         sys.stderr.write(f"{refused}\n")
         return 1
     except DATABASE_ERRORS as error:
-        sys.stderr.write(f"It was not decided: {describe(error)}.\n")
+        sys.stderr.write(f"Nothing was changed: {describe(error)}.\n")
         return 1
     finally:
         engine.dispose()
-    asset = f" They are of {made} now." if made else ""
+    created = f" The listings now belong to {asset}." if asset else ""
     sys.stdout.write(
-        f"Done, as change {change}.{asset} Undo it with: python -m tasks decide undo {change} --reason …\n"
+        f"Recorded as change {change}.{created} Undo it with: python -m tasks decide undo {change} --reason …\n"
     )
     return 0
 
 
-def _decide(connection: Connection, given: argparse.Namespace) -> tuple[UUID, str]:
-    """The change's id, and the slug of the asset that it made."""
-    by = f"cli:{given.by}"
-    if given.what == "merge":
-        return merge(connection, given.asset, given.into, Verdict("merged", by, reason=given.reason)), ""
-    if given.what == "split":
-        return split(connection, given.asset, given.listings, Verdict("split", by, reason=given.reason))
-    if given.what == "pin":
-        return pin(connection, given.asset, given.listings, Verdict("pinned", by, reason=given.reason)), ""
-    return revert_change(connection, given.change, by, given.reason), ""
+def _decide(connection: Connection, options: argparse.Namespace) -> tuple[UUID, str]:
+    """Return the change's id, and the slug of the asset that a split created."""
+    by = f"cli:{options.by}"
+    if options.action == "merge":
+        return merge(connection, options.asset, options.into, Verdict("merged", by, reason=options.reason)), ""
+    if options.action == "split":
+        return split(connection, options.asset, options.listings, Verdict("split", by, reason=options.reason))
+    if options.action == "pin":
+        return pin(connection, options.asset, options.listings, Verdict("pinned", by, reason=options.reason)), ""
+    return revert_change(connection, options.change, by, options.reason), ""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks decide", description=(__doc__ or "").splitlines()[0])
-    every = argparse.ArgumentParser(add_help=False)
-    every.add_argument("--reason", required=True, help="why; it is kept with the decision")
-    every.add_argument("--by", default=getpass.getuser(), help="who decided it (default: the user)")
-    ways = parser.add_subparsers(dest="what", required=True)
-    way = ways.add_parser("merge", parents=[every], help="all listings of an asset are of another")
-    way.add_argument("asset", help="its slug")
-    way.add_argument("into", help="slug of the asset that stays")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--reason", required=True, help="why; stored with the decision")
+    common.add_argument("--by", default=getpass.getuser(), help="who decides (default: the current user)")
+    actions = parser.add_subparsers(dest="action", required=True)
+    action = actions.add_parser("merge", parents=[common], help="move all listings of an asset to another asset")
+    action.add_argument("asset", help="slug of the asset to merge")
+    action.add_argument("into", help="slug of the asset that stays")
     for name, help_ in (
-        ("split", "some listings of an asset are of one of their own"),
-        ("pin", "some listings are of this asset, whatever they were of"),
+        ("split", "move listings out of an asset, to a new asset"),
+        ("pin", "fix listings to an asset, whichever asset they belong to now"),
     ):
-        way = ways.add_parser(name, parents=[every], help=help_)
-        way.add_argument("asset", help="its slug")
-        way.add_argument("listings", nargs="+", type=_listing, metavar="source:id", help="such as coingecko:bitcoin")
-    way = ways.add_parser("undo", parents=[every], help="each listing of a change is again what it was before")
-    way.add_argument("change", type=UUID, help="the change's id")
+        action = actions.add_parser(name, parents=[common], help=help_)
+        action.add_argument("asset", help="the asset's slug")
+        action.add_argument("listings", nargs="+", type=_listing, metavar="source:id", help="such as coingecko:bitcoin")
+    action = actions.add_parser("undo", parents=[common], help="restore the listings of a change to their assets")
+    action.add_argument("change", type=UUID, help="the change's id")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What a replay would change: kept pages are read with today's mapping and held against what is there."""
+"""Show what a replay would change: parse stored pages with the current mapping, and compare them with the database."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tasks.pipeline.normalize import NormalizedPage, normalize_page
 from tasks.run_kinds.backfill import with_history
 from tasks.runs.parameters import ReplayParameters
 
-AT_ONCE = 100
-EXAMPLES = 10
+PAGES_PER_READ = 100
+MAX_EXAMPLES = 10
 
 _CORRECTED = f"""
     SELECT listing_id, observed_at, {", ".join(VALUE_FIELDS)}
-      FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS it(listing_id, observed_at)
+      FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS changed(listing_id, observed_at)
       JOIN quotes USING (listing_id, observed_at) WHERE fetched_at <= :fetched_at
 """
 
@@ -40,10 +40,16 @@ _QUARANTINED = text("""
 
 @dataclass
 class Diff:
-    """What a replay of these pages would do. Of each quote only the first change counts: later pages may repeat it.
+    """The effects of a replay. Only the first change of each quote counts: later pages may repeat it.
 
-    lost: pages of which the body is kept no more. fields: how many quotes each field would change in.
-    passing, staying, failing: items in quarantine that would pass or stay there, and others that would come to it.
+    lost:     pages whose body is no longer stored.
+    items:    items of the other pages.
+    new:      quotes to insert.
+    fields:   by field, the number of quotes whose value would be corrected.
+    passing:  quarantined items that would become quotes.
+    staying:  quarantined items that would be rejected again.
+    failing:  other items that would be rejected.
+    examples: descriptions of the first corrections.
     """
 
     pages: int = 0
@@ -58,12 +64,13 @@ class Diff:
     examples: list[str] = field(default_factory=list)
 
     def write(self, out: TextIO, source: str) -> None:
-        lost = f" ({self.lost:,} more are lost: their body is kept no more)" if self.lost else ""
-        out.write(f"{source}: read {self.pages:,} pages{lost} with {self.items:,} items again, and wrote nothing.\n")
-        each = ", ".join(f"{name} {count:,}" for name, count in self.fields.most_common())
+        """Write the report as text."""
+        lost = f" ({self.lost:,} more have lost their body)" if self.lost else ""
+        out.write(f"{source}: read {self.pages:,} stored pages{lost} with {self.items:,} items; nothing was written.\n")
+        counts = ", ".join(f"{name} {count:,}" for name, count in self.fields.most_common())
         rows = {
             "quotes that would be new": f"{self.new:,}",
-            "quotes that would be corrected": f"{self.corrected:,}" + (f"  ({each})" if each else ""),
+            "quotes that would be corrected": f"{self.corrected:,}" + (f"  ({counts})" if counts else ""),
             "rejects that would pass": f"{self.passing:,}",
             "rejects that would stay": f"{self.staying:,}",
             "items that would be rejected": f"{self.failing:,}",
@@ -75,95 +82,100 @@ class Diff:
 
 
 def diff(engine: Engine, source: Source, chosen: ReplayParameters, clock_skew: float) -> Diff:
-    """Raises what `source.parse` raises for a body that it cannot read at all."""
-    found = _Finding(with_history(source), clock_skew)
+    """Return what a replay of the chosen pages would change. Raise what `source.parse` raises for an unreadable body.
+
+    clock_skew: seconds by which an observation may be later than its page.
+    """
+    comparison = _Comparison(with_history(source), clock_skew)
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
-        before = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-        for stored_page in _pages(connection, StoredPages(chosen, source.name, before)):
+        now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        for stored_page in _pages(connection, StoredPages(chosen, source.name, now)):
             body = read_body(connection, source.name, stored_page.digest) if stored_page.has_body else None
             if body is None:
-                found.diff.lost += 1
+                comparison.diff.lost += 1
             else:
-                about = stored_page.content_type, stored_page.request, stored_page.fetched_at
-                found.hold_against(connection, Page(body, *about, cursor=None))
-            connection.commit()  # nothing is held back while the next body is read
-    return found.diff
+                metadata = stored_page.content_type, stored_page.request, stored_page.fetched_at
+                comparison.add(connection, Page(body, *metadata, cursor=None))
+            connection.commit()  # so that no transaction stays open for the whole diff
+    return comparison.diff
 
 
 def _pages(connection: Connection, stored: StoredPages) -> Iterator[StoredPage]:
     after: PagePosition | None = None
-    while pages := list(stored.read(connection, after, AT_ONCE)):
+    while pages := list(stored.read(connection, after, PAGES_PER_READ)):
         yield from pages
         after = pages[-1].position
 
 
-class _Finding:
-    """The differences so far, and which quotes and bodies they are of."""
+class _Comparison:
+    """Collect the differences page by page. Count each quote and each body once."""
 
     def __init__(self, source: Source, clock_skew: float):
         self.diff = Diff()
         self._source, self._clock_skew = source, clock_skew
-        self._told: set[tuple[int, datetime]] = set()
-        self._bodies: set[bytes] = set()
-        # What is not listed yet has a number of its own, which no quote has.
+        self._counted_quotes: set[tuple[int, datetime]] = set()
+        self._counted_bodies: set[bytes] = set()
+        # Listings that do not exist yet get negative ids. No stored quote has such an id.
         self._unlisted: dict[ListingKey, int] = {}
 
-    def hold_against(self, connection: Connection, page: Page) -> None:
+    def add(self, connection: Connection, page: Page) -> None:
+        """Compare a page with the database, and count the differences."""
         normalized = normalize_page(self._source, page, self._clock_skew)
         self.diff.pages += 1
         self.diff.items += normalized.fetched
-        if page.digest not in self._bodies:
-            self._bodies.add(page.digest)
+        if page.digest not in self._counted_bodies:
+            self._counted_bodies.add(page.digest)
             self._count_rejects(connection, page, normalized)
         if not len(normalized.quotes):
             return
-        keys = [key_of(one) for one in normalized.quotes.listings]
-        ids = self._ids(connection, keys)
+        keys = [key_of(listing) for listing in normalized.quotes.listings]
+        ids = self._listing_ids(connection, keys)
         new, changed = find_changes(
             connection, CopyRows(arrange(normalized.quotes, ids), page.fetched_at, uuid.UUID(int=0))
         )
-        self.diff.new += sum(self._is_first(at) for at in new.frame.select("listing_id", "observed_at").iter_rows())
+        self.diff.new += sum(self._count_once(key) for key in new.frame.select("listing_id", "observed_at").iter_rows())
         if len(changed):
-            self._tell_corrected(connection, changed, dict(zip(ids, keys, strict=True)))
+            self._count_corrections(connection, changed, dict(zip(ids, keys, strict=True)))
 
     def _count_rejects(self, connection: Connection, page: Page, normalized: NormalizedPage) -> None:
-        there = set(connection.scalars(_QUARANTINED, {"source": self._source.name, "digest": page.digest}))
-        refused = {reject.index for reject in normalized.rejects}
-        self.diff.passing += len(there - refused)
-        self.diff.staying += len(there & refused)
-        self.diff.failing += len(refused - there)
+        before = set(connection.scalars(_QUARANTINED, {"source": self._source.name, "digest": page.digest}))
+        after = {reject.index for reject in normalized.rejects}
+        self.diff.passing += len(before - after)
+        self.diff.staying += len(before & after)
+        self.diff.failing += len(after - before)
 
-    def _ids(self, connection: Connection, keys: Sequence[ListingKey]) -> list[int]:
-        there = listed_ids(connection, self._source.name, keys)
-        return [there.get(key) or self._unlisted.setdefault(key, -1 - len(self._unlisted)) for key in keys]
+    def _listing_ids(self, connection: Connection, keys: Sequence[ListingKey]) -> list[int]:
+        ids = listed_ids(connection, self._source.name, keys)
+        return [ids.get(key) or self._unlisted.setdefault(key, -1 - len(self._unlisted)) for key in keys]
 
-    def _tell_corrected(self, connection: Connection, changed: CopyRows, keys: Mapping[int, ListingKey]) -> None:
-        said = {(row["listing_id"], row["observed_at"]): row for row in changed.frame.iter_rows(named=True)}
-        listings, times = zip(*said, strict=True)
-        there = connection.execute(
-            text(_CORRECTED), {"listings": list(listings), "times": list(times), "fetched_at": changed.fetched_at}
+    def _count_corrections(self, connection: Connection, changed: CopyRows, listings: Mapping[int, ListingKey]) -> None:
+        rows = {(row["listing_id"], row["observed_at"]): row for row in changed.frame.iter_rows(named=True)}
+        ids, times = zip(*rows, strict=True)
+        stored = connection.execute(
+            text(_CORRECTED), {"listings": list(ids), "times": list(times), "fetched_at": changed.fetched_at}
         )
-        for row in there.mappings():
-            key = row["listing_id"], row["observed_at"]
-            now = {name: _number(said[key].get(name)) for name in VALUE_FIELDS}
-            moved = {name: (row[name], value) for name, value in now.items() if row[name] != value}
-            if not moved or not self._is_first(key):
+        for quote in stored.mappings():
+            key = quote["listing_id"], quote["observed_at"]
+            values = {name: _decimal(rows[key].get(name)) for name in VALUE_FIELDS}
+            corrections = {name: (quote[name], value) for name, value in values.items() if quote[name] != value}
+            if not corrections or not self._count_once(key):
                 continue
             self.diff.corrected += 1
-            self.diff.fields.update(moved.keys())
-            if len(self.diff.examples) < EXAMPLES:
-                each = ", ".join(f"{name} {_shown(was)} -> {_shown(will)}" for name, (was, will) in moved.items())
-                self.diff.examples.append(f"{' '.join(keys[key[0]])} {key[1]:%Y-%m-%dT%H:%M:%SZ}: {each}")
+            self.diff.fields.update(corrections.keys())
+            if len(self.diff.examples) < MAX_EXAMPLES:
+                texts = ", ".join(f"{name} {_text(old)} -> {_text(new)}" for name, (old, new) in corrections.items())
+                self.diff.examples.append(f"{' '.join(listings[key[0]])} {key[1]:%Y-%m-%dT%H:%M:%SZ}: {texts}")
 
-    def _is_first(self, key: tuple[Any, ...]) -> bool:
-        known = len(self._told)
-        self._told.add((key[0], key[1]))
-        return len(self._told) > known
+    def _count_once(self, key: tuple[Any, ...]) -> bool:
+        """Return whether the quote (listing_id, observed_at) is counted for the first time."""
+        count = len(self._counted_quotes)
+        self._counted_quotes.add((key[0], key[1]))
+        return len(self._counted_quotes) > count
 
 
-def _number(value: str | None) -> Decimal | None:
+def _decimal(value: str | None) -> Decimal | None:
     return None if value is None else Decimal(value)
 
 
-def _shown(value: Decimal | int | None) -> str:
-    return "nothing" if value is None else f"{value}"
+def _text(value: Decimal | int | None) -> str:
+    return "null" if value is None else f"{value}"

@@ -24,7 +24,7 @@ from tasks.pipeline.prefetch import Prefetch
 from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease
-from tasks.runs.partitions import first_unclaimed
+from tasks.runs.partitions import find_unleased_partition
 from tasks.runtime.retry import DATABASE_ERRORS
 
 
@@ -106,8 +106,8 @@ class PageReader:
     def _prefetch_next(self) -> None:
         """Start to read the first upcoming partition that no worker holds."""
         with suppress(*DATABASE_ERRORS):  # The partition is then read once its lease is taken.
-            if unclaimed := first_unclaimed(self._engine, self._claim, self._upcoming):
-                partition, cursor = unclaimed
+            if unleased := find_unleased_partition(self._engine, self._claim, self._upcoming):
+                partition, cursor = unleased
                 self._prefetched = self._start(partition, self._first_cursor(partition, cursor))
 
     def _take_prefetched(self, partition: str, cursor: Cursor | None) -> _Reading | None:

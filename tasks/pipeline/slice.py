@@ -23,12 +23,12 @@ from tasks.pipeline.revalidation import delete_unrequested
 from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
-from tasks.runs.partitions import partitions_left, raise_failed
-from tasks.runs.requests import call_assistants
+from tasks.runs.partitions import list_remaining_partitions, raise_final_failures
+from tasks.runs.publishing import call_assistants
 from tasks.runtime.fault_points import reach
 from tasks.runtime.shutdown import is_stopping
 from tasks.upstream.circuit_breaker import CircuitBreaker
-from tasks.upstream.rate_limits import spender
+from tasks.upstream.rate_limits import make_limiter
 
 log = structlog.get_logger()
 
@@ -72,7 +72,7 @@ class Slice:
                 except PartitionDone:
                     continue
                 except LeaseHeld as held:
-                    if not held.beside_us:
+                    if not held.same_run:
                         raise
                     assisted.append(partition)
                 except TerminalError as error:
@@ -89,7 +89,7 @@ class Slice:
                     raise
         if failures:
             raise failures[0]
-        raise_failed(self._engine, self._claim)
+        raise_final_failures(self._engine, self._claim)
 
     def assist(self) -> None:
         """Load partitions that no worker has tried, while the slice that holds the run works on all partitions."""
@@ -134,7 +134,7 @@ class Slice:
                 f"{self._source.name}: the partition name {reserved[0]!r} is reserved; "
                 f"names must not begin with {' or '.join(map(repr, RESERVED_PREFIXES))}"
             )
-        return partitions_left(self._engine, self._claim, partitions)
+        return list_remaining_partitions(self._engine, self._claim, partitions)
 
     def _check_time(self, guard: LoopGuard | None = None) -> None:
         """Raise SliceEnded if the worker stops or the slice's time is up."""
@@ -158,8 +158,8 @@ class Slice:
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:
         # An assistant that is silent for longer is considered dead, and loses its current page.
-        silent = None if self._claim.assists else self._settings.transaction_timeout
-        lease = take_lease(self._engine, self._claim, partition, self._settings.lease, silent=silent)
+        takeover_after = None if self._claim.assists else self._settings.transaction_timeout
+        lease = take_lease(self._engine, self._claim, partition, self._settings.lease, takeover_after=takeover_after)
         try:
             yield lease
         except SoftTimeLimitExceeded:
@@ -196,8 +196,8 @@ class Slice:
             headers=headers,
             deadline=self._settings.request_deadline,
             max_body_bytes=self._settings.max_body_bytes,
-            spend=spender(self._engine, self._source, breaker),
-            record_result=breaker.answered,
+            spend=make_limiter(self._engine, self._source, breaker),
+            record_result=breaker.record_result,
             clock=self._clock,
         )
 

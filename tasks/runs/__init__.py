@@ -1,1 +1,1 @@
-"""The life of a run: request, claim, leases, partitions, reconciliation."""
+"""The life of a run: requests, slots, publishing, claims, leases, partitions, reconciliation."""

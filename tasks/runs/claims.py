@@ -1,4 +1,4 @@
-"""The moves of a run in a worker's hands. Each is a compare-and-swap: no row moved means that another holds it now."""
+"""Move a run from state to state. Each move is a compare-and-swap: if no row changes, another worker has the run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sources.contract import UNTIL_RESUMED, TerminalError
 from tasks.runtime.safe_text import safe_text
 
 DISK_FULL = "disk_full"
-"""With this code begins the reason of a pause that ends by itself once Postgres has room again."""
+"""The code that starts the reason of a pause after Postgres ran out of disk space. Such a pause ends by itself."""
 
 
 @dataclass(frozen=True)
 class Hold:
-    """The right to move a run. number fences: a run claimed anew since has a higher one."""
+    """The right to move a run. `number` is a fencing token: each later claim of the run has a higher one."""
 
     run: uuid.UUID
     number: int
@@ -28,7 +28,12 @@ class Hold:
 
 @dataclass(frozen=True)
 class Claim(Hold):
-    """A slice's hold on its run, and what the slice needs to know of it. assists: the hold is another worker's."""
+    """A slice's hold on its run, with the data that the slice needs.
+
+    now:           the database's time when the slice started (aware, UTC).
+    paused_reason: set while the source is paused; `paused_until` is None if the pause has no end.
+    assists:       True for an assistant, which uses the hold of another worker's slice.
+    """
 
     parameters: dict[str, Any]
     attempts: int
@@ -42,11 +47,11 @@ class Claim(Hold):
 
 
 class ClaimLost(Exception):
-    """The run is another's now, or ended; this slice must write nothing more."""
+    """The run has ended, or another worker has claimed it. This slice must not write again."""
 
 
 def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
-    """Start a slice of a run that is due; None where it is not: ended, taken, or to wait longer."""
+    """Start a slice of a run that is due. Return None if the run has ended, is claimed, or has to wait longer."""
     with engine.begin() as connection:
         row = (
             connection.execute(
@@ -72,7 +77,7 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
 
 
 def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
-    """The claim of a slice that is under way, for a worker that is to assist it; None where it has ended."""
+    """Return the claim of a running slice, for an assistant. Return None if that slice has ended."""
     with engine.connect() as connection:
         row = (
             connection.execute(
@@ -90,21 +95,21 @@ def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
     return Claim(**row) if row else None
 
 
-def put_back(engine: Engine, claim: Claim) -> None:
-    """End a slice whose run goes on: the run is due at once."""
+def requeue_run(engine: Engine, claim: Claim) -> None:
+    """End a slice whose run continues in the next slice. The run is due at once."""
     with engine.begin() as connection:
         _move(connection, claim, f"{_unless_cancelled('queued')}, attempts = greatest(attempts - 1, 0)")
 
 
-def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failure: bool) -> None:
-    """End a slice whose run cannot go on now. is_failure: it counts towards the waits after which a run gives up."""
+def postpone_run(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failure: bool) -> None:
+    """End a slice whose run has to wait for `seconds`. With is_failure, the wait counts towards MAX_WAITS."""
     with engine.begin() as connection:
         _move(
             connection,
             claim,
             f"""{_unless_cancelled("waiting")}, attempts = greatest(attempts - 1, 0), waits = waits + :failures,
                waiting_reason = :reason || to_char(
-                   clock_timestamp() + :gap, '"; looks again at "YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                   clock_timestamp() + :gap, '"; next attempt at "YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                next_attempt_at = clock_timestamp() + :gap""",
             reason=safe_text(reason),
             gap=timedelta(seconds=seconds),
@@ -112,17 +117,17 @@ def wait(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failur
         )
 
 
-def waits_since_page(engine: Engine, claim: Claim) -> int:
-    """How often the run has waited after a failure since its last committed page, which may be of this slice."""
+def count_waits(engine: Engine, claim: Claim) -> int:
+    """Return how often the run has waited after a failure since its last committed page."""
     with engine.connect() as connection:
         waits: int = connection.execute(text("SELECT waits FROM runs WHERE id = :run"), {"run": claim.run}).scalar_one()
     return waits
 
 
-def succeed(engine: Engine, claim: Claim) -> str:
-    """End a run that has fetched all there was, by what became of its items; returns its last status.
+def complete_run(engine: Engine, claim: Claim) -> str:
+    """End a run that has fetched everything. Return its status: `succeeded`, or `partial` if items were rejected.
 
-    Raises TerminalError where none of them is in.
+    Raise TerminalError if every item was rejected.
     """
     with engine.begin() as connection:
         outcome = connection.execute(
@@ -139,24 +144,26 @@ def succeed(engine: Engine, claim: Claim) -> str:
         ).one()
         if outcome.fetched and outcome.rejected == outcome.fetched:
             raise TerminalError(
-                f"All of the {outcome.fetched} items that were fetched were rejected; see /runs/{claim.run}/rejects.",
+                f"All {outcome.fetched} fetched items were rejected; see /runs/{claim.run}/rejects.",
                 code="nothing_loaded",
             )
-        # Upstreams list coins that have no price: worth keeping, not worth an alarm.
+        # Upstreams list coins without a price. Such rejects are stored, but do not make the run `partial`.
         status = "partial" if outcome.noteworthy else "succeeded"
-        end(connection, claim, status)
+        end_run(connection, claim, status)
         return status
 
 
-def fail(connection: Connection, hold: Hold, code: str, detail: str, pause_for: timedelta | None = None) -> None:
-    """Give a run up; pause_for: and run its source no more for so long, if what is live would fare the same."""
-    end(connection, hold, "failed", code, detail)
-    if pause_for is not None and hold.kind == "live":
-        pause_at_least(connection, hold.source, pause_for, safe_text(f"{code}: {detail}"))
+def fail_run(connection: Connection, hold: Hold, code: str, detail: str, pause: timedelta | None = None) -> None:
+    """End a run as failed. If it is a live run and `pause` is set, pause its source too: the next run would fail."""
+    end_run(connection, hold, "failed", code, detail)
+    if pause is not None and hold.kind == "live":
+        extend_pause(connection, hold.source, pause, safe_text(f"{code}: {detail}"))
 
 
-def end(connection: Connection, hold: Hold, status: str, code: str | None = None, detail: str | None = None) -> None:
-    """Move a run to one of its ends."""
+def end_run(
+    connection: Connection, hold: Hold, status: str, code: str | None = None, detail: str | None = None
+) -> None:
+    """Move a run to a final status."""
     _move(
         connection,
         hold,
@@ -167,8 +174,8 @@ def end(connection: Connection, hold: Hold, status: str, code: str | None = None
     )
 
 
-def pause_at_least(connection: Connection, source: str, gap: timedelta, reason: str) -> None:
-    """Pause a source, unless it is paused for longer already: an operator's word stands."""
+def extend_pause(connection: Connection, source: str, gap: timedelta, reason: str) -> None:
+    """Pause a source for `gap` from now. A longer pause, such as an operator's, stays unchanged."""
     connection.execute(
         text("""
             UPDATE sources SET paused_reason = :reason,
@@ -181,19 +188,19 @@ def pause_at_least(connection: Connection, source: str, gap: timedelta, reason: 
 
 
 def _unless_cancelled(status: str) -> str:
-    """The assignments that move a run on, or end it if somebody asked for that meanwhile."""
+    """Return the assignments that set a run's status, or end the run if somebody cancelled it meanwhile."""
     return f"""status = CASE WHEN cancel_requested THEN 'cancelled' ELSE '{status}' END,
                finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END"""
 
 
 def _move(connection: Connection, hold: Hold, assignments: str, **values: Any) -> None:
-    moved = connection.execute(
+    result = connection.execute(
         text(f"UPDATE runs SET {assignments} WHERE id = :run AND claims = :number AND status = 'running'"),
         {"run": hold.run, "number": hold.number, **values},
     )
-    if moved.rowcount == 0:
+    if result.rowcount == 0:
         raise ClaimLost(str(hold.run))
-    # What its assistants are committing comes in before the move, and nothing after it.
+    # Waits for pages that assistants are committing. They are committed before this move; later ones are refused.
     connection.execute(
         text("""
             UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL

@@ -1,4 +1,4 @@
-"""A run's right to write for a partition: taken by compare-and-swap, proved at each page's fence, let go at the end."""
+"""Lease partitions to runs. A lease is taken by compare-and-swap, checked before each page, and released at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 
@@ -17,9 +18,11 @@ from tasks.runtime.safe_text import safe_text
 
 @dataclass
 class Lease:
-    """token fences: whoever took the lease after us has a higher one. seconds: how long it lasts without a page.
+    """A run's right to write to a partition.
 
-    version: the checkpoint's, as this slice last saw it; each page makes it one higher.
+    token:   the fencing token: each later lease of the partition has a higher one.
+    version: the checkpoint's version that this slice last saw. Each page increments it.
+    seconds: how long the lease lasts without a committed page.
     """
 
     claim: Claim
@@ -40,44 +43,49 @@ class Lease:
 
 
 class LeaseHeld(Exception):
-    """Somebody else may write for the partition. seconds: until that right ends. beside_us: it works on our own run."""
+    """Another worker has the lease. seconds: until it ends. same_run: that worker works on this slice's run."""
 
-    def __init__(self, partition: str, run: str, seconds: float, *, beside_us: bool):
-        super().__init__(f"partition {partition!r} is leased to run {run}")
-        self.seconds, self.beside_us = seconds, beside_us
+    def __init__(self, partition: str, run: UUID | None, seconds: float, *, same_run: bool):
+        holder = f"is leased to run {run}" if run else "was released just now"
+        super().__init__(f"partition {partition!r} {holder}")
+        self.seconds, self.same_run = seconds, same_run
 
 
 class PartitionDone(Exception):
-    """Another worker has been through the partition for our run."""
+    """Another worker has finished the partition for this run."""
 
 
 class LeaseLost(Exception):
-    """Somebody else took the lease over, or the checkpoint is not where it was left; this slice writes nothing more."""
+    """Another worker took over the lease or changed the checkpoint. This slice must not write again."""
 
 
 class Cancelled(Exception):
-    """Somebody asked for the run to end."""
+    """Somebody cancelled the run."""
 
 
-def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float, *, silent: float | None = None) -> Lease:
-    """The lease of a partition: free, run out, or left by an earlier slice of our run.
+def take_lease(
+    engine: Engine, claim: Claim, partition: str, seconds: float, *, takeover_after: float | None = None
+) -> Lease:
+    """Return the lease of a partition that is free, expired, or left by an earlier slice of the run.
 
-    silent: seconds after which one is taken from a worker of this slice's run, too, that has committed no page in them.
-    Raises LeaseHeld, PartitionDone, ClaimLost, Cancelled.
+    takeover_after: also take the lease from a worker of the same slice that has committed no page for this many
+    seconds. None: never.
+
+    Raise LeaseHeld, PartitionDone, ClaimLost or Cancelled.
     """
-    named = {"source": claim.source, "partition": partition}
+    key = {"source": claim.source, "partition": partition}
     reach("before_lease")
     with engine.begin() as connection:
-        cancelled = _show_life(connection, claim)
+        cancelled = _renew_claim(connection, claim)
         if cancelled is None:
             raise ClaimLost(str(claim.run))
         if cancelled:
             raise Cancelled
         connection.execute(
             text("INSERT INTO checkpoints (source, partition) VALUES (:source, :partition) ON CONFLICT DO NOTHING"),
-            named,
+            key,
         )
-        taken = connection.execute(
+        row = connection.execute(
             text("""
                 UPDATE checkpoints
                    SET lease_run = :run, lease_claim = :number, lease_token = lease_token + 1,
@@ -85,50 +93,50 @@ def take_lease(engine: Engine, claim: Claim, partition: str, seconds: float, *, 
                  WHERE source = :source AND partition = :partition AND done_by IS DISTINCT FROM :run
                    AND (lease_run IS NULL OR lease_run = :run AND lease_claim IS DISTINCT FROM :number
                         OR lease_expires <= clock_timestamp()
-                           + CASE WHEN lease_run = :run THEN :left_when_silent ELSE interval '0' END
-                        -- taken while the clock was ahead: no lease of today ends so late
+                           + CASE WHEN lease_run = :run THEN :left_at_takeover ELSE interval '0' END
+                        -- No valid lease ends so late: this one was taken while the clock was ahead.
                         OR lease_expires > clock_timestamp() + :lease)
                 RETURNING lease_token, cursor, version
             """),
             {
-                **named,
+                **key,
                 "run": claim.run,
                 "number": claim.number,
                 "lease": timedelta(seconds=seconds),
-                "left_when_silent": timedelta(seconds=0 if silent is None else seconds - silent),
+                "left_at_takeover": timedelta(seconds=0 if takeover_after is None else seconds - takeover_after),
             },
         ).one_or_none()
-        if taken is None:
-            raise _why_not(connection, claim, partition)
-    return Lease(claim, partition, taken.lease_token, taken.cursor, taken.version, seconds)
+        if row is None:
+            raise _reason_not_taken(connection, claim, partition)
+    return Lease(claim, partition, row.lease_token, row.cursor, row.version, seconds)
 
 
-def _why_not(connection: Connection, claim: Claim, partition: str) -> LeaseHeld | PartitionDone:
-    held = connection.execute(
+def _reason_not_taken(connection: Connection, claim: Claim, partition: str) -> LeaseHeld | PartitionDone:
+    row = connection.execute(
         text("""
-            SELECT lease_run, greatest(extract(epoch FROM lease_expires - clock_timestamp()), 0)::float AS left,
+            SELECT lease_run, greatest(extract(epoch FROM lease_expires - clock_timestamp()), 0)::float AS seconds_left,
                    done_by IS NOT DISTINCT FROM :run AS is_done
               FROM checkpoints WHERE source = :source AND partition = :partition
         """),
         {"source": claim.source, "partition": partition, "run": claim.run},
     ).one()
-    if held.is_done:
+    if row.is_done:
         return PartitionDone(partition)
-    # It may have been let go of just now.
-    run = str(held.lease_run or "no more")
-    return LeaseHeld(partition, run, held.left or 0.0, beside_us=held.lease_run in (None, claim.run))
+    # lease_run is NULL if the lease was released between the two statements.
+    return LeaseHeld(partition, row.lease_run, row.seconds_left or 0.0, same_run=row.lease_run in (None, claim.run))
 
 
 def release_lease(
     engine: Engine, lease: Lease, *, done: bool = False, failed: TransientError | TerminalError | None = None
 ) -> None:
-    """Let go of a partition. done: the run need not look at it again; raises LeaseLost.
+    """Release a partition.
 
-    failed: why it could not be read. Without done, the run tries it again after its other partitions.
+    done:   the run has finished with the partition. Raise LeaseLost if the checkpoint has changed.
+    failed: why the partition could not be read. Without `done`, the run retries it after its other partitions.
     """
     with engine.begin() as connection:
-        _show_life(connection, lease.claim)
-        released = connection.execute(
+        _renew_claim(connection, lease.claim)
+        result = connection.execute(
             text("""
                 UPDATE checkpoints
                    SET lease_run = NULL, lease_expires = NULL,
@@ -147,8 +155,8 @@ def release_lease(
                 "error": json.dumps(_error(failed)) if failed else None,
             },
         )
-        if done and released.rowcount == 0:
-            raise LeaseLost(f"the checkpoint of partition {lease.partition!r} is not where this slice left it")
+        if done and result.rowcount == 0:
+            raise LeaseLost(f"the checkpoint of partition {lease.partition!r} changed since this slice last read it")
 
 
 def _error(failed: TransientError | TerminalError) -> dict[str, Any]:
@@ -156,10 +164,10 @@ def _error(failed: TransientError | TerminalError) -> dict[str, Any]:
     return {"code": failed.code, "detail": safe_text(failed.detail), "pause": pause}
 
 
-def _show_life(connection: Connection, claim: Claim) -> bool | None:
-    """Show that the slice still works, between one partition's lease and the next; gives whether it is to be cancelled.
+def _renew_claim(connection: Connection, claim: Claim) -> bool | None:
+    """Record that the slice still works. Return whether its run is to be cancelled, or None if the claim is lost.
 
-    None where the claim is lost. An assistant waits for who is just moving the run, and leaves it as it is.
+    An assistant records nothing. It waits for a move of the run that is being committed.
     """
     held = "id = :run AND claims = :number AND status = 'running'"
     cancelled: bool | None = connection.scalar(

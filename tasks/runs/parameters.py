@@ -1,4 +1,4 @@
-"""What a run of kind replay or backfill takes: its parameters, to and from the JSON of its row."""
+"""Parameters of replays and backfills: to and from the JSON in a run's row."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from uuid import UUID
 from sources.contract import EPOCH
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-"""How a body is named."""
+"""The digest that identifies a body: SHA-256, in lower-case hexadecimal digits."""
 
-TIMES = ("observed_from", "observed_to")
+TIME_FIELDS = ("observed_from", "observed_to")
 
 Existing = Literal["skip", "retry", "repeat"]
-"""What becomes of spans that an earlier backfill has been through: none is fetched again; those are that were refused;
-all are."""
+"""What a backfill does with spans that an earlier backfill requested. `skip`: fetch none of them. `retry`: fetch those
+that the upstream refused. `repeat`: fetch all of them."""
 
 EXISTING: tuple[str, ...] = get_args(Existing)
 
@@ -28,7 +28,7 @@ Span = tuple[datetime, datetime]
 
 @dataclass(frozen=True)
 class BackfillParameters:
-    """The past of which assets, by their slugs: what was observed from a time on, before another (aware) or now."""
+    """Which assets (slugs) to backfill, from `observed_from` until before `observed_to` (aware; None: now)."""
 
     assets: tuple[str, ...]
     observed_from: datetime
@@ -37,36 +37,39 @@ class BackfillParameters:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As JSON has them."""
-        times = {name: at.isoformat() for name in TIMES if (at := getattr(self, name)) is not None}
+        """The JSON for the run's row."""
+        times = {name: at.isoformat() for name in TIME_FIELDS if (at := getattr(self, name)) is not None}
         return {"assets": list(self.assets), **times, "existing": self.existing}
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
-        """What `parameters` gave."""
-        times = {name: datetime.fromisoformat(parameters[name]) for name in TIMES if name in parameters}
+        """Read the JSON that `parameters` wrote."""
+        times = {name: datetime.fromisoformat(parameters[name]) for name in TIME_FIELDS if name in parameters}
         return cls(tuple(parameters["assets"]), **times, existing=parameters["existing"])
 
-    def spans(self, longest: timedelta, now: datetime) -> list[Span]:
-        """Those of its time, the newest first, cut where every backfill cuts: so one finds what another has done.
+    def spans(self, max_span: timedelta, now: datetime) -> list[Span]:
+        """Return the spans to fetch, newest first, each at most `max_span` long.
 
-        The last ends with today: all slices of a run mean the same.
+        Every backfill cuts at the same instants, so a backfill recognizes the spans of an earlier one. The last span
+        ends with the current day, so all slices of a run have the same spans.
         """
         tomorrow = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        end, found, since = min(self.observed_to or tomorrow, tomorrow), [], self.observed_from
+        end, spans, since = min(self.observed_to or tomorrow, tomorrow), [], self.observed_from
         while since < end:
-            until = min(EPOCH + ((since - EPOCH) // longest + 1) * longest, end)
-            found.append((since, until))
+            until = min(EPOCH + ((since - EPOCH) // max_span + 1) * max_span, end)
+            spans.append((since, until))
             since = until
-        return found[::-1]
+        return spans[::-1]
 
 
 @dataclass(frozen=True)
 class ReplayParameters:
-    """Which of a source's pages. Nothing said: all of them.
+    """Which stored pages of a source to replay. The default: all of them.
 
-    rejected:   only those with a quarantined reject; with a code or a field, one that has such a reason.
-    run, fetched_from, fetched_to, body: only those of a run, fetched in a time, of one body (sha256, hex).
+    rejected:                 pages with a quarantined reject; with `code` or `field`, one that has such a reason.
+    run:                      pages that this run fetched.
+    fetched_from, fetched_to: pages fetched in this period; the end is excluded.
+    body:                     pages with this body (SHA-256, hexadecimal).
     """
 
     rejected: bool = False
@@ -79,13 +82,14 @@ class ReplayParameters:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As JSON has them, without what is not said."""
-        said = {it.name: value for it in fields(self) if (value := getattr(self, it.name)) not in (None, False)}
-        return json.loads(json.dumps(said, default=_as_json))  # type: ignore[no-any-return]  # its keys are texts
+        """The JSON for the run's row, without the fields that have their default."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: value for name, value in values.items() if value not in (None, False)}
+        return json.loads(json.dumps(chosen, default=_as_json))  # type: ignore[no-any-return]  # an object
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
-        """What `parameters` gave. Times stay texts: Postgres reads them."""
+        """Read the JSON that `parameters` wrote. Times and the run's id stay text: Postgres converts them."""
         return cls(**parameters)
 
 

@@ -1,4 +1,4 @@
-"""What a run knows of its partitions from one slice to the next: which are done, which failed and why."""
+"""Record what a run has done with its partitions across slices: which are done, and which failed and why."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from sources.contract import Cursor, TerminalError
 from tasks.runs.claims import Claim
 from tasks.runtime.safe_text import MAX_DETAIL
 
-LONGEST_NAMED = MAX_DETAIL // 8
-"""Characters of one partition's error, where a run's end names several."""
+MAX_FAILURE_CHARACTERS = MAX_DETAIL // 8
+"""Characters of one partition's error in a detail that lists several."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run could not read a partition. for_good: it does not try again."""
+    """Why a run could not read a partition. pause: seconds. is_final: the run does not retry the partition."""
 
     partition: str
     code: str
     detail: str
     pause: float | None
-    for_good: bool
+    is_final: bool
 
     @property
-    def named(self) -> str:
-        """Its detail, which says of which partition it is."""
+    def message(self) -> str:
+        """The detail, with the partition's name in front if the detail lacks it."""
         return self.detail if self.partition in self.detail else f"{self.partition}: {self.detail}"
 
 
-def partitions_left(engine: Engine, claim: Claim, partitions: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those that the run has not tried, as the source names them; and those that have to wait, the longest first.
+def list_remaining_partitions(engine: Engine, claim: Claim, partitions: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the partitions that the run has not tried, and those it has to retry.
 
-    A slice begins where the last one ended, however many partitions there are, and however many of them fail.
+    The untried ones keep the source's order. The retries start with the one whose failure is oldest. So a slice
+    continues where the last one ended, however many partitions exist or fail.
     """
     with engine.connect() as connection:
         rows = connection.execute(
@@ -46,34 +47,36 @@ def partitions_left(engine: Engine, claim: Claim, partitions: Iterable[str]) -> 
             {"source": claim.source, "run": claim.run},
         ).all()
     tried = {row.partition for row in rows}
-    named = list(partitions)
-    there = set(named)
-    waiting = [row.partition for row in rows if not row.done and row.partition in there]
-    return [partition for partition in named if partition not in tried], waiting
+    ordered = list(partitions)
+    existing = set(ordered)
+    retries = [row.partition for row in rows if not row.done and row.partition in existing]
+    return [partition for partition in ordered if partition not in tried], retries
 
 
-def first_unclaimed(engine: Engine, claim: Claim, partitions: Sequence[str]) -> tuple[str, Cursor | None] | None:
-    """The first of these that has no lease, and that is not done, with its checkpoint's cursor. As of now."""
+def find_unleased_partition(
+    engine: Engine, claim: Claim, partitions: Sequence[str]
+) -> tuple[str, Cursor | None] | None:
+    """Return the first of these partitions that is neither leased nor done, with its checkpoint's cursor."""
     with engine.connect() as connection:
-        free = connection.execute(
+        row = connection.execute(
             text("""
-                SELECT named.partition, cursor
-                  FROM unnest(CAST(:partitions AS text[])) WITH ORDINALITY AS named(partition, place)
-                  LEFT JOIN checkpoints AS c ON c.source = :source AND c.partition = named.partition
-                 WHERE c.lease_run IS NULL AND c.done_by IS DISTINCT FROM :run ORDER BY place LIMIT 1
+                SELECT candidate.partition, cursor
+                  FROM unnest(CAST(:partitions AS text[])) WITH ORDINALITY AS candidate(partition, position)
+                  LEFT JOIN checkpoints AS c ON c.source = :source AND c.partition = candidate.partition
+                 WHERE c.lease_run IS NULL AND c.done_by IS DISTINCT FROM :run ORDER BY position LIMIT 1
             """),
             {"source": claim.source, "run": claim.run, "partitions": list(partitions)},
         ).one_or_none()
-    return (free.partition, free.cursor) if free else None
+    return (row.partition, row.cursor) if row else None
 
 
-def failures(engine: Engine, claim: Claim) -> list[Failure]:
-    """The partitions that the run could not read so far, over all its slices."""
+def list_failures(engine: Engine, claim: Claim) -> list[Failure]:
+    """Return the partitions that the run has failed to read so far, in all its slices."""
     with engine.connect() as connection:
         rows = connection.execute(
             text("""
                 SELECT partition, error->>'code' AS code, error->>'detail' AS detail,
-                       (error->>'pause')::float AS pause, done_by IS NOT DISTINCT FROM failed_by AS for_good
+                       (error->>'pause')::float AS pause, done_by IS NOT DISTINCT FROM failed_by AS is_final
                   FROM checkpoints WHERE source = :source AND failed_by = :run ORDER BY partition
             """),
             {"source": claim.source, "run": claim.run},
@@ -81,22 +84,29 @@ def failures(engine: Engine, claim: Claim) -> list[Failure]:
         return [Failure(**row) for row in rows.mappings()]
 
 
-def raise_failed(engine: Engine, claim: Claim) -> None:
-    """Once all else is in, raise TerminalError if partitions could not be read. Its end names the others too."""
-    failed = [failure for failure in failures(engine, claim) if failure.for_good]
-    if failed:
-        pauses = [failure.pause for failure in failed if failure.pause is not None]
+def raise_final_failures(engine: Engine, claim: Claim) -> None:
+    """Raise TerminalError for the first partition that failed for good. Call it after all others are loaded."""
+    failures = [failure for failure in list_failures(engine, claim) if failure.is_final]
+    if failures:
+        pauses = [failure.pause for failure in failures if failure.pause is not None]
         pause = timedelta(seconds=max(pauses)) if pauses else None
-        raise TerminalError(failed[0].named, code=failed[0].code, pause=pause)
+        raise TerminalError(failures[0].message, code=failures[0].code, pause=pause)
 
 
-def with_failures(engine: Engine, claim: Claim, detail: str) -> str:
-    """What a run that is given up says: its own detail, and each other partition that it could not read."""
-    others = [named for it in failures(engine, claim) if (named := it.named[:LONGEST_NAMED]) not in detail]
-    said = detail[: MAX_DETAIL // 2] if others else detail
-    for place, named in enumerate(others):
-        rest = f"; and {len(others) - place} more"
-        if len(said) + len(named) + 2 + len(rest) > MAX_DETAIL:
-            return said + rest
-        said += f"; {named}"
-    return said
+def append_failures(engine: Engine, claim: Claim, detail: str) -> str:
+    """Return a failed run's error detail, followed by the partitions it could not read.
+
+    The result has at most MAX_DETAIL characters. Partitions that do not fit are counted.
+    """
+    messages = [
+        message
+        for failure in list_failures(engine, claim)
+        if (message := failure.message[:MAX_FAILURE_CHARACTERS]) not in detail
+    ]
+    result = detail[: MAX_DETAIL // 2] if messages else detail
+    for position, message in enumerate(messages):
+        rest = f"; and {len(messages) - position} more"
+        if len(result) + len(message) + 2 + len(rest) > MAX_DETAIL:
+            return result + rest
+        result += f"; {message}"
+    return result

@@ -1,10 +1,9 @@
-"""Every few seconds: settle runs whose worker vanished, publish runs whose message did. Safe to run twice at once."""
+"""Requeue or end runs whose worker vanished, and publish runs whose message was lost. Two may run at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, RowMapping, select, text
@@ -13,29 +12,31 @@ from settings import Settings
 from store.engine import application_name
 from store.errors import describe
 from store.tables import CheckpointRow
-from tasks.runs.claims import Hold, end, fail
-from tasks.runs.requests import publish
+from tasks.runs.claims import Hold, end_run, fail_run
+from tasks.runs.publishing import publish
 from tasks.runtime.broker import heartbeat_timeout, ingest_queue_is_empty
 from tasks.runtime.database import WORKER
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
-MOST_AT_ONCE = 500
+MAX_RUNS_PER_SWEEP = 500
+"""Runs that one sweep publishes."""
+
 POISONED_PAUSE = timedelta(days=1)
 
 
 def reconcile(engine: Engine, settings: Settings) -> bool:
-    """After it, no run is `running` without a worker, and every run that is due has been published.
+    """Settle every `running` run that has no worker, and publish every run that is due.
 
-    False where the database kept a step from being done; the others are done all the same.
+    Return False if the database prevented a step. The other steps are done in any case.
     """
-    steps = (_end_overdue_sessions, _settle_abandoned, _say_whether_a_worker_is_missing, _publish_due)
-    done = [_is_done(step, engine, settings) for step in steps]
-    return all(done)
+    steps = (_terminate_overdue_sessions, _settle_abandoned_runs, _explain_missing_workers, _publish_due_runs)
+    results = [_try_step(step, engine, settings) for step in steps]
+    return all(results)
 
 
-def _is_done(step: Callable[[Engine, Settings], None], engine: Engine, settings: Settings) -> bool:
+def _try_step(step: Callable[[Engine, Settings], None], engine: Engine, settings: Settings) -> bool:
     try:
         step(engine, settings)
     except DATABASE_ERRORS as error:
@@ -44,31 +45,34 @@ def _is_done(step: Callable[[Engine, Settings], None], engine: Engine, settings:
     return True
 
 
-def _end_overdue_sessions(engine: Engine, settings: Settings) -> None:
-    """Workers' sessions in a transaction that Postgres should have ended, and that hold rows others are waiting for.
+def _terminate_overdue_sessions(engine: Engine, settings: Settings) -> None:
+    """Terminate workers' sessions whose transaction is far over TRANSACTION_TIMEOUT: they block other workers.
 
-    It does not heed transaction_timeout while a COPY waits for more rows: a worker may be frozen in the middle of one.
+    Postgres does not apply transaction_timeout while a COPY waits for rows. A worker may freeze in the middle of one.
     """
     with engine.begin() as connection:
-        ended = connection.execute(
+        sessions = connection.execute(
             text("""
                 SELECT pid, pg_terminate_backend(pid, 1000) AS ended FROM pg_stat_activity
                  WHERE application_name = :worker AND datname = current_database() AND usename = current_user
-                   AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - :longest
+                   AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - :max_duration
             """),
-            {"worker": application_name(WORKER), "longest": timedelta(seconds=2 * settings.transaction_timeout)},
+            {"worker": application_name(WORKER), "max_duration": timedelta(seconds=2 * settings.transaction_timeout)},
         )
-        for session in ended:
+        for session in sessions:
             log.warning(
-                "session_terminated", pid=session.pid, at_once=session.ended, reason="it outlived TRANSACTION_TIMEOUT"
+                "session_terminated",
+                pid=session.pid,
+                at_once=session.ended,
+                reason="its transaction took more than twice TRANSACTION_TIMEOUT",
             )
 
 
-def _settle_abandoned(engine: Engine, settings: Settings) -> None:
-    """Runs that are `running` without a live lease, and have not been heard of for as long as a lease lasts."""
+def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
+    """Settle `running` runs that have no live lease and gave no sign of life for the length of a lease."""
     with engine.begin() as connection:
-        abandoned = connection.execute(
-            # A row that is locked is a page being committed, or another reconciler's.
+        rows = connection.execute(
+            # A locked row belongs to a page that is being committed, or to another reconciler.
             text("""
                 SELECT id AS run, claims AS number, source, kind, attempts, cancel_requested
                   FROM runs
@@ -80,32 +84,33 @@ def _settle_abandoned(engine: Engine, settings: Settings) -> None:
             """),
             {"lease": timedelta(seconds=settings.lease)},
         )
-        for run in abandoned.mappings().all():
-            if _is_left_alone(connection, run):
+        for run in rows.mappings().all():
+            if _lock_checkpoints(connection, run):
                 _settle(connection, settings, run)
 
 
-def _is_left_alone(connection: Connection, run: RowMapping) -> bool:
-    """Whether nobody is committing a page of it; nobody can until this transaction's end."""
-    alone: bool = connection.execute(
+def _lock_checkpoints(connection: Connection, run: RowMapping) -> bool:
+    """Lock the run's checkpoints, so that no page of it can be committed. Return False if one is being committed."""
+    all_locked: bool = connection.execute(
         text("""
             SELECT count(*) = (SELECT count(*) FROM checkpoints WHERE lease_run = :run)
-              FROM (SELECT FROM checkpoints WHERE lease_run = :run FOR NO KEY UPDATE SKIP LOCKED) AS free
+              FROM (SELECT FROM checkpoints WHERE lease_run = :run FOR NO KEY UPDATE SKIP LOCKED) AS locked
         """),
         {"run": run["run"]},
     ).scalar_one()
-    return alone
+    return all_locked
 
 
 def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None:
+    """Cancel the run if somebody requested that, fail it after MAX_ATTEMPTS starts, or requeue it."""
     hold = Hold(run["run"], run["number"], run["source"], run["kind"])
     if run["cancel_requested"]:
-        end(connection, hold, "cancelled")
+        end_run(connection, hold, "cancelled")
         log.info("run_ended", run=str(hold.run), source=hold.source, status="cancelled")
     elif run["attempts"] >= settings.max_attempts:
-        detail = _where_it_died(connection, run)
-        # The source is paused, or the run of each slot would kill its workers on the same page.
-        fail(connection, hold, "poisoned", detail, POISONED_PAUSE)
+        detail = _describe_poisoned_run(connection, run)
+        # Pauses the source. Otherwise the run of each slot would kill its workers on the same page.
+        fail_run(connection, hold, "poisoned", detail, POISONED_PAUSE)
         log.error("run_ended", run=str(hold.run), source=hold.source, status="failed", code="poisoned", reason=detail)
     else:
         connection.execute(
@@ -115,59 +120,57 @@ def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None
         log.warning("run_requeued", run=str(hold.run), source=hold.source, attempts=run["attempts"])
 
 
-def _where_it_died(connection: Connection, run: RowMapping) -> str:
+def _describe_poisoned_run(connection: Connection, run: RowMapping) -> str:
     leased = select(CheckpointRow.partition, CheckpointRow.cursor).where(CheckpointRow.lease_run == run["run"])
-    places = [
-        f"the page of partition {partition!r} after cursor {cursor}" for partition, cursor in connection.execute(leased)
+    pages = [
+        f"at the page of partition {partition!r} after cursor {cursor}"
+        for partition, cursor in connection.execute(leased)
     ]
-    return f"{run['attempts']} starts in a row ended without a committed page; at " + (
-        ", ".join(places) or "the start, before any page"
-    )
+    position = " and ".join(pages) or "before the first page"
+    return f"{run['attempts']} starts in a row ended without a committed page; the last one stopped {position}"
 
 
-def _say_whether_a_worker_is_missing(engine: Engine, settings: Settings) -> None:
+def _explain_missing_workers(engine: Engine, settings: Settings) -> None:
+    """Say in `waiting_reason` of each run that is due that no worker is alive, or clear that text."""
     with engine.begin() as connection:
         connection.execute(
             text("""
-                WITH seen AS (
+                WITH last_sign AS (
                     SELECT greatest((SELECT beaten_at FROM heartbeats WHERE part = 'worker'),
                                     (SELECT max(committed_at) FROM pages)) AS at),
-                     word AS (
-                    SELECT CASE WHEN at IS NULL THEN 'no worker has shown itself yet'
-                                WHEN at < clock_timestamp() - :late
-                                THEN to_char(at, '"no worker has been seen since "YYYY-MM-DD"T"HH24:MI:SS"Z"')
-                           END AS reason FROM seen)
-                UPDATE runs SET waiting_reason = word.reason FROM word
-                 WHERE waiting_reason IS DISTINCT FROM word.reason
-                   AND (status = 'queued'
-                        OR status = 'waiting' AND next_attempt_at <= clock_timestamp() AND word.reason IS NOT NULL)
+                     explanation AS (
+                    SELECT CASE WHEN at IS NULL THEN 'no worker heartbeat received yet'
+                                WHEN at < clock_timestamp() - :timeout
+                                THEN to_char(at, '"no worker heartbeat since "YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                           END AS reason FROM last_sign)
+                UPDATE runs SET waiting_reason = explanation.reason FROM explanation
+                 WHERE waiting_reason IS DISTINCT FROM explanation.reason
+                   AND (status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp()
+                                             AND explanation.reason IS NOT NULL)
             """),
-            {"late": timedelta(seconds=heartbeat_timeout(settings))},
+            {"timeout": timedelta(seconds=heartbeat_timeout(settings))},
         )
 
 
-def _publish_due(engine: Engine, settings: Settings) -> None:
-    """While messages wait in the queue, the gap doubles with each publication: a backlog is no loss.
+def _publish_due_runs(engine: Engine, settings: Settings) -> None:
+    """Publish the runs that are due and whose last message is older than PUBLISH_GAP.
 
-    Where none waits, what is due and was sent a while ago has been lost, however often that happened.
+    While messages wait in the queue, the gap doubles with each publication: a backlog is not a loss. If the queue is
+    empty, the message was lost, and the gap does not grow.
     """
     with engine.connect() as connection:
-        due = connection.scalars(
+        runs = connection.scalars(
             text("""
                 SELECT id FROM runs
                  WHERE (status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp())
                    AND (published_at IS NULL OR published_at NOT BETWEEN clock_timestamp() - :gap
                         * CASE WHEN :empty THEN 1 ELSE 2 ^ least(publish_count - 1, 8) END AND clock_timestamp())
-                 ORDER BY requested_at LIMIT :most
+                 ORDER BY requested_at LIMIT :max_runs
             """),
-            _publishing(settings),
+            {
+                "gap": timedelta(seconds=settings.publish_gap),
+                "empty": ingest_queue_is_empty(),
+                "max_runs": MAX_RUNS_PER_SWEEP,
+            },
         ).all()
-    publish(engine, due)
-
-
-def _publishing(settings: Settings) -> dict[str, Any]:
-    return {
-        "gap": timedelta(seconds=settings.publish_gap),
-        "empty": ingest_queue_is_empty(),
-        "most": MOST_AT_ONCE,
-    }
+    publish(engine, runs)

@@ -1,34 +1,30 @@
-"""Asking for runs: the row first, the message after the commit. Beat and the API both come through here."""
+"""Request and cancel runs. The run's row is committed before its message is sent. Beat and the API both use this."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any
 
-import structlog
-from kombu.exceptions import OperationalError as BrokerUnreachable
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, text
 
-from settings import get_settings
 from sources.registry import SOURCES
-from store.tables import RunRow
-from tasks.celery import celery
-from tasks.runs.claims import Hold
+from tasks.runs.idempotency import recall_runs, remember_runs
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
+from tasks.runs.publishing import publish
 
-log = structlog.get_logger()
+INSERT_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is asked for. full_refresh: start from no cursor; nothing is deleted.
+    """A requested run: live, or a replay, or a backfill.
 
-    replay: these kept pages instead of what the source has now; backfill: or some assets' past.
+    full_refresh: a live run starts from no cursor. Nothing is deleted.
     """
 
     source: str
@@ -49,39 +45,26 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Requested:
-    """The run that answers a request; created is False where it was there already."""
+    """The run that answers a request. created: False if the run existed already."""
 
     run: uuid.UUID
     created: bool
 
 
-@dataclass(frozen=True)
-class SlotAnswer:
-    """What became of a slot: it got a run; had one; was let go, or left for later, since it met a live run; or
-    somebody else was faster. run: the one that was made."""
-
-    outcome: Literal["requested", "repeated", "dropped", "postponed", "outrun"]
-    run: uuid.UUID | None = None
-
-
 class UnknownSource(Exception):
-    """No source has that name."""
+    """No source has this name."""
 
     def __init__(self, source: str):
-        super().__init__(f"There is no source {source!r}; there are: {', '.join(SOURCES)}.")
+        super().__init__(f"There is no source {source!r}. Known sources: {', '.join(SOURCES)}.")
         self.source, self.known = source, tuple(SOURCES)
 
 
 class RunConflict(Exception):
-    """The source has another run of the kind: one with other parameters, or not of the slot that was asked for."""
+    """The source has an unfinished run of this kind with other parameters, or for another slot."""
 
     def __init__(self, source: str, run: uuid.UUID):
         super().__init__(f"{source} has an unfinished run with other parameters: {run}.")
         self.source, self.run = source, run
-
-
-class IdempotencyMismatch(Exception):
-    """The Idempotency-Key was used before, with another request."""
 
 
 def request_runs(
@@ -93,71 +76,37 @@ def request_runs(
     traceparent: str | None = None,
     idempotency_key: str | None = None,
 ) -> list[Requested]:
-    """The runs that answer `requests`, in their order; all of them or, where one raises, none.
+    """Return the runs that answer `requests`, in their order. If one request raises, no run is created.
 
-    Raises UnknownSource, RunConflict, IdempotencyMismatch. That Redis is down is no reason to fail: a run that could
-    not be published is published by the reconciler.
+    A request for a source that already has such a run is answered with that run. If Redis is down, the reconciler
+    publishes the runs later.
+
+    Raise UnknownSource, RunConflict or IdempotencyMismatch.
     """
     for request in requests:
         if request.source not in SOURCES:
             raise UnknownSource(request.source)
     origin = {"requested_by": requested_by, "request_id": request_id, "traceparent": traceparent}
     with engine.begin() as connection:
-        if idempotency_key and (answered := _answered_before(connection, idempotency_key, requests)):
-            return answered
-        # In sorted order, so that two who ask for the same sources wait for each other, not in a circle.
-        by_source = {
-            request: _insert_run(connection, request, origin)
-            for request in sorted(set(requests), key=lambda it: it.source)
+        if idempotency_key and (runs := recall_runs(connection, idempotency_key, _request_hash(requests))):
+            return [Requested(run, created=False) for run in runs]
+        # In sorted order, so that two clients that request the same sources cannot deadlock.
+        answers = {
+            request: insert_run(connection, request, origin)
+            for request in sorted(set(requests), key=lambda request: request.source)
         }
-        requested = [by_source[request] for request in requests]
+        requested = [answers[request] for request in requests]
         if idempotency_key:
-            _remember_answer(connection, idempotency_key, requests, requested)
-    publish(engine, [it.run for it in requested if it.created])
+            runs = [answer.run for answer in requested]
+            remember_runs(connection, idempotency_key, _request_hash(requests), runs)
+    publish(engine, [answer.run for answer in requested if answer.created])
     return requested
 
 
-def request_slot(
-    engine: Engine, source: str, slot: datetime, *, after: datetime | None, postpone: bool = False
-) -> SlotAnswer:
-    """Make the run of a schedule's slot, and note that the slot was answered: both or neither. Publishes nothing.
-
-    after: the newest slot that was answered, as the caller read it; where another one is by now, nothing is done.
-    postpone: a slot that meets a live run stays unanswered, instead of being let go.
-    """
-    origin = {"requested_by": "schedule", "request_id": None, "traceparent": None}
-    with engine.connect() as connection:
-        # The run before the source's row, as a run that fails and pauses its source does it: else the two deadlock.
-        try:
-            requested = _insert_run(connection, RunRequest(source), origin, slot)
-        except RunConflict:
-            if postpone:
-                return SlotAnswer("postponed")
-            requested = None
-        if not record_slot(connection, source, slot, after=after):
-            return SlotAnswer("outrun")
-        connection.commit()
-    if requested is None:
-        return SlotAnswer("dropped")
-    return SlotAnswer("requested", requested.run) if requested.created else SlotAnswer("repeated")
-
-
-def record_slot(connection: Connection, source: str, slot: datetime, *, after: datetime | None) -> bool:
-    """Note the newest slot that was answered; False, and nothing done, where `after` is not that of before any more."""
-    noted = connection.execute(
-        text("""
-            INSERT INTO sources (name, last_slot) VALUES (:source, :slot)
-            ON CONFLICT (name) DO UPDATE SET last_slot = :slot WHERE sources.last_slot IS NOT DISTINCT FROM :after
-        """),
-        {"source": source, "slot": slot, "after": after},
-    )
-    return noted.rowcount == 1
-
-
 def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
-    """Cancel an unfinished run: at once if no worker has it, else before its next page is committed.
+    """Cancel an unfinished run: at once if no worker has it, otherwise before its next page is committed.
 
-    Returns the status the run has afterwards; None if there is no such run.
+    Return the run's status after that, or None if there is no such run.
     """
     with engine.begin() as connection:
         connection.execute(
@@ -174,113 +123,22 @@ def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
     return status
 
 
-def pause_source(engine: Engine, source: str, until: datetime | None, reason: str) -> None:
-    """Run the source no more until then, or until it is resumed; a run that is under way ends its slice."""
-    with engine.begin() as connection:
-        connection.execute(
-            text("""
-                INSERT INTO sources (name, paused_until, paused_reason) VALUES (:source, :until, :reason)
-                ON CONFLICT (name) DO UPDATE SET paused_until = :until, paused_reason = :reason
-            """),
-            {"source": source, "until": until, "reason": reason},
-        )
-
-
-def resume_source(engine: Engine, source: str) -> None:
-    """Run the source again; its waiting runs are due at once."""
-    with engine.begin() as connection:
-        connection.execute(
-            # Until now: from here on it is expected to bring something (tasks/anomalies/freshness.py).
-            text("UPDATE sources SET paused_until = clock_timestamp(), paused_reason = NULL WHERE name = :source"),
-            {"source": source},
-        )
-        waiting = connection.scalars(
-            text("""
-                UPDATE runs SET next_attempt_at = clock_timestamp()
-                 WHERE source = :source AND status = 'waiting' RETURNING id
-            """),
-            {"source": source},
-        ).all()
-    publish(engine, waiting)
-
-
-def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
-    """Send the message of each run; one that cannot be sent now is sent by the reconciler."""
-    with engine.connect() as connection:
-        chosen = select(RunRow.id, RunRow.source).where(RunRow.id.in_(runs)).order_by(RunRow.requested_at)
-        named = connection.execute(chosen).all()
-    for run, source in named:
-        try:
-            celery.send_task(
-                "kasparro.ingest",
-                args=[str(run)],
-                task_id=str(run),
-                shadow=f"ingest {source}",  # the name that Flower shows
-                queue="ingest",
-                retry=False,
-            )
-        except (BrokerUnreachable, OSError) as error:
-            # Redis is away, says nothing, or refuses to write: so it would with the rest.
-            log.warning("publish_failed", run=str(run), reason=f"{type(error).__name__}: {error}")
-            return
-        with engine.begin() as connection:
-            connection.execute(
-                text("""
-                    UPDATE runs SET published_at = clock_timestamp(), publish_count = publish_count + 1
-                     WHERE id = :run AND status IN ('queued', 'waiting')
-                """),
-                {"run": run},
-            )
-
-
-def call_assistants(hold: Hold, count: int) -> None:
-    """Send for other workers to take partitions of a run, beside the slice that holds it. Without them it takes longer.
-
-    Raises nothing: where Redis is away, none come.
-    """
-    for _ in range(count):
-        try:
-            celery.send_task(
-                "kasparro.assist",
-                args=[str(hold.run), hold.number],
-                shadow=f"assist {hold.source}",
-                queue="ingest",
-                retry=False,
-            )
-        except (BrokerUnreachable, OSError) as error:
-            log.warning("publish_failed", reason=f"{type(error).__name__}: {error}")
-            return
-
-
-def _insert_run(
-    connection: Connection, request: RunRequest, origin: dict[str, str | None], slot: datetime | None = None
+def insert_run(
+    connection: Connection, request: RunRequest, origin: Mapping[str, str | None], slot: datetime | None = None
 ) -> Requested:
+    """Insert a queued run, or return the one that answers the request already. Raise RunConflict.
+
+    origin: who requested the run: requested_by, request_id and traceparent.
+    slot:   only the run of this slot answers the request.
+    """
     connection.execute(
         text("INSERT INTO sources (name) VALUES (:source) ON CONFLICT DO NOTHING"), {"source": request.source}
     )
-    if request.backfill and (same := _unfinished(connection, request)):
-        return Requested(same, created=False)
-    # The run in the way may end between the two statements: then the next turn inserts.
-    for _ in range(3):
-        run = uuid.uuid4()
-        inserted = connection.scalar(
-            text("""
-                INSERT INTO runs (id, source, kind, status, parameters, scheduled_for,
-                                  requested_by, request_id, traceparent)
-                VALUES (:run, :source, :kind, 'queued', CAST(:parameters AS jsonb), :slot,
-                        :requested_by, :request_id, :traceparent)
-                ON CONFLICT DO NOTHING RETURNING id
-            """),
-            {
-                "run": run,
-                "source": request.source,
-                "kind": request.kind,
-                "parameters": json.dumps(request.parameters),
-                "slot": slot,
-                **origin,
-            },
-        )
-        if inserted:
+    if request.backfill and (run := _find_same_backfill(connection, request)):
+        return Requested(run, created=False)
+    # The conflicting run may end between the two statements. Then the next attempt inserts.
+    for _ in range(INSERT_ATTEMPTS):
+        if run := _insert(connection, request, origin, slot):
             return Requested(run, created=True)
         existing = connection.execute(
             text("""
@@ -292,17 +150,40 @@ def _insert_run(
             {"source": request.source, "slot": slot, "kind": request.kind},
         ).one_or_none()
         if existing is not None:
-            # A slot is answered by its own run only; whoever asks by hand, by one that does the same.
+            # A slot is answered only by its own run. Any other request is answered by a run with the same parameters.
             if existing.scheduled_for != slot if slot else existing.parameters != request.parameters:
                 raise RunConflict(request.source, existing.id)
             return Requested(existing.id, created=False)
-    raise RuntimeError(f"{request.source}: three runs came and went while one was asked for")
+    raise RuntimeError(f"{request.source}: {INSERT_ATTEMPTS} conflicting runs started and ended during one request")
 
 
-def _unfinished(connection: Connection, request: RunRequest) -> uuid.UUID | None:
-    """A run of this kind, with the same parameters. Of backfills with others a source may have several."""
+def _insert(
+    connection: Connection, request: RunRequest, origin: Mapping[str, str | None], slot: datetime | None
+) -> uuid.UUID | None:
+    run: uuid.UUID | None = connection.scalar(
+        text("""
+            INSERT INTO runs (id, source, kind, status, parameters, scheduled_for,
+                              requested_by, request_id, traceparent)
+            VALUES (:run, :source, :kind, 'queued', CAST(:parameters AS jsonb), :slot,
+                    :requested_by, :request_id, :traceparent)
+            ON CONFLICT DO NOTHING RETURNING id
+        """),
+        {
+            "run": uuid.uuid4(),
+            "source": request.source,
+            "kind": request.kind,
+            "parameters": json.dumps(request.parameters),
+            "slot": slot,
+            **origin,
+        },
+    )
+    return run
+
+
+def _find_same_backfill(connection: Connection, request: RunRequest) -> uuid.UUID | None:
+    """Return an unfinished backfill with the same parameters. A source may have several with different ones."""
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 2))"), {"source": request.source})
-    same: uuid.UUID | None = connection.scalar(
+    run: uuid.UUID | None = connection.scalar(
         text("""
             SELECT id FROM runs
              WHERE source = :source AND kind = :kind AND status IN ('queued', 'running', 'waiting')
@@ -310,40 +191,9 @@ def _unfinished(connection: Connection, request: RunRequest) -> uuid.UUID | None
         """),
         {"source": request.source, "kind": request.kind, "parameters": json.dumps(request.parameters)},
     )
-    return same
-
-
-def _answered_before(connection: Connection, key: str, requests: Sequence[RunRequest]) -> list[Requested]:
-    """What was answered to this key before. A second request with it waits here until the first is committed."""
-    connection.execute(text("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 1))"), {"key": key})
-    row = connection.execute(
-        text("SELECT request_hash, answer FROM idempotency_keys WHERE key = :key"), {"key": key}
-    ).one_or_none()
-    if row is None:
-        return []
-    if bytes(row.request_hash) != _request_hash(requests):
-        raise IdempotencyMismatch("This Idempotency-Key was used before, with another request.")
-    return [Requested(uuid.UUID(run), created=False) for run in row.answer]
-
-
-def _remember_answer(
-    connection: Connection, key: str, requests: Sequence[RunRequest], requested: Sequence[Requested]
-) -> None:
-    connection.execute(
-        text("""
-            INSERT INTO idempotency_keys (key, request_hash, answer, expires_at)
-            VALUES (:key, :request_hash, CAST(:answer AS jsonb), clock_timestamp() + :kept)
-        """),
-        {
-            "key": key,
-            "request_hash": _request_hash(requests),
-            "answer": json.dumps([str(it.run) for it in requested]),
-            "kept": timedelta(seconds=get_settings().idempotency_keys_kept),
-        },
-    )
+    return run
 
 
 def _request_hash(requests: Sequence[RunRequest]) -> bytes:
-    asked = sorted([it.source, it.kind, it.parameters] for it in requests)
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).digest()
+    summary = sorted([request.source, request.kind, request.parameters] for request in requests)
+    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).digest()

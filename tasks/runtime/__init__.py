@@ -1,1 +1,1 @@
-"""What every process needs: logs, database, retries, heartbeats, shutdown."""
+"""Services that every process needs: logs, database, retries, heartbeats, shutdown."""

@@ -1,4 +1,4 @@
-"""How one tells that a part works; the broker is asked so that no one waits for it."""
+"""Check Redis with short timeouts, and define how old a heartbeat may be."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from redis.exceptions import RedisError
 from settings import Settings, get_settings
 
 TIMEOUT = 0.8
-GRACE = 15.0
+"""Seconds to wait for Redis."""
+
+HEARTBEAT_GRACE = 15.0
+"""Seconds that a heartbeat may be late, in addition to three sweeps."""
 
 
 def broker_accepts_writes() -> bool:
-    """True if Redis writes something within a second: one that is full or read-only still answers a ping."""
-    return _says(lambda client: bool(client.set("kasparro:written", 1, ex=60)))
+    """Return whether Redis stores a value in time. A Redis that is full or read-only still answers a ping."""
+    return _check(lambda client: bool(client.set("kasparro:written", 1, ex=60)))
 
 
 def ingest_queue_is_empty() -> bool:
-    """Whether no message waits for a worker; False where the broker does not say."""
-    return _says(lambda client: client.llen("ingest") == 0)
+    """Return whether no message waits for a worker. Return False if Redis does not answer."""
+    return _check(lambda client: client.llen("ingest") == 0)
 
 
-def _says(question: Callable[[Redis], bool]) -> bool:
+def _check(check: Callable[[Redis], bool]) -> bool:
     client = Redis.from_url(get_settings().redis_url, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT)
     try:
-        return question(client)
+        return check(client)
     except RedisError:
         return False
     finally:
@@ -34,5 +37,5 @@ def _says(question: Callable[[Redis], bool]) -> bool:
 
 
 def heartbeat_timeout(settings: Settings) -> float:
-    """Seconds without a sign of life after which a part counts as down."""
-    return 3 * settings.sweep_every + GRACE
+    """Return the seconds without a heartbeat after which a part of the service counts as down."""
+    return 3 * settings.sweep_every + HEARTBEAT_GRACE

@@ -1,4 +1,4 @@
-"""A worker's consumer of messages, which outlives whatever becomes of its connection to Redis."""
+"""Keep a worker consuming after lost connections to Redis and after invalid messages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from celery.worker.consumer import Consumer
 
 log = structlog.get_logger()
 
-BREATH = 1.0
-LONGEST_WAIT = 10
-"""Seconds between two tries to reach a Redis that is away. Celery's become 30."""
+RETRY_INTERVAL = 1.0
+"""Seconds between two connections, if Redis accepts a connection but then refuses to write."""
+
+MAX_RECONNECT_INTERVAL = 10
+"""Maximum seconds between two attempts to connect to Redis. Celery's default grows to 30."""
 
 
-class LastingConsumer(Consumer):
-    """Celery's, without the ways in which a lost connection, or a message, ends the worker or leaves it deaf."""
+class ResilientConsumer(Consumer):
+    """Celery's consumer, corrected: no lost connection and no invalid message ends the worker or stops it consuming."""
 
     loop: Any
 
@@ -29,52 +31,53 @@ class LastingConsumer(Consumer):
         self.loop = partial(read_or_reconnect, self.loop)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        take = super().create_task_handler(*args, **kwargs)
+        handle = super().create_task_handler(*args, **kwargs)
 
-        def take_or_drop(message: Any) -> None:
+        def handle_or_reject(message: Any) -> None:
             try:
-                take(message)
+                handle(message)
             except self.connection_errors:
                 raise
             except Exception:
-                # Left in the queue, it would end one worker after the other.
+                # Left in the queue, the message would end one worker after another.
                 log.exception("message_invalid")
                 message.reject_log_error(log, self.connection_errors)
 
-        return take_or_drop
+        return handle_or_reject
 
     def ensure_connected(self, conn: Any) -> Any:
-        conn.ensure_connection = partial(conn.ensure_connection, interval_max=LONGEST_WAIT)
+        conn.ensure_connection = partial(conn.ensure_connection, interval_max=MAX_RECONNECT_INTERVAL)
         return super().ensure_connected(conn)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
-            # It is closed twice, and gives back a message in hand each time: the second time with nothing to do so by.
+            # Celery closes the connection twice, and returns the current message each time. The second attempt has no
+            # connection left to return it over.
             log.warning("connection_close_failed", reason=str(error))
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Celery tries again at once: against a Redis that takes connections and refuses to write, for ever."""
+        """Pause before Celery reconnects. Otherwise it retries without pause while Redis refuses to write."""
         super().on_connection_error_before_connected(exc)
-        sleep(BREATH)
+        sleep(RETRY_INTERVAL)
 
     def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> Any:
-        """settle: acknowledges or rejects a message, whose method it is."""
+        """Schedule an acknowledgement or rejection. settle: the message's method that does it."""
         return super().call_soon_ack(partial(settle_or_reconnect, settle), *args, **kwargs)
 
 
 class SingleAttemptEvents(Events):
-    """Celery's, each sent once."""
+    """Celery's events, with a dispatcher that never retries."""
 
     dispatcher_cls = "tasks.runtime.celery_consumer:SingleAttemptDispatcher"
 
 
 class SingleAttemptDispatcher(EventDispatcher):
-    """Tells Flower what a worker does, and that it lives.
+    """Send a worker's events and heartbeats to Flower, each once.
 
-    The latter Celery sends until Redis takes it, and does nothing else meanwhile: the worker takes no task's result,
-    enforces no time limit, and does not stop when it is told to.
+    Celery retries a heartbeat until Redis accepts it. Meanwhile the worker is blocked: it reads no results, enforces no
+    time limits, and does not stop on SIGTERM.
     """
 
     def send(self, type: str, *args: Any, retry: bool = False, **fields: Any) -> Any:
@@ -82,21 +85,24 @@ class SingleAttemptDispatcher(EventDispatcher):
 
 
 def read_or_reconnect(loop: Callable[..., None], *args: Any) -> None:
-    """Celery's loop over what Redis sends. What is no message at all has left the queue, and costs the connection."""
+    """Run Celery's loop, which reads messages. Raise ConnectionError if it reads something that is not a message.
+
+    That entry has left the queue already. The error makes the worker reconnect.
+    """
     try:
         loop(*args)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         log.exception("message_invalid")
-        raise ConnectionError("what was read is no message; another connection is needed") from error
+        raise ConnectionError("an entry of the queue is not a message; reconnecting") from error
 
 
 def settle_or_reconnect(settle: Callable[..., None], *args: Any) -> None:
-    """Acknowledge or reject a message. Raises ConnectionError where that failed on the connection it came over."""
-    message = settle.__self__  # type: ignore[attr-defined]  # a bound method, to everyone a Callable
+    """Acknowledge or reject a message. Raise ConnectionError if that fails on an open connection."""
+    message = settle.__self__  # type: ignore[attr-defined]  # a bound method, typed as a Callable
     if message.channel.closed:
-        # It came over a connection that was lost since, and is delivered again. That copy finds its run not due.
+        # The connection was lost, so Redis delivers the message again. The second delivery finds its run not due.
         return
     settle(*args)
     if not message.acknowledged:
-        # Celery notes that and goes on, with the message counted as in hand for ever: a slot less, until none is left.
-        raise ConnectionError("a message could not be acknowledged; another connection is needed")
+        # Celery only logs this, and counts the message as unfinished for ever. Each one would take a slot.
+        raise ConnectionError("a message could not be acknowledged; reconnecting")

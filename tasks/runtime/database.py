@@ -1,4 +1,4 @@
-"""The engine of a worker, of beat, or of whoever asks for a run; one for each process."""
+"""Create the database engine of a worker, of the control worker or of beat: one for each process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from settings import get_settings
 from store.engine import make_engine
 
 WORKER = "worker"
-"""The role of these sessions, by which Postgres names them."""
+"""The role in the sessions' application_name."""
 
 
 @cache
 def worker_engine() -> Engine:
-    """Sessions that can hold a row for less than a lease, whatever becomes of their process."""
+    """Return the process's engine. TRANSACTION_TIMEOUT ends its transactions well before a lease expires."""
     settings = get_settings()
     return make_engine(
         settings.database_url, WORKER, transaction_timeout=settings.transaction_timeout, pool_size=2, max_overflow=0
@@ -25,5 +25,6 @@ def worker_engine() -> Engine:
 
 
 @worker_process_init.connect
-def _forget_the_parents_connections(**_: Any) -> None:
+def _drop_inherited_connections(**_: Any) -> None:
+    # A forked process must not use the parent's connections, nor close them.
     worker_engine().dispose(close=False)

@@ -1,7 +1,8 @@
-"""Named points at which the fault suite stops or kills this process. Inert unless KASPARRO_FAULTS names a folder.
+"""Define the points at which the fault-injection suite kills or stops this process.
 
-A point is armed by a file of its name in that folder, which holds a signal's name (`SIGKILL`, `SIGSTOP`). The first
-process to come to the point takes the file away, and sends itself the signal: each file strikes once.
+They do nothing unless KASPARRO_FAULTS names a folder. A file in that folder arms the point of the same name. It
+contains a signal's name (`SIGKILL`, `SIGSTOP`). The first process that reaches the point removes the file and sends
+itself the signal.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ Point = Literal[
     "before_acknowledgement",
 ]
 
-# No setting of the service: a deployment has no use for it.
+# Not a setting of the service: no deployment needs it.
 _FOLDER = os.environ.get("KASPARRO_FAULTS")
 
 
 def reach(point: Point) -> None:
-    """Say that the work has come to a point."""
+    """Send this process the point's signal if the point is armed."""
     if _FOLDER is not None:
-        _strike(Path(_FOLDER) / point)
+        _fire(Path(_FOLDER) / point)
 
 
-def _strike(armed: Path) -> None:
+def _fire(armed: Path) -> None:
     try:
         name = armed.read_text().strip()
         armed.unlink()
-    except FileNotFoundError:  # not armed, or another process was first
+    except FileNotFoundError:  # not armed, or another process removed it first
         return
     os.kill(os.getpid(), signal.Signals[name])

@@ -1,4 +1,4 @@
-"""Heartbeats: each part records in Postgres that it has just worked."""
+"""Record heartbeats in Postgres: when each part of the service last worked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 def send_heartbeat(part: str) -> None:
-    """Beat a part's heart, unless the database is away: then nobody could look at it either."""
+    """Record a heartbeat of this process's part. Log a warning if the database is unavailable."""
     try:
         record_heartbeat(worker_engine(), part)
     except DATABASE_ERRORS as error:
@@ -21,7 +21,7 @@ def send_heartbeat(part: str) -> None:
 
 
 def record_heartbeat(engine: Engine, part: str) -> None:
-    """Note that a part of the service has just worked."""
+    """Record a heartbeat of a part (`worker`, `control` or `beat`)."""
     with engine.begin() as connection:
         connection.execute(
             text("""

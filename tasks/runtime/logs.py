@@ -1,4 +1,4 @@
-"""What an operator reads: one line an event, JSON or colours, and no secret in it."""
+"""Configure logging: one line per event, as JSON or coloured text, without secrets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from structlog.typing import EventDict, Processor
 from settings import Settings, secrets_in
 
 HIDDEN = "[hidden]"
-NOT_LOGGED = "event_dropped"
-# Libraries that tell at INFO what our own events tell better.
-CHATTY = (
+EVENT_DROPPED = "event_dropped"
+# Libraries whose INFO messages repeat our own events. Only their warnings are logged.
+QUIET_LOGGERS = (
     "amqp",
     "celery.app.trace",
     "celery.beat",
@@ -30,7 +30,7 @@ CHATTY = (
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send structlog's events and the standard library's records the same way out, to stderr."""
+    """Write structlog's events and the standard library's records to stderr, in the same format."""
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -38,9 +38,10 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Tracebacks become text before secrets are taken out, and colours come after.
-    rendered: list[Processor] = [structlog.processors.format_exc_info, _Redactor(secrets_in(os.environ))]
-    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    # Tracebacks become text before secrets are removed. Colours are added last.
+    redacting: list[Processor] = [structlog.processors.format_exc_info, _Redactor(secrets_in(os.environ))]
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderer = structlog.processors.JSONRenderer() if as_json else console
     logging.config.dictConfig(
         {
             "version": 1,
@@ -49,12 +50,12 @@ def configure_logging(settings: Settings) -> None:
                 "events": {
                     "()": structlog.stdlib.ProcessorFormatter,
                     "foreign_pre_chain": [*shared, structlog.stdlib.ExtraAdder()],
-                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered, last],
+                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *redacting, renderer],
                 }
             },
             "handlers": {"stderr": {"()": _Handler, "formatter": "events"}},
             "root": {"handlers": ["stderr"], "level": settings.log_level},
-            "loggers": {name: {"level": "WARNING"} for name in CHATTY},
+            "loggers": {name: {"level": "WARNING"} for name in QUIET_LOGGERS},
         }
     )
     structlog.configure(
@@ -69,17 +70,17 @@ def configure_logging(settings: Settings) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Says that an event could not be written, where logging itself would print it with its arguments, secrets too."""
+    """Log `event_dropped` for an event that cannot be written. The base class would print its secrets."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 — logging's name
-        if record.msg != NOT_LOGGED:
-            known = {"name": record.name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": NOT_LOGGED}
-            where = {"where": f"{record.pathname}:{record.lineno}", "error": type(sys.exception()).__name__}
-            self.handle(logging.makeLogRecord(known | where))
+        if record.msg != EVENT_DROPPED:
+            event = {"name": record.name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": EVENT_DROPPED}
+            origin = {"where": f"{record.pathname}:{record.lineno}", "error": type(sys.exception()).__name__}
+            self.handle(logging.makeLogRecord(event | origin))
 
 
 def hide_secrets(text: str) -> str:
-    """The text, with a mark in place of every secret of the environment."""
+    """Return the text with every secret of the environment replaced by `[hidden]`."""
     return _redactor().hide(text)
 
 
@@ -89,10 +90,10 @@ def _redactor() -> _Redactor:
 
 
 class _Redactor:
-    """Takes every secret of the environment out of an event, wherever it stands in it."""
+    """Remove every secret of the environment from an event: from keys, values and nested values."""
 
     def __init__(self, secrets: tuple[str, ...]):
-        # Inside the repr of a set or an exception a secret is written with escapes.
+        # The repr of a set or an exception contains a secret in escaped form.
         escaped = [form(secret)[1:-1] for secret in secrets for form in (repr, ascii)]
         self._secrets = sorted({*secrets, *escaped}, key=len, reverse=True)
 

@@ -18,34 +18,34 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DATABASE_ERRORS = (SQLAlchemyError, psycopg2.Error)
-"""Every error of Postgres: a COPY raises the driver's own."""
+"""All errors of the database. A COPY raises the driver's own errors."""
 
-_PASSING = (DatabaseError.CONFLICT, DatabaseError.LOST)
-# Half a second's restart is over with the third try; five seconds are the most that a worker's slot is held asleep.
-_FIRST_GAP, _LONGEST_GAP, _TRIES = 0.1, 2.0, 7
+_TRANSIENT = (DatabaseError.CONFLICT, DatabaseError.LOST)
+# The waits are at most 0.1, 0.2, 0.4, 0.8, 1.6 and 2 seconds. A slot of the worker is blocked meanwhile.
+_MIN_WAIT, _MAX_WAIT, _MAX_ATTEMPTS = 0.1, 2.0, 7
 
 
 def retry_transaction(transaction: Callable[[], T], until: float) -> T:
-    """What the transaction gives, begun again while others are in its way or the connection breaks.
+    """Return the transaction's result. Retry it after a conflict or a lost connection.
 
-    transaction: must bear to be carried out twice, since the answer to a COMMIT can get lost.
-    until: on the monotonic clock, when it is begun no more.
+    transaction: must be idempotent: the response to a COMMIT can be lost.
+    until: the time on the monotonic clock after which no retry starts.
     """
-    tried = backoff.on_exception(
+    with_retries = backoff.on_exception(
         backoff.expo,
         DATABASE_ERRORS,
-        factor=_FIRST_GAP,
-        max_value=_LONGEST_GAP,
-        max_tries=_TRIES,
-        # Not `max_time`: that goes by when the try that failed had begun, and by a clock that may be set.
-        giveup=lambda error: classify(error) not in _PASSING or time.monotonic() >= until,
-        on_backoff=_say,
+        factor=_MIN_WAIT,
+        max_value=_MAX_WAIT,
+        max_tries=_MAX_ATTEMPTS,
+        # Not `max_time`: it counts from the start of the failed attempt, on a clock that can be set.
+        giveup=lambda error: classify(error) not in _TRANSIENT or time.monotonic() >= until,
+        on_backoff=_log_retry,
         logger=None,
     )
-    return tried(transaction)()
+    return with_retries(transaction)()
 
 
-def _say(details: Mapping[str, Any]) -> None:
+def _log_retry(details: Mapping[str, Any]) -> None:
     log.warning(
         "transaction_retried", reason=describe(details["exception"]), elapsed_seconds=round(details["elapsed"], 2)
     )

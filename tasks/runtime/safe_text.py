@@ -1,4 +1,4 @@
-"""Text that may be stored and shown to anyone: no secret, nothing that Postgres refuses, bounded in length."""
+"""Make error texts safe to store and show: without secrets, valid for Postgres, limited in length."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ MAX_DETAIL = 2000
 
 
 def safe_text(text: str) -> str:
-    """An error's text as it may stand in a row and be read by all: no secret, nothing Postgres refuses, no megabyte."""
+    """Return the text without secrets, NUL characters and lone surrogates, cut to MAX_DETAIL characters."""
     return hide_secrets(text).replace("\x00", "").encode("utf-8", "replace").decode()[:MAX_DETAIL]

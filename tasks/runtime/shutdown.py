@@ -1,4 +1,4 @@
-"""Whether this worker was told to stop: then a slice ends at its next page, and its run goes on elsewhere."""
+"""Stop a worker gracefully: on SIGTERM, a slice ends after its current page, and another worker continues the run."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from typing import Any
 import billiard.pool
 from celery.signals import worker_shutting_down
 
-# A process that ends waits first until the worker has read its last result, for 30 s by default; a worker that ends,
-# too, may read no more. Nothing here hangs on a result: what was done is committed.
+# A forked process that ends waits until the worker has read its last result: 30 s by default. A worker that is ending
+# may not read it. No result is needed here: all work is committed.
 billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20  # tenths of a second
 
-# One byte that the worker shares with the processes it forks: many a supervisor signals it alone.
-_TOLD = mmap.mmap(-1, 1)
+# One byte shared with the forked processes: many supervisors signal only the parent.
+_WORKER_STOPPING = mmap.mmap(-1, 1)
 
-_told_here = False
+_process_stopping = False
 
 
 def is_stopping() -> bool:
-    return _told_here or _TOLD[0] == 1
+    """Return whether this worker, or this process alone, was told to stop."""
+    return _process_stopping or _WORKER_STOPPING[0] == 1
 
 
 @contextmanager
 def finish_page_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the slice at its next page, not its process: other supervisors signal the whole group."""
-    global _told_here
-    usual = signal.signal(signal.SIGTERM, _note)
+    """Let SIGTERM end the slice after its current page, not the process. Some supervisors signal the whole group."""
+    global _process_stopping
+    previous = signal.signal(signal.SIGTERM, _mark_process)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, usual)
-        _told_here = False  # whoever told this process alone has ended one slice, not all that are to come
+        signal.signal(signal.SIGTERM, previous)
+        _process_stopping = False  # a signal to this process alone ends one slice, not the later ones
 
 
-def _note(*_: Any) -> None:
-    global _told_here
-    _told_here = True
+def _mark_process(*_: Any) -> None:
+    global _process_stopping
+    _process_stopping = True
 
 
 @worker_shutting_down.connect
-def _pass_on(**_: Any) -> None:
-    _TOLD[0] = 1
+def _mark_worker(**_: Any) -> None:
+    _WORKER_STOPPING[0] = 1

@@ -1,1 +1,1 @@
-"""Protect an upstream: rate limits, monthly budget, circuit breaker."""
+"""Protect upstreams: rate limits, monthly budgets, circuit breakers."""

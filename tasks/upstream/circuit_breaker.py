@@ -1,8 +1,8 @@
-"""The circuit breaker of a source's host: some failures in a row open it, then one worker at a time tries the host.
+"""Stop requests to a host after repeated failures. Each source has one circuit breaker, shared by all workers.
 
-It stands in the source's row, so all workers share it. Closed: every call is let through. Open: none is, for
-BREAKER_COOLDOWN seconds. Half-open: one call is, over all workers; its answer closes the breaker, its failure opens
-it anew.
+The state is stored in the source's row. Closed: every request is allowed. Open: no request is allowed for
+BREAKER_COOLDOWN seconds. Half-open: one trial request is allowed, across all workers. A response closes the breaker;
+a failure opens it again.
 """
 
 from __future__ import annotations
@@ -17,91 +17,92 @@ from sqlalchemy import Connection, Engine, text
 from settings import Settings
 from sources.contract import TransientError
 
-# A time that lies too far ahead is of a clock that was set back since: it holds nobody up.
-_COOLS = "(breaker_opened_at BETWEEN clock_timestamp() - :cooldown AND clock_timestamp())"
-_IS_PROBED = "(breaker_probe_until BETWEEN clock_timestamp() AND clock_timestamp() + :deadline)"
+# A time too far in the future was stored before the clock was set back. It is ignored.
+_IS_COOLING = "(breaker_opened_at BETWEEN clock_timestamp() - :cooldown AND clock_timestamp())"
+_HAS_TRIAL = "(breaker_probe_until BETWEEN clock_timestamp() AND clock_timestamp() + :deadline)"
 
-# One statement, and for a closed breaker one that writes nothing. What the SELECT sees is from before the UPDATE.
+# A single statement. It writes nothing if the breaker is closed. The SELECT sees the row as it was before the UPDATE.
 _ADMIT = text(f"""
-    WITH taken AS (
+    WITH trial AS (
         UPDATE sources SET breaker_probe_until = clock_timestamp() + :deadline
-         WHERE name = :source AND NOT {_COOLS} AND {_IS_PROBED} IS NOT TRUE
+         WHERE name = :source AND NOT {_IS_COOLING} AND {_HAS_TRIAL} IS NOT TRUE
         RETURNING breaker_probe_until)
     SELECT failures, is_closed, probe, until, extract(epoch FROM until - clock_timestamp())::float8 AS seconds_left
       FROM (SELECT breaker_failures AS failures, breaker_opened_at IS NULL AS is_closed,
-                   (SELECT breaker_probe_until FROM taken) AS probe,
-                   greatest(CASE WHEN {_COOLS} THEN breaker_opened_at + :cooldown END,
-                            CASE WHEN {_IS_PROBED} THEN breaker_probe_until END,
+                   (SELECT breaker_probe_until FROM trial) AS probe,
+                   greatest(CASE WHEN {_IS_COOLING} THEN breaker_opened_at + :cooldown END,
+                            CASE WHEN {_HAS_TRIAL} THEN breaker_probe_until END,
                             clock_timestamp() + interval '1 second') AS until
               FROM sources WHERE name = :source) AS breaker
 """)
 
-# A late word of a call from before it opened moves an open breaker as little as that of a probe which took too long.
-_OURS_TO_MOVE = "name = :source AND (breaker_opened_at IS NULL OR breaker_probe_until = CAST(:probe AS timestamptz))"
+# Only the current trial changes an open breaker. Results that come too late are ignored: those of requests from before
+# it opened, and those of trials that took longer than the deadline.
+_MAY_CHANGE = "name = :source AND (breaker_opened_at IS NULL OR breaker_probe_until = CAST(:probe AS timestamptz))"
 
 _CLOSE = text(f"""
     UPDATE sources SET breaker_failures = 0, breaker_opened_at = NULL, breaker_probe_until = NULL
-     WHERE {_OURS_TO_MOVE}
+     WHERE {_MAY_CHANGE}
 """)
 
 _COUNT_FAILURE = text(f"""
     UPDATE sources
        SET breaker_failures = breaker_failures + 1, breaker_probe_until = NULL,
            breaker_opened_at = CASE WHEN breaker_failures + 1 >= :limit THEN clock_timestamp() END
-     WHERE {_OURS_TO_MOVE}
+     WHERE {_MAY_CHANGE}
 """)
 
-_GIVE_PROBE_BACK = text("""
+_WITHDRAW_TRIAL = text("""
     UPDATE sources SET breaker_probe_until = NULL
      WHERE name = :source AND breaker_probe_until = CAST(:probe AS timestamptz)
 """)
 
 
 class CircuitBreaker:
-    """One client's way through the breaker of its source, for one call after the other."""
+    """Check and update a source's circuit breaker for one client, which makes one request at a time."""
 
     def __init__(self, engine: Engine, source: str, settings: Settings):
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._source, self._limit = source, settings.breaker_failures
-        self._times = _times(settings)
+        self._intervals = _intervals(settings)
         self._failures = 0
-        # Until when the others are kept out for our probe: its value tells our probe from all others.
-        self._probe: datetime | None = None
+        # The deadline of this client's trial request, or None. It also identifies the trial.
+        self._trial: datetime | None = None
 
     def admit(self) -> None:
-        """Ask before each call; raises TransientError while calls are held back."""
+        """Allow the next request. Raise TransientError while the breaker is open or another worker makes the trial."""
         with self._engine.connect() as connection:
-            row = connection.execute(_ADMIT, {"source": self._source, **self._times}).one()
-        self._failures, self._probe = row.failures, row.probe
+            row = connection.execute(_ADMIT, {"source": self._source, **self._intervals}).one()
+        self._failures, self._trial = row.failures, row.probe
         if not row.is_closed and row.probe is None:
             raise TransientError(
-                f"{self._source}: {row.failures} requests in a row failed; no more are made "
-                f"until {row.until:%Y-%m-%dT%H:%M:%SZ}",
+                f"{self._source}: circuit breaker open: {row.failures} requests in a row failed; "
+                f"no request before {row.until:%Y-%m-%dT%H:%M:%SZ}",
                 code="breaker_open",
                 retry_after=row.seconds_left,
                 is_failure=False,
             )
 
-    def answered(self, alive: bool) -> None:
-        """Tell after each call whether the host gave an answer, a refusal included."""
+    def record_result(self, alive: bool) -> None:
+        """Record the result of a request. alive: whether the host responded, even with a refusal."""
         if not alive:
-            self._move(_COUNT_FAILURE, limit=self._limit)
+            self._update(_COUNT_FAILURE, limit=self._limit)
         elif self._failures:
-            self._move(_CLOSE)
+            self._update(_CLOSE)
 
     def withdraw(self) -> None:
-        """Tell that the call which was let through is not made after all."""
-        if self._probe is not None:
-            self._move(_GIVE_PROBE_BACK)
+        """Record that the allowed request will not be made, so that another worker may make the trial."""
+        if self._trial is not None:
+            self._update(_WITHDRAW_TRIAL)
 
-    def _move(self, statement: Any, **values: Any) -> None:
+    def _update(self, statement: Any, **values: Any) -> None:
         with self._engine.connect() as connection:
-            connection.execute(statement, {"source": self._source, "probe": self._probe, **values})
+            connection.execute(statement, {"source": self._source, "probe": self._trial, **values})
 
 
 @dataclass(frozen=True)
 class BreakerState:
-    """until: when the next call may be made; None where one may be made now."""
+    """The state of a breaker. until: when the next request may be made; None: now."""
 
     state: Literal["closed", "open", "half_open"]
     failures: int
@@ -112,23 +113,23 @@ CLOSED: Final = BreakerState("closed", 0, None)
 
 
 def read_breakers(connection: Connection, settings: Settings) -> Mapping[str, BreakerState]:
-    """By source, of those that have a row, how its breaker stands."""
+    """Return the breaker's state by source, for sources that have a row."""
     rows = connection.execute(
         text(f"""
             SELECT name, breaker_failures AS failures,
-                   CASE WHEN breaker_opened_at IS NULL THEN 'closed' WHEN {_COOLS} THEN 'open'
+                   CASE WHEN breaker_opened_at IS NULL THEN 'closed' WHEN {_IS_COOLING} THEN 'open'
                         ELSE 'half_open' END AS state,
-                   CASE WHEN {_COOLS} THEN breaker_opened_at + :cooldown
-                        WHEN {_IS_PROBED} THEN breaker_probe_until END AS until
+                   CASE WHEN {_IS_COOLING} THEN breaker_opened_at + :cooldown
+                        WHEN {_HAS_TRIAL} THEN breaker_probe_until END AS until
               FROM sources
         """),
-        _times(settings),
+        _intervals(settings),
     )
     return {row.name: BreakerState(row.state, row.failures, row.until) for row in rows}
 
 
-def _times(settings: Settings) -> dict[str, timedelta]:
-    """deadline: so long a probe keeps the others out, should its worker die."""
+def _intervals(settings: Settings) -> dict[str, timedelta]:
+    """Return the intervals. deadline: how long a trial keeps other workers from making one, if its worker dies."""
     return {
         "cooldown": timedelta(seconds=settings.breaker_cooldown),
         "deadline": timedelta(seconds=settings.request_deadline),

@@ -1,4 +1,4 @@
-"""What an upstream allows: a rate shared by all workers through Redis, and a month's budget kept in Postgres."""
+"""Limit requests to upstreams: a rate per minute, counted in Redis, and a monthly budget, counted in Postgres."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from sources.http.client import CONNECT_TIMEOUT
 from tasks.upstream.circuit_breaker import CircuitBreaker
 
 MINUTE = 60.0
-LATEST = 1.0
-"""Seconds in which a call that was counted is to be on its way; later, its count no longer speaks for it."""
+"""Seconds."""
 
-LEEWAY = LATEST + CONNECT_TIMEOUT
-"""Seconds by which a call may arrive later than it was counted, and so come nearer to the ones that follow it."""
+MAX_COUNTING_SECONDS = 1.0
+"""A call that took longer to count is not made: it would fall into a later minute."""
 
-_LIMITER_UNREACHABLE = 15.0
-"""Seconds a run waits when nobody can say how many calls are left: better late than banned."""
+LEEWAY = MAX_COUNTING_SECONDS + CONNECT_TIMEOUT
+"""Maximum seconds between counting a call and its arrival. The window is longer by this."""
 
-# KEYS: a list of the newest calls of a source, newest first, which never expires: where it is gone, Redis was emptied.
-# ARGV: calls that are allowed; in how many ms; how many were perhaps made that Redis does not know of, where it was
-# emptied. Gives the ms to wait, 0 for a call that is counted; or -1 where it has to be told that last number.
+_UNREACHABLE_WAIT = 15.0
+"""Seconds a run waits if Redis cannot count its calls. No call is made uncounted: the upstream might ban us."""
+
+# KEYS[1]: the times of a source's newest calls, newest first. The list never expires: without it, Redis lost its data.
+# ARGV[1]: calls allowed in the window. ARGV[2]: length of the window in ms. ARGV[3]: calls that Redis may have lost.
+# Returns the ms to wait, 0 if the call was counted, or -1 if the list is missing and ARGV[3] is empty.
 _COUNT = """
     local time = redis.call('TIME')
     local now, allowed, window = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[1]), tonumber(ARGV[2])
     local newest = redis.call('LINDEX', KEYS[1], 0)
-    if not newest or tonumber(newest) > now then  -- nothing is known, or the clock was set back since
+    if not newest or tonumber(newest) > now then  -- Redis lost its data, or its clock was set back
         if ARGV[3] == '' then return -1 end
         redis.call('DEL', KEYS[1])
         for _ = 1, tonumber(ARGV[3]) do redis.call('LPUSH', KEYS[1], now) end
@@ -47,21 +49,21 @@ _COUNT = """
 """
 
 
-def spender(engine: Engine, source: Source, breaker: CircuitBreaker) -> Callable[[], None]:
-    """What to ask before each call of a source's upstream; raises TransientError while a call is forbidden."""
+def make_limiter(engine: Engine, source: Source, breaker: CircuitBreaker) -> Callable[[], None]:
+    """Return a function to call before each request. It raises TransientError while no request is allowed."""
 
-    def spend() -> None:
+    def spend_call() -> None:
         breaker.admit()
         try:
             counted_at = time.monotonic()
             _spend_rate(engine, source)
             _spend_budget(engine, source)
-            _check_time(source, counted_at)
+            _check_counting_time(source, counted_at)
         except Exception:
             breaker.withdraw()
             raise
 
-    return spend
+    return spend_call
 
 
 def _spend_rate(engine: Engine, source: Source) -> None:
@@ -70,28 +72,28 @@ def _spend_rate(engine: Engine, source: Source) -> None:
     try:
         wait = _count(source.name, source.rate.per_minute)
         if wait is None:
-            wait = _count(source.name, source.rate.per_minute, before=_perhaps_made(engine, source))
+            wait = _count(source.name, source.rate.per_minute, lost=_count_possible_calls(engine, source))
     except RedisError as error:
         raise TransientError(
-            f"{source.name}: the rate limiter cannot be asked: {type(error).__name__}",
+            f"{source.name}: the rate limiter in Redis is unreachable: {type(error).__name__}",
             code="limiter_unreachable",
-            retry_after=_LIMITER_UNREACHABLE,
+            retry_after=_UNREACHABLE_WAIT,
             is_failure=False,
         ) from None
     if wait:
         raise TransientError(
-            f"{source.name}: {source.rate.per_minute} calls a minute are used up",
+            f"{source.name}: the limit of {source.rate.per_minute} calls per minute is reached",
             code="rate_limited",
             retry_after=max(1.0, wait),
             is_failure=False,
         )
 
 
-def _count(source: str, per_minute: int, before: int | None = None) -> float | None:
-    """Count a call, or say how many seconds to wait for that; None where Redis has to be told what came before."""
+def _count(source: str, per_minute: int, lost: int | None = None) -> float | None:
+    """Count a call. Return the seconds to wait (0: counted), or None if Redis lost its data and needs `lost`."""
     window = round((MINUTE + LEEWAY) * 1000)
-    told = "" if before is None else min(before, per_minute)
-    wait: int = _script()(keys=[f"kasparro/calls/{source}"], args=[per_minute, window, told])
+    lost_calls = "" if lost is None else min(lost, per_minute)
+    wait: int = _script()(keys=[f"kasparro/calls/{source}"], args=[per_minute, window, lost_calls])
     return None if wait < 0 else wait / 1000
 
 
@@ -101,26 +103,26 @@ def _script() -> Script:
     return redis.register_script(_COUNT)
 
 
-def _perhaps_made(engine: Engine, source: Source) -> int:
-    """The calls that may lie in the last minute as far as Postgres knows: those of its month."""
+def _count_possible_calls(engine: Engine, source: Source) -> int:
+    """Return the most calls that may have been made in the last minute: those counted in Postgres for its month."""
     with engine.connect() as connection:
-        made: int = connection.execute(
+        calls: int = connection.execute(
             text("""
                 SELECT CASE WHEN budget_month = month THEN budget_used
-                            WHEN budget_month > month THEN :all  -- it began in that minute, and counts only its own
+                            WHEN budget_month > month THEN :all  -- the month began in that minute: the rest is unknown
                             ELSE 0 END
                   FROM sources, (SELECT date_trunc('month', clock_timestamp() - :minute)::date AS month) AS clock
                  WHERE name = :source
             """),
             {"source": source.name, "all": source.rate.per_minute, "minute": timedelta(seconds=MINUTE + LEEWAY)},
         ).scalar_one()
-    return made
+    return calls
 
 
 def _spend_budget(engine: Engine, source: Source) -> None:
-    """Count the call, in a transaction of its own: a call is spent whatever becomes of its page."""
+    """Count the call in its own transaction: it is spent even if its page is not committed."""
     with engine.begin() as connection:
-        spent = connection.scalar(
+        budget_used = connection.scalar(
             text("""
                 UPDATE sources
                    SET budget_used = CASE WHEN budget_month = this_month THEN budget_used + 1 ELSE 1 END,
@@ -132,7 +134,7 @@ def _spend_budget(engine: Engine, source: Source) -> None:
             """),
             {"source": source.name, "budget": source.rate.per_month},
         )
-        if spent is not None:
+        if budget_used is not None:
             return
         until_next_month: float = connection.execute(
             text("""
@@ -141,18 +143,18 @@ def _spend_budget(engine: Engine, source: Source) -> None:
             """)
         ).scalar_one()
     raise TransientError(
-        f"{source.name}: this month's {source.rate.per_month} calls are used up",
+        f"{source.name}: the budget of {source.rate.per_month} calls for this month is used up",
         code="budget_spent",
         retry_after=until_next_month,
         is_failure=False,
     )
 
 
-def _check_time(source: Source, counted_at: float) -> None:
-    """A call whose counting took long (a database that hung, a frozen process) would be made in another's minute."""
-    if source.rate.per_minute is not None and time.monotonic() - counted_at > LATEST:
+def _check_counting_time(source: Source, counted_at: float) -> None:
+    """Raise TransientError if counting took too long, for example because the database hung."""
+    if source.rate.per_minute is not None and time.monotonic() - counted_at > MAX_COUNTING_SECONDS:
         raise TransientError(
-            f"{source.name}: counting the call took more than {LATEST:g} s, so it is not made",
+            f"{source.name}: counting the call took more than {MAX_COUNTING_SECONDS:g} s; the call was not made",
             code="rate_limited",
             retry_after=1,
             is_failure=False,

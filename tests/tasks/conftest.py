@@ -1,67 +1,74 @@
-"""Working on a run in the test's own process, and looking at what it left behind."""
+"""Work on runs in the test's own process, and read what they left in the database."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, RowMapping, text
 
-from settings import Settings
-from sources.contract import Source
+from settings import Settings, get_settings
+from sources.contract import Page, Source
 from sources.registry import SOURCES
 from tasks.ingest import work_on
-from tasks.runs.claims import claim_run
+from tasks.runs.claims import Claim, claim_run, join_run
 from tasks.runs.reconciler import reconcile
 from tasks.runs.requests import RunRequest, request_runs
+from tasks.runtime.database import worker_engine
 from tests.content import content_hash
+from tests.upstreams import canned
 
 
 @dataclass
 class Bench:
-    """Runs of a source, slice by slice, in this process; no broker is needed for that."""
+    """Run sources slice by slice in this process, without a worker."""
 
     engine: Engine
     settings: Settings
     monkeypatch: pytest.MonkeyPatch
 
     def request(self, source: Source, **parameters: Any) -> uuid.UUID:
+        """Register the source, and return the id of a requested run."""
         self.register(source)
         return request_runs(self.engine, [RunRequest(source.name, **parameters)], requested_by="test")[0].run
 
     def register(self, source: Source) -> None:
-        self.monkeypatch.setitem(SOURCES, source.name, source)  # type: ignore[arg-type]  # a dict, to everyone a Mapping
+        """Add the source to the registry until the end of the test."""
+        self.monkeypatch.setitem(SOURCES, source.name, source)  # type: ignore[arg-type]  # a dict, typed as a Mapping
 
     def slice(self, run: uuid.UUID, **settings: Any) -> RowMapping:
-        """Work on a run for one slice, if it is due; gives its row."""
+        """Work on the run for one slice if it is due. Return its row."""
         claim = claim_run(self.engine, run)
         if claim is not None:
             work_on(self.engine, replace(self.settings, **settings), claim)
         return self.run(run)
 
     def ingest(self, source: Source, **parameters: Any) -> RowMapping:
-        """One run of one slice, from its request to its row."""
+        """Request a run and work on it for one slice. Return its row."""
         return self.slice(self.request(source, **parameters))
 
     def let_leases_run_out(self) -> None:
-        """What time does where a worker has left its run: the reconciler sees to it."""
+        """Expire all leases, as after the death of their workers, and let the reconciler settle the runs."""
         self.rows("UPDATE checkpoints SET lease_expires = clock_timestamp() WHERE lease_run IS NOT NULL")
         self.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h' WHERE status = 'running'")
         reconcile(self.engine, self.settings)
 
     def run(self, run: uuid.UUID) -> RowMapping:
+        """Return the run's row."""
         return self.rows("SELECT * FROM runs WHERE id = :run", run=run)[0]
 
     def rows(self, query: str, **values: Any) -> list[RowMapping]:
+        """Execute a statement. Return its rows, or an empty list."""
         with self.engine.begin() as connection:
             result = connection.execute(text(query), values)
             return list(result.mappings()) if result.returns_rows else []
 
     def one(self, query: str, **values: Any) -> Any:
-        """The one value that a query gives."""
+        """Return the only value of a query's only row."""
         [row] = self.rows(query, **values)
         [value] = row.values()
         return value
@@ -73,6 +80,34 @@ def bench(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, b
 
 
 @pytest.fixture
+def claims(bench: Bench) -> tuple[Claim, Claim]:
+    """The claim of a slice with the partitions a, b and c, and the claim of its assistant."""
+    claim = claim_run(bench.engine, bench.request(canned(partitions=("a", "b", "c"))))
+    assert claim
+    assistant = join_run(bench.engine, claim.run, claim.number)
+    assert assistant
+    return claim, assistant
+
+
+@pytest.fixture
+def process_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Let this process's settings and its worker engine use the test's database, as in a process of the service."""
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    get_settings.cache_clear()
+    worker_engine.cache_clear()
+    yield monkeypatch
+    worker_engine().dispose()
+    monkeypatch.undo()
+    get_settings.cache_clear()
+    worker_engine.cache_clear()
+
+
+def empty_page(cursor: int = 1) -> Page:
+    """A page without items, with this cursor."""
+    return Page(b"", "text/plain", {}, datetime.now(UTC), {"next": cursor})
+
+
+@pytest.fixture
 def content() -> Callable[[Engine], str]:
-    """A hash over all that was loaded, by natural keys and values: equal for equal data, however it came."""
+    """A function that hashes all loaded quotes by natural keys and values. Equal data has equal hashes."""
     return content_hash

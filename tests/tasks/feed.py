@@ -1,4 +1,4 @@
-"""An upstream on loopback that serves pages of items, and lies on demand; the source that asks it, page by page."""
+"""An upstream on loopback that serves pages of items and misbehaves on demand, and a source that reads it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from sources.http.json_body import json_list
 
 @dataclass
 class Feed:
-    """Serves `pages` on /prices?page=1, …, and nothing on what follows. etags: it also says 304.
+    """Serve `pages` on /prices?page=1, …, and empty pages after them.
 
-    before: called with the page's number first; may answer in its place.
+    etags:  send an ETag, and answer conditional requests with 304.
+    before: called first, with the page's number; may return a response to send instead.
+    asked:  the requests so far.
     """
 
     server: HTTPServer
@@ -37,12 +39,12 @@ class Feed:
 
     @property
     def numbers(self) -> list[int]:
-        """The pages that were asked for."""
+        """The numbers of the requested pages."""
         return [int(request.args["page"]) for request in self.asked]
 
     @property
     def conditions(self) -> list[str | None]:
-        """The If-None-Match of each request."""
+        """The If-None-Match header of each request."""
         return [request.headers.get("If-None-Match") for request in self.asked]
 
     def _answer(self, request: Request) -> Response:
@@ -51,6 +53,7 @@ class Feed:
         return self.before(number) or self.page(number, request)
 
     def page(self, number: int, request: Request) -> Response:
+        """Return the page with this number, or an empty one."""
         items = self.pages[number - 1] if number <= len(self.pages) else []
         response = Response(json.dumps(items), content_type="application/json")
         if self.etags:
@@ -63,7 +66,7 @@ class Feed:
 
 
 def fetch(window: Window, http: Http) -> Iterator[Page]:
-    """A snapshot, until a page is empty; only the run that began it resumes it."""
+    """Fetch pages until one is empty. Only the run that started the snapshot resumes it."""
     resumed = window.cursor and window.cursor["run"] == window.run
     number = window.cursor["next"] if window.cursor and resumed else 1
     while number:
@@ -73,13 +76,13 @@ def fetch(window: Window, http: Http) -> Iterator[Page]:
 
 
 def feed_source(url: str, **changes: Any) -> Source:
-    """A source of normalized items from `url`, with a key if FEED_API_KEY is set."""
-    declared: dict[str, Any] = {
+    """A source that reads normalized items from `url`. It sends a key if FEED_API_KEY is set."""
+    fields: dict[str, Any] = {
         "name": "feed",
         "every": timedelta(hours=1),
         "fetch": fetch,
         "parse": lambda page: json_list(page.body),
-        "normalize": lambda it: it,
+        "normalize": lambda item: item,
         "upstreams": {"open": Upstream(url), "keyed": Upstream(url, key_header="X-Key")},
     }
-    return Source(**{**declared, **changes})
+    return Source(**{**fields, **changes})

@@ -1,33 +1,29 @@
-"""Several workers on one run: they share its partitions, lose nothing to each other, and none outlives the run."""
+"""Several workers share the partitions of one run, and load the same data as one worker alone."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
 from settings import Settings
-from sources.contract import Page
 from store.engine import make_engine
+from tasks.assist import assist
 from tasks.ingest import work_on
-from tasks.pipeline.load import pass_fence
-from tasks.runs.claims import Claim, ClaimLost, claim_run, end, join_run, put_back
-from tasks.runs.leases import Lease, LeaseHeld, LeaseLost, PartitionDone, release_lease, take_lease
-from tasks.runs.reconciler import reconcile
+from tasks.runs.claims import Claim, claim_run, requeue_run
+from tasks.runs.leases import take_lease
 from tasks.runs.requests import RunRequest, request_runs
 from tests.processes import Process, until
 from tests.sources.csv_folder import environment
 from tests.tasks.conftest import Bench
-from tests.upstreams import canned
 
-# Longer than the other tests' times: here a worker is held up in the middle of a page.
+# Longer than in other tests: here a worker is blocked in the middle of a page.
 TIMES = {
     "TASK_SLICE": "60",
     "TASK_SOFT_LIMIT": "100",
@@ -40,16 +36,6 @@ DAYS = 400
 FIRST = date(2015, 1, 1)
 IN_THE_SECOND_PAGE = FIRST + timedelta(days=20)
 HEADER = "Name,Symbol,Date,High,Low,Open,Close,Volume,Marketcap\n"
-
-
-@pytest.fixture
-def both(bench: Bench) -> tuple[Claim, Claim]:
-    """A slice of a run, and an assistant's part in it."""
-    claim = claim_run(bench.engine, bench.request(canned(partitions=("a", "b", "c"))))
-    assert claim
-    joined = join_run(bench.engine, claim.run, claim.number)
-    assert joined
-    return claim, joined
 
 
 @pytest.fixture
@@ -67,128 +53,28 @@ def environ(file: Path) -> dict[str, str]:
     return {**TIMES, **sizes, "CSV_DIR": str(file.parent.parent)}
 
 
-def page(cursor: int = 1) -> Page:
-    return Page(b"", "text/plain", {}, datetime.now(UTC), {"next": cursor})
-
-
-def test_a_slice_and_its_assistant_take_nothing_from_each_other(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    for one, other, partition in ((*both, "a"), (*reversed(both), "b")):
-        take_lease(bench.engine, one, partition, 60)
-        with pytest.raises(LeaseHeld) as held:
-            take_lease(bench.engine, other, partition, 60)
-        assert held.value.beside_us
-    with pytest.raises(LeaseHeld):
-        take_lease(bench.engine, both[0], "b", 60, silent=10)
-
-
-def test_what_one_has_been_through_the_other_need_not(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    slice_, assistant = both
-    release_lease(bench.engine, take_lease(bench.engine, assistant, "a", 60), done=True)
-    with pytest.raises(PartitionDone):
-        take_lease(bench.engine, slice_, "a", 60)
-
-
-def test_the_lease_of_an_assistant_that_fell_silent_is_taken_over(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    slice_, assistant = both
-    lost = take_lease(bench.engine, assistant, "a", 60)
-    bench.rows("UPDATE checkpoints SET lease_expires = lease_expires - interval '11s'")
-    take_lease(bench.engine, slice_, "a", 60, silent=10)
-    with bench.engine.begin() as connection, pytest.raises(LeaseLost):
-        pass_fence(connection, lost, page())
-
-
-def test_the_next_slice_takes_over_what_is_left_of_the_last(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    slice_, assistant = both
-    take_lease(bench.engine, assistant, "a", 60)
-    bench.rows("UPDATE runs SET status = 'queued'")  # as the reconciler does it, which leaves the lease
-    following = claim_run(bench.engine, slice_.run)
-    assert following
-    assert take_lease(bench.engine, following, "a", 60).token == 2
-
-
-def test_a_slice_that_ends_ends_its_assistants(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    slice_, assistant = both
-    lease = take_lease(bench.engine, assistant, "a", 60)
-    put_back(bench.engine, slice_)
-    with bench.engine.begin() as connection, pytest.raises(LeaseLost):
-        pass_fence(connection, lease, page())
-    with pytest.raises(ClaimLost):
-        take_lease(bench.engine, assistant, "b", 60)
-    assert join_run(bench.engine, slice_.run, slice_.number) is None
-
-
-def test_what_an_assistant_left_when_it_died_is_brought_in_by_the_slice(
-    bench: Bench, both: tuple[Claim, Claim]
-) -> None:
-    slice_, assistant = both
+def test_a_slice_ingests_the_partition_of_an_assistant_that_died(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+    claim, assistant = claims
     take_lease(bench.engine, assistant, "b", bench.settings.lease)
-    work_on(bench.engine, bench.settings, slice_)
-    assert bench.run(slice_.run)["status"] == "succeeded"
-    assert bench.one("SELECT count(*) FROM checkpoints WHERE done_by = :run", run=slice_.run) == 3
-
-
-@contextmanager
-def committing(bench: Bench, lease: Lease) -> Iterator[None]:
-    """A page's transaction that has passed its fence, and is committed at the end."""
-    with bench.engine.begin() as connection:
-        pass_fence(connection, lease, page())
-        yield
-
-
-def test_a_run_ends_after_the_page_that_an_assistant_is_committing(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    slice_, assistant = both
-    lease = take_lease(bench.engine, assistant, "a", 60)
-
-    def ended() -> int:
-        with bench.engine.begin() as connection:
-            end(connection, slice_, "cancelled")
-            version: int = connection.execute(text("SELECT version FROM checkpoints")).scalar_one()
-            return version
-
-    with ThreadPoolExecutor() as threads:
-        with committing(bench, lease):
-            end_of_run = threads.submit(ended)
-            until(lambda: bench.one("SELECT count(*) FROM pg_locks WHERE NOT granted"), what="the end waits")
-            assert bench.run(slice_.run)["status"] == "running"
-        assert end_of_run.result() == 1
-    assert bench.run(slice_.run)["status"] == "cancelled"
-
-
-def test_a_run_is_not_put_back_while_an_assistant_is_committing(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    slice_, assistant = both
-    lease = take_lease(bench.engine, assistant, "a", 60)
-    bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
-    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
-    with bench.engine.connect() as connection:
-        # Its lease has run out, and it goes on.
-        pass_fence(connection, Lease(assistant, "a", lease.token, None, 0, seconds=-1), page())
-        reconcile(bench.engine, bench.settings)
-        assert bench.run(slice_.run)["status"] == "running"
-        connection.commit()
-    reconcile(bench.engine, bench.settings)
-    assert bench.run(slice_.run)["status"] == "queued"
-    with bench.engine.begin() as connection, pytest.raises(ClaimLost):
-        pass_fence(connection, lease, page(2))
-
-
-def test_a_run_can_be_cancelled_while_assistants_are_committing(bench: Bench, both: tuple[Claim, Claim]) -> None:
-    lease = take_lease(bench.engine, both[1], "a", 60)
-    with committing(bench, lease):
-        bench.rows("SET lock_timeout = '1s'; UPDATE runs SET cancel_requested = true")
+    work_on(bench.engine, bench.settings, claim)
+    assert bench.run(claim.run)["status"] == "succeeded"
+    assert bench.one("SELECT count(*) FROM checkpoints WHERE done_by = :run", run=claim.run) == 3
 
 
 @pytest.fixture
-def at_once(make_database: Callable[[], str], content: Callable[[Engine], str], file: Path, settings: Settings) -> str:
-    """What is there after the file was read by one worker, undisturbed."""
+def undisturbed(
+    make_database: Callable[[], str], content: Callable[[Engine], str], file: Path, settings: Settings
+) -> str:
+    """A hash of the data after one worker has read the file without a disturbance."""
     engine = make_engine(make_database(), "test")
-    ingest_here(engine, settings, file)
+    ingest_in_process(engine, settings, file)
     loaded = content(engine)
     engine.dispose()
     assert loaded.startswith(f"{DAYS} quotes")
     return loaded
 
 
-def ingest_here(engine: Engine, settings: Settings, file: Path) -> None:
+def ingest_in_process(engine: Engine, settings: Settings, file: Path) -> None:
     with environment(CSV_DIR=str(file.parent.parent)):
         claim = claim_run(engine, request(engine))
         assert claim
@@ -202,16 +88,16 @@ def request(engine: Engine) -> uuid.UUID:
 
 @pytest.fixture
 def shared(
-    engine: Engine, settings: Settings, file: Path, at_once: str, broker: Redis
+    engine: Engine, settings: Settings, file: Path, undisturbed: str, broker: Redis
 ) -> Iterator[tuple[uuid.UUID, Callable[[], None]]]:
-    """A run of the file that comes no further than its second page; and what lets it go on."""
-    whole = file.read_text()
-    file.write_text(HEADER + whole.splitlines(keepends=True)[1])
-    ingest_here(engine, settings, file)
-    file.write_text(whole)
+    """A run of the file that is blocked at its second page, and a function that unblocks it."""
+    content = file.read_text()
+    file.write_text(HEADER + content.splitlines(keepends=True)[1])
+    ingest_in_process(engine, settings, file)
+    file.write_text(content)
     broker.flushall()
-    holding = make_engine(settings.database_url, "holder")
-    with holding.connect() as connection:
+    blocker = make_engine(settings.database_url, "blocker")
+    with blocker.connect() as connection:
         connection.execute(
             text("""
                 INSERT INTO quotes (listing_id, observed_at, price, fetched_at, run)
@@ -220,58 +106,75 @@ def shared(
             {"day": IN_THE_SECOND_PAGE},
         )
         yield request(engine), connection.rollback
-    holding.dispose()
+    blocker.dispose()
 
 
-def done(engine: Engine, run: uuid.UUID) -> int:
+def count_done_partitions(engine: Engine, run: uuid.UUID) -> int:
     with engine.connect() as connection:
         return int(connection.scalar(text("SELECT count(*) FROM checkpoints WHERE done_by = :run"), {"run": run}) or 0)
 
 
-def ended(engine: Engine, run: uuid.UUID, within: float = 20) -> str:
-    def status() -> str | None:
+def final_status(engine: Engine, run: uuid.UUID, within: float = 20) -> str:
+    """Wait until the run has ended. Return its status."""
+
+    def ended() -> str | None:
         with engine.connect() as connection:
-            now = str(connection.scalar(text("SELECT status FROM runs WHERE id = :run"), {"run": run}))
-        return None if now in ("queued", "running", "waiting") else now
+            status = str(connection.scalar(text("SELECT status FROM runs WHERE id = :run"), {"run": run}))
+        return None if status in ("queued", "running", "waiting") else status
 
-    return until(status, within=within, what=f"run {run} ended") or ""
+    return until(ended, within=within, what=f"run {run} ended") or ""
 
 
-def ranges(file: Path, environ: dict[str, str]) -> int:
+def count_ranges(file: Path, environ: dict[str, str]) -> int:
     return -(-file.stat().st_size // int(environ["CSV_RANGE_BYTES"]))
 
 
-def test_another_worker_brings_in_a_files_other_ranges(
+def test_assistants_read_the_other_ranges_of_a_file(
     engine: Engine,
     start: Callable[..., Process],
     file: Path,
     environ: dict[str, str],
-    at_once: str,
+    undisturbed: str,
     content: Callable[[Engine], str],
     shared: tuple[uuid.UUID, Callable[[], None]],
 ) -> None:
-    run, go_on = shared
+    run, unblock = shared
     start("worker", **environ)
-    others = ranges(file, environ) - 1
+    others = count_ranges(file, environ) - 1
     assert others > 3
-    until(lambda: done(engine, run) == others, within=20, what="all ranges but the first are in")
-    go_on()
-    assert ended(engine, run) == "succeeded"
-    assert content(engine) == at_once
+    until(lambda: count_done_partitions(engine, run) == others, within=20, what="all ranges but the first are loaded")
+    unblock()
+    assert final_status(engine, run) == "succeeded"
+    assert content(engine) == undisturbed
 
 
-def test_a_run_that_one_worker_alone_may_have_goes_to_no_other(
+def test_with_run_workers_1_a_run_has_no_assistants(
     engine: Engine,
     start: Callable[..., Process],
     environ: dict[str, str],
-    at_once: str,
+    undisturbed: str,
     content: Callable[[Engine], str],
     broker: Redis,
     shared: tuple[uuid.UUID, Callable[[], None]],
 ) -> None:
-    run, go_on = shared
-    go_on()
+    run, unblock = shared
+    unblock()
     worker = start("worker", **environ, RUN_WORKERS="1")
-    assert ended(engine, run) == "succeeded"
+    assert final_status(engine, run) == "succeeded"
     assert "slice_assisted" not in worker.log.read_text()
-    assert content(engine) == at_once
+    assert content(engine) == undisturbed
+
+
+@pytest.mark.usefixtures("process_settings")
+def test_an_assistant_of_a_slice_that_has_ended_does_nothing(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+    claim, _ = claims
+    requeue_run(bench.engine, claim)
+    with capture_logs() as events:
+        assist(str(claim.run), claim.number)
+    assert [event["event"] for event in events] == ["run_skipped"]
+
+
+def test_a_message_that_names_no_slice_is_logged_and_dropped() -> None:
+    with capture_logs() as events:
+        assist("coingecko", 1)
+    assert [(event["event"], event["run"]) for event in events] == [("message_invalid", "'coingecko'")]

@@ -1,4 +1,4 @@
-"""What becomes of a source, and of its runs, while the disk of Postgres is full."""
+"""While the disk of Postgres is full, sources are paused and runs wait; afterwards they continue."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from tasks.runs.requests import pause_source, resume_source
+from tasks.runs.pausing import pause_source, resume_source
 from tests.processes import until
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
 
 class Disk:
-    """Lets Postgres report, of the tables that a test names, what it reports where there is no room for their rows."""
+    """Make Postgres report a full disk, or another error, for writes to chosen tables."""
 
     def __init__(self, bench: Bench):
         self._bench, self._full = bench, set[str]()
@@ -25,14 +25,14 @@ class Disk:
     def fill(self, table: str, code: str = "disk_full") -> None:
         self._full.add(table)
         self._bench.rows(f"""
-            CREATE OR REPLACE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            CREATE OR REPLACE FUNCTION refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 RAISE USING ERRCODE = '{code}', MESSAGE = 'could not extend file "base/1/2"'; END $$;
-            CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION no_room();
+            CREATE TRIGGER refuse_write BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION refuse_write();
         """)
 
-    def make_room(self) -> None:
+    def make_space(self) -> None:
         for table in self._full:
-            self._bench.rows(f"DROP TRIGGER no_room ON {table}")
+            self._bench.rows(f"DROP TRIGGER refuse_write ON {table}")
         self._full.clear()
 
 
@@ -40,38 +40,38 @@ class Disk:
 def disk(bench: Bench) -> Iterator[Disk]:
     disk = Disk(bench)
     yield disk
-    disk.make_room()
-    bench.rows("DROP FUNCTION IF EXISTS no_room")
+    disk.make_space()
+    bench.rows("DROP FUNCTION IF EXISTS refuse_write")
 
 
-PAUSES = "SELECT name, paused_reason, paused_until - clock_timestamp() AS left FROM sources ORDER BY name"
+PAUSES = "SELECT name, paused_reason, paused_until - clock_timestamp() AS time_left FROM sources ORDER BY name"
 
 
-def test_a_full_disk_pauses_each_source_that_meets_it_until_it_has_room_again(bench: Bench, disk: Disk) -> None:
+def test_a_full_disk_pauses_each_source_that_writes_to_it(bench: Bench, disk: Disk) -> None:
     disk.fill("quotes")
-    runs = [bench.ingest(canned([item()], name=name)) for name in ("one", "other")]
+    runs = [bench.ingest(canned([item()], name=name)) for name in ("first", "second")]
     for run, pause in zip(runs, bench.rows(PAUSES), strict=True):
         assert (run["status"], run["waits"]) == ("waiting", 0)
-        assert run["waiting_reason"].startswith("disk_full: Postgres reported disk_full (53100); looks again at 2")
+        assert run["waiting_reason"].startswith("disk_full: Postgres reported disk_full (53100); next attempt at 2")
         assert pause["paused_reason"] == "disk_full: Postgres reported disk_full (53100)"
-        assert 0 <= bench.settings.disk_full_pause - pause["left"].total_seconds() < 5
+        assert 0 <= bench.settings.disk_full_pause - pause["time_left"].total_seconds() < 5
         assert run["next_attempt_at"] is not None
-    disk.make_room()
+    disk.make_space()
     for run in runs:
         resume_source(bench.engine, run["source"])
         assert bench.slice(run["id"])["status"] == "succeeded"
     assert bench.one("SELECT count(*) FROM quotes") == 2
 
 
-def test_the_pause_of_a_full_disk_ends_by_itself(bench: Bench, disk: Disk) -> None:
+def test_the_pause_after_a_full_disk_ends_by_itself(bench: Bench, disk: Disk) -> None:
     run = bench.request(canned([item()]))
     disk.fill("quotes")
     assert bench.slice(run, disk_full_pause=0.1)["status"] == "waiting"
-    disk.make_room()
+    disk.make_space()
     until(lambda: bench.slice(run)["status"] == "succeeded")
 
 
-def test_a_disk_that_has_no_room_for_the_pause_either_makes_the_run_wait_no_less(bench: Bench, disk: Disk) -> None:
+def test_a_run_waits_even_if_the_pause_does_not_fit_on_the_disk(bench: Bench, disk: Disk) -> None:
     run = bench.request(canned([item()]))
     disk.fill("quotes")
     disk.fill("sources")
@@ -81,7 +81,7 @@ def test_a_disk_that_has_no_room_for_the_pause_either_makes_the_run_wait_no_less
     assert bench.one("SELECT paused_reason FROM sources") is None
 
 
-def test_a_disk_that_has_no_room_for_anything_leaves_the_run_to_the_reconciler(bench: Bench, disk: Disk) -> None:
+def test_the_reconciler_requeues_a_run_if_nothing_fits_on_the_disk(bench: Bench, disk: Disk) -> None:
     def fill(number: int) -> None:
         for table in ("quotes", "sources", "runs"):
             disk.fill(table)
@@ -90,22 +90,22 @@ def test_a_disk_that_has_no_room_for_anything_leaves_the_run_to_the_reconciler(b
     with pytest.raises(DBAPIError, match="could not extend file"):
         bench.slice(run)
     assert bench.run(run)["status"] == "running"
-    disk.make_room()
+    disk.make_space()
     bench.register(canned([item()]))
     bench.let_leases_run_out()
     assert bench.slice(run)["status"] == "succeeded"
 
 
-def test_a_copy_that_finds_no_room_pauses_its_source_too(bench: Bench) -> None:
-    """Its error comes from the driver, as SQLAlchemy never saw it."""
+def test_a_full_disk_during_a_copy_pauses_the_source_too(bench: Bench) -> None:
+    """A COPY raises the driver's own error, not one of SQLAlchemy."""
 
     def fill(connection: Any, _: object) -> None:
         with closing(connection.cursor()) as cursor:
             cursor.execute("CREATE TEMPORARY TABLE staged_quotes (LIKE quotes) ON COMMIT DELETE ROWS")
             cursor.execute("""
-                CREATE FUNCTION pg_temp.no_room() RETURNS trigger LANGUAGE plpgsql
+                CREATE FUNCTION pg_temp.refuse_write() RETURNS trigger LANGUAGE plpgsql
                     AS $$ BEGIN RAISE USING ERRCODE = 'disk_full'; END $$;
-                CREATE TRIGGER no_room BEFORE INSERT ON staged_quotes EXECUTE FUNCTION pg_temp.no_room();
+                CREATE TRIGGER refuse_write BEFORE INSERT ON staged_quotes EXECUTE FUNCTION pg_temp.refuse_write();
             """)
         connection.commit()
 
@@ -117,14 +117,14 @@ def test_a_copy_that_finds_no_room_pauses_its_source_too(bench: Bench) -> None:
     assert bench.one("SELECT paused_reason FROM sources").startswith("disk_full: ")
 
 
-def test_an_operators_longer_pause_outlives_the_one_of_a_full_disk(bench: Bench, disk: Disk) -> None:
+def test_a_full_disk_does_not_shorten_an_operators_pause(bench: Bench, disk: Disk) -> None:
     run = bench.request(canned([item()], before=lambda _: pause_source(bench.engine, "canned", None, "moving house")))
     disk.fill("quotes")
     assert bench.slice(run)["status"] == "waiting"
     assert bench.one("SELECT paused_reason FROM sources") == "moving house"
 
 
-def test_what_is_no_trouble_of_the_server_but_a_mistake_fails_the_run(bench: Bench, disk: Disk) -> None:
+def test_an_error_that_is_a_mistake_of_ours_fails_the_run(bench: Bench, disk: Disk) -> None:
     disk.fill("quotes", "division_by_zero")
     run = bench.ingest(canned([item()]))
     assert (run["status"], run["error_code"]) == ("failed", "internal_error")

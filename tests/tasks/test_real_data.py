@@ -1,4 +1,4 @@
-"""Recordings of what upstreams send load whole, to the last digit."""
+"""Recorded responses of real upstreams load completely, to the last digit."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def prices(bench: Bench) -> dict[str, Decimal]:
     return {row["source_asset_id"]: row["price"] for row in rows}
 
 
-def test_all_of_coinpaprikas_tickers_load(bench: Bench, recordings: Recordings) -> None:
+def test_every_ticker_of_coinpaprika_loads(bench: Bench, recordings: Recordings) -> None:
     recording = recordings.all_tickers
     run = bench.ingest(recorded(coinpaprika.source, recording))
-    sent = {coin["id"]: coin for coin in json.loads(recording.read_text(), parse_float=Decimal)}
-    assert len(sent) == recordings.tickers
-    assert prices(bench) == {id_: coin["quotes"]["USD"]["price"] for id_, coin in sent.items()}
+    coins = {coin["id"]: coin for coin in json.loads(recording.read_text(), parse_float=Decimal)}
+    assert len(coins) == recordings.tickers
+    assert prices(bench) == {id_: coin["quotes"]["USD"]["price"] for id_, coin in coins.items()}
     assert run["status"] == "succeeded"
     unknown = bench.rows("SELECT count(*) AS all, count(market_cap) AS caps, count(max_supply) AS max FROM quotes")
     assert dict(unknown[0]) == {
@@ -59,7 +59,7 @@ def test_all_of_coinpaprikas_tickers_load(bench: Bench, recordings: Recordings) 
     }
 
 
-def test_coins_of_one_source_that_share_a_symbol_stay_apart(bench: Bench, recordings: Recordings) -> None:
+def test_coins_of_one_source_with_the_same_symbol_stay_separate_assets(bench: Bench, recordings: Recordings) -> None:
     bench.ingest(recorded(coinpaprika.source, recordings.all_tickers))
     assert bench.one("SELECT count(DISTINCT symbol) FROM listings") < recordings.tickers
     assert bench.one("SELECT count(DISTINCT asset) FROM listings") == recordings.tickers
@@ -68,13 +68,13 @@ def test_coins_of_one_source_that_share_a_symbol_stay_apart(bench: Bench, record
 def test_a_page_of_coingeckos_markets_loads(bench: Bench, recordings: Recordings) -> None:
     recording = recordings.first_markets
     run = bench.ingest(recorded(coingecko.source, recording))
-    sent = json.loads(recording.read_text(), parse_float=Decimal)
+    coins = json.loads(recording.read_text(), parse_float=Decimal)
     assert run["status"] == "succeeded"
-    assert prices(bench) == {coin["id"]: coin["current_price"] for coin in sent}
-    assert len(sent) == recordings.markets
+    assert prices(bench) == {coin["id"]: coin["current_price"] for coin in coins}
+    assert len(coins) == recordings.markets
 
 
-def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, recordings: Recordings) -> None:
+def test_a_coin_in_two_upstreams_is_one_asset(bench: Bench, recordings: Recordings) -> None:
     slug, gecko, paprika = recordings.shared_coin
     bench.ingest(recorded(coinpaprika.source, recordings.all_tickers))
     bench.ingest(recorded(coingecko.source, recordings.first_markets))
@@ -83,7 +83,7 @@ def test_one_coin_in_both_upstreams_is_one_asset(bench: Bench, recordings: Recor
     assert [tuple(row.values()) for row in rows] == [("coingecko", gecko), ("coinpaprika", paprika)]
 
 
-def test_every_csv_file_loads_but_for_the_rows_it_names(bench: Bench, recordings: Recordings) -> None:
+def test_every_csv_file_loads_except_for_its_invalid_rows(bench: Bench, recordings: Recordings) -> None:
     files = CSV_FILES[recordings]
     source = csv_source("csv_real", timedelta(minutes=15), [file.declared for file in files])
     with environment(CSV_DIR=str(recordings.folder / "csv")):

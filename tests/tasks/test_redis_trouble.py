@@ -1,4 +1,4 @@
-"""Redis that freezes, refuses to write, or is cut off: nobody waits long for it, and nobody gives up on it."""
+"""Nothing blocks while Redis is frozen, refuses to write or is unreachable, and everything continues afterwards."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def frozen(broker: Redis) -> Iterator[None]:
 
 
 @contextmanager
-def refusing(broker: Redis, why: str) -> Iterator[None]:
-    refuse, comply = REFUSALS[why]
-    _tell(broker, refuse)
+def refusing(broker: Redis, cause: str) -> Iterator[None]:
+    start, end = REFUSALS[cause]
+    _execute(broker, start)
     try:
         yield
     finally:
-        _tell(broker, comply)
+        _execute(broker, end)
 
 
-def _tell(broker: Redis, command: str) -> None:
+def _execute(broker: Redis, command: str) -> None:
     broker.execute_command(*command.split())  # type: ignore[no-untyped-call]
 
 
@@ -71,7 +71,7 @@ def markets() -> Iterator[Markets]:
         yield Markets(server, coins(270))
 
 
-def ask(engine: Engine) -> uuid.UUID:
+def request_run(engine: Engine) -> uuid.UUID:
     return request_runs(engine, [RunRequest("coingecko")], requested_by="test")[0].run
 
 
@@ -80,8 +80,8 @@ def status_of(engine: Engine, run: uuid.UUID) -> str:
         return str(connection.scalar(text("SELECT status FROM runs WHERE id = :run"), {"run": run}))
 
 
-def until_succeeded(engine: Engine, settings: Settings, run: uuid.UUID) -> None:
-    """The reconciler looks after it meanwhile."""
+def wait_for_success(engine: Engine, settings: Settings, run: uuid.UUID) -> None:
+    """Sweep with the reconciler until the run has succeeded."""
 
     def succeeded() -> bool:
         reconcile(engine, settings)
@@ -90,59 +90,57 @@ def until_succeeded(engine: Engine, settings: Settings, run: uuid.UUID) -> None:
     until(succeeded, what=f"run {run} succeeded; it is {status_of(engine, run)}")
 
 
-def published(engine: Engine, run: uuid.UUID) -> int:
+def publish_count(engine: Engine, run: uuid.UUID) -> int:
     with engine.connect() as connection:
         return int(connection.scalar(text("SELECT publish_count FROM runs WHERE id = :run"), {"run": run}) or 0)
 
 
-def test_who_asks_a_service_whose_redis_is_frozen_is_answered_within_three_seconds(
+def test_while_redis_is_frozen_requests_are_answered_within_three_seconds(
     api: FlaskClient, engine: Engine, settings: Settings, broker: Redis
 ) -> None:
     with frozen(broker):
-        began = monotonic()
-        asked = api.post("/runs", json={"all": True}, headers={"Authorization": f"Bearer {TOKEN}"})
-        assert monotonic() - began < 3
-        assert asked.status_code == 202, asked.json
+        start = monotonic()
+        response = api.post("/runs", json={"all": True}, headers={"Authorization": f"Bearer {TOKEN}"})
+        assert monotonic() - start < 3
+        assert response.status_code == 202, response.json
         health = api.get("/health").json
         assert health is not None
         assert health["checks"]["broker"]["status"] == "down"
         assert health["api_latency_seconds"] < 3000
-        assert asked.json is not None
-        runs = [uuid.UUID(run["id"]) for run in asked.json["data"]]
-        assert {published(engine, run) for run in runs} == {0}
+        assert response.json is not None
+        runs = [uuid.UUID(run["id"]) for run in response.json["data"]]
+        assert {publish_count(engine, run) for run in runs} == {0}
     reconcile(engine, settings)
-    assert {published(engine, run) for run in runs} == {1}
+    assert {publish_count(engine, run) for run in runs} == {1}
 
 
-@pytest.mark.parametrize("why", REFUSALS)
-def test_a_run_asked_for_while_redis_refuses_to_write_is_published_once_it_does(
-    engine: Engine, settings: Settings, broker: Redis, why: str
+@pytest.mark.parametrize("cause", REFUSALS)
+def test_a_run_requested_while_redis_refuses_to_write_is_published_afterwards(
+    engine: Engine, settings: Settings, broker: Redis, cause: str
 ) -> None:
-    with refusing(broker, why):
-        run = ask(engine)
+    with refusing(broker, cause):
+        run = request_run(engine)
         reconcile(engine, settings)
-        assert (status_of(engine, run), published(engine, run)) == ("queued", 0)
+        assert (status_of(engine, run), publish_count(engine, run)) == ("queued", 0)
     reconcile(engine, settings)
-    assert (published(engine, run), broker.llen("ingest")) == (1, 1)
+    assert (publish_count(engine, run), broker.llen("ingest")) == (1, 1)
 
 
-@pytest.mark.parametrize("why", REFUSALS)
-def test_a_redis_that_answers_but_refuses_to_write_is_no_healthy_broker(
-    api: FlaskClient, broker: Redis, why: str
-) -> None:
-    with refusing(broker, why):
+@pytest.mark.parametrize("cause", REFUSALS)
+def test_a_redis_that_answers_but_refuses_to_write_is_down(api: FlaskClient, broker: Redis, cause: str) -> None:
+    with refusing(broker, cause):
         health = api.get("/health").json
         assert health is not None
         assert health["checks"]["broker"]["status"] == "down"
 
 
-def test_a_worker_cut_off_in_the_middle_of_a_slice_ends_it_and_takes_the_next_run(
+def test_a_worker_that_loses_redis_during_a_slice_ends_it_and_takes_the_next_run(
     engine: Engine, settings: Settings, start: Callable[..., Process], markets: Markets
 ) -> None:
     gate = Gate()
     markets.before = lambda page: gate.pass_through() if page == 2 else None
     with Proxy(os.environ["REDIS_URL"]) as proxy:
-        run = ask(engine)
+        run = request_run(engine)
         worker = start("worker", REDIS_URL=proxy.url, COINGECKO_URL=markets.url)
         assert gate.reached.wait(20)
         proxy.refuse()
@@ -150,29 +148,29 @@ def test_a_worker_cut_off_in_the_middle_of_a_slice_ends_it_and_takes_the_next_ru
         proxy.heal()
         until(lambda: worker.log.read_text().count("Connected to") == 2)
         gate.open.set()
-        until_succeeded(engine, settings, run)
-        until_succeeded(engine, settings, ask(engine))
+        wait_for_success(engine, settings, run)
+        wait_for_success(engine, settings, request_run(engine))
 
 
-def test_a_worker_outlives_a_redis_that_refuses_to_write(
+def test_a_worker_survives_a_redis_that_refuses_to_write(
     engine: Engine, settings: Settings, start: Callable[..., Process], markets: Markets, broker: Redis
 ) -> None:
     worker = start("worker", COINGECKO_URL=markets.url)
     until(lambda: " ready." in worker.log.read_text())
     with refusing(broker, "without its replicas"):
         until(lambda: "Not enough good replicas" in worker.log.read_text())
-    until_succeeded(engine, settings, ask(engine))
+    wait_for_success(engine, settings, request_run(engine))
 
 
-def test_canaries_do_not_pile_up_where_nobody_consumes(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "MOST_WAITING", 2)
+def test_canaries_do_not_pile_up_without_a_worker(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MAX_QUEUED_MESSAGES", 2)
     for _ in range(4):
         control.send_canary()
     assert broker.llen("ingest") == 2
 
 
-def test_a_message_that_cannot_be_acknowledged_costs_its_connection_and_no_slot(broker: Redis) -> None:
-    """Celery would go on, with the message in hand for ever; one more for each slot, and nothing is consumed."""
+def test_a_message_that_cannot_be_acknowledged_makes_the_worker_reconnect(broker: Redis) -> None:
+    """Celery alone would count it as unfinished for ever, until every slot is taken and nothing is consumed."""
     log = structlog.get_logger()
     with Connection(os.environ["REDIS_URL"], transport_options={"socket_timeout": 0.2}) as connection:
         queue = Queue("test")(connection.default_channel)

@@ -1,4 +1,4 @@
-"""The schedule: each slot gets one run, whatever happens to beat and to the clocks; the tests set the time."""
+"""Each slot gets one run, whatever happens to beat and to the clocks. The tests set the time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from sqlalchemy import create_engine
 
 from sources.contract import CatchUp, Http, Page, Window
-from tasks.runs.requests import RunRequest, pause_source, request_runs, resume_source
-from tasks.schedule import MOST_SLOTS, slots_due
+from tasks.runs.pausing import pause_source, resume_source
+from tasks.runs.requests import RunRequest, request_runs
+from tasks.schedule import MAX_CATCH_UP_SLOTS, list_due_slots
 from tests.tasks.conftest import Bench
 from tests.tasks.timetable import HOUR, MIDNIGHT, Timetable
 
 
 @pytest.fixture
 def timetable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Timetable:
-    return Timetable.alone(bench, monkeypatch)
+    return Timetable.empty(bench, monkeypatch)
 
 
 AFTER_AN_OUTAGE: dict[CatchUp, list[str]] = {
@@ -31,7 +32,7 @@ AFTER_AN_OUTAGE: dict[CatchUp, list[str]] = {
 
 
 @pytest.mark.parametrize("catch_up", AFTER_AN_OUTAGE)
-def test_after_an_outage_the_missed_slots_get_what_the_policy_says(timetable: Timetable, catch_up: CatchUp) -> None:
+def test_missed_slots_get_runs_according_to_the_policy(timetable: Timetable, catch_up: CatchUp) -> None:
     timetable.add(catch_up)
     for at in ("00:00:01", "04:30:00", "05:00:02"):
         timetable.now = datetime.fromisoformat(f"2026-01-01T{at}Z")
@@ -40,15 +41,15 @@ def test_after_an_outage_the_missed_slots_get_what_the_policy_says(timetable: Ti
 
 
 @pytest.mark.parametrize("catch_up", AFTER_AN_OUTAGE)
-def test_a_pause_is_an_outage_when_it_ends(timetable: Timetable, catch_up: CatchUp) -> None:
+def test_slots_missed_during_a_pause_count_as_missed_when_it_ends(timetable: Timetable, catch_up: CatchUp) -> None:
     timetable.add(catch_up)
     timetable.catch_up()
     pause_source(timetable.bench.engine, "canned", None, "maintenance")
-    timetable.look("02:30:00")
+    timetable.check("02:30:00")
     assert timetable.slots() == ["00:00"]
     resume_source(timetable.bench.engine, "canned")
     for at in ("04:30:00", "05:00:02"):
-        timetable.look(at)
+        timetable.check(at)
         timetable.catch_up()
     assert timetable.slots() == AFTER_AN_OUTAGE[catch_up]
 
@@ -56,84 +57,84 @@ def test_a_pause_is_an_outage_when_it_ends(timetable: Timetable, catch_up: Catch
 def test_a_pause_ends_by_the_databases_clock(timetable: Timetable) -> None:
     timetable.add("latest")
     pause_source(timetable.bench.engine, "canned", MIDNIGHT + HOUR, "maintenance")
-    timetable.look("00:59:59")
+    timetable.check("00:59:59")
     assert timetable.slots() == []
-    timetable.look("01:00:00")
+    timetable.check("01:00:00")
     assert timetable.slots() == ["01:00"]
 
 
 @pytest.mark.parametrize("catch_up", AFTER_AN_OUTAGE)
-def test_a_source_that_is_new_is_run_at_once_whatever_its_policy(timetable: Timetable, catch_up: CatchUp) -> None:
+def test_a_new_source_runs_at_once_under_every_policy(timetable: Timetable, catch_up: CatchUp) -> None:
     timetable.add(catch_up)
-    timetable.look("07:40:00")
+    timetable.check("07:40:00")
     assert timetable.slots() == ["07:00"]
 
 
 @pytest.mark.parametrize(
     ("catch_up", "slots"), [("latest", ["03:00"]), ("skip", ["03:00"]), ("all", ["00:00", "01:00", "02:00", "03:00"])]
 )
-def test_a_slot_that_meets_a_live_run_is_let_go_or_with_all_made_later(
+def test_a_slot_that_meets_an_unfinished_run_is_dropped_or_under_the_policy_all_postponed(
     timetable: Timetable, catch_up: CatchUp, slots: list[str]
 ) -> None:
     timetable.add(catch_up)
     request_runs(timetable.bench.engine, [RunRequest("canned", full_refresh=True)], requested_by="a")
     for at in ("00:00:00", "01:00:00", "02:00:00"):
-        timetable.look(at)
+        timetable.check(at)
     timetable.finish()
-    timetable.look("02:30:00")
+    timetable.check("02:30:00")
     timetable.finish()
     timetable.now = MIDNIGHT + 3 * HOUR
     timetable.catch_up()
     assert timetable.slots() == slots
 
 
-def test_runs_that_catch_up_come_one_after_another(timetable: Timetable) -> None:
+def test_missed_slots_are_caught_up_with_one_run_at_a_time(timetable: Timetable) -> None:
     timetable.add("all")
     timetable.catch_up()
-    assert timetable.look("02:30:00") == 1, "soon again: there is more"
-    assert timetable.look("02:30:00") == 1
+    assert timetable.check("02:30:00") == 1, "the next check comes soon: another slot is due"
+    assert timetable.check("02:30:00") == 1
     assert timetable.slots() == ["00:00", "01:00"]
     timetable.finish()
-    assert timetable.look("02:30:00") == 5
+    assert timetable.check("02:30:00") == 5
     assert timetable.slots() == ["00:00", "01:00", "02:00"]
 
 
-def test_the_next_look_is_when_the_next_slot_begins(timetable: Timetable) -> None:
+def test_the_next_check_comes_when_the_next_slot_starts(timetable: Timetable) -> None:
     timetable.add("latest")
-    assert timetable.look("00:59:57.5") == 2.5
-    assert timetable.look("00:30:00") == 5, "and often enough to show that beat lives"
+    assert timetable.check("00:59:57.5") == 2.5
+    assert timetable.check("00:30:00") == 5, "it also sends the heartbeat"
 
 
-def test_a_long_outage_is_not_caught_up_with_without_end(timetable: Timetable) -> None:
+def test_the_number_of_slots_to_catch_up_with_is_limited(timetable: Timetable) -> None:
     source = timetable.add("all")
     timetable.catch_up()
-    present = MIDNIGHT + 5000 * HOUR
-    due = slots_due(source, MIDNIGHT, present)
-    assert (len(due.slots), due.let_go, due.slots[-1]) == (MOST_SLOTS, 5000 - MOST_SLOTS, present)
-    timetable.look(present)
-    made = timetable.bench.one("SELECT max(scheduled_for) FROM runs")
-    assert made == present - (MOST_SLOTS - 1) * HOUR
+    now = MIDNIGHT + 5000 * HOUR
+    due = list_due_slots(source, MIDNIGHT, now)
+    assert (len(due.slots), due.skipped, due.slots[-1]) == (MAX_CATCH_UP_SLOTS, 5000 - MAX_CATCH_UP_SLOTS, now)
+    timetable.check(now)
+    newest = timetable.bench.one("SELECT max(scheduled_for) FROM runs")
+    assert newest == now - (MAX_CATCH_UP_SLOTS - 1) * HOUR
 
 
-def test_the_policy_skip_takes_a_slot_that_is_a_minute_late_and_no_later_one(timetable: Timetable) -> None:
+def test_the_policy_skip_requests_a_slot_that_is_at_most_a_minute_late(timetable: Timetable) -> None:
     timetable.add("skip")
     timetable.catch_up()
-    timetable.look("01:01:00")
+    timetable.check("01:01:00")
     timetable.finish()
-    timetable.look("02:01:00.000001")
+    timetable.check("02:01:00.000001")
     assert timetable.slots() == ["00:00", "01:00"]
 
 
 @pytest.mark.parametrize("catch_up", AFTER_AN_OUTAGE)
-def test_a_clock_that_went_back_is_not_waited_for(timetable: Timetable, catch_up: CatchUp) -> None:
-    """Ten years ahead by mistake, then right again: the schedule goes on, and no slot is run twice."""
+def test_the_schedule_continues_after_the_clock_was_set_back(timetable: Timetable, catch_up: CatchUp) -> None:
+    """The clock was ten years ahead and is correct again. No slot runs twice."""
     timetable.add(catch_up)
-    timetable.look("00:00:00")
+    timetable.check("00:00:00")
     timetable.finish()
-    timetable.look(MIDNIGHT + timedelta(days=3650))
+    timetable.check(MIDNIGHT + timedelta(days=3650))
     timetable.finish()
     for at in ("00:10:00", "00:10:05", "01:00:00", "02:00:00"):
-        timetable.look(at)
+        timetable.check(at)
         timetable.finish()
     runs = timetable.bench.rows("SELECT scheduled_for FROM runs ORDER BY requested_at")
     slots = [row["scheduled_for"] for row in runs if row["scheduled_for"] < MIDNIGHT + timedelta(days=1)]
@@ -141,38 +142,38 @@ def test_a_clock_that_went_back_is_not_waited_for(timetable: Timetable, catch_up
     assert len(runs) == 4
 
 
-def test_slots_missed_after_the_clock_went_back_are_caught_up_with(timetable: Timetable) -> None:
+def test_slots_missed_after_the_clock_was_set_back_are_caught_up_with(timetable: Timetable) -> None:
     timetable.add("all")
-    timetable.look("09:00:00")  # its run is still under way when the clock is put right
+    timetable.check("09:00:00")  # its run is unfinished when the clock is corrected
     for at in ("01:00:00", "02:00:00"):
-        timetable.look(at)
+        timetable.check(at)
     timetable.finish()
     timetable.catch_up()
     assert timetable.slots() == ["09:00", "01:00", "02:00"]
 
 
-def test_a_step_back_over_the_edge_of_a_slot_makes_no_run_twice(timetable: Timetable) -> None:
+def test_a_clock_that_steps_back_across_a_slots_start_causes_no_second_run(timetable: Timetable) -> None:
     timetable.add("latest")
     for at in ("00:59:59", "01:00:00", "00:59:59.5", "01:00:00.1", "01:30:00"):
-        timetable.look(at)
+        timetable.check(at)
         timetable.finish()
     assert timetable.slots() == ["00:00", "01:00"]
 
 
-def test_a_changed_interval_goes_on_from_the_slot_that_was_answered(timetable: Timetable) -> None:
+def test_a_changed_interval_continues_after_the_last_answered_slot(timetable: Timetable) -> None:
     source = timetable.add("latest")
-    timetable.look("02:00:00")
+    timetable.check("02:00:00")
     timetable.finish()
     timetable.bench.register(replace(source, every=3 * HOUR))
-    timetable.look("02:30:00")
-    assert timetable.slots() == ["02:00"], "the slot of three hours, 00:00, began before it"
-    timetable.look("03:00:00")
+    timetable.check("02:30:00")
+    assert timetable.slots() == ["02:00"], "the three-hour slot of 00:00 started before that slot"
+    timetable.check("03:00:00")
     assert timetable.slots() == ["02:00", "03:00"]
 
 
 @pytest.fixture
 def in_time_zone() -> Iterator[Callable[[str], None]]:
-    """Moves this process to a time zone."""
+    """A function that sets this process's time zone."""
     before = os.environ.get("TZ")
 
     def move(zone: str | None) -> None:
@@ -191,27 +192,27 @@ def in_time_zone() -> Iterator[Callable[[str], None]]:
     [
         ("Europe/Berlin", "2026-03-29T00:00Z"),
         ("Europe/Berlin", "2026-10-25T00:00Z"),
-        ("Australia/Lord_Howe", "2026-04-04T14:00Z"),  # by half an hour
+        ("Australia/Lord_Howe", "2026-04-04T14:00Z"),  # changes by half an hour
     ],
 )
-def test_slots_are_equally_far_apart_where_clocks_are_changed(
+def test_slots_stay_equally_far_apart_when_daylight_saving_time_changes(
     timetable: Timetable, in_time_zone: Callable[[str], None], zone: str, before: str
 ) -> None:
-    """Whatever time zone this process, and its sessions at the database, are in."""
+    """This process and its database sessions are in a time zone with such a change."""
     in_time_zone(zone)
     bench, start = timetable.bench, datetime.fromisoformat(before)
     bench.engine = create_engine(bench.engine.url, connect_args={"options": f"-c timezone={zone}"})
     bench.register(replace(timetable.add("all"), every=2 * HOUR))
-    for place in range(12):
-        timetable.look((start + place * HOUR / 2).astimezone())
+    for position in range(12):
+        timetable.check((start + position * HOUR / 2).astimezone())
         timetable.finish()
     runs = bench.rows("SELECT scheduled_for FROM runs ORDER BY requested_at")
     bench.engine.dispose()
-    assert [row["scheduled_for"] for row in runs] == [start + place * HOUR for place in (0, 2, 4)]
-    assert len({row["scheduled_for"].utcoffset() for row in runs}) == 2, "the clocks were changed meanwhile"
+    assert [row["scheduled_for"] for row in runs] == [start + hours * HOUR for hours in (0, 2, 4)]
+    assert len({row["scheduled_for"].utcoffset() for row in runs}) == 2, "the time zone's offset changed in between"
 
 
-def test_a_fetch_is_told_the_slot_it_fetches_for(timetable: Timetable) -> None:
+def test_fetch_receives_the_slot_of_its_run(timetable: Timetable) -> None:
     windows: list[Window] = []
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
@@ -220,7 +221,7 @@ def test_a_fetch_is_told_the_slot_it_fetches_for(timetable: Timetable) -> None:
 
     bench, source = timetable.bench, replace(timetable.add("all"), fetch=fetch)
     bench.register(source)
-    timetable.look("05:30:00")
+    timetable.check("05:30:00")
     bench.slice(bench.one("SELECT id FROM runs"))
     bench.ingest(source)
     assert [window.slot for window in windows] == [MIDNIGHT + 5 * HOUR, None]

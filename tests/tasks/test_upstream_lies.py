@@ -1,4 +1,4 @@
-"""What a user sees when an upstream answers what is not so: the run says what it was, and the data stays right."""
+"""Wrong responses of an upstream leave the data correct, and the run names the error."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ PAGES = [[item(0), item(1)], [item(2)], []]
 
 
 @pytest.fixture(autouse=True)
-def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the chance out of the pauses between a request's repeats, and most of their length."""
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the waits between retries of a request short and equal."""
     monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
 @dataclass
-class Mouth:
-    """An upstream that says whatever it is told to, to the byte. heard: how many requests there were."""
+class RawUpstream:
+    """An upstream that sends these bytes as its response to every request."""
 
-    says: bytes = b""
-    heard: int = 0
+    response: bytes = b""
+    request_count: int = 0
     url: str = ""
     closing: ExitStack = field(default_factory=ExitStack)
 
-    def __enter__(self) -> Mouth:
-        server = RawServer(self._speak)
+    def __enter__(self) -> RawUpstream:
+        server = RawServer(self._respond)
         self.closing.callback(server.close)
         self.url = server.url
         return self
@@ -48,15 +48,15 @@ class Mouth:
     def __exit__(self, *_: object) -> None:
         self.closing.close()
 
-    def _speak(self, connection: socket.socket) -> None:
-        self.heard += 1
-        connection.sendall(self.says)
+    def _respond(self, connection: socket.socket) -> None:
+        self.request_count += 1
+        connection.sendall(self.response)
 
 
 @pytest.fixture
-def mouth() -> Iterator[Mouth]:
-    with Mouth() as mouth:
-        yield mouth
+def upstream() -> Iterator[RawUpstream]:
+    with RawUpstream() as upstream:
+        yield upstream
 
 
 def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
@@ -68,55 +68,57 @@ def page(number: int) -> bytes:
     return answer(json.dumps(PAGES[number]).encode(), "Content-Type: application/json")
 
 
-PACKED = gzip.compress(json.dumps(PAGES[1] * 50).encode())
+GZIPPED = gzip.compress(json.dumps(PAGES[1] * 50).encode())
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 FAILED = "feed: GET /prices failed: "
 
-PASSING = {
+TRANSIENT = {
     "an error object": (answer(b'{"error": "too many calls"}'), 'unexpected_body: expected a list, got \'{"error"'),
     "HTML": (
         answer(b"<!DOCTYPE html><p>Busy", "Content-Type: text/html"),
         "unexpected_body: expected JSON, got '<!DOC",
     ),
-    "HTML that is called JSON": (answer(b"<html>", "Content-Type: application/json"), "unexpected_body: expected JSON"),
-    "nothing": (answer(b""), "unexpected_body: expected JSON, got ''"),
+    "HTML declared as JSON": (answer(b"<html>", "Content-Type: application/json"), "unexpected_body: expected JSON"),
+    "an empty body": (answer(b""), "unexpected_body: expected JSON, got ''"),
     "null": (answer(b"null"), "unexpected_body: expected a list, got 'null'"),
     "half a list": (answer(json.dumps(PAGES[1]).encode()[:-20]), "unexpected_body: expected JSON"),
     "half the length": (answer(json.dumps(PAGES[1]).encode(), length=4000), f"upstream_unavailable: {FAILED}"),
     "half a chunk": (CHUNKED + b"64\r\n[{", f"upstream_unavailable: {FAILED}"),
     "no last chunk": (CHUNKED + b"2\r\n[]\r\n", f"upstream_unavailable: {FAILED}"),
     "no gzip": (answer(b"[]", "Content-Encoding: gzip"), f"upstream_unavailable: {FAILED}"),
-    "half a gzip": (answer(PACKED[: len(PACKED) // 2], "Content-Encoding: gzip"), "unexpected_body: expected JSON"),
+    "half a gzip": (answer(GZIPPED[: len(GZIPPED) // 2], "Content-Encoding: gzip"), "unexpected_body: expected JSON"),
 }
 
 
-@pytest.mark.parametrize(("lie", "reason"), PASSING.values(), ids=PASSING)
-def test_what_may_pass_lets_the_run_wait_and_costs_nothing(bench: Bench, mouth: Mouth, lie: bytes, reason: str) -> None:
-    run = bench.request(feed_source(mouth.url))
-    mouth.says = page(0)
+@pytest.mark.parametrize(("response", "reason"), TRANSIENT.values(), ids=TRANSIENT)
+def test_an_error_that_may_pass_makes_the_run_wait_and_loses_nothing(
+    bench: Bench, upstream: RawUpstream, response: bytes, reason: str
+) -> None:
+    run = bench.request(feed_source(upstream.url))
+    upstream.response = page(0)
     assert bench.slice(run, task_slice=0)["status"] == "queued"
-    mouth.says = lie
+    upstream.response = response
     waiting = bench.slice(run)
     assert (waiting["status"], waiting["error_code"]) == ("waiting", None)
     assert waiting["waiting_reason"].startswith(reason)
-    assert stands(bench, run) == {"quotes": 2, "rejects": 0, "pages": 1, "next": "2"}
+    assert read_totals(bench, run) == {"quotes": 2, "rejects": 0, "pages": 1, "next": "2"}
 
     for number, status in ((1, "queued"), (2, "succeeded")):
         bench.rows("UPDATE runs SET next_attempt_at = NULL")
-        mouth.says = page(number)
+        upstream.response = page(number)
         assert bench.slice(run, task_slice=0 if status == "queued" else 20)["status"] == status
-    assert stands(bench, run) == {"quotes": 3, "rejects": 0, "pages": 3, "next": None}
+    assert read_totals(bench, run) == {"quotes": 3, "rejects": 0, "pages": 3, "next": None}
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[HTTPServer]:
+def other_host() -> Iterator[HTTPServer]:
     with HTTPServer(host="127.0.0.1") as server:
         server.expect_request("/prices").respond_with_json([item(7)])
         yield server
 
 
-FINAL = {
-    "a redirect in a circle": ("/prices?page=2", "redirected", "feed: GET /prices was redirected more than 3 times"),
+TERMINAL = {
+    "a redirect loop": ("/prices?page=2", "redirected", "feed: GET /prices was redirected more than 3 times"),
     "a redirect to another host": (
         "http://127.0.0.1:{port}/prices?page=2",
         "redirected",
@@ -125,52 +127,52 @@ FINAL = {
 }
 
 
-@pytest.mark.parametrize(("location", "code", "detail"), FINAL.values(), ids=FINAL)
-def test_a_redirect_that_leads_nowhere_or_away_ends_the_run_and_the_key_stays_here(
+@pytest.mark.parametrize(("location", "code", "detail"), TERMINAL.values(), ids=TERMINAL)
+def test_a_redirect_loop_or_a_redirect_to_another_host_fails_the_run_and_sends_no_key(
     bench: Bench,
-    mouth: Mouth,
-    elsewhere: HTTPServer,
+    upstream: RawUpstream,
+    other_host: HTTPServer,
     monkeypatch: pytest.MonkeyPatch,
     location: str,
     code: str,
     detail: str,
 ) -> None:
     monkeypatch.setenv("FEED_API_KEY", KEY)
-    run = bench.request(feed_source(mouth.url))
-    mouth.says = page(0)
+    run = bench.request(feed_source(upstream.url))
+    upstream.response = page(0)
     bench.slice(run, task_slice=0)
-    heard = mouth.heard
-    mouth.says = answer(b"", f"Location: {location.format(port=elsewhere.port)}", status="302 Found")
+    requests_before = upstream.request_count
+    upstream.response = answer(b"", f"Location: {location.format(port=other_host.port)}", status="302 Found")
     ended = bench.slice(run)
     assert (ended["status"], ended["error_code"]) == ("failed", code)
-    assert ended["error_detail"] == detail.format(port=elsewhere.port)
-    assert elsewhere.log == []
-    assert mouth.heard - heard <= 4
-    assert stands(bench, run) == {"quotes": 2, "rejects": 0, "pages": 1, "next": "2"}
+    assert ended["error_detail"] == detail.format(port=other_host.port)
+    assert other_host.log == []
+    assert upstream.request_count - requests_before <= 4
+    assert read_totals(bench, run) == {"quotes": 2, "rejects": 0, "pages": 1, "next": "2"}
 
 
-def test_a_packed_bomb_ends_the_run_before_it_fills_the_memory(bench: Bench, mouth: Mouth) -> None:
-    mouth.says = answer(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip")
-    ended = bench.slice(bench.request(feed_source(mouth.url)), max_body_bytes=100_000)
+def test_a_gzip_bomb_fails_the_run_before_it_fills_the_memory(bench: Bench, upstream: RawUpstream) -> None:
+    upstream.response = answer(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip")
+    ended = bench.slice(bench.request(feed_source(upstream.url)), max_body_bytes=100_000)
     assert (ended["status"], ended["error_code"]) == ("failed", "body_too_large")
     assert ended["error_detail"] == "feed: the body is larger than 100000 bytes; raise MAX_BODY_BYTES"
-    assert mouth.heard == 1
+    assert upstream.request_count == 1
     assert bench.one("SELECT count(*) FROM raw_bodies") == 0
     assert bench.one("SELECT cursor FROM checkpoints") is None
 
 
-@pytest.mark.parametrize("called", ["text/html", "text/plain; charset=latin-1", "image/png", ""], ids=str)
-def test_a_good_body_is_taken_whatever_it_is_called(bench: Bench, mouth: Mouth, called: str) -> None:
-    run = bench.request(feed_source(mouth.url))
+@pytest.mark.parametrize("content_type", ["text/html", "text/plain; charset=latin-1", "image/png", ""], ids=str)
+def test_a_valid_body_is_loaded_under_any_content_type(bench: Bench, upstream: RawUpstream, content_type: str) -> None:
+    run = bench.request(feed_source(upstream.url))
     for number in range(3):
-        mouth.says = answer(json.dumps(PAGES[number]).encode(), f"Content-Type: {called}")
+        upstream.response = answer(json.dumps(PAGES[number]).encode(), f"Content-Type: {content_type}")
         ended = bench.slice(run, task_slice=0 if number < 2 else 20)
     assert ended["status"] == "succeeded"
-    assert stands(bench, run) == {"quotes": 3, "rejects": 0, "pages": 3, "next": None}
+    assert read_totals(bench, run) == {"quotes": 3, "rejects": 0, "pages": 3, "next": None}
 
 
-def stands(bench: Bench, run: object) -> dict[str, Any]:
-    """How much of everything there is, and where the run would go on."""
+def read_totals(bench: Bench, run: object) -> dict[str, Any]:
+    """Count quotes, rejects and the run's pages, and read the page at which the run continues."""
     row: RowMapping = bench.rows(
         """
         SELECT (SELECT count(*) FROM quotes) AS quotes, (SELECT count(*) FROM rejects) AS rejects,

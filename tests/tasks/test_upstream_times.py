@@ -1,4 +1,4 @@
-"""What upstreams do with times and ids over the pages of a run, and that nothing is lost or doubled by it."""
+"""Items with future or equal times, in any order, or with repeated ids are loaded or rejected exactly once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FAR = "2999-01-01T00:00:00+00:00"
 
 @dataclass
 class Timeline:
-    """An upstream that is asked from a time on, that time included, and answers with so many items at most."""
+    """An upstream that returns up to `limit` items, observed at the requested time or later, in no order."""
 
     server: HTTPServer
     items: list[dict[str, Any]]
-    most: int = 3
+    limit: int = 3
     since: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -36,21 +36,20 @@ class Timeline:
 
     def _answer(self, request: Request) -> Response:
         self.since.append(request.args["since"])
-        items = sorted(self.items, key=lambda it: it["observed_at"])
-        found = [it for it in items if it["observed_at"] >= request.args["since"]][: self.most]
-        # The order says nothing.
-        return Response(json.dumps(found[1::2] + found[::2]), content_type="application/json")
+        items = sorted(self.items, key=lambda item: item["observed_at"])
+        selected = [item for item in items if item["observed_at"] >= request.args["since"]][: self.limit]
+        return Response(json.dumps(selected[1::2] + selected[::2]), content_type="application/json")
 
     def source(self, **changes: Any) -> Source:
         return feed_source(self.server.url_for("").rstrip("/"), **{"fetch": fetch_since, **changes})
 
 
 def fetch_since(window: Window, http: Http) -> Iterator[Page]:
-    """As docs/howto/add-http-source.md advises."""
+    """Fetch as docs/howto/add-http-source.md advises."""
     since = window.cursor["since"] if window.cursor else at(1)
     while True:
         reply = http.get("/since", {"since": since})
-        times = [it["observed_at"] for it in json_list(reply.body)]
+        times = [item["observed_at"] for item in json_list(reply.body)]
         newest = max((time for time in times if datetime.fromisoformat(time) <= window.latest), default=since)
         yield Page.of(reply, {"since": newest})
         if newest == since:
@@ -82,14 +81,14 @@ COUNTERS = """
 
 
 def counters(bench: Bench, run: RowMapping) -> dict[str, int]:
-    """Those that are not 0."""
+    """Return the run's counters that are not 0."""
     return {name: int(count) for name, count in bench.rows(COUNTERS, run=run["id"])[0].items() if count}
 
 
 # A time in the future
 
 
-def test_a_time_in_2999_is_a_reject_and_hides_nothing_that_comes_after(bench: Bench, timeline: Timeline) -> None:
+def test_an_item_dated_2999_is_rejected_and_hides_no_later_item(bench: Bench, timeline: Timeline) -> None:
     timeline.items.append(item(9, observed_at=FAR))
     run = bench.ingest(timeline.source())
     assert run["status"] == "partial"
@@ -104,14 +103,14 @@ def test_a_time_in_2999_is_a_reject_and_hides_nothing_that_comes_after(bench: Be
 
 
 @pytest.mark.parametrize("shape", [lambda time: {"since": time}, lambda time: {"of": ["USD", {"since": time}]}])
-def test_a_source_that_lets_such_a_time_move_its_cursor_is_stopped_before_it(
+def test_a_cursor_moved_by_a_future_item_fails_the_run_before_it_is_stored(
     bench: Bench, timeline: Timeline, shape: Any
 ) -> None:
-    def heedless(window: Window, http: Http) -> Iterator[Page]:
+    def careless_fetch(window: Window, http: Http) -> Iterator[Page]:
         reply = http.get("/since", {"since": at(1)})
-        yield Page.of(reply, shape(max(it["observed_at"] for it in json_list(reply.body))))
+        yield Page.of(reply, shape(max(item["observed_at"] for item in json_list(reply.body))))
 
-    source = timeline.source(fetch=heedless)
+    source = timeline.source(fetch=careless_fetch)
     assert bench.ingest(source)["status"] == "succeeded"
     timeline.items = [item(4, observed_at=at(4)), item(9, observed_at=FAR)]
     run = bench.ingest(source)
@@ -122,14 +121,14 @@ def test_a_source_that_lets_such_a_time_move_its_cursor_is_stopped_before_it(
     assert bench.one("SELECT count(*) FROM quotes") == 3
 
 
-def test_a_cursor_may_name_a_later_time_that_no_item_gave_it(bench: Bench, timeline: Timeline) -> None:
+def test_a_cursor_may_contain_a_future_time_that_comes_from_no_item(bench: Bench, timeline: Timeline) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         yield Page.of(http.get("/since", {"since": at(1)}), {"until": FAR})
 
     assert bench.ingest(timeline.source(fetch=fetch))["status"] == "succeeded"
 
 
-def test_the_latest_time_is_the_databases_with_the_skew(bench: Bench, timeline: Timeline) -> None:
+def test_the_latest_allowed_time_is_the_databases_time_plus_the_clock_skew(bench: Bench, timeline: Timeline) -> None:
     windows: list[Window] = []
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
@@ -140,13 +139,13 @@ def test_the_latest_time_is_the_databases_with_the_skew(bench: Bench, timeline: 
     assert (windows[0].latest - windows[0].now).total_seconds() == 700
 
 
-# Order, equal times, and ids that come twice
+# Order, equal times and repeated ids
 
 
-def test_items_out_of_order_are_all_loaded_and_the_newest_is_the_newest(bench: Bench, timeline: Timeline) -> None:
+def test_items_out_of_order_are_all_loaded_and_the_newest_quote_is_correct(bench: Bench, timeline: Timeline) -> None:
     for number in (4, 2, 5, 1, 3):
         timeline.items.append(item(0, observed_at=at(number), price=str(number)))
-    timeline.most = 100
+    timeline.limit = 100
     run = bench.ingest(timeline.source())
     assert (run["status"], counters(bench, run)) == ("succeeded", {"fetched": 12, "inserted": 10, "unchanged": 2})
     newest = """
@@ -157,7 +156,7 @@ def test_items_out_of_order_are_all_loaded_and_the_newest_is_the_newest(bench: B
     assert bench.one("SELECT cursor->>'since' FROM checkpoints") == at(5)
 
 
-def test_times_that_are_equal_over_the_edge_of_a_page_lose_no_item(bench: Bench, timeline: Timeline) -> None:
+def test_items_with_equal_times_on_two_pages_are_all_loaded(bench: Bench, timeline: Timeline) -> None:
     timeline.items = [item(number, observed_at=at(minute)) for number, minute in enumerate((1, 2, 3, 3, 4))]
     run = bench.ingest(timeline.source())
     assert timeline.since == [at(1), at(3), at(4)]
@@ -174,7 +173,7 @@ def test_times_that_are_equal_over_the_edge_of_a_page_lose_no_item(bench: Bench,
     ],
     ids=["the same", "another value", "another time", "within a page"],
 )
-def test_an_id_that_comes_twice_is_counted_where_it_ends(
+def test_a_repeated_id_is_counted_by_its_outcome(
     bench: Bench, upstream: HTTPServer, again: dict[str, Any], counted: dict[str, int]
 ) -> None:
     upstream.clear()

@@ -1,4 +1,4 @@
-"""What a real worker does when it, or what it stands on, is taken away."""
+"""Real workers survive kills and lost servers without losing, repeating or leaking anything."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from settings import Settings
 from store.engine import make_engine
 from tasks.ingest import work_on
 from tasks.runs.claims import claim_run
+from tasks.runs.publishing import publish
 from tasks.runs.reconciler import reconcile
-from tasks.runs.requests import RunRequest, publish, request_runs
+from tasks.runs.requests import RunRequest, request_runs
 from tests.processes import Process, free_port, until
 from tests.upstreams import Gate, Markets, coins
 
@@ -32,7 +33,9 @@ KEY = "CG-the-key-that-must-not-be-seen"
 Start = Callable[..., Process]
 
 
-class Held(NamedTuple):
+class BlockedRun(NamedTuple):
+    """A run whose worker is blocked by a gate."""
+
     run: uuid.UUID
     worker: Process
     gate: Gate
@@ -40,12 +43,12 @@ class Held(NamedTuple):
 
 @pytest.fixture
 def markets() -> Iterator[Markets]:
-    """Two full pages of coins and a third that is not full, the last of them without a price."""
+    """An upstream with two full pages and a third, partial one. The last coin has no price."""
     with HTTPServer(host="127.0.0.1", threaded=True) as server:
         yield Markets(server, [*coins(2 * 250 + 20), {**coins(1)[0], "id": "priceless", "current_price": None}])
 
 
-def ask(engine: Engine, **parameters: Any) -> uuid.UUID:
+def request_run(engine: Engine, **parameters: Any) -> uuid.UUID:
     [requested] = request_runs(engine, [RunRequest("coingecko", **parameters)], requested_by="test")
     return requested.run
 
@@ -55,27 +58,27 @@ def status_of(engine: Engine, run: uuid.UUID) -> str:
         return str(connection.scalar(text("SELECT status FROM runs WHERE id = :run"), {"run": run}))
 
 
-def ended(engine: Engine, run: uuid.UUID, settings: Settings | None = None, within: float = 30) -> str:
-    """The status that the run ends with; with settings, the reconciler looks after it meanwhile."""
+def final_status(engine: Engine, run: uuid.UUID, settings: Settings | None = None, within: float = 30) -> str:
+    """Wait until the run has ended. Return its status. With settings, sweep with the reconciler meanwhile."""
 
-    def status() -> str | None:
+    def ended() -> str | None:
         if settings:
             reconcile(engine, settings)
-        now = status_of(engine, run)
-        return None if now in ("queued", "running", "waiting") else now
+        status = status_of(engine, run)
+        return None if status in ("queued", "running", "waiting") else status
 
-    return until(status, within=within, what=f"run {run} ended; it is {status_of(engine, run)}") or ""
+    return until(ended, within=within, what=f"run {run} ended; it is {status_of(engine, run)}") or ""
 
 
 @pytest.fixture
-def held(engine: Engine, start: Start, markets: Markets) -> Held:
-    """A run whose worker has committed its first page, and waits for the second."""
+def blocked(engine: Engine, start: Start, markets: Markets) -> BlockedRun:
+    """A run whose worker has committed its first page and waits for the second."""
     gate = Gate()
     markets.before = lambda page: gate.pass_through() if page == 2 else None
-    run = ask(engine)
+    run = request_run(engine)
     worker = start("worker", COINGECKO_URL=markets.url)
     assert gate.reached.wait(20)
-    return Held(run, worker, gate)
+    return BlockedRun(run, worker, gate)
 
 
 @pytest.fixture
@@ -87,9 +90,9 @@ def undisturbed(
     monkeypatch: pytest.MonkeyPatch,
     broker: Redis,
 ) -> str:
-    """What is there after a run that nothing happened to."""
+    """A hash of the data after a run without a disturbance."""
     engine = make_engine(make_database(), "test")
-    claim = claim_run(engine, ask(engine))
+    claim = claim_run(engine, request_run(engine))
     assert claim
     with monkeypatch.context() as patched:
         patched.setenv("COINGECKO_URL", markets.url)
@@ -102,26 +105,26 @@ def undisturbed(
     return loaded
 
 
-def test_a_worker_killed_in_the_middle_of_a_run_leaves_no_trace_in_the_data(
+def test_a_worker_killed_between_pages_leaves_no_trace_in_the_data(
     engine: Engine,
     settings: Settings,
     start: Start,
     markets: Markets,
     undisturbed: str,
-    held: Held,
+    blocked: BlockedRun,
     content: Callable[[Engine], str],
 ) -> None:
-    held.worker.kill()
-    held.gate.open.set()
-    assert status_of(engine, held.run) == "running"
+    blocked.worker.kill()
+    blocked.gate.open.set()
+    assert status_of(engine, blocked.run) == "running"
 
     start("worker", COINGECKO_URL=markets.url)
-    assert ended(engine, held.run, settings) == "succeeded"
+    assert final_status(engine, blocked.run, settings) == "succeeded"
     assert markets.asked == [1, 2, 2, 3]
     assert content(engine) == undisturbed
 
 
-def test_a_worker_killed_in_the_middle_of_a_pages_transaction_leaves_no_trace_in_the_data(
+def test_a_worker_killed_during_a_pages_transaction_leaves_no_trace_in_the_data(
     engine: Engine,
     settings: Settings,
     start: Start,
@@ -129,39 +132,41 @@ def test_a_worker_killed_in_the_middle_of_a_pages_transaction_leaves_no_trace_in
     undisturbed: str,
     content: Callable[[Engine], str],
 ) -> None:
-    run = ask(engine)
-    holding = make_engine(settings.database_url, "holder", isolation_level="AUTOCOMMIT")
-    with holding.connect() as holder:
-        # What every page's transaction asks for after its COPY.
-        holder.execute(text("SELECT pg_advisory_lock(hashtextextended('coingecko', 0))"))
-        doomed = start("worker", COINGECKO_URL=markets.url)
-        until(lambda: holder.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")))
-        doomed.kill()
-    holding.dispose()
+    run = request_run(engine)
+    blocker = make_engine(settings.database_url, "blocker", isolation_level="AUTOCOMMIT")
+    with blocker.connect() as connection:
+        # The lock that every page's transaction takes after its COPY.
+        connection.execute(text("SELECT pg_advisory_lock(hashtextextended('coingecko', 0))"))
+        worker = start("worker", COINGECKO_URL=markets.url)
+        until(
+            lambda: connection.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        )
+        worker.kill()
+    blocker.dispose()
     start("worker", COINGECKO_URL=markets.url)
-    assert ended(engine, run, settings) == "succeeded"
+    assert final_status(engine, run, settings) == "succeeded"
     assert content(engine) == undisturbed
 
 
-def test_two_messages_of_one_run_do_its_work_once(
+def test_repeated_messages_of_a_run_do_its_work_once(
     engine: Engine, start: Start, markets: Markets, undisturbed: str, content: Callable[[Engine], str]
 ) -> None:
-    run = ask(engine)
+    run = request_run(engine)
     for _ in range(5):
         publish(engine, [run])
     worker = start("worker", COINGECKO_URL=markets.url)
-    assert ended(engine, run) == "succeeded"
-    until(lambda: worker.log.read_text().count("run_skipped") == 5, what="the other messages ended")
+    assert final_status(engine, run) == "succeeded"
+    until(lambda: worker.log.read_text().count("run_skipped") == 5, what="the other messages were skipped")
     assert markets.asked == [1, 2, 3]
     assert content(engine) == undisturbed
 
 
-def test_two_runs_of_one_source_at_once_one_works_and_the_other_steps_aside(
-    engine: Engine, settings: Settings, undisturbed: str, held: Held, content: Callable[[Engine], str]
+def test_of_two_simultaneous_runs_of_a_source_one_works_and_the_other_waits(
+    engine: Engine, settings: Settings, undisturbed: str, blocked: BlockedRun, content: Callable[[Engine], str]
 ) -> None:
     second = uuid.uuid4()
     with engine.begin() as connection:
-        # Live runs of one source exclude each other already when they are asked for. Were they ever to meet:
+        # This index normally prevents a second unfinished live run of a source.
         connection.execute(text("DROP INDEX runs_one_of_a_kind_per_source"))
         connection.execute(
             text("""
@@ -172,34 +177,34 @@ def test_two_runs_of_one_source_at_once_one_works_and_the_other_steps_aside(
         )
     publish(engine, [second])
     until(lambda: status_of(engine, second) == "waiting")
-    held.gate.open.set()
-    assert ended(engine, held.run, settings) == "succeeded"
-    assert ended(engine, second, settings) == "succeeded"
+    blocked.gate.open.set()
+    assert final_status(engine, blocked.run, settings) == "succeeded"
+    assert final_status(engine, second, settings) == "succeeded"
     assert content(engine) == undisturbed
 
 
-def test_an_api_key_appears_in_no_log_no_row_and_no_answer(
+def test_an_api_key_appears_in_no_log_no_row_and_no_response(
     engine: Engine, settings: Settings, start: Start, markets: Markets
 ) -> None:
-    """Not even where the upstream sends it back, as error pages do."""
+    """Not even if the upstream repeats it in an error page."""
 
     def answer(page: int) -> Response | None:
         if page == 2 and markets.asked.count(2) < 3:
             return Response(f"bad key {KEY}", status=500, headers={"X-Key": KEY})
         if page == 3:
-            lies = markets.asked.count(3) == 1
-            return Response(json.dumps({"error": f"bad key {KEY}"}), status=200 if lies else 403)
+            is_first = markets.asked.count(3) == 1
+            return Response(json.dumps({"error": f"bad key {KEY}"}), status=200 if is_first else 403)
         return None
 
     markets.before = answer
     port = free_port()
     environ = {"COINGECKO_URL": markets.url, "COINGECKO_API_KEY": KEY, "API_TOKEN": TOKEN, "WEB_PORT": str(port)}
-    run = ask(engine)
+    run = request_run(engine)
     worker, web = start("worker", **environ), start("web", **environ)
-    assert ended(engine, run, settings) == "failed"
+    assert final_status(engine, run, settings) == "failed"
     assert {headers["X-Cg-Demo-Api-Key"] for headers in markets.headers} == {KEY}
 
-    answered = until(lambda: answers(port, "/health/live")) + "".join(
+    responses = until(lambda: get(port, "/health/live")) + "".join(
         requests.get(f"http://127.0.0.1:{port}{path}", timeout=10).text
         for path in (
             "/runs",
@@ -212,13 +217,13 @@ def test_an_api_key_appears_in_no_log_no_row_and_no_answer(
             "/metrics",
         )
     )
-    assert "coingecko" in answered
-    for where in (answered, worker.log.read_text(), web.log.read_text(), dump(engine)):
-        assert KEY not in where
-        assert TOKEN not in where
+    assert "coingecko" in responses
+    for output in (responses, worker.log.read_text(), web.log.read_text(), dump(engine)):
+        assert KEY not in output
+        assert TOKEN not in output
 
 
-def test_a_run_asked_for_while_redis_is_down_is_kept_and_happens_when_redis_is_back(
+def test_a_run_requested_while_redis_is_down_starts_when_redis_is_back(
     engine: Engine, start: Start, markets: Markets, tmp_path: Path
 ) -> None:
     with Valkey(tmp_path) as valkey:
@@ -230,24 +235,26 @@ def test_a_run_asked_for_while_redis_is_down_is_kept_and_happens_when_redis_is_b
             "WEB_PORT": str(port),
         }
         start("web", **environ)
-        until(lambda: answers(port, "/health/live"))
+        until(lambda: get(port, "/health/live"))
         valkey.stop()
-        asked = requests.post(
+        response = requests.post(
             f"http://127.0.0.1:{port}/runs",
             json={"source": "coingecko"},
             headers={"Authorization": f"Bearer {TOKEN}"},
             timeout=5,
         )
-        assert asked.status_code == 202
-        run = uuid.UUID(asked.json()["data"][0]["id"])
+        assert response.status_code == 202
+        run = uuid.UUID(response.json()["data"][0]["id"])
         assert status_of(engine, run) == "queued"
         valkey.start()
         for role in ("worker", "control", "beat"):
             start(role, **environ)
-        assert ended(engine, run) == "succeeded"
+        assert final_status(engine, run) == "succeeded"
 
 
-def test_a_real_beat_has_each_source_run_and_a_canary_consumed(engine: Engine, start: Start, markets: Markets) -> None:
+def test_beat_requests_a_run_of_each_source_and_a_worker_consumes_the_canary(
+    engine: Engine, start: Start, markets: Markets
+) -> None:
     environ = {
         "COINGECKO_URL": markets.url,
         "COINPAPRIKA_URL": markets.url,
@@ -265,30 +272,31 @@ def test_a_real_beat_has_each_source_run_and_a_canary_consumed(engine: Engine, s
     until(lambda: "succeeded" in rows("SELECT status FROM runs WHERE source = 'coingecko'"))
 
 
-@pytest.mark.parametrize("tell", [os.kill, os.killpg])
-def test_a_worker_that_is_told_to_stop_loads_the_page_in_hand_and_leaves_the_rest_to_others(
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_a_worker_that_gets_sigterm_loads_its_current_page_and_leaves_the_rest_to_others(
     engine: Engine,
     start: Start,
     markets: Markets,
     undisturbed: str,
-    held: Held,
+    blocked: BlockedRun,
     content: Callable[[Engine], str],
-    tell: Callable[[int, int], None],
+    send: Callable[[int, int], None],
 ) -> None:
-    """Told alone, or together with the processes that it forked: supervisors do either."""
-    tell(held.worker.pid, signal.SIGTERM)
-    until(lambda: "Warm shutdown" in held.worker.log.read_text())
-    held.gate.open.set()
-    held.worker.wait(20)
+    """Supervisors signal the worker alone, or together with its forked processes."""
+    send(blocked.worker.pid, signal.SIGTERM)
+    until(lambda: "Warm shutdown" in blocked.worker.log.read_text())
+    blocked.gate.open.set()
+    blocked.worker.wait(20)
     assert markets.asked == [1, 2]
-    assert status_of(engine, held.run) == "queued"
+    assert status_of(engine, blocked.run) == "queued"
     start("worker", COINGECKO_URL=markets.url)
-    assert ended(engine, held.run) == "succeeded"
+    assert final_status(engine, blocked.run) == "succeeded"
     assert markets.asked == [1, 2, 3]
     assert content(engine) == undisturbed
 
 
-def answers(port: int, path: str) -> str | None:
+def get(port: int, path: str) -> str | None:
+    """Return the body of a response, or None if nothing listens yet."""
     try:
         return requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).text
     except requests.ConnectionError:
@@ -296,7 +304,7 @@ def answers(port: int, path: str) -> str | None:
 
 
 def dump(engine: Engine) -> str:
-    """Every row of every table, as text; bytes too."""
+    """Return every row of every table as text, including bytes."""
     with engine.connect() as connection:
         tables = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         rows = [connection.execute(text(f"SELECT t::text FROM {table} AS t")).all() for table in tables]

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from tasks.runs.requests import pause_source, resume_source
+from tasks.runs.pausing import pause_source, resume_source
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 from tests.app.runs.anomaly_rows import insert_anomaly

@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine
 
-from settings import get_settings
 from sources.contract import Page
-from tasks.cli import replay_command as replay
 from tasks.runs.parameters import ReplayParameters
 from tests.content import content_hash
 from tests.tasks.conftest import Bench
@@ -217,47 +214,6 @@ def test_a_replay_that_fails_does_not_pause_its_source(bench: Bench) -> None:
     bench.let_leases_run_out()
     assert bench.run(run)["error_code"] == "poisoned"
     assert bench.one("SELECT paused_reason FROM sources WHERE name = 'canned'") is None
-
-
-def test_a_diff_prints_what_a_replay_would_do_and_writes_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pages = [item(0, cap="7"), item(1, cap="8", price="much")], [item(2, cap="9", price="1,5"), item(0, cap="7")]
-    bench.ingest(canned(*pages, normalize=without_cap))
-    bench.ingest(canned(*pages, normalize=without_cap, fetched_at=LATER))
-    bench.rows("DELETE FROM rejects WHERE item_index = 1")
-    before = content_hash(bench.engine), bench.rows("SELECT * FROM rejects"), bench.one("SELECT count(*) FROM runs")
-
-    def corrected(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**without_cap(fields), "market_cap": fields["cap"], "price": fields["price"].replace(",", ".")}
-
-    bench.register(canned(normalize=corrected))
-    monkeypatch.setenv("DATABASE_URL", bench.settings.database_url)
-    get_settings.cache_clear()
-    capsys.readouterr()
-    assert replay.main(["canned", "--diff"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines() == [
-        "canned: read 4 pages with 8 items again, and wrote nothing.",
-        "  quotes that would be new        1",
-        "  quotes that would be corrected  1  (market_cap 1)",
-        "  rejects that would pass         1",
-        "  rejects that would stay         0",
-        "  items that would be rejected    1",
-        "  e.g. coin-0 USD 2026-01-01T00:00:00Z: market_cap nothing -> 7",
-    ]
-    after = content_hash(bench.engine), bench.rows("SELECT * FROM rejects"), bench.one("SELECT count(*) FROM runs")
-    assert after == before
-    # The replay does what the diff printed.
-    assert replay.main(["canned"]) == 0
-    run = bench.one("SELECT id FROM runs WHERE kind = 'replay'")
-    assert f"Run {run} was asked for.\n" in capsys.readouterr().out
-    assert bench.slice(run)["status"] == "partial"
-    assert counters(bench, run) == (8, 1, 1, 4, 0, 2)
-    assert (
-        bench.one("SELECT market_cap FROM quotes JOIN listings ON id = listing_id WHERE source_asset_id = 'coin-2'")
-        == 9
-    )
 
 
 def test_a_live_run_and_a_replay_of_a_source_run_at_the_same_time(bench: Bench) -> None:

@@ -20,7 +20,7 @@ def raised_codes() -> set[str]:
         if name in ("TransientError", "TerminalError"):
             chosen = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
             raised |= {text for value in chosen if not isinstance(value, ast.Subscript) for text in texts(value)}
-        elif name in ("fail", "_give_up", "_wait") and len(call.args) > 2:
+        elif name in ("fail_run", "_fail", "_wait") and len(call.args) > 2:
             raised |= {text for argument in call.args[2:4] for text in texts(argument) if text.isidentifier()}
     return raised
 

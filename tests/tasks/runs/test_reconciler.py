@@ -1,21 +1,23 @@
-"""What the reconciler makes good: messages that vanished, and workers that did."""
+"""The reconciler settles runs whose worker vanished, and publishes runs whose message was lost."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from redis import Redis
 
-from tasks.runs.claims import claim_run
-from tasks.runs.leases import release_lease, take_lease
+from tasks.pipeline.load import pass_fence
+from tasks.runs.claims import Claim, ClaimLost, claim_run
+from tasks.runs.leases import Lease, release_lease, take_lease
 from tasks.runs.reconciler import reconcile
 from tasks.runs.requests import RunRequest, request_cancel, request_runs
 from tasks.runtime.heartbeats import record_heartbeat
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, empty_page
 from tests.upstreams import canned, item
 
 
-def test_the_reconciler_publishes_what_never_was_and_leaves_a_fresh_message_alone(bench: Bench, broker: Redis) -> None:
+def test_a_run_is_published_again_only_after_its_message_is_old(bench: Bench, broker: Redis) -> None:
     [run] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     assert broker.llen("ingest") == 1
     reconcile(bench.engine, bench.settings)
@@ -42,9 +44,7 @@ def test_the_gap_to_the_next_publication_doubles_while_messages_wait(bench: Benc
         assert broker.llen("ingest") == 1 + published
 
 
-def test_a_message_that_was_lost_is_sent_again_after_one_gap_however_often_it_was_sent(
-    bench: Bench, broker: Redis
-) -> None:
+def test_a_lost_message_is_sent_again_after_one_gap_however_often_it_was_sent(bench: Bench, broker: Redis) -> None:
     request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     for seconds, published in ((bench.settings.publish_gap - 1, 0), (bench.settings.publish_gap + 1, 1)):
         broker.flushall()
@@ -55,25 +55,25 @@ def test_a_message_that_was_lost_is_sent_again_after_one_gap_however_often_it_wa
         assert broker.llen("ingest") == published
 
 
-def test_a_queued_run_says_that_no_worker_has_been_seen_until_one_is(bench: Bench) -> None:
+def test_a_queued_run_says_that_no_worker_is_alive_until_one_sends_a_heartbeat(bench: Bench) -> None:
     [run] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
 
     def reason() -> str | None:
         reconcile(bench.engine, bench.settings)
-        said: str | None = bench.run(run.run)["waiting_reason"]
-        return said
+        text: str | None = bench.run(run.run)["waiting_reason"]
+        return text
 
-    assert reason() == "no worker has shown itself yet"
+    assert reason() == "no worker heartbeat received yet"
     bench.rows("INSERT INTO heartbeats VALUES ('worker', '2026-01-01T10:00:00Z')")
-    assert reason() == "no worker has been seen since 2026-01-01T10:00:00Z"
+    assert reason() == "no worker heartbeat since 2026-01-01T10:00:00Z"
     bench.rows("UPDATE runs SET status = 'waiting', waiting_reason = 'rate', next_attempt_at = clock_timestamp()")
-    assert reason() == "no worker has been seen since 2026-01-01T10:00:00Z"
+    assert reason() == "no worker heartbeat since 2026-01-01T10:00:00Z"
     bench.rows("UPDATE runs SET status = 'queued'")
     record_heartbeat(bench.engine, "worker")
     assert reason() is None
 
 
-def test_a_step_that_the_database_refuses_keeps_no_other_from_being_done(bench: Bench, broker: Redis) -> None:
+def test_a_step_that_fails_does_not_stop_the_other_steps(bench: Bench, broker: Redis) -> None:
     request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     broker.flushall()
     bench.rows("UPDATE runs SET published_at = NULL")
@@ -86,7 +86,7 @@ def test_a_step_that_the_database_refuses_keeps_no_other_from_being_done(bench: 
     assert reconcile(bench.engine, bench.settings)
 
 
-def test_the_reconciler_leaves_a_run_with_a_live_lease_alone(bench: Bench) -> None:
+def test_a_run_with_a_live_lease_stays_running(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     claim = claim_run(bench.engine, run)
     assert claim
@@ -99,18 +99,18 @@ def test_the_reconciler_leaves_a_run_with_a_live_lease_alone(bench: Bench) -> No
     assert bench.run(run)["status"] == "queued"
 
 
-def test_a_slice_that_just_let_go_of_a_partition_is_not_taken_for_dead(bench: Bench) -> None:
+def test_a_slice_that_has_just_released_a_partition_counts_as_alive(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     claim = claim_run(bench.engine, run)
     assert claim
     lease = take_lease(bench.engine, claim, "", bench.settings.lease)
-    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")  # when it began with the partition
+    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")  # when the slice took the lease
     release_lease(bench.engine, lease, done=True)
     reconcile(bench.engine, bench.settings)
     assert bench.run(run)["status"] == "running"
 
 
-def test_a_lease_taken_while_the_clock_was_ahead_holds_nobody_up(bench: Bench) -> None:
+def test_a_lease_taken_while_the_clock_was_ahead_blocks_no_run(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     claim = claim_run(bench.engine, run)
     assert claim
@@ -123,10 +123,53 @@ def test_a_lease_taken_while_the_clock_was_ahead_holds_nobody_up(bench: Bench) -
     assert bench.slice(run)["status"] == "succeeded"
 
 
-def test_an_abandoned_run_that_was_to_be_cancelled_is_cancelled(bench: Bench) -> None:
+def test_an_abandoned_run_with_a_requested_cancellation_is_cancelled(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     assert claim_run(bench.engine, run)
     assert request_cancel(bench.engine, run) == "running"
     bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
     reconcile(bench.engine, bench.settings)
     assert bench.run(run)["status"] == "cancelled"
+
+
+def test_a_cancelled_run_whose_worker_vanished_is_cancelled(bench: Bench) -> None:
+    run = bench.request(canned([item(0)]))
+    assert claim_run(bench.engine, run)
+    assert request_cancel(bench.engine, run) == "running"
+    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
+    reconcile(bench.engine, bench.settings)
+    assert bench.run(run)["status"] == "cancelled"
+
+
+def test_a_run_whose_workers_all_die_fails_as_poisoned_names_the_page_and_pauses_its_source(bench: Bench) -> None:
+    run = bench.request(canned([item(0)], [item(1)]))
+    bench.slice(run, task_slice=0)
+    for _ in range(bench.settings.max_attempts):
+        assert bench.run(run)["status"] == "queued"
+        claim = claim_run(bench.engine, run)
+        assert claim
+        take_lease(bench.engine, claim, "", 0)  # and then its worker dies
+        bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
+        reconcile(bench.engine, bench.settings)
+    row = bench.run(run)
+    assert (row["status"], row["error_code"]) == ("failed", "poisoned")
+    assert "the last one stopped at the page of partition '' after cursor" in row["error_detail"]
+    assert "'next': 1" in row["error_detail"]
+    assert bench.one("SELECT paused_reason LIKE 'poisoned: %' FROM sources WHERE name = 'canned'")
+
+
+def test_a_run_is_not_requeued_while_an_assistant_is_committing(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+    claim, assistant = claims
+    lease = take_lease(bench.engine, assistant, "a", 60)
+    bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
+    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
+    with bench.engine.connect() as connection:
+        # The assistant continues although its lease has expired.
+        pass_fence(connection, Lease(assistant, "a", lease.token, None, 0, seconds=-1), empty_page())
+        reconcile(bench.engine, bench.settings)
+        assert bench.run(claim.run)["status"] == "running"
+        connection.commit()
+    reconcile(bench.engine, bench.settings)
+    assert bench.run(claim.run)["status"] == "queued"
+    with bench.engine.begin() as connection, pytest.raises(ClaimLost):
+        pass_fence(connection, lease, empty_page(2))

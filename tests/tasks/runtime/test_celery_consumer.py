@@ -1,4 +1,4 @@
-"""What is in the queue and is no run's message costs no worker, and no run."""
+"""Invalid entries in the queue stop no worker and no run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WELL_FORMED = [[str(uuid.uuid4())], {}, {"callbacks": None, "errbacks": None, "c
 
 
 def envelope(body: Any, **changes: Any) -> str:
-    """A message as Celery sends them, but for its body."""
+    """Return a message in Celery's format, with this body and these changes."""
     encoded = body if isinstance(body, str) else base64.b64encode(json.dumps(body).encode()).decode()
     message: dict[str, Any] = {
         "body": encoded,
@@ -38,11 +38,11 @@ def envelope(body: Any, **changes: Any) -> str:
     return json.dumps(message | changes)
 
 
-STRANGE: dict[str, str | bytes] = {
-    "a body that is no call": envelope({"a": 1}),
+INVALID: dict[str, str | bytes] = {
+    "a body that is not a call": envelope({"a": 1}),
     "a body that is not base64": envelope("@@@"),
-    "a task that nobody knows": envelope(WELL_FORMED, headers={"task": "kasparro.gone", "id": "1"}),
-    "a run that nobody knows": envelope(WELL_FORMED),
+    "an unknown task": envelope(WELL_FORMED, headers={"task": "kasparro.gone", "id": "1"}),
+    "an unknown run": envelope(WELL_FORMED),
     "no headers": envelope(WELL_FORMED, headers=None),
     "not JSON": "garbage{{{",
     "not a message": "[1, 2]",
@@ -51,14 +51,14 @@ STRANGE: dict[str, str | bytes] = {
 }
 
 
-def test_what_is_no_message_of_a_run_is_dropped_and_the_worker_goes_on(
+def test_invalid_messages_are_dropped_and_the_worker_continues(
     engine: Engine,
     broker: Redis,
     start: Callable[..., Process],
     httpserver: HTTPServer,
 ) -> None:
     markets = Markets(httpserver, coins(20))
-    broker.rpush("ingest", *STRANGE.values())
+    broker.rpush("ingest", *INVALID.values())
     worker = start("worker", COINGECKO_URL=markets.url)
     until(lambda: broker.llen("ingest") == 0 and not broker.exists("unacked"), what="the messages were taken")
     run = request_runs(engine, [RunRequest("coingecko")], requested_by="test")[0].run

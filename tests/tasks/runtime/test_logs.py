@@ -1,4 +1,4 @@
-"""What an operator reads: every event on one line, whoever logged it, and no secret of the environment in any."""
+"""Every event is one line, whichever logger wrote it, and contains no secret of the environment."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Logged = Callable[..., list[str]]
 
 @pytest.fixture
 def logged() -> Logged:
-    """The lines that a process with those secrets logs."""
+    """A function that returns the lines that a process with these secrets logs."""
 
     def logged(script: str, form: str = "json", environ: Mapping[str, str] | None = None) -> list[str]:
         process = subprocess.run(
@@ -86,7 +86,7 @@ log.info("the end", flower=os.environ["FLOWER_BASIC_AUTH"], redis=os.environ["RE
 
 
 def unescaped(text: str) -> str:
-    """However often a repr or JSON has escaped it."""
+    """Return the text without quotes and backslashes, which repr and JSON add."""
     return re.sub(r"[\\'\"]", "", text)
 
 
@@ -102,7 +102,7 @@ def test_no_secret_of_the_environment_is_ever_logged(logged: Logged, form: str) 
     assert "the end" in lines[-1]
 
 
-def test_an_event_is_one_line_of_json_whoever_logged_it(logged: Logged) -> None:
+def test_an_event_of_any_logger_is_one_line_of_json(logged: Logged) -> None:
     lines = logged("""
 log.info("page_committed", fetched=3, seconds=0.25, ok=True, cursor=None, text="two\\nlines")
 other.warning("of the\\nlibrary: %s", "x", extra={"attempt": 2})
@@ -117,7 +117,7 @@ log.warning("odd", keys={1: 2, None: 3}, broken="\\ud800", moment=__import__("da
     assert odd.items() >= {"keys": {"1": 2, "None": 3}, "broken": "\ud800", "moment": "2026-01-02"}.items()
 
 
-def test_the_run_and_the_source_are_on_every_line_within_them(logged: Logged) -> None:
+def test_every_line_logged_during_a_slice_has_its_run_and_source(logged: Logged) -> None:
     lines = logged("""
 with structlog.contextvars.bound_contextvars(run="run-1", source="coingecko"):
     log.info("slice_started")
@@ -128,13 +128,13 @@ with structlog.contextvars.bound_contextvars(run="run-1", source="coingecko"):
         log.exception("slice_crashed")
 log.info("afterwards")
 """)
-    *within, after = events(lines)
-    assert [(event["run"], event["source"]) for event in within] == [("run-1", "coingecko")] * 3
-    assert "ValueError: no" in within[-1]["exception"]
+    *inside, after = events(lines)
+    assert [(event["run"], event["source"]) for event in inside] == [("run-1", "coingecko")] * 3
+    assert "ValueError: no" in inside[-1]["exception"]
     assert "run" not in after
 
 
-def test_the_console_shows_an_event_and_its_traceback_without_colours_in_a_file(logged: Logged) -> None:
+def test_the_console_format_shows_tracebacks_and_has_no_colours_in_a_file(logged: Logged) -> None:
     text = "\n".join(
         logged(
             """
@@ -153,13 +153,13 @@ except ValueError:
     assert "\x1b" not in text
 
 
-def test_an_event_that_cannot_be_written_is_said_where_it_came_from(logged: Logged) -> None:
+def test_an_event_that_cannot_be_written_is_reported_with_its_origin(logged: Logged) -> None:
     [event] = events(logged("other.warning('%d', TOKEN)"))
     assert event.items() >= {"event": "event_dropped", "error": "TypeError", "logger": "a.library"}.items()
     assert event["where"].startswith("<string>:")
 
 
 @pytest.mark.parametrize(("level", "expected"), [("INFO", ["one", "two"]), ("WARNING", ["two"])])
-def test_log_level_is_the_least_that_is_logged(logged: Logged, level: str, expected: list[str]) -> None:
+def test_log_level_is_the_minimum_level_that_is_logged(logged: Logged, level: str, expected: list[str]) -> None:
     script = "other.debug('none'); log.info('one'); log.warning('two'); logging.getLogger('kombu').info('none')"
     assert [event["event"] for event in events(logged(script, environ={"LOG_LEVEL": level}))] == expected

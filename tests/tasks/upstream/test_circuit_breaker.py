@@ -1,4 +1,4 @@
-"""A host that does not answer is left alone by every worker, and tried by one at a time until it does."""
+"""While a host fails, no worker sends requests to it, except for one trial at a time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MakeBreaker = Callable[[], CircuitBreaker]
 
 @pytest.fixture
 def times(settings: Settings) -> Settings:
-    """Three failures open it, for a minute; a probe keeps the others out for a minute."""
+    """Three failures open the breaker for a minute. A trial has a deadline of a minute."""
     return replace(settings, breaker_failures=3, breaker_cooldown=60.0, request_deadline=60.0)
 
 
 @pytest.fixture
 def worker(engine: Engine, times: Settings) -> MakeBreaker:
-    """The breaker of `canned`, as another worker has it."""
+    """A function that returns another worker's breaker of the source `canned`."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO sources (name) VALUES ('canned'), ('another')"))
     return lambda: CircuitBreaker(engine, "canned", times)
@@ -38,10 +38,10 @@ def worker(engine: Engine, times: Settings) -> MakeBreaker:
 
 def call(worker: CircuitBreaker, alive: bool) -> None:
     worker.admit()
-    worker.answered(alive)
+    worker.record_result(alive)
 
 
-def refused(worker: CircuitBreaker) -> TransientError:
+def refusal(worker: CircuitBreaker) -> TransientError:
     with pytest.raises(TransientError) as caught:
         worker.admit()
     assert caught.value.code == "breaker_open"
@@ -49,7 +49,7 @@ def refused(worker: CircuitBreaker) -> TransientError:
     return caught.value
 
 
-def is_let_through(worker: CircuitBreaker) -> bool:
+def is_admitted(worker: CircuitBreaker) -> bool:
     try:
         worker.admit()
     except TransientError:
@@ -57,13 +57,13 @@ def is_let_through(worker: CircuitBreaker) -> bool:
     return True
 
 
-def stands(engine: Engine, times: Settings) -> BreakerState:
+def read_state(engine: Engine, times: Settings) -> BreakerState:
     with engine.connect() as connection:
         return read_breakers(connection, times)["canned"]
 
 
-def later(engine: Engine, seconds: float) -> None:
-    """Let so much time pass for the breaker."""
+def advance(engine: Engine, seconds: float) -> None:
+    """Move the breaker's times into the past by this many seconds."""
     with engine.begin() as connection:
         connection.execute(
             text("""
@@ -83,15 +83,17 @@ def opened(engine: Engine, worker: MakeBreaker) -> None:
 # Closed
 
 
-def test_failures_that_are_not_in_a_row_open_nothing(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
+def test_failures_that_are_not_in_a_row_do_not_open_the_breaker(
+    engine: Engine, worker: MakeBreaker, times: Settings
+) -> None:
     for alive in (False, False, True, False, False):
         call(worker(), alive)
-    assert stands(engine, times) == BreakerState("closed", 2, None)
+    assert read_state(engine, times) == BreakerState("closed", 2, None)
     call(worker(), alive=True)
-    assert stands(engine, times) == CLOSED
+    assert read_state(engine, times) == CLOSED
 
 
-def test_a_call_that_goes_well_writes_nothing(engine: Engine, worker: MakeBreaker) -> None:
+def test_a_successful_request_writes_nothing(engine: Engine, worker: MakeBreaker) -> None:
     with engine.connect() as connection:
         row = text("SELECT xmin, ctid FROM sources WHERE name = 'canned'")
         before = connection.execute(row).one()
@@ -102,38 +104,38 @@ def test_a_call_that_goes_well_writes_nothing(engine: Engine, worker: MakeBreake
 
 def test_failures_of_all_workers_count_together(worker: MakeBreaker) -> None:
     workers = [worker() for _ in range(3)]
-    for each in workers:
-        each.admit()
-    for each in workers:
-        each.answered(False)
-    refused(worker())
+    for breaker in workers:
+        breaker.admit()
+    for breaker in workers:
+        breaker.record_result(False)
+    refusal(worker())
 
 
 # Open
 
 
 @pytest.mark.usefixtures("opened")
-def test_while_open_no_worker_calls_and_each_is_told_why_and_until_when(
+def test_while_open_no_worker_sends_requests_and_the_error_names_the_reason_and_the_time(
     engine: Engine, worker: MakeBreaker, times: Settings
 ) -> None:
-    error = refused(worker())
+    error = refusal(worker())
     assert error.retry_after is not None
     assert 50 < error.retry_after <= 60
-    stood = stands(engine, times)
-    assert (stood.state, stood.failures) == ("open", 3)
-    assert stood.until is not None
+    state = read_state(engine, times)
+    assert (state.state, state.failures) == ("open", 3)
+    assert state.until is not None
     assert error.detail == (
-        f"canned: 3 requests in a row failed; no more are made until {stood.until:%Y-%m-%dT%H:%M:%SZ}"
+        f"canned: circuit breaker open: 3 requests in a row failed; no request before {state.until:%Y-%m-%dT%H:%M:%SZ}"
     )
 
 
 @pytest.mark.usefixtures("opened")
-def test_another_sources_host_is_another_matter(engine: Engine, times: Settings) -> None:
+def test_the_breaker_of_another_source_stays_closed(engine: Engine, times: Settings) -> None:
     call(CircuitBreaker(engine, "another", times), alive=True)
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_what_was_asked_before_it_opened_neither_closes_it_nor_holds_it_open(
+def test_the_result_of_a_request_from_before_it_opened_is_ignored(
     engine: Engine, worker: MakeBreaker, times: Settings, alive: bool
 ) -> None:
     call(worker(), alive=False)
@@ -141,114 +143,115 @@ def test_what_was_asked_before_it_opened_neither_closes_it_nor_holds_it_open(
     late.admit()
     for _ in range(2):
         call(worker(), alive=False)
-    later(engine, 30)
-    late.answered(alive)
-    stood = stands(engine, times)
-    assert (stood.state, stood.failures) == ("open", 3)
-    assert 20 < (refused(worker()).retry_after or 0) <= 30
+    advance(engine, 30)
+    late.record_result(alive)
+    state = read_state(engine, times)
+    assert (state.state, state.failures) == ("open", 3)
+    assert 20 < (refusal(worker()).retry_after or 0) <= 30
 
 
 # Half open
 
 
 @pytest.mark.usefixtures("opened")
-def test_of_all_workers_one_tries_the_host_once_it_was_left_alone(engine: Engine, worker: MakeBreaker) -> None:
-    later(engine, 61)
+def test_after_the_cooldown_exactly_one_worker_makes_a_trial_request(engine: Engine, worker: MakeBreaker) -> None:
+    advance(engine, 61)
     with ThreadPoolExecutor(8) as pool:
-        tried = list(pool.map(is_let_through, [worker() for _ in range(24)]))
-    assert tried.count(True) == 1
-    assert 50 < (refused(worker()).retry_after or 0) <= 60
+        results = list(pool.map(is_admitted, [worker() for _ in range(24)]))
+    assert results.count(True) == 1
+    assert 50 < (refusal(worker()).retry_after or 0) <= 60
 
 
 @pytest.mark.usefixtures("opened")
-def test_an_answer_to_the_trial_closes_it(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
-    later(engine, 61)
+def test_a_response_to_the_trial_closes_the_breaker(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
+    advance(engine, 61)
     call(worker(), alive=True)
-    assert stands(engine, times) == CLOSED
-    assert is_let_through(worker())
-    assert is_let_through(worker())
+    assert read_state(engine, times) == CLOSED
+    assert is_admitted(worker())
+    assert is_admitted(worker())
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_trial_that_fails_opens_it_anew(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
-    later(engine, 61)
+def test_a_trial_that_fails_opens_the_breaker_again(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
+    advance(engine, 61)
     call(worker(), alive=False)
-    assert 50 < (refused(worker()).retry_after or 0) <= 60
-    assert stands(engine, times).failures == 4
-    later(engine, 61)
-    assert is_let_through(worker())
+    assert 50 < (refusal(worker()).retry_after or 0) <= 60
+    assert read_state(engine, times).failures == 4
+    advance(engine, 61)
+    assert is_admitted(worker())
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_trial_whose_worker_died_keeps_the_others_out_for_as_long_as_a_request_may_take(
+def test_a_trial_whose_worker_died_blocks_the_others_until_the_request_deadline(
     engine: Engine, worker: MakeBreaker
 ) -> None:
-    later(engine, 61)
+    advance(engine, 61)
     worker().admit()
-    later(engine, 59)
-    assert (refused(worker()).retry_after or 0) <= 1
-    later(engine, 2)
-    assert is_let_through(worker())
+    advance(engine, 59)
+    assert (refusal(worker()).retry_after or 0) <= 1
+    advance(engine, 2)
+    assert is_admitted(worker())
 
 
 @pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_trial_that_took_too_long_has_no_say(
+def test_the_result_of_a_trial_that_took_too_long_is_ignored(
     engine: Engine, worker: MakeBreaker, times: Settings, alive: bool
 ) -> None:
-    later(engine, 61)
+    advance(engine, 61)
     frozen, second = worker(), worker()
     frozen.admit()
-    later(engine, 61)
+    advance(engine, 61)
     second.admit()
-    frozen.answered(alive)
-    assert stands(engine, times).state == "half_open"
-    refused(worker())
-    second.answered(True)
-    assert stands(engine, times) == CLOSED
+    frozen.record_result(alive)
+    assert read_state(engine, times).state == "half_open"
+    refusal(worker())
+    second.record_result(True)
+    assert read_state(engine, times) == CLOSED
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_trial_that_is_not_made_leaves_its_turn_to_another(engine: Engine, worker: MakeBreaker) -> None:
-    later(engine, 61)
+def test_a_withdrawn_trial_is_left_to_another_worker(engine: Engine, worker: MakeBreaker) -> None:
+    advance(engine, 61)
     limited = worker()
     limited.admit()
     limited.withdraw()
-    assert is_let_through(worker())
+    assert is_admitted(worker())
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_clock_that_was_set_back_keeps_nobody_out(engine: Engine, worker: MakeBreaker) -> None:
-    later(engine, -86_400)
-    assert is_let_through(worker())
-    later(engine, -86_400)
-    assert is_let_through(worker())
+def test_a_clock_that_was_set_back_blocks_no_request(engine: Engine, worker: MakeBreaker) -> None:
+    advance(engine, -86_400)
+    assert is_admitted(worker())
+    advance(engine, -86_400)
+    assert is_admitted(worker())
 
 
-# With a real client, a real upstream and real runs
+# With a real client, upstream and run
 
 
 @pytest.fixture
 def down() -> set[int]:
-    """The status that the upstream answers with in place of 200, where there is one."""
+    """The status that the upstream returns instead of 200; empty: none."""
     return set()
 
 
 @pytest.fixture
-def asked(httpserver: HTTPServer, down: set[int]) -> list[str]:
-    asked: list[str] = []
+def requests(httpserver: HTTPServer, down: set[int]) -> list[str]:
+    """The paths of the requests that reached the upstream."""
+    requests: list[str] = []
 
     def answer(request: Request) -> Response:
-        asked.append(request.path)
+        requests.append(request.path)
         return Response("[]", next(iter(down), 200))
 
     httpserver.expect_request("/prices").respond_with_handler(answer)
-    return asked
+    return requests
 
 
 @pytest.fixture
 def desk(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Source:
-    """A source that makes one request a page, of which its run has two."""
+    """A source whose run has two pages, with one request for each."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         for number in range(window.cursor["next"] if window.cursor else 0, 2):
@@ -261,76 +264,79 @@ def desk(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Source:
 
 
 @pytest.fixture
-def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the chance out of the pauses between a request's repeats, and most of their length."""
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the waits between retries of a request short and equal."""
     monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
-def due(bench: Bench) -> None:
+def make_due(bench: Bench) -> None:
     bench.rows("UPDATE runs SET next_attempt_at = NULL WHERE status = 'waiting'")
 
 
-def left_alone_for_a_minute(bench: Bench) -> None:
+def end_cooldown(bench: Bench) -> None:
     bench.rows("UPDATE sources SET breaker_opened_at = breaker_opened_at - interval '61 s'")
 
 
-@pytest.mark.usefixtures("quick_repeats")
-def test_a_run_waits_while_the_host_is_left_alone_and_goes_on_when_it_is_back(
-    bench: Bench, desk: Source, asked: list[str], down: set[int]
+@pytest.mark.usefixtures("quick_retries")
+def test_a_run_waits_while_the_breaker_is_open_and_continues_when_the_host_is_back(
+    bench: Bench, desk: Source, requests: list[str], down: set[int]
 ) -> None:
     down.add(503)
     run = bench.request(desk)
-    short = {"breaker_failures": 2, "breaker_cooldown": 60.0, "request_deadline": 30.0}
-    waiting = bench.slice(run, **short)
-    assert len(asked) == 2
+    short_times = {"breaker_failures": 2, "breaker_cooldown": 60.0, "request_deadline": 30.0}
+    waiting = bench.slice(run, **short_times)
+    assert len(requests) == 2
     assert waiting["waits"] == 1
     assert waiting["waiting_reason"].startswith(
-        "upstream_unavailable: desk: answered 503 to GET /prices; desk: 2 requests in a row failed; no more are made"
+        "upstream_unavailable: desk: answered 503 to GET /prices; "
+        "desk: circuit breaker open: 2 requests in a row failed; no request before "
     )
     assert bench.one("SELECT next_attempt_at > clock_timestamp() + interval '50 s' FROM runs")
 
-    due(bench)
-    waiting = bench.slice(run, **short)
-    assert len(asked) == 2
+    make_due(bench)
+    waiting = bench.slice(run, **short_times)
+    assert len(requests) == 2
     assert waiting["waits"] == 1
-    assert waiting["waiting_reason"].startswith("breaker_open: desk: 2 requests in a row failed")
+    assert waiting["waiting_reason"].startswith("breaker_open: desk: circuit breaker open: 2 requests in a row failed")
 
     down.clear()
-    left_alone_for_a_minute(bench)
-    due(bench)
-    assert bench.slice(run, **short)["status"] == "succeeded"
-    assert len(asked) == 4
+    end_cooldown(bench)
+    make_due(bench)
+    assert bench.slice(run, **short_times)["status"] == "succeeded"
+    assert len(requests) == 4
     assert bench.one("SELECT breaker_failures FROM sources") == 0
 
 
-@pytest.mark.usefixtures("quick_repeats")
-def test_a_host_that_stays_down_is_given_up_though_its_repeats_are_held_back(
-    bench: Bench, desk: Source, asked: list[str], down: set[int]
+@pytest.mark.usefixtures("quick_retries")
+def test_the_run_of_a_host_that_stays_down_fails_although_the_breaker_blocks_its_retries(
+    bench: Bench, desk: Source, requests: list[str], down: set[int]
 ) -> None:
     down.add(500)
     run = bench.request(desk)
     for _ in range(4):
-        left_alone_for_a_minute(bench)
-        due(bench)
+        end_cooldown(bench)
+        make_due(bench)
         row = bench.slice(run, breaker_failures=1, breaker_cooldown=60.0, request_deadline=30.0, max_waits=3)
     assert (row["status"], row["error_code"]) == ("failed", "upstream_unavailable")
     assert "gave up after 3 waits" in row["error_detail"]
-    assert len(asked) == 4
+    assert len(requests) == 4
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429])
-def test_a_refusal_shows_that_the_host_lives(
-    bench: Bench, desk: Source, asked: list[str], down: set[int], status: int
+def test_a_refusal_counts_as_a_response(
+    bench: Bench, desk: Source, requests: list[str], down: set[int], status: int
 ) -> None:
     bench.register(desk)
     bench.rows("INSERT INTO sources (name, breaker_failures, breaker_opened_at) VALUES ('desk', 9, '2020-01-01Z')")
     down.add(status)
     bench.slice(bench.request(desk), breaker_failures=1)
-    assert asked
+    assert requests
     assert bench.one("SELECT breaker_opened_at IS NULL AND breaker_failures = 0 FROM sources")
 
 
-def test_a_trial_that_our_own_limit_forbids_is_left_to_another(bench: Bench, desk: Source, asked: list[str]) -> None:
+def test_a_trial_that_the_budget_forbids_is_left_to_another_worker(
+    bench: Bench, desk: Source, requests: list[str]
+) -> None:
     limited = replace(desk, rate=Rate(per_month=5))
     bench.register(limited)
     bench.rows("""
@@ -339,14 +345,14 @@ def test_a_trial_that_our_own_limit_forbids_is_left_to_another(bench: Bench, des
     """)
     row = bench.slice(bench.request(limited))
     assert row["waiting_reason"].startswith("budget_spent: ")
-    assert asked == []
+    assert requests == []
     assert bench.one("SELECT breaker_probe_until IS NULL AND breaker_opened_at IS NOT NULL FROM sources")
 
 
-def test_a_call_that_the_breaker_holds_back_is_not_spent(bench: Bench, desk: Source, asked: list[str]) -> None:
+def test_a_request_that_the_breaker_blocks_is_not_counted(bench: Bench, desk: Source, requests: list[str]) -> None:
     bench.register(desk)
     bench.rows("INSERT INTO sources (name, breaker_failures, breaker_opened_at) VALUES ('desk', 9, clock_timestamp())")
     row = bench.slice(bench.request(desk), breaker_cooldown=60.0)
     assert row["waiting_reason"].startswith("breaker_open: ")
     assert bench.one("SELECT budget_used FROM sources") == 0
-    assert asked == []
+    assert requests == []

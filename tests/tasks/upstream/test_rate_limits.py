@@ -1,4 +1,4 @@
-"""What an upstream allows is never exceeded, whoever asks: threads, processes, with or without Redis."""
+"""No number of threads or processes exceeds an upstream's limits, whether Redis works or not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from settings import Settings, get_settings
 from sources.contract import Rate, Source, TransientError
 from tasks.upstream import rate_limits as limits
 from tasks.upstream.circuit_breaker import CircuitBreaker
-from tasks.upstream.rate_limits import spender
+from tasks.upstream.rate_limits import make_limiter
 from tests.processes import ROOT, until
 from tests.upstreams import canned
 
@@ -32,39 +32,39 @@ MONTH = "date_trunc('month', clock_timestamp())::date"
 
 
 @pytest.fixture(autouse=True)
-def emptied(broker: Redis) -> Redis:
-    """A Redis that knows nothing."""
+def empty_redis(broker: Redis) -> Redis:
+    """A Redis without data."""
     return broker
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is busy with other things counts no call too late."""
-    monkeypatch.setattr(limits, "LATEST", 30.0)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow a busy machine to take long to count a call."""
+    monkeypatch.setattr(limits, "MAX_COUNTING_SECONDS", 30.0)
 
 
 def source(engine: Engine, per_minute: int | None = None, per_month: int | None = None, name: str = "canned") -> Source:
-    """A source with a row of its own, as the first request of a run makes one."""
+    """Create a source and its row, as the first request of a run does."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO sources (name) VALUES (:name)"), {"name": name})
     return canned(name=name, rate=Rate(per_minute, per_month))
 
 
 def budget(engine: Engine, name: str = "canned") -> tuple[int, date | None]:
-    """(calls counted, in which month)."""
+    """Return the number of counted calls and their month."""
     with engine.connect() as connection:
         query = text("SELECT budget_used, budget_month FROM sources WHERE name = :name")
         used, month = connection.execute(query, {"name": name}).one()
     return used, month
 
 
-def tried(engine: Engine, source: Source, times: int) -> list[TransientError | None]:
-    """What becomes of so many calls, one after the other: None is one that is allowed."""
+def try_calls(engine: Engine, source: Source, times: int) -> list[TransientError | None]:
+    """Try this many calls, one after another. Return the error of each, or None if it was allowed."""
     outcomes: list[TransientError | None] = []
-    spend = spender(engine, source, CircuitBreaker(engine, source.name, get_settings()))
+    count_call = make_limiter(engine, source, CircuitBreaker(engine, source.name, get_settings()))
     for _ in range(times):
         try:
-            spend()
+            count_call()
         except TransientError as error:
             outcomes.append(error)
         else:
@@ -72,22 +72,22 @@ def tried(engine: Engine, source: Source, times: int) -> list[TransientError | N
     return outcomes
 
 
-def tried_by_threads(engine: Engine, source: Source, threads: int, times: int) -> list[TransientError | None]:
+def try_in_threads(engine: Engine, source: Source, threads: int, times: int) -> list[TransientError | None]:
     with ThreadPoolExecutor(threads) as pool:
-        ran = [pool.submit(tried, engine, source, times) for _ in range(threads)]
-    return [outcome for each in ran for outcome in each.result()]
+        futures = [pool.submit(try_calls, engine, source, times) for _ in range(threads)]
+    return [outcome for future in futures for outcome in future.result()]
 
 
 # The rate
 
 
-def test_threads_together_get_no_more_calls_than_a_minute_has(engine: Engine) -> None:
-    outcomes = tried_by_threads(engine, source(engine, per_minute=20), threads=8, times=5)
+def test_all_threads_together_stay_within_the_limit_of_a_minute(engine: Engine) -> None:
+    outcomes = try_in_threads(engine, source(engine, per_minute=20), threads=8, times=5)
     refused = [error for error in outcomes if error]
     assert len(refused) == 40 - 20
     for error in refused:
         assert (error.code, error.is_failure) == ("rate_limited", False)
-        assert error.detail == "canned: 20 calls a minute are used up"
+        assert error.detail == "canned: the limit of 20 calls per minute is reached"
         assert error.retry_after is not None
         assert 1 <= error.retry_after <= limits.MINUTE + limits.LEEWAY
     assert max(error.retry_after or 0 for error in refused) > 30
@@ -95,13 +95,13 @@ def test_threads_together_get_no_more_calls_than_a_minute_has(engine: Engine) ->
 
 
 @pytest.fixture
-def stranger() -> Iterator[HTTPServer]:
-    """Another host than the upstream."""
+def other_host() -> Iterator[HTTPServer]:
+    """A host that is not the upstream."""
     with HTTPServer(host="127.0.0.1") as server:
         yield server
 
 
-A_WORKER = """
+WORKER = """
 from datetime import timedelta
 from settings import get_settings
 from sources.contract import Page, Rate, Source, Upstream
@@ -123,7 +123,7 @@ SOURCES["desk"] = Source(
     name="desk", every=timedelta(hours=1), rate=Rate(per_minute=12), fetch=fetch,
     parse=lambda page: [], normalize=lambda item: item,
     upstreams={"desk": Upstream("https://prices.example.com", key_header="X-Api-Key")},
-    partitions=lambda: [str(os.getpid())],  # so that no worker waits for another's lease
+    partitions=lambda: [str(os.getpid())],  # so that no worker waits for the lease of another
 )
 limits.MINUTE = limits.LEEWAY = 1.0
 settings = get_settings()
@@ -148,8 +148,8 @@ print(until(ended, within=60))
 """
 
 
-def test_eight_workers_never_exceed_the_limit_and_keep_the_key_to_its_host(
-    engine: Engine, settings: Settings, httpserver: HTTPServer, stranger: HTTPServer
+def test_eight_workers_stay_within_the_limit_and_send_the_key_only_to_its_host(
+    engine: Engine, settings: Settings, httpserver: HTTPServer, other_host: HTTPServer
 ) -> None:
     arrivals: list[float] = []
     keys: list[str | None] = []
@@ -158,7 +158,7 @@ def test_eight_workers_never_exceed_the_limit_and_keep_the_key_to_its_host(
         arrivals.append(time.monotonic())
         keys.append(request.headers.get("X-Api-Key"))
         moved = request.path == "/moved"
-        return Response("[]", 302 if moved else 200, {"Location": stranger.url_for("/moved")} if moved else {})
+        return Response("[]", 302 if moved else 200, {"Location": other_host.url_for("/moved")} if moved else {})
 
     for path in ("/prices", "/moved"):
         httpserver.expect_request(path).respond_with_handler(answer)
@@ -169,105 +169,105 @@ def test_eight_workers_never_exceed_the_limit_and_keep_the_key_to_its_host(
         "DESK_URL": httpserver.url_for("").rstrip("/"),
         "DESK_API_KEY": "the-key-of-the-desk",
     }
-    with engine.begin() as connection:  # or of live runs it would have one at a time
+    with engine.begin() as connection:  # this index allows one unfinished live run per source
         connection.exec_driver_sql("DROP INDEX runs_one_of_a_kind_per_source")
     workers = [
-        subprocess.Popen([sys.executable, "-c", A_WORKER], env=environ, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", WORKER], env=environ, stdout=subprocess.PIPE, text=True)
         for _ in range(8)
     ]
-    said = [worker.communicate(timeout=90)[0].splitlines()[-1:] for worker in workers]
-    assert said == [["redirected"]] * 8
+    results = [worker.communicate(timeout=90)[0].splitlines()[-1:] for worker in workers]
+    assert results == [["redirected"]] * 8
     assert len(arrivals) == 8 * 5
     arrivals.sort()
-    for first, past_the_limit in zip(arrivals, arrivals[12:], strict=False):
-        assert past_the_limit - first > 1.0
+    for first, thirteenth in zip(arrivals, arrivals[12:], strict=False):
+        assert thirteenth - first > 1.0
     assert set(keys) == {"the-key-of-the-desk"}
-    assert stranger.log == []
+    assert other_host.log == []
 
 
-def test_no_window_ever_holds_more_than_its_calls(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_window_of_a_minute_has_more_calls_than_allowed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MINUTE", 1.0)
     monkeypatch.setattr(limits, "LEEWAY", 0.0)
     limited = source(engine, per_minute=5)
-    spend = spender(engine, limited, CircuitBreaker(engine, limited.name, get_settings()))
+    count_call = make_limiter(engine, limited, CircuitBreaker(engine, limited.name, get_settings()))
     give_up_at = time.monotonic() + 10
     allowed: list[tuple[float, float]] = []
     while len(allowed) < 12 and time.monotonic() < give_up_at:
         before = time.monotonic()
         try:
-            spend()
+            count_call()
         except TransientError:
             continue
         allowed.append((before, time.monotonic()))
-        if len(allowed) == 1:  # all the others come in a rush at the end of its window, and go on into the next
+        if len(allowed) == 1:  # the other calls come at the end of the window and continue into the next
             until(lambda: time.monotonic() > allowed[0][0] + 0.8)
     assert len(allowed) == 12
     for (before, _), (_, after) in zip(allowed, allowed[5:], strict=False):
         assert after - before > 1
 
 
-def test_sources_do_not_share_their_calls(engine: Engine) -> None:
-    one, other = source(engine, per_minute=1, name="one"), source(engine, per_minute=1, name="other")
-    assert tried(engine, one, 2)[0] is None
-    assert tried(engine, other, 1) == [None]
+def test_each_source_has_its_own_limit(engine: Engine) -> None:
+    first, second = source(engine, per_minute=1, name="first"), source(engine, per_minute=1, name="second")
+    assert try_calls(engine, first, 2)[0] is None
+    assert try_calls(engine, second, 1) == [None]
 
 
-@pytest.mark.parametrize("wrong_by", [-3600, -61, 61, 3600])
-def test_a_host_whose_clock_is_wrong_gets_no_more_calls_and_keeps_none_from_the_others(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, wrong_by: float
+@pytest.mark.parametrize("offset", [-3600, -61, 61, 3600])
+def test_a_wrong_host_clock_neither_raises_nor_lowers_the_limit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, offset: float
 ) -> None:
     limited, real = source(engine, per_minute=6), time.time
-    right = tried(engine, limited, 2)
-    monkeypatch.setattr(time, "time", lambda: real() + wrong_by)
-    wrong = tried(engine, limited, 2)
+    right = try_calls(engine, limited, 2)
+    monkeypatch.setattr(time, "time", lambda: real() + offset)
+    wrong = try_calls(engine, limited, 2)
     monkeypatch.undo()
-    right_again = tried(engine, limited, 3)
+    right_again = try_calls(engine, limited, 3)
     assert [error and error.code for error in right + wrong + right_again] == [None] * 6 + ["rate_limited"]
     assert right_again[-1] is not None
     assert (right_again[-1].retry_after or 0) < 70
 
 
-def test_a_call_that_took_long_to_count_is_not_made(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LATEST", 0.2)
+def test_a_call_that_took_too_long_to_count_is_not_made(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_COUNTING_SECONDS", 0.2)
     limited = source(engine, per_minute=6)
     with ThreadPoolExecutor(1) as pool, engine.begin() as connection:
         connection.execute(text("SELECT FROM sources FOR UPDATE"))
-        caller = pool.submit(tried, engine, limited, 1)
-        until(lambda: waiting_for_a_lock(engine))
-        began = time.monotonic()
-        until(lambda: time.monotonic() > began + 0.2)
+        caller = pool.submit(try_calls, engine, limited, 1)
+        until(lambda: is_waiting_for_a_lock(engine))
+        start = time.monotonic()
+        until(lambda: time.monotonic() > start + 0.2)
         connection.rollback()
         [error] = caller.result()
     assert error is not None
     assert (error.code, error.retry_after, error.is_failure) == ("rate_limited", 1, False)
-    assert "took more than 0.2 s" in error.detail
-    assert tried(engine, limited, 1) == [None]
+    assert error.detail == "canned: counting the call took more than 0.2 s; the call was not made"
+    assert try_calls(engine, limited, 1) == [None]
 
 
-def waiting_for_a_lock(engine: Engine) -> bool:
+def is_waiting_for_a_lock(engine: Engine) -> bool:
     with engine.connect() as connection:
         return bool(connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")))
 
 
-# A Redis that lost what it knew
+# A Redis that lost its data
 
 
-def test_a_redis_that_came_back_empty_forgets_no_call_of_the_last_minute(engine: Engine, emptied: Redis) -> None:
+def test_after_redis_lost_its_data_the_calls_of_the_last_minute_still_count(engine: Engine, empty_redis: Redis) -> None:
     limited = source(engine, per_minute=6)
-    assert tried(engine, limited, 4) == [None] * 4
-    emptied.flushall()
-    emptied.script_flush()
-    emptied.client_kill_filter(skipme=True)
-    outcomes = tried_by_threads(engine, limited, threads=4, times=2)
+    assert try_calls(engine, limited, 4) == [None] * 4
+    empty_redis.flushall()
+    empty_redis.script_flush()
+    empty_redis.client_kill_filter(skipme=True)
+    outcomes = try_in_threads(engine, limited, threads=4, times=2)
     assert outcomes.count(None) == 2
     assert budget(engine)[0] == 6
 
 
-def test_where_any_number_of_calls_may_have_been_made_a_minute_is_waited_out(engine: Engine, emptied: Redis) -> None:
+def test_after_redis_lost_its_data_a_busy_source_waits_for_a_minute(engine: Engine, empty_redis: Redis) -> None:
     limited = source(engine, per_minute=6)
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE sources SET budget_used = 700, budget_month = {MONTH}"))
-    [error] = tried(engine, limited, 1)
+    [error] = try_calls(engine, limited, 1)
     assert error is not None
     assert error.retry_after is not None
     assert limits.MINUTE < error.retry_after <= limits.MINUTE + limits.LEEWAY
@@ -277,10 +277,10 @@ def test_where_any_number_of_calls_may_have_been_made_a_minute_is_waited_out(eng
     ("months_ago", "minute_began_last_month", "allowed"),
     [(0, False, 3), (1, False, 6), (0, True, 0), (1, True, 3), (2, True, 6)],
 )
-def test_the_turn_of_a_month_hides_no_call_from_an_emptied_redis(
+def test_after_redis_lost_its_data_a_new_month_hides_no_call(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, months_ago: int, minute_began_last_month: bool, allowed: int
 ) -> None:
-    """Three calls were counted in a month; where that is this one, those of the minute's part before it are unknown."""
+    """Three calls were counted in a month. If the minute began before this month, its earlier calls are unknown."""
     limited = source(engine, per_minute=6)
     with engine.begin() as connection:
         since: Any = connection.scalar(text(f"SELECT extract(epoch FROM clock_timestamp() - {MONTH})::float8"))
@@ -288,16 +288,18 @@ def test_the_turn_of_a_month_hides_no_call_from_an_emptied_redis(
         connection.execute(text(counted), {"gap": months_ago})
     if minute_began_last_month:
         monkeypatch.setattr(limits, "MINUTE", since + 10)
-    assert tried(engine, limited, 7).count(None) == allowed
+    assert try_calls(engine, limited, 7).count(None) == allowed
 
 
-def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(engine: Engine, emptied: Redis) -> None:
+def test_after_the_clock_of_redis_was_set_back_calls_are_blocked_for_at_most_a_minute(
+    engine: Engine, empty_redis: Redis
+) -> None:
     limited = source(engine, per_minute=6)
-    assert tried(engine, limited, 2) == [None, None]
-    [key] = emptied.keys("kasparro/calls/*")
-    for place, called_at in enumerate(emptied.lrange(key, 0, -1)):
-        emptied.lset(key, place, str(float(called_at) + 86_400_000))
-    outcomes = tried(engine, limited, 5)
+    assert try_calls(engine, limited, 2) == [None, None]
+    [key] = empty_redis.keys("kasparro/calls/*")
+    for position, called_at in enumerate(empty_redis.lrange(key, 0, -1)):
+        empty_redis.lset(key, position, str(float(called_at) + 86_400_000))
+    outcomes = try_calls(engine, limited, 5)
     assert outcomes[:4] == [None] * 4
     assert outcomes[4] is not None
     assert (outcomes[4].retry_after or 0) <= limits.MINUTE + limits.LEEWAY
@@ -305,9 +307,9 @@ def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(engine: Engine
 
 @pytest.fixture
 def no_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Redis address where nobody listens."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        address = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
+    """A Redis address at which no server listens."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as unused:
+        address = f"redis://127.0.0.1:{unused.getsockname()[1]}/0"
     monkeypatch.setattr(limits, "get_settings", lambda: replace(settings, redis_url=address))
     limits._script.cache_clear()
     yield
@@ -315,62 +317,62 @@ def no_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 @pytest.mark.usefixtures("no_redis")
-def test_with_redis_down_no_call_is_made_and_the_run_waits(engine: Engine) -> None:
-    began = time.monotonic()
-    [error] = tried(engine, source(engine, per_minute=20), 1)
+def test_while_redis_is_down_no_call_is_made_and_the_run_waits(engine: Engine) -> None:
+    start = time.monotonic()
+    [error] = try_calls(engine, source(engine, per_minute=20), 1)
     assert error is not None
     assert (error.code, error.retry_after, error.is_failure) == ("limiter_unreachable", 15, False)
-    assert "ConnectionError" in error.detail
-    assert time.monotonic() - began < 3
+    assert error.detail == "canned: the rate limiter in Redis is unreachable: ConnectionError"
+    assert time.monotonic() - start < 3
     assert budget(engine)[0] == 0
 
 
 @pytest.mark.usefixtures("no_redis")
-def test_a_source_without_a_rate_needs_no_redis(engine: Engine) -> None:
-    assert tried(engine, source(engine), 2) == [None, None]
+def test_a_source_without_a_rate_limit_needs_no_redis(engine: Engine) -> None:
+    assert try_calls(engine, source(engine), 2) == [None, None]
 
 
 # The budget
 
 
-def test_every_call_counts_against_the_month(engine: Engine) -> None:
+def test_every_call_counts_against_the_budget_of_the_month(engine: Engine) -> None:
     limited = source(engine, per_month=3)
-    outcomes = tried(engine, limited, 5)
+    outcomes = try_calls(engine, limited, 5)
     assert outcomes[:3] == [None, None, None]
     for error in outcomes[3:]:
         assert error is not None
         assert (error.code, error.is_failure) == ("budget_spent", False)
-        assert error.detail == "canned: this month's 3 calls are used up"
+        assert error.detail == "canned: the budget of 3 calls for this month is used up"
         assert error.retry_after is not None
         assert 0 < error.retry_after <= 31 * 86400
     assert budget(engine)[0] == 3
 
 
-def test_without_a_budget_calls_are_counted_all_the_same(engine: Engine) -> None:
-    assert tried(engine, source(engine), 4) == [None] * 4
+def test_calls_are_counted_even_without_a_budget(engine: Engine) -> None:
+    assert try_calls(engine, source(engine), 4) == [None] * 4
     assert budget(engine)[0] == 4
 
 
-def test_threads_together_get_no_more_calls_than_the_month_has(engine: Engine) -> None:
-    outcomes = tried_by_threads(engine, source(engine, per_month=10), threads=8, times=4)
+def test_all_threads_together_stay_within_the_budget_of_the_month(engine: Engine) -> None:
+    outcomes = try_in_threads(engine, source(engine, per_month=10), threads=8, times=4)
     assert outcomes.count(None) == 10
     assert budget(engine)[0] == 10
 
 
 @pytest.mark.parametrize("months_ago", [1, 2, 13])
-def test_a_new_month_starts_afresh(engine: Engine, months_ago: int) -> None:
+def test_a_new_month_has_a_new_budget(engine: Engine, months_ago: int) -> None:
     limited = source(engine, per_month=2)
     with engine.begin() as connection:
-        last = f"UPDATE sources SET budget_used = 2, budget_month = ({MONTH} - :gap * interval '1 month')::date"
-        connection.execute(text(last), {"gap": months_ago})
+        statement = f"UPDATE sources SET budget_used = 2, budget_month = ({MONTH} - :gap * interval '1 month')::date"
+        connection.execute(text(statement), {"gap": months_ago})
         this_month: Any = connection.scalar(text(f"SELECT {MONTH}"))
-    assert [error and error.code for error in tried(engine, limited, 3)] == [None, None, "budget_spent"]
+    assert [error and error.code for error in try_calls(engine, limited, 3)] == [None, None, "budget_spent"]
     assert budget(engine) == (2, this_month)
 
 
-def test_the_run_that_waits_for_its_month_waits_until_that_begins(engine: Engine) -> None:
+def test_a_run_without_budget_waits_until_the_next_month_starts(engine: Engine) -> None:
     limited = source(engine, per_month=1)
-    _, error = tried(engine, limited, 2)
+    _, error = try_calls(engine, limited, 2)
     with engine.connect() as connection:
         query = text(f"SELECT clock_timestamp() + :wait * interval '1 second' - ({MONTH} + interval '1 month')")
         assert error is not None

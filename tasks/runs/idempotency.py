@@ -1,0 +1,49 @@
+"""Store the runs that answered an Idempotency-Key, and return them when the request is repeated."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import Connection, text
+
+from settings import get_settings
+
+
+class IdempotencyMismatch(Exception):
+    """This Idempotency-Key was already used with a different request."""
+
+
+def recall_runs(connection: Connection, key: str, request_hash: bytes) -> list[uuid.UUID]:
+    """Return the runs stored for this key, or an empty list. Raise IdempotencyMismatch for another request's key.
+
+    Lock the key: a second request with it waits here until the first is committed. Delete expired keys.
+    """
+    connection.execute(text("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 1))"), {"key": key})
+    row = connection.execute(
+        text("SELECT request_hash, answer FROM idempotency_keys WHERE key = :key"), {"key": key}
+    ).one_or_none()
+    if row is None:
+        return []
+    if bytes(row.request_hash) != request_hash:
+        raise IdempotencyMismatch("This Idempotency-Key was already used with a different request.")
+    return [uuid.UUID(run) for run in row.answer]
+
+
+def remember_runs(connection: Connection, key: str, request_hash: bytes, runs: Sequence[uuid.UUID]) -> None:
+    """Store the runs that answer this key, for IDEMPOTENCY_KEYS_KEPT seconds."""
+    connection.execute(
+        text("""
+            INSERT INTO idempotency_keys (key, request_hash, answer, expires_at)
+            VALUES (:key, :request_hash, CAST(:answer AS jsonb), clock_timestamp() + :lifetime)
+        """),
+        {
+            "key": key,
+            "request_hash": request_hash,
+            "answer": json.dumps([str(run) for run in runs]),
+            "lifetime": timedelta(seconds=get_settings().idempotency_keys_kept),
+        },
+    )

@@ -1,0 +1,40 @@
+"""Pause and resume a source on an operator's request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Engine, text
+
+from tasks.runs.publishing import publish
+
+
+def pause_source(engine: Engine, source: str, until: datetime | None, reason: str) -> None:
+    """Start no slice of the source until this time (None: until it is resumed). A slice in progress is finished
+    first; then its run waits."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO sources (name, paused_until, paused_reason) VALUES (:source, :until, :reason)
+                ON CONFLICT (name) DO UPDATE SET paused_until = :until, paused_reason = :reason
+            """),
+            {"source": source, "until": until, "reason": reason},
+        )
+
+
+def resume_source(engine: Engine, source: str) -> None:
+    """End the source's pause. Its waiting runs are due at once."""
+    with engine.begin() as connection:
+        connection.execute(
+            # Keeps the end of the pause: the source counts as late only from then on (tasks/anomalies/freshness.py).
+            text("UPDATE sources SET paused_until = clock_timestamp(), paused_reason = NULL WHERE name = :source"),
+            {"source": source},
+        )
+        runs = connection.scalars(
+            text("""
+                UPDATE runs SET next_attempt_at = clock_timestamp()
+                 WHERE source = :source AND status = 'waiting' RETURNING id
+            """),
+            {"source": source},
+        ).all()
+    publish(engine, runs)

@@ -1,0 +1,52 @@
+"""Checks of Redis answer within a second and never raise."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from redis import Redis
+
+from settings import Settings, get_settings
+from tasks.runtime.broker import broker_accepts_writes, heartbeat_timeout, ingest_queue_is_empty
+
+
+def test_a_healthy_redis_accepts_writes(broker: Redis) -> None:
+    assert broker_accepts_writes()
+
+
+def test_a_full_redis_does_not_accept_writes_but_reports_its_queue(broker: Redis) -> None:
+    broker.config_set("maxmemory", 1)
+    try:
+        assert not broker_accepts_writes()
+        assert ingest_queue_is_empty()
+    finally:
+        broker.config_set("maxmemory", 0)
+
+
+def test_a_queue_with_a_message_is_not_empty(broker: Redis) -> None:
+    broker.rpush("ingest", "a message")
+    assert not ingest_queue_is_empty()
+
+
+def test_a_redis_that_does_not_answer_counts_as_full_and_busy_within_two_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:  # accepts connections and never answers
+        monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
+        get_settings.cache_clear()
+        start = time.monotonic()
+        try:
+            assert not broker_accepts_writes()
+            assert not ingest_queue_is_empty()
+        finally:
+            monkeypatch.undo()
+            get_settings.cache_clear()
+    assert time.monotonic() - start < 4
+
+
+def test_a_heartbeat_may_be_three_sweeps_and_a_grace_period_old(settings: Settings) -> None:
+    assert heartbeat_timeout(replace(settings, sweep_every=5)) == 30

@@ -1,0 +1,50 @@
+"""The Celery app publishes quickly or not at all, and reports a wrong setting without a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+from kombu.exceptions import OperationalError
+
+from tasks.celery import Service, celery
+from tests.processes import ROOT
+
+
+def test_every_task_has_its_name_and_the_control_queue_is_the_default() -> None:
+    celery.loader.import_default_modules()
+    names = {name for name in celery.tasks if name.startswith("kasparro.")}
+    assert names == {
+        f"kasparro.{name}"
+        for name in ("ingest", "assist", "reconcile", "retain", "judge", "rematch", "look_again", "canary")
+    }
+    assert celery.conf.task_default_queue == "control"
+    assert celery.conf.beat_scheduler == "tasks.schedule:SlotScheduler"
+
+
+def test_publishing_to_a_redis_that_hangs_fails_within_seconds() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:  # accepts connections and never answers
+        app = Service("test", broker=f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
+        app.conf.update(result_backend=None, broker_transport_options=celery.conf.broker_transport_options)
+        start = time.monotonic()
+        with pytest.raises(OperationalError):
+            app.send_task("kasparro.ingest", queue="ingest", retry=False)
+        assert time.monotonic() - start < 5
+        app.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("LEASE", "much"), ("COINGECKO_EVERY", "-1")], ids=["of the service", "of a source"]
+)
+def test_a_wrong_setting_ends_the_process_with_its_name(name: str, value: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), name: value}
+    process = subprocess.run([sys.executable, "-c", "import tasks.celery"], env=environ, capture_output=True, text=True)
+    assert process.returncode == 1
+    header, error = process.stderr.splitlines()
+    assert header == "These settings are wrong or missing:"
+    assert error.startswith(f"  {name}: ")
