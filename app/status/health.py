@@ -226,7 +226,7 @@ def _heartbeat_check(heartbeat: tuple[Any, float] | None, timeout: float) -> dic
 def oldest_queued_age(connection: Connection) -> float | None:
     """Return for how many seconds the oldest unclaimed run has been due, or None if there is none.
 
-    A run that was interrupted is due from the start of its last slice on.
+    A run between two slices has been due since its last slice started.
     """
     age = connection.scalar(
         text("""
