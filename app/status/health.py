@@ -192,7 +192,7 @@ def _disk_check(pauses: Mapping[str, _Pause]) -> dict[str, Any]:
     sources = [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
     if not sources:
         return {"status": "ok"}
-    return {"status": "degraded", "detail": f"Its disk is full; paused because of that: {', '.join(sources)}."}
+    return {"status": "degraded", "detail": f"Its disk is full; paused sources: {', '.join(sources)}."}
 
 
 def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
