@@ -192,7 +192,7 @@ def _disk_check(pauses: Mapping[str, _Pause]) -> dict[str, Any]:
     sources = [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
     if not sources:
         return {"status": "ok"}
-    return {"status": "degraded", "detail": f"Its disk is full; paused because of that: {', '.join(sources)}."}
+    return {"status": "degraded", "detail": f"Its disk is full; paused sources: {', '.join(sources)}."}
 
 
 def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
@@ -226,7 +226,7 @@ def _heartbeat_check(heartbeat: tuple[Any, float] | None, timeout: float) -> dic
 def oldest_queued_age(connection: Connection) -> float | None:
     """Return for how many seconds the oldest unclaimed run has been due, or None if there is none.
 
-    A run that was interrupted is due from the start of its last slice on.
+    A run between two slices has been due since its last slice started.
     """
     age = connection.scalar(
         text("""

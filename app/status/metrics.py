@@ -30,7 +30,7 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 REQUEST_REGISTRY = CollectorRegistry()
 REQUESTS = Histogram(
     "kasparro_http_request_seconds",
-    "Seconds from a request's arrival to its response.",
+    "Seconds from a request's arrival to its response on this server, as a histogram.",
     ("method", "route", "status"),
     registry=REQUEST_REGISTRY,
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
@@ -76,7 +76,10 @@ class _RequestTimeCollector(Collector):
 
 class _DatabaseCollector(Collector):
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("kasparro_database_up", "1 if the database responds, otherwise 0.")
+        up = GaugeMetricFamily(
+            "kasparro_database_up",
+            "1 if the database responds; otherwise 0, and all metrics except the request times are absent.",
+        )
         try:
             with read_connection() as connection:
                 families = [family for read in _READS for family in read(connection)]
@@ -97,7 +100,11 @@ def _runs(connection: Connection) -> Iterator[Metric]:
 
 def _pages_and_rows(connection: Connection) -> Iterator[Metric]:
     outcomes = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
-    rows = CounterMetricFamily("kasparro_rows", "Items by outcome.", labels=("source", "outcome"))
+    rows = CounterMetricFamily(
+        "kasparro_rows",
+        "Items by outcome: inserted, updated, unchanged, deduplicated or rejected.",
+        labels=("source", "outcome"),
+    )
     pages = CounterMetricFamily("kasparro_pages", "Committed pages.", labels=("source",))
     sums = [func.sum(PageRow.__table__.c[outcome]).label(outcome) for outcome in outcomes]
     for row in connection.execute(select(PageRow.source, func.count().label("pages"), *sums).group_by(PageRow.source)):
@@ -129,7 +136,7 @@ def _dropped(connection: Connection) -> Iterator[Metric]:
 def _lag(connection: Connection) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "kasparro_source_lag_seconds",
-        "Seconds since a live run of the source last ended as succeeded or partial.",
+        "Seconds since a live run of the source last ended as succeeded or partial; absent until one has.",
         labels=("source",),
     )
     query = text("""
@@ -162,7 +169,11 @@ def _oldest_queued_run(connection: Connection) -> Iterator[Metric]:
 
 
 def _heartbeats(connection: Connection) -> Iterator[Metric]:
-    ages = GaugeMetricFamily("kasparro_heartbeat_age_seconds", "Seconds since the last heartbeat.", labels=("part",))
+    ages = GaugeMetricFamily(
+        "kasparro_heartbeat_age_seconds",
+        "Seconds since the last heartbeat of a worker, control or beat.",
+        labels=("part",),
+    )
     for part, (_, age) in read_heartbeats(connection).items():
         ages.add_metric([part], age)
     yield ages

@@ -137,5 +137,5 @@ def test_a_full_disk_degrades_the_database_and_names_the_sources(healthy_api: Fl
     assert (response.status_code, response.json["status"]) == (200, "degraded")
     assert response.json["checks"]["database"] == {
         "status": "degraded",
-        "detail": "Its disk is full; paused because of that: coingecko, coinpaprika.",
+        "detail": "Its disk is full; paused sources: coingecko, coinpaprika.",
     }
