@@ -24,4 +24,4 @@ def test_a_few_faults_lose_nothing_double_nothing_and_leave_nothing_stuck(tmp_pa
     told = log.read_text()
     assert not failed, told
     last = told.splitlines()[-1]
-    assert re.fullmatch(r"chaos: [1-9]\d* faults, 0 rows lost, 0 rows doubled, 0 runs stuck", last), told
+    assert re.fullmatch(r"chaos: [1-9]\d* faults, 0 rows lost, 0 rows duplicated, 0 runs stuck", last), told
