@@ -1,4 +1,4 @@
-"""The proxy that loses packets for other tests, with a server that sends back what it hears."""
+"""The proxy that drops packets for other tests, in front of an echo server."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.proxy import Proxy
 def proxy() -> Iterator[Proxy]:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        Proxy(f"redis://:a%40b@127.0.0.1:{server.getsockname()[1]}/0?timeout=1") as it,
+        Proxy(f"redis://:a%40b@127.0.0.1:{server.getsockname()[1]}/0?timeout=1") as proxy,
     ):
         threading.Thread(target=_echo, args=(server,), daemon=True).start()
-        yield it
+        yield proxy
 
 
 def _echo(server: socket.socket) -> None:
-    """One thread for each connection; ends with the server's socket."""
+    """Serve each connection in a thread, until the server's socket is closed."""
 
     def serve(client: socket.socket) -> None:
         with client:
             try:
-                while heard := client.recv(1024):
-                    client.sendall(heard)
+                while chunk := client.recv(1024):
+                    client.sendall(chunk)
             except OSError:
                 return
 
@@ -51,13 +51,13 @@ def echoes(client: socket.socket) -> bool:
     return client.recv(5) == b"hello"
 
 
-def test_its_url_is_the_servers_through_the_proxy(proxy: Proxy) -> None:
+def test_its_url_is_that_of_the_server_with_another_port(proxy: Proxy) -> None:
     assert proxy.url == f"redis://:a%40b@127.0.0.1:{proxy.port}/0?timeout=1"
     with connect(proxy) as client:
         assert echoes(client)
 
 
-def test_a_stalled_connection_stays_dead_and_a_new_one_works_once_it_is_healed(proxy: Proxy) -> None:
+def test_a_stalled_connection_stays_dead_and_a_new_one_works_after_healing(proxy: Proxy) -> None:
     with connect(proxy) as before:
         assert echoes(before)
         proxy.stall()
@@ -72,11 +72,11 @@ def test_a_stalled_connection_stays_dead_and_a_new_one_works_once_it_is_healed(p
                     echoes(client)
         with connect(proxy) as after:
             assert echoes(after)
-    # The server was never told that its half of the lost one is gone.
+    # The server's half of the lost connection stays open.
     until(lambda: proxy.open == 1)
 
 
-def test_a_reset_breaks_what_is_open_and_nothing_else(proxy: Proxy) -> None:
+def test_a_reset_breaks_open_connections_only(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         proxy.reset()
@@ -86,7 +86,7 @@ def test_a_reset_breaks_what_is_open_and_nothing_else(proxy: Proxy) -> None:
         assert echoes(client)
 
 
-def test_it_refuses_until_it_is_healed(proxy: Proxy) -> None:
+def test_it_refuses_connections_until_it_is_healed(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         proxy.refuse()
@@ -99,15 +99,15 @@ def test_it_refuses_until_it_is_healed(proxy: Proxy) -> None:
         assert echoes(client)
 
 
-def test_it_keeps_each_chunk_back_for_as_long_as_it_is_told(proxy: Proxy) -> None:
+def test_it_delays_each_chunk_by_its_latency(proxy: Proxy) -> None:
     with connect(proxy) as client:
         proxy.latency = 0.1
-        began = time.monotonic()
+        started_at = time.monotonic()
         assert echoes(client)
-        assert time.monotonic() - began >= 0.2  # there and back
+        assert time.monotonic() - started_at >= 0.2  # in both directions
 
 
-def test_after_a_half_close_the_server_hears_what_nobody_answers(proxy: Proxy) -> None:
+def test_after_a_half_close_no_response_reaches_the_client(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         proxy.half_close()
@@ -117,7 +117,7 @@ def test_after_a_half_close_the_server_hears_what_nobody_answers(proxy: Proxy) -
         assert proxy.open == 1
 
 
-def test_what_one_side_ends_ends_for_the_other(proxy: Proxy) -> None:
+def test_a_close_by_one_side_closes_the_other(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         client.shutdown(socket.SHUT_WR)
