@@ -17,7 +17,7 @@ TOTAL = "total"
 
 
 def by_package(files: Mapping[str, Any]) -> dict[str, Counter[str]]:
-    """Return the summed-up counts of each package, and of all files as `total`."""
+    """Return the sums of each package's counts, and of all files as `total`."""
     packages: dict[str, Counter[str]] = {}
     for path, file in sorted(files.items()):
         for package in (package_of(path), TOTAL):
@@ -27,7 +27,7 @@ def by_package(files: Mapping[str, Any]) -> dict[str, Counter[str]]:
 
 
 def package_of(path: str) -> str:
-    """Return a file's folder, at most two levels deep: `store/migrations`; for a file at the top the file itself."""
+    """Return a file's folder, at most two levels deep, such as `store/migrations`, or a top-level file itself."""
     folder = PurePosixPath(path).parts[:-1][:2]
     return "/".join(folder) or path
 
@@ -49,8 +49,8 @@ def percent(part: int, whole: int) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("report", type=Path, help="what `coverage json` wrote")
-    parser.add_argument("--least", type=float, default=0, help="percent of lines that must be reached")
+    parser.add_argument("report", type=Path, help="the file that `coverage json` wrote")
+    parser.add_argument("--least", type=float, default=0, help="minimum percentage of lines that the tests must reach")
     options = parser.parse_args(arguments)
     packages = by_package(json.loads(options.report.read_text())["files"])
     sys.stdout.write("\n".join(table(packages)) + "\n")

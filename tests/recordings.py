@@ -1,4 +1,4 @@
-"""What tests read in place of the upstreams: invented recordings, and real ones where there is a folder of them."""
+"""Provide the recordings that tests read: invented ones, and real ones if there is a folder of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.processes import ROOT
 
 @dataclass(frozen=True)
 class Recordings:
-    """A folder with `coinpaprika`, `coingecko` and `csv`, and what is known of its coins.
+    """A folder with `coinpaprika`, `coingecko` and `csv`, and the numbers that tests expect of it.
 
-    shared_coin: a coin of both upstreams: its slug, and its ids at CoinGecko and CoinPaprika.
+    shared_coin: the slug, CoinGecko id and CoinPaprika id of a coin that both upstreams list.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Recordings:
         return self.name
 
     def file(self, pattern: str) -> Path:
-        """Return the one file that matches, of those that hold bodies."""
+        """Return the only matching file that holds a body."""
         [file] = (file for file in self.folder.glob(pattern) if not file.name.endswith(".headers.json"))
         return file
 
     def response(self, name: str) -> tuple[bytes, int, dict[str, str]]:
-        """Return the body of a recording, its status, and its headers by their names in lower case."""
-        told = json.loads((self.folder / f"{name}.headers.json").read_text())
-        return self.file(f"{name}.*").read_bytes(), told["status"], told["headers"]
+        """Return the body of a recording, its status, and its headers by lower-case name."""
+        metadata = json.loads((self.folder / f"{name}.headers.json").read_text())
+        return self.file(f"{name}.*").read_bytes(), metadata["status"], metadata["headers"]
 
     @property
     def all_tickers(self) -> Path:

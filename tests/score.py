@@ -1,8 +1,8 @@
 """Measure how well the listings of two sources are matched: `python -m tests.score`, or `make score`.
 
-The input is a folder with a coin list of CoinPaprika, one of CoinGecko, and `pairs.csv`, which says of some coins what
-they are in the other list. By default it is invented (tests/data); set IDENTITY_DATA to a folder of real lists.
-The service's own code matches the lists, in a new database.
+The input is a folder with a coin list of CoinPaprika, one of CoinGecko, and `pairs.csv`. For some coins, the pairs name
+the counterpart in the other list. The default folder has invented data (tests/data). Set IDENTITY_DATA to a folder of
+real lists. The service's own code matches the lists in a new database.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from tests.servers import MigratedPostgres
 
 FOLDER = DATA / "identity"
 REPORT = Path("build/score.json")
-PAGE = 250
+PAGE_ROWS = 250
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of the coins whose counterpart, or that they have none, is settled. recall_renamed: where the names differ."""
+    """Shares over the labeled coins. recall_renamed: the recall of coins whose names differ."""
 
     precision: float
     recall: float
     recall_renamed: float
     traps_accepted_share: float
-    """How many of the pairs that are known to be two things were taken for one."""
+    """The share of pairs of two different coins that were matched."""
 
 
 def main() -> int:
-    chosen = os.environ.get("IDENTITY_DATA")
-    folder = Path(chosen or FOLDER)
+    override = os.environ.get("IDENTITY_DATA")
+    folder = Path(override or FOLDER)
     if not (folder / "pairs.csv").is_file():
-        sys.stderr.write(f"There is no pairs.csv in {folder}; set IDENTITY_DATA to the folder that has it.\n")
+        sys.stderr.write(f"{folder} has no pairs.csv. Set IDENTITY_DATA to a folder that has one.\n")
         return 2
-    pairs, answers = match_folder(folder)
-    score = rate(pairs, answers)
+    pairs, matches = match_folder(folder)
+    score = rate(pairs, matches)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(asdict(score), indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{len(pairs)} pairs of {folder}, {'as IDENTITY_DATA says' if chosen else 'which are invented'}\n")
+    sys.stdout.write(f"{len(pairs)} pairs of {folder} ({'from IDENTITY_DATA' if override else 'invented'})\n")
     for name, value in asdict(score).items():
         sys.stdout.write(f"{name:<22} {value:.4f}\n")
-    for line in mistakes(pairs, answers):
+    for line in mistakes(pairs, matches):
         sys.stdout.write(line + "\n")
     return 0
 
 
 def match_folder(folder: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Return the settled pairs of a folder, and for each CoinPaprika id the CoinGecko id of the same asset."""
+    """Return the labeled pairs of a folder, and the matched CoinGecko id of each CoinPaprika id."""
     with (folder / "pairs.csv").open(newline="", encoding="utf-8") as file:
         pairs = list(csv.DictReader(file))
     return pairs, match_lists(_only(folder, "coinpaprika_coins.*.json"), _only(folder, "coingecko_list.*.json"))
@@ -69,14 +69,14 @@ def match_folder(folder: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
 
 def _only(folder: Path, pattern: str) -> list[dict[str, Any]]:
     [file] = folder.glob(pattern)
-    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    coins: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return coins
 
 
 def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """For each CoinPaprika id the CoinGecko id that is of the same asset.
+    """Return, for each CoinPaprika id, the CoinGecko id of the same asset.
 
-    In the order in which the service meets them: CoinPaprika's tickers are of active coins; others come last.
+    Resolve the coins in the service's order. CoinPaprika's tickers contain active coins, so inactive ones come last.
     """
     with TemporaryDirectory(prefix="kasparro-score-") as folder, MigratedPostgres(Path(folder)) as postgres:
         engine = make_engine(postgres.create_database("score"), "score")
@@ -87,54 +87,54 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
         _resolve(engine, "coinpaprika", (coin for coin in ours if not coin["is_active"]))
         rematch_assets(engine, overrides={})
         with engine.connect() as connection:
-            found = connection.execute(
+            rows = connection.execute(
                 text("""
                     SELECT ours.source_asset_id, theirs.source_asset_id
                       FROM listings AS ours JOIN listings AS theirs USING (asset)
                      WHERE ours.source = 'coinpaprika' AND theirs.source = 'coingecko'
                 """)
             )
-            answers: dict[str, str] = dict(found.all())
+            matches: dict[str, str] = dict(rows.all())
         engine.dispose()
-        return answers
+        return matches
 
 
 def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) -> None:
-    """A page at a time, as they come from the source."""
-    listings = ListingResolver(engine, source, overrides={})
-    listed = [
+    """Resolve coins page by page, as they come from the source."""
+    resolver = ListingResolver(engine, source, overrides={})
+    listings = [
         ListingFields(coin["id"], coin["symbol"].strip(), coin["name"].strip(), "USD")
         for coin in coins
         if coin["symbol"].strip() and coin["name"].strip()
     ]
-    for start in range(0, len(listed), PAGE):
-        listings.resolve(listed[start : start + PAGE])
+    for start in range(0, len(listings), PAGE_ROWS):
+        resolver.resolve(listings[start : start + PAGE_ROWS])
 
 
-def rate(pairs: Sequence[Mapping[str, str]], answers: Mapping[str, str]) -> Score:
-    """pairs: as in pairs.csv. An answer that nothing is settled about counts neither way."""
+def rate(pairs: Sequence[Mapping[str, str]], matches: Mapping[str, str]) -> Score:
+    """Score matches against the pairs of pairs.csv. Ignore a match that no pair decides."""
     same = {_key(pair) for pair in pairs if pair["label"] == "same"}
     renamed = {_key(pair) for pair in pairs if pair["kind"] == "renamed"}
     traps = {_key(pair) for pair in pairs if pair["label"] == "different" and pair["coingecko_id"]}
-    settled = {ours for ours, _ in same} | {pair["coinpaprika_id"] for pair in pairs if pair["kind"] == "none"}
-    given = {(ours, theirs) for ours, theirs in answers.items() if ours in settled or (ours, theirs) in traps}
+    labeled = {ours for ours, _ in same} | {pair["coinpaprika_id"] for pair in pairs if pair["kind"] == "none"}
+    decided = {(ours, theirs) for ours, theirs in matches.items() if ours in labeled or (ours, theirs) in traps}
     return Score(
-        precision=len(given & same) / len(given),
-        recall=len(given & same) / len(same),
-        recall_renamed=len(given & renamed) / len(renamed),
-        traps_accepted_share=len(given & traps) / len(traps),
+        precision=len(decided & same) / len(decided),
+        recall=len(decided & same) / len(same),
+        recall_renamed=len(decided & renamed) / len(renamed),
+        traps_accepted_share=len(decided & traps) / len(traps),
     )
 
 
-def mistakes(pairs: Sequence[Mapping[str, str]], answers: Mapping[str, str]) -> Iterator[str]:
-    """What was not found, and what was found that is not so, a line each."""
+def mistakes(pairs: Sequence[Mapping[str, str]], matches: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each missing match and for each wrong match."""
     for pair in pairs:
         ours, theirs = _key(pair)
-        answer = answers.get(ours, "")
-        if pair["label"] == "same" and answer != theirs:
-            yield f"not found ({pair['kind']}): {ours} is {theirs}, not {answer or 'nothing'}"
-        elif pair["label"] == "different" and answer and (answer == theirs or pair["kind"] == "none"):
-            yield f"accepted ({pair['kind']}): {ours} is not {answer}"
+        match = matches.get(ours, "")
+        if pair["label"] == "same" and match != theirs:
+            yield f"not found ({pair['kind']}): {ours} is {theirs}, not {match or 'nothing'}"
+        elif pair["label"] == "different" and match and (match == theirs or pair["kind"] == "none"):
+            yield f"accepted ({pair['kind']}): {ours} is not {match}"
 
 
 def _key(pair: Mapping[str, str]) -> tuple[str, str]:

@@ -19,7 +19,7 @@ TEMPLATE = "migrated"
 
 
 class MigratedPostgres(Postgres):
-    """A context manager that erases its data at the end. The database TEMPLATE has the tables, and no row."""
+    """A context manager that erases its data at the end. The database TEMPLATE has the tables, and no rows."""
 
     def __enter__(self) -> Self:
         try:

@@ -1,4 +1,4 @@
-"""docs/howto runs on each cloud what docker-compose.yml runs on one host."""
+"""The cloud how-tos start the processes and health checks of docker-compose.yml and the Procfile."""
 
 from __future__ import annotations
 

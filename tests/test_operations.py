@@ -1,4 +1,4 @@
-"""The documents describe what there is: every event that the service logs, and no event or run code that it lacks."""
+"""The troubleshooting guide names only log events and run codes that exist in the code."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def events() -> set[str]:
 
 
 def first_cells(page: str, heading: str) -> Iterator[str]:
-    """Yield what stands in backticks in the first column of a section's table."""
+    """Yield the code spans in the first column of a section's table."""
     section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
         yield from re.findall(r"`([^`]*)`", cell)
 
 
 def test_the_guide_names_only_events_that_are_logged() -> None:
-    named = set(first_cells(TROUBLESHOOTING, "A log event"))
-    assert len(named) > 20
-    assert named - events() == set()
+    names = set(first_cells(TROUBLESHOOTING, "A log event"))
+    assert len(names) > 20
+    assert names - events() == set()
 
 
 @pytest.mark.parametrize("heading", ["A run is waiting", "A run failed"])

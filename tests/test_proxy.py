@@ -1,4 +1,4 @@
-"""The proxy that other tests use to lose packets, in front of an echo server."""
+"""The proxy that drops packets for other tests, in front of an echo server."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def proxy() -> Iterator[Proxy]:
 
 
 def _echo(server: socket.socket) -> None:
-    """Serve each connection in a thread of its own, until the server's socket closes."""
+    """Serve each connection in a thread, until the server's socket is closed."""
 
     def serve(client: socket.socket) -> None:
         with client:
             try:
-                while received := client.recv(1024):
-                    client.sendall(received)
+                while chunk := client.recv(1024):
+                    client.sendall(chunk)
             except OSError:
                 return
 
@@ -51,13 +51,13 @@ def echoes(client: socket.socket) -> bool:
     return client.recv(5) == b"hello"
 
 
-def test_its_url_leads_through_the_proxy(proxy: Proxy) -> None:
+def test_its_url_is_that_of_the_server_with_another_port(proxy: Proxy) -> None:
     assert proxy.url == f"redis://:a%40b@127.0.0.1:{proxy.port}/0?timeout=1"
     with connect(proxy) as client:
         assert echoes(client)
 
 
-def test_after_a_heal_a_stalled_connection_stays_dead_and_a_new_one_works(proxy: Proxy) -> None:
+def test_a_stalled_connection_stays_dead_and_a_new_one_works_after_healing(proxy: Proxy) -> None:
     with connect(proxy) as before:
         assert echoes(before)
         proxy.stall()
@@ -72,7 +72,7 @@ def test_after_a_heal_a_stalled_connection_stays_dead_and_a_new_one_works(proxy:
                     echoes(client)
         with connect(proxy) as after:
             assert echoes(after)
-    # The server does not know that the client of the lost connection is gone.
+    # The server's half of the lost connection stays open.
     until(lambda: proxy.open == 1)
 
 
@@ -86,7 +86,7 @@ def test_a_reset_breaks_open_connections_only(proxy: Proxy) -> None:
         assert echoes(client)
 
 
-def test_connections_are_refused_until_the_proxy_is_healed(proxy: Proxy) -> None:
+def test_it_refuses_connections_until_it_is_healed(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         proxy.refuse()
@@ -99,7 +99,7 @@ def test_connections_are_refused_until_the_proxy_is_healed(proxy: Proxy) -> None
         assert echoes(client)
 
 
-def test_each_chunk_is_delayed_by_the_latency(proxy: Proxy) -> None:
+def test_it_delays_each_chunk_by_its_latency(proxy: Proxy) -> None:
     with connect(proxy) as client:
         proxy.latency = 0.1
         started_at = time.monotonic()
@@ -107,7 +107,7 @@ def test_each_chunk_is_delayed_by_the_latency(proxy: Proxy) -> None:
         assert time.monotonic() - started_at >= 0.2  # in both directions
 
 
-def test_after_a_half_close_the_server_receives_and_the_client_gets_nothing(proxy: Proxy) -> None:
+def test_after_a_half_close_no_response_reaches_the_client(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         proxy.half_close()
@@ -117,7 +117,7 @@ def test_after_a_half_close_the_server_receives_and_the_client_gets_nothing(prox
         assert proxy.open == 1
 
 
-def test_a_stream_that_one_side_ends_ends_for_the_other(proxy: Proxy) -> None:
+def test_a_close_by_one_side_closes_the_other(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         client.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""The README and the how-to guides match the code: their sources work, their tables and paths are those of the code."""
+"""The README and guides match the code: example sources work, and the settings, paths and commands they name exist."""
 
 from __future__ import annotations
 
@@ -38,18 +38,21 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: Path, engine: Engine, start: Callable[..., Process]) -> Run:
-    """Runs a page's source, found by the docstring that it begins with, as a module outside of the tree."""
+    """Return a function that runs a page's source as a module outside the repository, and returns its status.
 
-    def ran(page: str, begins: str, name: str, **environ: str) -> str:
+    The source is the Python example whose docstring begins with `begins`.
+    """
+
+    def run_source(page: str, begins: str, name: str, **environ: str) -> str:
         code = example(page, begins)
         assert len(code.splitlines()) <= 50
         (tmp_path / f"{name}.py").write_text(code)
         path = os.pathsep.join((str(tmp_path), str(ROOT)))
         for role in ("worker", "control", "beat"):
             start(role, EXTRA_SOURCES=name, PYTHONPATH=path, **environ)
-        return until(lambda: _ended(engine, name))
+        return until(lambda: _status(engine, name))
 
-    return ran
+    return run_source
 
 
 def example(page: str, begins: str) -> str:
@@ -57,8 +60,8 @@ def example(page: str, begins: str) -> str:
     return str(code)
 
 
-def _ended(engine: Engine, source: str) -> str | None:
-    """How its run ended."""
+def _status(engine: Engine, source: str) -> str | None:
+    """Return the status of the source's finished run, or None."""
     with engine.connect() as connection:
         query = text("SELECT status FROM runs WHERE source = :source AND finished_at IS NOT NULL")
         status: str | None = connection.execute(query, {"source": source}).scalar_one_or_none()
@@ -74,12 +77,12 @@ def quotes(engine: Engine, source: str) -> list[tuple[str, datetime, Decimal]]:
         return [tuple(row) for row in connection.execute(query, {"source": source})]
 
 
-def test_the_source_of_the_readme_works_as_it_stands(run: Run, engine: Engine, httpserver: HTTPServer) -> None:
+def test_the_readmes_source_works_unchanged(run: Run, engine: Engine, httpserver: HTTPServer) -> None:
     key = {"headers": {"X-Api-Key": "the desk's key".replace(" ", "-")}}
     for number, price in enumerate(PRICES, start=1):
-        answer = {"prices": [price], "more": number < len(PRICES)}
-        httpserver.expect_request("/prices", query_string={"page": str(number)}, **key).respond_with_json(answer)
-    ended = run(
+        response = {"prices": [price], "more": number < len(PRICES)}
+        httpserver.expect_request("/prices", query_string={"page": str(number)}, **key).respond_with_json(response)
+    status = run(
         README,
         "The desk's own price feed",
         "deskfeed",
@@ -87,17 +90,17 @@ def test_the_source_of_the_readme_works_as_it_stands(run: Run, engine: Engine, h
         DESKFEED_API_KEY=key["headers"]["X-Api-Key"],
         DESKFEED_EVERY="3600",
     )
-    assert ended == "partial"
+    assert status == "partial"
     new_year = datetime(2026, 1, 1, tzinfo=UTC)
     assert quotes(engine, "deskfeed") == [("BTC", new_year, Decimal("1.10")), ("ETH", new_year, Decimal("2e-9"))]
 
 
-def test_the_guide_has_the_source_of_the_readme() -> None:
+def test_the_guide_has_the_readmes_source() -> None:
     begins = "The desk's own price feed"
     assert example(HTTP_GUIDE, begins) == example(README, begins)
 
 
-def test_the_csv_source_of_the_guide_reads_the_file_that_it_describes(run: Run, engine: Engine, tmp_path: Path) -> None:
+def test_the_guides_csv_source_reads_the_file_that_it_describes(run: Run, engine: Engine, tmp_path: Path) -> None:
     [(header, line)] = re.findall(r"lines\sare\s`(.*?)`\sand\sthen\s`(.*?)`", CSV_GUIDE)
     (tmp_path / "closes").mkdir()
     (tmp_path / "closes" / "2026.csv").write_text(f"{header}\n{line}\n")
@@ -110,7 +113,7 @@ def test_the_csv_source_of_the_guide_reads_the_file_that_it_describes(run: Run, 
     [(README, "deskfeed"), (HTTP_GUIDE, "deskfeed"), (CSV_GUIDE, "closes")],
     ids=["readme", "http", "csv"],
 )
-def test_the_line_of_a_page_registers_its_source(page: str, module: str) -> None:
+def test_the_registry_line_of_a_page_registers_its_source(page: str, module: str) -> None:
     [line] = re.findall(r"`MODULES` of `sources/registry.py`.*?```\n(.*?\n)```", page, re.DOTALL)
     registry = (ROOT / "sources" / "registry.py").read_text()
     assert '    "sources.csv_history",\n' in registry
@@ -124,38 +127,38 @@ def test_the_line_of_a_page_registers_its_source(page: str, module: str) -> None
 
 
 @pytest.mark.parametrize(("kind", "prefix"), [(settings.Settings, ""), (settings.UpstreamSettings, "…_")])
-def test_every_setting_stands_in_the_reference_with_its_default_and_meaning(kind: type, prefix: str) -> None:
+def test_the_reference_lists_every_setting_with_default_and_meaning(kind: type, prefix: str) -> None:
     for name, default, about in settings.table(kind):
         assert f"| `{prefix}{name}` | {f'`{default}`' if default else ''} | {about} |" in SETTINGS
 
 
-def test_every_path_that_the_readme_names_is_one_of_the_api(settings: settings.Settings) -> None:
+def test_every_path_in_the_readme_exists(settings: settings.Settings) -> None:
     rules = {re.sub(r"<[^>]*>", "<>", rule.rule) for rule in create_app(settings).url_map.iter_rules()}
     table = README[README.index("## The API") : README.index("## Add a source")]
-    named = {re.sub(r"<[^>]*>", "<>", path) for path in re.findall(r"`(?:GET |POST )?(/[a-z/<>]+)`", table)}
+    paths = {re.sub(r"<[^>]*>", "<>", path) for path in re.findall(r"`(?:GET |POST )?(/[a-z/<>]+)`", table)}
     relative = {"/resume"}
-    assert len(named) > 12
-    assert named - relative - rules == set()
+    assert len(paths) > 12
+    assert paths - relative - rules == set()
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_every_path_that_a_page_requests_is_one_of_the_api(page: Path, settings: settings.Settings) -> None:
+def test_every_path_that_a_page_requests_exists(page: Path, settings: settings.Settings) -> None:
     adapter = create_app(settings).url_map.bind("127.0.0.1")
     requests = [("", path) for path in re.findall(r"http://127\.0\.0\.1:8000(/[^\s'\"`?]*)", page.read_text())]
     requests += re.findall(r"`(GET|POST) (/[^\s`?]*)", page.read_text())
-    of_the_example = [("GET", "/prices")]
+    example_paths = [("GET", "/prices")]
     for method, path in requests:
         allowed = [*adapter.allowed_methods(re.sub(r"<[^>]*>", str(uuid4()), path))]
-        assert (method in allowed if method else allowed) or (method, path) in of_the_example, f"{method} {path}"
+        assert (method in allowed if method else allowed) or (method, path) in example_paths, f"{method} {path}"
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_every_target_that_a_page_names_is_in_the_makefile(page: Path) -> None:
+def test_every_make_target_on_a_page_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text())) <= targets
 
 
-def test_every_file_that_the_readme_links_is_there() -> None:
+def test_every_file_linked_from_the_readme_exists() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

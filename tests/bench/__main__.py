@@ -1,4 +1,4 @@
-"""The benchmarks: loads, reads and memory, side by side with others' in one run on this machine.
+"""Run the benchmarks: loads, reads and memory, compared with other tools in one run on this machine.
 
 python -m tests.bench [--quick] [--rounds N] [--only "load, reads"] [--write docs/explanation/performance.md]
 """
@@ -22,7 +22,7 @@ from tests.bench.loads import measure_loads
 from tests.bench.machine import describe
 from tests.bench.memory import measure_exports, measure_load_memory
 from tests.bench.reads import measure_reads
-from tests.bench.report import PLACE, keep, show, write
+from tests.bench.report import PLACE, show, write, write_medians
 from tests.bench.scale import FULL, QUICK, Scale
 from tests.bench.servers import Servers
 from tests.bench.workers import measure_workers
@@ -45,30 +45,30 @@ PARTS: Mapping[str, Part] = {
 
 
 def main() -> int:
-    given = _parser().parse_args()
-    if given.write:
-        PLACE.around(given.write)  # better now than at the end
+    options = _parser().parse_args()
+    if options.write:
+        PLACE.around(options.write)  # fail before the run, not after it
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)  # so that all that was started is ended
-    scale = QUICK if given.quick else FULL
-    scale = replace(scale, rounds=given.rounds or scale.rounds)
-    parts = [name.strip() for name in given.only.split(",") if name.strip()] or list(PARTS)
+        signal.signal(signum, signal.default_int_handler)  # KeyboardInterrupt ends everything that was started
+    scale = QUICK if options.quick else FULL
+    scale = replace(scale, rounds=options.rounds or scale.rounds)
+    parts = [name.strip() for name in options.only.split(",") if name.strip()] or list(PARTS)
     if unknown := sorted(set(parts) - set(PARTS)):
-        sys.stderr.write(f"There is no part {', '.join(unknown)}. There are: {', '.join(PARTS)}.\n")
+        sys.stderr.write(f"Unknown parts: {', '.join(unknown)}. Choose from {', '.join(PARTS)}.\n")
         return 2
     forget_the_callers_settings()
     peers_venv.install()
     measured, machine = measure(parts, scale)
     title = f"bench, {scale.name} form, {scale.rounds} rounds; {machine}"
     show(measured, title)
-    keep(measured, RESULT)
-    if given.write and not measured.broken:
-        write(given.write, measured, title)
-    return int(bool(measured.broken))
+    write_medians(measured, RESULT)
+    if options.write and not measured.failures:
+        write(options.write, measured, title)
+    return int(bool(measured.failures))
 
 
 def measure(parts: Sequence[str], scale: Scale) -> tuple[Measured, str]:
-    """What these parts measure, and the machine it is of; the logs of a part that is broken are kept."""
+    """Return the measurements of these parts and a description of the machine. Keep the logs if a part failed."""
     BUILD.mkdir(exist_ok=True)
     folder, measured = Path(mkdtemp(prefix="bench-", dir=BUILD)), Measured()
     try:
@@ -78,8 +78,8 @@ def measure(parts: Sequence[str], scale: Scale) -> tuple[Measured, str]:
                 _measure(part, servers, scale, measured)
             return measured, describe(servers)
     finally:
-        if measured.broken:
-            sys.stderr.write(f"The logs of what is broken are in {folder.relative_to(ROOT)}\n")
+        if measured.failures:
+            sys.stderr.write(f"The logs of the failed parts are in {folder.relative_to(ROOT)}\n")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,19 +88,19 @@ def _measure(part: str, servers: Servers, scale: Scale, measured: Measured) -> N
     started = time.monotonic()
     try:
         PARTS[part](servers, scale, measured)
-    except NotMeasured as why:
-        measured.not_measured[part] = str(why)
-    except AssertionError as wrong:
-        measured.broken[part] = str(wrong)
+    except NotMeasured as reason:
+        measured.not_measured[part] = str(reason)
+    except AssertionError as error:
+        measured.failures[part] = str(error)
     sys.stderr.write(f"bench: {part} took {time.monotonic() - started:.0f} s\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the small form, in three minutes")
-    parser.add_argument("--rounds", type=int, help="how many interleaved rounds (default: 5; 3 where it is quick)")
-    parser.add_argument("--only", default="", metavar="PARTS", help=f"some of {', '.join(PARTS)}, separated by commas")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the two markers of this file")
+    parser.add_argument("--quick", action="store_true", help="run the small form, in three minutes")
+    parser.add_argument("--rounds", type=int, help="number of interleaved rounds (default: 5, or 3 with --quick)")
+    parser.add_argument("--only", default="", metavar="PARTS", help=f"comma-separated, of {', '.join(PARTS)}")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table between the markers of this file")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""One database as the benchmarks see it: SQL, what was written to the log, and whether anything in it has changed."""
+"""Access a benchmark's database: run SQL, measure time and WAL, and detect changes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import psycopg2
 
 from store.tables import Base
 
-AT_ONCE = 1024 * 1024
-"""Bytes that a COPY takes from its file at a time."""
+CHUNK_BYTES = 1024 * 1024
+"""Bytes that a COPY reads from its file at a time."""
 
 COLUMNS = "listing_id, observed_at, price, open, high, low, volume_24h, market_cap, fetched_at, run"
-"""Of quotes: those that a history fills."""
+"""The columns of quotes that a history fills."""
 
 
 @dataclass
 class Cost:
-    """What a load took: seconds, and bytes of write-ahead log."""
+    """The cost of a load: seconds, and bytes of write-ahead log."""
 
     seconds: float = 0
     wal: int = 0
 
 
 class Database:
-    """One connection, each statement a transaction of its own."""
+    """A connection on which each statement is its own transaction."""
 
     def __init__(self, url: str):
         self.url = url
@@ -43,11 +43,11 @@ class Database:
             cursor.execute(statement, values or None)
 
     def value(self, query: str, **values: Any) -> Any:
-        """The one value that a query gives."""
+        """Return the only value of the only row of a query."""
         return self.row(query, **values)[0]
 
     def row(self, query: str, **values: Any) -> tuple[Any, ...]:
-        """The one row that a query gives."""
+        """Return the only row of a query."""
         with self.connection.cursor() as cursor:
             cursor.execute(query, values or None)
             [row] = cursor.fetchall()
@@ -55,10 +55,10 @@ class Database:
 
     def copy_in(self, file: IO[bytes]) -> None:
         with self.connection.cursor() as cursor:
-            cursor.copy_expert(f"COPY quotes ({COLUMNS}) FROM STDIN", file, AT_ONCE)
+            cursor.copy_expert(f"COPY quotes ({COLUMNS}) FROM STDIN", file, CHUNK_BYTES)
 
     def copy_out(self, file: IO[bytes]) -> None:
-        """The quotes as COPY takes them, in the order of their key."""
+        """Write the quotes in COPY's format, in the order of their key."""
         query = f"SELECT {COLUMNS} FROM quotes ORDER BY listing_id, observed_at"
         with self.connection.cursor() as cursor:
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", file)
@@ -68,23 +68,23 @@ class Database:
 
     @contextmanager
     def cost(self) -> Iterator[Cost]:
-        """Of what is done meanwhile, from a state in which nothing is left to be written to the tables' files."""
+        """Measure the cost of the block, after a checkpoint."""
         self.execute("CHECKPOINT")
-        cost, begin, started = Cost(), self._written(), time.monotonic()
+        cost, begin, started = Cost(), self._wal_position(), time.monotonic()
         yield cost
-        cost.seconds, cost.wal = time.monotonic() - started, self._written() - begin
+        cost.seconds, cost.wal = time.monotonic() - started, self._wal_position() - begin
 
-    def _written(self) -> int:
+    def _wal_position(self) -> int:
         return int(self.value("SELECT pg_current_wal_insert_lsn() - '0/0'"))
 
     def settle(self) -> None:
-        """What autovacuum does some time after a load, so that nobody else is charged for it."""
+        """Vacuum, as autovacuum does some time after a load, so that the next measurement does not include it."""
         self.execute("VACUUM ANALYZE")
 
     def content(self) -> tuple[Any, ...]:
-        """How many quotes, bodies and rejects there are, and a sum over all that the quotes say.
+        """Return the numbers of quotes, raw bodies and rejects, and a sum over all columns of all quotes.
 
-        When each was written, and by which run, is among that.
+        The sum includes the times at which quotes were written, and their runs.
         """
         return self.row(
             "SELECT count(*), sum(hashtextextended(quotes::text, 0)),"

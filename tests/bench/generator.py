@@ -1,4 +1,4 @@
-"""A load generator: asks one URL over and over, on a few connections that are kept. wrk where there is one."""
+"""Generate load: request one URL repeatedly on a few persistent connections, with wrk where it is installed."""
 
 from __future__ import annotations
 
@@ -14,89 +14,88 @@ from urllib.parse import SplitResult, urlsplit
 
 WRK = shutil.which("wrk")
 
-WARM_UP = 0.2
-"""Seconds."""
+WARM_UP_SECONDS = 0.2
 
 MILLISECONDS = {"us": 0.001, "ms": 1, "s": 1000}
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-AT_ONCE = 1024 * 1024
-PATIENCE = 30.0
+CHUNK_BYTES = 1024 * 1024
+RESPONSE_TIMEOUT = 30.0
 
 
-class Asked(NamedTuple):
-    """p50: milliseconds from a request to the end of its answer."""
+class ReadStats(NamedTuple):
+    """p50: milliseconds from a request to the end of its response. per_second: requests."""
 
     p50: float
     per_second: float
 
 
-def ask(url: str, connections: int, seconds: float) -> Asked:
-    """Each connection asks anew as soon as it has its answer. Raises AssertionError where one is not 200."""
-    by_ourselves(url, connections, WARM_UP)
-    if WRK and seconds >= 1:  # it knows only whole seconds
+def measure_url(url: str, connections: int, seconds: float) -> ReadStats:
+    """Measure a URL on connections that always have one open request. Raise AssertionError if a status is not 200."""
+    measure_in_python(url, connections, WARM_UP_SECONDS)
+    if WRK and seconds >= 1:  # wrk accepts only whole seconds
         return _with_wrk(WRK, url, connections, round(seconds))
-    return by_ourselves(url, connections, seconds)
+    return measure_in_python(url, connections, seconds)
 
 
-def _with_wrk(wrk: str, url: str, connections: int, seconds: int) -> Asked:
+def _with_wrk(wrk: str, url: str, connections: int, seconds: int) -> ReadStats:
     command = [wrk, "--latency", "--threads=1", f"--connections={connections}", f"--duration={seconds}s", url]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "Non-2xx" not in told, f"{url}: {told}"
-    [(p50, unit)] = re.findall(r"50%\s+([\d.]+)(us|ms|s)\b", told)
-    [per_second] = re.findall(r"Requests/sec:\s+([\d.]+)", told)
-    return Asked(float(p50) * MILLISECONDS[unit], float(per_second))
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "Non-2xx" not in output, f"{url}: {output}"
+    [(p50, unit)] = re.findall(r"50%\s+([\d.]+)(us|ms|s)\b", output)
+    [per_second] = re.findall(r"Requests/sec:\s+([\d.]+)", output)
+    return ReadStats(float(p50) * MILLISECONDS[unit], float(per_second))
 
 
-def by_ourselves(url: str, connections: int, seconds: float) -> Asked:
-    """In one thread, with as little work for each answer as there can be: the servers have the same cores."""
+def measure_in_python(url: str, connections: int, seconds: float) -> ReadStats:
+    """Measure a URL in one thread, with minimal work for each response, since the servers share the cores."""
     with selectors.DefaultSelector() as selector:
-        asking = [_Connection(urlsplit(url)) for _ in range(connections)]
+        clients = [_Connection(urlsplit(url)) for _ in range(connections)]
         try:
-            began = time.perf_counter()
-            for connection in asking:
+            started_at = time.perf_counter()
+            for connection in clients:
                 selector.register(connection.socket, selectors.EVENT_READ, connection)
-                connection.ask()
-            while time.perf_counter() < began + seconds:
-                ready = selector.select(PATIENCE)
-                assert ready, f"{url}: no answer within {PATIENCE:g} s"
+                connection.send_request()
+            while time.perf_counter() < started_at + seconds:
+                ready = selector.select(RESPONSE_TIMEOUT)
+                assert ready, f"{url}: no response within {RESPONSE_TIMEOUT:g} s"
                 for key, _ in ready:
                     key.data.read()
-            took = time.perf_counter() - began
+            elapsed = time.perf_counter() - started_at
         finally:
-            for connection in asking:
+            for connection in clients:
                 connection.socket.close()
-    times = [seconds for connection in asking for seconds in connection.times]
-    assert times, f"{url}: no answer in time"
-    return Asked(statistics.median(times) * 1000, len(times) / took)
+    times = [seconds for connection in clients for seconds in connection.times]
+    assert times, f"{url}: no complete response"
+    return ReadStats(statistics.median(times) * 1000, len(times) / elapsed)
 
 
 class _Connection:
-    """times: seconds of each answer."""
+    """A connection. times: seconds of each response."""
 
     def __init__(self, url: SplitResult):
         self.times: list[float] = []
         self._request = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n".encode()
         self._url = url.geturl()
-        self.socket = socket.create_connection((url.hostname, url.port), timeout=PATIENCE)
+        self.socket = socket.create_connection((url.hostname, url.port), timeout=RESPONSE_TIMEOUT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def ask(self) -> None:
-        self._answer = b""
-        self._asked_at = time.perf_counter()
+    def send_request(self) -> None:
+        self._response = b""
+        self._sent_at = time.perf_counter()
         self.socket.sendall(self._request)
 
     def read(self) -> None:
-        """What has come of the answer; once that is all of it, ask anew."""
-        data = self.socket.recv(AT_ONCE)
-        assert data, f"{self._url}: hung up"
-        self._answer += data
-        if self._is_whole():
-            self.times.append(time.perf_counter() - self._asked_at)
-            self.ask()
+        """Read the available part of the response. Once it is complete, send the next request."""
+        data = self.socket.recv(CHUNK_BYTES)
+        assert data, f"{self._url}: the server closed the connection"
+        self._response += data
+        if self._is_complete():
+            self.times.append(time.perf_counter() - self._sent_at)
+            self.send_request()
 
-    def _is_whole(self) -> bool:
-        head, ended, body = self._answer.partition(b"\r\n\r\n")
-        if not ended:
+    def _is_complete(self) -> bool:
+        head, separator, body = self._response.partition(b"\r\n\r\n")
+        if not separator:
             return False
         assert head.startswith(b"HTTP/1.1 200 "), f"{self._url}: {head[:100]!r}"
         [length] = LENGTH.findall(head + b"\r\n")

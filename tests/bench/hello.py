@@ -1,4 +1,4 @@
-"""A bare Flask hello: the least that an answer of Flask can cost."""
+"""Serve a bare Flask hello: the minimum cost of a Flask response."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The hello is served as the API is, but for what the API has to do when a process begins or ends."""
+"""Serve the hello with the API's gunicorn settings, without the API's hooks for starting and ending processes."""
 
-from app.gunicorn import (  # noqa: F401 — gunicorn takes its settings from this module's names
+from app.gunicorn import (  # noqa: F401 — gunicorn reads its settings from this module
     bind,
     control_socket_disable,
     graceful_timeout,

@@ -1,4 +1,4 @@
-"""Loading the same history by Kasparro, by a bare COPY, by dlt, and one by one, in interleaved rounds."""
+"""Load the same history with Kasparro, COPY, dlt, SQLAlchemy and marshmallow, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.bench.database import Cost, Database
 from tests.bench.figures import Measured
-from tests.bench.one_by_one import judge_and_copy, upsert_each
 from tests.bench.peers_venv import load_with_dlt
 from tests.bench.rounds import rotated
+from tests.bench.row_by_row import upsert_each_row, validate_and_copy
 from tests.bench.sample import Histories
 from tests.bench.scale import Scale
 from tests.bench.servers import Servers
@@ -21,8 +21,8 @@ Costs = dict[str, Cost]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """first, changed: the two editions of the file; rows: of the first, as COPY takes them."""
+class Setup:
+    """What the contenders share. first, changed: two editions of the file. rows: the first one in COPY's format."""
 
     servers: Servers
     scale: Scale
@@ -37,99 +37,100 @@ class Stage:
 
 
 def measure_loads(servers: Servers, scale: Scale, measured: Measured) -> None:
-    with _stage(servers, scale) as stage:
+    with _set_up(servers, scale) as setup:
         for number in range(scale.rounds):
             costs: Costs = {}
             for contender in rotated(CONTENDERS, number):
-                costs |= contender(stage)
+                costs |= contender(setup)
             measured.note(_figures(costs, scale))
 
 
 @contextmanager
-def _stage(servers: Servers, scale: Scale) -> Iterator[Stage]:
+def _set_up(servers: Servers, scale: Scale) -> Iterator[Setup]:
     with servers.service("loads") as service:
         folder = service.folder
-        stage = Stage(servers, scale, service, folder / "first.csv", folder / "changed.csv", folder / "rows.tsv")
-        scale.file.write(stage.first)
-        replace(scale.file, changed=True).write(stage.changed)
-        service.work_with(1)
-        # The first load of all warms the worker up, and gives COPY and the others the very rows that it made.
-        service.place(stage.first)
+        setup = Setup(servers, scale, service, folder / "first.csv", folder / "changed.csv", folder / "rows.tsv")
+        scale.file.write(setup.first)
+        replace(scale.file, changed=True).write(setup.changed)
+        service.set_worker_count(1)
+        # This load warms the worker up, and its rows are the input of COPY and other contenders.
+        service.use_file(setup.first)
         check_first(service.load(), scale.file, service.database)
-        with stage.rows.open("wb") as file:
+        with setup.rows.open("wb") as file:
             service.database.copy_out(file)
-        yield stage
+        yield setup
 
 
-def copy(stage: Stage) -> Costs:
-    database = stage.database
+def copy(setup: Setup) -> Costs:
+    database = setup.database
     database.clear()
-    with stage.rows.open("rb") as file, database.cost() as cost:
+    with setup.rows.open("rb") as file, database.cost() as cost:
         database.copy_in(file)
-    assert database.value("SELECT count(*) FROM quotes") == stage.scale.file.good
+    assert database.value("SELECT count(*) FROM quotes") == setup.scale.file.good
     return {"copy": cost}
 
 
-def kasparro(stage: Stage) -> Costs:
-    service, database, file = stage.service, stage.database, stage.scale.file
-    service.place(stage.first)
+def kasparro(setup: Setup) -> Costs:
+    service, database, file = setup.service, setup.database, setup.scale.file
+    service.use_file(setup.first)
     database.clear()
     first = service.load()
     check_first(first, file, database)
     database.settle()
     content = database.content()
-    # A file that its checkpoint knows is not even read; with full_refresh all of it is, and judged, and compared.
+    # A file that the checkpoint knows is not read. With full_refresh all rows are read, validated and compared.
     unchanged = service.load(full_refresh=True)
-    assert _became(unchanged) == (0, 0, file.good, file.bad), unchanged
-    assert database.content() == content, "a second load changed something"
-    service.place(stage.changed)
+    assert _row_counts(unchanged) == (0, 0, file.good, file.bad), unchanged
+    assert database.content() == content, "an unchanged reload changed the data"
+    service.use_file(setup.changed)
     changed = service.load()
-    assert _became(changed) == (0, file.changes, file.good - file.changes, file.bad), changed
+    assert _row_counts(changed) == (0, file.changes, file.good - file.changes, file.bad), changed
     return {
         "first": first.cost,
-        "published": Cost(first.published),
+        "published": Cost(first.seconds_from_request),
         "unchanged": unchanged.cost,
         "changed": changed.cost,
     }
 
 
 def check_first(load: Load, file: Histories, database: Database) -> None:
-    """Good and rejected are all that the file has, and the tables hold what the run says."""
+    """Assert that quotes and rejects are together all rows of the file, and that the tables hold as many."""
     assert load.counters["fetched"] == file.good + file.bad == file.rows, load
-    assert _became(load) == (file.good, 0, 0, file.bad), load
-    held = database.row("SELECT (SELECT count(*) FROM quotes), (SELECT count(*) FROM rejects)")
-    assert held == (file.good, file.bad), f"{held} quotes and rejects are there of {file}"
+    assert _row_counts(load) == (file.good, 0, 0, file.bad), load
+    counts = database.row("SELECT (SELECT count(*) FROM quotes), (SELECT count(*) FROM rejects)")
+    assert counts == (file.good, file.bad), f"{counts} quotes and rejects from {file}"
 
 
-def _became(load: Load) -> tuple[int, ...]:
+def _row_counts(load: Load) -> tuple[int, ...]:
     return tuple(load.counters[name] for name in ("inserted", "updated", "unchanged", "rejected"))
 
 
-def dlt(stage: Stage) -> Costs:
-    with stage.servers.database("dlt") as database:
-        first, unchanged = load_with_dlt(database.url, stage.rows)
+def dlt(setup: Setup) -> Costs:
+    with setup.servers.database("dlt") as database:
+        first, unchanged = load_with_dlt(database.url, setup.rows)
     return {"dlt first": first, "dlt unchanged": unchanged}
 
 
-def sqlalchemy(stage: Stage) -> Costs:
-    stage.database.clear()
-    return {"sqlalchemy": upsert_each(stage.database, stage.rows, stage.scale.one_by_one)}
+def sqlalchemy(setup: Setup) -> Costs:
+    setup.database.clear()
+    return {"sqlalchemy": upsert_each_row(setup.database, setup.rows, setup.scale.row_by_row_count)}
 
 
-def marshmallow(stage: Stage) -> Costs:
-    stage.database.clear()
-    return {"marshmallow": judge_and_copy(stage.database, stage.first, stage.scale.one_by_one)}
+def marshmallow(setup: Setup) -> Costs:
+    setup.database.clear()
+    return {"marshmallow": validate_and_copy(setup.database, setup.first, setup.scale.row_by_row_count)}
 
 
-Contender = Callable[[Stage], Costs]
+Contender = Callable[[Setup], Costs]
 CONTENDERS: Sequence[Contender] = (copy, kasparro, dlt, sqlalchemy, marshmallow)
 
 
 def _figures(costs: Costs, scale: Scale) -> dict[str, float]:
-    """Of one round; speeds in good rows a second."""
-    few = ("sqlalchemy", "marshmallow")
+    """Return the figures of one round. A speed is in good rows per second."""
+    row_by_row = ("sqlalchemy", "marshmallow")
     speed = {
-        name: (scale.one_by_one if name in few else scale.file.good) / cost.seconds for name, cost in costs.items()
+        name: (scale.row_by_row_count if name in row_by_row else scale.file.good) / cost.seconds
+        for name, cost in costs.items()
     }
     return {
         "load.first_vs_copy": speed["first"] / speed["copy"],

@@ -1,4 +1,4 @@
-"""The machine that the figures are of: each is a ratio, but not every machine has the same."""
+"""Describe the machine that the figures were measured on, since ratios differ between machines."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def describe(servers: Servers) -> str:
 
 
 def _processor() -> str:
-    """As Linux names it; the architecture where nobody does."""
-    told = Path("/proc/cpuinfo")
-    for line in told.read_text().splitlines() if told.exists() else ():
+    """Return the processor's name on Linux, or the architecture elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()

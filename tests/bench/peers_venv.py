@@ -1,4 +1,4 @@
-"""The libraries that Kasparro is measured against: in a virtual environment of their own, which only this needs."""
+"""Install the libraries that Kasparro is compared with into a separate virtual environment."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ STAMP = VENV / "installed"
 
 
 def install() -> None:
-    """Once for each content of the lock and each Python."""
-    wanted = f"{sys.version}\n{LOCK.read_text()}"
-    if STAMP.exists() and STAMP.read_text() == wanted:
+    """Install the lock file, unless this Python has installed the same content before."""
+    stamp = f"{sys.version}\n{LOCK.read_text()}"
+    if STAMP.exists() and STAMP.read_text() == stamp:
         return
-    sys.stderr.write(f"Installing what {LOCK.relative_to(ROOT)} names into {VENV.relative_to(ROOT)} …\n")
+    sys.stderr.write(f"Installing {LOCK.relative_to(ROOT)} into {VENV.relative_to(ROOT)} …\n")
     _uv("venv", "--clear", "--python", sys.executable, str(VENV))
     _uv("pip", "install", "--python", str(PYTHON), "--require-hashes", "-r", str(LOCK))
-    STAMP.write_text(wanted)
+    STAMP.write_text(stamp)
 
 
 def load_with_dlt(url: str, rows: Path) -> Sequence[Cost]:
-    """What a first load of the rows costs, and a second one of the same."""
+    """Return the costs of a first load of the rows, and of a second load of the same rows."""
     with TemporaryDirectory(dir=rows.parent) as folder:
         command: list[str | Path] = [PYTHON, PEERS / "dlt_load.py", url, rows, folder]
         environ = {**os.environ, "HOME": folder, "TMPDIR": folder}
-        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [Cost(**cost) for cost in json.loads(done.stdout.splitlines()[-1])]
+        completed = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    return [Cost(**cost) for cost in json.loads(completed.stdout.splitlines()[-1])]
 
 
 def _uv(*arguments: str) -> None:

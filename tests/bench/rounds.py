@@ -1,4 +1,4 @@
-"""The order of a round."""
+"""Order the contenders of a round."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ T = TypeVar("T")
 
 
 def rotated(contenders: Sequence[T], number: int) -> Sequence[T]:
-    """In each round another one is the first, so that none always has the machine as the same other one left it."""
-    begin = number % len(contenders)
-    return [*contenders[begin:], *contenders[:begin]]
+    """Return the contenders with another one first in each round, so that none profits from its position."""
+    first = number % len(contenders)
+    return [*contenders[first:], *contenders[:first]]

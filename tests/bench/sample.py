@@ -1,4 +1,4 @@
-"""Price histories as CSV files, the same on every machine: coins one after the other, each hour by hour."""
+"""Write price histories as CSV files, the same on every machine: coin after coin, each hour by hour."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from itertools import islice
 from pathlib import Path
 
 FILE = "coin_history/coin_bench.csv"
-"""Below CSV_DIR, in a format that sources/csv_history.py declares."""
+"""The file's path below CSV_DIR. sources/csv_history.py declares its format."""
 
 HEADER = "SNo,Name,Symbol,Date,High,Low,Open,Close,Volume,Marketcap\n"
 BEGIN = datetime(2015, 1, 1, tzinfo=UTC)
-HOURS_IN_YEARS = 80_000
-"""From BEGIN to 2024. An hour beyond could be in the future."""
+MAX_HOURS = 80_000
+"""The hours from BEGIN to 2024. A later hour could be in the future."""
 
 BAD_EVERY = 1000
-"""One row in so many cannot become a quote."""
+"""One in this many rows is invalid."""
 
 CHANGED_EVERY = 10
 SEED = 4711
-LINES_AT_ONCE = 10_000
+LINES_PER_WRITE = 10_000
 
 
 @dataclass(frozen=True)
 class Histories:
-    """Of `coins` coins, `hours` rows each, from the hour `since` on. changed: the later edition, with other rows."""
+    """Histories of `coins` coins with `hours` rows each, from hour `since`. changed: a later edition, with changes."""
 
     coins: int
     hours: int
@@ -35,8 +35,8 @@ class Histories:
     changed: bool = False
 
     def __post_init__(self) -> None:
-        if self.since + self.hours > HOURS_IN_YEARS:
-            raise ValueError(f"{self} goes beyond {HOURS_IN_YEARS} hours")
+        if self.since + self.hours > MAX_HOURS:
+            raise ValueError(f"{self} exceeds {MAX_HOURS} hours")
 
     @property
     def rows(self) -> int:
@@ -52,38 +52,38 @@ class Histories:
 
     @property
     def changes(self) -> int:
-        """How many of the good rows are other in the later edition."""
+        """Return the number of good rows that the later edition changes."""
         return self.rows // CHANGED_EVERY
 
     def write(self, path: Path) -> None:
-        """As a file of FILE's format."""
+        """Write a file in FILE's format."""
         lines = self._lines()
         with path.open("w", encoding="utf-8", newline="") as file:
             file.write(HEADER)
-            while part := "".join(islice(lines, LINES_AT_ONCE)):
+            while part := "".join(islice(lines, LINES_PER_WRITE)):
                 file.write(part)
 
     def _lines(self) -> Iterator[str]:
         times = [f"{BEGIN + timedelta(hours=self.since + hour):%Y-%m-%d %H:%M:%S}" for hour in range(self.hours)]
         number = 0
         for coin in range(self.coins):
-            chance = random.Random(f"{SEED} {coin} {self.since}")
-            named = name(coin) if "," not in name(coin) else f'"{name(coin)}"'
-            # From 1e-9 to 1e4 a coin.
-            price = 10.0 ** (coin % 14 - 9) * (1 + chance.random())
-            for at in times:
+            rng = random.Random(f"{SEED} {coin} {self.since}")
+            quoted_name = name(coin) if "," not in name(coin) else f'"{name(coin)}"'
+            # The first prices are between 1e-9 and 2e4.
+            price = 10.0 ** (coin % 14 - 9) * (1 + rng.random())
+            for time in times:
                 number += 1
-                price *= 1 + (chance.random() - 0.5) / 50
-                volume = price * chance.randrange(10**6, 10**9)
+                price *= 1 + (rng.random() - 0.5) / 50
+                volume = price * rng.randrange(10**6, 10**9)
                 if self.changed and number % CHANGED_EVERY == 1:
                     volume += 1
                 sums = (f"{volume:.2f}", f"{price * 2e7:.2f}")
-                cells = [str(number), named, symbol(coin), at, *_candle(price), *sums]
-                yield ",".join(cells if number % BAD_EVERY else _spoiled(cells, number // BAD_EVERY)) + "\n"
+                cells = [str(number), quoted_name, symbol(coin), time, *_candle(price), *sums]
+                yield ",".join(cells if number % BAD_EVERY else _invalid(cells, number // BAD_EVERY)) + "\n"
 
 
 def name(coin: int) -> str:
-    """One in twenty has a comma, and stands in quotes for it."""
+    """Return the coin's name. One in twenty has a comma and must therefore be quoted in CSV."""
     return f"Coin {coin}" if coin % 20 else f"Coin {coin}, Classic"
 
 
@@ -92,17 +92,17 @@ def symbol(coin: int) -> str:
 
 
 def _candle(price: float) -> list[str]:
-    """High, low, open and close. The smallest are written with an exponent."""
+    """Return high, low, open and close. The smallest prices have an exponent."""
     form = "{:.8e}" if price < 1e-6 else "{:.10f}"
     return [form.format(price * factor) for factor in (1.01, 0.99, 0.999, 1)]
 
 
-def _spoiled(cells: list[str], which: int) -> list[str]:
-    number, named, short, at, high, low, first, close, *rest = cells
+def _invalid(cells: list[str], kind: int) -> list[str]:
+    number, quoted_name, symbol, time, high, low, first, close, *rest = cells
     return [
-        [number, named, short, at, high, low, first, "n/a", *rest],
-        [number, named, short, at, high, low, first, f"-{close}", *rest],
-        [number, named, short, at, low, high, first, close, *rest],
-        [number, named, short, "not a date", high, low, first, close, *rest],
+        [number, quoted_name, symbol, time, high, low, first, "n/a", *rest],
+        [number, quoted_name, symbol, time, high, low, first, f"-{close}", *rest],
+        [number, quoted_name, symbol, time, low, high, first, close, *rest],
+        [number, quoted_name, symbol, "not a date", high, low, first, close, *rest],
         cells[:-2],
-    ][which % 5]
+    ][kind % 5]

@@ -1,4 +1,4 @@
-"""The one Postgres that all contenders load into and read from, as devstack sets it up: durable, all else default."""
+"""Provide databases on the Postgres that all contenders share: durable, with default settings otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.servers import TEMPLATE, MigratedPostgres
 
 
 class Servers:
-    """The databases of the benchmarks. folder: for data and logs; templates: what a database can be a copy of."""
+    """The databases of the benchmarks. folder: for data and logs. templates: databases that can be copied."""
 
     def __init__(self, folder: Path, postgres: MigratedPostgres):
         self.folder, self._postgres = folder, postgres
@@ -26,7 +26,7 @@ class Servers:
 
     @contextmanager
     def database(self, name: str, template: str = TEMPLATE) -> Iterator[Database]:
-        """A database like another one: as the migrations make it where none is named."""
+        """Yield a copy of a template, and drop it at the end. The default template is a migrated database."""
         url = self._postgres.create_database(name, template, "STRATEGY file_copy")
         try:
             with closing(Database(url)) as database:
@@ -35,15 +35,15 @@ class Servers:
             self._postgres.drop_database(name)
 
     @contextmanager
-    def filling(self, name: str) -> Iterator[Database]:
-        """A database to be filled, for others to be made like it. It stays."""
+    def new_template(self, name: str) -> Iterator[Database]:
+        """Yield a new database to fill, and register it as a template."""
         with closing(Database(self._postgres.create_database(name))) as database:
             yield database
         self.templates.add(name)
 
     @contextmanager
     def service(self, name: str, template: str = TEMPLATE, web_workers: int = 2) -> Iterator[Service]:
-        """Kasparro on a database of its own, which is like another one."""
+        """Yield Kasparro on a copy of a template."""
         folder = Path(mkdtemp(prefix=f"{name}-", dir=self.folder))
         with self.database(name, template) as database, Service(folder, database, web_workers) as service:
             yield service

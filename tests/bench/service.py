@@ -1,4 +1,4 @@
-"""Kasparro itself, as in production: gunicorn, and Celery workers that take one task at a time."""
+"""Run Kasparro as in production: gunicorn, and Celery workers that run one task at a time."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.processes import Process, Processes, until, worker_command
 
 SOURCE = "csv_history"
 TOKEN = "a-token-of-the-benchmarks-0123456789"
-LONGEST_LOAD = 3600.0
+MAX_LOAD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a run took, from its start to its end as the runs table has it; published: from when it was asked for."""
+    """A finished run. cost: from its start to its end. seconds_from_request: from its request to its end."""
 
     cost: Cost
-    published: float
+    seconds_from_request: float
     counters: Mapping[str, int]
 
 
@@ -44,7 +44,7 @@ class Service(Processes):
             "API_TOKEN": TOKEN,
             "WEB_WORKERS": str(web_workers),
             "PYTHONWARNINGS": "",
-            # What a process leaves there that is killed is deleted with the rest.
+            # Killed processes leave files here, which are deleted with the folder.
             "TMPDIR": str(folder),
         }
         super().__init__(folder, environ)
@@ -65,42 +65,42 @@ class Service(Processes):
         self.kill()
         self.valkey.stop()
 
-    def work_with(self, workers: int) -> None:
-        """So many workers there are from now on."""
+    def set_worker_count(self, workers: int) -> None:
+        """Start or kill workers until this number of them is running, and wait until they are ready."""
         while len(self.workers) > workers:
             self.workers.pop().kill()
         while len(self.workers) < workers:
             self.workers.append(self.start("worker", worker_command(slots=1)))
         self.until_ready(*self.workers)
 
-    def place(self, file: Path) -> None:
-        """Put this file in the place of the one that is there."""
+    def use_file(self, file: Path) -> None:
+        """Replace the service's CSV file by this one."""
         self.file.unlink(missing_ok=True)
         self.file.hardlink_to(file)
 
     def load(self, **parameters: Any) -> Load:
-        """One run, of the file that is there."""
+        """Run a load of the service's CSV file, and wait until it has finished."""
         with self.database.cost() as cost:
-            answer = requests.post(
+            response = requests.post(
                 f"{self.web.url}/runs",
                 json={"source": SOURCE, **parameters},
                 headers={"Authorization": f"Bearer {TOKEN}"},
                 timeout=30,
             )
-            assert answer.ok, answer.text
-            run = answer.json()["data"][0]["id"]
-            until(partial(self._has_ended, run), within=LONGEST_LOAD, what=f"run {run} ended")
-        return self._loaded(run, cost)
+            assert response.ok, response.text
+            run = response.json()["data"][0]["id"]
+            until(partial(self._has_ended, run), within=MAX_LOAD_SECONDS, what=f"run {run} finished")
+        return self._finished_load(run, cost)
 
     def _has_ended(self, run: str) -> bool:
         return self.database.value("SELECT status FROM runs WHERE id = %(run)s", run=run) not in UNFINISHED
 
-    def _loaded(self, run: str, cost: Cost) -> Load:
-        told = requests.get(f"{self.web.url}/runs/{run}", timeout=30).json()
-        assert told["status"] in ("succeeded", "partial"), told
-        started, published = self.database.row(
+    def _finished_load(self, run: str, cost: Cost) -> Load:
+        document = requests.get(f"{self.web.url}/runs/{run}", timeout=30).json()
+        assert document["status"] in ("succeeded", "partial"), document
+        seconds, seconds_from_request = self.database.row(
             "SELECT extract(epoch FROM finished_at - started_at), extract(epoch FROM finished_at - requested_at)"
             "  FROM runs WHERE id = %(run)s",
             run=run,
         )
-        return Load(Cost(float(started), cost.wal), float(published), told["counters"])
+        return Load(Cost(float(seconds), cost.wal), float(seconds_from_request), document["counters"])

@@ -1,4 +1,4 @@
-"""The benchmarks' own load generator asks as often as it says, and does not take an error for an answer."""
+"""The load generator reports the number of requests it made, and fails on an error response."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.bench.generator import by_ourselves
+from tests.bench.generator import measure_in_python
 
 BODY = b"x" * 300_000
 
 
-class Kept(BaseHTTPRequestHandler):
-    """Answers over connections that are kept."""
+class KeepAliveHandler(BaseHTTPRequestHandler):
+    """Responds over persistent connections."""
 
     protocol_version = "HTTP/1.1"
-    asked: list[str]
+    paths: list[str]
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.paths.append(self.path)
         self.send_response(200 if self.path.startswith("/data?") else 404)
         self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
@@ -32,26 +32,26 @@ class Kept(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """The generator hangs up when its time is over, in the middle of an answer."""
+        """Ignore errors: the generator closes its connections in the middle of a response."""
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    Kept.asked = []
-    with Server(("127.0.0.1", 0), Kept) as server:
+    KeepAliveHandler.paths = []
+    with Server(("127.0.0.1", 0), KeepAliveHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def test_counts_each_answer_once_it_is_whole(url: str) -> None:
-    told = by_ourselves(f"{url}/data?limit=100", connections=2, seconds=0.3)
-    assert set(Kept.asked) == {"/data?limit=100"}
-    # Each connection's last request was begun and not waited for.
-    assert 0 < told.per_second * 0.3 <= len(Kept.asked)
-    assert 0 < told.p50 < 300
+def test_counts_each_complete_response_once(url: str) -> None:
+    stats = measure_in_python(f"{url}/data?limit=100", connections=2, seconds=0.3)
+    assert set(KeepAliveHandler.paths) == {"/data?limit=100"}
+    # Each connection's last request may have no response yet.
+    assert 0 < stats.per_second * 0.3 <= len(KeepAliveHandler.paths)
+    assert 0 < stats.p50 < 300
 
 
-def test_an_error_is_no_answer(url: str) -> None:
+def test_fails_on_an_error_response(url: str) -> None:
     with pytest.raises(AssertionError, match="404"):
-        by_ourselves(f"{url}/other", connections=2, seconds=0.3)
+        measure_in_python(f"{url}/other", connections=2, seconds=0.3)

@@ -1,4 +1,4 @@
-"""The benchmarks' table shows the rounds' spread and what was missed; their JSON has the medians."""
+"""The benchmarks' table shows minimum, median, maximum and verdict; the JSON has the medians."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.bench.figures import FIGURES, Measured
-from tests.bench.report import PLACE, keep, write
+from tests.bench.report import PLACE, write, write_medians
 from tests.processes import ROOT
 
-PROMISED = """
+REQUIRED = """
 load.first_vs_copy load.unchanged_vs_copy load.first_vs_dlt load.unchanged_vs_dlt load.vs_sqlalchemy
 load.unchanged_wal_share load.growth_10m load.two_workers read.page_p50_vs_hello read.throughput_vs_fastapi
 read.deep_vs_first read.latest_vs_first export.rss_mb
@@ -28,17 +28,17 @@ def measured() -> Measured:
     return measured
 
 
-def test_there_is_a_figure_for_each_that_is_promised() -> None:
-    assert set(PROMISED.split()) <= {figure.key for figure in FIGURES}
+def test_every_required_figure_is_declared() -> None:
+    assert set(REQUIRED.split()) <= {figure.key for figure in FIGURES}
 
 
-def test_keeps_the_medians_by_name(measured: Measured, tmp_path: Path) -> None:
-    keep(measured, tmp_path / "bench.json")
-    kept = json.loads((tmp_path / "bench.json").read_text())
-    assert kept == {"load.first_vs_copy": 0.8, "load.copy_rows_s": 80_000, "read.deep_vs_first": 1.61}
+def test_writes_the_medians_by_name(measured: Measured, tmp_path: Path) -> None:
+    write_medians(measured, tmp_path / "bench.json")
+    medians = json.loads((tmp_path / "bench.json").read_text())
+    assert medians == {"load.first_vs_copy": 0.8, "load.copy_rows_s": 80_000, "read.deep_vs_first": 1.61}
 
 
-def test_the_table_stands_between_the_documents_markers(measured: Measured, tmp_path: Path) -> None:
+def test_the_table_is_written_between_the_markers(measured: Measured, tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
     document.write_text((ROOT / "docs/explanation/performance.md").read_text())
     before, after = PLACE.around(document)
@@ -53,6 +53,6 @@ def test_the_table_stands_between_the_documents_markers(measured: Measured, tmp_
     assert "exports: not measured: no such format" in written
 
 
-def test_a_figure_that_is_not_declared_cannot_be_noted() -> None:
+def test_an_undeclared_figure_cannot_be_noted() -> None:
     with pytest.raises(KeyError):
         Measured().note({"load.first_vs_cpoy": 1})

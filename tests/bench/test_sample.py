@@ -1,4 +1,4 @@
-"""The benchmarks' file is what it says: so many rows, so many of them good, and the same each time."""
+"""The benchmarks' file has the declared numbers of rows, and is the same each time."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ HISTORIES = Histories(coins=22, hours=300)
 
 
 def quotes(path: Path) -> dict[tuple[str, datetime], Quote]:
-    """The good rows, by their key."""
-    record, found = Record(datetime.now(UTC)), {}
+    """Return the good rows by their key."""
+    record, valid = Record(datetime.now(UTC)), {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            if None not in row.values():  # not a ragged one
+            if None not in row.values():  # skip ragged rows
                 with suppress(Reject):
                     quote = record.quote(source.normalize({"file": FILE, "row": row, "currency": None}))
-                    found[quote.source_asset_id, quote.observed_at] = quote
-    return found
+                    valid[quote.source_asset_id, quote.observed_at] = quote
+    return valid
 
 
-def test_has_as_many_good_rows_as_it_says(tmp_path: Path) -> None:
+def test_has_the_declared_number_of_good_rows(tmp_path: Path) -> None:
     HISTORIES.write(tmp_path / "histories.csv")
-    found = quotes(tmp_path / "histories.csv")
-    assert len(found) == HISTORIES.good == HISTORIES.rows - 6
-    assert {coin for coin, _ in found} == {name(coin) for coin in range(22)}
+    valid = quotes(tmp_path / "histories.csv")
+    assert len(valid) == HISTORIES.good == HISTORIES.rows - 6
+    assert {coin for coin, _ in valid} == {name(coin) for coin in range(22)}
 
 
 def test_is_the_same_each_time(tmp_path: Path) -> None:
-    for again in ("one", "two"):
-        HISTORIES.write(tmp_path / again)
+    for copy in ("one", "two"):
+        HISTORIES.write(tmp_path / copy)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_a_later_edition_differs_in_as_many_rows_as_it_says(tmp_path: Path) -> None:
+def test_a_later_edition_changes_the_declared_number_of_rows(tmp_path: Path) -> None:
     HISTORIES.write(tmp_path / "first.csv")
     replace(HISTORIES, changed=True).write(tmp_path / "changed.csv")
     first, changed = quotes(tmp_path / "first.csv"), quotes(tmp_path / "changed.csv")
@@ -51,6 +51,6 @@ def test_a_later_edition_differs_in_as_many_rows_as_it_says(tmp_path: Path) -> N
     assert sum(first[key] != changed[key] for key in first) == HISTORIES.changes
 
 
-def test_does_not_go_beyond_today() -> None:
-    with pytest.raises(ValueError, match="goes beyond"):
+def test_rejects_hours_in_the_future() -> None:
+    with pytest.raises(ValueError, match="exceeds"):
         Histories(coins=1, hours=80_001)

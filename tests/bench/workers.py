@@ -1,4 +1,4 @@
-"""What a second worker gains on one file, and what a second COPY gains on the same machine and the same rows."""
+"""Measure the gain of a second worker on one file, and of a second COPY of the same rows."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def measure_workers(servers: Servers, scale: Scale, measured: Measured) -> None:
     with servers.service("workers") as service:
         whole, halves = _files(service, scale)
         contenders: Mapping[str, Callable[[], float]] = {
-            "one worker": partial(_work, service, scale, 1),
-            "two workers": partial(_work, service, scale, 2),
+            "one worker": partial(_load, service, scale, 1),
+            "two workers": partial(_load, service, scale, 2),
             "one copy": partial(_copy, service.database, [whole]),
             "two copies": partial(_copy, service.database, halves),
         }
@@ -41,9 +41,9 @@ def measure_workers(servers: Servers, scale: Scale, measured: Measured) -> None:
 
 
 def _files(service: Service, scale: Scale) -> tuple[Path, list[Path]]:
-    """The file is in its place; its rows as COPY takes them, in one piece and in two."""
+    """Write the service's file. Return its rows in COPY's format: as a whole, and in two halves."""
     scale.long_file.write(service.file)
-    _work(service, scale, 1)
+    _load(service, scale, 1)
     whole = service.folder / "rows.tsv"
     with whole.open("wb") as file:
         service.database.copy_out(file)
@@ -55,8 +55,8 @@ def _files(service: Service, scale: Scale) -> tuple[Path, list[Path]]:
     return whole, halves
 
 
-def _work(service: Service, scale: Scale, workers: int) -> float:
-    service.work_with(workers)
+def _load(service: Service, scale: Scale, workers: int) -> float:
+    service.set_worker_count(workers)
     service.database.clear()
     load = service.load()
     check_first(load, scale.long_file, service.database)
@@ -66,10 +66,10 @@ def _work(service: Service, scale: Scale, workers: int) -> float:
 def _copy(database: Database, files: list[Path]) -> float:
     database.clear()
     with database.cost() as cost, ThreadPoolExecutor() as pool:
-        list(pool.map(partial(_copy_alone, database.url), files))
+        list(pool.map(partial(_copy_file, database.url), files))
     return cost.seconds
 
 
-def _copy_alone(url: str, rows: Path) -> None:
+def _copy_file(url: str, rows: Path) -> None:
     with closing(Database(url)) as database, rows.open("rb") as file:
         database.copy_in(file)

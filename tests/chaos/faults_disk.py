@@ -1,4 +1,4 @@
-"""The disk of Postgres full, for some of it or for all, while runs are under way; then there is room again."""
+"""Fill the disk of Postgres, in part or completely, while runs are running, and then make room again."""
 
 from __future__ import annotations
 
@@ -8,122 +8,123 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from store.errors import DatabaseError, classify
-from tests.chaos.disks import Disk, PostgresOnADisk, PostgresWithADisk
-from tests.chaos.faults_workers import under_way
+from tests.chaos.faults_workers import start_runs
+from tests.chaos.small_disks import Disk, PostgresOnSmallDisk, PostgresWithSmallTablespace
 from tests.chaos.stage import Stage, fault
 from tests.processes import until
 
-MEGABYTES = 24
-MEGABYTES_FOR_ALL = 160
+TABLESPACE_MEGABYTES = 24
+SERVER_MEGABYTES = 160
 PAUSE = 2.0
-"""Seconds that a source is paused for by a full disk, in place of a quarter of an hour."""
+"""Seconds for which a full disk pauses a source, in place of 15 minutes."""
 
 FULL_FOR = 6.0
-PAUSED = """
+"""Seconds for which the disk stays full."""
+COUNT_PAUSED = """
     SELECT count(*) FROM sources WHERE paused_reason LIKE 'disk_full:%' AND paused_until > clock_timestamp()
 """
 
-A_RUN = """
+INSERT_RUN = """
     INSERT INTO runs (id, source, kind, status, requested_by, finished_at)
     VALUES (gen_random_uuid(), 'csv_history', 'replay', 'cancelled', 'chaos', now())
 """
 
 
-@fault("no room for quotes: the sources are paused, and resumed by time")
+@fault("disk full for quotes: sources pause and resume by themselves")
 def no_room_for_quotes(stage: Stage) -> str:
-    disk = _put_on_a_disk(stage, "ALTER TABLE quotes SET TABLESPACE small", PAUSE)
-    under_way(stage, "csv_history", roles=("worker", "control"))
+    disk = _use_small_tablespace(stage, "ALTER TABLE quotes SET TABLESPACE small", PAUSE)
+    start_runs(stage, "csv_history", roles=("worker", "control"))
     _fill_until_paused(stage, disk)
-    _assert_health_says_so(stage)
+    _assert_health_reports_full_disk(stage)
     disk.make_room()
     stage.settle()
-    return _waits(stage)
+    return _summary(stage)
 
 
-@fault("no room for a page's temporary table: the sources are paused, and resumed by the API")
+@fault("disk full for a page's temporary table: sources pause until the API resumes them")
 def no_room_for_copies(stage: Stage) -> str:
-    """It is COPY that fails, whose error is the driver's own. The table is for quotes that are there already."""
-    disk = _put_on_a_disk(stage, "ALTER DATABASE kasparro SET temp_tablespaces = 'small'", 3600)
-    under_way(stage, "csv_history", "coingecko", roles=("worker", "control"))
+    """COPY fails here, with an error of the driver's own. Only a reload of existing quotes uses the temporary table."""
+    disk = _use_small_tablespace(stage, "ALTER DATABASE kasparro SET temp_tablespaces = 'small'", 3600)
+    start_runs(stage, "csv_history", "coingecko", roles=("worker", "control"))
     stage.settle()
     stage.request("csv_history", full_refresh=True)
     _fill_until_paused(stage, disk, full_refresh=True)
-    _assert_health_says_so(stage)
+    _assert_health_reports_full_disk(stage)
     disk.make_room()
     for source in ("csv_history", "coingecko"):
         stage.api("POST", f"/sources/{source}/resume")
     stage.settle()
-    return _waits(stage)
+    return _summary(stage)
 
 
-@fault("no room for any table, so not for the pause either")
+@fault("disk full for all tables: not even the pause can be stored")
 def no_room_for_any_table(stage: Stage) -> str:
-    disk = _put_on_a_disk(stage, "ALTER TABLE ALL IN TABLESPACE pg_default SET TABLESPACE small", PAUSE)
+    disk = _use_small_tablespace(stage, "ALTER TABLE ALL IN TABLESPACE pg_default SET TABLESPACE small", PAUSE)
     stage.rows("ALTER INDEX ALL IN TABLESPACE pg_default SET TABLESPACE small")
-    worker, *_ = under_way(stage, "csv_history", roles=("worker", "control", "beat"))
+    worker, *_ = start_runs(stage, "csv_history", roles=("worker", "control", "beat"))
     with stage.outage():
-        stage.hurt()
+        stage.mark_fault()
         ends_at = time.monotonic() + FULL_FOR
-        while time.monotonic() < ends_at:  # what is freed meanwhile is taken as well
+        while time.monotonic() < ends_at:  # fill what was freed meanwhile, too
             disk.fill()
-            _cram(stage, "INSERT INTO sources (name) VALUES (gen_random_uuid()::text)")
-            _cram(stage, A_RUN)
-        stage.hurt()
+            _fill_table(stage, "INSERT INTO sources (name) VALUES (gen_random_uuid()::text)")
+            _fill_table(stage, INSERT_RUN)
+        stage.mark_fault()
         disk.make_room()
     stage.rows("DELETE FROM runs WHERE requested_by = 'chaos'")
     stage.settle()
-    in_vain = worker.log.read_text().count("disk_full")
-    assert in_vain, "no worker met it"
-    return f"{in_vain} tries in vain; {_waits(stage)}"
+    failures = worker.log.read_text().count("disk_full")
+    assert failures, "no worker ran out of disk space"
+    return f"{failures} failed attempts; {_summary(stage)}"
 
 
-@fault("no room on the whole disk, write-ahead log and all: Postgres goes down, and is started again")
+@fault("disk full including the write-ahead log: Postgres shuts down and is restarted")
 def no_room_at_all(stage: Stage) -> str:
-    server = PostgresOnADisk(stage.folder / "servers", MEGABYTES_FOR_ALL)
+    server = PostgresOnSmallDisk(stage.folder / "servers", SERVER_MEGABYTES)
     stage.use_postgres(server)
     for setting in ("max_wal_size = '32MB'", "min_wal_size = '32MB'", "fsync = off"):
         stage.rows(f"ALTER SYSTEM SET {setting}")
     stage.rows("SELECT pg_reload_conf()")
     stage.environ["DISK_FULL_PAUSE"] = str(PAUSE)
-    worker, control = under_way(stage, "csv_history", roles=("worker", "control"))
+    worker, control = start_runs(stage, "csv_history", roles=("worker", "control"))
     web = stage.web()
     with stage.outage():
-        stage.hurt()
+        stage.mark_fault()
         server.disk.fill()
-        until(lambda: _uses_log_until_down(stage), within=60, what="Postgres went down")
-        down = requests.get(f"{web.url}/health", timeout=10).status_code
+        until(lambda: _write_log_until_down(stage), within=60, what="Postgres shut down")
+        status = requests.get(f"{web.url}/health", timeout=10).status_code
         time.sleep(FULL_FOR)
         server.disk.make_room()
-        stage.hurt()
+        stage.mark_fault()
         server.start()
     stage.settle()
     assert not any(map(stage.has_ended, (worker, control)))
-    return f"Postgres ended itself, /health said {down}; {_waits(stage)}"
+    return f"Postgres shut down, /health returned {status}; {_summary(stage)}"
 
 
-def _put_on_a_disk(stage: Stage, statement: str, pause: float) -> Disk:
-    server = PostgresWithADisk(stage.folder / "servers", MEGABYTES)
+def _use_small_tablespace(stage: Stage, statement: str, pause: float) -> Disk:
+    server = PostgresWithSmallTablespace(stage.folder / "servers", TABLESPACE_MEGABYTES)
     stage.use_postgres(server)
-    stage.rows(server.make_tablespace())
+    stage.rows(server.tablespace_statement())
     stage.rows(statement)
     stage.environ["DISK_FULL_PAUSE"] = str(pause)
     return server.disk
 
 
 def _fill_until_paused(stage: Stage, disk: Disk, **body: bool) -> None:
-    """The source whose run is under way, and another one that comes later."""
-    stage.hurt()
+    """Keep the disk full until the source with a running run is paused, and then another one that is requested."""
+    stage.mark_fault()
     until(lambda: _are_paused(stage, disk, 1), what="the source is paused")
     stage.request("coingecko", **body)
-    until(lambda: _are_paused(stage, disk, 2), what="the other source is paused as well")
+    until(lambda: _are_paused(stage, disk, 2), what="the other source is paused, too")
 
 
 def _are_paused(stage: Stage, disk: Disk, sources: int) -> bool:
-    disk.fill()  # what was freed meanwhile is taken as well
-    return bool(stage.one(PAUSED) == sources)
+    disk.fill()  # fill what was freed meanwhile, too
+    return bool(stage.scalar(COUNT_PAUSED) == sources)
 
 
-def _assert_health_says_so(stage: Stage) -> None:
+def _assert_health_reports_full_disk(stage: Stage) -> None:
     checks = stage.api("GET", "/health")["checks"]
     assert checks["database"]["status"] == "degraded", checks
     assert checks["database"]["detail"].startswith("Its disk is full; "), checks
@@ -132,24 +133,24 @@ def _assert_health_says_so(stage: Stage) -> None:
         assert ": disk_full: " in checks["sources"][source]["detail"], checks
 
 
-def _cram(stage: Stage, insert: str) -> None:
-    """Fill the pages that a table has, down to the last row: there was room for small changes still."""
+def _fill_table(stage: Stage, insert: str) -> None:
+    """Insert rows until the table's last page is full. Before that, small changes would still fit."""
     try:
         while True:
             stage.rows(insert)
-    except OperationalError as full:
-        if classify(full) is not DatabaseError.FULL:
+    except OperationalError as error:
+        if classify(error) is not DatabaseError.FULL:
             raise
 
 
-def _uses_log_until_down(stage: Stage) -> bool:
+def _write_log_until_down(stage: Stage) -> bool:
     try:
         stage.rows("SELECT pg_switch_wal(), pg_logical_emit_message(false, 'chaos', repeat('x', 100000))")
-    except Exception:  # noqa: BLE001 — gone, or about to be
+    except Exception:  # noqa: BLE001 — the server is down or going down
         return not stage.postgres.running
     return False
 
 
-def _waits(stage: Stage) -> str:
-    starts = stage.rows("SELECT source, claims FROM runs ORDER BY source")
-    return ", ".join(f"{run.source} in {run.claims} starts" for run in starts)
+def _summary(stage: Stage) -> str:
+    runs = stage.rows("SELECT source, claims FROM runs ORDER BY source")
+    return ", ".join(f"{run.source} in {run.claims} starts" for run in runs)

@@ -1,7 +1,7 @@
-"""Two hosts, one of them cut off from Postgres, from Redis, from both: the other carries on, and it comes back.
+"""Cut one of two hosts off from Postgres, Redis or both: the other continues, and the first one recovers.
 
-Each host is a network namespace (tests/chaos/hosts.py): packets to it and from it vanish, nothing is refused. The hosts
-have the upstreams on their own loopback, so those are never cut. The reconciler's worker lives on neither of them.
+Each host is a network namespace (tests/chaos/hosts.py). A cut link drops packets and refuses nothing. Each host runs
+the upstreams on its own loopback, so they are never cut. The reconciler's worker runs on neither host.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from tests.chaos.faults_points import written
+from tests.chaos.faults_points import row_versions
 from tests.chaos.hosts import Host, ReachablePostgres, hosts
 from tests.chaos.invariants import Row
 from tests.chaos.servers import UPSTREAMS
 from tests.chaos.stage import Stage, fault
 from tests.processes import Process, until
 
-BACK_WITHIN = 60.0
-"""Seconds after which a host that is reached again must work again."""
+RECOVERS_WITHIN = 60.0
+"""Seconds within which a reconnected host must work again."""
 
-CONNECTIONS_LIVE = 30.0
-"""Seconds after which each side gives up a connection that carries nothing; see store/engine.py, tasks/celery.py."""
+CONNECTIONS_LOST_AFTER = 30.0
+"""Seconds after which each side has given up a silent connection. See store/engine.py and tasks/celery.py."""
 
-LINK_IS_MISSED = 6.0
-"""Seconds after which a worker has something to tell Redis."""
+REDIS_USED_WITHIN = 6.0
+"""Seconds within which a worker sends something to Redis."""
 
-ENDS_WITHIN = 30.0
+EXITS_WITHIN = 30.0
 
 KNOWN = ("coinpaprika", "coingecko", "csv_history")
 
-SLOW = """
+SLOW_SOURCE = """
 import json, time
 from datetime import timedelta
 from sources.contract import Page, Source
@@ -49,8 +49,8 @@ def fetch(window, http):
     first = window.cursor["page"] if window.cursor and window.cursor["run"] == window.run else 0
     for number in range(first, 20):
         time.sleep(0.05)
-        items = [{"source_asset_id": f"coin-{it}", "symbol": f"C{it}", "name": f"Coin {it}", "quote_currency": "USD",
-                  "observed_at": "2026-01-01T00:00:00Z", "price": "1.5"} for it in range(number * 20, number * 20 + 20)]
+        items = [{"source_asset_id": f"coin-{n}", "symbol": f"C{n}", "name": f"Coin {n}", "quote_currency": "USD",
+                  "observed_at": "2026-01-01T00:00:00Z", "price": "1.5"} for n in range(number * 20, number * 20 + 20)]
         cursor = {"run": window.run, "page": number + 1}
         yield Page(json.dumps(items).encode(), "application/json", {"page": number}, window.now, cursor)
 
@@ -61,11 +61,11 @@ source = Source(name=__name__, every=timedelta(days=300), fetch=fetch, parse=par
 """
 
 SLOW_SOURCES = tuple(f"slow_{number}" for number in range(4))
-"""With KNOWN more than both hosts can have in hand; each a run of more than a second."""
+"""Together with KNOWN, more runs than both hosts can work on at once. Each takes more than a second."""
 
-ENDINGS = ("run_ended", "run_waiting", "slice_ended", "slice_fenced", "slice_abandoned", "slice_timed_out")
+SLICE_END_EVENTS = ("run_ended", "run_waiting", "slice_ended", "slice_fenced", "slice_abandoned", "slice_timed_out")
 
-ANSWERED = """
+LOCKING_QUERY = """
 from sqlalchemy import text
 from tasks.identity import decisions
 from tasks.runtime import database
@@ -77,17 +77,17 @@ with database.worker_engine().begin() as connection:
                             "SELECT repeat('x', 1000) FROM waited, generate_series(1, 20000)")).all()
 """
 
-_undisturbed: dict[str, list[Row]] = {}
+_expected_rows: dict[str, list[Row]] = {}
 
 
 class TwoHosts:
-    """The hosts a and b, and what happens on them. It is a that gets hurt."""
+    """The hosts a and b. Faults hit a."""
 
     def __init__(self, stage: Stage, a: Host, b: Host):
         self.stage, self.a, self.b = stage, a, b
 
     def environ(self, host: Host) -> dict[str, str]:
-        """What the stage's processes see, as seen from a host; only a's come to kill points."""
+        """Return the environment of a host's processes. Kill points are active on a only."""
         environ = {
             "DATABASE_URL": host.url("postgres", self.stage.postgres.url),
             "REDIS_URL": host.url("redis", self.stage.valkey.url),
@@ -100,22 +100,22 @@ class TwoHosts:
         return process
 
     def start_upstreams(self, host: Host) -> None:
-        """On the host's loopback, at the same URL as outside."""
-        servers, log = self.stage.servers, self.stage.folder / f"{host.namespace}-replay.log"
-        where = ("--port", str(urlsplit(servers.replay.url).port), "--seed", str(servers.seed))
-        host.run(*UPSTREAMS, *where, log=log)
-        until(lambda: "serves" in log.read_text(), within=30, what=f"the upstreams answer; see {log}")
+        """Start the recorded upstreams on the host's loopback, at the same URL as outside."""
+        servers, log = self.stage.servers, self.stage.folder / f"{host.namespace}-upstreams.log"
+        options = ("--port", str(urlsplit(servers.upstreams.url).port), "--seed", str(servers.seed))
+        host.run(*UPSTREAMS, *options, log=log)
+        until(lambda: "serves" in log.read_text(), within=30, what=f"the upstreams serve; see {log}")
 
     def cut(self, *links: str, worker: Process | None = None) -> None:
-        """worker: the one on a; from now on it is none that could take a run."""
-        self.stage.hurt()
+        """Cut links of a. worker: the one on a, which no longer counts as able to take runs."""
+        self.stage.mark_fault()
         for link in links:
             self.a.links[link].cut()
         if worker:
             self.stage.started.remove(worker)
 
-    def in_transaction(self) -> list[Any]:
-        """The sessions of a that hold a transaction open."""
+    def open_transactions(self) -> list[Any]:
+        """Return the sessions of a that have an open transaction."""
         return self.stage.rows(
             """
             SELECT state, wait_event FROM pg_stat_activity
@@ -127,13 +127,13 @@ class TwoHosts:
 
 @contextmanager
 def two_hosts(stage: Stage) -> Iterator[TwoHosts]:
-    """Hosts that reach the stage's servers, a Postgres and a Valkey that are one for both."""
-    stage.add_sources(dict.fromkeys(SLOW_SOURCES, SLOW))
+    """Yield two hosts with links to one Postgres and one Valkey."""
+    stage.add_sources(dict.fromkeys(SLOW_SOURCES, SLOW_SOURCE))
     with hosts(("a", "b"), ("postgres", "redis")) as (a, b):
-        if not _undisturbed:
-            stage.expect_undisturbed(*SLOW_SOURCES)
-            _undisturbed.update({source: stage.undisturbed[source] for source in SLOW_SOURCES})
-        stage.undisturbed |= _undisturbed
+        if not _expected_rows:
+            stage.record_expected(*SLOW_SOURCES)
+            _expected_rows.update({source: stage.expected_rows[source] for source in SLOW_SOURCES})
+        stage.expected_rows |= _expected_rows
         ends = {link: [host.links[link].far for host in (a, b)] for link in a.links}
         stage.use_postgres(ReachablePostgres(stage.folder / "servers", ends["postgres"]))
         stage.broker.config_set("bind", " ".join(map(str, ("127.0.0.1", *ends["redis"]))))
@@ -143,150 +143,153 @@ def two_hosts(stage: Stage) -> Iterator[TwoHosts]:
         yield lab
 
 
-def cut_off(links: tuple[str, ...], lasting: float, stage: Stage) -> str:
-    """Both are at work and more is queued; the other one ends it all, and what is asked for meanwhile."""
+def cut_off(links: tuple[str, ...], seconds: float, stage: Stage) -> str:
+    """Cut one of two working hosts off. The other one finishes all runs, including those requested later."""
     with two_hosts(stage) as lab:
-        lost, other = lab.start_worker(lab.a), lab.start_worker(lab.b)
-        stage.until_ready(lost, other, stage.start("control"))
+        isolated, other = lab.start_worker(lab.a), lab.start_worker(lab.b)
+        stage.until_ready(isolated, other, stage.start("control"))
         stage.request(*SLOW_SOURCES, *KNOWN)
-        until(lambda: len(in_hand(lost)) == len(in_hand(other)) == 2, what="both hosts are at work")
-        lab.cut(*links, worker=lost)
-        heal_at = time.monotonic() + lasting
+        until(lambda: len(active_runs(isolated)) == len(active_runs(other)) == 2, what="both hosts are working")
+        lab.cut(*links, worker=isolated)
+        heal_at = time.monotonic() + seconds
         stage.settle()
-        longest = _carries_on(stage, heal_at)
-        assert in_hand(lost) or lasting or links == ("redis",), "it does not know yet"
-        return f"runs asked for meanwhile took up to {longest:.1f} s; {_comes_back(lab, lost, other)}"
+        slowest = _request_until(stage, heal_at)
+        assert active_runs(isolated) or seconds or links == ("redis",), "the host has not noticed yet"
+        return f"runs requested meanwhile took up to {slowest:.1f} s; {_reconnect(lab, isolated, other)}"
 
 
-def _carries_on(stage: Stage, heal_at: float) -> float:
-    """Runs are asked for one after the other until it is time to heal; gives the longest that one took."""
-    longest = 0.0
-    while not longest or time.monotonic() < heal_at:
-        asked_at = time.monotonic()
+def _request_until(stage: Stage, heal_at: float) -> float:
+    """Request at least one run, one after another until `heal_at`. Return the seconds that the slowest took."""
+    slowest = 0.0
+    while not slowest or time.monotonic() < heal_at:
+        requested_at = time.monotonic()
         [run] = stage.request("coinpaprika")
-        until(partial(_has_ended, stage, run), what="the other host carries on")
-        longest = max(longest, time.monotonic() - asked_at)
-    return longest
+        until(partial(_has_ended, stage, run), what="the other host finished a run")
+        slowest = max(slowest, time.monotonic() - requested_at)
+    return slowest
 
 
-def _comes_back(lab: TwoHosts, lost: Process, other: Process) -> str:
-    """Reached again, the host gives up what it had in hand without a trace, and works on by itself."""
-    stage, before, stale = lab.stage, written(lab.stage), len(in_hand(lost))
+def _reconnect(lab: TwoHosts, isolated: Process, other: Process) -> str:
+    """Heal the links. The host must abandon its slices without writing anything, and then work again."""
+    stage, before, stale = lab.stage, row_versions(lab.stage), len(active_runs(isolated))
     for link in lab.a.links.values():
         link.heal()
     healed_at = time.monotonic()
-    until(lambda: not in_hand(lost), within=BACK_WITHIN, what="it gave up what it had in hand")
-    assert written(stage) == before, "the host that was cut off wrote something when it was reached again"
+    until(lambda: not active_runs(isolated), within=RECOVERS_WITHIN, what="the reconnected host abandoned its slices")
+    assert row_versions(stage) == before, "the reconnected host wrote something"
     other.kill()
     [run] = stage.request("coinpaprika")
-    until(partial(_has_ended, stage, run), within=BACK_WITHIN, what="the host that was cut off works again")
-    back = time.monotonic() - healed_at
-    assert f'"run": "{run}"' in lost.log.read_text(), "nobody else was there"
-    assert back < BACK_WITHIN, f"it came back only after {back:.0f} s"
-    return f"healed, it had {stale} slices in hand, wrote nothing, and worked again within {back:.1f} s"
+    until(partial(_has_ended, stage, run), within=RECOVERS_WITHIN, what="the reconnected host works again")
+    seconds = time.monotonic() - healed_at
+    assert f'"run": "{run}"' in isolated.log.read_text(), "the reconnected host finished the run"
+    assert seconds < RECOVERS_WITHIN, f"the reconnected host worked only after {seconds:.0f} s"
+    return f"reconnected with {stale} slices in progress, it wrote nothing and worked again within {seconds:.1f} s"
 
 
-@fault("a host cut off from Postgres in the middle of a page's transaction")
-def cut_off_in_a_transaction(stage: Stage) -> str:
-    """It can no more say that it gives up: the server has to see that by itself, and free its locks."""
-    stage.environ |= {"LEASE": "10", "TRANSACTION_TIMEOUT": "3"}  # time to look at the transaction
+@fault("a host cut off from Postgres during a page's transaction")
+def cut_off_during_transaction(stage: Stage) -> str:
+    """The host cannot abort its transaction. The server must end it by itself and release its locks."""
+    stage.environ |= {"LEASE": "10", "TRANSACTION_TIMEOUT": "3"}  # long enough to observe the transaction
     with two_hosts(stage) as lab:
-        lost = lab.start_worker(lab.a)
-        stage.until_ready(lost, stage.start("control"))
+        isolated = lab.start_worker(lab.a)
+        stage.until_ready(isolated, stage.start("control"))
         stage.arm("after_merge", "SIGSTOP")
         stage.request(*KNOWN, *SLOW_SOURCES)
-        stage.struck("after_merge")
-        frozen = stage.stopped()
-        lab.cut("postgres", worker=lost)
-        assert lab.in_transaction(), "it is in the middle of one"
-        _let_go_on(frozen)
+        stage.wait_until_reached("after_merge")
+        frozen = stage.frozen_processes()
+        lab.cut("postgres", worker=isolated)
+        assert lab.open_transactions(), "a transaction is open"
+        _resume(frozen)
         other = lab.start_worker(lab.b)
-        until(lambda: not lab.in_transaction(), what="the server gave up the transaction")
-        freed = stage.age_of_hurt()
-        assert freed < stage.times["TRANSACTION_TIMEOUT"] + 1, f"its locks were held for {freed:.1f} s"
+        until(lambda: not lab.open_transactions(), what="the server ended the transaction")
+        seconds = stage.seconds_since_fault()
+        assert seconds < stage.times["TRANSACTION_TIMEOUT"] + 1, f"the locks were held for {seconds:.1f} s"
         stage.settle()
-        assert in_hand(lost), "it does not know yet"
-        return f"its locks were free after {freed:.1f} s, of 3 allowed; {_comes_back(lab, lost, other)}"
+        assert active_runs(isolated), "the host has not noticed yet"
+        return f"its locks were released after {seconds:.1f} s, with a limit of 3 s; {_reconnect(lab, isolated, other)}"
 
 
-@fault("the answer to a COMMIT lost, and its host with it")
-def answer_to_a_commit_lost(stage: Stage) -> str:
-    """The page is in, and the host that sent it never hears so."""
+@fault("response to a COMMIT lost together with its host")
+def commit_response_lost(stage: Stage) -> str:
+    """The page is committed, and its host never receives the response."""
     with two_hosts(stage) as lab:
-        lost = lab.start_worker(lab.a)
-        stage.until_ready(lost, stage.start("control"))
+        isolated = lab.start_worker(lab.a)
+        stage.until_ready(isolated, stage.start("control"))
         stage.arm("before_commit", "SIGSTOP")
         [run] = stage.request("slow_0")
-        stage.struck("before_commit")
-        frozen = stage.stopped()
+        stage.wait_until_reached("before_commit")
+        frozen = stage.frozen_processes()
         assert not _pages(stage, run), "nothing is committed yet"
-        lab.a.links["postgres"].lose_answers()
-        lab.cut(worker=lost)
-        _let_go_on(frozen)
+        lab.a.links["postgres"].drop_responses()
+        lab.cut(worker=isolated)
+        _resume(frozen)
         until(lambda: _pages(stage, run) == 1, what="the page was committed")
         stage.request(*SLOW_SOURCES, *KNOWN)
         other = lab.start_worker(lab.b)
         stage.settle()
-        assert stage.run(run).claims == 2, "another start went on behind the page"
-        assert str(run) in in_hand(lost), "it does not know yet"
-        return f"another went on behind the page; {_comes_back(lab, lost, other)}"
+        assert stage.run(run).claims == 2, "another start continued after the page"
+        assert str(run) in active_runs(isolated), "the host has not noticed yet"
+        return f"another worker continued after the page; {_reconnect(lab, isolated, other)}"
 
 
 @fault("SIGTERM to a worker whose host is cut off from Redis")
-def told_to_stop_while_cut_off(stage: Stage) -> str:
-    """It ends as it always does; what Redis would have to be told for that, it need not be told."""
+def sigterm_while_cut_off(stage: Stage) -> str:
+    """The worker exits as usual, although it cannot reach Redis."""
     with two_hosts(stage) as lab:
-        lost, other = lab.start_worker(lab.a), lab.start_worker(lab.b)
-        stage.until_ready(lost, other, stage.start("control"))
+        isolated, other = lab.start_worker(lab.a), lab.start_worker(lab.b)
+        stage.until_ready(isolated, other, stage.start("control"))
         stage.request(*SLOW_SOURCES)
-        until(lambda: in_hand(lost), what="it is at work")
-        lab.cut("redis", worker=lost)
-        _carries_on(stage, time.monotonic() + LINK_IS_MISSED)
-        told_at = time.monotonic()
-        os.kill(lost.pid, signal.SIGTERM)
-        lost.wait(ENDS_WITHIN)
-        took = time.monotonic() - told_at
+        until(lambda: active_runs(isolated), what="the host is working")
+        lab.cut("redis", worker=isolated)
+        _request_until(stage, time.monotonic() + REDIS_USED_WITHIN)
+        signaled_at = time.monotonic()
+        os.kill(isolated.pid, signal.SIGTERM)
+        isolated.wait(EXITS_WITHIN)
+        seconds = time.monotonic() - signaled_at
         stage.settle()
-        return f"it ended after {took:.1f} s"
+        return f"the worker exited after {seconds:.1f} s"
 
 
-@fault("a host that vanishes while Postgres answers it, with the lock that new listings need")
-def vanished_while_answered(stage: Stage) -> str:
-    """No timeout of Postgres's own ends a session that is sending; its connection's must."""
+@fault("a host that vanishes while it receives a result, holding the lock for new listings")
+def vanished_while_receiving(stage: Stage) -> str:
+    """No timeout of Postgres ends a session that is sending. The timeout of its connection must."""
     with two_hosts(stage) as lab:
         stage.until_ready(lab.start_worker(lab.b))
-        stage.web()  # a start of seconds
+        stage.web()  # start it now, since that takes seconds
         log = stage.folder / "vanished.log"
-        lab.a.run("env", *_assignments(lab.environ(lab.a)), sys.executable, "-c", ANSWERED, log=log)
+        lab.a.run("env", *_assignments(lab.environ(lab.a)), sys.executable, "-c", LOCKING_QUERY, log=log)
         until(lambda: "locked" in log.read_text(), what=f"the lock was taken; see {log}")
         lab.cut("postgres")
-        until(lambda: any(row.wait_event == "ClientWrite" for row in lab.in_transaction()), what="it is being answered")
+        until(
+            lambda: any(row.wait_event == "ClientWrite" for row in lab.open_transactions()),
+            what="the server is sending",
+        )
         stage.request(*KNOWN, *SLOW_SOURCES)
-        until(lambda: not lab.in_transaction(), what="the server gave up the session")
-        freed = stage.age_of_hurt()
-        stage.start("control")  # not before: the reconciler would end the session, too
+        until(lambda: not lab.open_transactions(), what="the server ended the session")
+        seconds = stage.seconds_since_fault()
+        stage.start("control")  # not earlier: the reconciler would end the session, too
         stage.settle()
-        return f"the lock was free after {freed:.1f} s"
+        return f"the lock was released after {seconds:.1f} s"
 
 
-def _let_go_on(frozen: list[psutil.Process]) -> None:
+def _resume(frozen: list[psutil.Process]) -> None:
     for process in frozen:
         process.resume()
 
 
-def in_hand(worker: Process) -> set[str]:
-    """The runs that a worker works on, by what it logged."""
+def active_runs(worker: Process) -> set[str]:
+    """Return the runs that a worker is working on, according to its log."""
     runs: set[str] = set()
     for line in worker.log.read_text().splitlines():
-        said: dict[str, Any] = {}
-        with suppress(ValueError):  # a banner, or a line that is just being written
-            said = json.loads(line)
-        if said.get("event") == "slice_started":
-            runs.add(said["run"])
-        elif said.get("event") in ENDINGS:
-            runs.discard(said.get("run", ""))
-        elif "raised unexpected" in said.get("event", ""):
-            runs.discard(said["data"]["id"])
+        entry: dict[str, Any] = {}
+        with suppress(ValueError):  # a banner, or a line that is not complete yet
+            entry = json.loads(line)
+        if entry.get("event") == "slice_started":
+            runs.add(entry["run"])
+        elif entry.get("event") in SLICE_END_EVENTS:
+            runs.discard(entry.get("run", ""))
+        elif "raised unexpected" in entry.get("event", ""):
+            runs.discard(entry["data"]["id"])
     return runs
 
 
@@ -295,7 +298,7 @@ def _has_ended(stage: Stage, run: uuid.UUID) -> bool:
 
 
 def _pages(stage: Stage, run: uuid.UUID) -> int:
-    return int(stage.one("SELECT count(*) FROM pages WHERE run = :run", run=run))
+    return int(stage.scalar("SELECT count(*) FROM pages WHERE run = :run", run=run))
 
 
 def _assignments(environ: dict[str, str]) -> list[str]:
@@ -304,5 +307,5 @@ def _assignments(environ: dict[str, str]) -> list[str]:
 
 for _links in (("postgres",), ("redis",), ("postgres", "redis")):
     _name = f"a host cut off from {' and '.join(map(str.title, _links))}"
-    fault(f"{_name}, past the lease")(partial(cut_off, _links, 0))
-    fault(f"{_name}, until its connections are given up")(partial(cut_off, _links, CONNECTIONS_LIVE))
+    fault(f"{_name} for longer than the lease")(partial(cut_off, _links, 0))
+    fault(f"{_name} until its connections are given up")(partial(cut_off, _links, CONNECTIONS_LOST_AFTER))

@@ -1,15 +1,15 @@
-"""What comes through the queue that should not, and what does not come that should; cancel; a page that kills."""
+"""Send duplicate and invalid messages, lose messages, cancel runs, and run a page that kills its worker."""
 
 from __future__ import annotations
 
 import uuid
 from itertools import pairwise
 
-from tests.chaos.faults_workers import under_way
+from tests.chaos.faults_workers import start_runs
 from tests.chaos.stage import Stage, fault
 from tests.processes import until
 
-POISONED = """
+POISONED_SOURCE = """
 import json, os, signal
 from datetime import timedelta
 from sources.contract import Page, Source
@@ -30,25 +30,25 @@ def parse(page):
 source = Source(name="poisoned", every=timedelta(days=300), fetch=fetch, parse=parse, normalize=dict)
 """
 
-EVERY = 6
-"""Seconds between two slots of the healthy sources: beat looks every five."""
+SLOT_SECONDS = 6
+"""Seconds between two slots of the healthy sources. Beat checks for due slots every five seconds."""
 
 
-@fault("copies of a message, before and during its run")
-def copies_of_a_message(stage: Stage) -> str:
+@fault("duplicate messages before, during and after their run")
+def duplicate_messages(stage: Stage) -> str:
     stage.environ["CSV_BLOCK_BYTES"] = "2048"
     [run] = stage.request("csv_history")
     _send_copies(stage, run)
     stage.start("control")
     worker = stage.start("worker")
-    until(lambda: stage.one("SELECT count(*) FROM pages") >= 5, what="five pages")
-    stage.hurt()
+    until(lambda: stage.scalar("SELECT count(*) FROM pages") >= 5, what="five pages")
+    stage.mark_fault()
     _send_copies(stage, run)
     stage.settle()
     _send_copies(stage, run)
-    until(lambda: worker.log.read_text().count("run_skipped") >= 9, what="the copies ended")
-    assert stage.run(run).claims == 1, "a copy worked on the run"
-    return "ten messages or more, one start"
+    until(lambda: worker.log.read_text().count("run_skipped") >= 9, what="the duplicates were skipped")
+    assert stage.run(run).claims == 1, "a duplicate worked on the run"
+    return "at least ten messages, one start"
 
 
 def _send_copies(stage: Stage, run: uuid.UUID) -> None:
@@ -56,9 +56,9 @@ def _send_copies(stage: Stage, run: uuid.UUID) -> None:
         stage.send("kasparro.ingest", str(run))
 
 
-@fault("a deployment with old and strange messages in the queue")
-def strange_messages(stage: Stage) -> str:
-    """Of another version: with arguments we do not know, of runs and tasks we do not know, of none at all."""
+@fault("a deployment with outdated and invalid messages in the queue")
+def invalid_messages(stage: Stage) -> str:
+    """Send messages as another version might: with unknown arguments, runs and tasks, and without any run."""
     [ended] = stage.request("coinpaprika")
     stage.cancel(ended)
     runs = stage.request("csv_history", "coingecko")
@@ -72,37 +72,37 @@ def strange_messages(stage: Stage) -> str:
     stage.send("kasparro.canary", "what", since="then")
     stage.send("kasparro.reconcile", "what", every=15)
     stage.send("kasparro.a_task_of_old", 1)
-    stage.hurt()
+    stage.mark_fault()
     worker = stage.start("worker")
-    stage.settle()  # with no reconciler: by the strange messages alone
+    stage.settle()  # there is no reconciler yet, so these messages alone start the runs
     control = stage.start("control")
     stage.until_ready(worker, control)
     claims = [stage.run(run).claims for run in runs]
-    assert claims == [1, 1], f"each run was to be done in one start: {claims}"
+    assert claims == [1, 1], f"expected one start for each run: {claims}"
     assert stage.run(ended).status == "cancelled"
-    again = stage.request("coinpaprika")
-    until(lambda: stage.run(again[0]).finished_at, what="a run asked for afterwards ended")
-    return "both runs done in one start each; the workers live, and do what they are asked next"
+    [later] = stage.request("coinpaprika")
+    until(lambda: stage.run(later).finished_at, what="a run requested afterwards finished")
+    return "both runs finished in one start each; the workers survived and ran the next request"
 
 
-@fault("cancel of a queued, a waiting, a running and an abandoned run")
+@fault("cancellation of a queued, a waiting, a running and an abandoned run")
 def cancels(stage: Stage) -> str:
     [queued] = stage.request("coingecko")
     stage.cancel(queued)
-    assert stage.run(queued).status == "cancelled", "at once: nobody has it"
+    assert stage.run(queued).status == "cancelled", "at once: no worker holds it"
     stage.api("POST", "/sources/coinpaprika/pause", reason="a test")
-    worker, _ = under_way(stage, "csv_history")
+    worker, _ = start_runs(stage, "csv_history")
     [waiting] = stage.request("coinpaprika")
     until(lambda: stage.run(waiting).status == "waiting")
     stage.cancel(waiting)
-    assert stage.run(waiting).status == "cancelled", "at once: nobody has it"
-    [running] = stage.request("csv_history")  # the one that is under way
-    stage.hurt()
+    assert stage.run(waiting).status == "cancelled", "at once: no worker holds it"
+    [running] = stage.request("csv_history")  # returns the run that is running
+    stage.mark_fault()
     stage.cancel(running)
-    there = stage.one("SELECT count(*) FROM pages")
+    pages_before = stage.scalar("SELECT count(*) FROM pages")
     until(lambda: stage.run(running).status == "cancelled", within=5)
-    late = stage.one("SELECT count(*) FROM pages") - there
-    assert late <= 1, f"{late} pages after the cancel"
+    late_pages = stage.scalar("SELECT count(*) FROM pages") - pages_before
+    assert late_pages <= 1, f"{late_pages} pages after the cancellation"
     [abandoned] = stage.request("csv_history")
     until(lambda: stage.rows("SELECT FROM pages WHERE run = :run", run=abandoned))
     worker.kill()
@@ -112,49 +112,49 @@ def cancels(stage: Stage) -> str:
     stage.api("POST", "/sources/coinpaprika/resume")
     stage.request("csv_history", "coingecko", "coinpaprika")
     stage.settle()
-    return f"all four cancelled, {late} pages after that; asked for again, the data is whole"
+    return f"all four cancelled, {late_pages} pages after that; requested again, the data is complete"
 
 
-@fault("messages lost after a queue nobody read for an hour")
-def an_old_queue_is_lost(stage: Stage) -> str:
-    """The gap between publications has grown long by then: what is lost must not wait for the end of it."""
+@fault("messages lost from a queue that no worker read for an hour")
+def old_queue_lost(stage: Stage) -> str:
+    """The interval between publications has grown long by then. A lost message must not wait for its end."""
     stage.request("coingecko", "csv_history")
     stage.rows("UPDATE runs SET publish_count = 9, published_at = clock_timestamp()")
     stage.broker.flushall()
     stage.start("control")
     worker = stage.start("worker")
     stage.until_ready(worker)
-    stage.hurt()
+    stage.mark_fault()
     stage.settle()
-    return "published anew, since the queue is empty"
+    return "published again, since the queue is empty"
 
 
 @fault("a source whose page kills every worker")
-def a_poisoned_source(stage: Stage) -> str:
-    """The others keep their schedule; it ends, says at which page, and is paused."""
-    stage.add_sources({"poisoned": POISONED})
-    stage.incomplete("poisoned")
+def poisoned_source(stage: Stage) -> str:
+    """The poisoned run fails, names its page, and its source is paused. The other sources keep their schedule."""
+    stage.add_sources({"poisoned": POISONED_SOURCE})
+    stage.allow_incomplete("poisoned")
     healthy = ("coinpaprika", "coingecko", "csv_history")
-    stage.environ |= {f"{source.upper()}_EVERY": str(EVERY) for source in healthy}
+    stage.environ |= {f"{source.upper()}_EVERY": str(SLOT_SECONDS) for source in healthy}
     for role in ("worker", "control", "beat"):
         stage.start(role)
     [run] = stage.request("poisoned")
-    stage.hurt()
+    stage.mark_fault()
     until(lambda: stage.run(run).status == "failed", within=60, what="the poisoned run failed")
-    took = stage.age_of_hurt()
-    ended = stage.run(run)
-    assert ended.error_code == "poisoned", ended.error_code
-    assert "after cursor" in ended.error_detail, ended.error_detail
-    assert "'page': 2" in ended.error_detail, ended.error_detail
-    assert stage.one("SELECT paused_until > clock_timestamp() FROM sources WHERE name = 'poisoned'")
-    stage.end_schedule()
+    seconds = stage.seconds_since_fault()
+    failed = stage.run(run)
+    assert failed.error_code == "poisoned", failed.error_code
+    assert "after cursor" in failed.error_detail, failed.error_detail
+    assert "'page': 2" in failed.error_detail, failed.error_detail
+    assert stage.scalar("SELECT paused_until > clock_timestamp() FROM sources WHERE name = 'poisoned'")
+    stage.stop_beat()
     stage.settle()
-    kept = [_kept_slots(stage, source) for source in healthy]
-    return f"failed after {took:.0f} s and {ended.claims} starts, its page named; the others kept {sum(kept)} slots"
+    slots = sum(_count_slots(stage, source) for source in healthy)
+    return f"failed after {seconds:.0f} s and {failed.claims} starts, naming its page; the others ran {slots} slots"
 
 
-def _kept_slots(stage: Stage, source: str) -> int:
-    """How many slots there were since the source's first run ended, none of them left out."""
+def _count_slots(stage: Stage, source: str) -> int:
+    """Return the number of slots since the source's first run finished. Assert that none was skipped."""
     slots = stage.rows(
         """
         SELECT scheduled_for FROM runs
@@ -164,5 +164,5 @@ def _kept_slots(stage: Stage, source: str) -> int:
         source=source,
     )
     gaps = {(after.scheduled_for - before.scheduled_for).total_seconds() for before, after in pairwise(slots)}
-    assert gaps == {EVERY}, f"{source} left out a slot, or had too few: {gaps}"
+    assert gaps == {SLOT_SECONDS}, f"{source} skipped a slot, or had fewer than two: {gaps}"
     return len(slots)

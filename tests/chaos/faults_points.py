@@ -1,4 +1,4 @@
-"""Every named point of a slice: killed there with SIGKILL, and frozen there with SIGSTOP past the lease."""
+"""At every kill point of a slice, kill a process, and freeze one for longer than its lease."""
 
 from __future__ import annotations
 
@@ -8,92 +8,92 @@ from typing import get_args
 import psutil
 
 from tasks.runtime.fault_points import Point
-from tests.chaos.service import go_on
+from tests.chaos.service import resume_processes
 from tests.chaos.stage import Stage, fault
 from tests.processes import until
 
-BETWEEN = ("before_lease", "between_slices", "before_acknowledgement")
-"""Points that a run comes to once a slice: there each page is a slice, so that they are met in the middle of a run."""
+ONCE_PER_SLICE = ("before_lease", "between_slices", "before_acknowledgement")
+"""Points reached once in each slice. With one page in each slice, a run reaches them after its first page, too."""
 
-IN_SHORT_FORM = ("after_copy",)
+SHORT_FORM_KILLS = ("after_copy",)
 
 SOURCES = ("coingecko", "csv_history")
 
-WRITTEN = ("quotes", "latest_quotes", "pages", "raw_bodies", "rejects", "listings", "assets", "checkpoints", "runs")
+TABLES = ("quotes", "latest_quotes", "pages", "raw_bodies", "rejects", "listings", "assets", "checkpoints", "runs")
 
 
 def killed_at(point: Point, stage: Stage) -> str:
-    """Two runs' processes, each killed at the point while it works on its second page."""
-    held = _held_after_their_first_pages(stage, point, workers=1)
+    """Kill the process of each of two runs at the point, while it works on its second page."""
+    held = _hold_after_first_pages(stage, point, workers=1)
     for process in held:
         stage.arm(point, "SIGKILL")
         process.resume()
-        stage.struck(point)
+        stage.wait_until_reached(point)
     stage.settle()
-    return f"killed twice on the second page; {_claims(stage)}"
+    return f"killed twice on the second page; {_summary(stage)}"
 
 
 def frozen_at(point: Point, stage: Stage) -> str:
-    """Two runs' processes, each frozen at the point: others end the runs, and they write nothing when they go on."""
-    held = _held_after_their_first_pages(stage, point, workers=2)  # or nobody could take over
+    """Freeze the process of each of two runs at the point. Others finish the runs; the frozen ones write nothing."""
+    held = _hold_after_first_pages(stage, point, workers=2)  # the second worker takes over
     for process in held:
         stage.arm(point, "SIGSTOP")
         process.resume()
-        stage.struck(point)
-    lease, sweep = stage.times["LEASE"], stage.times["SWEEP_EVERY"]
-    stage.settle(within=lease + sweep + 8)
-    assert len(stage.stopped()) == len(held), "both are frozen still"
-    before = written(stage)
-    let_go_on(stage)
-    assert written(stage) == before, "what was frozen wrote something when it went on"
-    return f"others ended both runs while they were frozen; {_claims(stage)}; continued, they wrote nothing"
+        stage.wait_until_reached(point)
+    seconds = stage.times["LEASE"] + stage.times["SWEEP_EVERY"] + 8
+    stage.settle(within=seconds)
+    assert len(stage.frozen_processes()) == len(held), "both are still frozen"
+    before = row_versions(stage)
+    resume_frozen(stage)
+    assert row_versions(stage) == before, "a frozen process wrote something after SIGCONT"
+    return f"others finished both runs meanwhile; {_summary(stage)}; after SIGCONT the frozen ones wrote nothing"
 
 
-def written(stage: Stage) -> dict[str, object]:
-    """Tells a write to any row: by the transactions that made the rows, and by where they lie."""
+def row_versions(stage: Stage) -> dict[str, object]:
+    """Return a hash for each table over its rows' transactions and positions. Any write to a row changes it."""
     return {
-        table: stage.one(f"SELECT md5(string_agg(xmin::text || ctid::text, ',' ORDER BY ctid)) FROM {table}")
-        for table in WRITTEN
+        table: stage.scalar(f"SELECT md5(string_agg(xmin::text || ctid::text, ',' ORDER BY ctid)) FROM {table}")
+        for table in TABLES
     }
 
 
-def let_go_on(stage: Stage) -> None:
-    """Let all that is frozen go on, and wait until it has nothing in hand any more."""
-    stage.pulse.stop()  # or its canaries would be in the hands of the workers
-    go_on(stage.stopped())
+def resume_frozen(stage: Stage) -> None:
+    """Continue the frozen processes, and wait until they have acknowledged every message."""
+    stage.reconcile_sender.stop()  # otherwise its canaries would be in progress
+    resume_processes(stage.frozen_processes())
     until(partial(_is_idle, stage), within=20, what="every message was acknowledged")
 
 
-def _held_after_their_first_pages(stage: Stage, point: Point, *, workers: int) -> list[psutil.Process]:
-    """Both runs under way, each stopped for a moment right behind its first page: long before its lease ends."""
-    stage.environ |= {"TASK_SLICE": "0.001"} if point in BETWEEN else {}
+def _hold_after_first_pages(stage: Stage, point: Point, *, workers: int) -> list[psutil.Process]:
+    """Start two runs, and freeze each briefly after its first page, long before its lease expires."""
+    stage.environ |= {"TASK_SLICE": "0.001"} if point in ONCE_PER_SLICE else {}
     stage.until_ready(*[stage.start(role) for role in ("control", *["worker"] * workers)])
     for number, source in enumerate(SOURCES, 1):
         stage.arm("after_commit", "SIGSTOP")
         stage.request(source)
-        stage.struck("after_commit")
+        stage.wait_until_reached("after_commit")
         until(partial(_are_stopped, stage, number))
-    return stage.stopped()
+    return stage.frozen_processes()
 
 
 def _are_stopped(stage: Stage, number: int) -> bool:
-    return len(stage.stopped()) == number
+    return len(stage.frozen_processes()) == number
 
 
 def _is_idle(stage: Stage) -> bool:
     return not stage.broker.exists("ingest", "unacked")
 
 
-def _claims(stage: Stage) -> str:
-    """In how many slices each run was done."""
-    claims = stage.rows(
+def _summary(stage: Stage) -> str:
+    """Return the numbers of pages and starts of each run."""
+    runs = stage.rows(
         "SELECT source, claims, (SELECT count(*) FROM pages WHERE run = id) AS pages FROM runs ORDER BY 1"
     )
-    return ", ".join(f"{row.source} {row.pages} pages in {row.claims} starts" for row in claims)
+    return ", ".join(f"{run.source} {run.pages} pages in {run.claims} starts" for run in runs)
 
 
 for _point in get_args(Point):
-    _short = _point in IN_SHORT_FORM
-    fault(f"SIGKILL {_point}", short=_short)(partial(killed_at, _point))
+    _is_short = _point in SHORT_FORM_KILLS
+    fault(f"SIGKILL at {_point}", short=_is_short)(partial(killed_at, _point))
 for _point in get_args(Point):
-    fault(f"SIGSTOP {_point}, past the lease", short=_point == "before_commit")(partial(frozen_at, _point))
+    fault(f"SIGSTOP at {_point} for longer than the lease", short=_point == "before_commit")(partial(frozen_at, _point))

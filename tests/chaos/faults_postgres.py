@@ -1,4 +1,4 @@
-"""Postgres gone, restarted, frozen, refusing or in the way, while workers load what is then compared."""
+"""Stop, restart, freeze, lock or overload Postgres, or cut connections to it, while workers load data."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ from sqlalchemy import text
 
 from devstack.postgres import DATABASE
 from devstack.process import family
-from tests.chaos.faults_workers import under_way
+from tests.chaos.faults_workers import start_runs
 from tests.chaos.stage import Stage, fault
 from tests.processes import ROOT, Process, until
 from tests.wire import Wire
 
-LAST_OF_A_PAGE = b"INSERT INTO pages"
+LAST_INSERT_OF_PAGE = b"INSERT INTO pages"
 SESSIONS = "pg_stat_activity WHERE application_name IN ('kasparro-worker', 'kasparro-web')"
-AWAY = 60.0
+OUTAGE_SECONDS = 60.0
 """Seconds of an outage that every process must live through."""
 
-FROZEN = 8.0
-ANSWERS_WITHIN = 6.0
-"""Seconds after which the API says that the database does not answer, however it does that."""
+FROZEN_SECONDS = 8.0
+REFUSES_WITHIN = 6.0
+"""Maximum seconds until the API reports that the database is unavailable, whatever the cause."""
 
 
-@fault("every session killed by pg_terminate_backend, again and again")
-def sessions_killed(stage: Stage) -> str:
-    under_way(stage, "csv_history", "coingecko")
-    killed = 0
+@fault("every session terminated repeatedly with pg_terminate_backend")
+def sessions_terminated(stage: Stage) -> str:
+    start_runs(stage, "csv_history", "coingecko")
+    terminated = 0
     for _ in range(20):
-        stage.hurt()
-        killed += stage.one(f"SELECT count(pg_terminate_backend(pid)) FROM {SESSIONS}")
+        stage.mark_fault()
+        terminated += stage.scalar(f"SELECT count(pg_terminate_backend(pid)) FROM {SESSIONS}")
         time.sleep(0.2)
     stage.settle()
-    return f"{killed} sessions; {_claims(stage)}"
+    return f"{terminated} sessions; {_summary(stage)}"
 
 
-@fault("the answer to a page's COMMIT swallowed, again and again", short=True)
-def commits_unanswered(stage: Stage) -> str:
-    """The page is in, and its worker is told that the connection broke."""
-    stage.environ |= {"TRANSACTION_TIMEOUT": "4", "LEASE": "12"}  # so that a busy machine has the time to try again
+@fault("response to a page's COMMIT lost repeatedly", short=True)
+def commit_responses_lost(stage: Stage) -> str:
+    """The page is committed, and its worker sees a broken connection."""
+    stage.environ |= {"TRANSACTION_TIMEOUT": "4", "LEASE": "12"}  # enough time for retries on a busy machine
     with Wire(stage.environ["DATABASE_URL"]) as wire:
         stage.start("control")
         worker = stage.start("worker", DATABASE_URL=wire.url)
         [run] = stage.request("csv_history")
         for _ in range(10):
-            wire.cut(1, since=LAST_OF_A_PAGE, answered=True)
+            wire.cut(1, since=LAST_INSERT_OF_PAGE, answered=True)
             until(lambda: wire.struck, what="a page is committed")
-            stage.hurt()
+            stage.mark_fault()
         wire.heal()
         stage.settle()
-    seen = worker.log.read_text().count("commit_response_lost")
-    assert seen == 10, f"of 10 lost answers {seen} were known to have been commits"
-    assert stage.run(run).claims == 1, "the run was given back"
-    return "10 times; each was known to be in, in the same slice"
+    recognized = worker.log.read_text().count("commit_response_lost")
+    assert recognized == 10, f"only {recognized} of 10 commits without a response were recognized"
+    assert stage.run(run).claims == 1, "the run was requeued"
+    return "10 times; the same slice recognized each commit"
 
 
-@fault("a connection gone silent in the middle of a COPY, three times")
-def silent_in_a_copy(stage: Stage) -> str:
-    """Its client hears nothing, and Postgres waits for more rows, whatever its timeouts say."""
+@fault("a connection that goes silent during a COPY, three times")
+def silent_during_copy(stage: Stage) -> str:
+    """The client receives nothing, and Postgres waits for more rows: its timeouts do not apply during a COPY."""
     with Wire(stage.environ["DATABASE_URL"]) as wire:
         control = stage.start("control")
         stage.start("worker", DATABASE_URL=wire.url)
@@ -76,21 +76,21 @@ def silent_in_a_copy(stage: Stage) -> str:
         for number in range(1, 4):
             wire.cut(1, since=b"COPY quotes", silent=True)
             until(lambda: wire.struck, what="a page is copied")
-            stage.hurt()
-            until(partial(_has_ended_sessions, control, number), what="the reconciler ended the session")
+            stage.mark_fault()
+            until(partial(_has_ended_sessions, control, number), what="the reconciler terminated the session")
             wire.heal()
         stage.settle()
-    return f"the reconciler ended the session each time; {_claims(stage)}"
+    return f"the reconciler terminated the session each time; {_summary(stage)}"
 
 
 def _has_ended_sessions(control: Process, number: int) -> bool:
     return control.log.read_text().count("session_terminated") >= number
 
 
-@fault("the connection cut at every statement of a slice, answered or not, for a moment and for long")
+@fault("the connection cut at every statement of a slice, with and without its response, briefly and for long")
 def cut_at_every_statement(stage: Stage) -> str:
-    """In a process of its own, with the slices in it; asserts the invariants after each cut."""
-    told = subprocess.run(
+    """Run the test of cut connections in a process of its own. It checks the invariants after each cut."""
+    completed = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/tasks/pipeline/test_cut_connections.py", "-k", "any_statement", "-s"],
         cwd=ROOT,
         env={**os.environ, "EVERY_STATEMENT": "1"},
@@ -99,165 +99,165 @@ def cut_at_every_statement(stage: Stage) -> str:
         check=False,
         timeout=600,
     )
-    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
-    cuts = [int(line.split()[1]) for line in told.stdout.splitlines() if line.startswith("cuts: ")]
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
+    cuts = [int(line.split()[1]) for line in completed.stdout.splitlines() if line.startswith("cuts: ")]
     return f"{sum(cuts)} cuts at {max(cuts)} statements"
 
 
-@fault("Postgres restarted, three times")
+@fault("Postgres restarted three times")
 def restarted(stage: Stage) -> str:
-    under_way(stage, "csv_history", "coingecko")
+    start_runs(stage, "csv_history", "coingecko")
     for _ in range(3):
-        _take_away(stage, stage.postgres.stop)
-        until(lambda: _pages_after(stage))
+        _interrupt(stage, stage.postgres.stop)
+        until(lambda: _has_progressed(stage))
     stage.settle()
-    return _claims(stage)
+    return _summary(stage)
 
 
 @fault("kill -9 of Postgres, three times")
 def killed(stage: Stage) -> str:
-    under_way(stage, "csv_history", "coingecko")
+    start_runs(stage, "csv_history", "coingecko")
     for _ in range(3):
-        _take_away(stage, stage.postgres.kill)
-        until(lambda: _pages_after(stage))
+        _interrupt(stage, stage.postgres.kill)
+        until(lambda: _has_progressed(stage))
     stage.settle()
-    return _claims(stage)
+    return _summary(stage)
 
 
-@fault("Postgres away for a minute, with all that asks it")
-def away(stage: Stage) -> str:
-    """Worker, control, beat and the API: none of them ends, and all come back by themselves."""
-    started = under_way(stage, "csv_history", "coingecko", roles=("worker", "control", "beat"))
+@fault("Postgres down for a minute, with every process running")
+def down(stage: Stage) -> str:
+    """Worker, control, beat and the API keep running, and recover by themselves."""
+    started = start_runs(stage, "csv_history", "coingecko", roles=("worker", "control", "beat"))
     web = stage.web()
-    stage.hurt()
+    stage.mark_fault()
     with stage.outage():
         stage.postgres.stop()
-        ends_at = time.monotonic() + AWAY
-        slowest = max(_refusal(web.url + path) for path in ("/data", "/runs", "/health"))
-        time.sleep(ends_at - time.monotonic())
-        stage.hurt()
+        restarts_at = time.monotonic() + OUTAGE_SECONDS
+        slowest = max(_seconds_until_503(web.url + path) for path in ("/data", "/runs", "/health"))
+        time.sleep(restarts_at - time.monotonic())
+        stage.mark_fault()
         stage.postgres.start()
     stage.settle()
-    until(lambda: _all_beat(stage), within=20, what="worker, control and beat have shown themselves again")
+    until(lambda: _all_have_heartbeats(stage), within=20, what="worker, control and beat sent heartbeats again")
     _assert_alive(stage, *started, web)
     stage.request("coinpaprika")
     stage.settle()
-    return f"the API said 503 within {slowest:.1f} s; {_claims(stage)}"
+    return f"the API returned 503 within {slowest:.1f} s; {_summary(stage)}"
 
 
 @fault("Postgres frozen with SIGSTOP for longer than the lease")
 def frozen(stage: Stage) -> str:
-    """It takes connections, and answers nothing."""
-    under_way(stage, "csv_history", "coingecko")
+    """Postgres accepts connections, and never responds."""
+    start_runs(stage, "csv_history", "coingecko")
     web = stage.web()
     with stage.outage():
-        stage.hurt()
+        stage.mark_fault()
         _signal_postgres(stage, signal.SIGSTOP)
         try:
-            slowest = _refusal(web.url + "/health")
-            time.sleep(FROZEN)
+            slowest = _seconds_until_503(web.url + "/health")
+            time.sleep(FROZEN_SECONDS)
         finally:
             _signal_postgres(stage, signal.SIGCONT)
     stage.settle()
-    return f"/health said 503 within {slowest:.1f} s; {_claims(stage)}"
+    return f"/health returned 503 within {slowest:.1f} s; {_summary(stage)}"
 
 
-@fault("Postgres refuses to write, as a standby does, then becomes the one that writes")
+@fault("Postgres read-only like a standby, then writable again")
 def standby(stage: Stage) -> str:
-    """Nobody ends the sessions that refuse: a worker must leave them by itself."""
-    worker, *_ = under_way(stage, "csv_history", "coingecko")
+    """The read-only sessions stay open. A worker must give them up by itself."""
+    worker, *_ = start_runs(stage, "csv_history", "coingecko")
     run_sql, change = stage.servers.postgres.run_sql, f"ALTER DATABASE {DATABASE} SET default_transaction_read_only"
-    stage.hurt()
+    stage.mark_fault()
     with stage.outage():
         run_sql(f"{change} = on")
-        stage.one(f"SELECT count(pg_terminate_backend(pid, 1000)) FROM {SESSIONS}")
-        until(lambda: "read_only_sql_transaction" in worker.log.read_text(), what="a worker met the standby")
+        stage.scalar(f"SELECT count(pg_terminate_backend(pid, 1000)) FROM {SESSIONS}")
+        until(lambda: "read_only_sql_transaction" in worker.log.read_text(), what="a worker got a read-only session")
         time.sleep(3)
         run_sql(f"{change} = off")
     stage.settle()
-    return _claims(stage)
+    return _summary(stage)
 
 
-@fault("every connection that Postgres has taken by others")
+@fault("all Postgres connections taken by other clients")
 def no_connection_left(stage: Stage) -> str:
-    worker, *_ = under_way(stage, "csv_history", "coingecko")
-    with stage.outage(), ExitStack() as others:
+    worker, *_ = start_runs(stage, "csv_history", "coingecko")
+    with stage.outage(), ExitStack() as connections:
         working = stage.children(worker)
-        for process in working:  # or it would be the first to take what is freed
+        for process in working:  # otherwise it would take the freed connections first
             process.suspend()
-        stage.one(f"SELECT count(pg_terminate_backend(pid, 1000)) FROM {SESSIONS}")
-        taken = _take_connections(stage.postgres.url, others)
-        stage.hurt()
+        stage.scalar(f"SELECT count(pg_terminate_backend(pid, 1000)) FROM {SESSIONS}")
+        taken = _take_connections(stage.postgres.url, connections)
+        stage.mark_fault()
         for process in working:
             process.resume()
-        until(lambda: "slice_abandoned" in worker.log.read_text(), what="a worker gave its run up")
+        until(lambda: "slice_abandoned" in worker.log.read_text(), what="a worker abandoned its run")
     stage.settle()
-    return f"{taken} taken until a worker gave its run up; {_claims(stage)}"
+    return f"{taken} connections taken until a worker abandoned its run; {_summary(stage)}"
 
 
-@fault("deadlocks with another writer, again and again")
+@fault("repeated deadlocks with another writer")
 def deadlocks(stage: Stage) -> str:
-    """It takes the quotes first and the checkpoints then, the other way round than a page does."""
+    """The other writer locks the quotes first and then the checkpoints. A page locks them in the opposite order."""
     stage.servers.postgres.run_sql(f"ALTER DATABASE {DATABASE} SET deadlock_timeout = '200ms'")
-    under_way(stage, "csv_history", "coingecko")
-    stage.hurt()
+    start_runs(stage, "csv_history", "coingecko")
+    stage.mark_fault()
     for _ in range(8):
         with stage.engine.execution_options(isolation_level="READ COMMITTED").begin() as rival:
-            rival.execute(text("SET LOCAL deadlock_timeout = '10s'"))  # it is the page that is ended
+            rival.execute(text("SET LOCAL deadlock_timeout = '10s'"))  # so Postgres aborts the page's transaction
             rival.execute(text("LOCK TABLE quotes IN EXCLUSIVE MODE"))
             until(lambda: _waits_for_table(stage) or not stage.unfinished(), what="a page waits for the quotes")
             rival.execute(text("SELECT FROM checkpoints FOR UPDATE"))
     stage.settle()
-    met = until(lambda: stage.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))
-    return f"{met} deadlocks; {_claims(stage)}"
+    count = until(lambda: stage.scalar("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))
+    return f"{count} deadlocks; {_summary(stage)}"
 
 
 @fault("a table locked for longer than every timeout")
 def locked(stage: Stage) -> str:
-    worker, *_ = under_way(stage, "csv_history", "coingecko")
-    stage.hurt()
+    worker, *_ = start_runs(stage, "csv_history", "coingecko")
+    stage.mark_fault()
     with stage.engine.execution_options(isolation_level="READ COMMITTED").begin() as rival:
         rival.execute(text("LOCK TABLE quotes IN EXCLUSIVE MODE"))
         until(lambda: worker.log.read_text().count("database_unavailable") >= 2, what="both runs wait")
         time.sleep(stage.times["TRANSACTION_TIMEOUT"])
     stage.settle()
     assert "lock_not_available" in worker.log.read_text()
-    return f"both runs waited; {_claims(stage)}"
+    return f"both runs waited; {_summary(stage)}"
 
 
 def _waits_for_table(stage: Stage) -> bool:
-    return bool(stage.one("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation'"))
+    return bool(stage.scalar("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation'"))
 
 
-def _take_away(stage: Stage, how: Callable[[], None]) -> None:
-    stage.hurt()
+def _interrupt(stage: Stage, stop: Callable[[], None]) -> None:
+    stage.mark_fault()
     with stage.outage():
-        how()
+        stop()
         stage.postgres.start()
 
 
-def _pages_after(stage: Stage) -> bool:
-    """Whether a page was committed since Postgres is back, or none is to come."""
+def _has_progressed(stage: Stage) -> bool:
+    """Return whether a page was committed since Postgres restarted, or every run has finished."""
     since = "committed_at > pg_postmaster_start_time()"
-    return bool(stage.one(f"SELECT count(*) FROM pages WHERE {since}")) or not stage.unfinished()
+    return bool(stage.scalar(f"SELECT count(*) FROM pages WHERE {since}")) or not stage.unfinished()
 
 
-def _refusal(url: str) -> float:
-    """Seconds until the API said that the database does not answer, in its own words."""
-    began = time.monotonic()
-    answer = requests.get(url, timeout=ANSWERS_WITHIN)
-    took = time.monotonic() - began
-    assert answer.status_code == 503, f"{url}: {answer.status_code} {answer.text}"
-    assert "Traceback" not in answer.text
+def _seconds_until_503(url: str) -> float:
+    """Request a URL of the API. Return the seconds until it reported that the database is unavailable."""
+    started_at = time.monotonic()
+    response = requests.get(url, timeout=REFUSES_WITHIN)
+    seconds = time.monotonic() - started_at
+    assert response.status_code == 503, f"{url}: {response.status_code} {response.text}"
+    assert "Traceback" not in response.text
     if not url.endswith("/health"):
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert json.loads(answer.text)["code"] == "database_unavailable"
-    return took
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert json.loads(response.text)["code"] == "database_unavailable"
+    return seconds
 
 
-def _all_beat(stage: Stage) -> bool:
-    beats = "SELECT count(*) FROM heartbeats WHERE beaten_at > pg_postmaster_start_time()"
-    return bool(stage.one(beats) == 3)
+def _all_have_heartbeats(stage: Stage) -> bool:
+    query = "SELECT count(*) FROM heartbeats WHERE beaten_at > pg_postmaster_start_time()"
+    return bool(stage.scalar(query) == 3)
 
 
 def _assert_alive(stage: Stage, *processes: Process) -> None:
@@ -270,21 +270,21 @@ def _signal_postgres(stage: Stage, signum: int) -> None:
     for process in family(stage.postgres.own_pid):
         try:
             process.send_signal(signum)
-        except psutil.NoSuchProcess:  # a backend that has just ended
+        except psutil.NoSuchProcess:  # the backend has just exited
             continue
 
 
-def _take_connections(url: str, kept: ExitStack) -> int:
-    """Connect until Postgres has none left; how many that were."""
+def _take_connections(url: str, stack: ExitStack) -> int:
+    """Connect until Postgres refuses. Return the number of connections."""
     for taken in range(1000):
         try:
-            kept.enter_context(closing(psycopg2.connect(url)))
+            stack.enter_context(closing(psycopg2.connect(url)))
         except psycopg2.OperationalError:
             return taken
     raise AssertionError("Postgres never ran out of connections")
 
 
-def _claims(stage: Stage) -> str:
-    """How often the runs were started."""
-    starts = stage.rows("SELECT source, claims FROM runs ORDER BY source")
-    return ", ".join(f"{run.source} in {run.claims} starts" for run in starts)
+def _summary(stage: Stage) -> str:
+    """Return the number of starts of each run."""
+    runs = stage.rows("SELECT source, claims FROM runs ORDER BY source")
+    return ", ".join(f"{run.source} in {run.claims} starts" for run in runs)

@@ -1,4 +1,4 @@
-"""Redis emptied, full, frozen, cut off, killed and gone: each while runs are under way and others are queued."""
+"""Empty, fill, freeze, disconnect and kill Redis while some runs are running and others are queued."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.processes import until
 from tests.proxy import Proxy
 
 PARTS = ("worker", "control", "beat")
-AGAIN_WITHIN = 60
-ANSWERED_WITHIN = 3
-LATE_AFTER = 18
-"""Seconds after which /health must say that a part is down: three sweeps of a second, and 15."""
+RECOVERS_WITHIN = 60
+RESPONDS_WITHIN = 3
+DOWN_AFTER = 18
+"""Seconds after which /health must report a part as down: three sweeps of a second each, and 15."""
 
 LONG, SHORT = "long", ("short_1", "short_2", "short_3", "short_4", "short_5", "short_6")
 PAGES = {LONG: 40} | dict.fromkeys(SHORT, 6)
-ASKED_FOR_MEANWHILE = "late"
+REQUESTED_DURING_FAULT = "late"
 
 CODE = '''
-"""A source of the fault suite's own: {pages} pages, each of which takes $PACE seconds."""
+"""A source of the fault suite: {pages} pages that take $PACE seconds each."""
 
 import os
 import time
@@ -43,19 +43,19 @@ source = canned(
 )
 '''
 
-_undisturbed: dict[str, list[Row]] = {}
+_expected_rows: dict[str, list[Row]] = {}
 
 
 @fault("Redis emptied with FLUSHALL")
 def emptied(stage: Stage) -> str:
-    busy(stage)
-    stage.hurt()
+    start_runs(stage)
+    stage.mark_fault()
     stage.broker.flushall()
-    return recovered(stage)
+    return await_recovery(stage)
 
 
 @fault("Redis restarted without persistence")
-def forgetful(stage: Stage) -> str:
+def restarted_empty(stage: Stage) -> str:
     @contextmanager
     def restart() -> Iterator[None]:
         stage.valkey.kill()
@@ -63,10 +63,10 @@ def forgetful(stage: Stage) -> str:
         yield
         stage.valkey.start()
 
-    return trouble(stage, restart())
+    return request_during(stage, restart())
 
 
-@fault("Redis killed, and started again after 3 s")
+@fault("Redis killed and started again after 3 s")
 def killed(stage: Stage) -> str:
     @contextmanager
     def away() -> Iterator[None]:
@@ -75,12 +75,12 @@ def killed(stage: Stage) -> str:
         time.sleep(3)
         stage.valkey.start()
 
-    return trouble(stage, away())
+    return request_during(stage, away())
 
 
-@fault("Redis out of reach for two minutes")
-def gone(stage: Stage) -> str:
-    """Longer than what Celery waits between two tries to connect."""
+@fault("Redis unreachable for two minutes")
+def unreachable(stage: Stage) -> str:
+    """Longer than Celery's longest wait between two attempts to connect."""
 
     @contextmanager
     def refuse(proxy: Proxy) -> Iterator[None]:
@@ -94,7 +94,7 @@ def gone(stage: Stage) -> str:
 
 @fault("connections to Redis half-open for 25 s")
 def half_open(stage: Stage) -> str:
-    """Every packet is swallowed, and nobody is told."""
+    """Every packet is dropped, and neither side is notified."""
 
     @contextmanager
     def stall(proxy: Proxy) -> Iterator[None]:
@@ -106,16 +106,16 @@ def half_open(stage: Stage) -> str:
     return through_proxy(stage, stall)
 
 
-@fault("connections to Redis reset, and a second later half-closed")
-def broken_off(stage: Stage) -> str:
+@fault("connections to Redis reset, then half-closed a second later")
+def reset_and_half_closed(stage: Stage) -> str:
     @contextmanager
-    def break_off(proxy: Proxy) -> Iterator[None]:
+    def reset(proxy: Proxy) -> Iterator[None]:
         proxy.reset()
         yield
         time.sleep(1)
         proxy.half_close()
 
-    return through_proxy(stage, break_off)
+    return through_proxy(stage, reset)
 
 
 @fault("Redis frozen for 25 s")
@@ -126,150 +126,156 @@ def frozen(stage: Stage) -> str:
             yield
             time.sleep(25)
 
-    return trouble(stage, freeze())
+    return request_during(stage, freeze())
 
 
-def _refusing(stage: Stage, refuse: str, comply: str) -> str:
+def _refuse_writes(stage: Stage, refuse: str, accept: str) -> str:
     @contextmanager
-    def refusing() -> Iterator[None]:
+    def refuse_writes() -> Iterator[None]:
         stage.broker.execute_command(*refuse.split())
         yield
         time.sleep(10)
-        stage.broker.execute_command(*comply.split())
+        stage.broker.execute_command(*accept.split())
 
-    return trouble(stage, refusing())
+    return request_during(stage, refuse_writes())
 
 
-for _why, *_commands in (
-    ("full", "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
-    ("without its replicas", "CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+for _reason, *_commands in (
+    ("out of memory", "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    ("too few replicas", "CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
     ("a read-only replica", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
 ):
-    fault(f"Redis refuses to write for 10 s: {_why}")(partial(_refusing, refuse=_commands[0], comply=_commands[1]))
+    fault(f"Redis refuses writes for 10 s: {_reason}")(
+        partial(_refuse_writes, refuse=_commands[0], accept=_commands[1])
+    )
 
 
-@fault("a worker's connection to Redis half-open, everybody else's fine")
-def deaf(stage: Stage) -> str:
-    """It looks alive: only that it consumes nothing tells, and /health must say so, and take it back."""
+@fault("one worker's connection to Redis half-open, all others intact")
+def worker_half_open(stage: Stage) -> str:
+    """The worker runs but consumes nothing. /health must report it as down, and as ok after the recovery."""
     with Proxy(stage.valkey.url) as proxy:
         stage.until_ready(stage.start("worker", REDIS_URL=proxy.url), stage.start("control"))
-        until(lambda: part(stage, "worker") == "ok", what="/health says that the worker is ok")
+        until(lambda: part(stage, "worker") == "ok", what="/health reports the worker as ok")
         with stage.outage():
             proxy.stall()
-            until(lambda: part(stage, "worker") == "down", within=LATE_AFTER + 5, what="/health says that it is down")
+            until(lambda: part(stage, "worker") == "down", within=DOWN_AFTER + 5, what="/health reports it as down")
             assert part(stage, "broker") == part(stage, "control") == "ok"
-            assert (age := last_seen(stage, "worker")) >= LATE_AFTER, f"/metrics says {age} s"
+            assert (age := heartbeat_age(stage, "worker")) >= DOWN_AFTER, f"/metrics reports {age} s"
             stage.request("coingecko")
             proxy.heal()
-        stage.hurt()
-        until(lambda: part(stage, "worker") == "ok", within=AGAIN_WITHIN, what="/health says that it is ok again")
-        again = stage.age_of_hurt()
+        stage.mark_fault()
+        until(lambda: part(stage, "worker") == "ok", within=RECOVERS_WITHIN, what="/health reports it as ok again")
+        seconds = stage.seconds_since_fault()
         stage.settle()
-    return f"/health said so within {LATE_AFTER + 5} s, and ok again after {again:.1f} s"
+    return f"/health reported it as down within {DOWN_AFTER + 5} s, and as ok again after {seconds:.1f} s"
 
 
-@fault("Redis frozen for 32 s, in which all slices of a worker end")
+@fault("Redis frozen for 32 s while all slices of a worker finish")
 def not_acknowledged(stage: Stage) -> str:
-    """Nothing acknowledges their messages in time: as long as those count as in hand, the worker takes no others."""
-    prepare(stage)
-    # Beyond what the outage and Celery's next try to connect take: a slice interrupted for its length ends its process.
+    """The messages are acknowledged too late. While they count as in progress, the worker takes no others."""
+    add_slow_sources(stage)
+    # Longer than the outage and Celery's next attempt to connect: a slice that hits its time limit ends its process.
     stage.environ |= {"TASK_SOFT_LIMIT": "70", "TASK_HARD_LIMIT": "72", "VISIBILITY_TIMEOUT": "150"}
     worker = stage.start("worker")
     stage.until_ready(worker, stage.start("control"))
     for source in SHORT[:2]:
         stage.arm("before_acknowledgement", "SIGSTOP")
         stage.request(source)
-        stage.struck("before_acknowledgement")
+        stage.wait_until_reached("before_acknowledgement")
     with stage.outage(), frozen_redis(stage):
-        for child in stage.stopped():
+        for child in stage.frozen_processes():
             if child.pid != stage.valkey.pid:
                 child.resume()
         time.sleep(32)
-    stage.hurt()
+    stage.mark_fault()
     stage.request(*SHORT[2:4])
-    until(lambda: len(running(stage)) == 2, within=AGAIN_WITHIN, what="both slots work")
-    again = stage.age_of_hurt()
+    until(lambda: len(running(stage)) == 2, within=RECOVERS_WITHIN, what="both slots work")
+    seconds = stage.seconds_since_fault()
     stage.settle(within=60)
-    return f"both slots worked again after {again:.1f} s"
+    return f"both slots worked again after {seconds:.1f} s"
 
 
-def trouble(stage: Stage, hurting: AbstractContextManager[None]) -> str:
-    """What there is from beginning to end; runs are asked for in it, and the time to recovery begins with its end."""
-    busy(stage)
+def request_during(stage: Stage, outage: AbstractContextManager[None]) -> str:
+    """Request a run during an outage. Measure the time to recovery from the end of the outage."""
+    start_runs(stage)
     with stage.outage():
-        with hurting:
-            began = time.monotonic()
-            stage.request(ASKED_FOR_MEANWHILE)
-            answered = time.monotonic() - began
-            assert answered < ANSWERED_WITHIN, f"POST /runs took {answered:.1f} s"
-        stage.hurt()
-    return f"POST /runs answered in {answered:.1f} s; {recovered(stage)}"
+        with outage:
+            started_at = time.monotonic()
+            stage.request(REQUESTED_DURING_FAULT)
+            seconds = time.monotonic() - started_at
+            assert seconds < RESPONDS_WITHIN, f"POST /runs took {seconds:.1f} s"
+        stage.mark_fault()
+    return f"POST /runs took {seconds:.1f} s; {await_recovery(stage)}"
 
 
-def through_proxy(stage: Stage, hurting: Callable[[Proxy], AbstractContextManager[None]]) -> str:
+def through_proxy(stage: Stage, outage: Callable[[Proxy], AbstractContextManager[None]]) -> str:
     with Proxy(stage.valkey.url) as proxy:
         stage.environ["REDIS_URL"] = proxy.url
-        return trouble(stage, hurting(proxy))
+        return request_during(stage, outage(proxy))
 
 
-def busy(stage: Stage) -> None:
-    """Every part of the service; one slot has a run that is good for 12 s, the other one short ones, which wait."""
-    prepare(stage)
+def start_runs(stage: Stage) -> None:
+    """Start every part of the service. A run of 12 s occupies one slot, and short runs wait for the other one."""
+    add_slow_sources(stage)
     stage.until_ready(stage.start("worker"), stage.start("control"))
-    stage.start("beat", EXTRA_SOURCES="")  # it would ask for runs of these faults' sources, too
+    stage.start("beat", EXTRA_SOURCES="")  # otherwise it would request runs of these sources, too
     stage.request(LONG, *SHORT)
     until(lambda: stage.rows("SELECT FROM heartbeats WHERE part = 'beat'"), what="beat has ticked")
-    until(lambda: len(running(stage)) == 2, what="two runs are under way")
+    until(lambda: len(running(stage)) == 2, what="two runs are running")
     assert {run.status for run in stage.unfinished()} == {"running", "queued"}
 
 
-def prepare(stage: Stage) -> None:
-    """The sources of these faults, slow from here on; what their data shall be is learnt by the first fault."""
-    names = (LONG, *SHORT, ASKED_FOR_MEANWHILE)
+def add_slow_sources(stage: Stage) -> None:
+    """Add the sources of these faults, and slow them down. The first fault records their expected rows."""
+    names = (LONG, *SHORT, REQUESTED_DURING_FAULT)
     modules = {
         name: CODE.format(name=name, first=number, pages=PAGES.get(name, 1)) for number, name in enumerate(names)
     }
     stage.add_sources(modules)
-    if not _undisturbed:
-        stage.expect_undisturbed(*modules)
-        _undisturbed.update({name: stage.undisturbed[name] for name in modules})
-    stage.undisturbed |= _undisturbed
+    if not _expected_rows:
+        stage.record_expected(*modules)
+        _expected_rows.update({name: stage.expected_rows[name] for name in modules})
+    stage.expected_rows |= _expected_rows
     stage.environ["PACE"] = "0.3"
 
 
 def running(stage: Stage) -> list[Any]:
-    """The runs that a worker has in hand and that have committed a page."""
+    """Return the running runs that have committed a page."""
     return stage.rows("SELECT id FROM runs WHERE status = 'running' AND id IN (SELECT run FROM pages)")
 
 
-def recovered(stage: Stage) -> str:
-    """Each part has worked since the hurt, by what it wrote, within a minute; /health says so; the runs have ended."""
-    since = stage.one("SELECT clock_timestamp()")
-    again: dict[str, float] = {}
-    # Not by a page: the worker's would come without Redis, too.
-    worked = """
+def await_recovery(stage: Stage) -> str:
+    """Wait until each part has worked again, /health reports ok and every run has finished. Return the seconds."""
+    since = stage.scalar("SELECT clock_timestamp()")
+    seconds: dict[str, float] = {}
+    # A claim proves that the worker consumes. A page does not: a slice commits pages without Redis, too.
+    query = """
         SELECT part FROM heartbeats WHERE beaten_at > :since UNION SELECT 'worker' FROM runs WHERE claimed_at > :since
     """
 
     def all_parts() -> bool:
-        for row in stage.rows(worked, since=since):
-            again.setdefault(row.part, stage.age_of_hurt())
-        return len(again) == len(PARTS)
+        for row in stage.rows(query, since=since):
+            seconds.setdefault(row.part, stage.seconds_since_fault())
+        return len(seconds) == len(PARTS)
 
-    until(all_parts, within=AGAIN_WITHIN, what=f"all parts worked again; only {again}")
-    left = AGAIN_WITHIN - stage.age_of_hurt()
-    until(lambda: {part(stage, name) for name in ("broker", *PARTS)} == {"ok"}, within=left, what="/health says so")
+    until(all_parts, within=RECOVERS_WITHIN, what=f"all parts worked again; only {seconds}")
+    remaining = RECOVERS_WITHIN - stage.seconds_since_fault()
+    until(
+        lambda: {part(stage, name) for name in ("broker", *PARTS)} == {"ok"},
+        within=remaining,
+        what="/health reports ok",
+    )
     stage.settle(within=90)
-    return "again after " + ", ".join(f"{again[name]:.1f} s ({name})" for name in PARTS)
+    return "worked again after " + ", ".join(f"{seconds[name]:.1f} s ({name})" for name in PARTS)
 
 
 def part(stage: Stage, name: str) -> str:
-    """What /health says of a part of the service."""
+    """Return the status of a part of the service, as reported by /health."""
     return str(stage.api("GET", "/health")["checks"][name]["status"])
 
 
-def last_seen(stage: Stage, name: str) -> float:
-    """How many seconds ago, by /metrics."""
+def heartbeat_age(stage: Stage, name: str) -> float:
+    """Return the age of a part's heartbeat in seconds, as reported by /metrics."""
     metric = f'kasparro_heartbeat_age_seconds{{part="{name}"}}'
     [line] = [line for line in scrape(stage).splitlines() if line.startswith(metric)]
     return float(line.split()[-1])

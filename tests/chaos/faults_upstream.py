@@ -1,4 +1,4 @@
-"""Upstreams that lie for a while, between the replay server and a real worker, and then say what is so."""
+"""Put a faulty upstream between the recorded upstreams and a worker for a while, and then repair it."""
 
 from __future__ import annotations
 
@@ -18,43 +18,52 @@ from devstack.environment import RECORDED_PATHS
 from tests.chaos.stage import Stage, fault
 from tests.processes import until
 
-TRUE_HEADERS = ("Content-Type", "ETag")
+FORWARDED_HEADERS = ("Content-Type", "ETag")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """claims: the length it says it has."""
+class UpstreamResponse:
+    """A response. declared_length: its Content-Length, where that is not the length of the body."""
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    claims: int | None = None
+    declared_length: int | None = None
 
 
-Lie = Callable[[Answer], Answer]
+Corruption = Callable[[UpstreamResponse], UpstreamResponse]
 
 HTML = b"<!DOCTYPE html><title>Busy</title>"
-PASSING: tuple[Lie, ...] = (
-    *[lambda true: Answer(503, b"")] * 3,
-    lambda true: Answer(429, b"{}", {"Retry-After": "1"}),
-    *[lambda true: Answer(200, true.body[: len(true.body) // 2], true.headers, claims=len(true.body))] * 3,
-    lambda true: Answer(200, true.body[: len(true.body) // 2], true.headers),
-    lambda true: Answer(200, HTML, {"Content-Type": "application/json"}),
-    lambda true: Answer(200, b'{"status": {"error_code": 429}}', true.headers),
-    *[lambda true: Answer(200, true.body, {**true.headers, "Content-Encoding": "gzip"})] * 3,
-    lambda true: Answer(304, b""),
+CORRUPTIONS: tuple[Corruption, ...] = (
+    *[lambda response: UpstreamResponse(503, b"")] * 3,
+    lambda response: UpstreamResponse(429, b"{}", {"Retry-After": "1"}),
+    *[
+        lambda response: UpstreamResponse(
+            200, response.body[: len(response.body) // 2], response.headers, declared_length=len(response.body)
+        )
+    ]
+    * 3,
+    lambda response: UpstreamResponse(200, response.body[: len(response.body) // 2], response.headers),
+    lambda response: UpstreamResponse(200, HTML, {"Content-Type": "application/json"}),
+    lambda response: UpstreamResponse(200, b'{"status": {"error_code": 429}}', response.headers),
+    *[lambda response: UpstreamResponse(200, response.body, {**response.headers, "Content-Encoding": "gzip"})] * 3,
+    lambda response: UpstreamResponse(304, b""),
 )
 
 
-class Liar(ThreadingHTTPServer):
-    """Hands on what the replay server says, or what `lie` makes of it. asked: each path, with its query."""
+class FaultyUpstream(ThreadingHTTPServer):
+    """Forward requests to the recorded upstreams, and corrupt some responses.
+
+    corruption_for: returns the corruption of a path's response, if any. rewrite: replaces the path of a request.
+    paths: each requested path, with its query.
+    """
 
     daemon_threads = True
 
-    def __init__(self, replay: str):
-        self.replay = replay
-        self.asked: list[str] = []
-        self.lie: Callable[[str], Lie | None] = lambda path: None
+    def __init__(self, upstreams: str):
+        self.upstreams = upstreams
+        self.paths: list[str] = []
+        self.corruption_for: Callable[[str], Corruption | None] = lambda path: None
         self.rewrite: Callable[[str], str] = lambda path: path
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -62,86 +71,86 @@ class Liar(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def answer(self, path: str, headers: Message) -> Answer:
-        self.asked.append(path)
-        passed_on = {name: value for name, value in headers.items() if name == "If-None-Match"}
-        said = requests.get(self.replay + self.rewrite(path), headers=passed_on, timeout=10)
-        kept = {name: said.headers[name] for name in TRUE_HEADERS if name in said.headers}
-        true = Answer(said.status_code, said.content, kept)
-        lie = self.lie(path)
-        return lie(true) if lie else true
+    def respond(self, path: str, headers: Message) -> UpstreamResponse:
+        self.paths.append(path)
+        forwarded = {name: value for name, value in headers.items() if name == "If-None-Match"}
+        recorded = requests.get(self.upstreams + self.rewrite(path), headers=forwarded, timeout=10)
+        returned = {name: recorded.headers[name] for name in FORWARDED_HEADERS if name in recorded.headers}
+        response = UpstreamResponse(recorded.status_code, recorded.content, returned)
+        corrupt = self.corruption_for(path)
+        return corrupt(response) if corrupt else response
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Liar
+    server: FaultyUpstream
 
     def do_GET(self) -> None:
-        answer = self.server.answer(self.path, self.headers)
-        self.send_response(answer.status)
-        length = len(answer.body) if answer.claims is None else answer.claims
-        for name, value in {**answer.headers, "Content-Length": str(length)}.items():
+        response = self.server.respond(self.path, self.headers)
+        self.send_response(response.status)
+        length = len(response.body) if response.declared_length is None else response.declared_length
+        for name, value in {**response.headers, "Content-Length": str(length)}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(response.body)
 
     def log_message(self, *_: Any) -> None:
-        """Not a word: what it does is in `asked`."""
+        """Log nothing: `paths` records the requests."""
 
 
 @contextmanager
-def lying(stage: Stage) -> Iterator[Liar]:
-    """Upstreams that are asked in the replay server's place, by what is started from now on."""
-    with Liar(stage.servers.replay.url) as liar:
-        threading.Thread(target=liar.serve_forever, daemon=True).start()
-        stage.environ |= {f"{source}_URL": liar.url + path for source, path in RECORDED_PATHS.items()}
+def faulty_upstream(stage: Stage) -> Iterator[FaultyUpstream]:
+    """Yield an upstream that processes started from now on use in place of the recorded upstreams."""
+    with FaultyUpstream(stage.servers.upstreams.url) as upstream:
+        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+        stage.environ |= {f"{source}_URL": upstream.url + path for source, path in RECORDED_PATHS.items()}
         try:
-            yield liar
+            yield upstream
         finally:
-            liar.shutdown()
+            upstream.shutdown()
 
 
-@fault("an upstream that answers with errors, halves, HTML and nonsense")
-def lies_of_all_kinds(stage: Stage) -> str:
-    """Each for as long as it takes to be believed, one after the other; then it is well again."""
-    with lying(stage) as liar:
-        # To one page after the other: the wait after a failure doubles, until a page is committed.
-        left = {"&page=2": [*PASSING[::2]], "&page=3": [*PASSING[1::2]], "/tickers": [*PASSING[::3]]}
-        lies = sum(map(len, left.values()))
+@fault("an upstream that returns errors, truncated bodies, HTML and garbage")
+def corrupted_responses(stage: Stage) -> str:
+    """Each corruption lasts until it has had an effect. Afterwards the upstream works again."""
+    with faulty_upstream(stage) as upstream:
+        # Spread them over several pages: the wait after a failure doubles until a page is committed.
+        remaining = {"&page=2": [*CORRUPTIONS[::2]], "&page=3": [*CORRUPTIONS[1::2]], "/tickers": [*CORRUPTIONS[::3]]}
+        count = sum(map(len, remaining.values()))
 
-        def lie(path: str) -> Lie | None:
-            of_page = next((lies for asked, lies in left.items() if asked in path), [])
-            return of_page.pop(0) if of_page else None
+        def next_corruption(path: str) -> Corruption | None:
+            corruptions = next((left for part, left in remaining.items() if part in path), [])
+            return corruptions.pop(0) if corruptions else None
 
-        liar.lie = lie
+        upstream.corruption_for = next_corruption
         stage.start("control")
         stage.start("worker")
         runs = stage.request("coingecko", "coinpaprika")
-        until(lambda: sum(map(len, left.values())) < lies, what="the first lie was told")
-        stage.hurt()
+        until(lambda: sum(map(len, remaining.values())) < count, what="the first corrupted response was sent")
+        stage.mark_fault()
         stage.settle()
-        assert not any(left.values()), f"lies not told: { {page: len(lies) for page, lies in left.items()} }"
+        assert not any(remaining.values()), f"not sent: { {page: len(left) for page, left in remaining.items()} }"
     claims = [stage.run(run).claims for run in runs]
-    return f"{lies} lies, {sum(claims)} starts; nothing of them was loaded"
+    return f"{count} corrupted responses, {sum(claims)} starts; none of them was loaded"
 
 
-@fault("an upstream that answers every page with the first")
-def the_same_page_for_ever(stage: Stage) -> str:
-    with lying(stage) as liar:
-        liar.rewrite = lambda path: _with(path, page="1") if "page=" in path else path
+@fault("an upstream that returns the first page for every page")
+def same_page_forever(stage: Stage) -> str:
+    with faulty_upstream(stage) as upstream:
+        upstream.rewrite = lambda path: _with(path, page="1") if "page=" in path else path
         stage.start("control")
         stage.start("worker")
         [run] = stage.request("coingecko")
-        until(partial(_waits_for, stage, run, "repeated_page"), what="the repeat was found out")
-        stage.hurt()
-        assert stage.one("SELECT count(*) FROM pages") == 1, "a repeat was loaded"
-        liar.rewrite = lambda path: path
+        until(partial(_waits_for, stage, run, "repeated_page"), what="the repeated page was detected")
+        stage.mark_fault()
+        assert stage.scalar("SELECT count(*) FROM pages") == 1, "a repeated page was loaded"
+        upstream.rewrite = lambda path: path
         stage.settle()
-    return f"found out on its second page; {len(liar.asked)} calls in all"
+    return f"detected on its second page; {len(upstream.paths)} requests in total"
 
 
-@fault("kill -9 while nothing changed since the last run")
-def killed_while_nothing_changed(stage: Stage) -> str:
-    """Pages that are not loaded again are committed, and left at a kill, as any other."""
+@fault("kill -9 during a run whose upstream has not changed")
+def killed_in_unchanged_run(stage: Stage) -> str:
+    """An unchanged page is committed like any other, and its run resumes after a kill like any other."""
     stage.start("control")
     stage.start("worker")
     first = stage.request("coingecko", "coinpaprika")
@@ -150,18 +159,18 @@ def killed_while_nothing_changed(stage: Stage) -> str:
         stage.arm(point, "SIGKILL")
     second = stage.request("coingecko", "coinpaprika")
     for point in ("after_raw_page", "after_commit"):
-        stage.struck(point)
+        stage.wait_until_reached(point)
     stage.settle()
     [pages] = stage.rows(
         """
-        SELECT count(*) FILTER (WHERE status = 304) AS kept, count(*) AS pages, sum(fetched) AS fetched
+        SELECT count(*) FILTER (WHERE status = 304) AS unchanged, count(*) AS pages, sum(fetched) AS fetched
           FROM pages WHERE run = ANY(:runs)
         """,
         runs=second,
     )
-    before = stage.one("SELECT count(*) FROM pages WHERE run = ANY(:runs)", runs=first)
-    assert (pages.kept, pages.pages, pages.fetched) == (before, before, 0), dict(pages)
-    return f"{pages.kept} pages with nothing in them, each committed once"
+    expected = stage.scalar("SELECT count(*) FROM pages WHERE run = ANY(:runs)", runs=first)
+    assert (pages.unchanged, pages.pages, pages.fetched) == (expected, expected, 0), dict(pages)
+    return f"{pages.unchanged} unchanged pages, each committed once"
 
 
 def _waits_for(stage: Stage, run: Any, code: str) -> bool:

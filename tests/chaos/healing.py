@@ -1,21 +1,21 @@
-"""The end of a round: what was hurt is healed, what was cancelled asked for again; the next one finds nothing of it."""
+"""End a round: repair everything, request cancelled runs again, and clean up for the next round."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from tests.chaos.perform import KNOWN
+from tests.chaos.runner import KNOWN
 from tests.chaos.stage import Stage
 from tests.processes import Process, until
 
 WORKERS = 2
-GRACE = 20.0
+STOPS_WITHIN = 20.0
 RECOVERED_WITHIN = 75.0
-"""Seconds: 60 in which consuming must have resumed after whatever befell Redis, and then the runs themselves."""
+"""Seconds: up to 60 until workers consume again after a fault of Redis, and 15 for the runs."""
 
 
 def revive(stage: Stage) -> None:
-    """As many workers as there should be, and one reconciler; none of them frozen or told to stop."""
+    """Start missing workers and a missing reconciler. Ignore processes that have received SIGTERM."""
     for process in [process for process in stage.started if stage.has_ended(process)]:
         process.kill()
         stage.started.remove(process)
@@ -25,45 +25,49 @@ def revive(stage: Stage) -> None:
 
 
 def staying(stage: Stage, role: str) -> list[Process]:
-    """The processes of a role that live, and were not told to stop."""
-    return [it for it in stage.started if it.role == role and it not in stage.leaving and not stage.has_ended(it)]
+    """Return the living processes of a role that have not received SIGTERM."""
+    processes = [process for process in stage.started if process.role == role and process not in stage.stopping]
+    return [process for process in processes if not stage.has_ended(process)]
 
 
 def heal(stage: Stage, paused: set[str]) -> None:
+    """Disarm kill points, start missing processes, and resume paused sources."""
     stage.disarm()
     revive(stage)
     for source in paused:
         stage.api("POST", f"/sources/{source}/resume")
 
 
-def with_frozen_parts(stage: Stage) -> list[Process]:
-    frozen = {process.pid for process in stage.stopped()}
-    return [it for it in staying(stage, "worker") if frozen & {it.pid, *(child.pid for child in stage.children(it))}]
+def frozen_workers(stage: Stage) -> list[Process]:
+    """Return the workers that have at least one frozen process."""
+    frozen = {process.pid for process in stage.frozen_processes()}
+    workers = staying(stage, "worker")
+    return [worker for worker in workers if frozen & {worker.pid, *(child.pid for child in stage.children(worker))}]
 
 
-def ask_until_whole(stage: Stage) -> None:
-    """Every source has a run that was not cancelled; those that were told to stop have stopped."""
+def request_until_complete(stage: Stage) -> None:
+    """Wait for all runs, and request another one for each source whose runs were all cancelled."""
     while True:
         stage.settle(within=RECOVERED_WITHIN)
-        whole = {run.source for run in stage.rows("SELECT source FROM runs WHERE status <> 'cancelled'")}
-        if whole >= set(KNOWN):
+        complete = {run.source for run in stage.rows("SELECT source FROM runs WHERE status <> 'cancelled'")}
+        if complete >= set(KNOWN):
             return
-        stage.request(*sorted(set(KNOWN) - whole))
+        stage.request(*sorted(set(KNOWN) - complete))
 
 
-def leave(stage: Stage) -> None:
-    """Those that were told to stop have stopped, within their grace."""
-    for process in stage.leaving:
-        until(partial(stage.has_ended, process), within=GRACE, what=f"it stopped when it was told; see {process.log}")
-    stage.leaving.clear()
+def await_stopping(stage: Stage) -> None:
+    """Wait until every process that received SIGTERM has exited."""
+    for process in stage.stopping:
+        until(partial(stage.has_ended, process), within=STOPS_WITHIN, what=f"the worker stopped; see {process.log}")
+    stage.stopping.clear()
 
 
-def begin_anew(stage: Stage, *, afresh: bool) -> None:
-    """Nothing is left of the round; nor are its processes, where something was broken."""
-    with stage.watch.looking_away():
-        if afresh:
+def reset_stage(stage: Stage, *, restart: bool) -> None:
+    """Delete the data of the round. restart: end its processes, too."""
+    with stage.watch.suspended():
+        if restart:
             stage.kill()
-            stage.leaving.clear()
-            stage.servers.fresh()
+            stage.stopping.clear()
+            stage.servers.reset()
         else:
             stage.clear()

@@ -1,4 +1,4 @@
-"""What must hold after every fault. Each is a query that gives the rows which break it, and the words for them."""
+"""Check what must hold after every fault. Each invariant is a query that returns the rows that violate it."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from sqlalchemy import Connection, text
 from tests.content import CONTENT
 
 Row = tuple[Hashable, tuple[str, ...]]
-"""Of what was loaded: its natural key, and its values."""
+"""A loaded quote or reject: its natural key, and its values."""
 
 REJECTS = "SELECT source, item, reasons FROM rejects"
 
-BROKEN_BY = {
+INVARIANTS = {
     "a page's counters do not add up": """
         SELECT run, partition, seq FROM pages
          WHERE fetched <> inserted + updated + unchanged + deduplicated + rejected
     """,
-    "the quotes there are not those that the pages say they inserted": """
-        SELECT source, coalesce(p.inserted, 0) AS inserted, coalesce(q.quotes, 0) AS there
+    "the number of quotes differs from the number that the pages inserted": """
+        SELECT source, coalesce(p.inserted, 0) AS inserted, coalesce(q.quotes, 0) AS quotes
           FROM (SELECT source, sum(inserted) AS inserted FROM pages GROUP BY 1) AS p
           FULL JOIN (SELECT source, count(*) AS quotes FROM quotes JOIN listings ON listings.id = listing_id
                       GROUP BY 1) AS q USING (source)
          WHERE coalesce(p.inserted, 0) <> coalesce(q.quotes, 0)
     """,
-    "a quote is of a run that says it wrote fewer": """
-        SELECT q.run, q.there, coalesce(p.wrote, 0) AS wrote
-          FROM (SELECT run, count(*) AS there FROM quotes GROUP BY 1) AS q
+    "a run has more quotes than its pages wrote": """
+        SELECT q.run, q.quotes, coalesce(p.wrote, 0) AS wrote
+          FROM (SELECT run, count(*) AS quotes FROM quotes GROUP BY 1) AS q
           LEFT JOIN (SELECT run, sum(inserted + updated) AS wrote FROM pages GROUP BY 1) AS p USING (run)
-         WHERE q.there > coalesce(p.wrote, 0)
+         WHERE q.quotes > coalesce(p.wrote, 0)
     """,
-    "the rejects there are not those that a page counts": """
-        SELECT run, partition, seq, rejected, there
-          FROM pages AS p, LATERAL (SELECT count(*) AS there FROM rejects AS r
+    "the number of rejects differs from the number that a page counts": """
+        SELECT run, partition, seq, rejected, rejects
+          FROM pages AS p, LATERAL (SELECT count(*) AS rejects FROM rejects AS r
                                      WHERE r.source = p.source AND r.digest = p.body_digest) AS r
-         WHERE rejected <> there AND fetched > 0  -- of an answer that had not changed, nothing was read again
+         WHERE rejected <> rejects AND fetched > 0  -- an unchanged response is not parsed again
     """,
     "a quote has no listing": """
         SELECT listing_id, observed_at FROM quotes AS q WHERE NOT EXISTS (SELECT FROM listings WHERE id = q.listing_id)
     """,
-    "the latest quote of a listing is not its newest": """
+    "the latest quote of a listing is not its newest one": """
         SELECT listing_id, newest, l.observed_at AS latest
           FROM (SELECT listing_id, max(observed_at) AS newest FROM quotes GROUP BY 1) AS q
           FULL JOIN latest_quotes AS l USING (listing_id)
          WHERE newest IS DISTINCT FROM l.observed_at
     """,
-    "a checkpoint is not where its committed pages are": """
+    "a checkpoint does not match its committed pages": """
         SELECT c.source, c.partition, c.version, coalesce(p.pages, 0) AS pages, c.cursor, p.cursor AS of_newest_page
           FROM checkpoints AS c
           LEFT JOIN (SELECT source, partition, count(*) AS pages,
@@ -56,15 +56,15 @@ BROKEN_BY = {
                        FROM pages GROUP BY 1, 2) AS p USING (source, partition)
          WHERE c.version <> coalesce(p.pages, 0) OR c.cursor IS DISTINCT FROM p.cursor
     """,
-    "what an upstream is told we have is not in": """
+    "a validator belongs to a response that was not loaded": """
         SELECT source, partition, etag FROM validators AS v
          WHERE NOT EXISTS (SELECT FROM pages AS p WHERE p.source = v.source AND p.body_digest = v.digest)
     """,
-    "a run's pages of a partition are not numbered without a gap": """
+    "a run's page numbers in a partition have a gap": """
         SELECT run, partition, count(*) AS pages, max(seq) AS last FROM pages
          GROUP BY 1, 2 HAVING max(seq) <> count(*) - 1 OR min(seq) <> 0
     """,
-    "a run's pages of a partition were not committed in their order": """
+    "a run's pages of a partition were committed out of order": """
         SELECT run, partition, seq FROM (
             SELECT *, lag(committed_at) OVER (PARTITION BY run, partition ORDER BY seq) AS before FROM pages) AS p
          WHERE committed_at <= before
@@ -78,11 +78,11 @@ BROKEN_BY = {
             ON a.source = b.source AND a.partition = b.partition AND a.run < b.run
            AND a.began <= b.ended AND b.began <= a.ended
     """,
-    "a lease is held for a run that has ended": """
+    "a finished run holds a lease": """
         SELECT c.source, partition, lease_run, status FROM checkpoints AS c JOIN runs ON runs.id = lease_run
          WHERE lease_expires > clock_timestamp() AND status NOT IN ('queued', 'running', 'waiting', 'failed')
     """,
-    "a run that ended does not say when, or how": """
+    "a finished run lacks its end or its error code": """
         SELECT id, source, status FROM runs
          WHERE (status IN ('succeeded', 'partial', 'failed', 'cancelled')) <> (finished_at IS NOT NULL)
             OR (status = 'failed') <> (error_code IS NOT NULL)
@@ -93,18 +93,18 @@ BROKEN_BY = {
     """,
 }
 
-# Counted, not only named: each is a page whose rows were brought in again by the same run.
-PAGES_TWICE = """
+# Each row is a page that the same run loaded more than once. Its rows count as duplicated.
+DUPLICATED_PAGES = """
     SELECT run, partition, request, sum(fetched)::int AS fetched FROM pages
      GROUP BY run, partition, request, body_digest HAVING count(*) > 1
 """
 
-MOST_NAMED = 3
+MAX_ROWS_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What there is when nothing has happened: rows by source, and for each asset its listings."""
+class Baseline:
+    """The data after undisturbed runs. content: rows by source. assets: the listings of each asset."""
 
     content: dict[str, list[Row]]
     assets: list[set[str]]
@@ -112,71 +112,71 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Difference:
-    """How the data differs from the undisturbed run's. lost, doubled: rows. broken: in words."""
+    """How the data differs from that of an undisturbed run. lost, duplicated: numbers of rows. failures: in words."""
 
     lost: int
-    doubled: int
-    broken: list[str]
+    duplicated: int
+    failures: list[str]
 
 
-def broken(connection: Connection) -> Iterator[str]:
-    """Each invariant of the database that does not hold, in words."""
-    for what, query in BROKEN_BY.items():
-        for row in connection.execute(text(query)).mappings().fetchmany(MOST_NAMED):
-            yield f"{what}: " + ", ".join(f"{name} {value}" for name, value in row.items())
+def violations(connection: Connection) -> Iterator[str]:
+    """Yield each violation of an invariant, in words."""
+    for name, query in INVARIANTS.items():
+        for row in connection.execute(text(query)).mappings().fetchmany(MAX_ROWS_SHOWN):
+            yield f"{name}: " + ", ".join(f"{column} {value}" for column, value in row.items())
 
 
 def content_by_source(connection: Connection) -> dict[str, list[Row]]:
-    """All that was loaded, quotes and rejects, by source; without slugs: whichever source is first names an asset."""
+    """Return the quotes and rejects of each source. Without slugs, since the first source to load an asset names it."""
     loaded: dict[str, list[Row]] = {}
     for quote in connection.execute(text(CONTENT)).mappings():
         key = ("quote", quote["source_asset_id"], quote["quote_currency"], quote["observed_at"])
         values = tuple(f"{name}={value}" for name, value in quote.items() if name != "slug")
         loaded.setdefault(quote["source"], []).append((key, values))
     for source, item, reasons in connection.execute(text(REJECTS)):
-        # By what it is, not by its place in a page: where a file is cut into pages is a setting.
+        # By its item, and not by its position in a page, since the page size is a setting.
         loaded.setdefault(source, []).append((("reject", item), (str(reasons),)))
     return loaded
 
 
 def assets(connection: Connection) -> list[set[str]]:
-    """For each asset its listings, whatever it is called."""
+    """Return the listings of each asset, without the asset's own name."""
     query = "SELECT array_agg(concat_ws(' ', source, source_asset_id, quote_currency)) FROM listings GROUP BY asset"
     return [set(listings) for listings in connection.scalars(text(query))]
 
 
-def of_other_assets(there: list[set[str]], expected: list[set[str]], sources: Iterable[str]) -> Iterator[str]:
-    """Which listings of these sources are not together with those that they would be with, in words."""
-    names = tuple(f"{source} " for source in sources)
+def asset_differences(actual: list[set[str]], expected: list[set[str]], sources: Iterable[str]) -> Iterator[str]:
+    """Yield, in words, each group of listings of these sources that is one asset in `actual` or `expected` only."""
+    prefixes = tuple(f"{source} " for source in sources)
 
-    def of_these(grouped: list[set[str]]) -> set[frozenset[str]]:
-        return {frozenset(one for one in group if one.startswith(names)) for group in grouped}
+    def groups(listings_by_asset: list[set[str]]) -> set[frozenset[str]]:
+        return {frozenset(name for name in listings if name.startswith(prefixes)) for listings in listings_by_asset}
 
-    for group in sorted(map(sorted, (of_these(there) ^ of_these(expected)) - {frozenset()}))[:MOST_NAMED]:
-        yield f"one asset here or undisturbed, not in both: {', '.join(group)}"
+    for group in sorted(map(sorted, (groups(actual) ^ groups(expected)) - {frozenset()}))[:MAX_ROWS_SHOWN]:
+        yield f"one asset either here or in the undisturbed run, but not in both: {', '.join(group)}"
 
 
-def compare(connection: Connection, undisturbed: Mapping[str, list[Row]], sources: Iterable[str]) -> Difference:
-    """These sources' data against what it would be if nothing had happened."""
-    loaded = content_by_source(connection)
-    lost = doubled = 0
-    words = []
+def compare(connection: Connection, expected: Mapping[str, list[Row]], sources: Iterable[str]) -> Difference:
+    """Compare the data of these sources with that of an undisturbed run."""
+    content = content_by_source(connection)
+    lost = duplicated = 0
+    failures = []
     for source in sorted(sources):
-        if source not in undisturbed:
-            words.append(f"{source}: nobody knows what its data is undisturbed")
+        if source not in expected:
+            failures.append(f"{source}: no rows of an undisturbed run are known")
             continue
-        there, expected = loaded.get(source, []), undisturbed[source]
-        keys, expected_keys = Counter(key for key, _ in there), Counter(key for key, _ in expected)
-        missing, more = expected_keys - keys, keys - expected_keys
-        lost, doubled = lost + missing.total(), doubled + more.total()
-        words += [
-            f"{source}: {count} rows {what}, such as {next(iter(rows))}"
-            for what, rows in (("lost", missing), ("too many", more))
-            if (count := rows.total())
+        rows, expected_rows = content.get(source, []), expected[source]
+        keys, expected_keys = Counter(key for key, _ in rows), Counter(key for key, _ in expected_rows)
+        missing, extra = expected_keys - keys, keys - expected_keys
+        lost, duplicated = lost + missing.total(), duplicated + extra.total()
+        failures += [
+            f"{source}: {count} rows {problem}, such as {next(iter(keys))}"
+            for problem, keys in (("lost", missing), ("too many", extra))
+            if (count := keys.total())
         ]
-        if not (missing or more) and (changed := set(there) - set(expected)):
-            words.append(f"{source}: {len(changed)} rows have other values, such as {next(iter(changed))}")
-    for page in connection.execute(text(PAGES_TWICE)):
-        doubled += page.fetched
-        words.append(f"run {page.run} brought in twice: {page.partition!r} {page.request}")
-    return Difference(lost, doubled, words)
+        if not (missing or extra) and (changed := set(rows) - set(expected_rows)):
+            failures.append(f"{source}: {len(changed)} rows have other values, such as {next(iter(changed))}")
+    for page in connection.execute(text(DUPLICATED_PAGES)):
+        duplicated += page.fetched
+        failures.append(f"run {page.run} loaded twice: {page.partition!r} {page.request}")
+    return Difference(lost, duplicated, failures)

@@ -1,4 +1,4 @@
-"""The faults as a table: in the terminal, and between two markers of a document."""
+"""Print the faults as a table, and write it between two markers of a document."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from rich.table import Table
 from tests.chaos.outcome import Outcome
 from tests.marked import Place
 
-COLUMNS = ("fault", "what was seen", "time to recovery", "rows lost", "rows doubled")
+COLUMNS = ("fault", "result", "time to recovery", "rows lost", "rows duplicated")
 WIDTH = 160
 PLACE = Place("chaos")
 
 
 def show(outcomes: Sequence[Outcome], seed: int) -> None:
-    """The table on standard output."""
+    """Print the table."""
     table = Table(title=f"chaos, seed {seed}", show_lines=False)
     for column in COLUMNS:
         table.add_column(column, overflow="fold", justify="left" if column in COLUMNS[:2] else "right")
     for outcome in outcomes:
-        table.add_row(*cells(outcome), style="red" if outcome.broken else "dim" if outcome.not_run else None)
-    # What is no terminal tells no width.
+        table.add_row(*cells(outcome), style="red" if outcome.failures else "dim" if outcome.not_run else None)
+    # Only a terminal has a width.
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 def cells(outcome: Outcome) -> tuple[str, ...]:
     if outcome.not_run is not None:
         return outcome.name, f"not run: {outcome.not_run}", "", "", ""
-    seen = "BROKEN: " + "; ".join(outcome.broken) if outcome.broken else outcome.seen
+    result = "FAILED: " + "; ".join(outcome.failures) if outcome.failures else outcome.result
     recovery = "" if outcome.recovery is None else f"{outcome.recovery:.1f} s"
-    return outcome.name, seen, recovery, str(outcome.lost), str(outcome.doubled)
+    return outcome.name, result, recovery, str(outcome.lost), str(outcome.duplicated)
 
 
 def last_line(outcomes: Sequence[Outcome]) -> str:
-    """Of what ran."""
+    """Return the sums over the faults that ran."""
     ran = [outcome for outcome in outcomes if outcome.not_run is None]
-    counts, lost, doubled, stuck = (
-        sum(getattr(outcome, name) for outcome in ran) for name in ("counts", "lost", "doubled", "stuck")
+    faults, lost, duplicated, stuck = (
+        sum(getattr(outcome, name) for outcome in ran) for name in ("fault_count", "lost", "duplicated", "stuck")
     )
-    return f"chaos: {counts} faults, {lost} rows lost, {doubled} rows doubled, {stuck} runs stuck"
+    return f"chaos: {faults} faults, {lost} rows lost, {duplicated} rows duplicated, {stuck} runs stuck"
 
 
 def write(file: Path, outcomes: Sequence[Outcome], seed: int, rounds: int) -> None:
-    """Put the table into a document, in the place that it leaves for it."""
+    """Write the table into a document, in place of the table between its markers."""
     lines = [
         f"`make chaos ROUNDS={rounds} SEED={seed}`",
         "",

@@ -1,4 +1,4 @@
-"""What all faults stand on: a Postgres, a Valkey, upstreams that never change, files, and the API."""
+"""Start the servers that all faults share: Postgres, Valkey, unchanging upstreams, and the API."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ UPSTREAMS = [sys.executable, "-m", "devstack.recorded_upstreams", "--freeze"]
 
 
 class Servers:
-    """Started once for all faults. fresh() gives each fault an empty database and an empty Redis at the same URLs.
+    """Servers that are started once for all faults. reset() empties the database and Redis at the same URLs.
 
-    seed: which walk the upstreams' frozen prices take.
+    seed: of the upstreams' prices. rounds: of random interleavings.
     """
 
     def __init__(self, folder: Path, seed: int, rounds: int = 1):
@@ -42,7 +42,7 @@ class Servers:
             self._stack.enter_context(self.valkey)
             self._stack.callback(self._processes.kill)
             command = [*UPSTREAMS, "--port", PORT, "--seed", str(self.seed)]
-            self.replay = self._processes.serve("replay", "/healthz", command)
+            self.upstreams = self._processes.serve("upstreams", "/healthz", command)
             shutil.copytree(ROOT / "sample_data/csv", self.csv)
             self._stack = self._stack.pop_all()
         return self
@@ -54,27 +54,27 @@ class Servers:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What every process of the service sees."""
-        upstreams = {f"{source}_URL": self.replay.url + path for source, path in RECORDED_PATHS.items()}
-        # The limits of the free plans are no part of a fault: a kill must not be followed by a wait for the limiter.
+        """Return the environment of every process of the service."""
+        urls = {f"{source}_URL": self.upstreams.url + path for source, path in RECORDED_PATHS.items()}
+        # Lift the rate limits of the free plans. Otherwise a run could wait for the limiter after a kill.
         rates = {f"{source}_CALLS_PER_{span}": "1000000" for source in RECORDED_PATHS for span in ("MINUTE", "MONTH")}
         return {
             **SHORT_TIMES,
-            **upstreams,
+            **urls,
             **rates,
             "DATABASE_URL": self.postgres.url,
             "REDIS_URL": self.valkey.url,
             "CSV_DIR": str(self.csv),
-            # So small that a run of the files has some sixty pages.
+            # Small blocks: a run of the files has about sixty pages.
             "CSV_BLOCK_BYTES": "8192",
-            # What is hurt is to be the one process that works on a run; with others beside it: faults_assistants.py.
+            # One process for each run, so that the fault hits it. faults_assistants.py tests several.
             "RUN_WORKERS": "1",
             "API_TOKEN": TOKEN,
             "WEB_WORKERS": "1",
         }
 
-    def fresh(self) -> None:
-        """Nothing is left of the fault before: not a row, not a message, not a setting that it changed."""
+    def reset(self) -> None:
+        """Remove the rows, messages and changed settings of the previous fault."""
         self.postgres.start()
         self.postgres.run_sql("ALTER SYSTEM RESET ALL")
         self.postgres.skip_fsync()
@@ -85,7 +85,7 @@ class Servers:
         self.valkey.start()
 
     def api(self) -> Process:
-        """The API in front of these servers; one for all faults, since it holds nothing."""
+        """Return the API on these servers, started on the first call. All faults share it, since it is stateless."""
         if self.web is None:
             self.web = self._processes.serve(**self.environ)
         return self.web

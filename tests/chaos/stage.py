@@ -1,28 +1,29 @@
-'''Where a fault happens: fresh servers, processes to start and to hurt, the API to ask, SQL to look.
+'''Give each fault its own stage: empty servers, processes to start and to break, the API, and SQL.
 
-A fault is a function in a module `tests/chaos/faults_*.py` (found by its name):
+A fault is a function in a module `tests/chaos/faults_*.py`. The suite finds these modules by their names:
 
     from tests.chaos.stage import NotRun, Stage, fault
 
-    @fault("Redis is emptied while runs are queued", short=True)     # short: also in `make test`
-    def redis_is_emptied(stage: Stage) -> str:
-        """What a reader of the table wants to know: what it is, in a line."""
+    @fault("Redis emptied while runs are queued", short=True)   # short: also part of `make test`
+    def redis_emptied(stage: Stage) -> str:
+        """Describe the fault in one line."""
         stage.request("coingecko", "csv_history")       # POST /runs
-        stage.hurt()                                    # from here on the time to recovery is counted
+        stage.mark_fault()                              # the time to recovery starts here
         stage.broker.flushall()
-        stage.start("worker"); stage.start("control")   # at the same time: a start takes 2 s
-        stage.settle(within=30)                         # every run has ended; the time to recovery ends here
-        return "both runs were published anew"          # what was seen
+        stage.start("worker"); stage.start("control")   # both at once: each start takes 2 s
+        stage.settle(within=30)                         # wait for all runs; the time to recovery ends here
+        return "both runs were published again"         # the result, for the table
 
-It asserts what is particular to it. The five invariants are checked after each by the runner, which also ends what is
-left running. What this machine refuses is `raise NotRun("why")`. The data is compared with the undisturbed run's for
-each source that has a run. `stage.incomplete("poisoned")` takes a source out of that which can never be complete.
-`stage.expect_undisturbed("mine")`, called first, learns the undisturbed content of a source the suite does not know.
+The function asserts what is special about its fault. Afterwards the runner checks the five invariants and ends the
+remaining processes. If this machine cannot produce the fault, `raise NotRun("reason")`.
 
-The database and Redis are empty at the start. Beat is not there unless it is started: until then the stage sends the
-reconciler's message as beat does, so that no schedule's runs mix in. The clock of stuck runs stands still in
-`with stage.outage():`, for the time in which nothing can move (Redis stopped, say), and while no control process or
-no worker is ready.
+The runner compares the data of each source that has a run with that of an undisturbed run. Exclude a source that
+cannot be complete with `stage.allow_incomplete("poisoned")`. For a source that the suite does not know, call
+`stage.record_expected("mine")` first.
+
+The database and Redis are empty at the start. Until a fault starts beat, the stage sends the reconciler's message as
+beat does, so that no scheduled runs interfere. The clock of stuck runs stops in `with stage.outage():`, which is for
+times when nothing can move, such as while Redis is stopped. It also stops without a ready worker or control process.
 '''
 
 from __future__ import annotations
@@ -47,30 +48,30 @@ from devstack.valkey import Valkey
 from sources.contract import EPOCH
 from store.engine import make_engine
 from store.tables import Base
-from tests.chaos.invariants import Loaded, Row, content_by_source
+from tests.chaos.invariants import Baseline, Row, content_by_source
 from tests.chaos.outcome import Outcome
-from tests.chaos.pulse import Pulse, carrier
+from tests.chaos.reconcile_sender import ReconcileSender, message_sender
 from tests.chaos.servers import TOKEN, Servers
-from tests.chaos.service import Service, go_on
+from tests.chaos.service import Service, resume_processes
 from tests.chaos.watch import Watch
 from tests.processes import Process, until, until_served
 from tests.servers import migrate
 from tests.short_times import SHORT_TIMES
 
-WHAT_THE_API_KNOWS = ("DATABASE_URL", "REDIS_URL", "EXTRA_SOURCES")
-"""A fault that changes one of these has an API of its own."""
+API_SETTINGS = ("DATABASE_URL", "REDIS_URL", "EXTRA_SOURCES")
+"""Settings that the API uses. A fault that changes one of them gets its own API process."""
 
-SETTLE_WITHIN = 40.0
+MAX_SETTLE_SECONDS = 40.0
 UNFINISHED = "('queued', 'running', 'waiting')"
 
 
 class NotRun(Exception):
-    """This machine refuses to make the fault; the message says why."""
+    """This machine cannot produce the fault. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """act returns what was seen."""
+    """A registered fault. act: injects it and returns the result. short: also part of `make test`."""
 
     name: str
     act: Callable[[Stage], str]
@@ -81,7 +82,7 @@ FAULTS: list[Fault] = []
 
 
 def fault(name: str, *, short: bool = False) -> Callable[[Callable[[Stage], str]], Callable[[Stage], str]]:
-    """Register a fault under the name that the table shows. short: it is also part of `make test`."""
+    """Register a fault under its name in the table. short: also part of `make test`."""
 
     def register(act: Callable[[Stage], str]) -> Callable[[Stage], str]:
         FAULTS.append(Fault(name, act, short))
@@ -91,11 +92,11 @@ def fault(name: str, *, short: bool = False) -> Callable[[Callable[[Stage], str]
 
 
 class Stage(Service):
-    """One fault's world; a context manager that leaves no process behind.
+    """The environment of one fault: a context manager that ends every process it started.
 
-    engine:  the database, to look at, each statement a transaction of its own.
-    outcome: the fault's row of the table; the runner fills it in.
-    Of its processes, and the points at which they are struck, see Service.
+    engine:  connects to the database. Each statement is its own transaction.
+    outcome: the fault's row in the table. The runner completes it.
+    See Service for the processes and their kill points.
     """
 
     def __init__(self, servers: Servers, folder: Path):
@@ -103,19 +104,20 @@ class Stage(Service):
         super().__init__(folder, {**servers.environ, "PYTHONPATH": str(self.modules)})
         self.servers, self.valkey = servers, servers.valkey
         self.postgres: Postgres = servers.postgres
-        self.base = Loaded({}, [])
-        self.undisturbed: dict[str, list[Row]] = {}
+        self.baseline = Baseline({}, [])
+        self.expected_rows: dict[str, list[Row]] = {}
         self.outcome = Outcome()
-        self.hurt_at: float | None = None
+        self.fault_at: float | None = None
         self._incomplete: set[str] = set()
         self._web: Process | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Stage:
         self.modules.mkdir()
-        self.servers.fresh()
-        self._look_at(self.postgres.url)
-        self.pulse = self._stack.enter_context(Pulse(lambda: self.environ["REDIS_URL"], self.times["SWEEP_EVERY"]))
+        self.servers.reset()
+        self._connect(self.postgres.url)
+        sender = ReconcileSender(lambda: self.environ["REDIS_URL"], self.times["SWEEP_EVERY"])
+        self.reconcile_sender = self._stack.enter_context(sender)
         self.watch = self._stack.enter_context(Watch(self))
         return self
 
@@ -127,48 +129,48 @@ class Stage(Service):
 
     @property
     def times(self) -> dict[str, float]:
-        """The short times that the processes run with, in seconds: LEASE, SWEEP_EVERY, PUBLISH_GAP, TASK_SLICE, …"""
+        """Return the short times of the processes, in seconds: LEASE, SWEEP_EVERY, PUBLISH_GAP, TASK_SLICE, …"""
         return {name: float(self.environ[name]) for name in SHORT_TIMES}
 
     def start(self, role: str, command: Sequence[str] = (), **environ: str) -> Process:
-        """See Service. Where there is a beat, it sends the reconciler's message."""
+        """Start a process, as Service does. A beat sends the reconciler's message in place of the stage."""
         if role == "beat":
-            self.pulse.stop()
+            self.reconcile_sender.stop()
         return super().start(role, command, **environ)
 
-    def struck(self, point: str, within: float = 20) -> None:
-        """See Service. The time to recovery counts from there."""
-        super().struck(point, within)
-        self.hurt()
+    def wait_until_reached(self, point: str, within: float = 20) -> None:
+        """Wait until a process has reached the point, as Service does. Start the time to recovery."""
+        super().wait_until_reached(point, within)
+        self.mark_fault()
 
-    def hurt(self) -> None:
-        """Note that the hurt is being done now."""
-        self.hurt_at = time.monotonic()
+    def mark_fault(self) -> None:
+        """Start the time to recovery, or restart it."""
+        self.fault_at = time.monotonic()
 
-    def age_of_hurt(self) -> float:
-        """Seconds since it was done."""
-        return time.monotonic() - (self.hurt_at or time.monotonic())
+    def seconds_since_fault(self) -> float:
+        """Return the seconds since mark_fault(), or 0 if no fault is marked."""
+        return time.monotonic() - (self.fault_at or time.monotonic())
 
-    # Asking
+    # Requests
 
     def api(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """Ask the API, as whoever holds the token; raises where the answer is an error."""
+        """Send a request with the API token, and return the JSON of the response. Raise AssertionError for an error."""
         web = self.web()
-        answer = requests.request(
+        response = requests.request(
             method, web.url + path, json=body or None, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
         )
-        assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
-        answered: dict[str, Any] = answer.json()
-        return answered
+        assert response.ok, f"{method} {path}: {response.status_code} {response.text}"
+        document: dict[str, Any] = response.json()
+        return document
 
     def request(self, *sources: str, **body: Any) -> list[uuid.UUID]:
-        """POST /runs; the run of each source, in order."""
-        answered = self.api("POST", "/runs", sources=list(sources), **body)
-        return [uuid.UUID(run["id"]) for run in answered["data"]]
+        """Request a run of each source with POST /runs. Return the ids of the runs, in order."""
+        document = self.api("POST", "/runs", sources=list(sources), **body)
+        return [uuid.UUID(run["id"]) for run in document["data"]]
 
     def send(self, task: str, *arguments: Any, **keywords: Any) -> None:
-        """Send a message past the API, as another version of the service might have."""
-        with carrier(self.environ["REDIS_URL"]) as celery:
+        """Send a message without the API, as another version of the service might."""
+        with message_sender(self.environ["REDIS_URL"]) as celery:
             queue = "ingest" if task in ("kasparro.ingest", "kasparro.canary") else "control"
             celery.send_task(task, args=arguments, kwargs=keywords, queue=queue, retry=False)
 
@@ -176,20 +178,20 @@ class Stage(Service):
         self.api("POST", f"/runs/{run}/cancel")
 
     def web(self) -> Process:
-        """The suite's API; one of the fault's own where it has servers or sources of its own."""
+        """Return the suite's API process, or one for this fault if the fault has its own servers or sources."""
         if self._web is None:
             shared = self.servers.environ
-            if all(self.environ.get(name) == shared.get(name) for name in WHAT_THE_API_KNOWS):
+            if all(self.environ.get(name) == shared.get(name) for name in API_SETTINGS):
                 self._web = self.servers.api()
             else:
                 self._web = self.serve()
         until_served(self._web)
         return self._web
 
-    # What this fault has of its own
+    # Servers and sources of this fault
 
     def add_sources(self, modules: Mapping[str, str]) -> None:
-        """More sources, each a module's name and its code, for what is started from now on."""
+        """Add sources for the processes started from now on. modules: the code of each source, by module name."""
         for name, code in modules.items():
             (self.modules / f"{name}.py").write_text(code)
         names = [*filter(None, self.environ.get("EXTRA_SOURCES", "").split(",")), *modules]
@@ -197,23 +199,23 @@ class Stage(Service):
         self._web = None
 
     def use_postgres(self, server: Postgres) -> None:
-        """A Postgres of this fault's own, started and migrated here, stopped and erased at its end. Call it first."""
+        """Start and migrate a Postgres for this fault. It is erased at the end. Call this before anything else."""
         self._stack.callback(server.erase)
         self._stack.enter_context(server)
         migrate(server.url)
         self.postgres, self._web = server, None
         self.environ["DATABASE_URL"] = server.url
-        with self.watch.looking_away():
+        with self.watch.suspended():
             self.engine.dispose()
-            self._look_at(server.url)
+            self._connect(server.url)
 
     def use_valkey(self, server: Valkey) -> None:
-        """A Valkey of this fault's own, started here and stopped at its end. Call it first."""
+        """Start a Valkey for this fault. It is stopped at the end. Call this before anything else."""
         self._stack.enter_context(server)
         self.valkey, self._web = server, None
         self.environ["REDIS_URL"] = server.url
 
-    # Looking
+    # Queries
 
     @property
     def broker(self) -> redis.Redis:
@@ -224,8 +226,8 @@ class Stage(Service):
             result = connection.execute(text(query), values)
             return list(result.mappings()) if result.returns_rows else []
 
-    def one(self, query: str, **values: Any) -> Any:
-        """The one value that a query gives."""
+    def scalar(self, query: str, **values: Any) -> Any:
+        """Return the only value of the only row of a query."""
         [row] = self.rows(query, **values)
         [value] = row.values()
         return value
@@ -233,17 +235,17 @@ class Stage(Service):
     def run(self, run: uuid.UUID) -> RowMapping:
         return self.rows("SELECT * FROM runs WHERE id = :run", run=run)[0]
 
-    def settle(self, within: float = SETTLE_WITHIN) -> None:
-        """Wait until every run has ended: with that the service has recovered."""
-        until(self._all_ended, within=within, what="every run ended")
-        if self.hurt_at is not None:
-            self.outcome.recovery = max(self.outcome.recovery or 0, time.monotonic() - self.hurt_at)
-            self.hurt_at = None
+    def settle(self, within: float = MAX_SETTLE_SECONDS) -> None:
+        """Wait until every run has finished. This ends the time to recovery."""
+        until(self._all_finished, within=within, what="every run finished")
+        if self.fault_at is not None:
+            self.outcome.recovery = max(self.outcome.recovery or 0, time.monotonic() - self.fault_at)
+            self.fault_at = None
 
-    def _all_ended(self) -> bool:
+    def _all_finished(self) -> bool:
         try:
             return not self.unfinished()
-        except SQLAlchemyError:  # the database itself is being hurt
+        except SQLAlchemyError:  # the database is down
             return False
 
     def unfinished(self) -> list[RowMapping]:
@@ -251,72 +253,73 @@ class Stage(Service):
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """No run is counted as stuck meanwhile, nor until somebody consumes again. The database answers at its end."""
+        """Count no run as stuck during the block, nor until the service consumes again. Then wait for Postgres."""
         self.watch.outages += 1
         try:
             yield
         finally:
-            self.watch.outage_until = until(self._now, within=30, what="the database answers") or EPOCH
+            self.watch.outage_until = until(self._now, within=30, what="the database responds") or EPOCH
             self.watch.outages -= 1
 
     def _now(self) -> datetime | None:
         try:
-            now: datetime = self.one("SELECT clock_timestamp()")
+            now: datetime = self.scalar("SELECT clock_timestamp()")
         except SQLAlchemyError:
             return None
         return now
 
     def clear(self) -> None:
-        """Nothing is left of what was loaded; who is connected is cut off, which is quicker than another database."""
+        """Delete all rows and disconnect all clients. This is faster than creating another database."""
         self.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE pid <> pg_backend_pid() AND datname = current_database()"
         )
         self.rows(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
 
-    def heal_servers(self) -> None:
-        """Whatever a fault that failed has left of them."""
+    def restore_servers(self) -> None:
+        """Continue and start the servers, in case a failed fault has left them frozen or stopped."""
         for server in (self.postgres, self.valkey):
-            go_on(family(server.pid) if server.pid else ())
+            resume_processes(family(server.pid) if server.pid else ())
             server.start()
 
-    def end_schedule(self) -> None:
-        """Beat asks for no more runs; the reconciler's message goes on."""
+    def stop_beat(self) -> None:
+        """Kill beat, so that it requests no further runs. The stage sends the reconciler's message again."""
         beats = [process for process in self.started if process.role == "beat"]
         for beat in beats:
             beat.kill()
         if beats:
-            self.pulse.start()
+            self.reconcile_sender.start()
 
-    # What the runner compares
+    # Comparison with the undisturbed run
 
-    def incomplete(self, *sources: str) -> None:
-        """Sources whose runs may fail here, and whose data can then not be complete."""
+    def allow_incomplete(self, *sources: str) -> None:
+        """Allow failed runs and incomplete data for these sources."""
         self._incomplete |= set(sources)
 
-    def compared(self) -> set[str]:
-        """The sources that have a run, but for those that cannot be complete."""
+    def compared_sources(self) -> set[str]:
+        """Return the sources that have a run, without those that may be incomplete."""
         return {row.source for row in self.rows("SELECT DISTINCT source FROM runs")} - self._incomplete
 
-    def failed(self) -> list[RowMapping]:
-        """The runs that failed though nothing was said that they may."""
-        return [run for run in self.rows("SELECT * FROM runs WHERE status = 'failed'") if run.source in self.compared()]
+    def unexpected_failures(self) -> list[RowMapping]:
+        """Return the failed runs of sources that must be complete."""
+        sources = self.compared_sources()
+        return [run for run in self.rows("SELECT * FROM runs WHERE status = 'failed'") if run.source in sources]
 
-    def expect_undisturbed(self, *sources: str) -> None:
-        """Learn what these sources' data is when nothing happens, in the fault's environment; then begin anew."""
-        doomed = [self.start("worker"), self.start("control")]
+    def record_expected(self, *sources: str) -> None:
+        """Record the rows of these sources after undisturbed runs in this environment. Then reset the servers."""
+        processes = [self.start("worker"), self.start("control")]
         self.request(*sources)
         self.settle()
         with self.engine.connect() as connection:
-            loaded = content_by_source(connection)
-        ended = {run.source: f"{run.status}: {run.error_detail}" for run in self.rows("SELECT * FROM runs")}
-        assert loaded.keys() >= set(sources), f"undisturbed, not all of them have data: {ended}"
-        self.undisturbed |= {source: loaded[source] for source in sources}
-        for process in doomed:
+            content = content_by_source(connection)
+        statuses = {run.source: f"{run.status}: {run.error_detail}" for run in self.rows("SELECT * FROM runs")}
+        assert content.keys() >= set(sources), f"some sources have no data after an undisturbed run: {statuses}"
+        self.expected_rows |= {source: content[source] for source in sources}
+        for process in processes:
             process.kill()
-        self.started = [process for process in self.started if process not in doomed]
-        with self.watch.looking_away():
-            self.servers.fresh()
+        self.started = [process for process in self.started if process not in processes]
+        with self.watch.suspended():
+            self.servers.reset()
 
-    def _look_at(self, url: str) -> None:
+    def _connect(self, url: str) -> None:
         self.engine: Engine = make_engine(url, "chaos", isolation_level="AUTOCOMMIT", pool_size=5)

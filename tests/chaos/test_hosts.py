@@ -1,4 +1,4 @@
-"""The hosts of the fault suite: what a cut link does to packets, and that nothing is left of them."""
+"""A cut link drops packets without notice, and hosts are deleted completely."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ while True:
     probe.send(b"?")
     try:
         probe.recv(1)
-        print("heard", flush=True)
+        print("received", flush=True)
     except TimeoutError:
         pass
 """
 
 
 @contextmanager
-def made(name: str) -> Iterator[Host]:
+def created(name: str) -> Iterator[Host]:
     try:
         with hosts([name], ["server"]) as [host]:
             yield host
-    except NotRun as why:
-        pytest.skip(str(why))
+    except NotRun as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with made("a") as host:
+    with created("a") as host:
         yield host
 
 
 @pytest.fixture
 def server(host: Host) -> Iterator[socket]:
-    """Gets a question from the host every few milliseconds, over its link."""
+    """Yield a socket that receives a request from the host every few milliseconds, over its link."""
     with socket(AF_INET, SOCK_DGRAM) as server:
         server.bind((str(host.links["server"].far), 0))
         server.settimeout(10)
@@ -55,67 +55,67 @@ def server(host: Host) -> Iterator[socket]:
 
 
 @pytest.fixture
-def heard(host: Host, server: socket, tmp_path: Path) -> Path:
-    """Where the host notes each answer it hears, and why it ended if it did."""
+def probe_log(host: Host, server: socket, tmp_path: Path) -> Path:
+    """Return the log to which the host's probe writes each response received, and any error."""
     log = tmp_path / "probe.log"
     address, port = server.getsockname()
     host.run(sys.executable, "-c", PROBE, address, str(port), log=log)
-    answer(server)
-    until(lambda: "heard" in log.read_text())
+    respond(server)
+    until(lambda: "received" in log.read_text())
     return log
 
 
 def drain(server: socket) -> None:
-    """Read what was on its way."""
+    """Discard the requests that have already arrived."""
     server.setblocking(False)
     with suppress(BlockingIOError):
         while True:
             server.recv(1)
 
 
-def answer(server: socket) -> None:
-    question, host = server.recvfrom(1)
-    server.sendto(question, host)
+def respond(server: socket) -> None:
+    request, host = server.recvfrom(1)
+    server.sendto(request, host)
 
 
-def test_a_cut_link_swallows_all_and_refuses_nothing(host: Host, server: socket, heard: Path) -> None:
+def test_a_cut_link_drops_everything_and_refuses_nothing(host: Host, server: socket, probe_log: Path) -> None:
     host.links["server"].cut()
     drain(server)
     server.settimeout(0.5)
     with pytest.raises(TimeoutError):
         server.recv(1)
-    assert "Error" not in heard.read_text(), "the host was told"
+    assert "Error" not in probe_log.read_text(), "the host was notified"
 
     host.links["server"].heal()
     server.settimeout(10)
-    before = heard.read_text().count("heard")
-    answer(server)
-    until(lambda: heard.read_text().count("heard") > before)
+    before = probe_log.read_text().count("received")
+    respond(server)
+    until(lambda: probe_log.read_text().count("received") > before)
 
 
-def test_where_answers_are_lost_the_server_hears_and_the_host_does_not(host: Host, server: socket, heard: Path) -> None:
-    host.links["server"].lose_answers()
-    before = heard.read_text().count("heard")
+def test_with_dropped_responses_only_the_server_receives(host: Host, server: socket, probe_log: Path) -> None:
+    host.links["server"].drop_responses()
+    before = probe_log.read_text().count("received")
     for _ in range(20):
-        answer(server)
-    assert heard.read_text().count("heard") == before
+        respond(server)
+    assert probe_log.read_text().count("received") == before
 
 
-def test_nothing_is_left_of_hosts_whose_test_was_interrupted() -> None:
-    assert not interrupted() & names()
+def test_hosts_of_an_interrupted_test_are_deleted() -> None:
+    assert not interrupted_names() & existing_names()
 
 
-def interrupted() -> set[str]:
-    """What there was of a host when its user pressed Ctrl-C."""
-    with suppress(KeyboardInterrupt), made("b") as host:
-        there = {host.namespace, *(link.far_device for link in host.links.values())}
-        assert there <= names()
+def interrupted_names() -> set[str]:
+    """Interrupt a test as Ctrl-C does. Return the namespace and devices that its host had."""
+    with suppress(KeyboardInterrupt), created("b") as host:
+        names = {host.namespace, *(link.far_device for link in host.links.values())}
+        assert names <= existing_names()
         raise KeyboardInterrupt
-    return there
+    return names
 
 
-def names() -> set[str]:
-    """Of all namespaces and devices that there are."""
-    lists = (["ip", "netns", "list"], ["ip", "-brief", "link"])
-    lines = [line for it in lists for line in subprocess.check_output(it, text=True).splitlines()]
+def existing_names() -> set[str]:
+    """Return the names of all existing namespaces and devices."""
+    commands = (["ip", "netns", "list"], ["ip", "-brief", "link"])
+    lines = [line for command in commands for line in subprocess.check_output(command, text=True).splitlines()]
     return {line.split()[0].partition("@")[0] for line in lines}

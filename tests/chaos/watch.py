@@ -1,4 +1,4 @@
-"""Looks at the runs and leases while a fault happens, for what can no more be seen afterwards."""
+"""Watch runs and leases during a fault, for failures that leave no trace afterwards."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from sources.contract import EPOCH
 if TYPE_CHECKING:
     from tests.chaos.stage import Stage
 
-EVERY = 0.1
+POLL_INTERVAL = 0.1
 
 State = tuple[uuid.UUID, str, int]
-"""A run, its status and its claims: of another status, or claimed anew, it has moved."""
+"""A run, its status and its number of claims. A run with another status or claim has made progress."""
 
-LOOK = """
+RUNS = """
     SELECT r.id, r.status, r.claims,
            (SELECT count(*) FROM checkpoints WHERE lease_run = r.id AND lease_expires > clock_timestamp()) AS leases,
            status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp() AS due
       FROM runs AS r WHERE status IN ('queued', 'running', 'waiting')
 """
 
-# Of a part that has worked since, a sweep or a canary was consumed.
-HEARTS = "SELECT min(beaten_at) FROM heartbeats WHERE part IN ('control', 'worker')"
+# A part with a recent heartbeat has consumed a sweep or a canary.
+OLDEST_HEARTBEAT = "SELECT min(beaten_at) FROM heartbeats WHERE part IN ('control', 'worker')"
 
 LEASES = "SELECT source, partition, lease_run, lease_token, version FROM checkpoints"
 
 
 class Watch:
-    """longest: for how long a run was ever stuck, in seconds, and which. broken: what no moment may show.
+    """A thread that watches the stage. max_stuck: the longest time that a run was stuck, in seconds.
 
-    Stuck is a run that is `running` without a live lease, or due while a worker is free. Time counts only while it
-    could have been helped: not in an outage, nor after one before a worker and a control process have consumed again,
-    nor while there is none of them.
+    A run is stuck if it is `running` without a live lease, or due while a worker is free. Time counts only while the
+    service could act: not during an outage, and not before a worker and a control process are ready and consume again.
+    failures: decreasing lease tokens or checkpoint versions, in words.
     """
 
     def __init__(self, stage: Stage):
         self._stage = stage
         self.outages, self.outage_until = 0, EPOCH
-        self.longest, self.longest_is = 0.0, ""
-        self.broken: list[str] = []
+        self.max_stuck, self.max_stuck_run = 0.0, ""
+        self.failures: list[str] = []
         self._overdue: dict[State, float] = {}
         self._leases: dict[tuple[str, str], tuple[int, int]] = {}
-        self._looking, self._ended = threading.Lock(), threading.Event()
+        self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
@@ -64,11 +64,11 @@ class Watch:
         self.stop()
 
     @contextmanager
-    def looking_away(self) -> Iterator[None]:
-        """The database becomes another one meanwhile: what was seen before says nothing of it."""
-        with self._looking:
+    def suspended(self) -> Iterator[None]:
+        """Do not watch during the block, which replaces the database. Forget what was observed before."""
+        with self._lock:
             yield
-            self.longest, self.broken = 0.0, []
+            self.max_stuck, self.failures = 0.0, []
             self._overdue, self._leases = {}, {}
 
     def stop(self) -> None:
@@ -77,43 +77,43 @@ class Watch:
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(EVERY):
-            with self._looking:
+        while not self._ended.wait(POLL_INTERVAL):
+            with self._lock:
                 try:
-                    self._look()
+                    self._poll()
                 except SQLAlchemyError:
                     self._overdue.clear()  # nothing can move without the database
-                except Exception as error:  # noqa: BLE001 — or nobody would know that it looks no more
-                    self.broken.append(f"the watch cannot look: {error!r}")
+                except Exception as error:  # noqa: BLE001 — report that the watch failed
+                    self.failures.append(f"the watch failed: {error!r}")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         with self._stage.engine.connect() as connection:
-            runs = connection.execute(text(LOOK)).all()
+            runs = connection.execute(text(RUNS)).all()
             leases = connection.execute(text(LEASES)).all()
-            hearts = connection.scalar(text(HEARTS)) or EPOCH
-        self._judge_runs(runs, beating=hearts > self.outage_until)
-        self._judge_leases(leases)
+            heartbeat = connection.scalar(text(OLDEST_HEARTBEAT)) or EPOCH
+        self._check_runs(runs, is_consuming=heartbeat > self.outage_until)
+        self._check_leases(leases)
 
-    def _judge_runs(self, runs: Any, *, beating: bool) -> None:
+    def _check_runs(self, runs: Any, *, is_consuming: bool) -> None:
         slots = self._stage.slots()
         free = slots - sum(run.leases for run in runs if run.status == "running")
-        helpless = self.outages > 0 or not beating or slots == 0 or not self._stage.is_controlled()
+        cannot_act = self.outages > 0 or not is_consuming or slots == 0 or not self._stage.has_reconciler()
         stuck: set[State] = {
             (run.id, run.status, run.claims)
             for run in runs
-            if not helpless and (free > 0 if run.due else run.status == "running" and not run.leases)
+            if not cannot_act and (free > 0 if run.due else run.status == "running" and not run.leases)
         }
         now = time.monotonic()
         self._overdue = {state: self._overdue.get(state, now) for state in stuck}
         for (run, status, _), since in self._overdue.items():
-            if now - since > self.longest:
-                self.longest, self.longest_is = now - since, f"run {run}, {status}"
+            if now - since > self.max_stuck:
+                self.max_stuck, self.max_stuck_run = now - since, f"run {run}, {status}"
 
-    def _judge_leases(self, leases: Any) -> None:
-        """Tokens and versions only rise: each lease is newer than the last, no page is taken back."""
+    def _check_leases(self, leases: Any) -> None:
+        """Check that lease tokens and checkpoint versions never decrease."""
         for row in leases:
-            key, seen = (row.source, row.partition), (row.lease_token, row.version)
-            before = self._leases.get(key, (0, 0))
-            if seen[0] < before[0] or seen[1] < before[1]:
-                self.broken.append(f"{key}: token and version went from {before} to {seen}")
-            self._leases[key] = seen
+            key, current = (row.source, row.partition), (row.lease_token, row.version)
+            previous = self._leases.get(key, (0, 0))
+            if current[0] < previous[0] or current[1] < previous[1]:
+                self.failures.append(f"{key}: token and version went from {previous} to {current}")
+            self._leases[key] = current

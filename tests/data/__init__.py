@@ -1,1 +1,1 @@
-"""Invented data in the shapes that upstreams and CSV files really have. See README.md."""
+"""Invented data in the formats of real upstreams and CSV files. See README.md."""

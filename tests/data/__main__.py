@@ -1,4 +1,4 @@
-"""Write the invented data anew: `python -m tests.data`. It comes out the same each time."""
+"""Write the invented data again: `python -m tests.data`. The result is always the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The content of every invented file, as the generators make it."""
+"""Generate the content of every invented file."""
 
 from __future__ import annotations
 

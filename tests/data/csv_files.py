@@ -1,4 +1,4 @@
-"""Invent CSV files, one for each oddity that files of prices really have, and say what becomes of their rows."""
+"""Invent CSV files, one for each oddity of real price files, and declare the expected results of their rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IN_USD = {"quote_currency": "USD"}
 
 @dataclass(frozen=True)
 class Expected:
-    """The file's declaration, and what becomes of its rows."""
+    """A file's declaration, and the expected numbers of quotes, rejects by reason, and blank rows."""
 
     declared: FileSet
     quotes: int
@@ -43,7 +43,7 @@ DAILY = {"observed_at": "time", "price": "price"}
 
 @dataclass(frozen=True)
 class Quirk:
-    """A file, and what is expected of it."""
+    """The content of a file, and the expected results."""
 
     body: bytes
     expected: Expected
@@ -52,25 +52,25 @@ class Quirk:
 def _quirk(
     name: str, lines: list[str], *, encoding: str = "utf-8", newline: str = "\n", **expected: Any
 ) -> Callable[..., Quirk]:
-    """Return what makes a Quirk of a file's declaration."""
+    """Return a function that builds a Quirk from the file's declaration."""
     body = "".join(line + newline for line in lines).encode(encoding)
 
-    def declared(**declaration: Any) -> Quirk:
+    def build(**declaration: Any) -> Quirk:
         declaration = {"pattern": name, "constants": KESTRELON, "columns": DAILY, **declaration}
         return Quirk(body, Expected(FileSet(**declaration), **{"quotes": ROWS, **expected}))
 
-    return declared
+    return build
 
 
 def _days() -> Iterator[tuple[datetime, random.Random]]:
-    """Yield the day of each row, and the dice for its values."""
+    """Yield the day of each row, and a random generator for its values."""
     for number in range(ROWS):
         yield FROM + timedelta(days=number), random.Random(f"csv {number}")
 
 
-def _candle(dice: random.Random) -> tuple[str, str, str, str]:
+def _candle(rng: random.Random) -> tuple[str, str, str, str]:
     """Return open, high, low and close."""
-    low, opened, close, high = sorted(dice.uniform(0.9, 1.1) for _ in range(4))
+    low, opened, close, high = sorted(rng.uniform(0.9, 1.1) for _ in range(4))
     return f"{opened:.8f}", f"{high:.8f}", f"{low:.8f}", f"{close:.8f}"
 
 
@@ -80,7 +80,7 @@ def _ms(at: datetime) -> int:
 
 def _banner() -> Quirk:
     lines = ["https://banner.example/downloads", "unix,date,symbol,open,high,low,close,Volume USDT"]
-    lines += [f"{_ms(at)},{at:%Y-%m-%d %H:%M:%S},KST/USDT,{','.join(_candle(dice))},1200.5" for at, dice in _days()]
+    lines += [f"{_ms(at)},{at:%Y-%m-%d %H:%M:%S},KST/USDT,{','.join(_candle(rng))},1200.5" for at, rng in _days()]
     return _quirk("banner.csv", lines, first="kestrelon USDT 2024-02-01T00:00:00 1.02382754")(
         skip_lines=1,
         columns={**CANDLE, "observed_at": "unix", "volume_24h": "Volume USDT"},
@@ -90,10 +90,10 @@ def _banner() -> Quirk:
 
 
 def _headerless() -> Quirk:
-    """The close stands before the high."""
+    """The close comes before the high."""
     lines = []
-    for at, dice in _days():
-        opened, high, low, close = _candle(dice)
+    for at, rng in _days():
+        opened, high, low, close = _candle(rng)
         lines.append(f"{_ms(at)},{opened},{close},{high},{low},17")
     return _quirk("headerless.csv", lines, first="kestrelon USD 2024-02-01T00:00:00 1.02382754")(
         header=("time", "open", "close", "high", "low", "volume"),
@@ -104,9 +104,9 @@ def _headerless() -> Quirk:
 
 def _byte_order_mark() -> Quirk:
     lines = ['"Date","Price","Vol.","Change %"']
-    for number, (at, dice) in enumerate(_days()):
+    for number, (at, rng) in enumerate(_days()):
         volume = ("5.58B", "46.88K", "1.2M", "0.9T")[number % 4]
-        lines.append(f'"{at:%b %d, %Y}","{dice.uniform(1, 2):.6f}","{volume}","{dice.uniform(-9, 9):.2f}%"')
+        lines.append(f'"{at:%b %d, %Y}","{rng.uniform(1, 2):.6f}","{volume}","{rng.uniform(-9, 9):.2f}%"')
     return _quirk(
         "byte_order_mark.csv",
         lines,
@@ -122,9 +122,9 @@ def _byte_order_mark() -> Quirk:
 
 def _decimal_comma() -> Quirk:
     lines = ["time;price;volume"]
-    for number, (at, dice) in enumerate(_days()):
-        price = "0,0" if number in (3, 9) else f"{number + 1}.{dice.randrange(100, 1000)},{dice.randrange(10, 100)}"
-        lines.append(f"{_ms(at)};{price};{dice.randrange(10, 100)},88K")
+    for number, (at, rng) in enumerate(_days()):
+        price = "0,0" if number in (3, 9) else f"{number + 1}.{rng.randrange(100, 1000)},{rng.randrange(10, 100)}"
+        lines.append(f"{_ms(at)};{price};{rng.randrange(10, 100)},88K")
     return _quirk(
         "decimal_comma.csv",
         lines,
@@ -144,8 +144,8 @@ def _decimal_comma() -> Quirk:
 
 def _latin_1() -> Quirk:
     lines = ["id,name,time,price"]
-    lines += [f'kestrelon,Kestrelón,{at:%Y-%m-%d},"{dice.randrange(1, 9)},{number + 100}.50"'
-              for number, (at, dice) in enumerate(_days())]  # fmt: skip
+    lines += [f'kestrelon,Kestrelón,{at:%Y-%m-%d},"{rng.randrange(1, 9)},{number + 100}.50"'
+              for number, (at, rng) in enumerate(_days())]  # fmt: skip
     return _quirk("latin_1.csv", lines, encoding="latin-1", first="kestrelon USD 2024-02-01T00:00:00 1100.50")(
         encoding="latin-1",
         thousands=",",
@@ -155,7 +155,7 @@ def _latin_1() -> Quirk:
 
 
 def _utf_16() -> Quirk:
-    lines = ["name,time,price", *(f"Kestrelón 😀,{at:%Y-%m-%d},{dice.random() + 1:.5f}" for at, dice in _days())]
+    lines = ["name,time,price", *(f"Kestrelón 😀,{at:%Y-%m-%d},{rng.random() + 1:.5f}" for at, rng in _days())]
     return _quirk("utf_16.csv", lines, encoding="utf-16", first="kestrelon USD 2024-02-01T00:00:00 1.61914")(
         encoding="utf-16",
         columns={**DAILY, "name": "name"},
@@ -164,10 +164,10 @@ def _utf_16() -> Quirk:
 
 
 def _nulls() -> Quirk:
-    """Two prices are the word null, and three rows are nothing but commas."""
+    """Two prices are the word null, and three rows consist of commas only."""
     lines = ["time,price,volume"]
-    for number, (at, dice) in enumerate(_days()):
-        lines.append(f"{at:%Y-%m-%d},{'null' if number in (5, 6) else f'{dice.uniform(1, 2):.6f}'},null")
+    for number, (at, rng) in enumerate(_days()):
+        lines.append(f"{at:%Y-%m-%d},{'null' if number in (5, 6) else f'{rng.uniform(1, 2):.6f}'},null")
         if number in (10, 20, 21):
             lines.append(",,")
     return _quirk(
@@ -189,8 +189,8 @@ def _epoch(unit: str, factor: int, price: str, first: str) -> Quirk:
 
 def _three_currencies() -> Quirk:
     lines = ["date,coin_id,coin_symbol,price_usd,price_eur,price_chf"]
-    for number, (at, dice) in enumerate(_days()):
-        prices = f"{dice.random():.17f},{dice.random():.17f},{number + 1}.796742873076524e-05"
+    for number, (at, rng) in enumerate(_days()):
+        prices = f"{rng.random():.17f},{rng.random():.17f},{number + 1}.796742873076524e-05"
         lines.append(f"{at:%d-%m-%Y},kestrelon,kst,{prices}")
     return _quirk(
         "three_currencies.csv",
@@ -201,32 +201,32 @@ def _three_currencies() -> Quirk:
     )(
         columns={"source_asset_id": "coin_id", "symbol": "coin_symbol", "name": "coin_symbol", "observed_at": "date"},
         constants={},
-        currencies={it: {"price": f"price_{it.lower()}"} for it in ("USD", "EUR", "CHF")},
+        currencies={currency: {"price": f"price_{currency.lower()}"} for currency in ("USD", "EUR", "CHF")},
         times=("%d-%m-%Y",),
     )
 
 
 def _quoted_time() -> Quirk:
     lines = ["time,price"]
-    lines += [f'"{at:%m/%d/%Y, %I:%M:%S %p}",{dice.uniform(1, 2):.6f}' for at, dice in _days()]
+    lines += [f'"{at:%m/%d/%Y, %I:%M:%S %p}",{rng.uniform(1, 2):.6f}' for at, rng in _days()]
     return _quirk("quoted_time.csv", lines, first="kestrelon USD 2024-02-01T00:00:00 1.619138")(
         times=("%m/%d/%Y, %I:%M:%S %p",)
     )
 
 
 def _utc() -> Quirk:
-    lines = ["time,price", *(f"{at:%Y-%m-%d %H:%M:%S} UTC,{dice.uniform(1, 2):.6f}" for at, dice in _days())]
+    lines = ["time,price", *(f"{at:%Y-%m-%d %H:%M:%S} UTC,{rng.uniform(1, 2):.6f}" for at, rng in _days())]
     return _quirk("utc.csv", lines, first="kestrelon USD 2024-02-01T00:00:00 1.619138")(
         times=("%Y-%m-%d %H:%M:%S UTC",)
     )
 
 
 def _wide() -> Quirk:
-    """104 columns, of which one is the price; the first three rows are from before there was one."""
+    """104 columns, with the price in the last one. The first three rows have no price."""
     lines = [",".join(["time", *(f"Metric{number}" for number in range(102)), "price"])]
-    for number, (at, dice) in enumerate(_days()):
-        price = "" if number < 3 else f"{dice.uniform(1, 2):.6f}"
-        lines.append(f"{at:%Y-%m-%d},{','.join(str(dice.randrange(10)) for _ in range(102))},{price}")
+    for number, (at, rng) in enumerate(_days()):
+        price = "" if number < 3 else f"{rng.uniform(1, 2):.6f}"
+        lines.append(f"{at:%Y-%m-%d},{','.join(str(rng.randrange(10)) for _ in range(102))},{price}")
     return _quirk(
         "wide.csv",
         lines,
@@ -238,24 +238,24 @@ def _wide() -> Quirk:
 
 def _repeated_header() -> Quirk:
     lines = ["time,price"]
-    for number, (at, dice) in enumerate(_days()):
+    for number, (at, rng) in enumerate(_days()):
         lines += ["time,price"] * (number in (15, 30))
-        lines.append(f"{at:%Y-%m-%d},{dice.uniform(1, 2):.6f}")
+        lines.append(f"{at:%Y-%m-%d},{rng.uniform(1, 2):.6f}")
     return _quirk("repeated_header.csv", lines, blank=2, first="kestrelon USD 2024-02-01T00:00:00 1.619138")()
 
 
 def _quoted_newlines() -> Quirk:
     lines = ["note,time,price"]
-    lines += [f'"of the day,\n""{at:%A}""",{at:%Y-%m-%d},{dice.uniform(1, 2):.6f}' for at, dice in _days()]
+    lines += [f'"of the day,\n""{at:%A}""",{at:%Y-%m-%d},{rng.uniform(1, 2):.6f}' for at, rng in _days()]
     return _quirk("quoted_newlines.csv", lines, first="kestrelon USD 2024-02-01T00:00:00 1.619138")()
 
 
 def _ragged() -> Quirk:
     """One row is too short, two are too long."""
     lines = ["time,price,volume"]
-    for number, (at, dice) in enumerate(_days()):
+    for number, (at, rng) in enumerate(_days()):
         cells = {4: "", 5: ",1,2", 6: ",1,2,3"}.get(number, ",1")
-        lines.append(f"{at:%Y-%m-%d},{dice.uniform(1, 2):.6f}{cells}")
+        lines.append(f"{at:%Y-%m-%d},{rng.uniform(1, 2):.6f}{cells}")
     return _quirk(
         "ragged.csv",
         lines,
@@ -267,8 +267,8 @@ def _ragged() -> Quirk:
 
 def _nul() -> Quirk:
     lines = ["time,price"]
-    for number, (at, dice) in enumerate(_days()):
-        lines.append(f"{at:%Y-%m-%d},{dice.uniform(1, 2):.6f}" + "\0" * (number in (8, 12)))
+    for number, (at, rng) in enumerate(_days()):
+        lines.append(f"{at:%Y-%m-%d},{rng.uniform(1, 2):.6f}" + "\0" * (number in (8, 12)))
     return _quirk(
         "nul.csv",
         lines,

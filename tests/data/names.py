@@ -1,4 +1,4 @@
-"""Invent names of coins, the same ones for the same seed."""
+"""Invent names of coins: the same names for the same seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ END = "dan fex gor lin mar nel pos quil rith son tis vard wyn zel"
 
 
 class Names:
-    """Never gives the same name twice, nor the same symbol."""
+    """A source of names and symbols, each of them returned only once."""
 
     def __init__(self, seed: str):
         self.random = random.Random(seed)
@@ -22,7 +22,7 @@ class Names:
         return self._new(lambda: "".join(map(self._pick, (START, MIDDLE, END))).capitalize())
 
     def long_word(self) -> str:
-        """Return a name of at least 13 letters: so long that one letter more or less is a misspelling."""
+        """Return a name of at least 13 letters. In a name of this length, one letter more or less is a misspelling."""
         return self._new(lambda: "".join(map(self._pick, (START, MIDDLE, MIDDLE, START, MIDDLE, END))).capitalize())
 
     def symbol(self, name: str) -> str:

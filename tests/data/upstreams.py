@@ -12,7 +12,7 @@ from tests.data.names import Names
 AT = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
 TICKERS, MARKETS, DAYS = 60, 50, 91
 NO_MARKET_CAP, NO_MAX_SUPPLY = 16, 47
-"""How many of the tickers lack it; CoinPaprika writes 0."""
+"""The number of tickers without a market cap, and without a maximum supply. CoinPaprika writes 0 for both."""
 
 JSON, HTML = "application/json", "text/html; charset=utf-8"
 SHARED_SYMBOL = "SHRD"
@@ -24,8 +24,8 @@ PAPRIKA_ERRORS = {
     "error.404_no_such_id": (404, {}, {"error": "there is no such id"}),
 }
 GECKO_ERRORS: dict[str, tuple[int, dict[str, str], Any]] = {
-    # The four shapes of an error.
-    "error.404_no_such_coin": (404, {}, {"error": "There is no coin of this id"}),
+    # Errors come in four shapes.
+    "error.404_no_such_coin": (404, {}, {"error": "no coin has this id"}),
     "error.429_retry_after_71": (
         429,
         {"retry-after": "71"},
@@ -37,7 +37,7 @@ GECKO_ERRORS: dict[str, tuple[int, dict[str, str], Any]] = {
         {"error": {"status": {"error_code": 10002, "error_message": "There is no key in this request."}}},
     ),
     "error.200_server_error": (200, {}, {"status": 500, "error": "Something went wrong"}),
-    # A refusal under a status that promises a page.
+    # An error with status 200.
     "error.200_too_many_requests": (
         200,
         {},
@@ -82,7 +82,7 @@ def _headers(status: int, headers: dict[str, str]) -> bytes:
 
 
 def raw(text: str) -> str:
-    """Mark a number that stands in the JSON exactly as written here: Go and Ruby spell exponents unlike Python."""
+    """Mark a number that must appear in the JSON exactly as written: Go and Ruby format exponents unlike Python."""
     return f"#{text}#"
 
 
@@ -100,7 +100,7 @@ def _time(age: timedelta, digits: str = "") -> str:
 
 
 def _tickers(names: Names) -> list[dict[str, Any]]:
-    """Return coins as CoinPaprika writes them: 0 where it knows nothing, and never null."""
+    """Return coins as CoinPaprika writes them: a missing number is 0, never null."""
     coins = [_ticker(names, number) for number in range(TICKERS)]
     coins[0] |= {"id": "kst-kestrelon", "name": "Kestrelon", "symbol": "KST"}
     for number in (7, 8, 30):
@@ -111,33 +111,33 @@ def _tickers(names: Names) -> list[dict[str, Any]]:
     for number, price in ((14, "3.1e-8"), (15, "7.25e-07"), (16, "0.00001234567890123456")):
         coins[number]["quotes"]["USD"]["price"] = raw(price)
     for number in (17, 18):
-        del coins[number]["circulating_supply"]  # a drift that was really seen
+        del coins[number]["circulating_supply"]  # a drift that really happened
     coins[19]["rank"] = 0
     return coins
 
 
 def _ticker(names: Names, number: int) -> dict[str, Any]:
-    name, dice = names.word(), names.random
+    name, rng = names.word(), names.random
     symbol = names.symbol(name)
-    price = dice.uniform(0.01, 90_000 / (number + 1))
-    supply = dice.randrange(10**6, 10**9)
+    price = rng.uniform(0.01, 90_000 / (number + 1))
+    supply = rng.randrange(10**6, 10**9)
     return {
         "id": f"{symbol.lower()}-{name.lower()}",
         "name": name,
         "symbol": symbol,
         "rank": number + 1,
         "circulating_supply": supply,
-        "total_supply": supply + dice.randrange(10**6),
+        "total_supply": supply + rng.randrange(10**6),
         "max_supply": 0 if number >= TICKERS - NO_MAX_SUPPLY else 2 * supply,
-        "beta_value": round(dice.uniform(0, 2), 6),
+        "beta_value": round(rng.uniform(0, 2), 6),
         "first_data_at": "2019-05-06T00:00:00Z",
-        "last_updated": _time(timedelta(seconds=dice.randrange(600))),
+        "last_updated": _time(timedelta(seconds=rng.randrange(600))),
         "quotes": {
             "USD": {
                 "price": price,
-                "volume_24h": dice.uniform(0, 10**9),
+                "volume_24h": rng.uniform(0, 10**9),
                 "market_cap": 0 if number >= TICKERS - NO_MARKET_CAP else int(price * supply),
-                "percent_change_24h": round(dice.uniform(-9, 9), 2),
+                "percent_change_24h": round(rng.uniform(-9, 9), 2),
                 "ath_price": price * 3,
                 "ath_date": "2021-11-12T13:14:15Z",
             }
@@ -146,7 +146,7 @@ def _ticker(names: Names, number: int) -> dict[str, Any]:
 
 
 def _markets(names: Names) -> list[dict[str, Any]]:
-    """Return coins as CoinGecko writes them: null where it knows nothing; whole numbers and floats mix."""
+    """Return coins as CoinGecko writes them: a missing number is null, and whole numbers and floats mix."""
     coins = [_market(names, number) for number in range(MARKETS)]
     coins[0] |= {"id": "kestrelon", "symbol": "kst", "name": "Kestrelon"}
     for number in (5, 6):
@@ -161,9 +161,9 @@ def _markets(names: Names) -> list[dict[str, Any]]:
 
 
 def _market(names: Names, number: int) -> dict[str, Any]:
-    name, dice = names.word(), names.random
-    price: float = round(dice.uniform(0.01, 70_000 / (number + 1)), 4) if number % 3 else dice.randrange(2, 70_000)
-    supply = round(dice.uniform(10**6, 10**9), 3)
+    name, rng = names.word(), names.random
+    price: float = round(rng.uniform(0.01, 70_000 / (number + 1)), 4) if number % 3 else rng.randrange(2, 70_000)
+    supply = round(rng.uniform(10**6, 10**9), 3)
     return {
         "id": name.lower(),
         "symbol": names.symbol(name).lower(),
@@ -173,28 +173,28 @@ def _market(names: Names, number: int) -> dict[str, Any]:
         "market_cap": int(price * supply),
         "market_cap_rank": number + 1,
         "fully_diluted_valuation": None if number % 2 else int(price * supply * 2),
-        "total_volume": round(dice.uniform(1, 10**8), number % 2),
+        "total_volume": round(rng.uniform(1, 10**8), number % 2),
         "high_24h": price * 2,
         "low_24h": price / 2,
-        "price_change_percentage_24h": round(dice.uniform(-9, 9), 5),
+        "price_change_percentage_24h": round(rng.uniform(-9, 9), 5),
         "circulating_supply": supply,
         "total_supply": None if number % 17 == 4 else supply * 2,
         "max_supply": None if number % 9 > 4 else int(supply * 3),
         "ath_date": "2024-03-14T07:10:36.635Z",
         "roi": None,
-        "last_updated": _time(timedelta(seconds=dice.randrange(600)), f".{dice.randrange(1000):03}"),
+        "last_updated": _time(timedelta(seconds=rng.randrange(600)), f".{rng.randrange(1000):03}"),
     }
 
 
 def _incomplete() -> list[dict[str, Any]]:
-    """Return a coin that is complete, and one for each field that a coin was seen to lack."""
-    whole = _market(Names("incomplete"), 1)
-    lacks = ({"id": ""}, {"current_price": None}, {"last_updated": None}, {"symbol": ""})
-    return [{**whole, "id": f"{whole['id']}-{place}", **lack} for place, lack in enumerate(({}, *lacks))]
+    """Return a complete coin, and one for each field that real coins were seen to lack."""
+    complete = _market(Names("incomplete"), 1)
+    gaps = ({"id": ""}, {"current_price": None}, {"last_updated": None}, {"symbol": ""})
+    return [{**complete, "id": f"{complete['id']}-{number}", **gap} for number, gap in enumerate(({}, *gaps))]
 
 
 def _chart(names: Names) -> dict[str, list[list[Any]]]:
-    """Return a price for each day; the last ones are from the time of the request."""
+    """Return a price for each day. The last price is from the time of the request."""
     days = [int((AT.replace(hour=0, minute=0, second=0) - timedelta(days=ago)).timestamp()) for ago in range(DAYS)]
     times = [1000 * second for second in reversed(days)] + [int(AT.timestamp() * 1000) + 89]
     ranges = {"prices": 60_000, "market_caps": 10**12, "total_volumes": 10**10}

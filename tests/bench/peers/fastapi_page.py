@@ -1,6 +1,6 @@
-"""The page of `/data?limit=100` by FastAPI, asyncpg and orjson: one keyset query, the rows as dicts, dumped.
+"""Serve the page of `/data?limit=100` with FastAPI, asyncpg and orjson: one keyset query, the rows as dicts.
 
-Without what else the API does for it: other filters, an estimate of the total, the time to go on from.
+It omits the other features of the API: filters, an estimate of the total, and the watermark.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUERY = """
      {where}
      ORDER BY q.observed_at DESC, q.listing_id DESC LIMIT $1
 """
-FIRST, FOLLOWING = QUERY.format(where=""), QUERY.format(where="WHERE (q.observed_at, q.listing_id) < ($2, $3)")
+FIRST_PAGE, NEXT_PAGE = QUERY.format(where=""), QUERY.format(where="WHERE (q.observed_at, q.listing_id) < ($2, $3)")
 
 
 @asynccontextmanager
@@ -45,14 +45,14 @@ app = FastAPI(lifespan=lifespan)
 @app.get("/data")
 async def list_quotes(request: Request, limit: int = 100, cursor: str | None = None) -> Response:
     if cursor is None:
-        found = await request.app.state.pool.fetch(FIRST, limit + 1)
+        records = await request.app.state.pool.fetch(FIRST_PAGE, limit + 1)
     else:
         at, listing = orjson.loads(urlsafe_b64decode(cursor))
-        found = await request.app.state.pool.fetch(FOLLOWING, limit + 1, datetime.fromisoformat(at), listing)
-    rows = [dict(row) for row in found[:limit]]
+        records = await request.app.state.pool.fetch(NEXT_PAGE, limit + 1, datetime.fromisoformat(at), listing)
+    rows = [dict(row) for row in records[:limit]]
     keys = [(row["observed_at"], row.pop("listing_id")) for row in rows]
-    following = urlsafe_b64encode(orjson.dumps(keys[-1])).decode() if len(found) > limit else None
-    pagination = {"limit": limit, "next_cursor": following, "has_more": following is not None}
+    next_cursor = urlsafe_b64encode(orjson.dumps(keys[-1])).decode() if len(records) > limit else None
+    pagination = {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None}
     body = orjson.dumps({"data": rows, "pagination": pagination}, _plain, orjson.OPT_UTC_Z)
     return Response(body, media_type="application/json")
 

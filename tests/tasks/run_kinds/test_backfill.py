@@ -23,7 +23,7 @@ from tasks.runs.requests import RunRequest, request_cancel, request_runs
 from tests.recordings import Recordings
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters
-from tests.tasks.test_worker import Start, ended
+from tests.tasks.test_worker import Start, final_status
 from tests.upstreams import FETCHED, Gate, canned
 
 DAY = timedelta(days=1)
@@ -328,7 +328,7 @@ def test_a_backfill_whose_worker_is_killed_resumes_at_the_span_it_reached(
     worker.kill()
     gate.open.set()
     start("worker", COINGECKO_URL=charts.url)
-    assert ended(engine, requested.run, settings) == "succeeded"
+    assert final_status(engine, requested.run, settings) == "succeeded"
     assert len(charts.requests) == SPANS + 1
     assert charts.requests[1] == charts.requests[2]
     assert loaded_days(bench) == 110

@@ -1,4 +1,4 @@
-"""A large table, as years of history make it: listing after listing, each hour by hour, in runs of a size."""
+"""Fill a large table as years of history do: listing after listing, each hour by hour."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.bench.service import SOURCE
 
 FILLED = "filled"
 SECOND, OLD = "coingecko", "coinpaprika"
-"""Sources beside the histories: one that lists some of the same assets, and one whose rows are the oldest 1 %."""
+"""Two more sources: one that lists some of the same assets, and one whose rows are the oldest 1 %."""
 
 SECOND_CURRENCY = "EUR"
 OLD_COINS = 60
-"""More than are read one by one; see FEW in app/quotes/data.py."""
+"""More than FEW in app/quotes/data.py, the number of listings that are read one by one."""
 
-THRICE = "coin-1"
-"""The asset that has a listing in each source, as others have."""
+SHARED_ASSET = "coin-1"
+"""An asset that has a listing in each source."""
 
-RUN_ROWS = 100_000
+ROWS_PER_RUN = 100_000
 
 INSERT_ASSET = "INSERT INTO assets (slug, symbol, name) VALUES (%(slug)s, %(symbol)s, %(name)s)"
 
@@ -54,7 +54,7 @@ INSERT_LATEST = """
     SELECT listing, %(begin)s + (%(hours)s - 1) * interval '1 hour' FROM unnest(%(listings)s) AS listing
 """
 
-# One page a run, which says how much it wrote.
+# Each run has one page, which reports all its rows.
 INSERT_PAGE = """
     WITH body AS (
         INSERT INTO raw_bodies (source, digest, body, content_type, size, received_at)
@@ -72,8 +72,8 @@ END_RUN = "UPDATE runs SET finished_at = clock_timestamp() WHERE id = %(run)s"
 
 
 @dataclass(frozen=True)
-class Listed:
-    """What a source has in the table: so many coins, each for so many hours from a time on."""
+class HistorySpec:
+    """A source's part of the table: the number of coins, and the number of hours of each since `begin`."""
 
     source: str
     currency: str
@@ -82,42 +82,42 @@ class Listed:
     hours: int
 
 
-def coins(scale: Scale) -> int:
-    """How many have a history. A fourth as many have a second listing."""
+def coin_count(scale: Scale) -> int:
+    """Return the number of coins with a history. A fourth as many have a second listing."""
     return scale.listings * 4 // 5
 
 
-def at(hour: int) -> datetime:
+def hour_at(hour: int) -> datetime:
     return BEGIN + timedelta(hours=hour)
 
 
 def fill(servers: Servers, scale: Scale) -> None:
-    """Make the template FILLED, if there is none yet."""
+    """Create the template FILLED, unless it exists."""
     if FILLED in servers.templates:
         return
-    many, few = coins(scale), scale.listings - coins(scale)
+    first_listings, second_listings = coin_count(scale), scale.listings - coin_count(scale)
     old_hours = scale.listings * scale.hours // 100 // OLD_COINS
-    with servers.filling(FILLED) as database:
-        for coin in range(many):
+    with servers.new_template(FILLED) as database:
+        for coin in range(first_listings):
             database.execute(INSERT_ASSET, slug=_slug(coin), symbol=symbol(coin), name=name(coin))
-        _fill(database, Listed(OLD, "USD", OLD_COINS, at(-old_hours), old_hours))
-        _fill(database, Listed(SOURCE, "USD", many, BEGIN, scale.hours))
-        _fill(database, Listed(SECOND, SECOND_CURRENCY, few, BEGIN, scale.hours))
+        _fill(database, HistorySpec(OLD, "USD", OLD_COINS, hour_at(-old_hours), old_hours))
+        _fill(database, HistorySpec(SOURCE, "USD", first_listings, BEGIN, scale.hours))
+        _fill(database, HistorySpec(SECOND, SECOND_CURRENCY, second_listings, BEGIN, scale.hours))
         database.settle()
 
 
-def _fill(database: Database, listed: Listed) -> None:
-    database.execute("INSERT INTO sources (name) VALUES (%(source)s)", source=listed.source)
-    named = {"source": listed.source, "currency": listed.currency}
-    listings = [database.value(INSERT_LISTING, **named, slug=_slug(coin)) for coin in range(listed.coins)]
-    at_once = max(1, RUN_ROWS // listed.hours)
-    for first in range(0, listed.coins, at_once):
-        run, some = str(uuid.uuid4()), listings[first : first + at_once]
-        values = {"run": run, "listings": some, "begin": listed.begin, "hours": listed.hours}
-        database.execute(INSERT_RUN, run=run, source=listed.source)
+def _fill(database: Database, spec: HistorySpec) -> None:
+    database.execute("INSERT INTO sources (name) VALUES (%(source)s)", source=spec.source)
+    parameters = {"source": spec.source, "currency": spec.currency}
+    listings = [database.value(INSERT_LISTING, **parameters, slug=_slug(coin)) for coin in range(spec.coins)]
+    coins_per_run = max(1, ROWS_PER_RUN // spec.hours)
+    for first in range(0, spec.coins, coins_per_run):
+        run, batch = str(uuid.uuid4()), listings[first : first + coins_per_run]
+        values = {"run": run, "listings": batch, "begin": spec.begin, "hours": spec.hours}
+        database.execute(INSERT_RUN, run=run, source=spec.source)
         database.execute(INSERT_QUOTES, **values)
         database.execute(INSERT_LATEST, **values)
-        database.execute(INSERT_PAGE, **values, source=listed.source, rows=len(some) * listed.hours)
+        database.execute(INSERT_PAGE, **values, source=spec.source, rows=len(batch) * spec.hours)
         database.execute(END_RUN, run=run)
 
 

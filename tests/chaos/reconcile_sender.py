@@ -1,4 +1,4 @@
-"""The reconciler's message, sent as beat sends it, where no schedule's runs are wanted."""
+"""Send the reconciler's message as beat does, without the runs of a schedule."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 
-def carrier(broker_url: str) -> Celery:
-    """Sends messages as the service does, and gives up as soon."""
+def message_sender(broker_url: str) -> Celery:
+    """Return a Celery app that sends messages with the service's timeouts."""
     celery = Celery("chaos", broker=broker_url, set_as_current=False)
     transport = {"socket_timeout": 2, "socket_connect_timeout": 0.8, "max_retries": 0}
     celery.conf.update(broker_transport_options=transport, task_ignore_result=True, result_backend=None)
     return celery
 
 
-class Pulse:
-    """A thread that sends `kasparro.reconcile` every so many seconds; while Redis is down it is lost, as beat's is."""
+class ReconcileSender:
+    """A thread that sends `kasparro.reconcile` every `interval` seconds. Messages are lost while Redis is down."""
 
-    def __init__(self, broker_url: Callable[[], str], every: float):
-        self._broker_url, self._every = broker_url, every
+    def __init__(self, broker_url: Callable[[], str], interval: float):
+        self._broker_url, self._interval = broker_url, interval
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -38,10 +38,10 @@ class Pulse:
         self.stop()
 
     def start(self) -> None:
-        """Unless it beats already."""
+        """Start the thread, unless it runs already."""
         if self._thread is None:
             self._ended.clear()
-            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread = threading.Thread(target=self._send, daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -50,14 +50,14 @@ class Pulse:
             self._thread.join()
             self._thread = None
 
-    def _beat(self) -> None:
+    def _send(self) -> None:
         url = ""
         celery = Celery("chaos", set_as_current=False)
         while not self._ended.is_set():
             if url != (url := self._broker_url()):
                 celery.close()
-                celery = carrier(url)
-            with suppress(OperationalError, OSError):  # the next one may arrive
-                celery.send_task("kasparro.reconcile", queue="control", expires=self._every, retry=False)
-            self._ended.wait(self._every)
+                celery = message_sender(url)
+            with suppress(OperationalError, OSError):  # the next message may arrive
+                celery.send_task("kasparro.reconcile", queue="control", expires=self._interval, retry=False)
+            self._ended.wait(self._interval)
         celery.close()

@@ -1,4 +1,4 @@
-"""Two ways in which this is commonly done: an upsert for each row, and marshmallow on each row before a COPY."""
+"""Load rows in two common ways: an upsert for each row, and marshmallow on each row before a COPY."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ MERGE = f"""
 """
 
 
-def upsert_each(database: Database, rows: Path, count: int) -> Cost:
-    """The row-wise form: through a session, a statement for each row, a commit for each thousand. Nothing is judged."""
+def upsert_each_row(database: Database, rows: Path, count: int) -> Cost:
+    """Upsert each row with a statement of its own through a session, without validation. Commit every thousand rows."""
     with rows.open(encoding="utf-8") as file:
-        taken = [_typed(*line.rstrip("\n").split("\t")) for line in islice(file, count)]
+        values = [_typed(*line.rstrip("\n").split("\t")) for line in islice(file, count)]
     engine = make_engine(database.url, "bench")
     with Session(engine) as session, database.cost() as cost:
-        for number, row in enumerate(taken, 1):
+        for number, row in enumerate(values, 1):
             upsert = insert(QuoteRow).values(row)
             changed = {name: upsert.excluded[name] for name in VALUES}
             session.execute(upsert.on_conflict_do_update(index_elements=["listing_id", "observed_at"], set_=changed))
@@ -63,14 +63,14 @@ def _typed(listing: str, observed: str, *texts: str) -> dict[str, Any]:
     }
 
 
-def judge_and_copy(database: Database, file: Path, count: int) -> Cost:
-    """The reference validator on every row, then COPY into a staging table and a merge. No raw body, no checkpoint."""
+def validate_and_copy(database: Database, file: Path, count: int) -> Cost:
+    """Validate every row with the reference validator, COPY into a staging table, and merge. Store nothing else."""
     database.execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS staged AS SELECT {COLUMNS} FROM quotes WITH NO DATA")
     with database.cost() as cost:
         encoded = io.BytesIO()
         now = datetime.now(UTC)
         listings: dict[str, int] = {}
-        for quote in _judged(file, now, count):
+        for quote in _valid_quotes(file, now, count):
             listing = listings.setdefault(quote.source_asset_id, len(listings))
             values = (getattr(quote, name) for name in VALUES)
             encoded.write("\t".join(map(str, (listing, quote.observed_at, *values, now, RUN))).encode() + b"\n")
@@ -82,7 +82,7 @@ def judge_and_copy(database: Database, file: Path, count: int) -> Cost:
     return cost
 
 
-def _judged(path: Path, now: datetime, count: int) -> Iterator[Quote]:
+def _valid_quotes(path: Path, now: datetime, count: int) -> Iterator[Quote]:
     record = Record(now)
     with path.open(encoding="utf-8", newline="") as file:
         for row in islice(csv.DictReader(file), count):

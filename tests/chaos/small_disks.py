@@ -1,4 +1,4 @@
-"""A Postgres on a disk so small that a test can fill it: a tmpfs, taken away with the server."""
+"""Run Postgres on a disk small enough for a test to fill: a tmpfs, unmounted when the server is erased."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from devstack.postgres import Postgres
 from tests.chaos.stage import NotRun
 
-CHUNK = 4096
+CHUNK_BYTES = 4096
 
 
 class Disk:
-    """What is left of its room is a matter of what else lies on it: fill() takes all, make_room() gives that back."""
+    """A mounted tmpfs. fill() uses up its free space, and make_room() frees it again."""
 
     def __init__(self, folder: Path, megabytes: int):
         self.folder = folder
@@ -29,54 +29,54 @@ class Disk:
             check=False,
         )
         if mounted.returncode:
-            raise NotRun(f"mounting a tmpfs is refused here: {mounted.stderr.strip()}")
+            raise NotRun(f"this machine refuses to mount a tmpfs: {mounted.stderr.strip()}")
 
     def fill(self) -> None:
         with self._ballast.open("ab", buffering=0) as ballast, suppress(OSError):
             while True:
-                ballast.write(bytes(CHUNK))
+                ballast.write(bytes(CHUNK_BYTES))
 
     def make_room(self) -> None:
         self._ballast.unlink(missing_ok=True)
 
-    def take_away(self) -> None:
-        # At once for everybody, though a process may still have it open.
+    def unmount(self) -> None:
+        # --lazy detaches it at once, even if a process still has a file open.
         subprocess.run(["umount", "--lazy", self.folder], capture_output=True, check=False)
 
 
-class PostgresOnADisk(Postgres):
-    """With all its data on the disk."""
+class PostgresOnSmallDisk(Postgres):
+    """A Postgres with all its data on a small disk."""
 
     def __init__(self, folder: Path, megabytes: int):
         super().__init__(folder)
         self.disk = Disk(self.root, megabytes)
 
     def erase(self) -> None:
-        self.disk.take_away()
+        self.disk.unmount()
         super().erase()
 
 
-class PostgresWithADisk(Postgres):
-    """With the disk for the tables that `use_disk` moves there; the log and all else lie elsewhere."""
+class PostgresWithSmallTablespace(Postgres):
+    """A Postgres with a tablespace on a small disk. The write-ahead log and everything else are elsewhere."""
 
     def __init__(self, folder: Path, megabytes: int):
         super().__init__(folder)
         self.disk = Disk(folder / "disk", megabytes)
 
-    def make_tablespace(self) -> str:
-        """The statement that makes a tablespace of the disk; the server must be running."""
-        room = self.disk.folder / "tablespace"
-        room.mkdir()
-        os.chown(room, self.account.uid, self.account.gid)
-        return f"CREATE TABLESPACE small LOCATION '{room}'"
+    def tablespace_statement(self) -> str:
+        """Return the statement that creates the tablespace `small` on the disk. The server must be running."""
+        location = self.disk.folder / "tablespace"
+        location.mkdir()
+        os.chown(location, self.account.uid, self.account.gid)
+        return f"CREATE TABLESPACE small LOCATION '{location}'"
 
     def erase(self) -> None:
-        self.disk.take_away()
+        self.disk.unmount()
         super().erase()
 
 
 def _check_machine() -> None:
     if not sys.platform.startswith("linux"):
-        raise NotRun("a tmpfs is Linux's")
+        raise NotRun("only Linux has tmpfs")
     if os.geteuid() != 0:
         raise NotRun("only root may mount a tmpfs")
