@@ -172,7 +172,7 @@ class Postgres(Server):
         return account.can_write_in(self.root)
 
     def _use_nobody(self) -> None:
-        """Use the user nobody, with a copy of the installation and moved data where nobody cannot reach them."""
+        """Use the user `nobody`. Copy the installation and move the data if that user cannot reach them."""
         account = nobody()
         if not account.can_run(self.install.programs / "postgres", "--version"):
             self.install = self._copy_install(account)
