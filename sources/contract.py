@@ -58,7 +58,7 @@ skip:   no missed slot gets a run; the schedule continues with the next slot.
 
 @dataclass(frozen=True)
 class Window:
-    """What one call of `fetch` is for: a part of one run, in one partition."""
+    """The task of one call of `fetch`: to read on in one partition, for one run."""
 
     run: str
     """The run's id, a UUID."""
@@ -67,7 +67,7 @@ class Window:
     """A name that `Source.partitions` returned."""
 
     cursor: Cursor | None
-    """The cursor of the partition's last committed page, of this run or an earlier one. None: there is none."""
+    """The cursor of the partition's last committed page, of any run. None: start at the beginning."""
 
     now: datetime
     """The database's time when this call was prepared (aware, UTC). Use it instead of the host's clock."""
@@ -136,7 +136,7 @@ class Page:
     content_type: str
 
     request: dict[str, Any]
-    """What was requested, as JSON without secrets. `parse` may read what the body alone does not say."""
+    """What was requested, as JSON without secrets. `parse` may use it where the body alone is not enough."""
 
     fetched_at: datetime
     """When the data was fetched (aware, UTC). An observation may be later than this by the clock skew at most."""
@@ -186,7 +186,7 @@ class Page:
 
 @dataclass(frozen=True)
 class HistoryWindow:
-    """What one request of a backfill is for: the observations of one listing from `since` until before `until`."""
+    """The task of one request of a backfill: the observations of one listing from `since` until before `until`."""
 
     listing: Mapping[str, str]
     """The listing's source_asset_id, symbol, name and quote_currency."""
@@ -218,8 +218,11 @@ class Columns:
     """The items of a page as columns: what `normalize` would return for each, in one frame."""
 
     frame: polars.DataFrame
-    """One row per item. The column `item` is the item's index in the page, from 0. Every other column is named like
-    a field of the unified record and holds text, null if unknown; `observed_at` may also hold times in UTC."""
+    """One row per item, except for `items_without_row`. The column `item` is the item's index in the page, from 0.
+
+    Each other column is named like a field of the unified record. It has text, null if unknown; `observed_at` may also
+    have times in UTC.
+    """
 
     item_at: Callable[[int], Item]
     """Returns the item with this index, as `parse` yields it. Called for items that need the row validator."""
@@ -265,7 +268,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class Source:
-    """One upstream under one name: everything that is particular about it. The pipeline does the rest.
+    """Everything that is particular about one upstream. The pipeline does the rest.
 
     Only `fetch`, `partitions` and `History.fetch` may do input and output. The other functions are pure: they are
     called again for the same page, in other processes, and years later in a replay.
@@ -275,7 +278,7 @@ class Source:
     """
 
     name: str
-    """A letter, then letters, digits and underscores; lower-case, at most 63. In upper case it prefixes variables."""
+    """A letter and up to 62 letters, digits and underscores, in lower case. In upper case it prefixes variables."""
 
     every: timedelta
     """The interval of the schedule. Slots are counted from 1970-01-01 in UTC. Override: `<NAME>_EVERY`."""
@@ -284,8 +287,8 @@ class Source:
     """Yields pages from `window.cursor` on, each with the cursor at which to resume after it.
 
     Called for each partition of a run, and again after a wait or an interruption. A page is committed before the next
-    is requested, unless there are `columns`. The iterator may be closed early, so it must not rely on its end. It must
-    terminate, and may yield nothing.
+    is requested, unless there are `columns`. The iterator may be closed before its end. It must terminate, and may
+    yield nothing.
     """
 
     parse: Callable[[Page], Iterable[Item]]

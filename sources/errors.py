@@ -58,7 +58,7 @@ class Reject(Exception):
     field:  the field at fault: of the item, or of the unified record.
     code:   the kind of error, for programs; counted by `GET /rejects/reasons`.
     detail: what was expected and what was found, for people.
-    item:   what is stored, if `parse` yields the reject; `normalize` need not pass it.
+    item:   the item to store, for a reject that `parse` yields. `normalize` need not pass it.
     """
 
     def __init__(self, field: str, code: str, detail: str, *, item: Any = None):

@@ -149,7 +149,7 @@ def _with_floats(rows: pl.DataFrame) -> pl.DataFrame:
     floats = rows.select(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)
     for name in numbers:
         text, number = rows[name], floats[name]
-        # A number too small for a float becomes 0 there, although it is none.
+        # A number that is too small for a float becomes 0 there. The row validator decides about it.
         small = [spelling for spelling in text.filter(number == 0).unique() if not PLAIN_ZERO.fullmatch(spelling)]
         if small:
             number = number.set(text.is_in(small), None)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from sources.csv.quoting import has_line_above, has_record_per_line
+from sources.csv.quoting import has_longer_line, has_record_per_line
 from sources.csv.text import decode, read_records, split_lines
-from sources.csv.window import ReadOptions, line_length, read_bytes, read_lines
+from sources.csv.window import ReadOptions, measure_line, read_bytes, read_lines
 
 FIRST_BLOCK_DIVISOR = 4
 """The first block of a file has the size of a full block, divided by this."""
@@ -22,7 +22,7 @@ class Block:
     """Whole records, or one line that cannot be read as a record.
 
     offset:  the offset of its first byte in the file.
-    length:  the bytes that it stands for. Only if the line was rejected can they be more than the body has.
+    length:  the number of bytes of the file that it stands for. Only for a rejected line can the body have fewer.
     line:    the number of its first line, from 1.
     lines:   the number of its lines.
     reject_code:     why its line is not a record; None for whole records.
@@ -82,7 +82,7 @@ def _block_by_lines(file: BinaryIO, offset: int, line: int, options: ReadOptions
         return None
     data = read_bytes(file, offset, options.block_bytes, options)
     body = data[: data.rfind(b"\n") + 1]
-    if not has_record_per_line(body, options.delimiter) or has_line_above(body, options.record_bytes):
+    if not has_record_per_line(body, options.delimiter) or has_longer_line(body, options.record_bytes):
         return None
     return Block(body, offset, len(body), line, body.count(b"\n"))
 
@@ -107,7 +107,7 @@ def _block_by_records(file: BinaryIO, offset: int, line: int, options: ReadOptio
 
 
 def _rejected_line(file: BinaryIO, offset: int, line: int, options: ReadOptions, code: str) -> Block | None:
-    length = line_length(file, offset, options)
+    length = measure_line(file, offset, options)
     if length is None and not options.is_settled:
         return None
     is_unterminated, length = length is None, length or options.end - offset

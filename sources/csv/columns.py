@@ -36,11 +36,11 @@ short is unchanged."""
 
 FIRST_LINES = 200
 
-RowItems = Callable[[list[str], int], Iterable[Item]]
+ParseRow = Callable[[list[str], int], Iterable[Item]]
 """Returns the items of a row, by its cells and its line number in the file."""
 
 
-def read_columns(page: Page, file_set: FileSet, label: str, row_items: RowItems) -> Columns | None:
+def read_columns(page: Page, file_set: FileSet, label: str, parse_row: ParseRow) -> Columns | None:
     """Return the items of a block; None for a block that must be read row by row. label: the source and the file."""
     request, header = page.request, page.request["header"]
     text = None if request["refused"] else _to_utf8(page.body[request["head"] :], request["encoding"])
@@ -58,16 +58,16 @@ def read_columns(page: Page, file_set: FileSet, label: str, row_items: RowItems)
         lines,
         cells[frame_column(header[0])],
         header[0],
-        lambda number: _items_of_line(lines, page, number, row_items),
+        lambda number: _items_of_line(lines, page, number, parse_row),
     )
     fields = read_fields(file_set, request["file"], cells.filter(indexes.is_row))
     return None if fields is None else indexes.columns(fields)
 
 
-def _items_of_line(lines: _Lines, page: Page, number: int, row_items: RowItems) -> list[Item]:
+def _items_of_line(lines: _Lines, page: Page, number: int, parse_row: ParseRow) -> list[Item]:
     """Read one line of the block as the csv module does. number: the line's number in the block, from 0."""
     [row] = read_records([decode(lines.line(number), "utf-8") + "\n"], lines.delimiter)
-    return list(row_items(row, page.request["line"] + number))
+    return list(parse_row(row, page.request["line"] + number))
 
 
 @dataclass(frozen=True)

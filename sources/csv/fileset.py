@@ -52,8 +52,8 @@ class FileSet:
     thousands:  the thousands separator; empty: none. A number with any other separator is rejected.
     suffixes:   by suffix of a number, its power of ten; `SUFFIXES` has the usual ones.
     nulls:      cells that mean unknown.
-    times:      the formats of `observed_at`, tried in this order: `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or a format
-                for `datetime.strptime`.
+    times:      the formats of `observed_at`, tried in their order. Each is `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or
+                a format for `datetime.strptime`.
     timezone:   the time zone of times without an offset.
     """
 

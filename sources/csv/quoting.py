@@ -33,7 +33,7 @@ def remove_quoted(text: bytes, delimiter: str) -> bytes | None:
     return b"".join(outside) if well_formed else None
 
 
-def has_line_above(text: bytes, max_bytes: int) -> bool:
+def has_longer_line(text: bytes, max_bytes: int) -> bool:
     """Return whether a line of the text, with its end, is longer than this. The text must end with a line end."""
     end = 0
     while end < len(text):

@@ -29,7 +29,7 @@ class Position:
     line: int
 
 
-def range_partitions(file: str, size: int, range_bytes: int | None) -> Iterator[str]:
+def list_ranges(file: str, size: int, range_bytes: int | None) -> Iterator[str]:
     """Yield the names of a file's ranges. The first range has the name of the file."""
     yield file
     if range_bytes:
@@ -65,7 +65,7 @@ class RangeStarts:
 
     def _add(self, block: Block, options: ReadOptions) -> None:
         end = block.offset + block.length
-        # A mark at the end of the block is left: no record may follow, or only in a later scan.
+        # Leave a mark at the end of the block: a record may follow there only in a later scan, or not at all.
         while (mark := (len(self._positions) + 1) * self._range_bytes) < end:
             self._positions.append(_first_record_from(mark, block, options))
         self._next = Position(end, block.line + block.lines)
@@ -97,7 +97,7 @@ def _record_starts(block: Block, options: ReadOptions) -> Iterator[Position]:
 _cache: OrderedDict[Hashable, RangeStarts] = OrderedDict()
 
 
-def range_starts(file: Hashable, first: Position, range_bytes: int) -> RangeStarts:
+def get_range_starts(file: Hashable, first: Position, range_bytes: int) -> RangeStarts:
     """Return the range starts of a file, from the cache if it was read before.
 
     file: everything that identifies the file, its present content and how it is read.

@@ -23,7 +23,7 @@ from sources.contract import Cursor, Page, TerminalError, TransientError, Window
 from sources.csv.blocks import Block, cut_blocks
 from sources.csv.fileset import FileSet
 from sources.csv.preamble import Preamble, read_byte_order_mark, read_preamble
-from sources.csv.ranges import Position, range_starts, split_partition
+from sources.csv.ranges import Position, get_range_starts, split_partition
 from sources.csv.window import CHUNK_BYTES, ReadOptions
 
 SETTLED_AFTER = timedelta(seconds=60)
@@ -47,11 +47,11 @@ def scan_file(path: Path, label: str, file_set: FileSet, window: Window, setting
             )
         with path.open("rb") as file:
             state = _FileState.of(os.fstat(file.fileno()))
-            if not state.is_finished(window.cursor or {}, range_bytes_of(file_set, settings)):
+            if not state.is_finished(window.cursor or {}, get_range_bytes(file_set, settings)):
                 yield from _Scan(path, label, file, file_set, window, state, settings).pages()
 
 
-def range_bytes_of(file_set: FileSet, settings: Settings) -> int | None:
+def get_range_bytes(file_set: FileSet, settings: Settings) -> int | None:
     """Return the size of the ranges into which a file is divided; None if it is read as one."""
     return None if file_set.encoding.startswith("utf-16") else settings.csv_range_bytes
 
@@ -152,7 +152,7 @@ class _Scan:
         self._name, self._mark = split_partition(window.partition)
         self._now, self._last_cursor = window.now, window.cursor or {}
         self._byte_order_mark, encoding = read_byte_order_mark(file, label, file_set.encoding)
-        self._range_bytes = range_bytes_of(file_set, settings)
+        self._range_bytes = get_range_bytes(file_set, settings)
         self._options = ReadOptions(
             label=label,
             encoding=encoding,
@@ -196,8 +196,8 @@ class _Scan:
             if not self._mark:
                 head = preamble.body
                 progress.advance(head, len(head), preamble.lines)
-        # Only the first block of a file starts small. While that of another range is prepared, the range before it is
-        # being loaded, except by a worker that has just joined the run.
+        # Only the first block of a file is short. The first block of a later range is prepared while the range before
+        # it is loaded, except by a worker that has just joined the run.
         growing_from = None if self._mark else start.offset
         range_follows = self._options.end < self._state.size
         for block in cut_blocks(
@@ -223,7 +223,7 @@ class _Scan:
         """
         start, end, size = Position(0, 1), self._state.size, self._state.size
         if self._range_bytes and size > self._range_bytes:
-            starts = range_starts((self._path, self._state, self._options), first, self._range_bytes)
+            starts = get_range_starts((self._path, self._state, self._options), first, self._range_bytes)
             if self._mark:
                 start = starts.find(self._mark, self._file, self._options) or Position(size, 1)
             if following := starts.find(self._mark + self._range_bytes, self._file, self._options):

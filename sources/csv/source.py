@@ -16,8 +16,8 @@ from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, T
 from sources.csv.blocks import MAX_RECORD_LINES
 from sources.csv.columns import read_columns
 from sources.csv.fileset import FileSet
-from sources.csv.ranges import range_partitions, split_partition
-from sources.csv.scan import range_bytes_of, scan_file, translated_os_errors
+from sources.csv.ranges import list_ranges, split_partition
+from sources.csv.scan import get_range_bytes, scan_file, translated_os_errors
 from sources.csv.text import INVALID_CHARACTERS, decode, read_records
 
 INVALID_NAME = "\\udc"
@@ -58,7 +58,7 @@ def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
         return [
             partition
             for file in _find_files(folder, files)
-            for partition in range_partitions(file, _size(folder / file), range_bytes_of(file_set_of(file), settings))
+            for partition in list_ranges(file, _size(folder / file), get_range_bytes(file_set_of(file), settings))
         ]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
@@ -74,7 +74,7 @@ def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
     def columns(page: Page) -> Columns | None:
         file = page.request["file"]
         file_set = file_set_of(file)
-        return read_columns(page, file_set, label(file), lambda row, line: row_items(row, line, page, file_set))
+        return read_columns(page, file_set, label(file), lambda row, line: parse_row(row, line, page, file_set))
 
     def normalize(item: Item) -> Mapping[str, Any]:
         return file_set_of(item["file"]).record(item["file"], item["row"], item.get("currency"))
@@ -150,11 +150,11 @@ def _parse_rows(page: Page, file_set: FileSet, label: str) -> Iterator[Item]:
     may_be_invalid = INVALID_CHARACTERS.search(text) is not None
     reader, line = read_records(io.StringIO(text, newline=""), file_set.delimiter), request["line"]
     for row in reader:
-        yield from row_items(row, line, page, file_set, may_be_invalid=may_be_invalid)
+        yield from parse_row(row, line, page, file_set, may_be_invalid=may_be_invalid)
         line = request["line"] + reader.line_num
 
 
-def row_items(
+def parse_row(
     row: list[str], line: int, page: Page, file_set: FileSet, *, may_be_invalid: bool = True
 ) -> Iterator[Item]:
     """Yield an item for each price of a row; or a Reject, or BLANK.

@@ -17,7 +17,7 @@ class ReadOptions:
 
     label:        the source and the file, for messages.
     end:          the offset at which reading stops. Bytes that are written after it belong to the next scan.
-    is_settled:   whether nobody writes to the file any more. Then a last record without a line end is complete.
+    is_settled:   whether the file is no longer being written. Then a last record without a line end is complete.
     block_bytes:  the maximum size of a block of more than one record.
     record_bytes: the maximum size of a record.
     """
@@ -53,7 +53,7 @@ def read_lines(file: BinaryIO, offset: int, size: int, options: ReadOptions) -> 
     return data, lines, offset + len(data) == options.end
 
 
-def line_length(file: BinaryIO, offset: int, options: ReadOptions) -> int | None:
+def measure_line(file: BinaryIO, offset: int, options: ReadOptions) -> int | None:
     """Return the bytes of the line at the offset, with its end; None if it has no end (yet).
 
     Only one chunk of the line is in memory at a time.

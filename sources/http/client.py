@@ -17,8 +17,8 @@ from urllib3.exceptions import HTTPError
 
 from sources.contract import Response, TerminalError, TransientError
 from sources.http.deadline import Deadline, DeadlineAdapter
-from sources.http.responses import check_body, check_status, read_body, redirect_target
-from sources.http.revalidation import KnownResponse, etag_of, last_modified_of
+from sources.http.responses import check_body, check_status, read_body, resolve_redirect
+from sources.http.revalidation import KnownResponse, read_etag, read_last_modified
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0
@@ -195,7 +195,7 @@ class HttpClient:
     ) -> _Answer:
         self._check_deadline(deadline)  # The library accepts headers that were cut off.
         if response.is_redirect:
-            target = redirect_target(self._access.source, response, self._access.url)
+            target = resolve_redirect(self._access.source, response, self._access.url)
             return _Answer(fetched_at, response.headers, redirect=target)
         if had_conditions and response.status_code == 304:
             return _Answer(fetched_at, response.headers)
@@ -221,8 +221,8 @@ class HttpClient:
             content_type=answer.headers.get("Content-Type", ""),
             request=request,
             fetched_at=answer.fetched_at,
-            etag=None if was_redirected else etag_of(answer.headers),
-            last_modified=None if was_redirected else last_modified_of(answer.headers),
+            etag=None if was_redirected else read_etag(answer.headers),
+            last_modified=None if was_redirected else read_last_modified(answer.headers),
             unchanged=known is not None and known.digest == hashlib.sha256(answer.body).digest(),
         )
 

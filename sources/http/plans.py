@@ -11,8 +11,8 @@ from sources.contract import Source
 def upstream_address(source: Source) -> tuple[str, Mapping[str, str]]:
     """Return the base URL of a source's requests, without a slash at its end, and the header with its key.
 
-    Return an empty URL for a source without upstreams. Raise SettingsError if the environment names a plan that does
-    not exist, a plan without the key that it needs, or a key for a plan that takes none.
+    Return an empty URL for a source without upstreams. Raise SettingsError if the environment names an unknown plan,
+    leaves out the key that the plan needs, or has a key for a plan that takes none.
     """
     settings, prefix = read_upstream(source.name), source.name.upper()
     if not source.upstreams:

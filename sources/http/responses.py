@@ -52,7 +52,7 @@ def _retry_after(response: requests.Response) -> float | None:
     return float(seconds) if seconds > 0 else None
 
 
-def redirect_target(source: str, response: requests.Response, base: str) -> str:
+def resolve_redirect(source: str, response: requests.Response, base: str) -> str:
     """Return the target of a redirect; raise TerminalError if its origin is not that of the base URL.
 
     The key must not be sent to another origin.

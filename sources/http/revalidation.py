@@ -34,13 +34,13 @@ class KnownResponse:
         return {"If-Modified-Since": self.last_modified} if self.last_modified else {}
 
 
-def etag_of(headers: Mapping[str, str]) -> str | None:
+def read_etag(headers: Mapping[str, str]) -> str | None:
     """Return the ETag of a response, or None if it has none that can be sent back."""
     etag = headers.get("ETag", "")
     return etag if ETAG.fullmatch(etag) else None
 
 
-def last_modified_of(headers: Mapping[str, str]) -> str | None:
+def read_last_modified(headers: Mapping[str, str]) -> str | None:
     """Return Last-Modified, or None if it is invalid or not earlier than the response's Date.
 
     Both count whole seconds, and the body may change again within the second.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sources.csv.quoting import has_line_above, has_plain_line_ends, has_record_per_line, remove_quoted
+from sources.csv.quoting import has_longer_line, has_plain_line_ends, has_record_per_line, remove_quoted
 
 TEXTS = st.text(st.sampled_from('a1,"\n\r'), max_size=40).map(str.encode)
 
@@ -53,4 +53,4 @@ def test_a_lone_carriage_return_is_no_plain_line_end(text: bytes, expected: bool
 
 @pytest.mark.parametrize(("max_bytes", "expected"), [(4, True), (5, False), (6, False)])
 def test_a_line_counts_with_its_end(max_bytes: int, expected: bool) -> None:
-    assert has_line_above(b"12\n1234\n1\n", max_bytes) is expected
+    assert has_longer_line(b"12\n1234\n1\n", max_bytes) is expected

@@ -71,7 +71,7 @@ def test_half_a_character_at_the_end_rejects_its_row_only(read: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "written"),
+    ("encoding", "file_encoding"),
     [
         ("utf-8", "utf-8"),
         ("utf-8", "utf-8-sig"),
@@ -85,12 +85,14 @@ def test_half_a_character_at_the_end_rejects_its_row_only(read: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("block", [1, 30, 10_000])
-def test_a_file_is_read_in_its_declared_encoding(tmp_path: Path, encoding: str, written: str, block: int) -> None:
+def test_a_file_is_read_in_its_declared_encoding(tmp_path: Path, encoding: str, file_encoding: str, block: int) -> None:
     name = {"gbk": "比特币", "latin-1": "Bitcoiné", "cp1252": "Bitcoin €"}.get(encoding, "Ḃitcoin € 😀")
     columns = {"observed_at": "day", "price": "price", "name": "the name"}
     constants = {"source_asset_id": "coin", "symbol": "COIN", "quote_currency": "USD"}
     folder = Folder(tmp_path, daily_files(encoding=encoding, columns=columns, constants=constants))
-    folder.write("file.csv", f'day,the name,price\r\n2024-01-02,"{name}",1\r\n2024-01-03,{name},2\r\n'.encode(written))
+    folder.write(
+        "file.csv", f'day,the name,price\r\n2024-01-02,"{name}",1\r\n2024-01-03,{name},2\r\n'.encode(file_encoding)
+    )
     outcome = folder.read("file.csv", block=block)
     assert [(quote.name, str(quote.price)) for quote in outcome.quotes] == [(name, "1"), (name, "2")]
     assert (outcome.codes, outcome.blank) == ({}, 0)

@@ -10,7 +10,7 @@ import pytest
 
 from sources.contract import TransientError
 from sources.csv.blocks import cut_blocks
-from sources.csv.window import CHUNK_BYTES, ReadOptions, line_length, read_bytes, read_lines
+from sources.csv.window import CHUNK_BYTES, ReadOptions, measure_line, read_bytes, read_lines
 from tests.sources.csv_folder import Folder, daily_files
 
 OPTIONS = ReadOptions(
@@ -72,4 +72,4 @@ def test_only_complete_lines_are_returned(text: bytes, end: int, lines: list[byt
 )
 def test_the_length_of_a_line_includes_its_end(text: bytes, encoding: str, length: int | None) -> None:
     options = replace(OPTIONS, encoding=encoding, end=len(text))
-    assert line_length(io.BytesIO(text), 0, options) == length
+    assert measure_line(io.BytesIO(text), 0, options) == length

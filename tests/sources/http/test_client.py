@@ -192,8 +192,8 @@ def test_a_request_is_retried_after_a_dropped_connection(raw_upstream: RawUpstre
 
 
 def test_the_error_of_a_refused_connection_does_not_contain_the_key(client: Clients) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with within(2), pytest.raises(TransientError) as caught:
         client(url, deadline=1.5).get("/tickers")
     assert caught.value.detail == "example: GET /tickers failed: ConnectionError"
