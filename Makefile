@@ -61,7 +61,7 @@ bench: install-dev ## run the benchmarks (half an hour; QUICK=1: minutes); ROUND
 score: install-dev ## measure the matching of listings to assets, on invented pairs or those of IDENTITY_DATA
 	$(PY) -m tests.score
 
-check: install-dev ## check style, types, import contracts, security, dependencies and container files
+check: install-dev ## check style, types, import contracts, security, dependencies, container files and wording
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -72,14 +72,14 @@ check: install-dev ## check style, types, import contracts, security, dependenci
 	$(VENV)/bin/deptry . --requirements-files $(VENV)/declared.txt --per-rule-ignores '$(DEPTRY_IGNORES)'
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(VENV)/bin/hadolint Dockerfile
+	$(PROSE)
 
 reference: install-dev ## write the tables of docs/reference from the code
 	@# Importing the code reads the settings; no server is contacted.
 	@DATABASE_URL=postgresql://127.0.0.1/none REDIS_URL=redis://127.0.0.1 $(PY) -m docs.reference.generate
 
 prose: install-dev ## find wording that the texts avoid, in *.md, docs/ and app/; .prose/ has the rules
-	$(VENV)/bin/ast-grep test --config .prose/sgconfig.yml --skip-snapshot-tests
-	$(VENV)/bin/ast-grep scan --config .prose/sgconfig.yml --report-style short $(wildcard *.md) docs app
+	$(PROSE)
 
 docs: install-dev ## write the documentation as a website to .site/, and check its links
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
@@ -96,6 +96,11 @@ clean: ## stop everything; delete .data, .venv and the caches of the tools
 	rm -rf .data $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info \
 		.coverage_data .coverage_html .site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define PROSE
+$(VENV)/bin/ast-grep test --config .prose/sgconfig.yml --skip-snapshot-tests
+$(VENV)/bin/ast-grep scan --config .prose/sgconfig.yml --report-style short $(wildcard *.md) docs app
+endef
 
 LOCK_OF = $(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
 COMPILE = $(LOCK_OF) setup.cfg
