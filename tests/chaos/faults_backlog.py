@@ -10,7 +10,7 @@ from tests.chaos.faults_redis import CODE, running
 from tests.chaos.stage import Stage, fault
 from tests.processes import until
 
-RUNNING = ("held_1", "held_2")
+RUNNING = ("running_1", "running_2")
 QUEUED = tuple(f"queued_{number:02}" for number in range(50))
 
 

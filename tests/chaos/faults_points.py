@@ -24,8 +24,8 @@ TABLES = ("quotes", "latest_quotes", "pages", "raw_bodies", "rejects", "listings
 
 def killed_at(point: Point, stage: Stage) -> str:
     """Kill the process of each of two runs at the point, while it works on its second page."""
-    held = _hold_after_first_pages(stage, point, workers=1)
-    for process in held:
+    processes = _hold_after_first_pages(stage, point, workers=1)
+    for process in processes:
         stage.arm(point, "SIGKILL")
         process.resume()
         stage.wait_until_reached(point)
@@ -35,14 +35,14 @@ def killed_at(point: Point, stage: Stage) -> str:
 
 def frozen_at(point: Point, stage: Stage) -> str:
     """Freeze the process of each of two runs at the point. Others finish the runs; the frozen ones write nothing."""
-    held = _hold_after_first_pages(stage, point, workers=2)  # the second worker takes over
-    for process in held:
+    processes = _hold_after_first_pages(stage, point, workers=2)  # the second worker takes over
+    for process in processes:
         stage.arm(point, "SIGSTOP")
         process.resume()
         stage.wait_until_reached(point)
     seconds = stage.times["LEASE"] + stage.times["SWEEP_EVERY"] + 8
     stage.settle(within=seconds)
-    assert len(stage.frozen_processes()) == len(held), "both are still frozen"
+    assert len(stage.frozen_processes()) == len(processes), "both are still frozen"
     before = row_versions(stage)
     resume_frozen(stage)
     assert row_versions(stage) == before, "a frozen process wrote something after SIGCONT"

@@ -115,8 +115,8 @@ def former_id(lists: Lists, number: int) -> None:
 def misspelled(lists: Lists, number: int) -> None:
     name = lists.names.long_word()
     symbol = lists.names.symbol(name)
-    place = 4 + number % 5
-    theirs = lists.add_coingecko(name[:place] + name[place + 1 :], symbol)
+    index = 4 + number % 5
+    theirs = lists.add_coingecko(name[:index] + name[index + 1 :], symbol)
     lists.add_pair(lists.add_coinpaprika(name, symbol), theirs, "renamed", "a long name lacks a letter")
 
 
@@ -188,9 +188,9 @@ def three_of_one_symbol(lists: Lists, number: int) -> None:
         [lists.add_coinpaprika(each, symbol) for each in names],
         [lists.add_coingecko(each, symbol) for each in names],
     )
-    for place in range(3):
-        lists.add_pair(ours[place], theirs[place], "easy", "same name; the symbol is shared by three coins")
-        lists.add_pair(ours[place], theirs[place - 1], "homonym", "same symbol, a different one of three coins")
+    for index in range(3):
+        lists.add_pair(ours[index], theirs[index], "easy", "same name; the symbol is shared by three coins")
+        lists.add_pair(ours[index], theirs[index - 1], "homonym", "same symbol, a different one of three coins")
 
 
 def wrapped(lists: Lists, number: int) -> None:
