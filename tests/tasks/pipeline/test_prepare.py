@@ -55,36 +55,44 @@ def test_pages_are_prepared_one_by_one_as_they_are_requested(open_run: OpenRunOf
     assert fetched == [0, 1]
 
 
-def closing(source: Source, events: list[str]) -> Source:
-    """Return the source with a `fetch` that records when it is closed."""
+class Held:
+    """Holds a source's `fetch` generator, so that only an explicit `close` closes it."""
 
-    def fetch(window: Window, http: Http) -> Iterator[Page]:
+    def __init__(self, source: Source):
+        self._fetch = source.fetch
+        self.is_closed = False
+        self.source = replace(source, fetch=self._start)
+
+    def _start(self, window: Window, http: Http) -> Iterator[Page]:
+        self._pages = self._read(window, http)
+        return self._pages
+
+    def _read(self, window: Window, http: Http) -> Iterator[Page]:
         try:
-            yield from source.fetch(window, http)
+            yield from self._fetch(window, http)
         finally:
-            events.append("closed")
-
-    return replace(source, fetch=fetch)
+            self.is_closed = True
 
 
-def test_fetch_is_closed_with_the_pages_that_it_did_not_get_to(open_run: OpenRunOf) -> None:
-    events: list[str] = []
-    run = open_run(closing(canned([item(0)], [item(1)]), events))
+def test_fetch_is_closed_before_the_pages_that_were_not_requested(open_run: OpenRunOf) -> None:
+    held = Held(canned([item(0)], [item(1)]))
+    run = open_run(held.source)
     pages = run.preparer.prepare(run.preparer.window("", None))
     next(pages)
+    assert not held.is_closed
     pages.close()
-    assert events == ["closed"]
+    assert held.is_closed
 
 
 def test_fetch_is_closed_when_a_page_cannot_be_parsed(open_run: OpenRunOf) -> None:
     def parse(page: Page) -> list[Any]:
         raise TerminalError("no list", code="unreadable")
 
-    events: list[str] = []
-    run = open_run(closing(canned([item(0)], parse=parse), events))
+    held = Held(canned([item(0)], parse=parse))
+    run = open_run(held.source)
     with pytest.raises(TerminalError, match="no list"):
         next(run.preparer.prepare(run.preparer.window("", None)))
-    assert events == ["closed"]
+    assert held.is_closed
 
 
 def test_fetch_may_return_an_iterator_that_cannot_be_closed(open_run: OpenRunOf) -> None:
