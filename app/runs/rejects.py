@@ -1,4 +1,4 @@
-"""Serve /rejects: list, count, export and replay rejected items."""
+"""Serve /rejects: list, count and export rejected items, and request replays. tasks/pipeline/load.py writes rejects."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ def _settings(kind: type, prefix: str) -> Rows:
 
 
 def api_errors() -> Rows:
-    yield "Code", "Status", "Title", "Meaning and next step"
+    yield "Code", "Status", "Title", "Meaning", "Next step"
     for code in sorted(Code, key=lambda code: (code.status, code.slug)):
-        yield f"`{code.slug}`", str(code.status), code.title, code.about
+        yield f"`{code.slug}`", str(code.status), code.title, code.about, code.hint
 
 
 def run_states() -> Rows:
