@@ -111,4 +111,4 @@ def test_items_are_computed_with_the_log_context_of_the_caller(thread: ThreadPoo
 
     with structlog.contextvars.bound_contextvars(run="a"):
         prefetch = Prefetch(contexts(), thread)
-    assert list(prefetch) == [{"run": "a"}, {"run": "a"}]
+    assert [context["run"] for context in prefetch] == ["a", "a"]
