@@ -37,7 +37,7 @@ def request_slot(
     """
     origin = {"requested_by": "schedule", "request_id": None, "traceparent": None}
     with engine.connect() as connection:
-        # Locks the run before the source's row, like a run that fails and pauses its source. Else the two deadlock.
+        # Locks the run before the source's row, like a run that fails and pauses its source. Otherwise they deadlock.
         try:
             requested = insert_run(connection, RunRequest(source), origin, slot)
         except RunConflict:
