@@ -53,7 +53,9 @@ def two_currencies(bench: Bench) -> Source:
 
 def test_a_backfill_reads_each_listing_of_its_assets_as_a_partition(bench: Bench, two_currencies: Source) -> None:
     backfilled = adapted(bench, two_currencies, backfill=BACKFILL)
-    assert sorted(backfilled.partitions()) == ["backfill:coin-0 EUR", "backfill:coin-0 USD"]
+    listings = bench.rows("SELECT quote_currency FROM listings WHERE source_asset_id = 'coin-0' ORDER BY id")
+    assert {row["quote_currency"] for row in listings} == {"USD", "EUR"}
+    assert list(backfilled.partitions()) == [f"backfill:coin-0 {row['quote_currency']}" for row in listings]
     assert not backfilled.is_shared
 
 
