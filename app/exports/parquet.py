@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,17 +30,22 @@ def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: M
     """Yield the bytes of the file. pieces: rows as lines of `table_line`. metadata: key-value metadata of the file.
 
     polars writes into a pipe in a thread of its own, which blocks while the client is slow. An exception from the
-    pieces is raised here, after the bytes that polars has written.
+    pieces is raised here; the file then lacks its footer, so no reader can open it.
     """
     failures: list[BaseException] = []
+    stopped = threading.Event()
     read, write = os.pipe()
-    writer = threading.Thread(target=_write, args=(write, pieces, members, dict(metadata), failures), name="parquet")
+    until_stopped = itertools.takewhile(lambda _: not stopped.is_set(), pieces)
+    arguments = (write, until_stopped, members, dict(metadata), failures)
+    writer = threading.Thread(target=_write, args=arguments, name="parquet")
     with open(read, "rb", buffering=0) as pipe:  # noqa: PTH123 — a descriptor has no path
         writer.start()
         try:
-            while piece := pipe.read(PIECE_BYTES):
+            # After a failure, polars still writes a footer: it would make a partial file look complete.
+            while (piece := pipe.read(PIECE_BYTES)) and not failures:
                 yield piece
         finally:
+            stopped.set()  # polars reads all rows even if it can no longer write
             pipe.close()  # ends a blocked writer with a broken pipe
             writer.join()
     if failures:
