@@ -75,7 +75,7 @@ def test_up_fails_with_the_log_of_the_component_that_did_not_start(devstack: Dev
     assert "flower ended during its start" in output
     assert "the reason" in output
     left = [process for process in psutil.process_iter() if process.is_running() and mark(process) == str(folder)]
-    assert wait_gone(left, 0) == []
+    assert wait_gone(left, 20) == []
 
 
 def test_up_fails_with_the_log_of_the_component_that_keeps_ending(devstack: Devstack, folder: Path) -> None:
