@@ -15,17 +15,17 @@ from sqlalchemy import exc
 class DatabaseError(Enum):
     CONFLICT = auto()
     """The server rolled the transaction back because of a concurrent one. A retry may succeed."""
-    LOST = auto()
+    CONNECTION_LOST = auto()
     """The connection broke, or none was available. It is unknown whether a COMMIT in progress succeeded."""
     UNAVAILABLE = auto()
     """The server cannot do it now: a timeout, a standby, no memory. An immediate retry would fail again."""
-    FULL = auto()
+    DISK_FULL = auto()
     """The server's disk or quota is full."""
 
 
 # A unique violation means that a concurrent transaction inserted the same key. The retry then finds that row.
 _CONFLICTS = {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.UNIQUE_VIOLATION}
-_LOST = {
+_CONNECTION_LOST = {
     errorcodes.ADMIN_SHUTDOWN,
     errorcodes.CRASH_SHUTDOWN,
     errorcodes.CANNOT_CONNECT_NOW,
@@ -38,7 +38,7 @@ _UNAVAILABLE = {
 }
 _BY_CLASS = {
     errorcodes.CLASS_TRANSACTION_ROLLBACK: DatabaseError.CONFLICT,
-    errorcodes.CLASS_CONNECTION_EXCEPTION: DatabaseError.LOST,
+    errorcodes.CLASS_CONNECTION_EXCEPTION: DatabaseError.CONNECTION_LOST,
     errorcodes.CLASS_INSUFFICIENT_RESOURCES: DatabaseError.UNAVAILABLE,
     errorcodes.CLASS_OPERATOR_INTERVENTION: DatabaseError.UNAVAILABLE,
     errorcodes.CLASS_SYSTEM_ERROR: DatabaseError.UNAVAILABLE,
@@ -55,15 +55,15 @@ def classify(error: BaseException) -> DatabaseError | None:
     cause, state = _cause(error), sqlstate(error)
     if not isinstance(cause, psycopg2.Error):
         # The pool has no free connection.
-        return DatabaseError.LOST if isinstance(error, exc.TimeoutError) else None
+        return DatabaseError.CONNECTION_LOST if isinstance(error, exc.TimeoutError) else None
     if state == errorcodes.DISK_FULL or any(message in str(cause) for message in _DISK_FULL_MESSAGES):
-        return DatabaseError.FULL
+        return DatabaseError.DISK_FULL
     if state is None:
-        return DatabaseError.LOST if _is_connection_error(error, cause) else None
+        return DatabaseError.CONNECTION_LOST if _is_connection_error(error, cause) else None
     if state in _CONFLICTS:
         return DatabaseError.CONFLICT
-    if state in _LOST:
-        return DatabaseError.LOST
+    if state in _CONNECTION_LOST:
+        return DatabaseError.CONNECTION_LOST
     if state in _UNAVAILABLE:
         return DatabaseError.UNAVAILABLE
     return _BY_CLASS.get(state[:2])

@@ -52,7 +52,7 @@ class CurrencyAgreementSchema(Schema):
     agrees = fields.Boolean(
         allow_none=True, metadata={"description": "Whether no price is an outlier; null if there is only one price."}
     )
-    said = fields.List(fields.Nested(ComparedPriceSchema), metadata={"description": "The prices that are compared."})
+    prices = fields.List(fields.Nested(ComparedPriceSchema), metadata={"description": "The compared prices."})
     stale = fields.List(
         fields.Nested(ListingPriceSchema),
         metadata={"description": "Prices observed more than 30 minutes before the newest one. They are not compared."},
@@ -119,7 +119,7 @@ def _compare_prices(currency: str, rows: Sequence[Any], limit: float) -> dict[st
         "median": format(middle, "f"),
         "spread": float((max(prices) - min(prices)) / middle),
         "agrees": None if len(current) < 2 else all(abs(deviation) <= limit for deviation in deviations),
-        "said": [
+        "prices": [
             {**_listing_price(row), "off": deviation, "is_outlier": abs(deviation) > limit}
             for row, deviation in zip(current, deviations, strict=True)
         ],

@@ -74,7 +74,7 @@ class ChangedAssetResponse(AssetResponse):
 class SplitAssetResponse(ChangedAssetResponse):
     """The asset that the listings left, the slug of the new asset, and the id of the change."""
 
-    made = fields.String(metadata={"description": "Slug of the new asset, which the listings now belong to."})
+    new_asset = fields.String(metadata={"description": "Slug of the new asset."})
 
 
 class ChangeResponse(Envelope):
@@ -166,8 +166,8 @@ def split_asset(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str,
     Returns the asset that the listings left.
     """
     with _transaction() as connection:
-        change, made = split(connection, slug, _listing_names(body), _verdict("split", body))
-        return {**asset_response(connection, slug), "change": change, "made": made}
+        change, new_asset = split(connection, slug, _listing_names(body), _verdict("split", body))
+        return {**asset_response(connection, slug), "change": change, "new_asset": new_asset}
 
 
 @_decision_route("/assets/<slug>/pin", ListingsBody, SPLIT_EXAMPLE, "pinListings")

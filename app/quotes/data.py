@@ -16,7 +16,7 @@ from app.quotes.selection import Key, Selection
 from app.web import pagination
 from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, View, raw_list_response
 from app.web.context import context, read_connection
-from app.web.etags import ETAG_HEADER, raise_if_not_modified, tag
+from app.web.etags import ETAG_HEADER, compute_tag, raise_if_not_modified
 from app.web.formats import Instant, instant
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one format.")
@@ -130,7 +130,7 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
         until = after[2] if after else context().watermark.ingested_until(connection)
         selection = Selection(connection, arguments)
         page = selection.page(arguments["members"], after)
-        tag(arguments, page.state)
+        compute_tag(arguments, page.state)
         only_page_rows = page.rows if after is None and not page.has_more else None
         total, is_estimate = selection.total(arguments["count"], only_page_rows)
     cursor = pagination.encode(request.path, arguments, (*page.last, until)) if page.has_more else None

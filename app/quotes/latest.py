@@ -16,7 +16,7 @@ from app.quotes.fields import LIMIT, Columns, JsonRows, Members, QuoteSchema, ro
 from app.web import pagination
 from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, raw_list_response
 from app.web.context import read_connection
-from app.web.etags import ETAG_HEADER, raise_if_not_modified, tag
+from app.web.etags import ETAG_HEADER, compute_tag, raise_if_not_modified
 from app.web.prepared import MAX_PREPARED, PreparedStatement
 from store.tables import LatestQuoteRow, ListingRow, QuoteRow
 
@@ -66,7 +66,7 @@ def list_latest(arguments: dict[str, Any]) -> Response:
         shape = _Shape(per_asset, all_listings=listings is None, is_first="cursor" not in arguments)
         parameters = {"listings": listings or [], **_after(arguments, per_asset=per_asset)}
         page = JsonRows.of(_page(shape, arguments["members"], limit).row(connection, parameters))
-        tag(arguments, page.state)
+        compute_tag(arguments, page.state)
     cursor = pagination.encode(request.path, arguments, page.last) if page.has_more else None
     paging = {"limit": limit, "next_cursor": cursor, "has_more": page.has_more}
     return raw_list_response(page.data, {"pagination": paging}, cursor)

@@ -54,9 +54,12 @@ CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "run_last": QuoteRow.observed_at <= bindparam("run_last"),
 }
 
-AFTER = (bindparam("after_observed_at", type_=QuoteRow.observed_at.type), bindparam("after_listing_id", type_=Integer))
+CURSOR_PARAMETERS = (
+    bindparam("after_observed_at", type_=QuoteRow.observed_at.type),
+    bindparam("after_listing_id", type_=Integer),
+)
 LISTINGS: ColumnElement[Any] = cast(bindparam("listings"), ARRAY(Integer))
-AMONG: ColumnElement[bool] = QuoteRow.listing_id == any_(LISTINGS)
+IS_SELECTED_LISTING: ColumnElement[bool] = QuoteRow.listing_id == any_(LISTINGS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class QueryShape:
     def all(self) -> Conditions:
         """Return the conditions that exactly the selected rows meet."""
         conditions = [CONDITIONS[name] for name in self.conditions]
-        return conditions if self.listings == "all" else [*conditions, AMONG]
+        return conditions if self.listings == "all" else [*conditions, IS_SELECTED_LISTING]
 
     def order(self, quote: Columns) -> Sequence[Any]:
         key = (quote.observed_at, quote.listing_id)
@@ -96,18 +99,18 @@ class QueryShape:
     def _page_by_listing(self, conditions: Conditions) -> Subquery:
         """Read a page of each listing through the primary key, and return the first rows of them all."""
         listing = _listings()
-        others = [condition for condition in conditions if condition is not AMONG]
+        others = [condition for condition in conditions if condition is not IS_SELECTED_LISTING]
         of_listing = select(QuoteRow).where(QuoteRow.listing_id == listing.c.id, *others)
         page = of_listing.order_by(*self.order(QuoteRow)[:1]).limit(LIMIT + 1).lateral("page_of_listing")
         rows = select(page).select_from(listing).join(page, true())
         return rows.order_by(*self.order(page.c)).limit(LIMIT + 1).subquery("rows")
 
     def _after(self) -> Conditions:
-        key, last = tuple_(QuoteRow.observed_at, QuoteRow.listing_id), tuple_(*AFTER)
+        key, last = tuple_(QuoteRow.observed_at, QuoteRow.listing_id), tuple_(*CURSOR_PARAMETERS)
         # The second condition follows from the first, but lets a scan of the primary key start there.
         if self.descending:
-            return [key < last, QuoteRow.observed_at <= AFTER[0]]
-        return [key > last, QuoteRow.observed_at >= AFTER[0]]
+            return [key < last, QuoteRow.observed_at <= CURSOR_PARAMETERS[0]]
+        return [key > last, QuoteRow.observed_at >= CURSOR_PARAMETERS[0]]
 
     def _within_listings(self) -> ColumnElement[bool]:
         """Return the condition that starts the scan at the newest, or oldest, quote of the listings.

@@ -70,7 +70,7 @@ class FieldSchema(Schema):
     )
 
 
-class ShapeSchema(Schema):
+class ProfileSchema(Schema):
     """The fields of a source's items, in one of its formats."""
 
     format = fields.String(metadata={"description": "Empty if the source has only one format."})
@@ -85,7 +85,7 @@ class DriftChangeSchema(Schema):
 
     id = fields.Integer()
     format = fields.String()
-    version = fields.Integer(metadata={"description": "Version of the shape that the change was compared with."})
+    version = fields.Integer(metadata={"description": "Version of the profile that the change was compared with."})
     kind = fields.String(metadata={"enum": list(DRIFT_KINDS)})
     field = fields.String(metadata={"examples": ["current_price"]})
     was = fields.String(
@@ -117,8 +117,8 @@ class DriftChangeSchema(Schema):
 class DriftPage(Envelope):
     """A source's fields, and a page of their changes."""
 
-    shapes = fields.List(
-        fields.Nested(ShapeSchema), required=True, metadata={"description": "The current fields, by format."}
+    profiles = fields.List(
+        fields.Nested(ProfileSchema), required=True, metadata={"description": "The current fields, by format."}
     )
     data = fields.List(fields.Nested(DriftChangeSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
@@ -149,11 +149,11 @@ def list_drift(arguments: dict[str, Any], name: str) -> Response:
         )
     with read_connection() as connection:
         rows = connection.execute(query).all()
-        shapes = _shapes(connection, name)
+        profiles = _profiles(connection, name)
     next_cursor = pagination.encode(request.path, arguments, rows[limit - 1].id) if len(rows) > limit else None
     response = jsonify(
         {
-            "shapes": ShapeSchema(many=True).dump(shapes),
+            "profiles": ProfileSchema(many=True).dump(profiles),
             "data": DriftChangeSchema(many=True).dump(rows[:limit]),
             "pagination": {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None},
         }
@@ -193,8 +193,8 @@ def _change_id(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
-def _shapes(connection: Connection, name: str) -> list[dict[str, Any]]:
-    """Return the members of ShapeSchema for the newest version of each of the source's formats."""
+def _profiles(connection: Connection, name: str) -> list[dict[str, Any]]:
+    """Return the members of ProfileSchema for the newest version of each of the source's formats."""
     of_source = ProfileRow.source == name
     newest = select(ProfileRow.format, func.max(ProfileRow.version)).where(of_source).group_by(ProfileRow.format)
     is_newest = tuple_(ProfileRow.format, ProfileRow.version).in_(newest)

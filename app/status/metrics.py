@@ -82,7 +82,7 @@ class _DatabaseCollector(Collector):
         )
         try:
             with read_connection() as connection:
-                families = [family for read in _READS for family in read(connection)]
+                families = [family for collect in _COLLECTORS for family in collect(connection)]
         except SQLAlchemyError as error:
             log.warning("metrics_degraded", reason=type(error).__name__)
             families = []
@@ -179,4 +179,4 @@ def _heartbeats(connection: Connection) -> Iterator[Metric]:
     yield ages
 
 
-_READS = (_runs, _pages_and_rows, _anomalies, _dropped, _lag, _breakers, _oldest_queued_run, _heartbeats)
+_COLLECTORS = (_runs, _pages_and_rows, _anomalies, _dropped, _lag, _breakers, _oldest_queued_run, _heartbeats)

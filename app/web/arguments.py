@@ -82,9 +82,9 @@ class Limit(fields.Integer):
 class ListOf(fields.List[Any]):
     """A parameter that may be repeated; a row matches if it has any of the values."""
 
-    def __init__(self, each: fields.Field[Any], description: str):
+    def __init__(self, item_field: fields.Field[Any], description: str):
         super().__init__(
-            each,
+            item_field,
             validate=validate.Length(1, MAX_NAMES),
             metadata={"description": f"{description} Repeat it to allow several."},
         )
@@ -181,12 +181,12 @@ def _errors(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
     """Yield the name and the detail of each error."""
     if not isinstance(messages, dict):
         messages = {"_schema": messages}
-    known = _parameters(schema)
+    parameters = _parameters(schema)
     for name, details in messages.items():
         if name == "_schema":
             yield "", " ".join(map(str, details))
-        elif name not in known:
-            yield quoted(name).strip("'"), f"unknown{suggestion(str(name), known)}"
+        elif name not in parameters:
+            yield quoted(name).strip("'"), f"unknown{suggestion(str(name), parameters)}"
         else:
             yield from _field_errors(str(name), details)
 

@@ -43,7 +43,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     if request.endpoint != UNLOGGED_ENDPOINT:
-        cached = {"kept": True} if "is_cached" in g else {}
+        cached = {"cached": True} if "is_cached" in g else {}
         fields = {"method": request.method, "route": route(), "status": response.status_code}
         log.info("request_completed", **fields, duration_seconds=seconds, **cached)
     return response

@@ -50,22 +50,25 @@ def raise_if_not_modified(connection: Connection, arguments: Mapping[str, Any]) 
     Call this before anything else is read. A page that is committed in between is then sent under the older tag, and
     sent again for the client's next request. In the reverse order, the client would get a 304 and miss the page.
     """
-    tag(arguments, data_version(connection))
+    compute_tag(arguments, data_version(connection))
     _raise_if_client_has(g.tag)
 
 
-def set_tag(known: Tag) -> None:
-    """Tag the response of this request with a known tag. Raise NotModified if the client already has it."""
-    g.tag = known
-    _raise_if_client_has(known)
+def reuse_tag(tag: Tag) -> None:
+    """Tag the response of this request with a cached response's tag.
+
+    Raise NotModified if the client already has that response.
+    """
+    g.tag = tag
+    _raise_if_client_has(tag)
 
 
-def _raise_if_client_has(current: Tag) -> None:
-    if request.if_none_match.contains_weak(current.etag):
+def _raise_if_client_has(tag: Tag) -> None:
+    if request.if_none_match.contains_weak(tag.etag):
         raise NotModified
 
 
-def tag(arguments: Mapping[str, Any], state: str) -> None:
+def compute_tag(arguments: Mapping[str, Any], state: str) -> None:
     """Tag the response of this request, unless it has a tag. state: read before or with the first rows."""
     if "tag" not in g:
         identity = [VERSION, request.path, arguments, state]

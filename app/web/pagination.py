@@ -18,7 +18,7 @@ BigId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 # Postgres cannot store NUL in text.
 Word = Annotated[str, msgspec.Meta(max_length=5000, pattern=r"^[^\x00]*$")]
 
-CHANGEABLE = ("cursor", "limit", "members", "count")
+PAGING_ARGUMENTS = ("cursor", "limit", "members", "count")
 """Arguments that may differ between two pages of one list."""
 
 
@@ -46,7 +46,7 @@ def damaged() -> Problem:
 
 
 def _digest(path: str, arguments: Mapping[str, Any]) -> str:
-    filters = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
+    filters = {name: value for name, value in arguments.items() if name not in PAGING_ARGUMENTS}
     return sha256(json.dumps([path, filters], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from cachetools import TTLCache
 from flask import Flask, Response, current_app, g, request
 
 from app.web.context import read_connection
-from app.web.etags import Tag, data_version, set_tag
+from app.web.etags import Tag, data_version, reuse_tag
 from settings import Settings
 
 KEY = "response_cache"
@@ -57,7 +57,7 @@ class ResponseCache:
 
 def install(app: Flask, settings: Settings) -> None:
     """Install the cache. Call this after everything that can reject a request, such as the bearer token."""
-    app.extensions[KEY] = ResponseCache(settings.answer_cache_mb * 1024 * 1024)
+    app.extensions[KEY] = ResponseCache(settings.response_cache_mb * 1024 * 1024)
     app.before_request(_send_cached)
     app.after_request(_store)
 
@@ -79,7 +79,7 @@ def _send_cached() -> Response | None:
         if data_version(connection) != cached.tag.state:
             return None
     g.is_cached = True
-    set_tag(cached.tag)
+    reuse_tag(cached.tag)
     return Response(cached.body, headers={"Link": cached.link} if cached.link else {}, mimetype="application/json")
 
 
