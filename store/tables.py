@@ -1,6 +1,6 @@
-"""Declare the tables; `store/migrations` builds the same tables in a live database.
+"""Declare the tables. `store/migrations` creates the same tables in a database.
 
-docs/explanation/architecture.md#the-tables gives the reason for each table.
+docs/explanation/architecture.md#the-tables explains why each table exists.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ RUN_KINDS = ("live", "backfill", "replay")
 RUN_STATUSES = (
     "queued",  # requested, between two slices, or requeued by the reconciler → running, cancelled
     "running",  # a worker has claimed it → queued, waiting, succeeded, partial, failed, cancelled
-    "waiting",  # cannot continue before next_attempt_at, for waiting_reason → running, cancelled
+    "waiting",  # cannot continue before next_attempt_at; waiting_reason says why → running, cancelled
     "succeeded",  # final: every item became a quote
     "partial",  # final: finished, but some items are rejects
-    "failed",  # final: gave up for error_code; committed pages stay
+    "failed",  # final: failed with error_code; committed pages stay
     "cancelled",  # final: cancelled on request; committed pages stay
 )
 DRIFT_KINDS = ("new", "vanished", "renamed", "retyped")
@@ -79,7 +79,7 @@ class Base(DeclarativeBase):
 
 
 class SourceRow(Base):
-    """The state of a source, as far as code does not declare it."""
+    """The state of a source. Everything else about it is declared in code."""
 
     __tablename__ = "sources"
 
@@ -89,12 +89,12 @@ class SourceRow(Base):
     # Number of upstream calls in the UTC month that starts on budget_month.
     budget_month: Mapped[date | None]
     budget_used: Mapped[int] = mapped_column(server_default="0")
-    # The circuit breaker (tasks/upstream/circuit_breaker.py): consecutive failures; when it opened; until when one
-    # worker alone may send the trial request.
+    # The circuit breaker (tasks/upstream/circuit_breaker.py): the number of consecutive failures, the time when it
+    # opened, and the time until which only one worker may send the trial request.
     breaker_failures: Mapped[int] = mapped_column(server_default="0")
     breaker_opened_at: Mapped[datetime | None]
     breaker_probe_until: Mapped[datetime | None]
-    # The newest slot that got a run or was skipped. Catching up after an outage starts after it.
+    # The newest slot that got a run or was skipped. After an outage, catching up starts at the next slot.
     last_slot: Mapped[datetime | None]
     # Rows that retention has dropped so far (tasks/archive/retention.py), counted in the same transactions.
     quotes_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -126,7 +126,7 @@ class RunRow(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     kind: Mapped[str]
     status: Mapped[str]
-    # A live run can have full_refresh: start without a cursor. A replay has its choice of pages
+    # For a live run, full_refresh: start without a cursor. For a replay, the selection of pages
     # (tasks/archive/stored_pages.py).
     parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     scheduled_for: Mapped[datetime | None]
@@ -156,7 +156,7 @@ class RunRow(Base):
 
 
 class CheckpointRow(Base):
-    """Where the next fetch of a partition starts, and which slice may advance it."""
+    """The position where the next fetch of a partition starts, and the slice that may advance it."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (Index(None, "lease_run"),)
@@ -166,15 +166,15 @@ class CheckpointRow(Base):
     cursor: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_run: Mapped[uuid.UUID | None]
-    # The slice that holds the lease, directly or through an assistant: the value of runs.claims at that time.
+    # The slice that holds the lease, directly or through an assistant, as its value of runs.claims.
     lease_claim: Mapped[int | None]
     # The fencing token. Each new lease increases it, and the holder of an older token can no longer write.
     lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires: Mapped[datetime | None]
     # The last run that read the partition to its end.
     done_by: Mapped[uuid.UUID | None]
-    # The last run that could not read the partition, when, and why: {"code", "detail", "pause"}. If done_by is the same
-    # run, it gave the partition up.
+    # The last run that could not read the partition, the time, and the error: {"code", "detail", "pause"}. If done_by
+    # is the same run, that run gave up on the partition.
     failed_by: Mapped[uuid.UUID | None]
     failed_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
@@ -184,8 +184,8 @@ class CheckpointRow(Base):
 class ValidatorRow(Base):
     """The validators of an upstream's last response to a request, for conditional requests.
 
-    They are committed with their page, so that they never describe a page that is not loaded. request is the sha256 of
-    the request. mapping is the fingerprint of the code that read the body. Changed code reads the body again.
+    They are committed with their page, so that they never describe a page that is not loaded. request: the SHA-256 of
+    the request. mapping: the fingerprint of the code that read the body. If the code changes, the body is read again.
     """
 
     __tablename__ = "validators"
@@ -200,7 +200,7 @@ class ValidatorRow(Base):
 
 
 class RawBodyRow(Base):
-    """A body exactly as received, compressed with zstd, stored once per digest (sha256 of the uncompressed body).
+    """A body exactly as received, compressed with zstd, stored once per digest (SHA-256 of the uncompressed body).
 
     Retention sets the body to null and keeps the row, as a record that it was received.
     """
@@ -252,7 +252,7 @@ class PageRow(Base):
     observed_until: Mapped[datetime | None]
     # The listings of the page's quotes; null if there are too many (tasks/pipeline/load.py).
     listings: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
-    # For each field of a quote, the number of the page's quotes in which it is not null.
+    # Number of the page's quotes that have a value, by field.
     filled: Mapped[dict[str, Any] | None]
 
 
@@ -269,7 +269,7 @@ class RejectRow(Base):
     source: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[bytes] = mapped_column(primary_key=True)
     item_index: Mapped[int] = mapped_column(primary_key=True)
-    # Text, since jsonb can hold neither NUL nor NaN, and items with those are rejects.
+    # Text, since jsonb cannot store NUL and NaN, which a rejected item may contain.
     item: Mapped[str]
     # [{"field", "code", "detail"}, …]
     reasons: Mapped[list[Any]]
@@ -288,7 +288,7 @@ class ProfileRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True)
     run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
     items: Mapped[int] = mapped_column(BigInteger)
-    # By field, as written by tasks/drift/profile.py.
+    # The profile of each field, by its path, in the format of tasks/drift/profile.py.
     fields: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
@@ -326,16 +326,16 @@ class DriftChangeRow(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     format: Mapped[str]
-    # The version of the profile that the change was found against.
+    # The version of the profile that the item was compared with.
     version: Mapped[int]
     kind: Mapped[str]
     field: Mapped[str]
-    # The field's old type; its new type, or for a renamed field its new name.
+    # The field's old type, and its new type. For a renamed field, `became` is its new name.
     was: Mapped[str | None]
     became: Mapped[str | None]
     confidence: Mapped[Decimal | None]
     policy: Mapped[str]
-    # The profile of the field that appeared, for a new or a renamed field.
+    # The profile of the new field, if the change is `new` or `renamed`.
     new_field: Mapped[dict[str, Any] | None]
     run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
     last_run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
@@ -365,7 +365,7 @@ class AnomalyRow(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     run: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
     kind: Mapped[str]
-    # The field or the listing, if the anomaly concerns one.
+    # The field, listing or asset, if the anomaly concerns one.
     subject: Mapped[str | None]
     value: Mapped[Decimal | None]
     expected: Mapped[Decimal | None]
@@ -375,7 +375,7 @@ class AnomalyRow(Base):
 
 
 class AssetRow(Base):
-    """The real thing that listings of several sources describe."""
+    """One asset, such as a coin, that listings of several sources describe."""
 
     __tablename__ = "assets"
     __table_args__ = (Index("assets_upper_symbol_idx", text("upper(symbol)")),)
@@ -384,13 +384,13 @@ class AssetRow(Base):
     slug: Mapped[str] = mapped_column(unique=True)
     symbol: Mapped[str]
     name: Mapped[str]
-    # The asset that received this asset's last listing. The slug leads there until this asset has a listing again.
+    # The asset that received this asset's last listing. The slug resolves to it until this asset has a listing again.
     merged_into: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("assets.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class ListingRow(Base):
-    """One asset as one source lists it, in one quote currency."""
+    """An asset as listed by one source in one quote currency."""
 
     __tablename__ = "listings"
     __table_args__ = (
@@ -435,7 +435,7 @@ class DecisionRow(Base):
 
 
 class CandidateRow(Base):
-    """Two assets that may be one, with too little evidence, or with evidence against it. Rebuilt at each rematch."""
+    """Two assets that may be the same, with too little or with contrary evidence. Each rematch rebuilds these rows."""
 
     __tablename__ = "candidates"
 
@@ -446,14 +446,15 @@ class CandidateRow(Base):
 
 
 class QuoteRow(Base):
-    """The value of one listing at one instant.
+    """The price and other values of one listing at one time.
 
-    No foreign keys, since each would cost a trigger per row and block retention. A test checks the references instead.
+    It has no foreign keys, since each would cost a trigger per row and block retention. A test checks the references
+    instead.
     """
 
     __tablename__ = "quotes"
     __table_args__ = (
-        # Ascending; a backward scan gives newest first. With one DESC column, the other order would need a sort.
+        # Ascending: a backward scan returns the newest first. With one DESC column, both orders would need a sort.
         Index(None, "observed_at", "listing_id"),
         Index(None, "ingested_at", postgresql_using="brin"),
     )
@@ -473,7 +474,7 @@ class QuoteRow(Base):
     total_supply: Mapped[Decimal | None]
     max_supply: Mapped[Decimal | None]
     fetched_at: Mapped[datetime]
-    # The start of the writing transaction. The parameter ingested_until of /data relies on that.
+    # The start of the transaction that wrote the quote. The member ingested_until of /data relies on this.
     ingested_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     run: Mapped[uuid.UUID]
 
@@ -512,7 +513,7 @@ class IdempotencyKeyRow(Base):
 
 
 class HeartbeatRow(Base):
-    """When a part of the service last proved that it works: beat by a tick, a worker by consuming a canary."""
+    """The last heartbeat of a component. Beat records one at each tick, and a worker when it consumes a canary."""
 
     __tablename__ = "heartbeats"
 

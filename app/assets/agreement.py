@@ -63,7 +63,9 @@ class AgreementResponse(Envelope):
     """An asset's prices, compared in each quote currency."""
 
     asset = fields.String()
-    limit = fields.Float(metadata={"description": "AGREEMENT_LIMIT: a larger deviation is an outlier, as a share."})
+    limit = fields.Float(
+        metadata={"description": "AGREEMENT_LIMIT, as a share. A price that deviates by more is an outlier."}
+    )
     data = fields.List(fields.Nested(CurrencyAgreementSchema))
 
 

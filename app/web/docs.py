@@ -70,7 +70,7 @@ def asset(name: str) -> Response:
 
 @blueprint.route("/problems/<code>")
 def problem(code: str) -> Response:
-    """Describe a code; the `type` of each problem links here."""
+    """Describe a problem code. The `type` of each problem links to this path."""
     by_slug = {known.slug: known for known in Code}
     if code not in by_slug:
         raise Problem(Code.NOT_FOUND, f"There is no problem code {quoted(code)}{suggestion(code, by_slug) or '.'}")

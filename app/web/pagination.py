@@ -1,4 +1,4 @@
-"""Encode and decode cursors: where the next page of a list starts, bound to the path and filters of the list."""
+"""Encode and decode cursors. A cursor is the start of the next page, and is valid for one path and its filters."""
 
 from __future__ import annotations
 

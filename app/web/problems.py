@@ -15,9 +15,9 @@ MAX_QUOTED_CHARS = 60
 
 
 class Code(Enum):
-    """Every code a problem can carry: its HTTP status, its title, what it means, and the next step.
+    """Every problem code, with its HTTP status, title, meaning and next step.
 
-    OpenAPI shows the texts as Markdown, where a bare `<name>` would be taken for HTML: write it in backticks.
+    OpenAPI shows the texts as Markdown, which would parse a bare `<name>` as HTML. Write it in backticks.
     """
 
     def __init__(self, status: int, title: str, about: str, hint: str):
@@ -72,7 +72,7 @@ class Code(Enum):
     DECISION_CONFLICT = (
         409,
         "Conflicting decision",
-        "The decision contradicts what is already decided about these listings.",
+        "The decision contradicts an earlier decision about these listings.",
         "Read the conflict in `detail`, and list earlier decisions with `GET /decisions`.",
     )
     RUN_FINISHED = (
@@ -150,7 +150,8 @@ class Code(Enum):
 class Problem(Exception):
     """A request that cannot be served.
 
-    errors: for each invalid part of the request, `{"in", "name", "detail"}`. hint: the next step; default: the code's.
+    errors: for each invalid part of the request, `{"in", "name", "detail"}`.
+    hint: the next step; default: the hint of the code.
     """
 
     def __init__(
@@ -186,12 +187,12 @@ class Problem(Exception):
 
 
 def invalid_parameter(name: str, detail: str, *, where: str = "query") -> Problem:
-    """Return the problem for one invalid query parameter, or header if `where` says so."""
+    """Return the problem for one invalid query parameter, or for an invalid header if `where` is `header`."""
     return Problem(Code.INVALID_PARAMETER, f"{name}: {detail}", errors=[{"in": where, "name": name, "detail": detail}])
 
 
 def quoted(value: Any) -> str:
-    """Return a client's value quoted, in ASCII and shortened, for a response or a log line."""
+    """Return a client's value in quotation marks, in ASCII and shortened, for a response or a log line."""
     text = ascii(value)
     return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}..."
 

@@ -1,4 +1,4 @@
-"""Cache responses in memory, and send one again while the data that it was read from is unchanged."""
+"""Cache responses in memory, and send them again while the data is unchanged."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ KEY = "response_cache"
 METHODS = ("GET", "HEAD")
 
 MAX_AGE = 10.0
-"""Seconds. An estimated total can change without a change of the data."""
+"""Seconds until a response expires: an estimated total can change while the data is unchanged."""
 
 OVERHEAD_BYTES = 1000
-"""Added to the size of each response, for everything but its texts; an upper bound."""
+"""Added to the size of each response: an upper bound for the memory of everything but its texts."""
 
 RequestKey = tuple[str, bytes]
 """Path and query."""
@@ -35,7 +35,7 @@ class CachedResponse(NamedTuple):
 
 
 class ResponseCache:
-    """The responses of one process, limited in bytes; evicts the least recently used first."""
+    """The cached responses of one process, limited in bytes. The least recently used ones are evicted first."""
 
     def __init__(self, max_bytes: int, timer: Callable[[], float] = time.monotonic):
         self._responses: TTLCache[RequestKey, CachedResponse] = TTLCache(
