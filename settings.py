@@ -127,9 +127,9 @@ class Settings:
         30, "seconds until a queued run that no worker has started is published again; doubles each time"
     )
     disk_full_pause: float = _seconds(900, "seconds to pause a source after Postgres runs out of disk space")
-    max_attempts: int = _count(4, "starts without a committed page after which a run fails as `poisoned`")
+    max_attempts: int = _count(4, "starts without a committed page until a run fails as `poisoned`")
     max_waits: int = _count(
-        10, "maximum waits after consecutive failures before a run fails; waits for its own rate limits do not count"
+        10, "waits after consecutive failures until a run fails; waits for its own rate limits do not count"
     )
     breaker_failures: int = _count(5, "consecutive failed requests to a source that open its circuit breaker")
     breaker_cooldown: float = _seconds(60, "seconds an open circuit breaker waits before it allows one trial request")
@@ -169,7 +169,7 @@ class UpstreamSettings:
     """The settings of one source. Variables start with its name, and override the values that it declares."""
 
     url: str | None = _text("base URL; overrides the one that the source declares", _url("http", "https"), NO_PASSWORD)
-    plan: str | None = _text("the plan at the upstream that the key belongs to")
+    plan: str | None = _text("the upstream plan that the key belongs to")
     api_key: str | None = _text("API key, sent to this upstream only", HEADER_VALUE, secret=True)
     every: float | None = _setting(
         kinds.Float(load_default=None, validate=INTERVAL), "seconds between two scheduled runs"

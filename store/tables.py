@@ -508,7 +508,7 @@ class IdempotencyKeyRow(Base):
 
     key: Mapped[str] = mapped_column(primary_key=True)
     request_hash: Mapped[bytes]
-    answer: Mapped[list[Any]]
+    response: Mapped[list[Any]] = mapped_column("answer")
     expires_at: Mapped[datetime]
 
 

@@ -197,8 +197,8 @@ def quoted(value: Any) -> str:
     return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}..."
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` with the most similar known name, or an empty string if none is similar."""
-    by_lower = {other.lower(): other for other in known}
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the most similar choice, or an empty string if none is similar."""
+    by_lower = {choice.lower(): choice for choice in choices}
     matches = get_close_matches(name[:100].lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[matches[0]]!r}?" if matches else ""
