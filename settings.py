@@ -1,4 +1,4 @@
-"""Read every setting from the environment once, validate all of them, and report every mistake."""
+"""Read every setting from the environment once, validate all of them, and report every invalid one."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ HEADER_VALUE = validate.Regexp(r"[!-~]+\Z", error="must consist of visible ASCII
 NO_PASSWORD = validate.Regexp(
     r"[^@]*\Z", error="must contain no user and no password, since it is stored with each page"
 )
-MIN_TOKEN_LENGTH = 16
+MIN_TOKEN_CHARS = 16
 DRIFT_POLICIES = ("evolve", "discard", "quarantine", "freeze")
+
+OLD_NAMES = {"RESPONSE_CACHE_MB": "ANSWER_CACHE_MB"}
+"""Renamed variables, with the old name that is still accepted."""
 
 
 class SettingsError(Exception):
-    """The environment is not valid; the message lists every mistake."""
+    """The environment is not valid. The message lists every invalid or missing variable."""
 
 
 def _url(*schemes: str) -> validate.Validator:
@@ -47,12 +50,12 @@ def _url(*schemes: str) -> validate.Validator:
 
 
 def _token(value: str) -> None:
-    if len(value) < MIN_TOKEN_LENGTH:
-        raise ValidationError(f"must have at least {MIN_TOKEN_LENGTH} characters; `openssl rand -hex 32` generates one")
+    if len(value) < MIN_TOKEN_CHARS:
+        raise ValidationError(f"must have at least {MIN_TOKEN_CHARS} characters; `openssl rand -hex 32` generates one")
 
 
 def _setting(kind: kinds.Field[Any], about: str, *, secret: bool = False) -> Any:
-    """Return the dataclass field of a setting. A secret one is left out of the repr, and so out of tracebacks."""
+    """Return the dataclass field of a setting. The repr hides a secret, and therefore tracebacks do too."""
     return field(metadata={"kind": kind, "about": about}, repr=not secret)
 
 
@@ -71,7 +74,7 @@ def _count(default: int | None, about: str) -> Any:
 
 
 class _Policies(kinds.Field[dict[str, str]]):
-    """Parse drift policies such as `evolve, price=freeze`: one policy for all fields, others for single fields."""
+    """Parse drift policies such as `evolve, price=freeze`: one for all fields, and overrides for single fields."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> dict[str, str]:
         policies: dict[str, str] = {}
@@ -80,8 +83,8 @@ class _Policies(kinds.Field[dict[str, str]]):
             name = name if equals else "*"
             if policy not in DRIFT_POLICIES or not name or name in policies:
                 raise ValidationError(
-                    f"expected one of {', '.join(DRIFT_POLICIES)}, optionally with other policies for single fields, "
-                    f"as in `evolve, current_price=freeze`; got {part.strip()!r}"
+                    f"expected one of {', '.join(DRIFT_POLICIES)}, and optionally `field=policy` for single fields, "
+                    f"such as `evolve, current_price=freeze`; got {part.strip()!r}"
                 )
             policies[name] = policy
         return policies
@@ -89,21 +92,21 @@ class _Policies(kinds.Field[dict[str, str]]):
 
 @dataclass(frozen=True)
 class Settings:
-    """The configuration of the service. Each field is the environment variable of the same name in capitals."""
+    """The settings of the service. Each field comes from the environment variable with its name in upper case."""
 
     database_url: str = _text("Postgres 17 or newer", _url("postgresql", "postgres"), required=True, secret=True)
     redis_url: str = _text(
         "Redis or Valkey, with append-only file and `noeviction`", _url("redis", "rediss"), required=True, secret=True
     )
     api_token: str | None = _text(
-        "bearer token for writes; without a value, every write is refused", _token, HEADER_VALUE, secret=True
+        "bearer token for writes; if unset, every write is rejected", _token, HEADER_VALUE, secret=True
     )
-    reads_need_token: bool = _setting(kinds.Boolean(load_default=False), "whether reads need the token too")
+    reads_need_token: bool = _setting(kinds.Boolean(load_default=False), "whether reads also need the token")
     csv_dir: str = _text("folder with the CSV files", default="sample_data/csv")
     extra_sources: str = _text("modules of additional sources, separated by commas", default="")
-    overrides: str = _text("CSV file with decisions on which asset a listing belongs to", default="")
+    overrides: str = _text("CSV file that assigns listings to assets", default="")
     log_format: str = _text(
-        "`json`, `console`, or `auto`: `console` in a terminal, otherwise `json`",
+        "`json`, `console` or `auto`, which means `console` in a terminal and `json` elsewhere",
         validate.OneOf(("auto", "json", "console")),
         default="auto",
     )
@@ -113,23 +116,23 @@ class Settings:
     task_soft_limit: float = _seconds(420, "seconds after which Celery interrupts a task")
     task_hard_limit: float = _seconds(450, "seconds after which Celery kills a task's process")
     visibility_timeout: float = _seconds(960, "seconds after which Redis redelivers an unacknowledged message")
-    lease: float = _seconds(180, "seconds a lease on a partition lasts without a committed page")
+    lease: float = _seconds(180, "seconds until a lease on a partition expires if no page is committed")
     transaction_timeout: float = _seconds(45, "maximum seconds for a page's transaction")
-    request_deadline: float = _seconds(60, "maximum seconds for one upstream request, retries included")
-    sweep_every: float = _seconds(15, "seconds between two sweeps of the reconciler")
+    request_deadline: float = _seconds(60, "maximum seconds for one upstream request, including its retries")
+    sweep_every: float = _seconds(15, "seconds between sweeps of the reconciler")
     retry_after_failure: float = _seconds(
-        30, "seconds a run waits after its first failure; doubles with each failure, up to 15 minutes"
+        30, "seconds a run waits after its first failure; doubles with each further failure, up to 15 minutes"
     )
     publish_gap: float = _seconds(
-        30, "seconds before a queued run that no worker took is published again; doubles each time"
+        30, "seconds until a queued run that no worker has started is published again; doubles each time"
     )
     disk_full_pause: float = _seconds(900, "seconds to pause a source after Postgres runs out of disk space")
-    max_attempts: int = _count(4, "starts without a committed page after which a run fails as `poisoned`")
+    max_attempts: int = _count(4, "starts without a committed page until a run fails as `poisoned`")
     max_waits: int = _count(
-        10, "consecutive failures that a run waits out before it fails; waits for its own limits do not count"
+        10, "waits after consecutive failures until a run fails; waits for its own rate limits do not count"
     )
     breaker_failures: int = _count(5, "consecutive failed requests to a source that open its circuit breaker")
-    breaker_cooldown: float = _seconds(60, "seconds a circuit breaker stays open before one trial request")
+    breaker_cooldown: float = _seconds(60, "seconds an open circuit breaker waits before it allows one trial request")
 
     run_workers: int = _count(4, "maximum workers sharing one run of a file-based source")
 
@@ -138,59 +141,59 @@ class Settings:
     )
     csv_block_bytes: int = _count(4 * 1024 * 1024, "size of one page of a CSV file, in bytes")
     csv_range_bytes: int = _count(
-        32 * 1024 * 1024, "size of the ranges into which a larger CSV file is split for several workers, in bytes"
+        32 * 1024 * 1024, "size of the ranges that larger CSV files are split into for several workers, in bytes"
     )
     csv_record_bytes: int = _count(256 * 1024, "maximum size of a CSV record, in bytes; a larger one becomes a reject")
-    clock_skew: float = _seconds(300, "maximum seconds that an observation may be in the future")
+    clock_skew: float = _seconds(300, "maximum seconds that an observation time may be in the future")
 
     statement_timeout: float = _seconds(15, "maximum seconds for one query of the API")
-    answer_cache_mb: int = _setting(
+    response_cache_mb: int = _setting(
         kinds.Integer(load_default=16, validate=CACHE_MEGABYTES),
-        "megabytes of responses that one API process caches while the data is unchanged; 0 turns the cache off",
+        "maximum megabytes of responses that one API process caches; 0 turns the cache off",
     )
     exports_at_once: int = _setting(
         kinds.Integer(load_default=2, validate=EXPORT_THREADS),
-        "maximum concurrent exports of one API process, which has 8 threads; further requests get a 503",
+        "maximum concurrent exports of one API process, which has 8 threads; further exports get a 503",
     )
     export_timeout: float = _seconds(3600, "maximum seconds for one export; Postgres keeps its snapshot until it ends")
-    export_patience: float = _seconds(30, "maximum seconds for the client of an export to receive half a megabyte")
+    export_patience: float = _seconds(30, "maximum seconds that an export's client may take to receive half a megabyte")
     agreement_limit: float = _setting(
         kinds.Float(load_default=0.03, validate=POSITIVE),
-        "maximum relative difference between a source's prices and those of all others, over their common assets",
+        "maximum relative difference between a price and the prices of other sources; a larger one is reported",
     )
-    idempotency_keys_kept: float = _seconds(86400, "seconds an `Idempotency-Key` is remembered")
+    idempotency_keys_kept: float = _seconds(86400, "seconds an `Idempotency-Key` is stored")
 
 
 @dataclass(frozen=True)
 class UpstreamSettings:
-    """The settings of one source. The variables start with the source's name; unset ones keep the declared value."""
+    """The settings of one source. Variables start with its name, and override the values that it declares."""
 
-    url: str | None = _text("base URL, instead of the declared one", _url("http", "https"), NO_PASSWORD)
-    plan: str | None = _text("the upstream's plan that the key belongs to")
+    url: str | None = _text("base URL; overrides the one that the source declares", _url("http", "https"), NO_PASSWORD)
+    plan: str | None = _text("the upstream plan that the key belongs to")
     api_key: str | None = _text("API key, sent to this upstream only", HEADER_VALUE, secret=True)
     every: float | None = _setting(
         kinds.Float(load_default=None, validate=INTERVAL), "seconds between two scheduled runs"
     )
     catch_up: Literal["latest", "all", "skip"] | None = _text(
-        "runs for the slots missed in an outage: `latest`, one for all of them; `all`, one for each; `skip`, none",
+        "which slots that were missed in an outage get a run: only the `latest`, `all`, or none (`skip`)",
         validate.OneOf(("latest", "all", "skip")),
     )
-    calls_per_minute: int | None = _count(None, "maximum calls per minute, over all workers")
+    calls_per_minute: int | None = _count(None, "maximum calls per minute, for all workers together")
     calls_per_month: int | None = _count(
         None, "maximum calls per calendar month (UTC), including retries and manual runs"
     )
-    pages: int | None = _count(None, "maximum pages of one run, for a source with several pages")
+    pages: int | None = _count(None, "maximum pages of one run, for a source that sends several pages")
     fresh: float | None = _seconds(
         None, "seconds within which a successful run is expected; unset: three times `EVERY`"
     )
     drift: Mapping[str, Literal["evolve", "discard", "quarantine", "freeze"]] | None = _setting(
         _Policies(load_default=None),
-        "policy for changed fields: `evolve`, `discard`, `quarantine` or `freeze`; optionally others for single fields,"
-        " as in `evolve, current_price=freeze`",
+        "drift policy for all fields: `evolve`, `discard`, `quarantine` or `freeze`; "
+        "add `field=policy` to override single fields",
     )
     quotes_kept: float | None = _setting(
         kinds.Float(load_default=None, validate=RETENTION),
-        "seconds a quote is kept after its observation; the newest of each listing always stays; unset: forever",
+        "seconds a quote is kept after its observation; the newest of each listing is always kept; unset: forever",
     )
     bodies_kept: float | None = _setting(
         kinds.Float(load_default=None, validate=RETENTION),
@@ -200,12 +203,12 @@ class UpstreamSettings:
 
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process, read from its environment at the first call."""
+    """Return the settings of this process, read from its environment on the first call."""
     return read_settings(os.environ)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Return the validated settings. Raise SettingsError with every wrong variable."""
+    """Return the validated settings. Raise SettingsError with every invalid variable."""
     settings = Settings(**_read(Settings, environ, prefix=""))
     contradictions = list(_contradictions(settings))
     if contradictions:
@@ -214,7 +217,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def read_upstream(source: str, environ: Mapping[str, str] = os.environ) -> UpstreamSettings:
-    """Return the validated settings of a source. Raise SettingsError with every wrong variable."""
+    """Return the validated settings of a source. Raise SettingsError with every invalid variable."""
     return UpstreamSettings(**_read(UpstreamSettings, environ, prefix=f"{source.upper()}_"))
 
 
@@ -251,21 +254,26 @@ def _read(settings_class: type, environ: Mapping[str, str], prefix: str) -> dict
     settings = fields(settings_class)
     schema = Schema.from_dict({setting.name: setting.metadata["kind"] for setting in settings})(unknown=EXCLUDE)
     # Empty means unset: compose files and .env templates contain `NAME=` for variables without a value.
-    values = {
-        setting.name: value for setting in settings if (value := environ.get(prefix + setting.name.upper(), "").strip())
-    }
+    variables = {setting.name: _variable(environ, prefix + setting.name.upper()) for setting in settings}
+    values = {name: value for name, variable in variables.items() if (value := environ.get(variable, "").strip())}
     try:
         return dict(schema.load(values))
     except ValidationError as error:
-        mistakes = error.normalized_messages().items()
-        lines = [f"  {prefix}{name.upper()}: {' '.join(messages)}" for name, messages in mistakes]
+        errors = error.normalized_messages().items()
+        lines = [f"  {variables[name]}: {' '.join(messages)}" for name, messages in errors]
         raise SettingsError("These settings are wrong or missing:\n" + "\n".join(lines)) from None
 
 
-def _contradictions(settings: Settings) -> Iterable[str]:
-    """Yield a message for each inequality of the time limits that does not hold.
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    """Return the variable to read for a setting: its old name if only that has a value, otherwise its name."""
+    old_name = OLD_NAMES.get(name, "")
+    return old_name if environ.get(old_name, "").strip() and not environ.get(name, "").strip() else name
 
-    docs/explanation/runs-and-leases.md#time-limits-that-must-fit-together gives the reason for each.
+
+def _contradictions(settings: Settings) -> Iterable[str]:
+    """Yield a message for each rule about the time limits that the settings break.
+
+    docs/explanation/runs-and-leases.md#time-limits-that-must-fit-together explains the rules.
     """
     # A page has two transactions: one resolves its listings, the other loads it. A retry may add half a timeout.
     longest_page = settings.request_deadline + 2.5 * settings.transaction_timeout

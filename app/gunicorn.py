@@ -39,18 +39,18 @@ def _number(name: str, default: int) -> int:
 
 try:
     configure_logging(get_settings())
-    import_module("sources.registry")  # reports a source's invalid setting in the same way
+    import_module("sources.registry")  # raises SettingsError if a source's setting is invalid
 except SettingsError as error:
     sys.exit(str(error))
 
 
 def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # a forked worker runs this at its exit too
+    if os.getpid() == owner:  # a forked worker also runs this when it exits
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    # prometheus_client reads this when it is first imported. That is why this file does not import the application.
+    # prometheus_client reads this variable on import, so this file must not import the application at the top.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="kasparro-metrics-")
     atexit.register(_remove, os.environ["PROMETHEUS_MULTIPROC_DIR"], os.getpid())
 
@@ -60,7 +60,7 @@ threads = 8
 worker_class = "gthread"
 wsgi_app = f"app:create_app(connections={threads})"
 preload_app = True
-# STATEMENT_TIMEOUT ends a query. A worker that is silent for 30 s more is stuck.
+# STATEMENT_TIMEOUT cancels a query. A worker that stays silent for another 30 s is stuck.
 timeout = int(get_settings().statement_timeout) + 30
 graceful_timeout = 10
 limit_request_line = 8190
@@ -69,7 +69,7 @@ logger_class = _RootLogger
 
 
 def on_starting(server: Any) -> None:
-    """Check Postgres once at the start: exit if it is too old, warn if it is unreachable."""
+    """Check Postgres once on startup: exit if it is too old, warn if it is unreachable."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from store.engine import UnsuitablePostgres, check_postgres, make_engine

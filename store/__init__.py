@@ -1,1 +1,1 @@
-"""Store the data: tables, engine and migrations. Independent of sources, tasks and the API."""
+"""Store the data: tables, engine and migrations. This package does not depend on sources, tasks or the API."""

@@ -1,4 +1,4 @@
-"""Make the SQLAlchemy engine of a process, with timeouts that end every session before its lease expires."""
+"""Create the SQLAlchemy engine of a process, with timeouts that end every session before its lease expires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.errors import sqlstate
 
 MIN_POSTGRES = 17
 PEER_TIMEOUT = 20.0
-"""Seconds after which each side closes a connection whose other side no longer answers."""
+"""Seconds after which each side closes a connection if the other side no longer responds."""
 
 
 class UnsuitablePostgres(Exception):
@@ -21,7 +21,7 @@ class UnsuitablePostgres(Exception):
 
 
 def database_url(url: str) -> URL:
-    """Return the URL with psycopg2 as its driver. SQLAlchemy takes another driver for a bare `postgresql://`."""
+    """Return the URL with psycopg2 as its driver. For a bare `postgresql://`, SQLAlchemy would choose another one."""
     return make_url(url).set(drivername="postgresql+psycopg2")
 
 
@@ -43,21 +43,21 @@ def make_engine(
 
     statement_timeout, transaction_timeout: seconds; 0 means none.
     ping: send a ping before each use of a connection. Without it, only check whether the server closed the connection.
-    That check costs no round trip, but it does not notice a server that vanished.
+    That check costs no round trip, but it does not detect a server that vanished.
     """
     session = {
         "timezone": "UTC",
         # Prepared statements save parsing. A generic plan would be slow for some dates and listings.
         "plan_cache_mode": "force_custom_plan",
-        # Starting parallel workers takes longer than most of our queries, and they would take all cores.
+        # Starting parallel workers takes longer than most of our queries, and they would use all cores.
         "max_parallel_workers_per_gather": 0,
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
         "idle_in_transaction_session_timeout": int(transaction_timeout * 1000),
-        # Give up a lock early, while there is time to retry the page.
+        # Stop waiting for a lock early enough to retry the page.
         "lock_timeout": int(transaction_timeout * 1000 // 3),
-        # The server must notice a client host that vanished. The timeouts above do not end a session that is sending.
-        # It would hold its locks until TCP gives up, after 15 minutes.
+        # The server must detect a client host that vanished. The timeouts above do not end a session that is sending.
+        # Such a session would keep its locks until TCP gives up after 15 minutes.
         "tcp_user_timeout": int(min(transaction_timeout or PEER_TIMEOUT, PEER_TIMEOUT) * 1000),
         "tcp_keepalives_idle": 10,
         "tcp_keepalives_interval": 3,
@@ -67,14 +67,14 @@ def make_engine(
         "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         "application_name": application_name(role),
         "connect_timeout": 5,
-        # Notice a server that vanished within PEER_TIMEOUT seconds. TCP's default is two hours.
+        # Detect, within PEER_TIMEOUT seconds, that a server vanished. TCP's default is two hours.
         "keepalives_idle": 10,
         "keepalives_interval": 3,
         "keepalives_count": 3,
         "tcp_user_timeout": int(PEER_TIMEOUT * 1000),
     }
     engine = create_engine(database_url(url), connect_args=arguments, pool_pre_ping=ping, **options)
-    event.listen(engine, "handle_error", _drop_connections_to_standby)
+    event.listen(engine, "handle_error", _discard_connections_to_standby)
     if not ping:
         event.listen(engine, "checkout", _check_not_closed)
     return engine
@@ -83,13 +83,13 @@ def make_engine(
 def _check_not_closed(connection: Any, *_: Any) -> None:
     """Raise DisconnectionError if the server closed an idle connection.
 
-    An idle connection has nothing to read, except the message with which the server ended it.
+    An idle connection has data to read only if the server ended it.
     """
     if connection.closed or select.select([connection], [], [], 0)[0]:
         raise DisconnectionError
 
 
-def _drop_connections_to_standby(context: ExceptionContext) -> None:
+def _discard_connections_to_standby(context: ExceptionContext) -> None:
     """Discard all pooled connections when the server became a standby, so that new ones reach the primary."""
     if sqlstate(context.original_exception) == READ_ONLY_SQL_TRANSACTION:
         context.is_disconnect = True

@@ -1,6 +1,6 @@
-"""Classify Postgres errors by what the caller should do: retry now, retry later, wait for disk space, or fix a bug.
+"""Classify Postgres errors by the caller's next step: retry now, retry later, wait for disk space, or fix a bug.
 
-The SQLSTATE decides, not the exception class. A server that became a standby refuses writes with an InternalError.
+Use the SQLSTATE, not the exception class. A server that became a standby rejects writes with an InternalError.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sqlalchemy import exc
 class DatabaseError(Enum):
     CONFLICT = auto()
     """The server rolled the transaction back because of a concurrent one. A retry may succeed."""
-    LOST = auto()
+    CONNECTION_LOST = auto()
     """The connection broke, or none was available. It is unknown whether a COMMIT in progress succeeded."""
     UNAVAILABLE = auto()
-    """The server cannot do it now: a timeout, a standby, no memory. An immediate retry would fail again."""
-    FULL = auto()
+    """The server cannot execute the statement now: a timeout, a standby, no memory. An immediate retry would fail."""
+    DISK_FULL = auto()
     """The server's disk or quota is full."""
 
 
 # A unique violation means that a concurrent transaction inserted the same key. The retry then finds that row.
 _CONFLICTS = {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.UNIQUE_VIOLATION}
-_LOST = {
+_CONNECTION_LOST = {
     errorcodes.ADMIN_SHUTDOWN,
     errorcodes.CRASH_SHUTDOWN,
     errorcodes.CANNOT_CONNECT_NOW,
@@ -38,32 +38,32 @@ _UNAVAILABLE = {
 }
 _BY_CLASS = {
     errorcodes.CLASS_TRANSACTION_ROLLBACK: DatabaseError.CONFLICT,
-    errorcodes.CLASS_CONNECTION_EXCEPTION: DatabaseError.LOST,
+    errorcodes.CLASS_CONNECTION_EXCEPTION: DatabaseError.CONNECTION_LOST,
     errorcodes.CLASS_INSUFFICIENT_RESOURCES: DatabaseError.UNAVAILABLE,
     errorcodes.CLASS_OPERATOR_INTERVENTION: DatabaseError.UNAVAILABLE,
     errorcodes.CLASS_SYSTEM_ERROR: DatabaseError.UNAVAILABLE,
 }
-# An exceeded quota has no SQLSTATE of its own.
+# Postgres has no SQLSTATE for an exceeded disk quota.
 _DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")
 
 
 def classify(error: BaseException) -> DatabaseError | None:
-    """Return the kind of a server error; None for our own mistakes and for errors that do not come from Postgres.
+    """Return the kind of a server error; None for bugs, and for errors that do not come from Postgres.
 
-    error: an exception of SQLAlchemy, or of psycopg2 as COPY raises it.
+    error: an exception from SQLAlchemy, or from psycopg2, such as COPY raises.
     """
     cause, state = _cause(error), sqlstate(error)
     if not isinstance(cause, psycopg2.Error):
         # The pool has no free connection.
-        return DatabaseError.LOST if isinstance(error, exc.TimeoutError) else None
+        return DatabaseError.CONNECTION_LOST if isinstance(error, exc.TimeoutError) else None
     if state == errorcodes.DISK_FULL or any(message in str(cause) for message in _DISK_FULL_MESSAGES):
-        return DatabaseError.FULL
+        return DatabaseError.DISK_FULL
     if state is None:
-        return DatabaseError.LOST if _is_connection_error(error, cause) else None
+        return DatabaseError.CONNECTION_LOST if _is_connection_error(error, cause) else None
     if state in _CONFLICTS:
         return DatabaseError.CONFLICT
-    if state in _LOST:
-        return DatabaseError.LOST
+    if state in _CONNECTION_LOST:
+        return DatabaseError.CONNECTION_LOST
     if state in _UNAVAILABLE:
         return DatabaseError.UNAVAILABLE
     return _BY_CLASS.get(state[:2])
@@ -81,7 +81,7 @@ def describe(error: BaseException) -> str:
         return "the connection to Postgres broke, or none was available"
     try:
         name = errorcodes.lookup(state).lower()
-    except KeyError:  # The code is newer than psycopg2's list.
+    except KeyError:  # The code is newer than this version of psycopg2.
         name = "an error"
     return f"Postgres reported {name} ({state})"
 
@@ -91,7 +91,7 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def _is_connection_error(error: BaseException, cause: psycopg2.Error) -> bool:
-    """Return whether an error without a code comes from the client library and means a broken or missing connection."""
+    """Return whether an error without a code means that the connection broke, or that there was none."""
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
     if type(cause) is psycopg2.DatabaseError:  # "no message from the libpq", in the middle of a response

@@ -105,7 +105,7 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     except DATABASE_ERRORS as error:
         if classify(error) is None:
             raise
-        _handle_database_error(engine, settings, claim, error)
+        _wait_for_database(engine, settings, claim, error)
 
 
 def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
@@ -150,9 +150,9 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         log.info("run_ended", status=status)
 
 
-def _handle_database_error(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
+def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:
     def postpone() -> None:
-        if classify(error) is DatabaseError.FULL:
+        if classify(error) is DatabaseError.DISK_FULL:
             _wait_for_disk_space(engine, settings, claim, describe(error))
         else:
             _wait(engine, settings, claim, "database_unavailable", describe(error))

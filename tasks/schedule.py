@@ -158,7 +158,7 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = r
         try:
             created, is_behind = _answer_slots(engine, source, state.last_slot if state else None, now)
         except Exception as error:
-            if classify(error) is DatabaseError.LOST:
+            if classify(error) is DatabaseError.CONNECTION_LOST:
                 raise
             # An error of one source must not stop the others.
             log.exception("slot_failed", source=name)

@@ -108,6 +108,23 @@ def test_spaces_around_a_value_are_ignored() -> None:
     assert read_upstream("coingecko", {"COINGECKO_API_KEY": f" {KEY}\r\n"}).api_key == KEY
 
 
+@pytest.mark.parametrize(
+    ("environ", "megabytes"),
+    [
+        ({"RESPONSE_CACHE_MB": "3"}, 3),
+        ({"ANSWER_CACHE_MB": "4"}, 4),
+        ({"ANSWER_CACHE_MB": "4", "RESPONSE_CACHE_MB": " "}, 4),
+        ({"ANSWER_CACHE_MB": "4", "RESPONSE_CACHE_MB": "3"}, 3),
+    ],
+)
+def test_a_renamed_variable_is_accepted_under_both_names(environ: dict[str, str], megabytes: int) -> None:
+    assert read_settings({**REQUIRED, **environ}).response_cache_mb == megabytes
+
+
+def test_an_error_names_the_old_variable_if_only_that_is_set() -> None:
+    assert mistakes(ANSWER_CACHE_MB="-1") == {"ANSWER_CACHE_MB": "must be from 0 to 1024"}
+
+
 def test_variables_that_are_not_settings_are_ignored() -> None:
     assert read_settings({**REQUIRED, "PATH": "/bin", "LEASES": "many"}) == read_settings(REQUIRED)
 

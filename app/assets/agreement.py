@@ -52,7 +52,7 @@ class CurrencyAgreementSchema(Schema):
     agrees = fields.Boolean(
         allow_none=True, metadata={"description": "Whether no price is an outlier; null if there is only one price."}
     )
-    said = fields.List(fields.Nested(ComparedPriceSchema), metadata={"description": "The prices that are compared."})
+    prices = fields.List(fields.Nested(ComparedPriceSchema), metadata={"description": "The compared prices."})
     stale = fields.List(
         fields.Nested(ListingPriceSchema),
         metadata={"description": "Prices observed more than 30 minutes before the newest one. They are not compared."},
@@ -63,7 +63,9 @@ class AgreementResponse(Envelope):
     """An asset's prices, compared in each quote currency."""
 
     asset = fields.String()
-    limit = fields.Float(metadata={"description": "AGREEMENT_LIMIT: a larger deviation is an outlier, as a share."})
+    limit = fields.Float(
+        metadata={"description": "AGREEMENT_LIMIT, as a share. A price that deviates by more is an outlier."}
+    )
     data = fields.List(fields.Nested(CurrencyAgreementSchema))
 
 
@@ -119,7 +121,7 @@ def _compare_prices(currency: str, rows: Sequence[Any], limit: float) -> dict[st
         "median": format(middle, "f"),
         "spread": float((max(prices) - min(prices)) / middle),
         "agrees": None if len(current) < 2 else all(abs(deviation) <= limit for deviation in deviations),
-        "said": [
+        "prices": [
             {**_listing_price(row), "off": deviation, "is_outlier": abs(deviation) > limit}
             for row, deviation in zip(current, deviations, strict=True)
         ],

@@ -1,4 +1,4 @@
-"""Serve /assets: assets, each with the listings of every source that describe it."""
+"""Serve /assets: assets with their listings in every source."""
 
 from __future__ import annotations
 
@@ -23,28 +23,26 @@ from app.web.arguments import (
     source_name,
 )
 from app.web.context import read_connection
-from app.web.etags import ETAG_HEADER, raise_if_not_modified
+from app.web.etags import ETAG_HEADER, NOT_MODIFIED, raise_if_not_modified
 from app.web.formats import Instant
 from app.web.problems import Code, Problem, quoted
 from store.tables import AssetRow, LatestQuoteRow, ListingRow
 from tasks.identity.decisions import ASSETS_BY_SLUG
 
 blueprint = Resource(
-    "assets", __name__, url_prefix="/assets", description="Assets, each with its listings in every source."
+    "assets", __name__, url_prefix="/assets", description="Assets with their listings in every source."
 )
-
-NOT_MODIFIED = "The response is the same as the one with this `ETag`."
 
 
 class AssetQuery(PageArguments):
     """Filters of the list of assets."""
 
-    symbol = ListOf(Text(max_length=100), "Only with this symbol, in upper or lower case.")
+    symbol = ListOf(Text(max_length=100), "Only assets with this symbol, in upper or lower case.")
     source = ListOf(source_name(), "Only assets that this source lists.")
 
 
 class ListingSchema(Schema):
-    """One asset as one source lists it, in one quote currency."""
+    """An asset as listed by one source in one quote currency."""
 
     source = fields.String(metadata={"examples": ["coinpaprika"]})
     source_asset_id = fields.String(metadata={"examples": ["btc-bitcoin"]})
@@ -86,7 +84,7 @@ class AssetPage(Envelope):
 def list_assets(arguments: dict[str, Any]) -> Response:
     """List assets, by slug
 
-    Each asset comes with its listings, and with how each listing was matched.
+    The response includes each asset's listings, and how each listing was matched.
     """
     limit = arguments["limit"]
     query = select(AssetRow).where(AssetRow.merged_into.is_(None)).order_by(AssetRow.slug).limit(limit + 1)

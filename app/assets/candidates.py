@@ -21,8 +21,8 @@ blueprint = Resource("candidates", __name__, description="Pairs of assets that m
 class CandidateSchema(Schema):
     """Two assets that may be the same."""
 
-    one = fields.String(metadata={"description": "Slug of the older asset."})
-    other = fields.String(metadata={"description": "Slug of the newer asset."})
+    older = fields.String(metadata={"description": "Slug of the older asset."})
+    newer = fields.String(metadata={"description": "Slug of the newer asset."})
     evidence = fields.Dict(
         metadata={"description": "The listings of both assets, their similarity, and how far their prices differ."}
     )
@@ -43,34 +43,33 @@ class CandidatePage(Envelope):
 def list_candidates(arguments: dict[str, Any]) -> Response:
     """List pairs of assets that may be the same
 
-    The two assets share a symbol, and more evidence supports the pair, but not enough to merge it. To decide, merge
-    the pair, or pin a listing of one asset to that asset. The next rematch then removes the pair from this list.
+    The two assets share a symbol. Other evidence also supports a merge, but not enough for an automatic one. To decide,
+    merge the pair, or pin a listing of one asset to that asset. The next rematch then removes the pair from this list.
     """
     limit = arguments["limit"]
-    one, other = aliased(AssetRow), aliased(AssetRow)
+    older, newer = aliased(AssetRow), aliased(AssetRow)
     query = (
         select(
             CandidateRow.evidence,
             CandidateRow.found_at,
-            one.id,
-            other.id.label("other_id"),
-            one.slug,
-            other.slug.label("other"),
+            CandidateRow.older.label("older_id"),
+            CandidateRow.newer.label("newer_id"),
+            older.slug.label("older"),
+            newer.slug.label("newer"),
         )
-        .join(one, one.id == CandidateRow.one)
-        .join(other, other.id == CandidateRow.other)
-        .order_by(CandidateRow.one, CandidateRow.other)
+        .join(older, older.id == CandidateRow.older)
+        .join(newer, newer.id == CandidateRow.newer)
+        .order_by(CandidateRow.older, CandidateRow.newer)
         .limit(limit + 1)
     )
     if "cursor" in arguments:
         key = pagination.decode(arguments["cursor"], request.path, arguments, tuple[pagination.BigId, pagination.BigId])
         query = query.where(
-            text("(candidates.one, candidates.other) > (:one, :other)").bindparams(one=key[0], other=key[1])
+            text("(candidates.one, candidates.other) > (:older, :newer)").bindparams(older=key[0], newer=key[1])
         )
     with read_connection() as connection:
         rows = connection.execute(query).all()
     next_cursor = None
     if len(rows) > limit:
-        next_cursor = pagination.encode(request.path, arguments, [rows[limit - 1].id, rows[limit - 1].other_id])
-    candidates = [{**row._mapping, "one": row.slug} for row in rows[:limit]]
-    return list_response(CandidateSchema(many=True).dump(candidates), limit, next_cursor)
+        next_cursor = pagination.encode(request.path, arguments, [rows[limit - 1].older_id, rows[limit - 1].newer_id])
+    return list_response(CandidateSchema(many=True).dump(rows[:limit]), limit, next_cursor)

@@ -1,4 +1,4 @@
-"""Serve decisions on which asset a listing belongs to: merge, split, pin, undo, and the list of all decisions."""
+"""Serve decisions that assign listings to assets: merge, split, pin, undo and list them."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ from store.tables import AssetRow, DecisionRow, ListingRow
 from tasks.identity.decisions import DecisionRefused, ListingName, Verdict, decision_lock, merge, pin, split
 from tasks.identity.undo import revert_change
 
-blueprint = Resource("decisions", __name__, description="Decisions on which asset a listing belongs to.")
+blueprint = Resource("decisions", __name__, description="Decisions that assign listings to assets.")
 
 MAX_LISTINGS_PER_DECISION = 100
 
 
 class ReasonBody(Arguments):
-    """Why the decision is made."""
+    """The reason for the decision."""
 
     reason = Text(max_length=500, required=True, metadata={"description": "Stored with the decision."})
 
 
 class MergeBody(ReasonBody):
-    """The asset to merge into, and why."""
+    """The asset to merge into, and the reason."""
 
     into = Text(required=True, metadata={"description": "Slug of the asset that remains."})
 
 
 class ListingReference(Arguments):
-    """A listing, in all its quote currencies."""
+    """A source's listing, in all its quote currencies."""
 
     source = source_name(required=True, metadata={"examples": ["coinpaprika"]})
     source_asset_id = Text(required=True, metadata={"examples": ["btc-bitcoin"]})
 
 
 class ListingsBody(ReasonBody):
-    """The listings to move, and why."""
+    """The listings to move, and the reason."""
 
     listings = fields.List(
         fields.Nested(ListingReference), required=True, validate=validate.Length(1, MAX_LISTINGS_PER_DECISION)
@@ -72,9 +72,9 @@ class ChangedAssetResponse(AssetResponse):
 
 
 class SplitAssetResponse(ChangedAssetResponse):
-    """The asset that the listings left, the slug of the new asset, and the id of the change."""
+    """The asset that was split, the slug of the new asset, and the id of the change."""
 
-    made = fields.String(metadata={"description": "Slug of the new asset, which the listings now belong to."})
+    new_asset = fields.String(metadata={"description": "Slug of the new asset."})
 
 
 class ChangeResponse(Envelope):
@@ -93,7 +93,7 @@ class DecisionQuery(PageArguments):
 
 
 class DecisionSchema(Schema):
-    """One decision: a listing belongs to an asset."""
+    """One decision, which assigns a listing to an asset."""
 
     change = fields.UUID(
         allow_none=True,
@@ -163,18 +163,18 @@ def merge_assets(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
 def split_asset(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
     """Split listings off into a new asset
 
-    Returns the asset that the listings left.
+    Returns the asset that was split.
     """
     with _transaction() as connection:
-        change, made = split(connection, slug, _listing_names(body), _verdict("split", body))
-        return {**asset_response(connection, slug), "change": change, "made": made}
+        change, new_asset = split(connection, slug, _listing_names(body), _verdict("split", body))
+        return {**asset_response(connection, slug), "change": change, "new_asset": new_asset}
 
 
 @_decision_route("/assets/<slug>/pin", ListingsBody, SPLIT_EXAMPLE, "pinListings")
 def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
     """Pin listings to an asset
 
-    The listings move to this asset, whichever asset they belonged to. No rule moves them afterwards.
+    The listings move to this asset. Afterwards, no rule moves them to another asset.
     """
     with _transaction() as connection:
         change = pin(connection, slug, _listing_names(body), _verdict("pinned", body))
@@ -194,7 +194,7 @@ def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
 def undo_change(body: dict[str, Any], _: dict[str, Any], change: UUID) -> dict[str, Any]:
     """Undo a change
 
-    Each listing of the change returns to the asset that it belonged to before.
+    Each listing of the change returns to its previous asset.
     """
     with _transaction() as connection:
         return {"change": revert_change(connection, change, "api", body["reason"])}
@@ -256,9 +256,9 @@ PROBLEM_CODES = {
 
 @contextmanager
 def _transaction() -> Iterator[Connection]:
-    """Yield a connection in the transaction of a decision. Turn a refused decision into a Problem.
+    """Yield a connection in the transaction of a decision. Raise a Problem if the decision is refused.
 
-    Read the response on this connection: a later read could fail, and the client would never get the change's id.
+    Read the response on this connection. If a read after the commit failed, the client would never get the change's id.
     """
     try:
         with decision_lock(context().engine) as connection:

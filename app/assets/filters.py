@@ -13,7 +13,7 @@ from store.tables import AssetRow, ListingRow
 from tasks.identity.decisions import ASSETS_BY_SLUG
 
 MAX_SUGGESTED_SLUGS = 2000
-"""Number of slugs that are compared with an unknown one."""
+"""Maximum number of slugs that are compared with an unknown slug."""
 
 FILTERS = frozenset(("source", "asset", "symbol", "quote_currency"))
 """Parameters that select listings. These listings must be looked up before the quotes."""
@@ -22,10 +22,12 @@ FILTERS = frozenset(("source", "asset", "symbol", "quote_currency"))
 class ListingQuery(PageArguments):
     """Parameters that select listings. Subclasses add their own."""
 
-    source = ListOf(source_name(), "Only from this source.")
-    asset = ListOf(Text(), "Only for this asset, by its slug.")
-    symbol = ListOf(Text(max_length=100), "Only with this symbol, in upper or lower case. Several assets can share it.")
-    quote_currency = ListOf(Text(max_length=12), "Only in this quote currency, in upper or lower case.")
+    source = ListOf(source_name(), "Only quotes from this source.")
+    asset = ListOf(Text(), "Only quotes of this asset, by its slug.")
+    symbol = ListOf(
+        Text(max_length=100), "Only quotes with this symbol, in upper or lower case. Assets can share a symbol."
+    )
+    quote_currency = ListOf(Text(max_length=12), "Only quotes in this currency, in upper or lower case.")
 
 
 def listing_ids(connection: Connection, arguments: Mapping[str, Any]) -> list[int] | None:
@@ -57,6 +59,9 @@ def asset_ids(connection: Connection, slugs: Sequence[str]) -> list[int]:
 
 
 def nearest_asset(connection: Connection, slug: str) -> str:
-    """Return `; did you mean …?` with the most similar slug, or an empty text. Compare slugs with the same start."""
+    """Return `; did you mean …?` with the most similar slug, or an empty string.
+
+    Compare only slugs that start with the same two characters.
+    """
     slugs = select(AssetRow.slug).where(AssetRow.slug.startswith(slug[:2], autoescape=True)).limit(MAX_SUGGESTED_SLUGS)
     return suggestion(slug, connection.scalars(slugs))

@@ -1,1 +1,1 @@
-"""Stream files: rows from Postgres, Parquet, the connection to the client."""
+"""Stream files to clients: read rows from Postgres, encode them, and guard the connection."""

@@ -1,4 +1,4 @@
-"""Guard the connection to the client of an export: time out a slow client, and reset it if the export fails."""
+"""Guard the client connection of an export: time out a slow client, and reset the connection if the export fails."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ RESET_ON_CLOSE, CLOSE_NORMALLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0
 
 
 class ClientConnection:
-    """A context manager around an export: leaving it before `mark_complete` resets the connection.
+    """A context manager for one export. Exiting it before `mark_complete` resets the connection.
 
-    An orderly close would not do. Proxies speak HTTP/1.0 to the servers behind them, where an orderly close means that
-    the response is complete. Without gunicorn's socket, as in Flask's test client, it does nothing.
+    A normal close is not enough. Proxies use HTTP/1.0 for the servers behind them, where a normal close means that the
+    response is complete. Without gunicorn's socket, as in Flask's test client, this class does nothing.
     """
 
     def __init__(self, environ: Mapping[str, Any], patience: float):
@@ -28,12 +28,12 @@ class ClientConnection:
     def __enter__(self) -> Self:
         if self._socket is not None:
             self._socket.settimeout(self._patience)
-            # From here on, a killed process resets the connection as well.
+            # From now on, killing the process also resets the connection.
             self._linger(RESET_ON_CLOSE)
         return self
 
     def mark_complete(self) -> None:
-        """Let the connection close normally, or serve the next request: the response is complete."""
+        """Mark the response as complete, so that the connection closes normally or serves the next request."""
         self._is_complete = True
         self._linger(CLOSE_NORMALLY)
 
@@ -42,8 +42,8 @@ class ClientConnection:
     ) -> None:
         if self._socket is None or self._is_complete:
             return
-        # gunicorn would shut the socket down in an orderly way first, and block the accepting thread for two seconds.
-        # Replace the socket under its descriptor by an unconnected one, which closes the original at once.
+        # gunicorn would first shut the socket down normally, and block the accepting thread for two seconds.
+        # Replacing the descriptor's socket with an unconnected one closes the original immediately.
         with socket.socket() as unconnected:
             os.dup2(unconnected.fileno(), self._socket.fileno(), inheritable=False)
 

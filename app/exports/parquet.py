@@ -1,4 +1,4 @@
-"""Write rows as a Parquet file and send it at the same time, with only the current row group in memory."""
+"""Send rows as a Parquet file while it is written, with only one row group in memory."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def column_type(member: str) -> pl.DataType:
 
 
 def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield the bytes of the file. pieces: rows as lines of `table_line`. metadata: key-value metadata of the file.
+    """Yield the bytes of the file. pieces: lists of lines from `table_line`. metadata: key-value metadata of the file.
 
-    polars writes into a pipe in a thread of its own, which blocks while the client is slow. An exception from the
-    pieces is raised here; the file then lacks its footer, so no reader can open it.
+    polars writes into a pipe in a separate thread, which blocks while the client is slow. If `pieces` raises an
+    exception, raise it here. The file then lacks its footer, so no reader can open it.
     """
     failures: list[BaseException] = []
     stopped = threading.Event()
@@ -46,7 +46,7 @@ def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: M
                 yield piece
         finally:
             stopped.set()  # polars reads all rows even if it can no longer write
-            pipe.close()  # ends a blocked writer with a broken pipe
+            pipe.close()  # a blocked writer then fails with a broken pipe
             writer.join()
     if failures:
         raise failures[0]
@@ -63,7 +63,7 @@ def _write(
         try:
             for piece in pieces:
                 yield _frame(piece, members)
-        except BaseException as failure:  # polars would pass on only its text
+        except BaseException as failure:  # polars would keep only its text
             failures.append(failure)
             raise
 

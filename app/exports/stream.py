@@ -53,10 +53,10 @@ def stream_file(
     select_rows: Callable[[Connection], FileRows],
     encode: Callable[[Pieces, int], Iterator[bytes]],
 ) -> Response:
-    """Return a response with a file of this name, read from one snapshot.
+    """Return a response that streams a file with this name, read from one snapshot.
 
-    encode: yields the bytes of the file from its lines and its number of rows. Raises a Problem if the maximum number
-    of exports is already running.
+    encode: takes the lines and the number of rows, and yields the bytes of the file. Raise a Problem if the maximum
+    number of exports is already running.
     """
     with ExitStack() as resources:
         resources.enter_context(_slot())
@@ -101,7 +101,7 @@ def _pieces(connection: Connection, rows: FileRows) -> Pieces:
 
 
 def _send(client: ClientConnection, body: Iterator[bytes], fields: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yield the body and log its end. Reset the connection if it ends early: a part must not look complete."""
+    """Yield the body and log the result. Reset the connection on failure: a partial file must not look complete."""
     started, reason = time.monotonic(), "the client disconnected or was too slow"
     with client:
         try:
@@ -128,10 +128,10 @@ def csv_file(header: Sequence[str], pieces: Pieces) -> Iterator[bytes]:
 
 
 def joined(piece: Sequence[str]) -> bytes:
-    """Return lines as bytes, each with a line break at its end."""
+    """Return the lines as bytes, each followed by a line break."""
     return ("\n".join(piece) + "\n").encode()
 
 
 def csv_text(value: Any) -> ColumnElement[str]:
-    """Return the SQL of a quoted CSV cell, which can hold commas, quotation marks and line breaks."""
+    """Return the SQL of a quoted CSV cell, which can contain commas, quotation marks and line breaks."""
     return func.concat('"', func.replace(value, '"', '""'), '"')

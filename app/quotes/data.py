@@ -1,4 +1,4 @@
-"""Serve `/data`: quotes of all sources in one format, as pages that all take the same time, or as one file."""
+"""Serve `/data`: quotes of all sources in one format, in pages or as one file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from app.quotes.selection import Key, Selection
 from app.web import pagination
 from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, View, raw_list_response
 from app.web.context import context, read_connection
-from app.web.etags import ETAG_HEADER, raise_if_not_modified, tag
+from app.web.etags import ETAG_HEADER, NOT_MODIFIED, compute_tag, raise_if_not_modified
 from app.web.formats import Instant, instant
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one format.")
 
 LOOKUP_FILTERS = FILTERS | {"run"}
-"""Parameters that need a query of their own before the page is read."""
+"""Parameters that need another query before the page is read."""
 
 
 class DataQuery(ListingQuery):
@@ -32,14 +32,17 @@ class DataQuery(ListingQuery):
     observed_to = Instant(metadata={"description": "Only quotes observed before this time."})
     ingested_since = Instant(
         metadata={
-            "description": "Only quotes written at this time or later: the `ingested_until` of an earlier response."
+            "description": "Only quotes written at this time or later. To continue from an earlier response, send its "
+            "`ingested_until`."
         }
     )
     run = fields.UUID(
         metadata={"description": "Only quotes written by this run."},
         error_messages={"invalid_uuid": "expected the id of a run, a UUID"},
     )
-    order = OneOf(("desc", "asc"), load_default="desc", metadata={"description": "By `observed_at`, then by listing."})
+    order = OneOf(
+        ("desc", "asc"), load_default="desc", metadata={"description": "Order by `observed_at`, then by listing."}
+    )
     members = Members(data_key="fields")
     count = OneOf(
         ("estimated", "exact", "none"),
@@ -86,14 +89,14 @@ class QuotePage(Envelope):
 FILE_HEADERS = {
     **ROW_COUNT_HEADER,
     INGESTED_UNTIL: {
-        "description": "The file has every matching quote that was written before this time.",
+        "description": "The file contains every matching quote that was written before this time.",
         "schema": {"type": "string", "format": "date-time"},
     },
 }
 
 
 def _document_files(view: View) -> View:
-    """Document the responses that are files."""
+    """Document the file responses."""
     for format_ in FORMATS.values():
         view = blueprint.alt_response(200, schema=FILE, content_type=format_.media_type, headers=FILE_HEADERS)(view)
     return view
@@ -102,7 +105,7 @@ def _document_files(view: View) -> View:
 @blueprint.route("")
 @blueprint.arguments(DataQuery, location="query")
 @blueprint.response(200, QuotePage, headers=LINK_HEADER | ETAG_HEADER)
-@blueprint.alt_response(304, description="You already have this response.", headers=ETAG_HEADER)
+@blueprint.alt_response(304, description=NOT_MODIFIED, headers=ETAG_HEADER)
 @_document_files
 @blueprint.alt_response(503, "SERVICE_UNAVAILABLE")
 @blueprint.doc(operationId="listQuotes")
@@ -110,13 +113,13 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     """List quotes, newest first
 
     Follow `pagination.next_cursor`, or the `Link` header, until `has_more` is false. Every page is as fast as the
-    first. Rows that are loaded meanwhile do not shift the pages. To poll for new rows, repeat the request with
+    first. Rows that are loaded while you page do not shift the pages. To poll for new rows, repeat the request with
     `ingested_since` set to the `ingested_until` of the last response.
 
     `format=csv`, `ndjson` or `parquet` returns one file with every row, from one snapshot. `X-Row-Count` is the number
     of rows. Compare it with the rows in the file to verify that the file is complete. NDJSON also ends with
     `{"complete": true, "rows": …}`, and Parquet has the number as `kasparro.rows` in its metadata. If an export fails,
-    the connection is reset. In CSV, null is an empty cell. In Parquet, times are timestamps; prices and supplies are
+    the connection is reset. In CSV, null is an empty cell. In Parquet, times are timestamps. Prices and supplies are
     text, since no decimal type of Parquet can hold them all.
     """
     if arguments["format"] != "json":
@@ -124,13 +127,13 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     limit = arguments["limit"]
     after = pagination.decode(arguments["cursor"], request.path, arguments, Key) if "cursor" in arguments else None
     with read_connection() as connection:
-        # A page that needs no other query returns the state of the data with its rows.
+        # Otherwise the query of the page also returns the state of the data.
         if request.if_none_match or not LOOKUP_FILTERS.isdisjoint(arguments):
             raise_if_not_modified(connection, arguments)
         until = after[2] if after else context().watermark.ingested_until(connection)
         selection = Selection(connection, arguments)
         page = selection.page(arguments["members"], after)
-        tag(arguments, page.state)
+        compute_tag(arguments, page.state)
         only_page_rows = page.rows if after is None and not page.has_more else None
         total, is_estimate = selection.total(arguments["count"], only_page_rows)
     cursor = pagination.encode(request.path, arguments, (*page.last, until)) if page.has_more else None
@@ -142,6 +145,6 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
 def _export(arguments: dict[str, Any]) -> Response:
     with read_connection() as connection:
         raise_if_not_modified(connection, arguments)
-        # Read before the snapshot: the file then has every quote written before this time.
+        # Read before the snapshot, so that the file contains every quote written before this time.
         until = context().watermark.ingested_until(connection)
     return export(arguments, until)

@@ -22,7 +22,7 @@ INGESTED_UNTIL = "X-Ingested-Until"
 
 @dataclass(frozen=True)
 class _File:
-    """What a file needs in addition to its lines. rows: their number."""
+    """The members of each row, the number of rows, and the watermark of a file."""
 
     members: Sequence[str]
     rows: int
@@ -31,7 +31,7 @@ class _File:
 
 @dataclass(frozen=True)
 class Format:
-    """A file format. line: the SQL of a row as a line. encode: yields the bytes of the file from its lines."""
+    """A file format. line: returns the SQL of a row's line. encode: yields the bytes of the file from its lines."""
 
     media_type: str
     line: Line
@@ -63,7 +63,7 @@ FORMATS: Mapping[str, Format] = {
 def export(arguments: Mapping[str, Any], until: datetime) -> Response:
     """Return the selected quotes as a file. until: the watermark, read before the file's snapshot.
 
-    Raises a Problem if the maximum number of exports is already running.
+    Raise a Problem if the maximum number of exports is already running.
     """
     name, format_ = arguments["format"], FORMATS[arguments["format"]]
     members: Sequence[str] = arguments["members"]

@@ -13,19 +13,19 @@ from app.quotes.selection import QueryShape
 from store.tables import AssetRow, ListingRow, QuoteRow
 
 Line = Callable[[Mapping[str, ColumnElement[Any]]], ColumnElement[str]]
-"""Returns the SQL of a row's line, without the line break."""
+"""A function that returns the SQL of a row's line, without the line break."""
 
 json_line: Line = json_object
 
 
 def csv_line(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """Return a CSV line (RFC 4180): quoted text, and an empty cell for null."""
+    """Return the SQL of a CSV line (RFC 4180): text is quoted, and null is an empty cell."""
     # Many CSV parsers skip an empty line, so a single null is written as quotation marks.
     return func.concat_ws(",", *_cells(members, null="" if len(members) > 1 else '""'))
 
 
 def table_line(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """Return a CSV line that starts with an empty cell, so that no line is empty and every empty cell is null."""
+    """Return the SQL of a CSV line that starts with an empty cell, so that no line is empty. Null is an empty cell."""
     return func.concat_ws(",", "", *_cells(members, null=""))
 
 
@@ -40,7 +40,7 @@ def _cell(name: str, value: ColumnElement[str], null: str) -> ColumnElement[Any]
 
 
 def lines(shape: QueryShape, members: Sequence[str], line: Line) -> Select[str]:
-    """Return the query for every row of a selection, in its order, as one column of lines."""
+    """Return the query that selects every row in order, each formatted as one line."""
     return (
         select(line({name: MEMBERS[name](QuoteRow) for name in members}))
         .select_from(QuoteRow)

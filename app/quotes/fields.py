@@ -1,4 +1,4 @@
-"""Define the members of a quote in responses, and the query by which Postgres writes a page of them as JSON."""
+"""Define the members of a quote in responses, and the query that returns a page of quotes as JSON."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ class QuoteSchema(Schema):
     source_asset_id = fields.String(metadata={"description": "The source's own id.", "examples": ["bitcoin"]})
     quote_currency = fields.String(metadata={"description": "Currency of the amounts.", "examples": ["USD"]})
     observed_at = _time("Time of the price, according to the source.")
-    price = _amount("In the quote currency, greater than 0.", null=False)
+    price = _amount("Price in the quote currency, greater than 0.", null=False)
     open = _amount("First price of the period, if the source reports periods.")
     high = _amount("Highest price of the period, or of the last 24 hours.")
     low = _amount("Lowest price of the period, or of the last 24 hours.")
     volume_24h = _amount("Volume traded in 24 hours, in the quote currency.")
-    market_cap = _amount("In the quote currency.")
+    market_cap = _amount("Market cap in the quote currency.")
     change_24h_pct = _amount("Change of the price in 24 hours, in percent.")
     rank = fields.Integer(
         allow_none=True, metadata={"description": "Rank by market cap in this source.", "examples": [1]}
     )
-    circulating_supply = _amount("In units of the asset.")
-    total_supply = _amount("In units of the asset.")
-    max_supply = _amount("In units of the asset.")
+    circulating_supply = _amount("Circulating supply in units of the asset.")
+    total_supply = _amount("Total supply in units of the asset.")
+    max_supply = _amount("Maximum supply in units of the asset.")
     fetched_at = _time("Time of the request to the source.")
     ingested_at = _time("Start of the transaction that wrote the quote.")
     run = fields.UUID(metadata={"description": "The run that wrote the quote."})
@@ -96,9 +96,9 @@ LIMIT = bindparam("limit", type_=BigInteger)
 
 
 def json_object(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """Return the SQL of a row as a JSON object with every member.
+    """Return the SQL of a row as a JSON object with these members.
 
-    Concatenates text: row_to_json takes a third longer, since it looks up how to write the type of each value.
+    Concatenate text: row_to_json takes a third longer, since it looks up how to format the type of each value.
     """
     parts: list[Any] = []
     for name, value in members.items():
@@ -108,7 +108,7 @@ def json_object(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]
 
 def _json(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
     text = cast(func.to_json(value) if name in FREE_TEXT else value, Text)
-    # Of the other members only `rank` is a JSON number, and none needs escaping.
+    # Among the other members, only `rank` is a JSON number, and none needs escaping.
     return text if name in FREE_TEXT or name == "rank" else literal('"', Text) + text + literal('"', Text)
 
 
@@ -116,7 +116,7 @@ class JsonRows(NamedTuple):
     """A page of rows.
 
     data: a JSON array. rows: the number of rows read, at most one more than the limit. state: the state of the data.
-    last: if there are more rows, the key of the last row of the page.
+    last: the key of the page's last row, if there are more rows.
     """
 
     data: str
@@ -134,10 +134,10 @@ class JsonRows(NamedTuple):
 def rows_as_json(
     rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
-    """Return the query of the one row that `JsonRows.of` reads: the first `limit` rows as a JSON array.
+    """Return the query whose only row `JsonRows.of` reads. It contains the first `limit` rows as a JSON array.
 
-    rows: columns of `quotes`, at most LIMIT + 1 rows. Postgres writes the text and it is never parsed again, which is
-    ten times as fast as a dump in Python.
+    rows: a subquery with the columns of `quotes` and at most LIMIT + 1 rows. Postgres writes the JSON text, and nothing
+    parses it again. This is ten times as fast as serializing the rows in Python.
     """
     page = (
         select(
@@ -150,7 +150,7 @@ def rows_as_json(
         .join(AssetRow, AssetRow.id == ListingRow.asset)
         .subquery("page")
     )
-    # Ordered by the key and not by the position: rows arrive in that order, so Postgres need not sort them again.
+    # Order by the key, not by the position: rows arrive in the order of the key, so Postgres does not sort them again.
     quotes = func.string_agg(page.c.quote, ",").aggregate_order_by(*order(page.c)).filter(page.c.position <= LIMIT)
     array = literal("[", Text) + quotes + literal("]", Text)
     return (

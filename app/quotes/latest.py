@@ -16,7 +16,7 @@ from app.quotes.fields import LIMIT, Columns, JsonRows, Members, QuoteSchema, ro
 from app.web import pagination
 from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, raw_list_response
 from app.web.context import read_connection
-from app.web.etags import ETAG_HEADER, raise_if_not_modified, tag
+from app.web.etags import ETAG_HEADER, NOT_MODIFIED, compute_tag, raise_if_not_modified
 from app.web.prepared import MAX_PREPARED, PreparedStatement
 from store.tables import LatestQuoteRow, ListingRow, QuoteRow
 
@@ -29,13 +29,14 @@ blueprint = Resource(
 
 
 class LatestQuery(ListingQuery):
-    """The filters of a list of newest quotes, and whether to list one for each listing or asset."""
+    """The filters of the newest quotes, and whether to return one for each listing or for each asset."""
 
     per = OneOf(
         ("listing", "asset"),
         load_default="listing",
         metadata={
-            "description": "One row per listing, or one per asset and quote currency: the newest across sources."
+            "description": "`listing`: one row per listing. `asset`: one row per asset and quote currency, "
+            "the newest of all sources."
         },
     )
     members = Members(data_key="fields")
@@ -49,24 +50,24 @@ class LatestPage(Envelope):
 @blueprint.route("", tags=["data"])
 @blueprint.arguments(LatestQuery, location="query")
 @blueprint.response(200, LatestPage, headers=LINK_HEADER | ETAG_HEADER)
-@blueprint.alt_response(304, description="You already have this response.", headers=ETAG_HEADER)
+@blueprint.alt_response(304, description=NOT_MODIFIED, headers=ETAG_HEADER)
 @blueprint.doc(operationId="listLatestQuotes")
 def list_latest(arguments: dict[str, Any]) -> Response:
     """List the newest quotes
 
-    One for each listing, in a fixed order that new quotes do not change. With `per=asset`, one for each asset and
-    quote currency: the newest from any source.
+    Returns one quote for each listing, in an order that new quotes do not change. With `per=asset`, returns one quote
+    for each asset and quote currency: the newest of all sources.
     """
     per_asset, limit = arguments["per"] == "asset", arguments["limit"]
     with read_connection() as connection:
-        # A page that needs no other query returns the state of the data with its rows.
+        # Otherwise the query of the page also returns the state of the data.
         if request.if_none_match or not FILTERS.isdisjoint(arguments):
             raise_if_not_modified(connection, arguments)
         listings = listing_ids(connection, arguments)
         shape = _Shape(per_asset, all_listings=listings is None, is_first="cursor" not in arguments)
         parameters = {"listings": listings or [], **_after(arguments, per_asset=per_asset)}
         page = JsonRows.of(_page(shape, arguments["members"], limit).row(connection, parameters))
-        tag(arguments, page.state)
+        compute_tag(arguments, page.state)
     cursor = pagination.encode(request.path, arguments, page.last) if page.has_more else None
     paging = {"limit": limit, "next_cursor": cursor, "has_more": page.has_more}
     return raw_list_response(page.data, {"pagination": paging}, cursor)
@@ -74,7 +75,7 @@ def list_latest(arguments: dict[str, Any]) -> Response:
 
 @dataclass(frozen=True)
 class _Shape:
-    """Everything that the SQL of a page depends on."""
+    """The properties that determine the SQL of a page."""
 
     per_asset: bool
     all_listings: bool
@@ -102,7 +103,7 @@ def _page(shape: _Shape, members: tuple[str, ...], limit: int) -> PreparedStatem
 
 
 def _quotes(newest: Subquery) -> Subquery:
-    # The limit makes Postgres look up each quote by its key; a plain join was planned as a scan of all quotes.
+    # The limit makes Postgres look up each quote by its key. For a plain join, it would scan all quotes.
     by_key = select(QuoteRow).where(
         QuoteRow.listing_id == newest.c.listing_id, QuoteRow.observed_at == newest.c.observed_at
     )
@@ -111,7 +112,7 @@ def _quotes(newest: Subquery) -> Subquery:
 
 
 def _after(arguments: dict[str, Any], *, per_asset: bool) -> dict[str, Any]:
-    """Return the parameters by which a page starts after its cursor; none for the first page."""
+    """Return the parameters that start a page after its cursor; empty for the first page."""
     if "cursor" not in arguments:
         return {}
     kind, names = (AssetKey, ("after_asset", "after_currency")) if per_asset else (ListingKey, ("after_listing",))

@@ -1,6 +1,6 @@
-"""Bound the quotes of a run by time and listing, from what its pages recorded.
+"""Find the times and listings that limit the search for a run's quotes, as its pages recorded them.
 
-Quotes have no index on their run, but on the times of writing and observation and on the listing.
+Quotes have no index on their run. They have indexes on their times of writing and observation, and on their listing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sqlalchemy import Connection, text
 from app.web.problems import invalid_parameter
 
 MAX_SORTED_ROWS = 20_000
-"""A run of up to this many rows is read whole and sorted; a larger one is read in the order of the list."""
+"""A run of up to this many rows is read completely and then sorted. A larger run is read in the order of the list."""
 
 
 class RunBounds(NamedTuple):
     """Bounds of the quotes that a run wrote.
 
-    started, finished: of the run. rows: the maximum number, since later runs can have corrected some.
-    first, last: of the times observed, None if unknown. listings: all listings of the quotes, None if unknown.
+    started, finished: start and end of the run, or now. rows: an upper limit, since later runs may have corrected some.
+    first, last: first and last observation time, None if unknown. listings: their listings, None if unknown.
     """
 
     started: datetime
@@ -33,7 +33,7 @@ class RunBounds(NamedTuple):
 
     @property
     def bounds(self) -> dict[str, datetime]:
-        """Return the bounds for the query by name. More conditions can lead the planner to a slower plan."""
+        """Return the bounds for the query, by name. With more conditions, the planner can choose a slower plan."""
         bounds: dict[str, datetime | None] = {"run_first": self.first, "run_last": self.last}
         if self.is_small or self.listings is None:
             bounds |= {"run_started": self.started, "run_finished": self.finished}

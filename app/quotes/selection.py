@@ -1,4 +1,4 @@
-"""Select the quotes that a request filters, with the query that is fastest for its filters."""
+"""Select the quotes that match a request's filters, with the fastest query for these filters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from app.web.row_estimates import MAX_COUNTED_ROWS, RowEstimate
 from store.tables import LatestQuoteRow, QuoteRow
 
 MAX_FEW_LISTINGS = 50
-"""Up to this many listings are each read through the primary key; more are read through the index over time."""
+"""Up to this many listings are read one by one through the primary key. More are read through the index on time."""
 
 Key = tuple[datetime, pagination.Id, datetime]
 """A cursor's key: observed_at and listing of the last row of the page, and ingested_until of the first page."""
@@ -54,14 +54,17 @@ CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "run_last": QuoteRow.observed_at <= bindparam("run_last"),
 }
 
-AFTER = (bindparam("after_observed_at", type_=QuoteRow.observed_at.type), bindparam("after_listing_id", type_=Integer))
+CURSOR_PARAMETERS = (
+    bindparam("after_observed_at", type_=QuoteRow.observed_at.type),
+    bindparam("after_listing_id", type_=Integer),
+)
 LISTINGS: ColumnElement[Any] = cast(bindparam("listings"), ARRAY(Integer))
-AMONG: ColumnElement[bool] = QuoteRow.listing_id == any_(LISTINGS)
+IS_SELECTED_LISTING: ColumnElement[bool] = QuoteRow.listing_id == any_(LISTINGS)
 
 
 @dataclass(frozen=True)
 class QueryShape:
-    """Everything that the SQL of a selection depends on; the rest are parameters.
+    """The properties that determine the SQL of a selection. All other values are parameters.
 
     sort_all: read all selected rows and sort them, instead of reading them in order.
     """
@@ -72,19 +75,19 @@ class QueryShape:
     sort_all: bool = False
 
     def all(self) -> Conditions:
-        """Return the conditions that exactly the selected rows meet."""
+        """Return the conditions that select the rows."""
         conditions = [CONDITIONS[name] for name in self.conditions]
-        return conditions if self.listings == "all" else [*conditions, AMONG]
+        return conditions if self.listings == "all" else [*conditions, IS_SELECTED_LISTING]
 
     def order(self, quote: Columns) -> Sequence[Any]:
         key = (quote.observed_at, quote.listing_id)
         return [column.desc() for column in key] if self.descending else key
 
     def page(self, *, is_first: bool) -> Subquery:
-        """Return the rows of a page and one more, which shows whether another page follows."""
+        """Return a subquery for the rows of a page and one more row, which shows whether another page follows."""
         conditions = self.all() if is_first else [*self.all(), *self._after()]
         if self.sort_all:
-            # OFFSET 0 stops the planner from scanning the index over time, since it cannot estimate how far that goes.
+            # OFFSET 0 prevents a scan of the index on time. The planner cannot estimate how many rows that would read.
             rows = select(QuoteRow).where(*conditions).offset(0).subquery("selected")
             return select(rows).order_by(*self.order(rows.c)).limit(LIMIT + 1).subquery("rows")
         if self.listings == "few":
@@ -94,25 +97,25 @@ class QueryShape:
         return select(QuoteRow).where(*conditions).order_by(*self.order(QuoteRow)).limit(LIMIT + 1).subquery("rows")
 
     def _page_by_listing(self, conditions: Conditions) -> Subquery:
-        """Read a page of each listing through the primary key, and return the first rows of them all."""
+        """Return a subquery that reads a page of each listing through the primary key, and merges these pages."""
         listing = _listings()
-        others = [condition for condition in conditions if condition is not AMONG]
-        of_listing = select(QuoteRow).where(QuoteRow.listing_id == listing.c.id, *others)
+        other_conditions = [condition for condition in conditions if condition is not IS_SELECTED_LISTING]
+        of_listing = select(QuoteRow).where(QuoteRow.listing_id == listing.c.id, *other_conditions)
         page = of_listing.order_by(*self.order(QuoteRow)[:1]).limit(LIMIT + 1).lateral("page_of_listing")
         rows = select(page).select_from(listing).join(page, true())
         return rows.order_by(*self.order(page.c)).limit(LIMIT + 1).subquery("rows")
 
     def _after(self) -> Conditions:
-        key, last = tuple_(QuoteRow.observed_at, QuoteRow.listing_id), tuple_(*AFTER)
-        # The second condition follows from the first, but lets a scan of the primary key start there.
+        key, last = tuple_(QuoteRow.observed_at, QuoteRow.listing_id), tuple_(*CURSOR_PARAMETERS)
+        # The second condition follows from the first, but lets a scan of the primary key start at that time.
         if self.descending:
-            return [key < last, QuoteRow.observed_at <= AFTER[0]]
-        return [key > last, QuoteRow.observed_at >= AFTER[0]]
+            return [key < last, QuoteRow.observed_at <= CURSOR_PARAMETERS[0]]
+        return [key > last, QuoteRow.observed_at >= CURSOR_PARAMETERS[0]]
 
     def _within_listings(self) -> ColumnElement[bool]:
         """Return the condition that starts the scan at the newest, or oldest, quote of the listings.
 
-        Without it, a list of an outdated source first scans all newer quotes of other sources.
+        Without it, the query for a stale source would first scan all newer quotes of other sources.
         """
         if self.descending:
             newest = select(func.max(LatestQuoteRow.observed_at)).where(LatestQuoteRow.listing_id == any_(LISTINGS))
@@ -132,7 +135,7 @@ class QueryShape:
 class Selection:
     """The quotes that one request selects.
 
-    arguments: loaded by `DataQuery`. Raises a Problem for an unknown asset or run.
+    arguments: the result of loading `DataQuery`. Raise a Problem for an unknown asset or run.
     """
 
     def __init__(self, connection: Connection, arguments: Mapping[str, Any]):
@@ -157,7 +160,7 @@ class Selection:
         )
 
     def page(self, members: tuple[str, ...], after: Key | None) -> JsonRows:
-        """Return the page after a key; the first page if there is none."""
+        """Return the page after this key, or the first page without a key."""
         parameters = self.parameters
         if after:
             parameters = {**parameters, "after_observed_at": after[0], "after_listing_id": after[1]}

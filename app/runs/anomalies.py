@@ -33,10 +33,11 @@ blueprint = Resource("anomalies", __name__, description="Unusual runs, and sourc
 class AnomalyQuery(PageArguments):
     """Filters of the list of anomalies."""
 
-    source = ListOf(source_name(), "Only of this source.")
-    kind = ListOf(OneOf(KINDS), "Only of this kind.")
+    source = ListOf(source_name(), "Only anomalies of this source.")
+    kind = ListOf(OneOf(KINDS), "Only anomalies of this kind.")
     run = fields.UUID(
-        metadata={"description": "Only of this run."}, error_messages={"invalid_uuid": "expected a run's id, a UUID"}
+        metadata={"description": "Only anomalies of this run."},
+        error_messages={"invalid_uuid": "expected a run's id, a UUID"},
     )
     found_from = Instant(metadata={"description": "Only anomalies detected at this time or later."})
 
@@ -55,7 +56,7 @@ class AnomalyPage(Envelope):
 def list_anomalies(arguments: dict[str, Any]) -> Response:
     """List anomalies, newest first
 
-    Each finished live run is compared with the last 30 runs of its source, once there are at least 8.
+    Each finished live run is compared with the last 30 runs of its source, if there are at least 8.
     """
     limit = arguments["limit"]
     query = select(AnomalyRow).order_by(AnomalyRow.id.desc()).limit(limit + 1)

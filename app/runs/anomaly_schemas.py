@@ -27,7 +27,7 @@ class AnomalySchema(Schema):
     kind = fields.String(metadata={"enum": list(KINDS)})
     subject = fields.String(
         allow_none=True,
-        metadata={"description": "The field, listing or asset concerned; null if it is the whole run or source."},
+        metadata={"description": "The affected field, listing or asset; null if the whole run or source is affected."},
     )
     value = fields.Float(allow_none=True, metadata={"description": "The measured value."})
     expected = fields.Float(allow_none=True, metadata={"description": "The usual or expected value."})

@@ -1,4 +1,4 @@
-"""Serve /runs/compare: two runs side by side."""
+"""Serve /runs/compare: compare two runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_PRICE_MOVE = math.log(1.5)
 
 MAX_MOVED_PRICES = 50
 
-blueprint = Resource("compare", __name__, description="Two runs side by side.")
+blueprint = Resource("compare", __name__, description="Compare two runs.")
 
 
 class TwoRuns(Arguments):
@@ -43,7 +43,7 @@ class TwoRuns(Arguments):
 
 
 class DifferenceSchema(Schema):
-    """One figure of both runs."""
+    """One figure, for both runs."""
 
     a = fields.Float(allow_none=True)
     b = fields.Float(allow_none=True)
@@ -61,7 +61,7 @@ class ReasonDifferenceSchema(Schema):
 
 
 class RunDriftSchema(Schema):
-    """A change of a field that one of the runs was the first to show."""
+    """A field change that first appeared in one of the two runs."""
 
     run = fields.UUID()
     kind = fields.String()
@@ -83,7 +83,7 @@ class MovedPriceSchema(Schema):
 
 
 class RunComparison(Envelope):
-    """Two runs, a and b, side by side."""
+    """The comparison of two runs, a and b."""
 
     a = fields.Nested(RunSchema)
     b = fields.Nested(RunSchema)
@@ -92,14 +92,14 @@ class RunComparison(Envelope):
     null_shares = fields.Dict(
         keys=fields.String(),
         values=fields.Nested(DifferenceSchema),
-        metadata={"description": "Share of each run's quotes in which a field is null, by field."},
+        metadata={"description": "Share of null values among each run's quotes, by field."},
     )
     reject_reasons = fields.List(
         fields.Nested(ReasonDifferenceSchema), metadata={"description": "Number of rejects of each run, by reason."}
     )
     drift = fields.List(
         fields.Nested(RunDriftSchema),
-        metadata={"description": "Changes of fields that either run was the first to show."},
+        metadata={"description": "Field changes that first appeared in either run."},
     )
     moved = fields.List(
         fields.Nested(MovedPriceSchema),
@@ -173,7 +173,7 @@ def _null_share_differences(connection: Connection, runs: Sequence[UUID]) -> dic
 
 
 def _null_shares(connection: Connection, run: UUID) -> dict[str, float]:
-    """Return the share of the run's quotes in which a field is null, by field; empty if the run has no quotes."""
+    """Return the share of null values among the run's quotes, by field; empty if the run has no quotes."""
     filled = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
     # Every quote has a price.
     quotes = filled.get("price")
@@ -181,7 +181,7 @@ def _null_shares(connection: Connection, run: UUID) -> dict[str, float]:
 
 
 def _moved_prices(connection: Connection, runs: Sequence[UUID]) -> Any:
-    """Return the members of MovedPriceSchema, or None if either run has too many quotes to compare them."""
+    """Return the members of MovedPriceSchema, or None if either run has too many quotes to compare."""
     if not all(find_run_bounds(connection, run).is_small for run in runs):
         return None
     rows = _rows(connection, _MOVED_PRICES, runs, min_move=MIN_PRICE_MOVE, max_rows=MAX_MOVED_PRICES)

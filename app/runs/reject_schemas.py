@@ -43,7 +43,7 @@ class RejectSchema(Schema):
     reasons = fields.List(fields.Nested(ReasonSchema))
     page = fields.Nested(
         PageNameSchema,
-        metadata={"description": "The page that contained the item; the last one if there were several."},
+        metadata={"description": "The last page that contained the item."},
     )
     state = fields.String(
         metadata={
@@ -89,7 +89,7 @@ def reason_field() -> Text:
 
 
 def reject_conditions(arguments: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """Return the conditions on RejectRow that the arguments express; empty if they select all rejects."""
+    """Return the conditions on RejectRow for these arguments; empty if they select all rejects."""
     conditions: list[ColumnElement[bool]] = []
     if "source" in arguments:
         conditions.append(RejectRow.source.in_(arguments["source"]))

@@ -71,10 +71,10 @@ class RejectArguments(Arguments):
 class ReasonQuery(RejectArguments):
     """Filters of the counts."""
 
-    source = ListOf(source_name(), "Only of this source.")
-    state = OneOf(REJECT_STATES, metadata={"description": "Only in this state. Default: both states."})
-    rejected_from = Instant(metadata={"description": "Only rejected at this time or later."})
-    rejected_to = Instant(metadata={"description": "Only rejected before this time."})
+    source = ListOf(source_name(), "Only rejects of this source.")
+    state = OneOf(REJECT_STATES, metadata={"description": "Only rejects in this state. Default: both states."})
+    rejected_from = Instant(metadata={"description": "Only items rejected at this time or later."})
+    rejected_to = Instant(metadata={"description": "Only items rejected before this time."})
 
 
 class RejectQuery(ReasonQuery, PageArguments):
@@ -94,13 +94,13 @@ class RejectQuery(ReasonQuery, PageArguments):
 
 
 class ReplayBody(RejectArguments):
-    """The rejects to replay; `{}` replays all. The whole body of each is read again."""
+    """The rejects to replay: `{}` selects all. A replay reads the complete bodies that contain them."""
 
-    source = source_name(metadata={"description": "Only of this source.", "examples": ["coingecko"]})
+    source = source_name(metadata={"description": "Only rejects of this source.", "examples": ["coingecko"]})
 
 
 class ReasonCountSchema(Schema):
-    """How many rejects have a reason with this field and code."""
+    """The number of rejects that have a reason with this field and code."""
 
     source = fields.String()
     field = fields.String()
@@ -110,7 +110,10 @@ class ReasonCountSchema(Schema):
     first_rejected_at = Instant()
     last_rejected_at = Instant()
     detail = fields.String(
-        metadata={"description": "The detail of one of the reasons.", "examples": ["expected a price, got none"]}
+        metadata={
+            "description": "The detail of one of these reasons, as an example.",
+            "examples": ["expected a price, got none"],
+        }
     )
 
 
@@ -133,7 +136,7 @@ class ReasonCounts(Envelope):
 def list_rejects(arguments: dict[str, Any]) -> Response:
     """List rejects of all sources, newest first
 
-    An item is one reject, however often its body is received. It remains in quarantine until a replay accepts it.
+    An item is one reject, even if its body is received several times. It stays in quarantine until a replay accepts it.
     """
     if arguments["format"] == "csv":
         return _export(arguments)
@@ -150,7 +153,7 @@ def list_rejects(arguments: dict[str, Any]) -> Response:
 
 
 def _rejects_with_pages(arguments: Mapping[str, Any]) -> Select[Any]:
-    """Return a query for one page of rejects and one row more, each with the last page that contained it."""
+    """Return a query for one page of rejects and one more row, each with the last page that contained it."""
     query = (
         select(RejectRow)
         .where(*reject_conditions(arguments))
@@ -233,9 +236,9 @@ def count_rejects(arguments: dict[str, Any]) -> Response:
 def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """Replay rejects with the current mapping
 
-    Requests one run of kind `replay` for each source that has such rejects in quarantine. It reads the stored bodies
-    again, without a request to the upstream. Items that now pass become quotes; existing quotes stay; items that
-    still fail stay in quarantine.
+    Requests one run of kind `replay` for each source with matching rejects in quarantine. The run reads the stored
+    bodies again, without requests to the upstream. Items that pass become quotes, and items that fail stay in
+    quarantine. Existing quotes do not change.
     """
     filters = {name: value for name, value in body.items() if name != "source"}
     parameters = ReplayParameters(rejected=True, **filters)
@@ -247,7 +250,7 @@ def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
 
 
 def _quarantined_sources(connection: Connection, body: Mapping[str, Any]) -> list[str]:
-    """Return the sources that have rejects in quarantine which match the body."""
+    """Return the sources with rejects in quarantine that match the body."""
     source = {"source": [body["source"]]} if "source" in body else {}
     conditions = reject_conditions({**body, **source, "state": "quarantined"})
     return list(connection.scalars(select(RejectRow.source).where(*conditions).distinct().order_by(RejectRow.source)))

@@ -21,7 +21,7 @@ KIND_PARAMETERS = {
     "replay": ("run", "fetched_from", "fetched_to", "body"),
     "backfill": ("assets", "observed_from", "observed_to", "existing", "dry_run"),
 }
-"""Parameters that only one kind of run takes."""
+"""Parameters that only one kind of run accepts."""
 
 
 class RunBody(Arguments):
@@ -39,8 +39,8 @@ class RunBody(Arguments):
         load_default="live",
         metadata={
             "description": "`live`: fetch current data. `replay`: read stored pages again with the current mapping, "
-            "without a request to the upstream; all pages, unless parameters select some. "
-            "`backfill`: fetch past prices of some assets, one a day."
+            "without requests to the upstream. Without parameters, it reads all pages. "
+            "`backfill`: fetch past prices of some assets, one price a day."
         },
     )
     run = fields.UUID(
@@ -60,15 +60,15 @@ class RunBody(Arguments):
     existing = OneOf(
         EXISTING,
         metadata={
-            "description": "For a backfill: how to treat time spans that an earlier backfill tried: `skip` all of them "
-            "(default), `retry` those that failed, or `repeat` all. Only `repeat` corrects existing quotes."
+            "description": "For a backfill: which time spans of earlier backfills to fetch again. `skip` (default): "
+            "none. `retry`: those that failed. `repeat`: all. Only `repeat` corrects existing quotes."
         },
     )
     dry_run = fields.Boolean(
         truthy={True},
         falsy={False},
         metadata={
-            "description": "For a backfill: return what would be fetched, and request nothing. For a replay, use "
+            "description": "For a backfill: return the plan, and request no runs. For a replay, use "
             "`python -m tasks replay SOURCE --diff`."
         },
     )

@@ -1,4 +1,4 @@
-"""Serve /runs: request runs, follow them, list their rejects, cancel them."""
+"""Serve /runs: request, list and cancel runs, and list their rejects."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ RejectKey = tuple[pagination.Word, pagination.Id, pagination.Id]
 """partition, seq and item_index of the last row on a page."""
 
 blueprint = Resource(
-    "runs", __name__, url_prefix="/runs", description="Runs: each ingests data from one source, from request to end."
+    "runs", __name__, url_prefix="/runs", description="Ingestion runs. Each run ingests data from one source."
 )
 
 
 class RunQuery(PageArguments):
     """Filters of the list of runs."""
 
-    source = ListOf(source_name(), "Only of this source.")
-    status = ListOf(OneOf(RUN_STATUSES), "Only with this status.")
-    kind = ListOf(OneOf(RUN_KINDS), "Only of this kind.")
+    source = ListOf(source_name(), "Only runs of this source.")
+    status = ListOf(OneOf(RUN_STATUSES), "Only runs with this status.")
+    kind = ListOf(OneOf(RUN_KINDS), "Only runs of this kind.")
 
 
 class RunPage(Envelope):
@@ -67,7 +67,7 @@ class RunPage(Envelope):
 
 
 class BackfillPlanSchema(Schema):
-    """What a backfill of one source would fetch."""
+    """The plan of a backfill of one source."""
 
     source = fields.String()
     listings = fields.Integer(metadata={"description": "Number of the source's listings of these assets."})
@@ -79,7 +79,7 @@ class BackfillPlanSchema(Schema):
 
 
 class BackfillPlans(Envelope):
-    """What a backfill would fetch."""
+    """The plan of a backfill, for each source."""
 
     data = fields.List(fields.Nested(BackfillPlanSchema), required=True)
 
@@ -123,7 +123,7 @@ IN_PATH = [
     RunsAccepted,
     headers={"Location": {"description": "Path of the run, if there is only one.", "schema": {"type": "string"}}},
 )
-@blueprint.alt_response(200, schema=BackfillPlans, description="With `dry_run`: what a backfill would fetch.")
+@blueprint.alt_response(200, schema=BackfillPlans, description="With `dry_run`: the plan of the backfill.")
 @blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(409, "CONFLICT")
 @blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
@@ -143,8 +143,8 @@ def create_runs(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """Request runs
 
     The request is stored in the database before the response is sent, so it survives an outage of Redis. If a source
-    already has an unfinished run of this kind with the same parameters, that run is returned. If the parameters of its
-    live run or replay differ, the response is a 409, and no run is created for any source.
+    already has an unfinished run of this kind with the same parameters, that run is returned. If an unfinished live run
+    or replay has other parameters, the response is a 409, and no run is created for any source.
     """
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
     if body["kind"] == "live":
@@ -222,7 +222,8 @@ def get_run(run: str) -> Response:
 def cancel_run(run: str) -> tuple[Response, int]:
     """Cancel a run
 
-    A queued or waiting run is cancelled at once, a running one before it commits its next page. Committed pages stay.
+    A queued or waiting run is cancelled immediately. A running run is cancelled before it commits its next page.
+    Committed pages stay.
     """
     status = request_cancel(context().engine, run_id(run))
     if status in ("succeeded", "partial", "failed"):

@@ -23,14 +23,14 @@ class CountersSchema(Schema):
     pages = fields.Integer(metadata={"description": "Committed pages."})
     fetched = fields.Integer(metadata={"description": "Items read."})
     inserted = fields.Integer(metadata={"description": "New quotes."})
-    updated = fields.Integer(metadata={"description": "Quotes that a later fetch corrected."})
+    updated = fields.Integer(metadata={"description": "Existing quotes that were corrected."})
     unchanged = fields.Integer(
-        metadata={"description": "Quotes that already existed, or that retention would delete at once."}
+        metadata={"description": "Quotes that already existed, or that retention would delete immediately."}
     )
-    deduplicated = fields.Integer(metadata={"description": "Items that occurred twice in one page."})
+    deduplicated = fields.Integer(metadata={"description": "Duplicate items within one page."})
     rejected = fields.Integer(metadata={"description": "Items that could not become a quote."})
     blank = fields.Integer(metadata={"description": "Empty rows; they do not count as items."})
-    bytes = fields.Integer(metadata={"description": "Size of the received bodies."})
+    bytes = fields.Integer(metadata={"description": "Size of the received bodies, in bytes."})
 
 
 class ErrorSchema(Schema):
@@ -44,7 +44,7 @@ class RunSchema(Schema):
     """One ingestion of one source."""
 
     id = fields.UUID(
-        metadata={"description": "Also the id of the Celery task. Every row and log line of the run carries it."}
+        metadata={"description": "Also the id of the Celery task. Every row and log line of the run has it."}
     )
     source = fields.String(metadata={"examples": ["coingecko"]})
     kind = fields.String(metadata={"enum": list(RUN_KINDS)})
@@ -52,14 +52,15 @@ class RunSchema(Schema):
     parameters = fields.Dict(metadata={"examples": [{"full_refresh": True}]})
     scheduled_for = Instant(
         allow_none=True,
-        metadata={"description": "The slot of the schedule; null for a run that was requested otherwise."},
+        metadata={"description": "The scheduled slot; null for a run that the schedule did not request."},
     )
     requested_by = fields.String(metadata={"examples": ["api"]})
     requested_at = Instant()
     started_at = Instant(allow_none=True)
     finished_at = Instant(allow_none=True)
     duration_seconds = fields.Float(
-        allow_none=True, metadata={"description": "From the start to the end, or until now; null before the start."}
+        allow_none=True,
+        metadata={"description": "Seconds from the start to the end, or to now; null before the start."},
     )
     attempts = fields.Integer(metadata={"description": "Number of starts since the last committed page."})
     next_attempt_at = Instant(allow_none=True)
@@ -74,7 +75,7 @@ class RunResponse(Envelope, RunSchema):
 
     anomalies = fields.List(
         fields.Nested(AnomalySchema),
-        metadata={"description": "Anomalies of the run, detected within seconds of the end of a live run."},
+        metadata={"description": "Anomalies of the run. A live run is checked within seconds of its end."},
     )
 
 

@@ -1,4 +1,4 @@
-"""Serve /sources/<name>/drift: the known fields of a source's items, their changes, and accepting a change."""
+"""Serve /sources/<name>/drift: list the fields of a source's items and their changes, and accept a change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class DriftQuery(PageArguments):
 
     state = OneOf(
         ("waiting", "accepted"),
-        metadata={"description": "Only changes that wait to be accepted, or only accepted ones."},
+        metadata={
+            "description": "`waiting`: only changes that are not accepted yet. `accepted`: only accepted changes."
+        },
     )
 
 
@@ -54,7 +56,7 @@ class AcceptBody(Arguments):
 
 
 class FieldSchema(Schema):
-    """What is known about one field, from the sampled items."""
+    """The profile of one field, from the sampled items."""
 
     field = fields.String(metadata={"description": "Path of the field.", "examples": ["quotes.USD.price"]})
     types = fields.List(
@@ -65,18 +67,16 @@ class FieldSchema(Schema):
     null_share = fields.Float(
         metadata={"description": "Share of null values among the items that have the field, from 0 to 1."}
     )
-    policy = fields.String(
-        metadata={"enum": list(get_args(DriftPolicy)), "description": "What happens when the field changes."}
-    )
+    policy = fields.String(metadata={"enum": list(get_args(DriftPolicy)), "description": "Drift policy of the field."})
 
 
-class ShapeSchema(Schema):
-    """The fields of a source's items, in one of its formats."""
+class ProfileSchema(Schema):
+    """The profile of a source's items in one format."""
 
     format = fields.String(metadata={"description": "Empty if the source has only one format."})
-    version = fields.Integer(metadata={"description": "Rises by one whenever changes are accepted."})
-    since = Instant(metadata={"description": "When this version was recorded."})
-    items = fields.Integer(metadata={"description": "Number of sampled items. Older items count for less."})
+    version = fields.Integer(metadata={"description": "Increases by one whenever changes are accepted."})
+    since = Instant(metadata={"description": "Time when this version was stored."})
+    items = fields.Integer(metadata={"description": "Number of sampled items. Older items have less weight."})
     item_fields = fields.List(fields.Nested(FieldSchema), data_key="fields")
 
 
@@ -85,7 +85,7 @@ class DriftChangeSchema(Schema):
 
     id = fields.Integer()
     format = fields.String()
-    version = fields.Integer(metadata={"description": "Version of the shape that the change was compared with."})
+    version = fields.Integer(metadata={"description": "Version of the profile that the change was compared with."})
     kind = fields.String(metadata={"enum": list(DRIFT_KINDS)})
     field = fields.String(metadata={"examples": ["current_price"]})
     was = fields.String(
@@ -101,24 +101,26 @@ class DriftChangeSchema(Schema):
     confidence = fields.Float(
         allow_none=True, metadata={"description": "Confidence that the field was renamed, from 0 to 1."}
     )
-    policy = fields.String(metadata={"enum": list(get_args(DriftPolicy)), "description": "The policy that applied."})
+    policy = fields.String(
+        metadata={"enum": list(get_args(DriftPolicy)), "description": "The drift policy that was applied."}
+    )
     run = fields.UUID(metadata={"description": "The first run that showed the change."})
     last_run = fields.UUID(metadata={"description": "The last run that showed the change."})
     pages = fields.Integer(metadata={"description": "Number of pages that showed the change."})
     first_seen_at = Instant(attribute="seen_at")
     last_seen_at = Instant()
-    accepted_at = Instant(allow_none=True, metadata={"description": "Null while the change waits to be accepted."})
+    accepted_at = Instant(allow_none=True, metadata={"description": "Null until the change is accepted."})
     accepted_by = fields.String(
         allow_none=True,
-        metadata={"description": "The person who accepted the change; `policy` if its policy accepted it."},
+        metadata={"description": "The person who accepted the change; `policy` if the drift policy accepted it."},
     )
 
 
 class DriftPage(Envelope):
-    """A source's fields, and a page of their changes."""
+    """The profiles of a source, and a page of field changes."""
 
-    shapes = fields.List(
-        fields.Nested(ShapeSchema), required=True, metadata={"description": "The current fields, by format."}
+    profiles = fields.List(
+        fields.Nested(ProfileSchema), required=True, metadata={"description": "The current profile of each format."}
     )
     data = fields.List(fields.Nested(DriftChangeSchema), required=True)
     pagination = fields.Nested(Pagination, required=True)
@@ -149,11 +151,11 @@ def list_drift(arguments: dict[str, Any], name: str) -> Response:
         )
     with read_connection() as connection:
         rows = connection.execute(query).all()
-        shapes = _shapes(connection, name)
+        profiles = _profiles(connection, name)
     next_cursor = pagination.encode(request.path, arguments, rows[limit - 1].id) if len(rows) > limit else None
     response = jsonify(
         {
-            "shapes": ShapeSchema(many=True).dump(shapes),
+            "profiles": ProfileSchema(many=True).dump(profiles),
             "data": DriftChangeSchema(many=True).dump(rows[:limit]),
             "pagination": {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None},
         }
@@ -175,9 +177,9 @@ def list_drift(arguments: dict[str, Any], name: str) -> Response:
 def accept_drift(body: dict[str, Any], _: dict[str, Any], name: str, change: str) -> Any:
     """Accept a change
 
-    From then on, the changed fields are the expected ones. To load items that were rejected or that lost a field,
-    request a replay with `POST /rejects/replay` or `POST /runs`. Resume the source if the policy `freeze` paused it.
-    Accepting a change again has no effect.
+    Updates the profile, so that the changed fields are expected. To load items that were rejected or that lost a
+    field, request a replay with `POST /rejects/replay` or `POST /runs`. Resume the source if the policy `freeze` paused
+    it. Accepting a change again has no effect.
     """
     require_source(name)
     change_id = _change_id(change)
@@ -189,12 +191,12 @@ def accept_drift(body: dict[str, Any], _: dict[str, Any], name: str, change: str
 
 
 def _change_id(text: str) -> int:
-    """Return the id in a path, or 0 if it is not a number that a bigint can hold; no change has the id 0."""
+    """Return the id in a path. If it is not a number that fits a bigint, return 0, which no change has."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
-def _shapes(connection: Connection, name: str) -> list[dict[str, Any]]:
-    """Return the members of ShapeSchema for the newest version of each of the source's formats."""
+def _profiles(connection: Connection, name: str) -> list[dict[str, Any]]:
+    """Return the members of ProfileSchema for the newest profile of each of the source's formats."""
     of_source = ProfileRow.source == name
     newest = select(ProfileRow.format, func.max(ProfileRow.version)).where(of_source).group_by(ProfileRow.format)
     is_newest = tuple_(ProfileRow.format, ProfileRow.version).in_(newest)

@@ -41,7 +41,7 @@ LAST_SUCCESS = fields.Nested(
     metadata={"description": "The last live run that ended as `succeeded` or `partial`."},
 )
 LAST_FAILURE = fields.Nested(LastFailureSchema, allow_none=True, metadata={"description": "The last failed live run."})
-LIVE_RUN = fields.Nested(LiveRunSchema, allow_none=True, metadata={"description": "The live run that is not finished."})
+LIVE_RUN = fields.Nested(LiveRunSchema, allow_none=True, metadata={"description": "The unfinished live run."})
 
 
 def run_histories(connection: Connection, sources: list[str]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Serve /sources: the schedule, limits and progress of each source; pause and resume it."""
+"""Serve /sources: describe the schedule, limits and progress of each source, and pause and resume sources."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class BreakerSchema(Schema):
     state = fields.String(
         metadata={
             "enum": ["closed", "open", "half_open"],
-            "description": "`open`: no requests, because too many failed in a row. "
+            "description": "`open`: no requests are sent, since too many consecutive requests failed. "
             "`half_open`: one trial request is allowed.",
         }
     )
-    failures = fields.Integer(metadata={"description": "Number of requests in a row that failed."})
+    failures = fields.Integer(metadata={"description": "Number of consecutive failed requests."})
     until = Instant(
         allow_none=True, metadata={"description": "When the next request is allowed; null if it is allowed now."}
     )
@@ -79,7 +79,7 @@ class LeaseSchema(Schema):
 
 
 class CheckpointSchema(Schema):
-    """Where the next fetch of a partition starts."""
+    """The position where the next fetch of a partition starts."""
 
     partition = fields.String(metadata={"description": "Empty for the whole source."})
     cursor = fields.Dict(allow_none=True, metadata={"description": "Defined by the source; null at the start."})
@@ -96,13 +96,13 @@ class SourceSchema(Schema):
     catch_up = fields.String(
         metadata={
             "enum": list(get_args(CatchUp)),
-            "description": "Which slots missed in an outage or a pause get a run: only the `latest`, "
+            "description": "Which slots that were missed in an outage or a pause get a run: only the `latest`, "
             "`all` of them, or none (`skip`).",
         },
     )
     next_run_at = Instant(
         allow_none=True,
-        metadata={"description": "The next scheduled slot; null while the source is paused without an end."},
+        metadata={"description": "The next scheduled slot; null while the source is paused indefinitely."},
     )
     paused = fields.Boolean()
     paused_until = Instant(
@@ -133,7 +133,7 @@ class SourceList(Envelope):
 
 
 class PauseBody(Arguments):
-    """Why to pause the source, and until when."""
+    """The reason for the pause, and its end."""
 
     reason = Text(max_length=500, required=True, metadata={"description": "Shown in `/sources` and `/health`."})
     until = Instant(
@@ -202,7 +202,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
 def resume(name: str) -> dict[str, Any]:
     """Resume a paused source
 
-    Its waiting runs continue at once.
+    Its waiting runs continue immediately.
     """
     require_source(name)
     resume_source(context().engine, name)

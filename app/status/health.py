@@ -1,4 +1,4 @@
-"""Serve /health: check every part of the service, in at most three seconds even if several parts are down."""
+"""Serve /health: check every component of the service, in at most three seconds even if several are down."""
 
 from __future__ import annotations
 
@@ -27,51 +27,54 @@ from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
 
 log = structlog.get_logger(__name__)
 
-PARTS = ("worker", "control", "beat")
+COMPONENTS = ("worker", "control", "beat")
 """Processes that write heartbeats."""
 
 
 class _Pause(NamedTuple):
-    """A pause in effect. until: None if it lasts until the source is resumed."""
+    """An active pause. until: None if it lasts until the source is resumed."""
 
     reason: str
     until: datetime | None
 
 
-blueprint = Resource("health", __name__, url_prefix="/health", description="Health of every part of the service.")
+blueprint = Resource("health", __name__, url_prefix="/health", description="Health of every component of the service.")
 
 
 class CheckSchema(Schema):
-    """The health of one part."""
+    """The health of one component."""
 
     partial_response = True
 
     status = fields.String(required=True, metadata={"enum": ["ok", "degraded", "down", "unknown"]})
-    detail = fields.String(allow_none=True, metadata={"description": "What is wrong, unless the status is `ok`."})
+    detail = fields.String(allow_none=True, metadata={"description": "The problem, unless the status is `ok`."})
     last_seen = Instant(
-        allow_none=True, metadata={"description": "Time of the last heartbeat; of a source, the end of its last run."}
+        allow_none=True, metadata={"description": "Time of the last heartbeat; for a source, the end of its last run."}
     )
     age_seconds = fields.Float(
         allow_none=True,
-        metadata={"description": "Seconds since the last heartbeat; of a queued run, how long it has been due."},
+        metadata={"description": "Seconds since the last heartbeat; for a queued run, seconds since it became due."},
     )
 
 
 class SourceCheckSchema(CheckSchema):
     """The health of one source."""
 
-    last_run_status = fields.String(allow_none=True, metadata={"description": "How the last finished run ended."})
+    last_run_status = fields.String(allow_none=True, metadata={"description": "Status of the last finished run."})
     paused_until = Instant(
         allow_none=True,
-        metadata={"description": "Absent if the source is not paused; null if it is paused until it is resumed."},
+        metadata={
+            "description": "End of the pause; null if it lasts until the source is resumed. Absent without a pause."
+        },
     )
 
 
 class ChecksSchema(Schema):
-    """The health of every part."""
+    """The health of every component."""
 
     database = fields.Nested(
-        CheckSchema, metadata={"description": "`degraded` while sources are paused because its disk is full."}
+        CheckSchema,
+        metadata={"description": "`degraded` while sources are paused because the database's disk is full."},
     )
     broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
     worker = fields.Nested(
@@ -81,7 +84,7 @@ class ChecksSchema(Schema):
     control = fields.Nested(CheckSchema, metadata={"description": "Whether the reconciler ran recently."})
     beat = fields.Nested(CheckSchema, metadata={"description": "Whether the schedule advanced recently."})
     oldest_queued_run = fields.Nested(
-        CheckSchema, metadata={"description": "`degraded` if a run is due for too long. `age_seconds`: how long."}
+        CheckSchema, metadata={"description": "`degraded` if a run has been due for too long."}
     )
     sources = fields.Dict(keys=fields.String(), values=fields.Nested(SourceCheckSchema))
 
@@ -93,7 +96,7 @@ class HealthResponse(Envelope):
         required=True,
         metadata={
             "enum": ["ok", "degraded", "down"],
-            "description": "`down` if the database is down; `degraded` if any other part has a problem.",
+            "description": "`down` if the database is down; `degraded` if any other component has a problem.",
         },
     )
     checks = fields.Nested(ChecksSchema)
@@ -111,7 +114,7 @@ class LiveResponse(Envelope):
 @blueprint.alt_response(503, schema=HealthResponse, description="The database is down.")
 @blueprint.doc(operationId="getHealth")
 def get_health() -> tuple[Response, int]:
-    """Check the health of every part
+    """Check the health of every component
 
     Returns 200 while the service can serve requests, even if `degraded`, and 503 while it cannot.
     """
@@ -145,7 +148,7 @@ def _run_checks(context: Context) -> dict[str, Any]:
     return {
         "database": {"status": "down", "detail": problem},
         "broker": broker,
-        **dict.fromkeys((*PARTS, "oldest_queued_run"), unknown),
+        **dict.fromkeys((*COMPONENTS, "oldest_queued_run"), unknown),
         "sources": dict.fromkeys(SOURCES, unknown),
     }
 
@@ -177,7 +180,7 @@ def _check_database(context: Context) -> dict[str, Any]:
 
 
 def _active_pauses(connection: Connection) -> Mapping[str, _Pause]:
-    """Return the pauses in effect, by source."""
+    """Return the active pauses by source."""
     rows = connection.execute(
         text("""
             SELECT name, paused_reason, paused_until FROM sources
@@ -196,7 +199,7 @@ def _disk_check(pauses: Mapping[str, _Pause]) -> dict[str, Any]:
 
 
 def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
-    """Return the time of each part's last heartbeat, and its age in seconds. A committed page counts for the worker."""
+    """Return the time and age in seconds of each component's last heartbeat. A committed page is one of the worker."""
     rows = connection.execute(
         text("""
             SELECT part, max(at) AS at, extract(epoch FROM clock_timestamp() - max(at))::float8 AS age
@@ -210,7 +213,7 @@ def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
 
 def _heartbeat_checks(connection: Connection, settings: Settings) -> dict[str, Any]:
     heartbeats, timeout = read_heartbeats(connection), heartbeat_timeout(settings)
-    return {part: _heartbeat_check(heartbeats.get(part), timeout) for part in PARTS}
+    return {name: _heartbeat_check(heartbeats.get(name), timeout) for name in COMPONENTS}
 
 
 def _heartbeat_check(heartbeat: tuple[Any, float] | None, timeout: float) -> dict[str, Any]:
@@ -224,7 +227,7 @@ def _heartbeat_check(heartbeat: tuple[Any, float] | None, timeout: float) -> dic
 
 
 def oldest_queued_age(connection: Connection) -> float | None:
-    """Return for how many seconds the oldest unclaimed run has been due, or None if there is none.
+    """Return the seconds since the oldest unclaimed run became due, or None if there is none.
 
     A run between two slices has been due since its last slice started.
     """
@@ -274,7 +277,7 @@ def _last_run_check(history: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_lateness(check: dict[str, Any], detail: str | None) -> dict[str, Any]:
-    # The reason why the last run failed explains more than that the source is late.
+    # The error of a failed run explains more than the fact that the source is late.
     if detail is None or check["status"] == "degraded":
         return check
     return {**check, "status": "degraded", "detail": f"It has fallen behind: {detail}."}
@@ -292,7 +295,7 @@ def _with_breaker(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any
 
 
 def _with_pause(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
-    # A pause by an operator degrades the check as well: a paused source loads no data.
+    # A pause by an operator also degrades the check, since a paused source loads no data.
     if pause is None:
         return check
     end = f"{pause.until:%Y-%m-%dT%H:%M:%SZ}" if pause.until else "it is resumed"
@@ -303,5 +306,5 @@ def _with_pause(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
 def _overall_status(checks: Mapping[str, Any]) -> str:
     if checks["database"]["status"] == "down":
         return "down"
-    parts = [check for name, check in checks.items() if name != "sources"] + list(checks["sources"].values())
-    return "ok" if all(part["status"] in ("ok", "unknown") for part in parts) else "degraded"
+    components = [check for name, check in checks.items() if name != "sources"] + list(checks["sources"].values())
+    return "ok" if all(check["status"] in ("ok", "unknown") for check in components) else "degraded"

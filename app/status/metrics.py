@@ -82,7 +82,7 @@ class _DatabaseCollector(Collector):
         )
         try:
             with read_connection() as connection:
-                families = [family for read in _READS for family in read(connection)]
+                families = [family for collect in _COLLECTORS for family in collect(connection)]
         except SQLAlchemyError as error:
             log.warning("metrics_degraded", reason=type(error).__name__)
             families = []
@@ -136,7 +136,7 @@ def _dropped(connection: Connection) -> Iterator[Metric]:
 def _lag(connection: Connection) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "kasparro_source_lag_seconds",
-        "Seconds since a live run of the source last ended as succeeded or partial; absent until one has.",
+        "Seconds since the source's last succeeded or partial live run ended; absent before the first.",
         labels=("source",),
     )
     query = text("""
@@ -162,7 +162,7 @@ def _breakers(connection: Connection) -> Iterator[Metric]:
 def _oldest_queued_run(connection: Connection) -> Iterator[Metric]:
     age = GaugeMetricFamily(
         "kasparro_oldest_queued_run_seconds",
-        "Seconds for which the oldest run that no worker has started has been due.",
+        "Seconds since the oldest run that no worker has started became due.",
     )
     age.add_metric([], oldest_queued_age(connection) or 0.0)
     yield age
@@ -179,4 +179,4 @@ def _heartbeats(connection: Connection) -> Iterator[Metric]:
     yield ages
 
 
-_READS = (_runs, _pages_and_rows, _anomalies, _dropped, _lag, _breakers, _oldest_queued_run, _heartbeats)
+_COLLECTORS = (_runs, _pages_and_rows, _anomalies, _dropped, _lag, _breakers, _oldest_queued_run, _heartbeats)

@@ -1,4 +1,4 @@
-"""Serve /stats: counters, run statuses and durations, for each source and in total; check the conservation of items."""
+"""Serve /stats: counters, run statuses, durations and the conservation check, for each source and in total."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ConservationSchema(Schema):
 
 
 class DurationsSchema(Schema):
-    """How long runs took."""
+    """The durations of runs."""
 
     last_seconds = fields.Float(allow_none=True)
     average_seconds = fields.Float(allow_none=True)
@@ -61,7 +61,7 @@ class SourceStatsSchema(Schema):
     conservation = CONSERVATION_FIELD
     runs = RUNS_FIELD
     durations = fields.Nested(
-        DurationsSchema, metadata={"description": f"Of the last {MAX_MEASURED_RUNS} finished live runs."}
+        DurationsSchema, metadata={"description": f"Durations of the last {MAX_MEASURED_RUNS} finished live runs."}
     )
     anomalies_24h = fields.Integer(
         metadata={"description": "Anomalies detected in the last 24 hours. `GET /anomalies` lists them."}
@@ -78,9 +78,7 @@ class TotalStatsSchema(Schema):
     conservation = CONSERVATION_FIELD
     runs = RUNS_FIELD
     quotes_estimate = fields.Integer(
-        metadata={
-            "description": "Number of quotes: counted exactly while there are few, then estimated by the query planner."
-        }
+        metadata={"description": "Number of quotes: an exact count if there are few, otherwise the planner's estimate."}
     )
     anomalies_24h = fields.Integer()
 
@@ -99,8 +97,8 @@ class StatsResponse(Envelope):
 def get_stats() -> Response:
     """Get statistics for each source and in total
 
-    The counters are sums over all pages ever committed. `conservation.holds` is true if every item read has become a
-    quote, repeats one, or is a reject.
+    The counters are sums over all pages ever committed. `conservation.holds` is true if every item became a
+    quote, repeated a quote, or was rejected.
     """
     with read_connection() as connection:
         names = _source_names(connection)
@@ -126,7 +124,7 @@ def get_stats() -> Response:
 
 
 def _source_names(connection: Connection) -> list[str]:
-    """Return the sources of the registry, then those that only have data."""
+    """Return the registered sources, followed by unregistered sources that have data."""
     stored = connection.scalars(select(SourceRow.name).order_by(SourceRow.name))
     return [*SOURCES, *(name for name in stored if name not in SOURCES)]
 

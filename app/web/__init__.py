@@ -1,1 +1,1 @@
-"""Serve what all endpoints share: arguments, errors, pagination, caching, compression, documentation."""
+"""Provide the code that all endpoints share: arguments, errors, pagination, caching, compression, documentation."""

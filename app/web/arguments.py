@@ -1,4 +1,4 @@
-"""Parse and validate requests: reject unknown, repeated and invalid arguments, and name each one."""
+"""Parse and validate requests: reject unknown, repeated and invalid arguments, and report each one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WHOLE_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class Arguments(Schema):
-    """The arguments that a request may carry in its query or body; any other is rejected."""
+    """The allowed arguments of a query or body. All others are rejected."""
 
     class Meta:
         unknown = RAISE
@@ -45,10 +45,10 @@ class Text(fields.Field[str]):
 
 
 class CommaSeparated(fields.Field[tuple[str, ...]]):
-    """Comma-separated names from a closed list: each once, in the order of the request. Default: all names."""
+    """Comma-separated names from a closed list, in the order of the request, without duplicates. Default: all names."""
 
     def __init__(self, choices: Iterable[str], noun: str, description: str, **options: Any):
-        """noun: what error messages call a name, such as `member`."""
+        """noun: the word for a name in error messages, such as `member`."""
         self.choices, self._noun = tuple(choices), noun
         super().__init__(load_default=self.choices, metadata={"description": description}, **options)
 
@@ -80,13 +80,13 @@ class Limit(fields.Integer):
 
 
 class ListOf(fields.List[Any]):
-    """A parameter that may be repeated; a row matches if it has any of the values."""
+    """A parameter that may be repeated. A row matches if it has any of the values."""
 
-    def __init__(self, each: fields.Field[Any], description: str):
+    def __init__(self, item_field: fields.Field[Any], description: str):
         super().__init__(
-            each,
+            item_field,
             validate=validate.Length(1, MAX_NAMES),
-            metadata={"description": f"{description} Repeat it to allow several."},
+            metadata={"description": f"{description} Repeat the parameter to allow several values."},
         )
 
 
@@ -123,16 +123,16 @@ LINK_HEADER = {"Link": {"description": "The next page, as `rel=next`.", "schema"
 
 
 class Envelope(Schema):
-    """The members that every JSON response carries in addition to its own."""
+    """The members that every JSON response has in addition to its own."""
 
     request_id = fields.String(metadata={"description": "The `X-Request-ID` of the request, or a generated id."})
     api_latency_seconds = fields.Float(metadata={"description": "Seconds that the service took to respond."})
 
 
 class Parser(FlaskParser):
-    """Parse arguments strictly: ignore none, and report where each invalid one is and what was expected."""
+    """Parse arguments strictly: reject unknown ones, and report the place and expected value of each invalid one."""
 
-    # Not declared as a ClassVar, since webargs does not.
+    # Not a ClassVar, since webargs does not declare it as one.
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE, "json": RAISE}  # noqa: RUF012
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
@@ -157,7 +157,7 @@ class Parser(FlaskParser):
         try:
             return json.loads(body.decode())
         except (ValueError, RecursionError) as error:
-            # ValueError includes bytes that are not UTF-8, and a number with thousands of digits.
+            # ValueError includes bytes that are not UTF-8, and numbers with thousands of digits.
             raise Problem(Code.MALFORMED_REQUEST, f"The body is not JSON: {quoted(str(error))}.") from None
 
     def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> Any:
@@ -181,12 +181,12 @@ def _errors(messages: Any, schema: Schema) -> Iterator[tuple[str, str]]:
     """Yield the name and the detail of each error."""
     if not isinstance(messages, dict):
         messages = {"_schema": messages}
-    known = _parameters(schema)
+    parameters = _parameters(schema)
     for name, details in messages.items():
         if name == "_schema":
             yield "", " ".join(map(str, details))
-        elif name not in known:
-            yield quoted(name).strip("'"), f"unknown{suggestion(str(name), known)}"
+        elif name not in parameters:
+            yield quoted(name).strip("'"), f"unknown{suggestion(str(name), parameters)}"
         else:
             yield from _field_errors(str(name), details)
 
@@ -204,17 +204,17 @@ class NoQuery(Arguments):
 
 
 class Resource(flask_smorest.Blueprint):
-    """A blueprint whose views reject unknown arguments, even views without any."""
+    """A blueprint whose views reject unknown arguments, even if they accept no arguments."""
 
     ARGUMENTS_PARSER = Parser()
 
     def arguments(self, schema: type[Schema], **options: Any) -> Callable[[View], View]:
-        """Do what flask-smorest does, with a schema that is built once instead of for each request."""
+        """Return the decorator of flask-smorest, with a schema that is built once instead of for each request."""
         decorator: Callable[[View], View] = super().arguments(schema(), **options)
         return decorator
 
     def without_query(self, view: View) -> View:
-        """Reject every query parameter: the view has none."""
+        """Reject every query parameter, for a view that accepts none."""
 
         @wraps(view)
         def checked(_: Any, **path_parameters: Any) -> Any:
@@ -230,15 +230,15 @@ def source_name(**options: Any) -> OneOf:
 
 
 def next_link(cursor: str) -> str:
-    """Return the Link header of a page that is not the last."""
+    """Return the Link header that points to the next page."""
     query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
     return f'<{request.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
 
 
 def raw_list_response(data: str, members: Mapping[str, Any], cursor: str | None) -> Response:
-    """Return a list whose rows are JSON text already, written by Postgres; it is not parsed again.
+    """Return a list response whose rows are JSON text from Postgres, without parsing it.
 
-    members: the other members of the response. cursor: of the next page, None on the last.
+    members: the other members of the response. cursor: the cursor of the next page; None on the last page.
     """
     rest = json.dumps(members, sort_keys=False, separators=(",", ":"))
     headers = {"Link": next_link(cursor)} if cursor else {}
@@ -246,7 +246,7 @@ def raw_list_response(data: str, members: Mapping[str, Any], cursor: str | None)
 
 
 def list_response(rows: Any, limit: int, next_cursor: str | None) -> Response:
-    """Return a list whose rows are Python objects."""
+    """Return a list response whose rows are Python objects."""
     response = jsonify(
         {"data": rows, "pagination": {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None}}
     )

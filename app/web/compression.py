@@ -1,4 +1,4 @@
-"""Compress responses with gzip for clients that accept it; compress an export piece by piece as it is sent."""
+"""Compress responses with gzip for clients that accept it. Compress exports piece by piece while they are sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold what the views of one application share: settings, database engines, and limits on concurrent work."""
+"""Hold the objects that all views share: settings, database engines, and limits on concurrent work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Context:
     settings: Settings
     engine: Engine
     reader: Engine
-    """Autocommit: a read costs no BEGIN and no ROLLBACK. A pool of its own, since changing the isolation level of a
+    """Autocommit: a read needs no BEGIN and no ROLLBACK. The pool is separate, since changing the isolation level of a
     shared connection would cost two statements for each use."""
     watermark: Watermark
     exporter: Engine
@@ -44,13 +44,13 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
             settings.database_url,
             "web",
             statement_timeout=settings.statement_timeout,
-            # The rows that a frozen process has locked must become free for the workers.
+            # If this process freezes, its row locks must not block the workers.
             transaction_timeout=settings.statement_timeout,
             ping=False,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=5,
-            # The session used last has its plans and pages cached; taking the sessions in turn is a tenth slower.
+            # The most recently used session has plans and pages cached. Using the sessions in turn is 10 % slower.
             pool_use_lifo=True,
             **options,
         )
@@ -82,7 +82,7 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
 
 
 def discard_connections(app: Flask) -> None:
-    """Drop the pooled connections without closing them. Call this in the child after a fork: the parent owns them."""
+    """Discard the pooled connections without closing them. Call this in a forked child: the parent owns them."""
     for engine in (context_of(app).engine, context_of(app).reader):
         engine.dispose(close=False)
 

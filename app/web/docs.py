@@ -70,8 +70,8 @@ def asset(name: str) -> Response:
 
 @blueprint.route("/problems/<code>")
 def problem(code: str) -> Response:
-    """Describe a code; the `type` of each problem links here."""
-    by_slug = {known.slug: known for known in Code}
+    """Describe a problem code. The `type` of each problem links to this path."""
+    by_slug = {entry.slug: entry for entry in Code}
     if code not in by_slug:
         raise Problem(Code.NOT_FOUND, f"There is no problem code {quoted(code)}{suggestion(code, by_slug) or '.'}")
     match = by_slug[code]

@@ -1,4 +1,4 @@
-"""Give each response its request id, latency and security headers, and log one line for it."""
+"""Add the request id, latency and security headers to each response, and log one line for it."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def _finish(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     if request.endpoint != UNLOGGED_ENDPOINT:
-        cached = {"kept": True} if "is_cached" in g else {}
+        cached = {"cached": True} if "is_cached" in g else {}
         fields = {"method": request.method, "route": route(), "status": response.status_code}
         log.info("request_completed", **fields, duration_seconds=seconds, **cached)
     return response
 
 
 def route() -> str:
-    """Return the URL rule that matched. Never the path: it can hold anything, and its values are unlimited."""
+    """Return the URL rule that matched, not the path: paths can contain anything, and their number is unlimited."""
     return request.url_rule.rule if request.url_rule else "unmatched"
 
 
 def _add_members(response: Response, members: dict[str, object]) -> None:
-    """Add members to the JSON object in the body, without parsing it: it can have half a megabyte."""
+    """Add members to the JSON object in the body, without parsing the body: it can have half a megabyte."""
     body = response.get_data().rstrip()
     if body.startswith(b"{") and body.endswith(b"}"):
         comma = b"" if body[1:-1].isspace() or body == b"{}" else b","

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg2
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, current_app, g, request
 from psycopg2 import errorcodes
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
@@ -20,9 +20,9 @@ TIMEOUTS = (errorcodes.QUERY_CANCELED, errorcodes.LOCK_NOT_AVAILABLE, errorcodes
 
 DETAIL_AND_RETRY_AFTER = {
     DatabaseError.CONFLICT: ("The request conflicted with a concurrent transaction.", 1),
-    DatabaseError.LOST: ("The database is unreachable.", 5),
+    DatabaseError.CONNECTION_LOST: ("The database is unreachable.", 5),
     DatabaseError.UNAVAILABLE: ("The database cannot process the request now.", 5),
-    DatabaseError.FULL: ("The disk of the database is full.", 60),
+    DatabaseError.DISK_FULL: ("The disk of the database is full.", 60),
 }
 """The detail for the client, and the seconds after which a retry is worthwhile."""
 
@@ -32,8 +32,8 @@ def install(app: Flask) -> None:
     app.register_error_handler(Problem, Problem.response)
     app.register_error_handler(HTTPException, _handle_http_error)
     for kind in (exc.SQLAlchemyError, psycopg2.Error):
-        app.register_error_handler(kind, _handle_database_error)
-    app.register_error_handler(Exception, _handle_unexpected_error)
+        app.register_error_handler(kind, lambda error: _database_problem(error).response())
+    app.register_error_handler(Exception, lambda error: _unexpected_problem(error).response())
 
 
 def _reject_nul() -> None:
@@ -69,28 +69,28 @@ def _static_paths() -> list[str]:
     return [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
 
 
-def _handle_database_error(error: exc.SQLAlchemyError | psycopg2.Error) -> Response:
+def _database_problem(error: exc.SQLAlchemyError | psycopg2.Error) -> Problem:
     state, kind = sqlstate(error), classify(error)
     if state in TIMEOUTS:
         log.warning("query_timed_out", sqlstate=state)
         detail = "The database query was cancelled because it took too long."
-        return Problem(Code.QUERY_TIMEOUT, detail, headers=_retry_after(5)).response()
+        return Problem(Code.QUERY_TIMEOUT, detail, headers=_retry_after(5))
     if state == errorcodes.UNDEFINED_TABLE:
         log.error("tables_missing")
         detail, hint = "The database has no Kasparro tables.", "Run `alembic upgrade head` against DATABASE_URL."
-        return Problem(Code.DATABASE_UNAVAILABLE, detail, hint=hint, headers=_retry_after(30)).response()
+        return Problem(Code.DATABASE_UNAVAILABLE, detail, hint=hint, headers=_retry_after(30))
     if kind is None:
-        return _handle_unexpected_error(error)
+        return _unexpected_problem(error)
     log.error("database_unavailable", reason=describe(error))
     detail, seconds = DETAIL_AND_RETRY_AFTER[kind]
-    return Problem(Code.DATABASE_UNAVAILABLE, detail, headers=_retry_after(seconds)).response()
+    return Problem(Code.DATABASE_UNAVAILABLE, detail, headers=_retry_after(seconds))
 
 
 def _retry_after(seconds: int) -> dict[str, str]:
     return {"Retry-After": str(seconds)}
 
 
-def _handle_unexpected_error(error: Exception) -> Response:
+def _unexpected_problem(error: Exception) -> Problem:
     log.error("exception_unhandled", exc_info=error)
     detail = f"An unexpected error occurred; the log has its traceback under request {g.get('request_id', 'unknown')}."
-    return Problem(Code.INTERNAL_ERROR, detail).response()
+    return Problem(Code.INTERNAL_ERROR, detail)

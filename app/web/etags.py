@@ -1,4 +1,4 @@
-"""Tag responses with an ETag that is known before the query, and send a 304 to a client that has the response."""
+"""Tag responses with an ETag that is computed before the query, and send a 304 if the client has the response."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from store.tables import CheckpointRow, RevisionRow
 ETAG_HEADER = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
 """The header of a tagged response, for the OpenAPI document."""
 
+NOT_MODIFIED = "Not modified: the client's copy is current."
+"""The description of a 304, for the OpenAPI document."""
+
 # A committed page increments the version of its checkpoint; every other change increments a revision. Both happen in
 # the transaction of the change. A restored database reaches the same versions again, but not at the same times.
 _REVISIONS = select(func.sum(RevisionRow.number)).scalar_subquery()
@@ -29,7 +32,7 @@ _STATE = PreparedStatement(select(DATA_VERSION))
 
 
 class Tag(NamedTuple):
-    """An ETag, and the state of the data that it was computed from: the state of the response or an older one."""
+    """An ETag, and the state of the data that it was computed from. The response has that state or a newer one."""
 
     etag: str
     state: str
@@ -47,26 +50,29 @@ def install(app: Flask) -> None:
 def raise_if_not_modified(connection: Connection, arguments: Mapping[str, Any]) -> None:
     """Tag the response of this request. Raise NotModified if the client already has it.
 
-    Call this before anything else is read. A page that is committed in between is then sent under the older tag, and
+    Call this before you read anything else. A page that is committed in between is then sent with the older tag, and
     sent again for the client's next request. In the reverse order, the client would get a 304 and miss the page.
     """
-    tag(arguments, data_version(connection))
+    compute_tag(arguments, data_version(connection))
     _raise_if_client_has(g.tag)
 
 
-def set_tag(known: Tag) -> None:
-    """Tag the response of this request with a known tag. Raise NotModified if the client already has it."""
-    g.tag = known
-    _raise_if_client_has(known)
+def reuse_tag(tag: Tag) -> None:
+    """Tag the response of this request with a cached response's tag.
+
+    Raise NotModified if the client already has that response.
+    """
+    g.tag = tag
+    _raise_if_client_has(tag)
 
 
-def _raise_if_client_has(current: Tag) -> None:
-    if request.if_none_match.contains_weak(current.etag):
+def _raise_if_client_has(tag: Tag) -> None:
+    if request.if_none_match.contains_weak(tag.etag):
         raise NotModified
 
 
-def tag(arguments: Mapping[str, Any], state: str) -> None:
-    """Tag the response of this request, unless it has a tag. state: read before or with the first rows."""
+def compute_tag(arguments: Mapping[str, Any], state: str) -> None:
+    """Compute the tag of this response, unless it has one. state: state of the data, read before or with the rows."""
     if "tag" not in g:
         identity = [VERSION, request.path, arguments, state]
         g.tag = Tag(sha256(json.dumps(identity, default=str).encode()).hexdigest()[:32], state)

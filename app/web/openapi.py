@@ -27,7 +27,7 @@ Market data from many upstreams in one format.
 * **Prices and supplies** are strings in plain notation (`"0.0000001"`), since JSON numbers can lose digits.
 * **Lists** return `data` and `pagination`. Follow `next_cursor`; every page is as fast as the first.
 * **Unknown parameters**, sources and members are rejected with a 422 that suggests the nearest known name.
-* **Every response** carries `request_id` (your `X-Request-ID`, if you send one) and `api_latency_seconds`.
+* **Every response** has `request_id` (your `X-Request-ID`, if you send one) and `api_latency_seconds`.
 * **Writes** need `Authorization: Bearer <API_TOKEN>`.
 
 Errors are `application/problem+json` (RFC 9457). Each has one of these codes:
@@ -70,7 +70,7 @@ class _Api(flask_smorest.Api):
             self.spec.components.response(name, response, lazy=True)
 
     def _register_error_handlers(self) -> None:
-        """Register none: app/web/error_handlers.py has them."""
+        """Register no error handlers: app/web/error_handlers.py registers them."""
 
 
 def install(app: Flask, resources: Iterable[ModuleType]) -> None:

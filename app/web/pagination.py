@@ -1,4 +1,4 @@
-"""Encode and decode cursors: where the next page of a list starts, bound to the path and filters of the list."""
+"""Encode and decode cursors. A cursor is the start of the next page, and is valid for one path and its filters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BigId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 # Postgres cannot store NUL in text.
 Word = Annotated[str, msgspec.Meta(max_length=5000, pattern=r"^[^\x00]*$")]
 
-CHANGEABLE = ("cursor", "limit", "members", "count")
+PAGING_ARGUMENTS = ("cursor", "limit", "members", "count")
 """Arguments that may differ between two pages of one list."""
 
 
@@ -46,7 +46,7 @@ def damaged() -> Problem:
 
 
 def _digest(path: str, arguments: Mapping[str, Any]) -> str:
-    filters = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
+    filters = {name: value for name, value in arguments.items() if name not in PAGING_ARGUMENTS}
     return sha256(json.dumps([path, filters], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """Build the SQL of each query shape once in a process, and prepare it once in each database session.
 
-For one page of rows, building the SQL takes longer than Postgres takes to execute it, and so does parsing it. A
-statement without parameters is also planned once, which saves a third of the work of Postgres for a page.
+For one page of rows, building the SQL takes longer than its execution in Postgres, and so does parsing it. A
+statement without parameters is also planned only once, which saves a third of Postgres's work for a page.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from sqlalchemy.types import NullType, TypeEngine
 DIALECT = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy declares no types for it
 
 MAX_PREPARED = 256
-"""Limits the shapes that are cached for each kind of request: `fields` alone has far too many orders to keep all."""
+"""Maximum number of cached query shapes for each kind of request. `fields` alone allows too many to cache all."""
 
 PARAMETER = re.compile(r"%\((\w+)\)s")
 PREPARED = "prepared"
 
 
 class PreparedStatement:
-    """A statement whose parameters are the bindparams without a value; all other values are literals in its text.
+    """A prepared statement. Bindparams without a value are its parameters; other values are literals in its text.
 
-    one_plan: plan the statement once for all parameters. Otherwise sessions plan it each time (store/engine.py).
+    one_plan: plan the statement once for all parameters. Otherwise it is planned for each execution (store/engine.py).
     """
 
     def __init__(self, statement: ClauseElement, *, one_plan: bool = False):
@@ -45,7 +45,7 @@ class PreparedStatement:
 
         text = PARAMETER.sub(replacement, compiled.string).replace("%%", "%")
         types = ", ".join(_type_of(compiled.binds[name].type) for name in names)
-        # The same text always has the same name, also after its shape was evicted and built again.
+        # The same text always has the same name, even if its shape was evicted and built again.
         self._name = f"kasparro_{sha256(text.encode()).hexdigest()[:32]}"
         self._prepare = f"PREPARE {self._name}{f' ({types})' if types else ''} AS {text}"
         arguments = ", ".join(f"%({name})s" for name in names)
@@ -54,10 +54,10 @@ class PreparedStatement:
         self._execute = f"{mode}EXECUTE {self._name}{f' ({arguments})' if arguments else ''}"
 
     def row(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Execute the statement and return its one row. parameters: by name; surplus ones are ignored.
+        """Execute the statement and return its only row. parameters: values by name; extra values are ignored.
 
-        Raises the errors of psycopg2, which is called directly: SQLAlchemy's result costs a fifth of the Python time of
-        a page.
+        Raise the errors of psycopg2, which is called directly: SQLAlchemy's result would take a fifth of the Python
+        time of a page.
         """
         prepared: set[str] = connection.info.setdefault(PREPARED, set())
         if self._name not in prepared:
@@ -78,7 +78,7 @@ class PreparedStatement:
         return row
 
     def value(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        """Execute the statement and return the one value of its one row."""
+        """Execute the statement and return the only value of its only row."""
         [value] = self.row(connection, parameters)
         return value
 

@@ -15,9 +15,9 @@ MAX_QUOTED_CHARS = 60
 
 
 class Code(Enum):
-    """Every code a problem can carry: its HTTP status, its title, what it means, and the next step.
+    """Every problem code, with its HTTP status, title, meaning and next step.
 
-    OpenAPI shows the texts as Markdown, where a bare `<name>` would be taken for HTML: write it in backticks.
+    OpenAPI shows the texts as Markdown, which would parse a bare `<name>` as HTML. Write it in backticks.
     """
 
     def __init__(self, status: int, title: str, about: str, hint: str):
@@ -72,7 +72,7 @@ class Code(Enum):
     DECISION_CONFLICT = (
         409,
         "Conflicting decision",
-        "The decision contradicts what is already decided about these listings.",
+        "The decision contradicts an earlier decision about these listings.",
         "Read the conflict in `detail`, and list earlier decisions with `GET /decisions`.",
     )
     RUN_FINISHED = (
@@ -150,7 +150,8 @@ class Code(Enum):
 class Problem(Exception):
     """A request that cannot be served.
 
-    errors: for each invalid part of the request, `{"in", "name", "detail"}`. hint: the next step; default: the code's.
+    errors: for each invalid part of the request, `{"in", "name", "detail"}`.
+    hint: the next step; default: the hint of the code.
     """
 
     def __init__(
@@ -186,18 +187,18 @@ class Problem(Exception):
 
 
 def invalid_parameter(name: str, detail: str, *, where: str = "query") -> Problem:
-    """Return the problem for one invalid query parameter, or header if `where` says so."""
+    """Return the problem for one invalid query parameter, or for an invalid header if `where` is `header`."""
     return Problem(Code.INVALID_PARAMETER, f"{name}: {detail}", errors=[{"in": where, "name": name, "detail": detail}])
 
 
 def quoted(value: Any) -> str:
-    """Return a client's value quoted, in ASCII and shortened, for a response or a log line."""
+    """Return a client's value in quotation marks, in ASCII and shortened, for a response or a log line."""
     text = ascii(value)
     return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}..."
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` with the most similar known name, or an empty string if none is similar."""
-    by_lower = {other.lower(): other for other in known}
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the most similar choice, or an empty string if none is similar."""
+    by_lower = {choice.lower(): choice for choice in choices}
     matches = get_close_matches(name[:100].lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[matches[0]]!r}?" if matches else ""

@@ -1,4 +1,4 @@
-"""Cache responses in memory, and send one again while the data that it was read from is unchanged."""
+"""Cache responses in memory, and send them again while the data is unchanged."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cachetools import TTLCache
 from flask import Flask, Response, current_app, g, request
 
 from app.web.context import read_connection
-from app.web.etags import Tag, data_version, set_tag
+from app.web.etags import Tag, data_version, reuse_tag
 from settings import Settings
 
 KEY = "response_cache"
 METHODS = ("GET", "HEAD")
 
 MAX_AGE = 10.0
-"""Seconds. An estimated total can change without a change of the data."""
+"""Seconds until a response expires: an estimated total can change while the data is unchanged."""
 
 OVERHEAD_BYTES = 1000
-"""Added to the size of each response, for everything but its texts; an upper bound."""
+"""Added to the size of each response: an upper bound for the memory of everything but its texts."""
 
 RequestKey = tuple[str, bytes]
 """Path and query."""
@@ -35,7 +35,7 @@ class CachedResponse(NamedTuple):
 
 
 class ResponseCache:
-    """The responses of one process, limited in bytes; evicts the least recently used first."""
+    """The cached responses of one process, limited in bytes. The least recently used ones are evicted first."""
 
     def __init__(self, max_bytes: int, timer: Callable[[], float] = time.monotonic):
         self._responses: TTLCache[RequestKey, CachedResponse] = TTLCache(
@@ -57,7 +57,7 @@ class ResponseCache:
 
 def install(app: Flask, settings: Settings) -> None:
     """Install the cache. Call this after everything that can reject a request, such as the bearer token."""
-    app.extensions[KEY] = ResponseCache(settings.answer_cache_mb * 1024 * 1024)
+    app.extensions[KEY] = ResponseCache(settings.response_cache_mb * 1024 * 1024)
     app.before_request(_send_cached)
     app.after_request(_store)
 
@@ -79,7 +79,7 @@ def _send_cached() -> Response | None:
         if data_version(connection) != cached.tag.state:
             return None
     g.is_cached = True
-    set_tag(cached.tag)
+    reuse_tag(cached.tag)
     return Response(cached.body, headers={"Link": cached.link} if cached.link else {}, mimetype="application/json")
 
 

@@ -23,7 +23,7 @@ class RowEstimate:
     """The number of rows of a query, exact if they are few."""
 
     def __init__(self, statement: Select[Any]):
-        # Not prepared: a stored plan would describe the table as it was.
+        # Not prepared: a stored plan would have an outdated estimate.
         self._plan = f"EXPLAIN (FORMAT JSON) {statement.compile(dialect=DIALECT)}"
         self._count = PreparedStatement(
             select(func.count()).select_from(statement.limit(MAX_COUNTED_ROWS + 1).subquery())

@@ -1,4 +1,4 @@
-"""Find the time up to which every written quote is visible, so that a client can continue from it."""
+"""Find the time before which every quote is visible, so that a client can continue from it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sqlalchemy import Connection, text
 from app.web.prepared import PreparedStatement
 
 MAX_AGE = 1.0
-"""Seconds that a value is reused. A value that was true stays true, and it lags a second anyway."""
+"""Seconds that a value is reused. An old value stays valid, and the watermark lags by a second anyway."""
 
-# The function under pg_stat_activity: the view itself takes three times as long.
+# Call the function behind pg_stat_activity, since the view takes three times as long.
 _OLDEST_WRITE = PreparedStatement(
     text("""
         SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_get_activity(NULL)
@@ -32,8 +32,8 @@ class Watermark:
         """Return the time before which all quotes are visible. Call this before the rows are read.
 
         A quote's ingested_at is the start of the transaction that writes it, so the oldest open transaction is the
-        limit. The second covers a transaction that has started but is not in pg_stat_activity yet. Sessions of the
-        API itself only read quotes and are left out.
+        limit. Subtracting a second covers a transaction that has started but is not in pg_stat_activity yet. The
+        API's own sessions only read quotes, so they are excluded.
         """
         if self._cached and time.monotonic() < self._cached[1]:
             return self._cached[0]

@@ -1,4 +1,4 @@
-"""Run the migrations on the database at DATABASE_URL; concurrent migrators take turns."""
+"""Run the migrations on the database at DATABASE_URL; concurrent migrators run one after another."""
 
 from alembic import context
 from sqlalchemy import text
@@ -8,7 +8,7 @@ from settings import SettingsError, get_settings
 from store.engine import UnsuitablePostgres, check_postgres, make_engine
 from store.tables import Base
 
-MIGRATION_LOCK = 7_274_651  # Any number that all migrators share.
+MIGRATION_LOCK = 7_274_651  # An arbitrary number, the same for all migrators.
 
 
 def migrate() -> None:

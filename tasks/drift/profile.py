@@ -25,7 +25,7 @@ MAX_COUNTED_ITEMS = 100_000
 """Items above which all counts are halved, so that older items weigh less and less."""
 
 NUMBER = re.compile(r"[+-]?[$€]?(\d[\d,.' ]*|\.\d+)([eE][+-]?\d+)?[ ]?[%KMBT]?", re.ASCII)
-MAX_NUMBER_LENGTH, MAX_PATH_LENGTH = 100, 200
+MAX_NUMBER_CHARS, MAX_PATH_CHARS = 100, 200
 
 NULLS = frozenset(("", "-", "null", "none", "nan", "n/a", "na"))
 """Texts that stand for null in files."""
@@ -121,7 +121,7 @@ def leaves(item: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Iterato
     """
     for name, value in item.items():
         path = f"{prefix}{name}"
-        if len(path) > MAX_PATH_LENGTH or "\x00" in path or not _is_utf8(path):
+        if len(path) > MAX_PATH_CHARS or "\x00" in path or not _is_utf8(path):
             continue
         if isinstance(value, Mapping) and value and depth < MAX_DEPTH:
             yield from leaves(value, f"{path}.", depth + 1)
@@ -146,10 +146,10 @@ def type_of(value: Any) -> str | None:
     if isinstance(value, int | float | Decimal):
         return "number"
     if isinstance(value, str):
-        plain = value[: MAX_NUMBER_LENGTH + 1].strip()
+        plain = value[: MAX_NUMBER_CHARS + 1].strip()
         if plain.casefold() in NULLS:
             return None
-        return NUMERIC_TEXT if len(plain) <= MAX_NUMBER_LENGTH and NUMBER.fullmatch(plain) else TEXT
+        return NUMERIC_TEXT if len(plain) <= MAX_NUMBER_CHARS and NUMBER.fullmatch(plain) else TEXT
     return "object" if isinstance(value, Mapping) else "list"
 
 

@@ -17,7 +17,7 @@ from tasks.archive.raw_bodies import read_body
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
-MAX_QUOTED_CHARACTERS = 300
+MAX_QUOTED_CHARS = 300
 """Characters of a request that an error quotes."""
 
 Reread = Callable[[Page], NormalizedPage]
@@ -161,4 +161,4 @@ def _json(value: Any) -> str:
 
 
 def _shortened(request: str) -> str:
-    return request if len(request) <= MAX_QUOTED_CHARACTERS else f"{request[:MAX_QUOTED_CHARACTERS]}…"
+    return request if len(request) <= MAX_QUOTED_CHARS else f"{request[:MAX_QUOTED_CHARS]}…"

@@ -19,7 +19,7 @@ from tasks.drift.mapping import map_item
 from tasks.drift.policy import PageDrift
 from tasks.pipeline.quote_frame import QuoteFrame
 
-MAX_ITEM_CHARACTERS = 64 * 1024
+MAX_ITEM_CHARS = 64 * 1024
 """Characters of a rejected item that are stored with it. The whole item is in the raw body."""
 
 SAMPLE_ITEMS, SAMPLE_ROWS = 1000, 100
@@ -166,5 +166,5 @@ def _as_text(item: Item) -> str:
     for write in (lambda value: json.dumps(value, default=str), ascii):
         # JSON fails on unusual keys, on cycles, and on numbers of thousands of digits.
         with suppress(TypeError, ValueError, RecursionError):
-            return write(item)[:MAX_ITEM_CHARACTERS]
+            return write(item)[:MAX_ITEM_CHARS]
     return type(item).__name__

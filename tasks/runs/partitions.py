@@ -10,9 +10,9 @@ from sqlalchemy import Engine, text
 
 from sources.contract import Cursor, TerminalError
 from tasks.runs.claims import Claim
-from tasks.runtime.safe_text import MAX_DETAIL
+from tasks.runtime.safe_text import MAX_DETAIL_CHARS
 
-MAX_FAILURE_CHARACTERS = MAX_DETAIL // 8
+MAX_FAILURE_CHARS = MAX_DETAIL_CHARS // 8
 """Characters of one partition's error in a detail that lists several."""
 
 
@@ -96,17 +96,17 @@ def raise_final_failures(engine: Engine, claim: Claim) -> None:
 def append_failures(engine: Engine, claim: Claim, detail: str) -> str:
     """Return a failed run's error detail, followed by the partitions it could not read.
 
-    The result has at most MAX_DETAIL characters. Partitions that do not fit are counted.
+    The result has at most MAX_DETAIL_CHARS characters. Partitions that do not fit are counted.
     """
     messages = [
         message
         for failure in list_failures(engine, claim)
-        if (message := failure.message[:MAX_FAILURE_CHARACTERS]) not in detail
+        if (message := failure.message[:MAX_FAILURE_CHARS]) not in detail
     ]
-    result = detail[: MAX_DETAIL // 2] if messages else detail
+    result = detail[: MAX_DETAIL_CHARS // 2] if messages else detail
     for position, message in enumerate(messages):
         rest = f"; and {len(messages) - position} more"
-        if len(result) + len(message) + 2 + len(rest) > MAX_DETAIL:
+        if len(result) + len(message) + 2 + len(rest) > MAX_DETAIL_CHARS:
             return result + rest
         result += f"; {message}"
     return result

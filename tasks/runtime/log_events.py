@@ -35,7 +35,7 @@ EVENTS: Mapping[str, str] = {
     "publish_failed": "Redis did not accept the message of a run. The reconciler publishes it later.",
     "query_timed_out": "A query of the API took longer than `STATEMENT_TIMEOUT`.",
     "rematch_failed": "The database prevented the rematch of assets. The next one follows in five minutes.",
-    "request_completed": "An API request was answered. `kept`: the response came from the response cache.",
+    "request_completed": "An API request was answered. `cached`: the response came from the response cache.",
     "retention_failed": "Retention stopped, for `reason`: a database error, or clocks that differ. It runs again.",
     "run_ended": "A run ended with `status`. A failed run has `code` and `reason`.",
     "run_requeued": "A run's worker vanished. The reconciler queued the run again.",

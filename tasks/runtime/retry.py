@@ -20,7 +20,7 @@ T = TypeVar("T")
 DATABASE_ERRORS = (SQLAlchemyError, psycopg2.Error)
 """All errors of the database. A COPY raises the driver's own errors."""
 
-_TRANSIENT = (DatabaseError.CONFLICT, DatabaseError.LOST)
+_TRANSIENT = (DatabaseError.CONFLICT, DatabaseError.CONNECTION_LOST)
 # The waits are at most 0.1, 0.2, 0.4, 0.8, 1.6 and 2 seconds. A slot of the worker is blocked meanwhile.
 _MIN_WAIT, _MAX_WAIT, _MAX_ATTEMPTS = 0.1, 2.0, 7
 

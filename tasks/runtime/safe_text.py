@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tasks.runtime.logs import hide_secrets
 
-MAX_DETAIL = 2000
+MAX_DETAIL_CHARS = 2000
 """Characters."""
 
 
 def safe_text(text: str) -> str:
-    """Return the text without secrets, NUL characters and lone surrogates, cut to MAX_DETAIL characters."""
-    return hide_secrets(text).replace("\x00", "").encode("utf-8", "replace").decode()[:MAX_DETAIL]
+    """Return the text without secrets, NUL characters and lone surrogates, cut to MAX_DETAIL_CHARS characters."""
+    return hide_secrets(text).replace("\x00", "").encode("utf-8", "replace").decode()[:MAX_DETAIL_CHARS]

@@ -38,7 +38,7 @@ def api(app: Flask) -> FlaskClient:
 @pytest.fixture
 def uncached(api_settings: Settings) -> Iterator[FlaskClient]:
     """The same API without its response cache."""
-    for app in serve(replace(api_settings, answer_cache_mb=0)):
+    for app in serve(replace(api_settings, response_cache_mb=0)):
         yield app.test_client()
 
 

@@ -50,7 +50,7 @@ def _urls(servers: Servers, scale: Scale) -> Iterator[Mapping[str, str]]:
     with servers.service("reads", FILLED) as service:
         hello = service.serve("hello", "/", GUNICORN).url
         fastapi = service.serve("fastapi", FIRST, UVICORN).url
-        uncached = service.serve(ANSWER_CACHE_MB="0").url
+        uncached = service.serve(RESPONSE_CACHE_MB="0").url
         _check_same(service.web.url, fastapi)
         yield {
             "hello": f"{hello}/",

@@ -139,7 +139,7 @@ def _fill_table(stage: Stage, insert: str) -> None:
         while True:
             stage.rows(insert)
     except OperationalError as error:
-        if classify(error) is not DatabaseError.FULL:
+        if classify(error) is not DatabaseError.DISK_FULL:
             raise
 
 

@@ -36,16 +36,16 @@ def reported(engine: Engine, state: str, message: str = "for the test") -> DBAPI
         ("40P01", DatabaseError.CONFLICT),  # deadlock_detected
         ("55P03", DatabaseError.CONFLICT),  # lock_not_available
         ("23505", DatabaseError.CONFLICT),  # unique_violation
-        ("08006", DatabaseError.LOST),  # connection_failure
-        ("57P01", DatabaseError.LOST),  # admin_shutdown
-        ("57P03", DatabaseError.LOST),  # cannot_connect_now
-        ("53300", DatabaseError.LOST),  # too_many_connections
+        ("08006", DatabaseError.CONNECTION_LOST),  # connection_failure
+        ("57P01", DatabaseError.CONNECTION_LOST),  # admin_shutdown
+        ("57P03", DatabaseError.CONNECTION_LOST),  # cannot_connect_now
+        ("53300", DatabaseError.CONNECTION_LOST),  # too_many_connections
         ("25006", DatabaseError.UNAVAILABLE),  # read_only_sql_transaction, an InternalError for psycopg2
         ("25P04", DatabaseError.UNAVAILABLE),  # transaction_timeout, likewise
         ("57014", DatabaseError.UNAVAILABLE),  # query_canceled
         ("53200", DatabaseError.UNAVAILABLE),  # out_of_memory
         ("58030", DatabaseError.UNAVAILABLE),  # io_error
-        ("53100", DatabaseError.FULL),  # disk_full
+        ("53100", DatabaseError.DISK_FULL),  # disk_full
         ("22012", None),  # division_by_zero
         ("42P01", None),  # undefined_table
         ("XX000", None),  # internal_error
@@ -57,14 +57,14 @@ def test_the_sqlstate_decides_the_kind(engine: Engine, state: str, kind: Databas
 
 def test_an_exceeded_quota_counts_as_a_full_disk(engine: Engine) -> None:
     full = reported(engine, "58030", 'could not extend file "base/1/2": Disk quota exceeded')
-    assert classify(full) is DatabaseError.FULL
+    assert classify(full) is DatabaseError.DISK_FULL
 
 
 def test_a_refused_and_a_killed_connection_are_both_lost(engine: Engine) -> None:
     nowhere = make_engine(f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere", "test")
     refused = error_of(nowhere, "SELECT 1")
     killed = error_of(engine, "SELECT pg_terminate_backend(pg_backend_pid())")
-    assert (classify(refused), classify(killed)) == (DatabaseError.LOST, DatabaseError.LOST)
+    assert (classify(refused), classify(killed)) == (DatabaseError.CONNECTION_LOST, DatabaseError.CONNECTION_LOST)
     assert describe(refused) == describe(killed) == "the connection to Postgres broke, or none was available"
 
 
@@ -78,7 +78,7 @@ def test_an_error_of_the_driver_as_copy_raises_it_is_classified_too(settings: Se
         """)
         with pytest.raises(psycopg2.Error) as raised:
             cursor.copy_expert("COPY pg_temp.full_table FROM STDIN", io.StringIO("1\n"))
-    assert classify(raised.value) is DatabaseError.FULL
+    assert classify(raised.value) is DatabaseError.DISK_FULL
 
 
 def test_our_own_mistakes_are_not_classified_as_server_errors(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""allow raw bodies to be dropped, and count what retention dropped"""
+"""allow raw bodies to be deleted, and count the rows that retention deleted"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,6 +24,6 @@ def downgrade() -> None:
     op.create_index(op.f("pages_source_body_digest_idx"), "pages", ["source", "body_digest"])
     op.drop_index(op.f("pages_source_body_digest_fetched_at_idx"), table_name="pages")
     op.drop_index("raw_bodies_kept", table_name="raw_bodies")
-    # Dropped bodies cannot be restored, so an empty body replaces them.
+    # Deleted bodies cannot be restored, so an empty body replaces them.
     op.execute("UPDATE raw_bodies SET body = '' WHERE body IS NULL")
     op.alter_column("raw_bodies", "body", nullable=False)

@@ -1,4 +1,4 @@
-"""count changes that no page makes, so that the ETags of the API change with them"""
+"""count changes that do not come from pages, so that the API's ETags change with them"""
 
 import sqlalchemy as sa
 from alembic import op

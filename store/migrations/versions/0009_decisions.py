@@ -1,4 +1,4 @@
-"""store every decision on which asset a listing belongs to, so that it can be undone"""
+"""store every decision that assigns a listing to an asset, so that it can be undone"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -41,7 +41,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["other"], ["assets.id"], name=op.f("candidates_other_fkey")),
         sa.PrimaryKeyConstraint("one", "other", name=op.f("candidates_pkey")),
     )
-    # The assignments made before this table existed.
+    # Store the assignments that were made before this table existed.
     op.execute("""
         INSERT INTO decisions (listing, asset, method, confidence, decided_by, decided_at)
         SELECT id, asset, method, confidence, 'resolver', created_at FROM listings ORDER BY id

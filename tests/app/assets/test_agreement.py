@@ -28,7 +28,7 @@ def test_prices_of_the_same_time_are_compared_and_an_outlier_is_flagged(api: Fla
     assert [price["source"] for price in euro["stale"]] == ["coinpaprika"]
     assert (dollar["median"], dollar["agrees"]) == ("101", False)
     assert dollar["spread"] == pytest.approx(6 / 101)
-    assert {price["source"]: price["is_outlier"] for price in dollar["said"]} == {
+    assert {price["source"]: price["is_outlier"] for price in dollar["prices"]} == {
         "coingecko": False,
         "coinpaprika": False,
         "csv_history": True,
@@ -40,7 +40,7 @@ def test_prices_within_the_limit_agree(api: FlaskClient, rows: Rows) -> None:
         rows.quote(rows.listing("bitcoin", source), NOON, price)
     [dollar] = get(api, "/assets/bitcoin/agreement")["data"]
     assert (dollar["sources"], dollar["agrees"], dollar["stale"]) == (2, True, [])
-    assert [price["off"] for price in dollar["said"]] == [pytest.approx(-0.5 / 100.5), pytest.approx(0.5 / 100.5)]
+    assert [price["off"] for price in dollar["prices"]] == [pytest.approx(-0.5 / 100.5), pytest.approx(0.5 / 100.5)]
 
 
 def test_an_unknown_asset_is_a_404_and_one_without_quotes_has_nothing_to_compare(api: FlaskClient, rows: Rows) -> None:

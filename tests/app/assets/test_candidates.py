@@ -17,6 +17,6 @@ def test_candidates_are_listed_page_by_page(api: FlaskClient, engine: Engine, ro
     rematch_assets(engine, {})
     first = api.get("/candidates?limit=2").json
     rest = api.get(f"/candidates?limit=2&cursor={first['pagination']['next_cursor']}").json
-    pairs = [(row["one"], row["other"]) for row in [*first["data"], *rest["data"]]]
+    pairs = [(row["older"], row["newer"]) for row in [*first["data"], *rest["data"]]]
     assert pairs == [(f"acme-rockets-{number}", f"acme-{number}") for number in range(3)]
     assert first["data"][0]["evidence"]["alike"] == "symbol_and_part_of_name"

@@ -55,7 +55,7 @@ def test_listings_are_split_off_and_pinned(api: FlaskClient, token: dict[str, st
     listings = [{"source": "coinpaprika", "source_asset_id": "bitcoin"}]
     remaining = decide(api, token, "/assets/bitcoin/split", listings=listings)
     assert listing_names(remaining) == ["coingecko:bitcoin"]
-    assert remaining["made"] == "bitcoin-btc"
+    assert remaining["new_asset"] == "bitcoin-btc"
     assert listing_names(api.get("/assets/bitcoin-btc").json) == ["coinpaprika:bitcoin"]
     pinned = decide(api, token, "/assets/bitcoin-two/pin", listings=listings)
     assert listing_names(pinned) == ["coingecko:bitcoin-two", "coinpaprika:bitcoin"]

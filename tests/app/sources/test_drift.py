@@ -48,7 +48,7 @@ def insert_drift(rows: Rows, **values: Any) -> None:
 def test_fields_and_their_changes_are_listed(api: FlaskClient, rows: Rows) -> None:
     insert_drift(rows)
     drift = get(api, "/sources/coingecko/drift")
-    assert drift["shapes"] == [
+    assert drift["profiles"] == [
         {
             "format": "",
             "version": 2,
@@ -79,7 +79,7 @@ def test_fields_and_their_changes_are_listed(api: FlaskClient, rows: Rows) -> No
     rest = get(api, "/sources/coingecko/drift", limit=1, cursor=first["pagination"]["next_cursor"])
     assert [change["kind"] for change in first["data"] + rest["data"]] == ["renamed", "new"]
     assert [change["kind"] for change in get(api, "/sources/coingecko/drift", state="waiting")["data"]] == ["renamed"]
-    assert get(api, "/sources/coinpaprika/drift")["shapes"] == []
+    assert get(api, "/sources/coinpaprika/drift")["profiles"] == []
 
 
 def test_the_first_person_to_accept_a_change_is_recorded(api: FlaskClient, rows: Rows, token: dict[str, str]) -> None:
@@ -88,9 +88,9 @@ def test_the_first_person_to_accept_a_change_is_recorded(api: FlaskClient, rows:
     for by in ("ann", "bob"):
         response = api.post(f"/sources/coingecko/drift/{change}/accept", json={"by": by}, headers=token)
         assert (response.status_code, (response.json or {})["accepted_by"]) == (200, "ann")
-    [shape] = get(api, "/sources/coingecko/drift")["shapes"]
-    assert shape["version"] == 3
-    missing_shares = {field["field"]: field["missing_share"] for field in shape["fields"]}
+    [profile] = get(api, "/sources/coingecko/drift")["profiles"]
+    assert profile["version"] == 3
+    missing_shares = {field["field"]: field["missing_share"] for field in profile["fields"]}
     assert missing_shares["usd"] == 0.0
     assert missing_shares["price"] > 0.02
 

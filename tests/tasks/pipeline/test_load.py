@@ -18,7 +18,7 @@ from tasks.pipeline.load import MAX_LISTINGS_PER_PAGE, pass_fence
 from tasks.runs.claims import ClaimLost
 from tasks.runs.leases import Cancelled, LeaseLost
 from tasks.runs.requests import request_cancel
-from tasks.runtime.safe_text import MAX_DETAIL
+from tasks.runtime.safe_text import MAX_DETAIL_CHARS
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters
 from tests.tasks.pipeline.conftest import OpenRunOf
@@ -185,15 +185,15 @@ def test_a_nul_and_a_broken_character_in_a_mappings_error_cost_no_page(bench: Be
 
 def test_a_megabyte_in_a_mappings_error_is_stored_shortened(bench: Bench) -> None:
     detail = stored_detail(bench, normalize=fail_with("x" * 2**20))
-    assert len(detail) == MAX_DETAIL
+    assert len(detail) == MAX_DETAIL_CHARS
     assert detail.startswith("the mapping of canned failed: xxx")
 
 
 def test_a_parse_error_longer_than_the_limit_is_stored_shortened(bench: Bench) -> None:
     [secret, *_] = secrets_in(os.environ)
-    unreadable = Reject("", "unreadable", f"expected 4 cells, got \x00 {secret} {'y' * MAX_DETAIL}", item="a;b")
+    unreadable = Reject("", "unreadable", f"expected 4 cells, got \x00 {secret} {'y' * MAX_DETAIL_CHARS}", item="a;b")
     detail = stored_detail(bench, parse=lambda _: [item(0), unreadable])
-    assert len(detail) == MAX_DETAIL
+    assert len(detail) == MAX_DETAIL_CHARS
     assert detail.startswith("expected 4 cells, got ")
     assert detail.endswith("yyy")
     assert secret not in detail

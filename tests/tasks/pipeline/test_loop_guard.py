@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 from sources.contract import Http, Page, Source, TerminalError, TransientError, Window
 from sources.http.json_body import read_json
-from tasks.pipeline.loop_guard import MAX_QUOTED_CHARACTERS, LoopGuard
+from tasks.pipeline.loop_guard import MAX_QUOTED_CHARS, LoopGuard
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
 from tests.tasks.pipeline.conftest import OpenRun, OpenRunOf
@@ -318,7 +318,7 @@ def test_the_error_quotes_the_beginning_of_a_long_request(bench: Bench, open_run
     guard.check(page, run.preparer.normalize(page))
     with pytest.raises(TransientError) as stuck:
         guard.check(page, run.preparer.normalize(page))
-    quoted = json.dumps({"ids": "x" * 1000})[:MAX_QUOTED_CHARACTERS]
+    quoted = json.dumps({"ids": "x" * 1000})[:MAX_QUOTED_CHARS]
     assert stuck.value.detail.endswith(f"while it repeats the request {quoted}…")
     assert stuck.value.code == "cursor_stuck"
 

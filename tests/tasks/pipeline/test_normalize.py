@@ -18,7 +18,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
 from tasks.drift.changes import Change
 from tasks.drift.policy import PageDrift
-from tasks.pipeline.normalize import MAX_ITEM_CHARACTERS, SAMPLE_ITEMS, SAMPLE_ROWS, NormalizedPage, normalize_page
+from tasks.pipeline.normalize import MAX_ITEM_CHARS, SAMPLE_ITEMS, SAMPLE_ROWS, NormalizedPage, normalize_page
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters
 from tests.upstreams import FETCHED, OBSERVED, canned, item
@@ -150,8 +150,8 @@ def test_numbers_and_times_may_be_python_objects_as_well_as_text() -> None:
 
 
 def test_a_long_rejected_item_is_shortened() -> None:
-    [reject] = normalize(item(0, price="x", note="y" * MAX_ITEM_CHARACTERS)).rejects
-    assert len(reject.item) == MAX_ITEM_CHARACTERS
+    [reject] = normalize(item(0, price="x", note="y" * MAX_ITEM_CHARS)).rejects
+    assert len(reject.item) == MAX_ITEM_CHARS
     assert reject.item.startswith('{"source_asset_id": "coin-0"')
 
 

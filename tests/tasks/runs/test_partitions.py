@@ -12,7 +12,7 @@ from sources.contract import Http, Page, Source, TerminalError, TransientError, 
 from tasks.runs.claims import Claim
 from tasks.runs.leases import release_lease, take_lease
 from tasks.runs.partitions import find_unleased_partition
-from tasks.runtime.safe_text import MAX_DETAIL
+from tasks.runtime.safe_text import MAX_DETAIL_CHARS
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
@@ -122,7 +122,7 @@ def test_unreadable_partitions_that_do_not_fit_into_the_error_are_counted(bench:
         raise TerminalError("x" * 200, code="file_unreadable")
 
     run = bench.ingest(replace(canned(partitions=partitions), fetch=fetch))
-    assert len(run["error_detail"]) <= MAX_DETAIL
+    assert len(run["error_detail"]) <= MAX_DETAIL_CHARS
     count = run["error_detail"].count(".csv: xxx")
     assert 5 < count < 12
     assert run["error_detail"].endswith(f"; and {100 - count} more")

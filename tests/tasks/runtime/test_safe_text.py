@@ -6,7 +6,7 @@ import pytest
 
 from sources.contract import TransientError
 from tasks.runtime import logs
-from tasks.runtime.safe_text import MAX_DETAIL, safe_text
+from tasks.runtime.safe_text import MAX_DETAIL_CHARS, safe_text
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
@@ -25,8 +25,8 @@ def test_a_secret_is_removed_even_where_the_text_is_cut(monkeypatch: pytest.Monk
     monkeypatch.setenv("COINGECKO_API_KEY", "the-key-of-coingecko")
     logs._redactor.cache_clear()
     try:
-        text = safe_text("x" * (MAX_DETAIL - 10) + "the-key-of-coingecko")
+        text = safe_text("x" * (MAX_DETAIL_CHARS - 10) + "the-key-of-coingecko")
     finally:
         monkeypatch.undo()
         logs._redactor.cache_clear()
-    assert text == "x" * (MAX_DETAIL - 10) + "[hidden]"
+    assert text == "x" * (MAX_DETAIL_CHARS - 10) + "[hidden]"

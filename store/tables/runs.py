@@ -1,0 +1,151 @@
+"""Declare the tables of sources, runs and checkpoints, and of the state of the service."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base, in_list
+
+RUN_KINDS = ("live", "backfill", "replay")
+
+# Each status, its meaning, and the statuses that can follow.
+RUN_STATUSES = (
+    "queued",  # requested, between two slices, or requeued by the reconciler → running, cancelled
+    "running",  # a worker has claimed it → queued, waiting, succeeded, partial, failed, cancelled
+    "waiting",  # cannot continue before next_attempt_at; waiting_reason says why → running, cancelled
+    "succeeded",  # final: every item became a quote
+    "partial",  # final: finished, but some items are rejects
+    "failed",  # final: failed with error_code; committed pages stay
+    "cancelled",  # final: cancelled on request; committed pages stay
+)
+UNFINISHED = ("queued", "running", "waiting")
+UNJUDGED = "judged_at IS NULL AND kind = 'live' AND status IN ('succeeded', 'partial', 'failed')"
+
+
+class SourceRow(Base):
+    """The state of a source. Everything else about it is declared in code."""
+
+    __tablename__ = "sources"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_until: Mapped[datetime | None]
+    paused_reason: Mapped[str | None]
+    # Number of upstream calls in the UTC month that starts on budget_month.
+    budget_month: Mapped[date | None]
+    budget_used: Mapped[int] = mapped_column(server_default="0")
+    # The circuit breaker (tasks/upstream/circuit_breaker.py): the number of consecutive failures, the time when it
+    # opened, and the time until which only one worker may send the trial request.
+    breaker_failures: Mapped[int] = mapped_column(server_default="0")
+    breaker_opened_at: Mapped[datetime | None]
+    breaker_probe_until: Mapped[datetime | None]
+    # The newest slot that got a run or was skipped. After an outage, catching up starts at the next slot.
+    last_slot: Mapped[datetime | None]
+    # Rows that retention has dropped so far (tasks/archive/retention.py), counted in the same transactions.
+    quotes_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    bodies_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class RunRow(Base):
+    """One ingestion of one source, from its request to its end. The id is also the Celery task id."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint(in_list("kind", RUN_KINDS), name="kind"),
+        CheckConstraint(in_list("status", RUN_STATUSES), name="status"),
+        UniqueConstraint("source", "scheduled_for"),
+        Index(
+            "runs_one_of_a_kind_per_source",
+            "source",
+            "kind",
+            unique=True,
+            postgresql_where=text(f"kind IN ('live', 'replay') AND {in_list('status', UNFINISHED)}"),
+        ),
+        Index("runs_unfinished", "status", postgresql_where=text(in_list("status", UNFINISHED))),
+        Index(None, "requested_at", "id"),
+        Index(None, "source", "requested_at"),
+        Index("runs_unjudged", "finished_at", postgresql_where=text(UNJUDGED)),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
+    kind: Mapped[str]
+    status: Mapped[str]
+    # For a live run, full_refresh: start without a cursor. For a replay, the selection of pages
+    # (tasks/archive/stored_pages.py).
+    parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    scheduled_for: Mapped[datetime | None]
+    requested_by: Mapped[str]
+    requested_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    request_id: Mapped[str | None]
+    traceparent: Mapped[str | None]
+    # Number of slices that started. A slice may change its run only while it holds the newest claim.
+    claims: Mapped[int] = mapped_column(server_default="0")
+    claimed_at: Mapped[datetime | None]
+    # Starts and waits since the last committed page. Slices that ended cleanly do not count.
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    waits: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime | None]
+    waiting_reason: Mapped[str | None]
+    published_at: Mapped[datetime | None]
+    # Number of publications since the last claim. Each one doubles the time until the next.
+    publish_count: Mapped[int] = mapped_column(server_default="0")
+    cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error_detail: Mapped[str | None]
+    # The run's measured figures, and when they were compared with earlier runs (tasks/anomalies/judge.py).
+    figures: Mapped[dict[str, Any] | None]
+    judged_at: Mapped[datetime | None]
+
+
+class CheckpointRow(Base):
+    """The position where the next fetch of a partition starts, and the slice that may advance it."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index(None, "lease_run"),)
+
+    source: Mapped[str] = mapped_column(ForeignKey("sources.name"), primary_key=True)
+    partition: Mapped[str] = mapped_column(primary_key=True)
+    cursor: Mapped[dict[str, Any] | None]
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    lease_run: Mapped[uuid.UUID | None]
+    # The slice that holds the lease, directly or through an assistant, as its value of runs.claims.
+    lease_claim: Mapped[int | None]
+    # The fencing token. Each new lease increases it, and the holder of an older token can no longer write.
+    lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    lease_expires: Mapped[datetime | None]
+    # The last run that read the partition to its end.
+    done_by: Mapped[uuid.UUID | None]
+    # The last run that could not read the partition, the time, and the error: {"code", "detail", "pause"}. If done_by
+    # is the same run, that run gave up on the partition.
+    failed_by: Mapped[uuid.UUID | None]
+    failed_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class IdempotencyKeyRow(Base):
+    """The response of `POST /runs` to a request with an Idempotency-Key."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "expires_at"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[bytes]
+    response: Mapped[list[Any]] = mapped_column("answer")
+    expires_at: Mapped[datetime]
+
+
+class HeartbeatRow(Base):
+    """The last heartbeat of a component. Beat records one at each tick, and a worker when it consumes a canary."""
+
+    __tablename__ = "heartbeats"
+
+    part: Mapped[str] = mapped_column(primary_key=True)
+    beaten_at: Mapped[datetime]
