@@ -27,7 +27,7 @@ from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 log = structlog.get_logger()
 
 ASSIST_SECONDS = 20.0
-"""Seconds after which an assistant ends and queues again, behind the runs that wait for a worker."""
+"""Seconds after which an assistant ends. A new assistant is then queued behind the runs that wait for a worker."""
 
 
 @celery.task(

@@ -51,7 +51,7 @@ celery.conf.update(
         # Detect that Redis vanished without closing its connections. An API request waits at most 0.8 s to connect.
         "socket_timeout": 10,
         "socket_connect_timeout": 0.8,
-        # Publishing must not block until Redis is back.
+        # Publish without retries, so that publishing does not block while Redis is down.
         "max_retries": 0,
         "socket_keepalive": True,
         "health_check_interval": 10,

@@ -42,7 +42,7 @@ from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 log = structlog.get_logger()
 
 MAX_FAILURE_WAIT = 900.0
-"""Maximum seconds between two attempts of a run whose upstream fails. Up to that, the wait doubles each time."""
+"""Maximum seconds between two attempts of a run whose upstream fails. The wait doubles each time, up to this."""
 
 RETRY_INTERVAL = 2.0
 """Seconds between two deliveries of a message while the database does not respond."""

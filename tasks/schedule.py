@@ -2,7 +2,8 @@
 
 The database's clock decides which slot is current. Hosts' clocks and time zones do not matter. A slot is missed if beat
 or the database was down, the source was paused, or the database's clock jumped ahead. The source's `catch_up` policy
-decides whether a missed slot gets a run or is skipped. A slot is dropped if the source has an unfinished live run.
+decides whether a missed slot gets a run or is skipped. If the source has an unfinished live run, its slot is dropped
+or, under the policy `all`, postponed.
 
 The database stores the last slot of each source that was requested, skipped or dropped. Several beats may therefore
 run at once, and a restarted beat continues after that slot.
@@ -114,8 +115,8 @@ class SlotScheduler(Scheduler):
 class DueSlots(NamedTuple):
     """The slots of a source that get a run, oldest first.
 
-    after:   the slot before the first of them. It was requested, dropped or skipped, or is to be skipped.
-    skipped: the number of missed slots that are to be skipped.
+    after:   the slot before the first of them. The caller must record it, if it is not recorded yet.
+    skipped: the number of missed slots to skip.
     """
 
     slots: list[datetime]

@@ -87,7 +87,7 @@ class Diff:
 def diff(engine: Engine, source: Source, parameters: ReplayParameters, clock_skew: float) -> Diff:
     """Return the changes that a replay would make. Raise the errors of `source.parse` for an unreadable body.
 
-    clock_skew: maximum seconds between the fetch of a page and a later observation in it.
+    clock_skew: seconds that an observation may be later than the fetch of its page.
     """
     comparison = _Comparison(with_history(source), clock_skew)
     with engine.connect().execution_options(postgresql_readonly=True) as connection:

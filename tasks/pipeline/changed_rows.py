@@ -77,7 +77,7 @@ def _values(rows: CopyRows) -> list[str]:
 
 
 def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
-    """Return the stored rows within the spans of these rows, or None if there are far more of them than of these rows.
+    """Return the stored rows within the spans of these rows, or None if there are too many to compare.
 
     The column `has_more` is true if the stored row has a value in a column that these rows lack.
     """

@@ -27,8 +27,9 @@ def commit_page(
     rows: CopyRows,
     deadline: float,
 ) -> tuple[int, Counters]:
-    """Load a page in one transaction, and retry the whole transaction. Return the page's number and counters.
+    """Load a page in one transaction. Return the page's number and counters.
 
+    The whole transaction is retried after a transient error.
     deadline: the time after which no retry starts (monotonic seconds). Raise the errors of pass_fence and load_page.
 
     If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed. Each page

@@ -16,10 +16,10 @@ from sources.record import VALUE_FIELDS
 from tasks.pipeline.quote_frame import QuoteFrame
 
 SPAN_COLUMNS = {"listings": "listing_id", "since": "since", "until": "until"}
-"""The column of each query parameter for spans."""
+"""The query parameters for spans, and the column of each parameter."""
 
-# Postgres parses short times faster. A time without seconds takes a third as long to parse. A blank instead of the T
-# saves a quarter.
+# Postgres parses short times faster. A time without seconds takes a third as long to parse. A space instead of the T
+# saves a quarter of the time.
 MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%d %H:%M:%S%.6fZ"
 
 

@@ -144,8 +144,8 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     if version is None:
         raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
     # Lock the run until the commit, so that no other process ends or requeues it in between. Assistants take no lock.
-    # Ending or requeueing the run also ends their leases, which waits for their pages anyway. Many shared locks could
-    # delay the end of the run forever.
+    # Ending or requeueing the run also ends their leases, and so waits for their pages. Many shared locks could delay
+    # the end of the run forever.
     lock = "" if lease.claim.assists else "FOR SHARE"
     run = connection.execute(
         text(f"""

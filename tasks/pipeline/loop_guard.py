@@ -146,7 +146,7 @@ def _last_page(engine: Engine, lease: Lease) -> Page | None:
 
 
 def _times(value: Any) -> Iterator[datetime]:
-    """Yield every time in a cursor: every text that is a time with a UTC offset."""
+    """Yield the times in a cursor. A time is a text with a UTC offset."""
     if isinstance(value, str):
         with suppress(ValueError):
             at = datetime.fromisoformat(value)

@@ -73,7 +73,7 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     Columns are validated as a whole. Items that remain undecided are then validated one by one. If two items are quotes
     of one listing at one instant, the later item is used.
 
-    clock_skew: maximum seconds between the fetch and a later observation.
+    clock_skew: seconds that an observation may be later than the fetch.
     Raise the errors of `examine`, and those of `source.parse` for an unreadable body.
     """
     latest = page.fetched_at + timedelta(seconds=clock_skew)
@@ -153,7 +153,7 @@ def _time(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return a text unchanged. Raise TypeError for other types, and ValueError for text that is not valid UTF-8."""
+    """Return a text unchanged. Raise TypeError for other types, ValueError for text that UTF-8 cannot encode."""
     if value is None:
         return None
     if type(value) is not str:

@@ -44,7 +44,7 @@ class PagePreparer:
         clock: Callable[[], datetime],
         http: HttpClient,
     ):
-        """Create a preparer. source: adapted to the kind of run. clock: returns the database's time."""
+        """Create a preparer. source: the source, adapted to the kind of run. clock: returns the database's time."""
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock, self._http = clock, http
         self._mapping = mapping_fingerprint(source)

@@ -73,7 +73,7 @@ class QuoteFrame:
 
 
 def _as_frame(single_quotes: Sequence[tuple[int, Quote]], first: int) -> pl.DataFrame:
-    """Return the quotes as a frame like a validated frame. first: the index of the first quote's listing."""
+    """Return the quotes as a frame with the columns of a validated frame. first: index of the first quote's listing."""
     rows = [
         [index, listing, quote.observed_at, *(_text(getattr(quote, name)) for name in VALUE_FIELDS)]
         for listing, (index, quote) in enumerate(single_quotes, first)

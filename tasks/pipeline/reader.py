@@ -124,7 +124,7 @@ class PageReader:
             self._preparer.reset_drift()
 
     def _first_cursor(self, partition: str, checkpoint: Cursor | None) -> Cursor | None:
-        """Return the first cursor to read: the checkpoint's, or None at the beginning of a full refresh."""
+        """Return the cursor to start at: the checkpoint's, or None at the beginning of a full refresh."""
         return None if self._begins_full_refresh(partition) else checkpoint
 
     def _begins_full_refresh(self, partition: str) -> bool:

@@ -124,7 +124,7 @@ def _is_timeless(page: Page, normalized: NormalizedPage) -> bool:
 
 
 def delete_unrequested(engine: Engine, lease: Lease) -> None:
-    """Delete the validators of a partition whose requests this run did not send.
+    """Delete a partition's validators for requests that this run did not send.
 
     If a source's requests contain a time, it never repeats a request. Its validators would accumulate without limit.
     """
@@ -149,7 +149,7 @@ def _lock_validators(connection: Connection, lease: Lease) -> None:
 
 
 def mapping_fingerprint(source: Source) -> bytes:
-    """Return a fingerprint of the code that reads the source's bodies: version, shared modules and its modules."""
+    """Return a fingerprint of the code that reads the source's bodies: version, shared and own modules."""
     own = {function.__module__ for function in (source.fetch, source.parse, source.normalize)}
     files = [file for name in sorted(own) if (file := getattr(sys.modules.get(name), "__file__", None))]
     return hashlib.sha256(b"".join([VERSION.encode(), *map(_digest, _SHARED), *map(_digest, files)])).digest()

@@ -54,7 +54,7 @@ class BackfillParameters:
     def spans(self, max_span: timedelta, now: datetime) -> list[Span]:
         """Return the spans to fetch, newest first, each at most `max_span` long.
 
-        All backfills start their spans at the same instants, so that a backfill recognizes the spans of an earlier one.
+        All backfills divide time at the same instants, so that a backfill recognizes the spans of an earlier backfill.
         The newest span ends with the current day at the latest, so that all slices of a run have the same spans.
         """
         tomorrow = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
@@ -71,7 +71,7 @@ class ReplayParameters:
     """The stored pages of a source to replay. Default: all pages.
 
     rejected:                 only pages with quarantined rejects.
-    code, field:              only pages with quarantined rejects that have this code or field in a reason.
+    code, field:              with `rejected`, the code or field that a reason of a reject must have.
     run:                      only pages that this run fetched.
     fetched_from, fetched_to: only pages fetched in this period. Its end is excluded.
     body:                     only pages with this body (SHA-256, hexadecimal).

@@ -90,7 +90,7 @@ def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
 
 
 def _lock_checkpoints(connection: Connection, run: RowMapping) -> bool:
-    """Lock the run's checkpoints, so that none of its pages can be committed. Return False if a page is in a commit."""
+    """Lock the run's checkpoints, so that no page can be committed. Return False if a page is being committed."""
     all_locked: bool = connection.execute(
         text("""
             SELECT count(*) = (SELECT count(*) FROM checkpoints WHERE lease_run = :run)

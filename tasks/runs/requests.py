@@ -104,7 +104,7 @@ def request_runs(
 
 
 def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
-    """Cancel an unfinished run, immediately or, if a worker has claimed it, before its next page is committed.
+    """Cancel an unfinished run. If a worker has claimed it, the run ends before its next page is committed.
 
     Return the run's new status, or None if there is no such run.
     """
@@ -129,7 +129,7 @@ def insert_run(
     """Insert a queued run, or return the existing run that matches the request. Raise RunConflict.
 
     origin: the origin of the request: requested_by, request_id and traceparent.
-    slot:   the slot of a scheduled run. Only a run of this slot then matches the request.
+    slot:   the slot of a scheduled run. If set, only a run of this slot matches the request.
     """
     connection.execute(
         text("INSERT INTO sources (name) VALUES (:source) ON CONFLICT DO NOTHING"), {"source": request.source}

@@ -32,7 +32,7 @@ def request_slot(
 ) -> SlotResult:
     """Create the run of a slot and record the slot, both or neither. The caller publishes the run.
 
-    after:    the last recorded slot that the caller read. If another slot is recorded now, nothing is changed.
+    after:    the last recorded slot that the caller read. If another slot is recorded by now, change nothing.
     postpone: postpone the slot if the source has an unfinished live run, instead of dropping it.
     """
     origin = {"requested_by": "schedule", "request_id": None, "traceparent": None}

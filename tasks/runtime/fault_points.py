@@ -29,7 +29,7 @@ _FOLDER = os.environ.get("KASPARRO_FAULTS")
 
 
 def reach(point: Point) -> None:
-    """If the fault point is armed, send its signal to this process."""
+    """Send the fault point's signal to this process, if the fault point is armed."""
     if _FOLDER is not None:
         _fire(Path(_FOLDER) / point)
 

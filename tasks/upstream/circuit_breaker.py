@@ -91,7 +91,7 @@ class CircuitBreaker:
             self._update(_CLOSE)
 
     def withdraw(self) -> None:
-        """Withdraw the allowed request, which will not be made, so that another worker may make the trial."""
+        """Withdraw a request that will not be made, so that another worker may make the trial."""
         if self._trial is not None:
             self._update(_WITHDRAW_TRIAL)
 

@@ -18,10 +18,10 @@ from sources.http.client import CONNECT_TIMEOUT
 from tasks.upstream.circuit_breaker import CircuitBreaker
 
 MINUTE = 60.0
-"""Seconds."""
+"""One minute, in seconds."""
 
 MAX_COUNTING_SECONDS = 1.0
-"""A call is not made if counting it took longer, because the call would fall into a later minute."""
+"""Maximum seconds to count a call. A slower call is not made, because it would fall into a later minute."""
 
 LEEWAY = MAX_COUNTING_SECONDS + CONNECT_TIMEOUT
 """Maximum seconds between counting a call and its arrival. The window is longer than a minute by this."""
