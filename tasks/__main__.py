@@ -1,4 +1,4 @@
-"""Run a command on the service's host: `python -m tasks replay | decide`. The API offers the same."""
+"""Run a command on the service's host: `python -m tasks replay | decide`. The API can do the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     try:
-        # The import reads the settings.
+        # Importing a command reads the settings, which can be invalid.
         return int(import_module(f"tasks.cli.{options.command}_command").main(options.arguments))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")

@@ -1,4 +1,4 @@
-"""Assist another worker's slice: take partitions of its run. An assistant never moves the run.
+"""Assist another worker's slice: ingest partitions of its run. An assistant never changes the state of the run.
 
 The slice itself ingests every partition that an assistant does not finish.
 """
@@ -27,7 +27,7 @@ from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 log = structlog.get_logger()
 
 ASSIST_SECONDS = 20.0
-"""Seconds after which an assistant ends and queues again, behind the runs that wait for a worker."""
+"""Seconds after which an assistant ends. A new assistant is then queued behind the runs that wait for a worker."""
 
 
 @celery.task(
@@ -36,7 +36,7 @@ ASSIST_SECONDS = 20.0
     time_limit=get_settings().task_hard_limit,
 )
 def assist(run: str = "", number: int = 0, *_: Any, **__: Any) -> None:
-    """Assist a slice of a run. number: the slice's claim number; nothing is done if the run has another one by now."""
+    """Assist a slice of a run. Do nothing if the slice has ended. number: the claim number of the slice."""
     try:
         run_id, claim_number = uuid.UUID(run), int(number)
     except (ValueError, TypeError, AttributeError):
@@ -71,7 +71,7 @@ def _assist(run: uuid.UUID, number: int) -> None:
             if not is_stopping():
                 call_assistants(claim, 1)
         except Cancelled:
-            pass  # the slice ends the run
+            pass  # the assisted slice ends the run
         except TransientError as error:
             log.warning("partition_waiting", code=error.code, reason=error.detail)
         except SoftTimeLimitExceeded:

@@ -1,4 +1,4 @@
-"""Configure the Celery app. Redis only carries messages. Runs are stored in Postgres, so any message may be lost."""
+"""Configure the Celery app. Runs are stored in Postgres and Redis only carries messages, so any message may be lost."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ try:
 except SettingsError as error:
     sys.exit(str(error))
 
-# Seconds. Longer than the one second for which Redis blocks when it has no message: the same connections also read.
+# Seconds. The same connections also read messages, and a read without a message blocks for one second. The timeout
+# must be longer than that.
 PUBLISHING_OPTIONS = {"socket_timeout": 1.5}
 
 
 class Service(Celery):
-    """Celery with short timeouts for publishing. If Redis hangs, the reconciler publishes later."""
+    """A Celery app with short timeouts for publishing. If Redis hangs, the reconciler publishes the message later."""
 
     events_cls = "tasks.runtime.celery_consumer:SingleAttemptEvents"
 
@@ -40,26 +41,26 @@ celery.conf.update(
     broker_connection_retry_on_startup=True,
     # Celery's default of 100 retries ends within an hour. Redis may be down for longer.
     broker_connection_max_retries=None,
-    # Wait for a Redis that refuses to write (full or read-only), instead of ending the worker.
+    # If Redis is full or read-only and refuses writes, the worker waits instead of exiting.
     broker_channel_error_retry=True,
     broker_transport_options={
         "visibility_timeout": settings.visibility_timeout,
-        # Check for a dead worker's messages every 5 seconds; kombu's default takes up to 100.
+        # Check for messages of dead workers every 5 seconds. With kombu's defaults, this takes up to 100 seconds.
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
-        # Notice a Redis that vanished without closing its connections. A request waits at most 0.8 s for it.
+        # Detect that Redis vanished without closing its connections. An API request waits at most 0.8 s to connect.
         "socket_timeout": 10,
         "socket_connect_timeout": 0.8,
-        # Publishing must not wait for Redis to return.
+        # Publish without retries, so that publishing does not block while Redis is down.
         "max_retries": 0,
         "socket_keepalive": True,
         "health_check_interval": 10,
     },
-    # Acknowledge a message after its slice, so that the message of a killed worker is delivered again.
+    # Acknowledge a message after its slice, so that Redis delivers the message of a killed worker again.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
-    # The `runs` table has the results. A result backend would block publishing for 19 s while Redis is down.
+    # The table `runs` stores the results. A result backend would block publishing for 19 s while Redis is down.
     result_backend=None,
     task_ignore_result=True,
     task_serializer="json",
@@ -71,7 +72,7 @@ celery.conf.update(
     worker_consumer="tasks.runtime.celery_consumer:ResilientConsumer",
     worker_send_task_events=True,
     task_send_sent_event=True,
-    # Restart processes from time to time, to return memory that parsers fragmented.
+    # Restart each process after this many tasks, to free memory that parsers fragmented.
     worker_max_tasks_per_child=200,
     beat_scheduler="tasks.schedule:SlotScheduler",
     beat_max_loop_interval=5,

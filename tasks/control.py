@@ -29,7 +29,7 @@ MAX_QUEUED_MESSAGES = 100
 
 @celery.task(name="kasparro.reconcile", soft_time_limit=60, time_limit=90)
 def reconcile_runs(**_: Any) -> None:
-    """Settle abandoned runs, publish due ones, and send a canary through the ingest queue."""
+    """Settle abandoned runs, publish due runs, and send a canary through the ingest queue."""
     if reconcile(worker_engine(), get_settings()):
         send_heartbeat("control")
     try:
@@ -40,7 +40,7 @@ def reconcile_runs(**_: Any) -> None:
 
 @celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
 def retain(**_: Any) -> None:
-    """Delete a batch of expired quotes and bodies. The next turn continues."""
+    """Delete a batch of expired quotes and bodies. The next call deletes the next batch."""
     delete_expired(worker_engine(), get_settings())
 
 
@@ -69,14 +69,14 @@ def rematch(**_: Any) -> None:
 
 @celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
 def look_again(**_: Any) -> None:
-    """Rematch assets. Before 0.1.0 the task had this name, and a beat of that version still sends it."""
+    """Rematch assets. The task had this name before 0.1.0, and a beat of such a version still sends it."""
     rematch()
 
 
 def send_canary() -> None:
-    """Send a canary, unless the ingest queue is long: if no worker consumes, canaries would pile up.
+    """Send a canary, unless the ingest queue is long. Otherwise canaries would pile up while no worker consumes.
 
-    An expiry on the message would depend on the clocks of two hosts.
+    The message has no expiry, because an expiry depends on the clocks of two hosts.
     """
     with celery.connection_for_write() as connection:
         if connection.default_channel.queue_declare("ingest").message_count < MAX_QUEUED_MESSAGES:
@@ -85,5 +85,5 @@ def send_canary() -> None:
 
 @celery.task(name="kasparro.canary", soft_time_limit=10, time_limit=20)
 def canary(**_: Any) -> None:
-    """Send a heartbeat, which proves that a worker consumes. A worker that answers pings may no longer consume."""
+    """Send a heartbeat, which proves that a worker consumes. A response to a ping would not prove that."""
     send_heartbeat("worker")

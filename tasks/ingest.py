@@ -1,4 +1,4 @@
-"""Work on a run for one slice: claim it, ingest its pages, and move it to its next state."""
+"""Process one slice of a run: claim the run, ingest pages, and move the run to its next state."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 log = structlog.get_logger()
 
 MAX_FAILURE_WAIT = 900.0
-"""Maximum seconds of the doubling wait between two attempts of a run whose upstream fails."""
+"""Maximum seconds between two attempts of a run whose upstream fails. The wait doubles each time, up to this."""
 
 RETRY_INTERVAL = 2.0
-"""Seconds between two attempts of a message while the database does not answer."""
+"""Seconds between two deliveries of a message while the database does not respond."""
 
 PAUSED_CHECK_INTERVAL = 86_400.0
-"""Seconds between two attempts of a run whose source is paused without an end."""
+"""Seconds between two attempts of a run whose source is paused indefinitely."""
 
 
 @celery.task(
@@ -57,7 +57,7 @@ PAUSED_CHECK_INTERVAL = 86_400.0
     time_limit=get_settings().task_hard_limit,
 )
 def ingest(run: str = "", *_: Any, **__: Any) -> None:
-    """Work on a run for one slice. Ignore further arguments: a newer version may have sent the message."""
+    """Process one slice of a run. Ignore further arguments, since a newer version may have sent the message."""
     try:
         run_id = uuid.UUID(run)
     except (ValueError, TypeError, AttributeError):
@@ -65,7 +65,7 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
         return
     engine, settings = worker_engine(), get_settings()
     if is_stopping():
-        raise HandBack(requeue=True)  # another worker takes it
+        raise HandBack(requeue=True)  # another worker processes it
     try:
         claim = claim_run(engine, run_id)
     except DATABASE_ERRORS as error:
@@ -97,7 +97,7 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
 def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     """Ingest one slice and move its run: requeue, postpone, complete, cancel or fail it.
 
-    Raise ClaimLost or LeaseLost. Raise the database's error if not even the move could be written; then the lease
+    Raise ClaimLost or LeaseLost. Raise the database's error if the move could not be written either. The lease then
     expires, and the reconciler settles the run.
     """
     try:
@@ -138,7 +138,7 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     except TerminalError as error:
         _fail(engine, claim, error.code, error.detail, error.pause)
     except SoftTimeLimitExceeded:
-        # The lease stays until it expires, and the attempt counts. So a page that always takes too long ends its run.
+        # The lease stays until it expires, and the attempt counts. A page that always takes too long ends its run.
         log.warning("slice_timed_out")
         raise
     except Exception as error:
@@ -162,12 +162,12 @@ def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: 
 
 
 def _wait_for_disk_space(engine: Engine, settings: Settings, claim: Claim, detail: str) -> None:
-    """Postpone the run and pause its source: other runs of it would fetch data that cannot be stored."""
+    """Postpone the run and pause its source. Other runs would fetch data that cannot be stored."""
     seconds, reason = settings.disk_full_pause, f"{DISK_FULL}: {detail}"
     try:
         with engine.begin() as connection:
             extend_pause(connection, claim.source, timedelta(seconds=seconds), reason)
-    finally:  # even if the pause could not be stored either
+    finally:  # even if the pause could not be stored
         postpone_run(engine, claim, reason, seconds=seconds, is_failure=False)
     log.error("run_waiting", code=DISK_FULL, reason=detail, wait_seconds=seconds)
 
@@ -194,9 +194,9 @@ def _wait(
     retry_after: float | None = None,
     is_failure: bool = True,
 ) -> None:
-    """Postpone the run by retry_after, or by RETRY_AFTER_FAILURE if that is None.
+    """Postpone the run by `retry_after` seconds. If that is None, postpone it by RETRY_AFTER_FAILURE.
 
-    After a failure, the wait doubles each time, and is at least retry_after. After MAX_WAITS waits, fail the run.
+    After a failure, the wait doubles each time and is at least `retry_after`. After MAX_WAITS waits, fail the run.
     """
     seconds = settings.retry_after_failure if retry_after is None else retry_after
     if is_failure:

@@ -1,9 +1,12 @@
 """Schedule runs: request one run for each slot of each source, and start the control tasks.
 
-The database's clock decides which slot is current. No host's clock and no time zone matters. A slot is missed if beat
+The database's clock decides which slot is current. Hosts' clocks and time zones do not matter. A slot is missed if beat
 or the database was down, the source was paused, or the database's clock jumped ahead. The source's `catch_up` policy
-decides what happens to missed slots. The database stores the newest answered slot of each source, so several beats
-may run at once, and a restarted beat continues where the last one stopped.
+decides whether a missed slot gets a run or is skipped. If the source has an unfinished live run, its slot is dropped
+or, under the policy `all`, postponed.
+
+The database stores the last slot of each source that was requested, skipped or dropped. Several beats may therefore
+run at once, and a restarted beat continues after that slot.
 """
 
 from __future__ import annotations
@@ -30,18 +33,18 @@ from tasks.runtime.heartbeats import record_heartbeat
 log = structlog.get_logger()
 
 MAX_CHECK_INTERVAL, BEHIND_CHECK_INTERVAL, MIN_CHECK_INTERVAL = 5.0, 1.0, 0.05
-"""Seconds until the next check of the slots. A check follows when the next slot starts, and at least every 5 seconds,
-because it also sends beat's heartbeat. While slots wait for a run to end, it follows after one second."""
+"""Seconds until the next check of the slots. Beat checks when the next slot starts, and at least every 5 seconds,
+because a check also records beat's heartbeat. While slots wait for a run to end, beat checks every second."""
 
 # Retention runs often and briefly, because it shares a worker with the reconciler.
 CONTROL_INTERVALS = {"kasparro.retain": 60.0, "kasparro.judge": 15.0, "kasparro.rematch": 300.0}
-"""Seconds between two turns of a control task."""
+"""Seconds between two executions of each control task."""
 
 SKIP_TOLERANCE = timedelta(minutes=1)
-"""How late a slot may be requested under the policy `skip`."""
+"""Maximum delay after which the policy `skip` still requests a slot."""
 
 MAX_CATCH_UP_SLOTS = 1000
-"""Missed slots that get a run under the policy `all`. Older ones are skipped."""
+"""Maximum number of missed slots that get a run under the policy `all`. Older slots are skipped."""
 
 MAX_QUEUED_CONTROL_TASKS = 10
 
@@ -51,8 +54,8 @@ SOURCE_STATES = "SELECT name, last_slot, paused_reason, paused_until FROM source
 class SlotScheduler(Scheduler):
     """Replace the scheduler of Celery's beat: check which slots are due, and start the control tasks.
 
-    Celery's own scheduler uses the host's clock: set back by an hour, it would send nothing for an hour. This one uses
-    a monotonic clock.
+    Celery's own scheduler uses the host's clock. If that clock is set back by an hour, Celery sends nothing for an
+    hour. This scheduler uses a monotonic clock.
     """
 
     def __init__(
@@ -63,27 +66,27 @@ class SlotScheduler(Scheduler):
         **kwargs: Any,
     ):
         self._engine, self._clock = engine, clock
-        # Both are due at once, so that a new service shows without delay that it works.
+        # Both are due immediately, so that a new service reports without delay that it works.
         self._next_check = self._next_sweep = clock()
-        self._next_turns = {task: clock() + interval for task, interval in CONTROL_INTERVALS.items()}
+        self._next_executions = {task: clock() + interval for task, interval in CONTROL_INTERVALS.items()}
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
-        """Add none of Celery's own entries."""
+        """Do nothing, since Celery's own entries are not used."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Do what is due. Return the seconds until the next tick. Never raise: beat must go on after any error."""
+        """Run everything that is due. Return the seconds until the next tick. Never raise: no error must stop beat."""
         if self._clock() >= self._next_check:
             interval = self._check_slots()
             self._next_check = self._clock() + interval
         if self._clock() >= self._next_sweep:
             self._next_sweep = self._clock() + get_settings().sweep_every
             self._send("kasparro.reconcile")
-        for task, due_at in self._next_turns.items():
+        for task, due_at in self._next_executions.items():
             if self._clock() >= due_at:
-                self._next_turns[task] = self._clock() + CONTROL_INTERVALS[task]
+                self._next_executions[task] = self._clock() + CONTROL_INTERVALS[task]
                 self._send(task)
-        return max(0.0, min(self._next_check, self._next_sweep, *self._next_turns.values()) - self._clock())
+        return max(0.0, min(self._next_check, self._next_sweep, *self._next_executions.values()) - self._clock())
 
     def _check_slots(self) -> float:
         try:
@@ -100,9 +103,9 @@ class SlotScheduler(Scheduler):
             log.exception("control_task_failed", task=task)
 
     def _count_queued_tasks(self) -> int:
-        """Count the waiting control tasks: without a control worker they pile up.
+        """Return the number of queued control tasks. They pile up if no control worker is running.
 
-        An expiry on each message would depend on the clocks of two hosts.
+        The messages have no expiry, because an expiry depends on the clocks of two hosts.
         """
         with self.app.connection_for_write() as connection:
             count: int = connection.default_channel.queue_declare("control").message_count
@@ -112,8 +115,8 @@ class SlotScheduler(Scheduler):
 class DueSlots(NamedTuple):
     """The slots of a source that get a run, oldest first.
 
-    after:   the slot before them, up to which all slots are answered or skipped.
-    skipped: the number of missed slots that get no run.
+    after:   the slot before the first of them. The caller must record it, if it is not recorded yet.
+    skipped: the number of missed slots to skip.
     """
 
     slots: list[datetime]
@@ -121,18 +124,19 @@ class DueSlots(NamedTuple):
     skipped: int = 0
 
 
-def list_due_slots(source: Source, answered: datetime | None, now: datetime) -> DueSlots:
-    """Return the slots that are due at `now`. answered: the newest slot that got a run or was skipped."""
+def list_due_slots(source: Source, last_slot: datetime | None, now: datetime) -> DueSlots:
+    """Return the slots that are due at `now`. last_slot: the last slot that was requested, skipped or dropped."""
     current = source.slot_at(now)
-    if answered is None or answered > now:  # the source is new, or the clock went back; do not wait for it
+    # The source is new, or the clock was set back. In both cases, the current slot is due.
+    if last_slot is None or last_slot > now:
         return DueSlots([current], current - source.every)
-    missed = (current - source.slot_at(answered)) // source.every
+    missed = (current - source.slot_at(last_slot)) // source.every
     count = min(missed, MAX_CATCH_UP_SLOTS if source.catch_up == "all" else 1)
     if source.catch_up == "skip" and now - current > SKIP_TOLERANCE:
         count = 0
     slots = [current - back * source.every for back in reversed(range(count))]
     skipped = missed - count
-    return DueSlots(slots, current - count * source.every if skipped else answered, skipped)
+    return DueSlots(slots, current - count * source.every if skipped else last_slot, skipped)
 
 
 def read_database_clock(connection: Connection) -> datetime:
@@ -145,7 +149,7 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = r
     """Request the runs that are due, for all sources that are not paused. Return the seconds until the next check."""
     with engine.connect() as connection:
         states = {row.name: row for row in connection.execute(text(SOURCE_STATES))}
-        # Read after the rows. Otherwise a slot that another beat answers in between seems to lie in the future.
+        # Read the clock after the rows. Otherwise a slot that another beat records in between could be after `now`.
         now = clock(connection)
     record_heartbeat(engine, "beat")
     runs: list[uuid.UUID] = []
@@ -156,7 +160,7 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = r
             continue
         intervals.append((source.slot_at(now) + source.every - now).total_seconds())
         try:
-            created, is_behind = _answer_slots(engine, source, state.last_slot if state else None, now)
+            created, is_behind = _request_next_slot(engine, source, state.last_slot if state else None, now)
         except Exception as error:
             if classify(error) is DatabaseError.CONNECTION_LOST:
                 raise
@@ -173,26 +177,26 @@ def _is_paused(state: Row[Any], now: datetime) -> bool:
     return state.paused_reason is not None and (state.paused_until is None or state.paused_until > now)
 
 
-def _answer_slots(
-    engine: Engine, source: Source, answered: datetime | None, now: datetime
+def _request_next_slot(
+    engine: Engine, source: Source, last_slot: datetime | None, now: datetime
 ) -> tuple[list[uuid.UUID], bool]:
-    """Request the next due slot. Return the run that was created, if any, and whether slots wait for a run to end."""
-    due = list_due_slots(source, answered, now)
-    if due.after != answered:
+    """Request the next due slot. Return the created run, if any, and whether slots wait for a run to end."""
+    due = list_due_slots(source, last_slot, now)
+    if due.after != last_slot:
         with engine.begin() as connection:
-            if not record_slot(connection, source.name, due.after, after=answered):
+            if not record_slot(connection, source.name, due.after, after=last_slot):
                 return [], False
         if due.skipped:
             log.warning("slots_skipped", source=source.name, count=due.skipped, until=due.after.isoformat())
-        answered = due.after
+        last_slot = due.after
     for slot in due.slots:
-        answer = request_slot(engine, source.name, slot, after=answered, postpone=source.catch_up == "all")
-        if answer.outcome in ("postponed", "outrun"):
-            return [], answer.outcome == "postponed"
+        result = request_slot(engine, source.name, slot, after=last_slot, postpone=source.catch_up == "all")
+        if result.outcome in ("postponed", "superseded"):
+            return [], result.outcome == "postponed"
         log.info(
-            f"slot_{answer.outcome}", source=source.name, slot=slot.isoformat(), run=answer.run and str(answer.run)
+            f"slot_{result.outcome}", source=source.name, slot=slot.isoformat(), run=result.run and str(result.run)
         )
-        if answer.run:
-            return [answer.run], slot != due.slots[-1]
-        answered = slot
+        if result.run:
+            return [result.run], slot != due.slots[-1]
+        last_slot = slot
     return [], False

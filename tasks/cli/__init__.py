@@ -1,1 +1,1 @@
-"""The commands of `python -m tasks`."""
+"""Implement the commands of `python -m tasks`."""

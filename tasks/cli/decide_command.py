@@ -1,4 +1,4 @@
-"""Decide which asset a listing belongs to: `python -m tasks decide merge|split|pin|undo`. The API offers the same."""
+"""Decide which asset a listing belongs to: `python -m tasks decide merge|split|pin|undo`. The API can do the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.runtime.retry import DATABASE_ERRORS
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     settings = get_settings()
-    # The same timeout as a worker's: a frozen command must not hold the lock for ever.
+    # The timeout is the same as a worker's, so that a frozen command cannot hold the lock forever.
     engine = make_engine(settings.database_url, "decide", transaction_timeout=settings.transaction_timeout)
     try:
         with decision_lock(engine) as connection:
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _decide(connection: Connection, options: argparse.Namespace) -> tuple[UUID, str]:
-    """Return the change's id, and the slug of the asset that a split created."""
+    """Record the decision. Return the change's id, and the slug of the new asset, which is empty except for a split."""
     by = f"cli:{options.by}"
     if options.action == "merge":
         return merge(connection, options.asset, options.into, Verdict("merged", by, reason=options.reason)), ""
@@ -55,20 +55,20 @@ def _decide(connection: Connection, options: argparse.Namespace) -> tuple[UUID, 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks decide", description=(__doc__ or "").splitlines()[0])
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--reason", required=True, help="why; stored with the decision")
-    common.add_argument("--by", default=getpass.getuser(), help="who decides (default: the current user)")
+    common.add_argument("--reason", required=True, help="reason, stored with the decision")
+    common.add_argument("--by", default=getpass.getuser(), help="who decided (default: the current user)")
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("merge", parents=[common], help="move all listings of an asset to another asset")
     action.add_argument("asset", help="slug of the asset to merge")
-    action.add_argument("into", help="slug of the asset that stays")
+    action.add_argument("into", help="slug of the asset to move the listings to")
     for name, help_ in (
-        ("split", "move listings out of an asset, to a new asset"),
-        ("pin", "fix listings to an asset, whichever asset they belong to now"),
+        ("split", "move listings from an asset to a new asset"),
+        ("pin", "move listings to an asset, and keep them there"),
     ):
         action = actions.add_parser(name, parents=[common], help=help_)
         action.add_argument("asset", help="the asset's slug")
         action.add_argument("listings", nargs="+", type=_listing, metavar="source:id", help="such as coingecko:bitcoin")
-    action = actions.add_parser("undo", parents=[common], help="restore the listings of a change to their assets")
+    action = actions.add_parser("undo", parents=[common], help="move the listings of a change back")
     action.add_argument("change", type=UUID, help="the change's id")
     return parser
 

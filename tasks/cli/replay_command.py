@@ -1,4 +1,4 @@
-"""Replay the stored pages of a source: `python -m tasks replay SOURCE [--diff]`. The API requests the same run."""
+"""Replay the stored pages of a source: `python -m tasks replay SOURCE [--diff]`. The API can request the same run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def main(arguments: list[str]) -> int:
         if options.diff:
             diff(engine, SOURCES[options.source], parameters, settings.clock_skew).write(sys.stdout, options.source)
         else:
-            [answer] = request_runs(engine, [RunRequest(options.source, replay=parameters)], requested_by="cli")
-            sys.stdout.write(f"Run {answer.run} {'was requested' if answer.created else 'is unfinished already'}.\n")
+            [result] = request_runs(engine, [RunRequest(options.source, replay=parameters)], requested_by="cli")
+            state = "was requested" if result.created else "already exists and is unfinished"
+            sys.stdout.write(f"Run {result.run} {state}.\n")
     except (RunConflict, TerminalError, TransientError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -48,22 +49,22 @@ def main(arguments: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks replay", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help=", ".join(SOURCES))
-    parser.add_argument("--diff", action="store_true", help="only show what would change; write nothing")
+    parser.add_argument("--diff", action="store_true", help="show the changes without writing them")
     parser.add_argument("--run", type=UUID, help="only pages that this run fetched")
     from_help = "only pages fetched at this time or later, such as 2026-01-31T12:00:00Z"
     parser.add_argument("--from", type=_time, dest="fetched_from", metavar="TIME", help=from_help)
     to_help = "only pages fetched before this time"
     parser.add_argument("--to", type=_time, dest="fetched_to", metavar="TIME", help=to_help)
-    parser.add_argument("--body", type=_digest, help="only pages with this body, given by its SHA-256")
+    parser.add_argument("--body", type=_digest, help="only pages whose body has this SHA-256")
     parser.add_argument("--rejected", action="store_true", help="only pages with quarantined rejects")
     parser.add_argument("--code", help="only pages with rejects that have this code")
-    parser.add_argument("--field", help="only pages with rejects because of this field")
+    parser.add_argument("--field", help="only pages with rejects caused by this field")
     return parser
 
 
 def _digest(text: str) -> str:
     if not SHA256.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"expected a SHA-256 in 64 lower-case hexadecimal digits, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a SHA-256 of 64 lower-case hexadecimal digits, got {text!r}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Show what a replay would change: parse stored pages with the current mapping, and compare them with the database."""
+"""Show the changes that a replay would make: parse stored pages again, and compare them with the database."""
 
 from __future__ import annotations
 
@@ -40,20 +40,22 @@ _QUARANTINED = text("""
 
 @dataclass
 class Diff:
-    """The effects of a replay. Only the first change of each quote counts: later pages may repeat it.
+    """The effects of a replay. Only the first change of each quote is counted, since later pages may repeat it.
 
-    lost:     pages whose body is no longer stored.
-    items:    items of the other pages.
-    new:      quotes to insert.
-    fields:   by field, the number of quotes whose value would be corrected.
-    passing:  quarantined items that would become quotes.
-    staying:  quarantined items that would be rejected again.
-    failing:  other items that would be rejected.
-    examples: descriptions of the first corrections.
+    pages:          number of pages that were read.
+    missing_bodies: number of pages that were not read, because their body is no longer stored.
+    items:          number of items in the pages that were read.
+    new:            number of quotes to insert.
+    corrected:      number of stored quotes to correct.
+    fields:         number of quotes to correct, by field.
+    passing:        number of quarantined items that would become quotes.
+    staying:        number of quarantined items that would be rejected again.
+    failing:        number of other items that would be rejected.
+    examples:       descriptions of the first corrections.
     """
 
     pages: int = 0
-    lost: int = 0
+    missing_bodies: int = 0
     items: int = 0
     new: int = 0
     corrected: int = 0
@@ -65,8 +67,9 @@ class Diff:
 
     def write(self, out: TextIO, source: str) -> None:
         """Write the report as text."""
-        lost = f" ({self.lost:,} more have lost their body)" if self.lost else ""
-        out.write(f"{source}: read {self.pages:,} stored pages{lost} with {self.items:,} items; nothing was written.\n")
+        missing = f" ({self.missing_bodies:,} more have no stored body)" if self.missing_bodies else ""
+        summary = f"read {self.pages:,} stored pages{missing} with {self.items:,} items; nothing was written"
+        out.write(f"{source}: {summary}.\n")
         counts = ", ".join(f"{name} {count:,}" for name, count in self.fields.most_common())
         rows = {
             "quotes that would be new": f"{self.new:,}",
@@ -81,18 +84,18 @@ class Diff:
             out.write(f"  e.g. {example}\n")
 
 
-def diff(engine: Engine, source: Source, chosen: ReplayParameters, clock_skew: float) -> Diff:
-    """Return what a replay of the chosen pages would change. Raise what `source.parse` raises for an unreadable body.
+def diff(engine: Engine, source: Source, parameters: ReplayParameters, clock_skew: float) -> Diff:
+    """Return the changes that a replay would make. Raise the errors of `source.parse` for an unreadable body.
 
-    clock_skew: seconds by which an observation may be later than its page.
+    clock_skew: seconds that an observation may be later than the fetch of its page.
     """
     comparison = _Comparison(with_history(source), clock_skew)
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
         now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-        for stored_page in _pages(connection, StoredPages(chosen, source.name, now)):
+        for stored_page in _pages(connection, StoredPages(parameters, source.name, now)):
             body = read_body(connection, source.name, stored_page.digest) if stored_page.has_body else None
             if body is None:
-                comparison.diff.lost += 1
+                comparison.diff.missing_bodies += 1
             else:
                 metadata = stored_page.content_type, stored_page.request, stored_page.fetched_at
                 comparison.add(connection, Page(body, *metadata, cursor=None))
@@ -167,7 +170,7 @@ class _Comparison:
                 self.diff.examples.append(f"{' '.join(listings[key[0]])} {key[1]:%Y-%m-%dT%H:%M:%SZ}: {texts}")
 
     def _count_once(self, key: tuple[Any, ...]) -> bool:
-        """Return whether the quote (listing_id, observed_at) is counted for the first time."""
+        """Count the quote (listing_id, observed_at). Return False if it was counted before."""
         count = len(self._counted_quotes)
         self._counted_quotes.add((key[0], key[1]))
         return len(self._counted_quotes) > count

@@ -1,8 +1,7 @@
-"""Find out which rows of a page are new, and which differ from the stored ones.
+"""Find the rows of a page that are new, and the rows that differ from the stored rows.
 
-The stored rows are read as text and compared here. Postgres reads a row in a quarter of the time that it takes to write
-one. Equal texts are equal numbers. Different texts can also be equal numbers, such as 1e-7 and 0.0000001: Decimal
-decides.
+The stored rows are read as text and compared here, because Postgres reads a row four times as fast as it writes one.
+Different texts can be equal numbers, such as 1e-7 and 0.0000001. Such texts are compared as numbers.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ SPANS = """
      CROSS JOIN LATERAL (SELECT * FROM quotes AS q WHERE q.listing_id = span.listing_id
                             AND q.observed_at BETWEEN span.since AND span.until OFFSET 0) AS stored
 """
-"""Select the stored rows within a page's spans. OFFSET 0 keeps the planner from reading the whole table for a join."""
+"""Select the stored rows within a page's spans. OFFSET 0 prevents the planner from reading the whole table."""
 
 
 class RowChanges(NamedTuple):
-    """The rows to write. Rows in neither of the two are stored already, with the same values.
+    """The rows of a page to write. Rows that are already stored with the same values are left out.
 
-    changed: rows with other values than the stored ones. Those that were fetched earlier will correct nothing.
+    changed: rows whose values differ from the stored values. They correct only rows that were not fetched later.
     """
 
     new: CopyRows
@@ -46,7 +45,7 @@ class RowChanges(NamedTuple):
 
 
 def find_changes(connection: Connection, rows: CopyRows) -> RowChanges:
-    """Compare rows with the stored ones. Another run may still write the same rows before this page does."""
+    """Return the new and the changed rows. Another run may still write the same rows before this page does."""
     stored = _read_stored(connection, rows)
     if stored is None:
         return RowChanges(rows.empty(), rows)
@@ -63,7 +62,7 @@ def find_changes(connection: Connection, rows: CopyRows) -> RowChanges:
 
 
 def _differ(pairs: pl.DataFrame) -> pl.Series:
-    """Return for each pair of texts, `new` and `stored`, whether they are different numbers."""
+    """Return, for each pair of the texts `new` and `stored`, whether the two numbers differ."""
     differ, is_long = pairs.select(
         pl.col("new").cast(pl.Float64).ne_missing(pl.col("stored").cast(pl.Float64)).alias("differ"),
         pl.all_horizontal(pl.all().is_not_null())
@@ -78,9 +77,9 @@ def _values(rows: CopyRows) -> list[str]:
 
 
 def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
-    """Return the stored rows within the spans of these rows, or None if they are many more than these.
+    """Return the stored rows within the spans of these rows, or None if there are too many to compare.
 
-    Their column `has_more` says whether a stored row has a value that none of these rows has.
+    The column `has_more` is true if the stored row has a value in a column that these rows lack.
     """
     limit = 2 * len(rows) + 1000
     values = _values(rows)
@@ -108,7 +107,7 @@ def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
     if len(stored) == limit:
         return None
     return stored.with_columns(
-        # Sessions have the time zone UTC.
+        # Database sessions use the time zone UTC.
         pl.col("observed_at").str.to_datetime("%Y-%m-%d %H:%M:%S%.f+00", time_unit="us").dt.replace_time_zone("UTC"),
         pl.col("has_more") == "t",
     )

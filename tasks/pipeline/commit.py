@@ -1,4 +1,4 @@
-"""Commit a page in one transaction, and find out whether a commit took effect if its response was lost."""
+"""Commit a page in one transaction. If the response to a COMMIT is lost, find out whether the page is committed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class _AlreadyCommitted(Exception):
-    """An earlier attempt was committed; only the response to its COMMIT was lost."""
+    """An earlier attempt was committed, but the response to its COMMIT was lost."""
 
 
 def commit_page(
@@ -27,13 +27,14 @@ def commit_page(
     rows: CopyRows,
     deadline: float,
 ) -> tuple[int, Counters]:
-    """Load a page in one transaction, which is retried as a whole. Return the page's number and counters.
+    """Load a page in one transaction. Return the page's number and counters.
 
-    deadline: the time after which no retry starts (monotonic seconds). Raises what pass_fence and load_page raise.
+    The whole transaction is retried after a transient error.
+    deadline: the time after which no retry starts (monotonic seconds). Raise the errors of pass_fence and load_page.
 
-    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed: each page
-    raises it by one, and only this slice can raise it under its lease token. Until Postgres ends that attempt, it still
-    locks the checkpoint's row, and the fence of the next attempt waits for it.
+    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed. Each page
+    increments the version, and only this slice can increment it under its lease token. Until Postgres ends the failed
+    attempt, that attempt locks the checkpoint's row. The fence of the next attempt waits for this lock.
     """
     next_version, attempts = lease.version + 1, 0
 
@@ -44,7 +45,7 @@ def commit_page(
             version = pass_fence(connection, lease, page)
             if attempts > 1 and version == next_version + 1:
                 raise _AlreadyCommitted
-            if version != next_version:  # Postgres lost commits, by a failover or a restored backup.
+            if version != next_version:  # Postgres lost commits in a failover or a restore.
                 raise LeaseLost(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
             return load_page(connection, lease, page, normalized, rows)
 

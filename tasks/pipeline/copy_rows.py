@@ -1,4 +1,4 @@
-"""Turn a page's quotes into rows of the table `quotes`: sorted by its key, and as lines for COPY."""
+"""Convert a page's quotes to rows of the table `quotes`, sorted by its primary key, and to lines for COPY."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sources.record import VALUE_FIELDS
 from tasks.pipeline.quote_frame import QuoteFrame
 
 SPAN_COLUMNS = {"listings": "listing_id", "since": "since", "until": "until"}
-"""The column of each parameter of a query over spans."""
+"""The query parameters for spans, and the column of each parameter."""
 
-# Postgres parses short times faster: a time without seconds in a third of the time, a time with a blank instead of the
-# T in three quarters of it.
+# Postgres parses short times faster. A time without seconds takes a third as long to parse. A space instead of the T
+# saves a quarter of the time.
 MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%d %H:%M:%S%.6fZ"
 
 
 @dataclass(frozen=True)
 class CopyRows:
-    """The rows of one page. frame: as `arrange` returns it; fetched_at, run: the same for all rows."""
+    """The rows of one page. frame: the result of `arrange`. fetched_at, run: values of these columns in all rows."""
 
     frame: pl.DataFrame
     fetched_at: datetime
@@ -50,12 +50,12 @@ class CopyRows:
 
     @property
     def filled(self) -> dict[str, int]:
-        """Return the number of rows that have each value. Values that no row has are left out."""
+        """Return the number of non-null values by column. Columns without values are left out."""
         return {name: len(self) - self.frame[name].null_count() for name in VALUE_FIELDS if name in self.frame.columns}
 
     @cached_property
     def text(self) -> bytes:
-        """Return one line per row for COPY, with fetched_at and run at its end."""
+        """Return one line per row for COPY, with fetched_at and run at the end of each line."""
         return self._as_lines(f"\t{self.fetched_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f+00}\t{self.run}\n")
 
     @property
@@ -78,14 +78,14 @@ class CopyRows:
 
 
 def arrange(quotes: QuoteFrame, listings: Sequence[int]) -> pl.DataFrame:
-    """Return the quotes in the columns of their table, sorted by its key. listings: the id of each listing."""
+    """Return the quotes as rows of their table, sorted by its primary key. listings: the id of each listing."""
     ids = pl.Series(listings, dtype=pl.Int32).gather(quotes.frame["listing"])
     frame = quotes.frame.select(ids.alias("listing_id"), pl.exclude("listing")).sort("listing_id", "observed_at")
     return frame.drop(name for name in VALUE_FIELDS if name in frame and frame[name].null_count() == len(frame))
 
 
 def _shortest_format(times: pl.Series) -> str:
-    """Return the shortest format that loses nothing of these times."""
+    """Return the shortest format that represents these times exactly."""
     for unit, time_format in (("1m", MINUTES), ("1s", SECONDS)):
         if (times == times.dt.truncate(unit)).all():
             return time_format

@@ -1,7 +1,7 @@
 """Load one page in one transaction: fence, raw body, quotes, rejects, page, checkpoint.
 
-New quotes are copied straight into their table. Changed quotes are copied into a temporary table, and correct the
-stored ones from there. Nothing is sent or written for an unchanged quote.
+New quotes are copied directly into their table. Changed quotes are copied into a temporary table, from which the stored
+quotes are corrected. Unchanged quotes are neither sent nor written.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
 
 MAX_LISTINGS_PER_PAGE = 50
-"""A page records its listings if it has at most this many. A run's quotes are found by them
+"""A page's row stores the page's listings if there are at most this many. The API uses them to find a run's quotes
 (app/quotes/run_bounds.py)."""
 
 COPY_CHUNK_BYTES = 256 * 1024
-"""Bytes of a COPY that are sent at a time."""
+"""Number of bytes to send at a time in a COPY."""
 
 _CREATE_STAGED = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_quotes ON COMMIT DELETE ROWS AS
@@ -79,7 +79,7 @@ _MOVE_LATEST = """
 
 @dataclass(frozen=True)
 class Counters:
-    """Counts of a page's items. A constraint of `pages` requires fetched to be the sum of the next five."""
+    """Counts of a page's items. A constraint of `pages` requires `fetched` to be the sum of the next five."""
 
     fetched: int
     inserted: int
@@ -94,9 +94,9 @@ class Counters:
 def load_page(
     connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, rows: CopyRows
 ) -> tuple[int, Counters]:
-    """Write a page in the transaction that passed its fence. Return its number within run and partition.
+    """Write a page in the transaction that passed its fence. Return the page's number in its run and partition.
 
-    rows: its quotes as rows; quotes that are not among them count as unchanged. Raises what `page.confirm` raises.
+    rows: the rows of the page's quotes. Quotes without a row count as unchanged. Raise the errors of `page.confirm`.
     """
     pending_body = start_saving(connection, lease.claim.source, page)
     inserted, updated = _load_quotes(connection, rows, corrects=page.corrects) if len(rows) else (0, 0)
@@ -129,7 +129,7 @@ def load_page(
 def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     """Advance the checkpoint past the page, if this slice still holds its lease. Return the checkpoint's new version.
 
-    Raises LeaseLost, ClaimLost, Cancelled.
+    Raise LeaseLost, ClaimLost or Cancelled.
     """
     version: int | None = connection.scalar(
         text("""
@@ -143,8 +143,9 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
     )
     if version is None:
         raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
-    # Locked until the commit, so that nobody ends or requeues the run in between. Assistants take no lock: ending or
-    # requeueing the run takes over their leases, which waits for their pages anyway. Many shared locks would starve it.
+    # Lock the run until the commit, so that no other process ends or requeues it in between. Assistants take no lock.
+    # Ending or requeueing the run also ends their leases, and so waits for their pages. Many shared locks could delay
+    # the end of the run forever.
     lock = "" if lease.claim.assists else "FOR SHARE"
     run = connection.execute(
         text(f"""
@@ -159,14 +160,14 @@ def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
         raise Cancelled
     if lease.claim.assists:
         return version
-    # A page that does not move the slice's first cursor is no progress: the next slice would load it again.
+    # A page that leaves the cursor where the slice started is no progress. The next slice would load the page again.
     if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
     return version
 
 
 def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> tuple[int, int]:
-    """Return the number of inserted and of updated quotes."""
+    """Write the new and the changed quotes. Return the number of inserted and of updated quotes."""
     new, changed = find_changes(connection, rows)
     changed = changed if corrects else changed.empty()
     inserted, updated = len(new), 0
@@ -193,7 +194,7 @@ def _copy(connection: Connection, table: str, columns: Iterable[str], lines: byt
 
 
 def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
-    """Quarantine the items of a body that today's mapping rejects. Release those that it no longer rejects."""
+    """Quarantine the items of a body that the current mapping rejects. Release items that it no longer rejects."""
     connection.execute(
         text("""
             UPDATE rejects SET state = 'replayed', replayed_at = now()
@@ -226,7 +227,7 @@ def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
 
 
 def _safe(reason: dict[str, str]) -> dict[str, str]:
-    """Return the reason with safe texts: an error of a mapping can quote a secret, and a field may have any name."""
+    """Return the reason with safe texts. A mapping's error can quote a secret, and a field can have any name."""
     return {name: safe_text(str(value)) for name, value in reason.items()}
 
 

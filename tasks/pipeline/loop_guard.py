@@ -18,10 +18,10 @@ from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
 MAX_QUOTED_CHARS = 300
-"""Characters of a request that an error quotes."""
+"""Maximum characters of a request that an error message quotes."""
 
 Reread = Callable[[Page], NormalizedPage]
-"""Normalizes a page that was loaded already."""
+"""A function that normalizes an already loaded page again."""
 
 
 class _Step(NamedTuple):
@@ -38,7 +38,7 @@ class _Step(NamedTuple):
 class LoopGuard:
     """Check the progress of one slice in one partition.
 
-    Its TransientErrors make the run wait. The run fails after MAX_WAITS waits: a page that does not advance the cursor
+    A TransientError makes the run wait. After MAX_WAITS waits, the run fails. A page that does not advance the cursor
     does not reset that count.
     """
 
@@ -47,16 +47,16 @@ class LoopGuard:
         self._first_cursor = self._cursor = _json(window.cursor)
         self._steps: set[_Step] = set()
         self._step_by_items: dict[bytes, _Step] = {}
-        # Normalized only when another page follows: most partitions have a single page.
+        # The last page is normalized only when another page follows, because most partitions have a single page.
         self._last: tuple[Page | None, NormalizedPage | None] = (None, None)
         if source.upstreams:
             self._last = _last_page(engine, lease), None
 
     def check(self, page: Page, normalized: NormalizedPage) -> None:
-        """Raise an error if this page makes no progress. Call it before the page is loaded.
+        """Raise an error if this page makes no progress. Call this before the page is loaded.
 
-        TransientError: the page repeats an earlier one, or the cursor stays. TerminalError: an item from the future
-        moved the cursor.
+        Raise TransientError if the page repeats an earlier page, or if the cursor does not advance. Raise TerminalError
+        if an item from the future moved the cursor.
         """
         self._check_step(page, None if page.unchanged else normalized)
         self._check_cursor(page, normalized)
@@ -64,14 +64,14 @@ class LoopGuard:
     def check_end(self) -> None:
         """Raise TransientError if the slice ends at its first cursor, since the next slice would do the same."""
         if self._cursor == self._first_cursor:
-            # With a retry_after the error concerns the whole run: a slice that is over starts no other partition.
+            # With retry_after, the error applies to the whole run. This slice is over and starts no other partition.
             raise self._stuck("its cursor did not move in a whole slice", retry_after=0)
 
     def _check_step(self, page: Page, normalized: NormalizedPage | None) -> None:
         step = _Step.of(page)
         if step in self._steps:
             raise self._stuck(f"its cursor does not advance while it repeats the request {_shortened(step.request)}")
-        # Two files may have the same content. Two different requests to an upstream must not.
+        # Two files may have the same content. Two different requests to an upstream must not return the same items.
         if self._source.upstreams:
             if earlier := self._repeated(step, page, normalized):
                 raise TransientError(
@@ -84,9 +84,9 @@ class LoopGuard:
         self._cursor = step.cursor
 
     def _check_cursor(self, page: Page, normalized: NormalizedPage) -> None:
-        """Raise TerminalError if an item that is rejected for its time moved the cursor into the future.
+        """Raise TerminalError if an item that is rejected because of its time moved the cursor into the future.
 
-        The run must not wait first: nothing before that time would be requested again.
+        The run must not continue, because it would never request data from before that time again.
         """
         if not normalized.has_reject("in_future"):
             return
@@ -99,7 +99,7 @@ class LoopGuard:
                 )
 
     def _repeated(self, step: _Step, page: Page, normalized: NormalizedPage | None) -> _Step | None:
-        """Return the step of an earlier page with the same items, if it had another request and another cursor."""
+        """Return the step of an earlier page with the same items, if its request and its cursor were different."""
         last_page, last_normalized = self._last
         if last_page is None:
             return None
@@ -109,9 +109,10 @@ class LoopGuard:
         return earlier if is_repeated else None
 
     def _items_digest(self, page: Page, normalized: NormalizedPage | None) -> bytes:
-        """Return a digest of a page's items, whatever their order. For an empty page, identify its request and cursor.
+        """Return a digest of a page's items that ignores their order. For an empty page, return its request and cursor.
 
-        The body is ignored, since it may contain the time of the response. Times of the fetch are ignored, too.
+        The body is ignored, since it may contain the time of the response. Quote times that equal the fetch time are
+        ignored, too.
         """
         normalized = normalized or self._reread(page)
         if not normalized.fetched:
@@ -145,7 +146,7 @@ def _last_page(engine: Engine, lease: Lease) -> Page | None:
 
 
 def _times(value: Any) -> Iterator[datetime]:
-    """Yield every text in a cursor that is a time with an offset from UTC."""
+    """Yield the times in a cursor. A time is a text with a UTC offset."""
     if isinstance(value, str):
         with suppress(ValueError):
             at = datetime.fromisoformat(value)

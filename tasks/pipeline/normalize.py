@@ -1,4 +1,4 @@
-"""Normalize a page: turn raw items into quotes and rejects. Pure: no clock, no network, no database."""
+"""Convert the raw items of a page to quotes and rejects, without a clock, the network or the database."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tasks.drift.policy import PageDrift
 from tasks.pipeline.quote_frame import QuoteFrame
 
 MAX_ITEM_CHARS = 64 * 1024
-"""Characters of a rejected item that are stored with it. The whole item is in the raw body."""
+"""Maximum characters of a rejected item to store. The raw body has the whole item."""
 
 SAMPLE_ITEMS, SAMPLE_ROWS = 1000, 100
-"""Number of a page's items that are examined for drift, and of rows if the page is parsed to columns."""
+"""Maximum number of a page's items to examine for drift, and of its rows if the page is parsed to columns."""
 
 TEXT_FIELDS = (*KEY_FIELDS, "observed_at")
 FIELDS = frozenset((*TEXT_FIELDS, *VALUE_FIELDS))
@@ -34,7 +34,11 @@ Examine = Callable[[Page, Sequence[Item]], PageDrift]
 
 @dataclass(frozen=True)
 class RejectedItem:
-    """An item that could not become a quote. index: its position in the page, from 0; item: as JSON, shortened."""
+    """An item that could not become a quote.
+
+    index: the item's position in the page, from 0.
+    item:  the item as JSON, shortened.
+    """
 
     index: int
     item: str
@@ -45,8 +49,9 @@ class RejectedItem:
 class NormalizedPage:
     """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + len(rejects).
 
-    blank: number of rows without content, which are no items; mapping: fingerprint of the code that read the page;
-    drift: how its fields differ from the known fields of the source.
+    blank:   number of rows without content. They do not count as items.
+    mapping: fingerprint of the code that read the page.
+    drift:   differences between the fields of the page and the known fields of the source.
     """
 
     quotes: QuoteFrame = field(default_factory=QuoteFrame)
@@ -63,13 +68,13 @@ class NormalizedPage:
 
 
 def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> NormalizedPage:
-    """Turn every item of a page into a quote or a reject.
+    """Convert every item of a page to a quote or a reject.
 
-    Columns are validated as a whole; the items that this leaves undecided are validated one by one. If two items are
-    quotes of one listing at one instant, the later item is used.
+    Columns are validated as a whole. Items that remain undecided are then validated one by one. If two items are quotes
+    of one listing at one instant, the later item is used.
 
-    clock_skew: seconds by which an observation may be later than the fetch.
-    Raises what `source.parse` raises for an unreadable body, and what `examine` raises.
+    clock_skew: seconds that an observation may be later than the fetch.
+    Raise the errors of `examine`, and those of `source.parse` for an unreadable body.
     """
     latest = page.fetched_at + timedelta(seconds=clock_skew)
     columns, drift = _parse(source, page, examine)
@@ -108,7 +113,7 @@ def _parse(source: Source, page: Page, examine: Examine | None) -> tuple[Columns
 
 
 def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[Item]:
-    """Return evenly spaced items of a page, or its first rows where it is parsed to columns."""
+    """Return evenly spaced items of a page, or its first rows if it is parsed to columns."""
     if items is not None:
         return items[:: len(items) // SAMPLE_ITEMS + 1]
     assert columns is not None
@@ -117,7 +122,7 @@ def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[I
 
 
 def _as_columns(source: Source, items: list[Item]) -> Columns:
-    """Map the items of a page to columns. Items with other values than plain text and numbers have no row."""
+    """Map the items of a page to columns. Only items whose values are plain texts and numbers get a row."""
     blank = sum(item is BLANK for item in items)
     items = [item for item in items if item is not BLANK] if blank else items
     rows, items_without_row = [], {}
@@ -148,13 +153,13 @@ def _time(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return a text unchanged. Raises TypeError for other types, ValueError for text that UTF-8 cannot encode."""
+    """Return a text unchanged. Raise TypeError for other types, ValueError for text that UTF-8 cannot encode."""
     if value is None:
         return None
     if type(value) is not str:
         raise TypeError
     if not value.isascii():
-        value.encode()  # Raises for a lone surrogate.
+        value.encode()  # A lone surrogate raises an error.
     return str(value)
 
 

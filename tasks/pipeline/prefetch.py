@@ -1,4 +1,4 @@
-"""Prefetch: compute the next item of an iterator in a thread while the current item is in use."""
+"""Compute the next item of an iterator in a thread, while the current item is in use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Yield the items of an iterator, computed one ahead. The first one is started at once. No item may be None."""
+    """Yield the items of an iterator. Compute each item in advance, the first immediately. No item may be None."""
 
     def __init__(self, items: Iterator[T], thread: ThreadPoolExecutor):
         self._items, self._thread, self._log_context = items, thread, copy_context()
@@ -23,7 +23,7 @@ class Prefetch(Generic[T]):
             yield item
 
     def close(self) -> None:
-        """Stop computing items, and wait for the one in progress."""
+        """Stop computing items, and wait for the item in progress."""
         if not self._next.cancel():
             wait([self._next])
 

@@ -44,7 +44,7 @@ class PagePreparer:
         clock: Callable[[], datetime],
         http: HttpClient,
     ):
-        """source: adapted to the claim's kind of run; clock: returns the database's time."""
+        """Create a preparer. source: the source, adapted to the kind of run. clock: returns the database's time."""
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock, self._http = clock, http
         self._mapping = mapping_fingerprint(source)
@@ -52,11 +52,11 @@ class PagePreparer:
         self.reset_drift()
 
     def reset_drift(self) -> None:
-        """Forget the drift seen in pages that will not be loaded, so that it is seen when they are read again."""
+        """Discard the drift of pages that will not be loaded, so that it is detected when they are read again."""
         self._watch = DriftWatch(self._engine, self._source, self._claim)
 
     def window(self, partition: str, cursor: Cursor | None) -> Window:
-        """Return the window to fetch: a partition, from a cursor on."""
+        """Return the window to fetch from a partition, starting at a cursor."""
         return Window(
             run=str(self._claim.run),
             partition=partition,
@@ -67,7 +67,7 @@ class PagePreparer:
         )
 
     def prepare(self, window: Window) -> Generator[PreparedPage]:
-        """Yield the pages of a window, fetched, parsed and normalized. Raises what the source raises."""
+        """Yield the pages of a window, fetched, parsed and normalized. Raise the errors of the source."""
         http = self._http
         if not self._claim.parameters.get("full_refresh"):
             http = http.with_known_responses(partial(known_response, self._engine, self._source, window.partition))
@@ -80,21 +80,21 @@ class PagePreparer:
                 pages.close()
 
     def normalize(self, page: Page) -> NormalizedPage:
-        """Parse a page and normalize its items. An unchanged page has none: its items are loaded already."""
+        """Parse a page and normalize its items. An unchanged page has no items, because they are already loaded."""
         if page.unchanged:
             return NormalizedPage(mapping=self._mapping)
-        # A replayed or backfilled page has the fields of an earlier time, which are no drift today.
+        # Replayed and backfilled pages have the fields of an earlier time, so differences are not drift.
         examine = self._watch.examine if self._claim.kind == "live" else self._watch.apply_waiting
         normalized = normalize_page(self._source, page, self._settings.clock_skew, examine)
         normalized.mapping = self._mapping
         return normalized
 
     def reread(self, page: Page) -> NormalizedPage:
-        """Normalize a page that was loaded already, without recording its drift again."""
+        """Normalize an already loaded page again, without recording its drift again."""
         return normalize_page(self._source, page, self._settings.clock_skew, self._watch.apply_waiting)
 
     def rows(self, prepared: PreparedPage) -> CopyRows:
-        """Resolve the listings of a prepared page to ids, and return its quotes as rows, without expired ones."""
+        """Resolve the listings of a prepared page to ids. Return its quotes as rows, without expired quotes."""
         quotes, deadline = prepared.normalized.quotes, self.retry_deadline()
         listings = retry_transaction(lambda: self._listings.resolve(quotes.listings), deadline)
         frame = arrange(quotes, listings)
@@ -104,5 +104,5 @@ class PagePreparer:
         return CopyRows(frame, prepared.page.fetched_at, self._claim.run)
 
     def retry_deadline(self) -> float:
-        """Return the time after which no retry may start (monotonic seconds): a later one could outlive the lease."""
+        """Return the time after which no retry may start (monotonic seconds). A later retry could outlive the lease."""
         return time.monotonic() + self._settings.transaction_timeout / 2

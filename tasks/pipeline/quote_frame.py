@@ -1,4 +1,4 @@
-"""Combine a page's quotes in one frame: one row per listing and instant, sorted by both. Pure."""
+"""Combine a page's quotes in one frame: one row per listing and instant, sorted by both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def _empty_frame() -> pl.DataFrame:
 class QuoteFrame:
     """The quotes of a page.
 
-    listings: each listing once. frame: `listing`, an index into listings; `observed_at`; the values as text.
+    listings: the distinct listings of the page.
+    frame:    one row per quote, with the columns `listing` (an index into listings) and `observed_at`, and the values
+              as text.
     """
 
     listings: Sequence[ListingFields] = ()
@@ -31,8 +33,8 @@ class QuoteFrame:
     def of(cls, validated: ValidatedColumns, single_quotes: Sequence[tuple[int, Quote]]) -> QuoteFrame:
         """Combine the rows that were validated as columns with the quotes that were validated one by one.
 
-        single_quotes: each with its index among the page's items. If two items are quotes of one listing at one
-        instant, the later item is used. If a listing has two names, the later name is used.
+        If two items are quotes of one listing at one instant, the later item is used. If a listing has two names, the
+        later name is used. single_quotes: quotes with their index among the page's items.
         """
         frame, listings = validated.accepted, list(validated.listings)
         if single_quotes:
@@ -64,14 +66,14 @@ class QuoteFrame:
             yield Quote(**self.listings[index]._asdict(), observed_at=at, **values)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield for each quote its index into listings, its time and all its values, as text."""
+        """Yield, for each quote, its index into listings, its time, and all its values as text."""
         present = self.frame.columns
         values = [pl.col(name) if name in present else pl.lit(None, pl.String).alias(name) for name in VALUE_FIELDS]
         return self.frame.select("listing", "observed_at", *values).iter_rows()
 
 
 def _as_frame(single_quotes: Sequence[tuple[int, Quote]], first: int) -> pl.DataFrame:
-    """Return the quotes in the columns of a validated frame. first: the index of the first quote's listing."""
+    """Return the quotes as a frame with the columns of a validated frame. first: index of the first quote's listing."""
     rows = [
         [index, listing, quote.observed_at, *(_text(getattr(quote, name)) for name in VALUE_FIELDS)]
         for listing, (index, quote) in enumerate(single_quotes, first)
@@ -90,7 +92,7 @@ def _text(value: Decimal | int | None) -> str | None:
 
 
 def _unique(listings: Sequence[ListingFields], frame: pl.DataFrame) -> tuple[list[ListingFields], list[int]]:
-    """Return each listing of the frame once, as its latest item names it, and the new index of each old one."""
+    """Return the frame's distinct listings, named as in the latest item, and the new index of each old listing."""
     latest = frame.group_by("listing").agg(pl.col("item").max()).sort("item")["listing"]
     by_key = {key_of(listings[index]): listings[index] for index in latest}
     indexes = {key: index for index, key in enumerate(by_key)}

@@ -1,9 +1,8 @@
-"""Read the pages of a slice's partitions, one page ahead of the page that is being loaded.
+"""Read the pages of a slice's partitions, and prefetch the next page while the current page is loaded.
 
-Only sources that parse columns are read ahead, since parsing their pages takes as long as loading them. While the last
-page of a partition is loaded, the first page of the next partition is prefetched, without a lease. The slice uses the
-prefetched page if it then gets the lease, and the checkpoint is still where the page was read from. Otherwise the page
-is discarded.
+Only sources that parse columns are prefetched, because parsing their pages takes as long as loading them. While the
+last page of a partition is loaded, the first page of the next partition is prefetched without a lease. The slice uses
+this page if it then gets the lease and the checkpoint has not changed. Otherwise the page is discarded.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 @dataclass(frozen=True)
 class _Reading:
-    """A partition that is being read. prefetch: yields its pages one ahead; None if the source is not read ahead."""
+    """A partition that is being read. prefetch: yields prefetched pages. None if the source is not prefetched."""
 
     window: Window
     pages: Generator[PreparedPage]
@@ -43,16 +42,16 @@ class _Reading:
 
 
 class PageReader:
-    """Read one partition after another for one slice. Close it after use."""
+    """Read one partition after another for one slice. Close the reader after use."""
 
     def __init__(self, engine: Engine, source: Source, claim: Claim, preparer: PagePreparer):
         self._engine, self._source, self._claim, self._preparer = engine, source, claim, preparer
-        # A replay's next page depends on the corrections of its last page, so that page must be committed first.
+        # A replay's next page depends on corrections by the current page, so the current page must be committed first.
         self._reads_ahead = source.columns is not None and claim.kind != "replay"
         self._current: str | None = None
         self._upcoming: Sequence[str] = ()
         self._prefetched: _Reading | None = None
-        # One thread for all partitions: each further thread would hold another block in memory.
+        # All partitions share one thread, because each further thread would hold another block in memory.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._inserts = True
 
@@ -62,9 +61,9 @@ class PageReader:
 
     @contextmanager
     def pages(self, lease: Lease, upcoming: Sequence[str]) -> Iterator[tuple[Iterable[PreparedPage], LoopGuard]]:
-        """Yield the pages of a leased partition from its checkpoint on, and the guard that checks their progress.
+        """Yield the pages of a leased partition after its checkpoint, and the guard that checks their progress.
 
-        upcoming: the partitions that follow. Pages that are read ahead come with their rows.
+        upcoming: the partitions that follow. Prefetched pages include their rows.
         """
         self._current, self._upcoming = lease.partition, upcoming
         cursor = self._first_cursor(lease.partition, lease.cursor)
@@ -76,7 +75,7 @@ class PageReader:
             self._current = None  # From now on, no other partition is prefetched.
             reading.close()
 
-    def note_loaded(self, counters: Counters) -> None:
+    def record_loaded(self, counters: Counters) -> None:
         """Record whether the page inserted rows, since the next page is likely to do the same."""
         self._inserts = counters.inserted > 0
 
@@ -91,12 +90,12 @@ class PageReader:
             for prepared in pages:
                 yield prepared._replace(rows=self._rows_ahead(prepared)) if self._reads_ahead else prepared
                 has_pages = True
-            # A partition without new pages ends at once. A prefetched partition must not prefetch another.
+            # A partition without new pages ends immediately. A prefetched partition must not prefetch another one.
             if self._reads_ahead and has_pages and self._current == window.partition:
                 self._prefetch_next()
 
     def _rows_ahead(self, prepared: PreparedPage) -> CopyRows:
-        """Return the rows with their costly parts computed: digest, spans and, while pages insert rows, COPY's text."""
+        """Return the rows, after computing the digest, the spans and, while pages insert rows, the text for COPY."""
         rows = self._preparer.rows(prepared)
         _ = prepared.page.digest, rows.spans
         if self._inserts:
@@ -104,8 +103,8 @@ class PageReader:
         return rows
 
     def _prefetch_next(self) -> None:
-        """Start to read the first upcoming partition that no worker holds."""
-        with suppress(*DATABASE_ERRORS):  # The partition is then read once its lease is taken.
+        """Start to read the first upcoming partition that is not leased."""
+        with suppress(*DATABASE_ERRORS):  # On an error, the partition is read later.
             if unleased := find_unleased_partition(self._engine, self._claim, self._upcoming):
                 partition, cursor = unleased
                 self._prefetched = self._start(partition, self._first_cursor(partition, cursor))
@@ -125,7 +124,7 @@ class PageReader:
             self._preparer.reset_drift()
 
     def _first_cursor(self, partition: str, checkpoint: Cursor | None) -> Cursor | None:
-        """Return where to start reading: at the checkpoint, or at the beginning when a full refresh begins."""
+        """Return the cursor to start at: the checkpoint's, or None at the beginning of a full refresh."""
         return None if self._begins_full_refresh(partition) else checkpoint
 
     def _begins_full_refresh(self, partition: str) -> bool:

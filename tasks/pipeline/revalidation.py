@@ -1,11 +1,11 @@
-"""Remember the last response to each conditional request, so that unchanged bodies are not loaded again.
+"""Store the last response to each conditional request, so that unchanged bodies are not loaded again.
 
-A validator is written in the transaction that loads its page, so it never describes a page that is not loaded. A body
-may be skipped only while loading it would change nothing. Therefore:
+A validator is written in the transaction that loads its page, so that every validator belongs to a loaded page. A body
+may be skipped only if loading it again would change nothing. Therefore:
 
-* a body whose meaning depends on the time of the fetch gets no validator;
-* a page that overwrites quotes deletes all validators of its source;
-* a validator is valid only for the code that read the body (`mapping`).
+* A body whose meaning depends on the time of the fetch gets no validator.
+* A page that overwrites quotes deletes all validators of its source.
+* A validator is valid only for the code that read the body (`mapping`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REQUEST = "sha256(convert_to(CAST(:request AS jsonb)::text, 'UTF8'))"
 
 
 def known_response(engine: Engine, source: Source, partition: str, request: Mapping[str, Any]) -> KnownResponse | None:
-    """Return the last response to a request, or None if other code reads it today or its body is no longer stored."""
+    """Return the last response to a request. Return None if the code has changed or the body is no longer stored."""
     with engine.connect() as connection:
         row = connection.execute(
             text(f"""
@@ -69,7 +69,7 @@ def save_validator(
 ) -> None:
     """Record the response to the page's request, in the transaction that loads the page.
 
-    overwrites: the page changed stored quotes, so other bodies no longer describe them.
+    overwrites: whether the page changed stored quotes. If so, earlier bodies no longer match them.
     """
     response = page.response if page.is_whole_response else None
     if response is None and not overwrites:
@@ -87,7 +87,7 @@ def save_validator(
         "mapping": normalized.mapping,
     }
     if page.unchanged:
-        # No INSERT: a validator that was deleted meanwhile is no longer valid.
+        # Do not insert a validator. If it was deleted meanwhile, it is no longer valid.
         connection.execute(
             text(f"""
                 UPDATE validators SET etag = :etag, last_modified = :last_modified
@@ -119,14 +119,14 @@ def save_validator(
 
 
 def _is_timeless(page: Page, normalized: NormalizedPage) -> bool:
-    """Return whether a later load has the same result: no quote has the time of the fetch, no reject is `in_future`."""
+    """Return whether a later load has the same result: no quote has the fetch time, and no reject is `in_future`."""
     return page.fetched_at not in normalized.quotes.frame["observed_at"] and not normalized.has_reject("in_future")
 
 
 def delete_unrequested(engine: Engine, lease: Lease) -> None:
-    """Delete a partition's validators of requests that this run did not send.
+    """Delete a partition's validators for requests that this run did not send.
 
-    A source that requests "since a time" never repeats a request: its validators would grow without limit.
+    If a source's requests contain a time, it never repeats a request. Its validators would accumulate without limit.
     """
     with engine.begin() as connection:
         _lock_validators(connection, lease)
@@ -144,12 +144,12 @@ def delete_unrequested(engine: Engine, lease: Lease) -> None:
 
 
 def _lock_validators(connection: Connection, lease: Lease) -> None:
-    """Serialize changes to a source's validators: workers that change them in different orders would deadlock."""
+    """Serialize changes to a source's validators. Workers that change them in different orders would deadlock."""
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), lease.key)
 
 
 def mapping_fingerprint(source: Source) -> bytes:
-    """Return a fingerprint of the code that reads the source's bodies: version, shared modules, own modules."""
+    """Return a fingerprint of the code that reads the source's bodies: version, shared and own modules."""
     own = {function.__module__ for function in (source.fetch, source.parse, source.normalize)}
     files = [file for name in sorted(own) if (file := getattr(sys.modules.get(name), "__file__", None))]
     return hashlib.sha256(b"".join([VERSION.encode(), *map(_digest, _SHARED), *map(_digest, files)])).digest()
@@ -165,6 +165,6 @@ _SHARED = (
     *(Path(str(module.__file__)) for module in (mapping, normalize)),
 )
 
-# Read at import, with the code itself: the files may be replaced while the process runs.
+# Read the files when the code is imported, because they may be replaced while the process runs.
 for _source in SOURCES.values():
     mapping_fingerprint(_source)

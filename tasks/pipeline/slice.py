@@ -1,4 +1,4 @@
-"""Work on a run for one slice: fetch, normalize and load page after page of each partition, until time is up."""
+"""Process one slice of a run: fetch, normalize and load the pages of each partition, until the time is up."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from tasks.upstream.rate_limits import make_limiter
 log = structlog.get_logger()
 
 ASSISTED_POLL_INTERVAL = 0.5
-"""Seconds between two looks at the partitions that assistants hold."""
+"""Seconds between two checks of the partitions that assistants hold."""
 
 PREFETCH_CANDIDATES = 16
-"""Number of upcoming partitions among which the first unclaimed one is prefetched."""
+"""Number of upcoming partitions to consider. The first partition without a lease is prefetched."""
 
 
 class SliceEnded(Exception):
@@ -44,12 +44,12 @@ class SliceEnded(Exception):
 
 
 class Slice:
-    """One Celery task's share of a run. Raises SliceEnded, and what its parts raise."""
+    """One slice of a run: the work of one Celery task."""
 
     def __init__(
         self, engine: Engine, settings: Settings, source: Source, claim: Claim, *, seconds: float | None = None
     ):
-        """seconds: time limit of the slice. Default: TASK_SLICE."""
+        """Create a slice. seconds: its time limit. Default: TASK_SLICE."""
         self._engine, self._settings, self._claim = engine, settings, claim
         self._source = source_for_run(engine, source, claim)
         self._clock = _database_clock(claim.now)
@@ -57,7 +57,10 @@ class Slice:
         self._assistants_to_call = 0
 
     def work(self) -> None:
-        """Load the run's remaining partitions. One that cannot be read does not stop the others from being loaded."""
+        """Load the run's remaining partitions. If a partition cannot be read, still load the others.
+
+        Raise SliceEnded, and the errors of fetching, loading and leases.
+        """
         failures: list[TransientError] = []
         with self._opened() as (preparer, reader):
             untried, waiting = self._partitions_left()
@@ -82,8 +85,8 @@ class Slice:
                         log.warning("partition_waiting", partition=partition, code=error.code, reason=error.detail)
                         failures.append(error)
                         continue
-                    # This error concerns the slice or the upstream, not the partition. A slice that still reached
-                    # untried partitions made progress, so an earlier failure does not count yet.
+                    # This error applies to the slice or the upstream, not to the partition. If the slice still
+                    # reached untried partitions, it made progress, and an earlier failure does not count yet.
                     if failures and index >= len(untried):
                         raise _as_failure(failures[0], error) from None
                     raise
@@ -92,7 +95,7 @@ class Slice:
         raise_final_failures(self._engine, self._claim)
 
     def assist(self) -> None:
-        """Load partitions that no worker has tried, while the slice that holds the run works on all partitions."""
+        """Load partitions that no worker has tried, while the assisted slice works on all partitions."""
         with self._opened() as (preparer, reader):
             untried, _ = self._partitions_left()
             for index, partition in enumerate(untried):
@@ -114,11 +117,10 @@ class Slice:
                 guard.check(page, normalized)
                 rows = preparer.rows(prepared) if rows is None else rows
                 seq, counters = commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())
-                reader.note_loaded(counters)
+                reader.record_loaded(counters)
                 reach("after_commit")
                 duration = round(time.monotonic() - started, 3)
-                about = {"partition": partition, "page": seq, "duration_seconds": duration}
-                log.info("page_committed", **about, **vars(counters))
+                log.info("page_committed", partition=partition, page=seq, duration_seconds=duration, **vars(counters))
                 self._call_assistants()
                 self._check_time(guard)
             if self._source.upstreams:
@@ -146,7 +148,7 @@ class Slice:
             raise SliceEnded
 
     def _call_assistants(self) -> None:
-        """Call assistants once, after the first committed page: unchanged files need none."""
+        """Call assistants once, after the first committed page, because a run with only unchanged files needs none."""
         if self._assistants_to_call > 0:
             call_assistants(self._claim, self._assistants_to_call)
             self._assistants_to_call = 0
@@ -157,13 +159,13 @@ class Slice:
 
     @contextmanager
     def _lease(self, partition: str) -> Iterator[Lease]:
-        # An assistant that is silent for longer is considered dead, and loses its current page.
+        # An assistant that commits nothing for longer is considered dead, and loses its current page.
         takeover_after = None if self._claim.assists else self._settings.transaction_timeout
         lease = take_lease(self._engine, self._claim, partition, self._settings.lease, takeover_after=takeover_after)
         try:
             yield lease
         except SoftTimeLimitExceeded:
-            raise  # The lease stays, so that a poisoned run can name the page that killed it.
+            raise  # Keep the lease, so that a poisoned run can name the page that killed its workers.
         except TerminalError as error:
             release_lease(self._engine, lease, done=True, failed=error)
             raise
@@ -207,7 +209,7 @@ def _following(partitions: Sequence[str], index: int) -> Sequence[str]:
 
 
 def _each_then_repeated(partitions: list[str], repeated: list[str]) -> Iterator[str]:
-    """Yield each partition once. Then, at intervals, yield those that were added to `repeated` meanwhile."""
+    """Yield each partition once. Then, at intervals, yield the partitions that were added to `repeated`."""
     yield from partitions
     while repeated:
         time.sleep(ASSISTED_POLL_INTERVAL)
@@ -215,12 +217,15 @@ def _each_then_repeated(partitions: list[str], repeated: list[str]) -> Iterator[
 
 
 def _as_failure(failure: TransientError, end: SliceEnded | TransientError) -> TransientError:
-    """Return a partition's failure as the slice's error. Otherwise it would never count towards MAX_WAITS."""
+    """Return a partition's failure as the slice's error. Otherwise it would never count toward MAX_WAITS."""
     retry_after = end.retry_after if isinstance(end, TransientError) else None
     return TransientError(failure.detail, code=failure.code, retry_after=retry_after)
 
 
 def _database_clock(now: datetime) -> Callable[[], datetime]:
-    """Return the database's clock, continued by this host's monotonic clock: hosts' clocks differ and jump."""
+    """Return a clock that starts at the database's time and continues with this host's monotonic clock.
+
+    The wall clocks of hosts differ and jump.
+    """
     started = time.monotonic()
     return lambda: now + timedelta(seconds=time.monotonic() - started)

@@ -1,1 +1,1 @@
-"""The life of a run: requests, slots, publishing, claims, leases, partitions, reconciliation."""
+"""Manage runs: requests, slots, publishing, claims, leases, partitions, reconciliation."""

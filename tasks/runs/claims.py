@@ -13,12 +13,12 @@ from sources.contract import UNTIL_RESUMED, TerminalError
 from tasks.runtime.safe_text import safe_text
 
 DISK_FULL = "disk_full"
-"""The code that starts the reason of a pause after Postgres ran out of disk space. Such a pause ends by itself."""
+"""The first word of a pause's reason, if Postgres ran out of disk space. Such a pause ends automatically."""
 
 
 @dataclass(frozen=True)
 class Hold:
-    """The right to move a run. `number` is a fencing token: each later claim of the run has a higher one."""
+    """The right to move a run. `number` is a fencing token: each later claim of the run has a higher number."""
 
     run: uuid.UUID
     number: int
@@ -32,7 +32,7 @@ class Claim(Hold):
 
     now:           the database's time when the slice started (aware, UTC).
     paused_reason: set while the source is paused; `paused_until` is None if the pause has no end.
-    assists:       True for an assistant, which uses the hold of another worker's slice.
+    assists:       True for an assistant, which uses the hold of the slice that it assists.
     """
 
     parameters: dict[str, Any]
@@ -51,7 +51,7 @@ class ClaimLost(Exception):
 
 
 def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
-    """Start a slice of a run that is due. Return None if the run has ended, is claimed, or has to wait longer."""
+    """Claim a due run for a slice. Return None if the run has ended, is already claimed, or must wait longer."""
     with engine.begin() as connection:
         row = (
             connection.execute(
@@ -77,7 +77,7 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
 
 
 def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
-    """Return the claim of a running slice, for an assistant. Return None if that slice has ended."""
+    """Return a claim for an assistant of a running slice. Return None if that slice has ended."""
     with engine.connect() as connection:
         row = (
             connection.execute(
@@ -96,13 +96,13 @@ def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
 
 
 def requeue_run(engine: Engine, claim: Claim) -> None:
-    """End a slice whose run continues in the next slice. The run is due at once."""
+    """End a slice, and queue its run for the next slice. The run is due immediately."""
     with engine.begin() as connection:
         _move(connection, claim, f"{_unless_cancelled('queued')}, attempts = greatest(attempts - 1, 0)")
 
 
 def postpone_run(engine: Engine, claim: Claim, reason: str, *, seconds: float, is_failure: bool) -> None:
-    """End a slice whose run has to wait for `seconds`. With is_failure, the wait counts towards MAX_WAITS."""
+    """End a slice, and make its run wait for `seconds`. With is_failure, the wait counts toward MAX_WAITS."""
     with engine.begin() as connection:
         _move(
             connection,
@@ -118,7 +118,7 @@ def postpone_run(engine: Engine, claim: Claim, reason: str, *, seconds: float, i
 
 
 def count_waits(engine: Engine, claim: Claim) -> int:
-    """Return how often the run has waited after a failure since its last committed page."""
+    """Return the number of waits after failures since the run's last committed page."""
     with engine.connect() as connection:
         waits: int = connection.execute(text("SELECT waits FROM runs WHERE id = :run"), {"run": claim.run}).scalar_one()
     return waits
@@ -147,14 +147,14 @@ def complete_run(engine: Engine, claim: Claim) -> str:
                 f"All {outcome.fetched} fetched items were rejected; see /runs/{claim.run}/rejects.",
                 code="nothing_loaded",
             )
-        # Upstreams list coins without a price. Such rejects are stored, but do not make the run `partial`.
+        # Some upstreams list coins without a price. These rejects are stored, but do not make the run `partial`.
         status = "partial" if outcome.noteworthy else "succeeded"
         end_run(connection, claim, status)
         return status
 
 
 def fail_run(connection: Connection, hold: Hold, code: str, detail: str, pause: timedelta | None = None) -> None:
-    """End a run as failed. If it is a live run and `pause` is set, pause its source too: the next run would fail."""
+    """End a run as failed. For a live run with `pause`, also pause its source, because the next run would fail too."""
     end_run(connection, hold, "failed", code, detail)
     if pause is not None and hold.kind == "live":
         extend_pause(connection, hold.source, pause, safe_text(f"{code}: {detail}"))
@@ -188,7 +188,7 @@ def extend_pause(connection: Connection, source: str, gap: timedelta, reason: st
 
 
 def _unless_cancelled(status: str) -> str:
-    """Return the assignments that set a run's status, or end the run if somebody cancelled it meanwhile."""
+    """Return SQL assignments that set a run's status, or that cancel the run if this was requested meanwhile."""
     return f"""status = CASE WHEN cancel_requested THEN 'cancelled' ELSE '{status}' END,
                finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END"""
 
@@ -200,7 +200,7 @@ def _move(connection: Connection, hold: Hold, assignments: str, **values: Any) -
     )
     if result.rowcount == 0:
         raise ClaimLost(str(hold.run))
-    # Waits for pages that assistants are committing. They are committed before this move; later ones are refused.
+    # This waits for the pages that assistants are committing. Later pages are rejected.
     connection.execute(
         text("""
             UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL

@@ -1,4 +1,4 @@
-"""The states of a run, and its codes when it waits or fails. Source of docs/reference/run-states.md."""
+"""Define the states of runs, and the codes of waiting and failed runs. docs/reference/run-states.md shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Code(NamedTuple):
-    """What a code means, and the next step for a person."""
+    """The meaning of a code, and the next step for the operator."""
 
     meaning: str
     next_step: str
@@ -15,30 +15,30 @@ class Code(NamedTuple):
 
 STATES: Mapping[str, str] = {
     "queued": "The run is requested, or a slice of it ended. It starts when a worker is free.",
-    "running": "A worker processes a slice of it.",
-    "waiting": "It cannot continue now. `waiting_reason` says why, and `next_attempt_at` when it tries again.",
+    "running": "A worker processes a slice of the run.",
+    "waiting": "The run cannot continue now. `waiting_reason` and `next_attempt_at` have the details.",
     "succeeded": "Everything was loaded.",
-    "partial": "It ended, and some items were rejected for other reasons than a missing price.",
-    "failed": "It was given up. `error` says why. What it committed stays.",
-    "cancelled": "A person cancelled it. What it committed stays.",
+    "partial": "The run ended. Some items were rejected for other reasons than a missing price.",
+    "failed": "The run ended because of `error`. Committed pages stay.",
+    "cancelled": "A person cancelled the run. Committed pages stay.",
 }
 
 WAITING: Mapping[str, Code] = {
-    "breaker_open": Code("Requests to the upstream failed in a row.", "None: one trial request follows by itself."),
+    "breaker_open": Code("Several consecutive requests to the upstream failed.", "None: a trial request follows."),
     "budget_spent": Code("`CALLS_PER_MONTH` is used up.", "Wait for the next month, or raise the limit and resume."),
     "cursor_stuck": Code("The source repeats a request, or its cursor does not advance.", "Correct its `fetch`."),
-    "database_unavailable": Code("Postgres does not answer, or reports an error that passes.", "Check Postgres."),
-    "disk_full": Code("Postgres has no disk space left. The source is paused.", "Make space, then resume it."),
-    "file_changed": Code("A file was written to while it was read.", "None."),
-    "limiter_unreachable": Code("Redis does not answer, so calls cannot be counted.", "Check Redis."),
-    "rate_limited": Code("The upstream answered 429, or `CALLS_PER_MINUTE` is used up.", "None; or a larger plan."),
+    "database_unavailable": Code("Postgres does not respond, or reports a transient error.", "Check Postgres."),
+    "disk_full": Code("Postgres has no disk space left. The source is paused.", "Free disk space, then resume it."),
+    "file_changed": Code("A file changed while a worker read it.", "None."),
+    "limiter_unreachable": Code("Redis does not respond, so calls cannot be counted.", "Check Redis."),
+    "rate_limited": Code("The upstream returned 429, or `CALLS_PER_MINUTE` is used up.", "None, or a larger plan."),
     "repeated_page": Code("The upstream returned the items of an earlier page again.", "Correct its `fetch`."),
-    "unexpected_body": Code("The upstream answered 200 with an unexpected body.", "Request the URL by hand."),
-    "unexpected_status": Code("The upstream answered 304 to an unconditional request.", "None."),
-    "upstream_slow": Code("The upstream did not answer within `REQUEST_DEADLINE`.", "None."),
-    "upstream_unavailable": Code("The upstream cannot be reached, or answered 408, 425 or 5xx.", "None."),
+    "unexpected_body": Code("The upstream returned 200 with an unexpected body.", "Request the URL by hand."),
+    "unexpected_status": Code("The upstream returned 304 to an unconditional request.", "None."),
+    "upstream_slow": Code("The upstream did not respond within `REQUEST_DEADLINE`.", "None."),
+    "upstream_unavailable": Code("The upstream cannot be reached, or returned 408, 425 or 5xx.", "None."),
 }
-"""Codes of waiting runs. After `MAX_WAITS` waits in a row, the run fails with the same code."""
+"""Codes of waiting runs. After `MAX_WAITS` consecutive failures, the run fails with the same code."""
 
 FAILED: Mapping[str, Code] = {
     "bodies_dropped": Code("Retention deleted all bodies that the replay would read.", "Request a full refresh."),
@@ -52,16 +52,16 @@ FAILED: Mapping[str, Code] = {
     "file_unreadable": Code("A file cannot be opened, or its name is not UTF-8.", "Correct its permissions or name."),
     "header_missing": Code("A CSV file has no header.", "Declare `header` or `skip_lines`."),
     "header_unreadable": Code("The header of a CSV file is not in the declared encoding.", "Declare `encoding`."),
-    "internal_error": Code("A bug.", "Report it, with the traceback of the log event `slice_crashed`."),
-    "key_refused": Code("The upstream answered 401 or 403. The source is paused.", "Correct its key, then resume it."),
+    "internal_error": Code("A bug in Kasparro or a source.", "Report the traceback in the log event `slice_crashed`."),
+    "key_refused": Code("The upstream returned 401 or 403. The source is paused.", "Correct its key, then resume it."),
     "misconfigured": Code("The source's plan needs a key.", "Set `<SOURCE>_API_KEY` for the workers."),
     "no_history": Code("The source declares no history.", "None: it cannot be backfilled."),
     "nothing_loaded": Code("All items were rejected.", "Look at `/runs/<id>/rejects`."),
-    "payment_required": Code("The upstream answered 402. The source is paused.", "Change the plan, then resume it."),
-    "poisoned": Code("`MAX_ATTEMPTS` starts in a row ended without a page.", "Look for killed processes and memory."),
-    "redirected": Code("The upstream redirects to another host, or in a loop.", "Set `<SOURCE>_URL` if you trust it."),
+    "payment_required": Code("The upstream returned 402. The source is paused.", "Change the plan, then resume it."),
+    "poisoned": Code("`MAX_ATTEMPTS` consecutive starts ended without a page.", "Check workers for kills and memory."),
+    "redirected": Code("The upstream redirects to another host, or in a loop.", "If you trust it, set `<SOURCE>_URL`."),
     "schema_frozen": Code("A field with the drift policy `freeze` changed.", "Accept it, or adapt the mapping."),
     "unknown_source": Code("The source was removed from the code.", "None."),
-    "upstream_refused": Code("The upstream answered 400, 404 or another 4xx.", "Check `<SOURCE>_URL` and its API."),
+    "upstream_refused": Code("The upstream returned 400, 404 or another 4xx.", "Check `<SOURCE>_URL` and its API."),
 }
 """Codes of failed runs, in addition to the codes of waiting runs."""

@@ -1,4 +1,4 @@
-"""Store the runs that answered an Idempotency-Key, and return them when the request is repeated."""
+"""Store the runs of each Idempotency-Key, and return them when the request is repeated."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class IdempotencyMismatch(Exception):
 
 
 def recall_runs(connection: Connection, key: str, request_hash: bytes) -> list[uuid.UUID]:
-    """Return the runs stored for this key, or an empty list. Raise IdempotencyMismatch for another request's key.
+    """Return the runs that are stored for this key, or an empty list. Delete expired keys.
 
-    Lock the key: a second request with it waits here until the first is committed. Delete expired keys.
+    Raise IdempotencyMismatch if the key was used with a different request. Lock the key, so that a second request with
+    the same key waits here until the first request is committed.
     """
     connection.execute(text("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()"))
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 1))"), {"key": key})
@@ -34,7 +35,7 @@ def recall_runs(connection: Connection, key: str, request_hash: bytes) -> list[u
 
 
 def remember_runs(connection: Connection, key: str, request_hash: bytes, runs: Sequence[uuid.UUID]) -> None:
-    """Store the runs that answer this key, for IDEMPOTENCY_KEYS_KEPT seconds."""
+    """Store the runs of this key for IDEMPOTENCY_KEYS_KEPT seconds."""
     connection.execute(
         text("""
             INSERT INTO idempotency_keys (key, request_hash, answer, expires_at)

@@ -20,8 +20,8 @@ from tasks.runtime.safe_text import safe_text
 class Lease:
     """A run's right to write to a partition.
 
-    token:   the fencing token: each later lease of the partition has a higher one.
-    version: the checkpoint's version that this slice last saw. Each page increments it.
+    token:   the fencing token. Each later lease of the partition has a higher token.
+    version: the checkpoint's version that this slice last read or wrote. Each page increments it.
     seconds: how long the lease lasts without a committed page.
     """
 
@@ -43,7 +43,11 @@ class Lease:
 
 
 class LeaseHeld(Exception):
-    """Another worker has the lease. seconds: until it ends. same_run: that worker works on this slice's run."""
+    """Another worker holds the lease.
+
+    seconds:  remaining seconds of the lease.
+    same_run: whether that worker processes this slice's run.
+    """
 
     def __init__(self, partition: str, run: UUID | None, seconds: float, *, same_run: bool):
         holder = f"is leased to run {run}" if run else "was released just now"
@@ -60,16 +64,16 @@ class LeaseLost(Exception):
 
 
 class Cancelled(Exception):
-    """Somebody cancelled the run."""
+    """A person cancelled the run."""
 
 
 def take_lease(
     engine: Engine, claim: Claim, partition: str, seconds: float, *, takeover_after: float | None = None
 ) -> Lease:
-    """Return the lease of a partition that is free, expired, or left by an earlier slice of the run.
+    """Take the lease of a partition. It must be free, expired, or held by an earlier slice of the run.
 
-    takeover_after: also take the lease from a worker of the same slice that has committed no page for this many
-    seconds. None: never.
+    takeover_after: also take the lease from another worker of the same slice, if that worker has committed no page
+    for this many seconds. None: never.
 
     Raise LeaseHeld, PartitionDone, ClaimLost or Cancelled.
     """
@@ -94,7 +98,7 @@ def take_lease(
                    AND (lease_run IS NULL OR lease_run = :run AND lease_claim IS DISTINCT FROM :number
                         OR lease_expires <= clock_timestamp()
                            + CASE WHEN lease_run = :run THEN :left_at_takeover ELSE interval '0' END
-                        -- No valid lease ends so late: this one was taken while the clock was ahead.
+                        -- No valid lease ends that late. This lease was taken while the clock was ahead.
                         OR lease_expires > clock_timestamp() + :lease)
                 RETURNING lease_token, cursor, version
             """),
@@ -129,10 +133,11 @@ def _reason_not_taken(connection: Connection, claim: Claim, partition: str) -> L
 def release_lease(
     engine: Engine, lease: Lease, *, done: bool = False, failed: TransientError | TerminalError | None = None
 ) -> None:
-    """Release a partition.
+    """Release the lease of a partition.
 
-    done:   the run has finished with the partition. Raise LeaseLost if the checkpoint has changed.
-    failed: why the partition could not be read. Without `done`, the run retries it after its other partitions.
+    done:   whether the run has finished the partition. If so, raise LeaseLost if the checkpoint has changed.
+    failed: the error that prevented reading the partition. Without `done`, the run retries it after its other
+            partitions.
     """
     with engine.begin() as connection:
         _renew_claim(connection, lease.claim)
@@ -165,16 +170,16 @@ def _error(failed: TransientError | TerminalError) -> dict[str, Any]:
 
 
 def _renew_claim(connection: Connection, claim: Claim) -> bool | None:
-    """Record that the slice still works. Return whether its run is to be cancelled, or None if the claim is lost.
+    """Record that the slice is alive. Return whether its run must be cancelled, or None if the claim is lost.
 
-    An assistant records nothing. It waits for a move of the run that is being committed.
+    For an assistant, record nothing, but wait until a concurrent move of the run is committed.
     """
-    held = "id = :run AND claims = :number AND status = 'running'"
+    is_claimed = "id = :run AND claims = :number AND status = 'running'"
     cancelled: bool | None = connection.scalar(
         text(
-            f"SELECT cancel_requested FROM runs WHERE {held} FOR SHARE"
+            f"SELECT cancel_requested FROM runs WHERE {is_claimed} FOR SHARE"
             if claim.assists
-            else f"UPDATE runs SET claimed_at = clock_timestamp() WHERE {held} RETURNING cancel_requested"
+            else f"UPDATE runs SET claimed_at = clock_timestamp() WHERE {is_claimed} RETURNING cancel_requested"
         ),
         {"run": claim.run, "number": claim.number},
     )

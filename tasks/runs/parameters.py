@@ -1,4 +1,4 @@
-"""Parameters of replays and backfills: to and from the JSON in a run's row."""
+"""Convert the parameters of replays and backfills to and from the JSON in a run's row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 TIME_FIELDS = ("observed_from", "observed_to")
 
 Existing = Literal["skip", "retry", "repeat"]
-"""What a backfill does with spans that an earlier backfill requested. `skip`: fetch none of them. `retry`: fetch those
+"""The treatment of spans that an earlier backfill requested. `skip`: fetch none of them. `retry`: fetch only the spans
 that the upstream refused. `repeat`: fetch all of them."""
 
 EXISTING: tuple[str, ...] = get_args(Existing)
@@ -28,7 +28,11 @@ Span = tuple[datetime, datetime]
 
 @dataclass(frozen=True)
 class BackfillParameters:
-    """Which assets (slugs) to backfill, from `observed_from` until before `observed_to` (aware; None: now)."""
+    """The assets and the period of a backfill.
+
+    assets:                     slugs.
+    observed_from, observed_to: the period (aware times). Its end is excluded. None: until now.
+    """
 
     assets: tuple[str, ...]
     observed_from: datetime
@@ -37,21 +41,21 @@ class BackfillParameters:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The JSON for the run's row."""
+        """Return the JSON for the run's row."""
         times = {name: at.isoformat() for name in TIME_FIELDS if (at := getattr(self, name)) is not None}
         return {"assets": list(self.assets), **times, "existing": self.existing}
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
-        """Read the JSON that `parameters` wrote."""
+        """Build an instance from the JSON of `parameters`."""
         times = {name: datetime.fromisoformat(parameters[name]) for name in TIME_FIELDS if name in parameters}
         return cls(tuple(parameters["assets"]), **times, existing=parameters["existing"])
 
     def spans(self, max_span: timedelta, now: datetime) -> list[Span]:
         """Return the spans to fetch, newest first, each at most `max_span` long.
 
-        Every backfill cuts at the same instants, so a backfill recognizes the spans of an earlier one. The last span
-        ends with the current day, so all slices of a run have the same spans.
+        All backfills divide time at the same instants, so that a backfill recognizes the spans of an earlier backfill.
+        The newest span ends with the current day at the latest, so that all slices of a run have the same spans.
         """
         tomorrow = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         end, spans, since = min(self.observed_to or tomorrow, tomorrow), [], self.observed_from
@@ -64,12 +68,13 @@ class BackfillParameters:
 
 @dataclass(frozen=True)
 class ReplayParameters:
-    """Which stored pages of a source to replay. The default: all of them.
+    """The stored pages of a source to replay. Default: all pages.
 
-    rejected:                 pages with a quarantined reject; with `code` or `field`, one that has such a reason.
-    run:                      pages that this run fetched.
-    fetched_from, fetched_to: pages fetched in this period; the end is excluded.
-    body:                     pages with this body (SHA-256, hexadecimal).
+    rejected:                 only pages with quarantined rejects.
+    code, field:              with `rejected`, the code or field that a reason of a reject must have.
+    run:                      only pages that this run fetched.
+    fetched_from, fetched_to: only pages fetched in this period. Its end is excluded.
+    body:                     only pages with this body (SHA-256, hexadecimal).
     """
 
     rejected: bool = False
@@ -82,14 +87,14 @@ class ReplayParameters:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The JSON for the run's row, without the fields that have their default."""
+        """Return the JSON for the run's row, without the fields that have their default."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {name: value for name, value in values.items() if value not in (None, False)}
-        return json.loads(json.dumps(chosen, default=_as_json))  # type: ignore[no-any-return]  # an object
+        selected = {name: value for name, value in values.items() if value not in (None, False)}
+        return json.loads(json.dumps(selected, default=_as_json))  # type: ignore[no-any-return]  # an object
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
-        """Read the JSON that `parameters` wrote. Times and the run's id stay text: Postgres converts them."""
+        """Build an instance from the JSON of `parameters`. Times and the run's id stay text: Postgres converts them."""
         return cls(**parameters)
 
 

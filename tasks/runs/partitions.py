@@ -1,4 +1,4 @@
-"""Record what a run has done with its partitions across slices: which are done, and which failed and why."""
+"""Read which partitions a run has finished in all its slices, and which partitions failed and why."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tasks.runs.claims import Claim
 from tasks.runtime.safe_text import MAX_DETAIL_CHARS
 
 MAX_FAILURE_CHARS = MAX_DETAIL_CHARS // 8
-"""Characters of one partition's error in a detail that lists several."""
+"""Maximum characters of one partition's error in a detail that lists several errors."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run could not read a partition. pause: seconds. is_final: the run does not retry the partition."""
+    """The reason that a run could not read a partition. pause: seconds. is_final: whether no retry follows."""
 
     partition: str
     code: str
@@ -28,15 +28,15 @@ class Failure:
 
     @property
     def message(self) -> str:
-        """The detail, with the partition's name in front if the detail lacks it."""
+        """Return the detail, preceded by the partition's name if the detail lacks it."""
         return self.detail if self.partition in self.detail else f"{self.partition}: {self.detail}"
 
 
 def list_remaining_partitions(engine: Engine, claim: Claim, partitions: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the partitions that the run has not tried, and those it has to retry.
+    """Return the partitions that the run has not tried, and the partitions that it must retry.
 
-    The untried ones keep the source's order. The retries start with the one whose failure is oldest. So a slice
-    continues where the last one ended, however many partitions exist or fail.
+    Untried partitions keep the source's order. Partitions to retry are sorted by the time of their failure, oldest
+    first. A slice therefore continues where the last slice ended, however many partitions exist or fail.
     """
     with engine.connect() as connection:
         rows = connection.execute(
@@ -46,11 +46,11 @@ def list_remaining_partitions(engine: Engine, claim: Claim, partitions: Iterable
             """),
             {"source": claim.source, "run": claim.run},
         ).all()
-    tried = {row.partition for row in rows}
+    tried_partitions = {row.partition for row in rows}
     ordered = list(partitions)
-    existing = set(ordered)
-    retries = [row.partition for row in rows if not row.done and row.partition in existing]
-    return [partition for partition in ordered if partition not in tried], retries
+    existing_partitions = set(ordered)
+    retries = [row.partition for row in rows if not row.done and row.partition in existing_partitions]
+    return [partition for partition in ordered if partition not in tried_partitions], retries
 
 
 def find_unleased_partition(
@@ -71,7 +71,7 @@ def find_unleased_partition(
 
 
 def list_failures(engine: Engine, claim: Claim) -> list[Failure]:
-    """Return the partitions that the run has failed to read so far, in all its slices."""
+    """Return the failures of the run's partitions so far, in all its slices."""
     with engine.connect() as connection:
         rows = connection.execute(
             text("""
@@ -85,7 +85,7 @@ def list_failures(engine: Engine, claim: Claim) -> list[Failure]:
 
 
 def raise_final_failures(engine: Engine, claim: Claim) -> None:
-    """Raise TerminalError for the first partition that failed for good. Call it after all others are loaded."""
+    """Raise TerminalError for the first final failure. Call this after all other partitions are loaded."""
     failures = [failure for failure in list_failures(engine, claim) if failure.is_final]
     if failures:
         pauses = [failure.pause for failure in failures if failure.pause is not None]
@@ -94,9 +94,9 @@ def raise_final_failures(engine: Engine, claim: Claim) -> None:
 
 
 def append_failures(engine: Engine, claim: Claim, detail: str) -> str:
-    """Return a failed run's error detail, followed by the partitions it could not read.
+    """Return a failed run's error detail, followed by the errors of the partitions that it could not read.
 
-    The result has at most MAX_DETAIL_CHARS characters. Partitions that do not fit are counted.
+    The result has at most MAX_DETAIL_CHARS characters. Errors that do not fit are counted.
     """
     messages = [
         message

@@ -10,8 +10,10 @@ from tasks.runs.publishing import publish
 
 
 def pause_source(engine: Engine, source: str, until: datetime | None, reason: str) -> None:
-    """Start no slice of the source until this time (None: until it is resumed). A slice in progress is finished
-    first; then its run waits."""
+    """Pause a source: start no slice of it until this time. None: until the source is resumed.
+
+    A slice in progress finishes first. Its run then waits.
+    """
     with engine.begin() as connection:
         connection.execute(
             text("""
@@ -23,10 +25,10 @@ def pause_source(engine: Engine, source: str, until: datetime | None, reason: st
 
 
 def resume_source(engine: Engine, source: str) -> None:
-    """End the source's pause. Its waiting runs are due at once."""
+    """End the source's pause. Its waiting runs are due immediately."""
     with engine.begin() as connection:
         connection.execute(
-            # Keeps the end of the pause: the source counts as late only from then on (tasks/anomalies/freshness.py).
+            # Store the end of the pause. Lateness is measured from then on (tasks/anomalies/freshness.py).
             text("UPDATE sources SET paused_until = clock_timestamp(), paused_reason = NULL WHERE name = :source"),
             {"source": source},
         )

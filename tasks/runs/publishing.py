@@ -1,4 +1,4 @@
-"""Publish runs: send their messages to the workers. A message that cannot be sent now is sent by the reconciler."""
+"""Publish runs: send their messages to the workers. The reconciler sends messages that cannot be sent now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
-    """Send the message of each run, oldest request first. Stop at the first failure of Redis, without raising."""
+    """Send the message of each run, oldest request first. Stop at the first Redis error, without raising it."""
     with engine.connect() as connection:
         query = select(RunRow.id, RunRow.source).where(RunRow.id.in_(runs)).order_by(RunRow.requested_at)
         rows = connection.execute(query).all()
@@ -46,9 +46,9 @@ def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
 
 
 def call_assistants(hold: Hold, count: int) -> None:
-    """Ask `count` other workers to take partitions of a run. The slice that holds the run needs none of them.
+    """Send a message for each of `count` assistants: other workers that ingest partitions of a run.
 
-    Raises nothing. If Redis is down, no assistants come, and the run takes longer.
+    Raise nothing, because a run does not need assistants. If Redis is down, the run only takes longer.
     """
     for _ in range(count):
         try:

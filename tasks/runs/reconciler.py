@@ -1,4 +1,4 @@
-"""Requeue or end runs whose worker vanished, and publish runs whose message was lost. Two may run at once."""
+"""Requeue or end runs whose worker vanished. Publish runs whose message was lost. Two reconcilers may run at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.runtime.retry import DATABASE_ERRORS
 log = structlog.get_logger()
 
 MAX_RUNS_PER_SWEEP = 500
-"""Runs that one sweep publishes."""
+"""Maximum number of runs that one sweep publishes."""
 
 POISONED_PAUSE = timedelta(days=1)
 
@@ -29,7 +29,7 @@ POISONED_PAUSE = timedelta(days=1)
 def reconcile(engine: Engine, settings: Settings) -> bool:
     """Settle every `running` run that has no worker, and publish every run that is due.
 
-    Return False if the database prevented a step. The other steps are done in any case.
+    Return False if a database error prevented a step. The other steps run in any case.
     """
     steps = (_terminate_overdue_sessions, _settle_abandoned_runs, _explain_missing_workers, _publish_due_runs)
     results = [_try_step(step, engine, settings) for step in steps]
@@ -46,9 +46,9 @@ def _try_step(step: Callable[[Engine, Settings], None], engine: Engine, settings
 
 
 def _terminate_overdue_sessions(engine: Engine, settings: Settings) -> None:
-    """Terminate workers' sessions whose transaction is far over TRANSACTION_TIMEOUT: they block other workers.
+    """Terminate workers' sessions whose transaction takes more than twice TRANSACTION_TIMEOUT. They block others.
 
-    Postgres does not apply transaction_timeout while a COPY waits for rows. A worker may freeze in the middle of one.
+    Postgres does not apply transaction_timeout while a COPY waits for rows. A worker may freeze during a COPY.
     """
     with engine.begin() as connection:
         sessions = connection.execute(
@@ -69,10 +69,10 @@ def _terminate_overdue_sessions(engine: Engine, settings: Settings) -> None:
 
 
 def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
-    """Settle `running` runs that have no live lease and gave no sign of life for the length of a lease."""
+    """Settle `running` runs that have no valid lease, and whose worker has been silent for the length of a lease."""
     with engine.begin() as connection:
         rows = connection.execute(
-            # A locked row belongs to a page that is being committed, or to another reconciler.
+            # Skip locked rows: a page of the run is being committed, or another reconciler settles the run.
             text("""
                 SELECT id AS run, claims AS number, source, kind, attempts, cancel_requested
                   FROM runs
@@ -90,7 +90,7 @@ def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
 
 
 def _lock_checkpoints(connection: Connection, run: RowMapping) -> bool:
-    """Lock the run's checkpoints, so that no page of it can be committed. Return False if one is being committed."""
+    """Lock the run's checkpoints, so that no page can be committed. Return False if a page is being committed."""
     all_locked: bool = connection.execute(
         text("""
             SELECT count(*) = (SELECT count(*) FROM checkpoints WHERE lease_run = :run)
@@ -102,14 +102,14 @@ def _lock_checkpoints(connection: Connection, run: RowMapping) -> bool:
 
 
 def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None:
-    """Cancel the run if somebody requested that, fail it after MAX_ATTEMPTS starts, or requeue it."""
+    """Cancel the run if that was requested, fail it after MAX_ATTEMPTS starts, or requeue it."""
     hold = Hold(run["run"], run["number"], run["source"], run["kind"])
     if run["cancel_requested"]:
         end_run(connection, hold, "cancelled")
         log.info("run_ended", run=str(hold.run), source=hold.source, status="cancelled")
     elif run["attempts"] >= settings.max_attempts:
         detail = _describe_poisoned_run(connection, run)
-        # Pauses the source. Otherwise the run of each slot would kill its workers on the same page.
+        # Pause the source. Otherwise each slot's run would kill its workers at the same page.
         fail_run(connection, hold, "poisoned", detail, POISONED_PAUSE)
         log.error("run_ended", run=str(hold.run), source=hold.source, status="failed", code="poisoned", reason=detail)
     else:
@@ -131,7 +131,7 @@ def _describe_poisoned_run(connection: Connection, run: RowMapping) -> str:
 
 
 def _explain_missing_workers(engine: Engine, settings: Settings) -> None:
-    """Say in `waiting_reason` of each run that is due that no worker is alive, or clear that text."""
+    """Set the `waiting_reason` of each due run if no worker is alive. Clear it otherwise."""
     with engine.begin() as connection:
         connection.execute(
             text("""
@@ -153,10 +153,10 @@ def _explain_missing_workers(engine: Engine, settings: Settings) -> None:
 
 
 def _publish_due_runs(engine: Engine, settings: Settings) -> None:
-    """Publish the runs that are due and whose last message is older than PUBLISH_GAP.
+    """Publish the due runs that have no message, or whose last message is older than PUBLISH_GAP.
 
-    While messages wait in the queue, the gap doubles with each publication: a backlog is not a loss. If the queue is
-    empty, the message was lost, and the gap does not grow.
+    While the queue has messages, the gap doubles with each publication, since the run's message may still be in the
+    queue. If the queue is empty, the message was lost, and the gap does not grow.
     """
     with engine.connect() as connection:
         runs = connection.scalars(

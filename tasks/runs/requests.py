@@ -1,4 +1,4 @@
-"""Request and cancel runs. The run's row is committed before its message is sent. Beat and the API both use this."""
+"""Request and cancel runs, for beat and for the API. A run's row is committed before its message is sent."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ INSERT_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A requested run: live, or a replay, or a backfill.
+    """A request for a live run, a replay or a backfill.
 
-    full_refresh: a live run starts from no cursor. Nothing is deleted.
+    full_refresh: start the live run without a cursor. Nothing is deleted.
     """
 
     source: str
@@ -45,7 +45,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Requested:
-    """The run that answers a request. created: False if the run existed already."""
+    """The run of a request. created: False if the run already existed."""
 
     run: uuid.UUID
     created: bool
@@ -76,10 +76,10 @@ def request_runs(
     traceparent: str | None = None,
     idempotency_key: str | None = None,
 ) -> list[Requested]:
-    """Return the runs that answer `requests`, in their order. If one request raises, no run is created.
+    """Request runs. Return one run for each request, in the same order. If one request raises, no run is created.
 
-    A request for a source that already has such a run is answered with that run. If Redis is down, the reconciler
-    publishes the runs later.
+    If the source already has an unfinished run like the requested one, return that run. If Redis is down, the
+    reconciler publishes the runs later.
 
     Raise UnknownSource, RunConflict or IdempotencyMismatch.
     """
@@ -91,22 +91,22 @@ def request_runs(
         if idempotency_key and (runs := recall_runs(connection, idempotency_key, _request_hash(requests))):
             return [Requested(run, created=False) for run in runs]
         # In sorted order, so that two clients that request the same sources cannot deadlock.
-        answers = {
+        runs_by_request = {
             request: insert_run(connection, request, origin)
             for request in sorted(set(requests), key=lambda request: request.source)
         }
-        requested = [answers[request] for request in requests]
+        results = [runs_by_request[request] for request in requests]
         if idempotency_key:
-            runs = [answer.run for answer in requested]
+            runs = [result.run for result in results]
             remember_runs(connection, idempotency_key, _request_hash(requests), runs)
-    publish(engine, [answer.run for answer in requested if answer.created])
-    return requested
+    publish(engine, [result.run for result in results if result.created])
+    return results
 
 
 def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
-    """Cancel an unfinished run: at once if no worker has it, otherwise before its next page is committed.
+    """Cancel an unfinished run. If a worker has claimed it, the run ends before its next page is committed.
 
-    Return the run's status after that, or None if there is no such run.
+    Return the run's new status, or None if there is no such run.
     """
     with engine.begin() as connection:
         connection.execute(
@@ -126,17 +126,17 @@ def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
 def insert_run(
     connection: Connection, request: RunRequest, origin: Mapping[str, str | None], slot: datetime | None = None
 ) -> Requested:
-    """Insert a queued run, or return the one that answers the request already. Raise RunConflict.
+    """Insert a queued run, or return the existing run that matches the request. Raise RunConflict.
 
-    origin: who requested the run: requested_by, request_id and traceparent.
-    slot:   only the run of this slot answers the request.
+    origin: the origin of the request: requested_by, request_id and traceparent.
+    slot:   the slot of a scheduled run. If set, only a run of this slot matches the request.
     """
     connection.execute(
         text("INSERT INTO sources (name) VALUES (:source) ON CONFLICT DO NOTHING"), {"source": request.source}
     )
     if request.backfill and (run := _find_same_backfill(connection, request)):
         return Requested(run, created=False)
-    # The conflicting run may end between the two statements. Then the next attempt inserts.
+    # The conflicting run may end between the two statements. The next attempt then inserts a run.
     for _ in range(INSERT_ATTEMPTS):
         if run := _insert(connection, request, origin, slot):
             return Requested(run, created=True)
@@ -150,7 +150,7 @@ def insert_run(
             {"source": request.source, "slot": slot, "kind": request.kind},
         ).one_or_none()
         if existing is not None:
-            # A slot is answered only by its own run. Any other request is answered by a run with the same parameters.
+            # A slot matches only its own run. Any other request matches a run with the same parameters.
             if existing.scheduled_for != slot if slot else existing.parameters != request.parameters:
                 raise RunConflict(request.source, existing.id)
             return Requested(existing.id, created=False)
@@ -181,7 +181,7 @@ def _insert(
 
 
 def _find_same_backfill(connection: Connection, request: RunRequest) -> uuid.UUID | None:
-    """Return an unfinished backfill with the same parameters. A source may have several with different ones."""
+    """Return an unfinished backfill with the same parameters. A source may have several, with different parameters."""
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 2))"), {"source": request.source})
     run: uuid.UUID | None = connection.scalar(
         text("""

@@ -1,1 +1,1 @@
-"""Services that every process needs: logs, database, retries, heartbeats, shutdown."""
+"""Provide services that every process needs: logs, database, retries, heartbeats, shutdown."""

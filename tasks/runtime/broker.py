@@ -1,4 +1,4 @@
-"""Check Redis with short timeouts, and define how old a heartbeat may be."""
+"""Check Redis with short timeouts, and define the maximum age of a heartbeat."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TIMEOUT = 0.8
 """Seconds to wait for Redis."""
 
 HEARTBEAT_GRACE = 15.0
-"""Seconds that a heartbeat may be late, in addition to three sweeps."""
+"""Seconds that a heartbeat may be late, in addition to the duration of three sweeps."""
 
 
 def broker_accepts_writes() -> bool:
-    """Return whether Redis stores a value in time. A Redis that is full or read-only still answers a ping."""
+    """Return whether Redis stores a value in time. If Redis is full or read-only, it still responds to pings."""
     return _check(lambda client: bool(client.set("kasparro:written", 1, ex=60)))
 
 
 def ingest_queue_is_empty() -> bool:
-    """Return whether no message waits for a worker. Return False if Redis does not answer."""
+    """Return whether the ingest queue is empty. Return False if Redis does not respond."""
     return _check(lambda client: client.llen("ingest") == 0)
 
 
@@ -37,5 +37,5 @@ def _check(check: Callable[[Redis], bool]) -> bool:
 
 
 def heartbeat_timeout(settings: Settings) -> float:
-    """Return the seconds without a heartbeat after which a part of the service counts as down."""
+    """Return the seconds without a heartbeat after which a component of the service counts as down."""
     return 3 * settings.sweep_every + HEARTBEAT_GRACE

@@ -15,14 +15,14 @@ from celery.worker.consumer import Consumer
 log = structlog.get_logger()
 
 RETRY_INTERVAL = 1.0
-"""Seconds between two connections, if Redis accepts a connection but then refuses to write."""
+"""Seconds between two connections, if Redis accepts connections but refuses writes."""
 
 MAX_RECONNECT_INTERVAL = 10
 """Maximum seconds between two attempts to connect to Redis. Celery's default grows to 30."""
 
 
 class ResilientConsumer(Consumer):
-    """Celery's consumer, corrected: no lost connection and no invalid message ends the worker or stops it consuming."""
+    """A Celery consumer that keeps consuming after a lost connection to Redis or an invalid message."""
 
     loop: Any
 
@@ -39,7 +39,7 @@ class ResilientConsumer(Consumer):
             except self.connection_errors:
                 raise
             except Exception:
-                # Left in the queue, the message would end one worker after another.
+                # If the message stayed in the queue, it would end one worker after another.
                 log.exception("message_invalid")
                 message.reject_log_error(log, self.connection_errors)
 
@@ -53,22 +53,22 @@ class ResilientConsumer(Consumer):
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
-            # Celery closes the connection twice, and returns the current message each time. The second attempt has no
-            # connection left to return it over.
+            # Celery closes the connection twice, and each time returns the current message to the queue. The second
+            # time, the connection no longer exists.
             log.warning("connection_close_failed", reason=str(error))
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Pause before Celery reconnects. Otherwise it retries without pause while Redis refuses to write."""
+        """Pause before Celery reconnects. Otherwise it would retry without a pause while Redis refuses writes."""
         super().on_connection_error_before_connected(exc)
         sleep(RETRY_INTERVAL)
 
     def call_soon_ack(self, settle: Callable[..., None], *args: Any, **kwargs: Any) -> Any:
-        """Schedule an acknowledgement or rejection. settle: the message's method that does it."""
+        """Acknowledge or reject a message soon. settle: the message's method to call."""
         return super().call_soon_ack(partial(settle_or_reconnect, settle), *args, **kwargs)
 
 
 class SingleAttemptEvents(Events):
-    """Celery's events, with a dispatcher that never retries."""
+    """Send Celery's events with a dispatcher that never retries."""
 
     dispatcher_cls = "tasks.runtime.celery_consumer:SingleAttemptDispatcher"
 
@@ -85,9 +85,9 @@ class SingleAttemptDispatcher(EventDispatcher):
 
 
 def read_or_reconnect(loop: Callable[..., None], *args: Any) -> None:
-    """Run Celery's loop, which reads messages. Raise ConnectionError if it reads something that is not a message.
+    """Run Celery's loop, which reads messages. Raise ConnectionError if an entry of the queue is not a message.
 
-    That entry has left the queue already. The error makes the worker reconnect.
+    The entry is already removed from the queue. The error makes the worker reconnect.
     """
     try:
         loop(*args)
@@ -100,9 +100,11 @@ def settle_or_reconnect(settle: Callable[..., None], *args: Any) -> None:
     """Acknowledge or reject a message. Raise ConnectionError if that fails on an open connection."""
     message = settle.__self__  # type: ignore[attr-defined]  # a bound method, typed as a Callable
     if message.channel.closed:
-        # The connection was lost, so Redis delivers the message again. The second delivery finds its run not due.
+        # The connection was lost, so Redis delivers the message again. The second delivery is skipped, because its run
+        # is not due.
         return
     settle(*args)
     if not message.acknowledged:
-        # Celery only logs this, and counts the message as unfinished for ever. Each one would take a slot.
+        # Celery only logs this and counts the message as unfinished forever. Each such message would reduce the number
+        # of messages that the worker can receive.
         raise ConnectionError("a message could not be acknowledged; reconnecting")

@@ -1,8 +1,8 @@
-"""Define the points at which the fault-injection suite kills or stops this process.
+"""Define fault points, where the fault-injection suite can kill or stop this process.
 
-They do nothing unless KASPARRO_FAULTS names a folder. A file in that folder arms the point of the same name. It
-contains a signal's name (`SIGKILL`, `SIGSTOP`). The first process that reaches the point removes the file and sends
-itself the signal.
+Fault points do nothing unless KASPARRO_FAULTS names a folder. A file in that folder arms the fault point of the same
+name. The file contains the name of a signal (`SIGKILL`, `SIGSTOP`). The first process that reaches the fault point
+removes the file and sends itself the signal.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Point = Literal[
     "before_acknowledgement",
 ]
 
-# Not a setting of the service: no deployment needs it.
+# This is not a setting of the service, because no deployment needs it.
 _FOLDER = os.environ.get("KASPARRO_FAULTS")
 
 
 def reach(point: Point) -> None:
-    """Send this process the point's signal if the point is armed."""
+    """Send the fault point's signal to this process, if the fault point is armed."""
     if _FOLDER is not None:
         _fire(Path(_FOLDER) / point)
 

@@ -1,4 +1,4 @@
-"""Record heartbeats in Postgres: when each part of the service last worked."""
+"""Record heartbeats in Postgres: the time at which each component last worked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 def send_heartbeat(part: str) -> None:
-    """Record a heartbeat of this process's part. Log a warning if the database is unavailable."""
+    """Record a heartbeat for the component that this process runs. Log a warning if the database is unavailable."""
     try:
         record_heartbeat(worker_engine(), part)
     except DATABASE_ERRORS as error:
@@ -21,7 +21,7 @@ def send_heartbeat(part: str) -> None:
 
 
 def record_heartbeat(engine: Engine, part: str) -> None:
-    """Record a heartbeat of a part (`worker`, `control` or `beat`)."""
+    """Record a heartbeat for a component: `worker`, `control` or `beat`."""
     with engine.begin() as connection:
         connection.execute(
             text("""

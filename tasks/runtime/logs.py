@@ -1,4 +1,4 @@
-"""Configure logging: one line per event, as JSON or coloured text, without secrets."""
+"""Configure logging: one line per event, as JSON or colored text, without secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from settings import Settings, secrets_in
 
 HIDDEN = "[hidden]"
 EVENT_DROPPED = "event_dropped"
-# Libraries whose INFO messages repeat our own events. Only their warnings are logged.
+# The INFO messages of these libraries repeat our own events. Only their warnings are logged.
 QUIET_LOGGERS = (
     "amqp",
     "celery.app.trace",
@@ -38,7 +38,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Tracebacks become text before secrets are removed. Colours are added last.
+    # Tracebacks become text before secrets are removed. Colors are added last.
     redacting: list[Processor] = [structlog.processors.format_exc_info, _Redactor(secrets_in(os.environ))]
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     renderer = structlog.processors.JSONRenderer() if as_json else console
@@ -70,7 +70,7 @@ def configure_logging(settings: Settings) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Log `event_dropped` for an event that cannot be written. The base class would print its secrets."""
+    """Log `event_dropped` for an event that cannot be written. The base class would print the event's secrets."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 — logging's name
         if record.msg != EVENT_DROPPED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.runtime.logs import hide_secrets
 
 MAX_DETAIL_CHARS = 2000
-"""Characters."""
+"""Maximum length of a safe text."""
 
 
 def safe_text(text: str) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 import billiard.pool
 from celery.signals import worker_shutting_down
 
-# A forked process that ends waits until the worker has read its last result: 30 s by default. A worker that is ending
-# may not read it. No result is needed here: all work is committed.
+# Before a forked process exits, it waits until the worker has read its last result, by default for 30 s. A stopping
+# worker may never read it. The result is not needed, because all work is committed.
 billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20  # tenths of a second
 
-# One byte shared with the forked processes: many supervisors signal only the parent.
+# One byte shared with the forked processes, because many supervisors signal only the parent.
 _WORKER_STOPPING = mmap.mmap(-1, 1)
 
 _process_stopping = False
@@ -28,14 +28,14 @@ def is_stopping() -> bool:
 
 @contextmanager
 def finish_page_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the slice after its current page, not the process. Some supervisors signal the whole group."""
+    """On SIGTERM, end the slice after its current page, not the process. Some supervisors signal the whole group."""
     global _process_stopping
     previous = signal.signal(signal.SIGTERM, _mark_process)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-        _process_stopping = False  # a signal to this process alone ends one slice, not the later ones
+        _process_stopping = False  # a signal to this process alone ends only the current slice
 
 
 def _mark_process(*_: Any) -> None:

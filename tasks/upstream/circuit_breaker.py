@@ -1,8 +1,8 @@
 """Stop requests to a host after repeated failures. Each source has one circuit breaker, shared by all workers.
 
 The state is stored in the source's row. Closed: every request is allowed. Open: no request is allowed for
-BREAKER_COOLDOWN seconds. Half-open: one trial request is allowed, across all workers. A response closes the breaker;
-a failure opens it again.
+BREAKER_COOLDOWN seconds. Half-open: one trial request is allowed, across all workers. A response to it closes the
+breaker. A failure opens the breaker again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sources.contract import TransientError
 _IS_COOLING = "(breaker_opened_at BETWEEN clock_timestamp() - :cooldown AND clock_timestamp())"
 _HAS_TRIAL = "(breaker_probe_until BETWEEN clock_timestamp() AND clock_timestamp() + :deadline)"
 
-# A single statement. It writes nothing if the breaker is closed. The SELECT sees the row as it was before the UPDATE.
-_ADMIT = text(f"""
+# The SELECT reads the row's state before the UPDATE. If the breaker is closed, nothing is written.
+_RESERVE_REQUEST = text(f"""
     WITH trial AS (
         UPDATE sources SET breaker_probe_until = clock_timestamp() + :deadline
          WHERE name = :source AND NOT {_IS_COOLING} AND {_HAS_TRIAL} IS NOT TRUE
@@ -36,8 +36,8 @@ _ADMIT = text(f"""
               FROM sources WHERE name = :source) AS breaker
 """)
 
-# Only the current trial changes an open breaker. Results that come too late are ignored: those of requests from before
-# it opened, and those of trials that took longer than the deadline.
+# Only the current trial can change an open breaker. Late results are ignored: the request started before the breaker
+# opened, or the trial took longer than the deadline.
 _MAY_CHANGE = "name = :source AND (breaker_opened_at IS NULL OR breaker_probe_until = CAST(:probe AS timestamptz))"
 
 _CLOSE = text(f"""
@@ -70,9 +70,9 @@ class CircuitBreaker:
         self._trial: datetime | None = None
 
     def admit(self) -> None:
-        """Allow the next request. Raise TransientError while the breaker is open or another worker makes the trial."""
+        """Allow the next request. Raise TransientError if the breaker is open or another worker makes the trial."""
         with self._engine.connect() as connection:
-            row = connection.execute(_ADMIT, {"source": self._source, **self._intervals}).one()
+            row = connection.execute(_RESERVE_REQUEST, {"source": self._source, **self._intervals}).one()
         self._failures, self._trial = row.failures, row.probe
         if not row.is_closed and row.probe is None:
             raise TransientError(
@@ -91,7 +91,7 @@ class CircuitBreaker:
             self._update(_CLOSE)
 
     def withdraw(self) -> None:
-        """Record that the allowed request will not be made, so that another worker may make the trial."""
+        """Withdraw a request that will not be made, so that another worker may make the trial."""
         if self._trial is not None:
             self._update(_WITHDRAW_TRIAL)
 
@@ -102,7 +102,7 @@ class CircuitBreaker:
 
 @dataclass(frozen=True)
 class BreakerState:
-    """The state of a breaker. until: when the next request may be made; None: now."""
+    """The state of a circuit breaker. until: the earliest time of the next request. None: now."""
 
     state: Literal["closed", "open", "half_open"]
     failures: int
@@ -113,7 +113,7 @@ CLOSED: Final = BreakerState("closed", 0, None)
 
 
 def read_breakers(connection: Connection, settings: Settings) -> Mapping[str, BreakerState]:
-    """Return the breaker's state by source, for sources that have a row."""
+    """Return the state of each source's circuit breaker, for sources that have a row."""
     rows = connection.execute(
         text(f"""
             SELECT name, breaker_failures AS failures,
@@ -129,7 +129,7 @@ def read_breakers(connection: Connection, settings: Settings) -> Mapping[str, Br
 
 
 def _intervals(settings: Settings) -> dict[str, timedelta]:
-    """Return the intervals. deadline: how long a trial keeps other workers from making one, if its worker dies."""
+    """Return the intervals. deadline: the time after which another worker may make the trial if its worker died."""
     return {
         "cooldown": timedelta(seconds=settings.breaker_cooldown),
         "deadline": timedelta(seconds=settings.request_deadline),

@@ -18,20 +18,21 @@ from sources.http.client import CONNECT_TIMEOUT
 from tasks.upstream.circuit_breaker import CircuitBreaker
 
 MINUTE = 60.0
-"""Seconds."""
+"""One minute, in seconds."""
 
 MAX_COUNTING_SECONDS = 1.0
-"""A call that took longer to count is not made: it would fall into a later minute."""
+"""Maximum seconds to count a call. A slower call is not made, because it would fall into a later minute."""
 
 LEEWAY = MAX_COUNTING_SECONDS + CONNECT_TIMEOUT
-"""Maximum seconds between counting a call and its arrival. The window is longer by this."""
+"""Maximum seconds between counting a call and its arrival. The window is longer than a minute by this."""
 
 _UNREACHABLE_WAIT = 15.0
-"""Seconds a run waits if Redis cannot count its calls. No call is made uncounted: the upstream might ban us."""
+"""Seconds that a run waits if Redis cannot count its calls. An uncounted call could get us banned by the upstream."""
 
-# KEYS[1]: the times of a source's newest calls, newest first. The list never expires: without it, Redis lost its data.
-# ARGV[1]: calls allowed in the window. ARGV[2]: length of the window in ms. ARGV[3]: calls that Redis may have lost.
-# Returns the ms to wait, 0 if the call was counted, or -1 if the list is missing and ARGV[3] is empty.
+# KEYS[1]: the times of a source's newest calls, newest first. The list never expires. If it is missing, Redis lost its
+# data. ARGV[1]: number of calls allowed in the window. ARGV[2]: length of the window in ms. ARGV[3]: number of calls
+# that Redis may have lost. The result is the ms to wait, 0 if the call was counted, or -1 if the list is missing and
+# ARGV[3] is empty.
 _COUNT = """
     local time = redis.call('TIME')
     local now, allowed, window = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -72,7 +73,7 @@ def _spend_rate(engine: Engine, source: Source) -> None:
     try:
         wait = _count(source.name, source.rate.per_minute)
         if wait is None:
-            wait = _count(source.name, source.rate.per_minute, lost=_count_possible_calls(engine, source))
+            wait = _count(source.name, source.rate.per_minute, _count_possible_calls(engine, source))
     except RedisError as error:
         raise TransientError(
             f"{source.name}: the rate limiter in Redis is unreachable: {type(error).__name__}",
@@ -89,11 +90,11 @@ def _spend_rate(engine: Engine, source: Source) -> None:
         )
 
 
-def _count(source: str, per_minute: int, lost: int | None = None) -> float | None:
-    """Count a call. Return the seconds to wait (0: counted), or None if Redis lost its data and needs `lost`."""
+def _count(source: str, per_minute: int, lost_calls: int | None = None) -> float | None:
+    """Count a call. Return the seconds to wait (0: counted), or None if Redis lost its data and needs `lost_calls`."""
     window = round((MINUTE + LEEWAY) * 1000)
-    lost_calls = "" if lost is None else min(lost, per_minute)
-    wait: int = _script()(keys=[f"kasparro/calls/{source}"], args=[per_minute, window, lost_calls])
+    lost = "" if lost_calls is None else min(lost_calls, per_minute)
+    wait: int = _script()(keys=[f"kasparro/calls/{source}"], args=[per_minute, window, lost])
     return None if wait < 0 else wait / 1000
 
 
@@ -104,12 +105,12 @@ def _script() -> Script:
 
 
 def _count_possible_calls(engine: Engine, source: Source) -> int:
-    """Return the most calls that may have been made in the last minute: those counted in Postgres for its month."""
+    """Return the maximum number of calls in the last minute: all calls that Postgres counted for that month."""
     with engine.connect() as connection:
         calls: int = connection.execute(
             text("""
                 SELECT CASE WHEN budget_month = month THEN budget_used
-                            WHEN budget_month > month THEN :all  -- the month began in that minute: the rest is unknown
+                            WHEN budget_month > month THEN :all  -- a new month began in that minute
                             ELSE 0 END
                   FROM sources, (SELECT date_trunc('month', clock_timestamp() - :minute)::date AS month) AS clock
                  WHERE name = :source
@@ -120,7 +121,7 @@ def _count_possible_calls(engine: Engine, source: Source) -> int:
 
 
 def _spend_budget(engine: Engine, source: Source) -> None:
-    """Count the call in its own transaction: it is spent even if its page is not committed."""
+    """Count the call in its own transaction, because it is spent even if its page is not committed."""
     with engine.begin() as connection:
         budget_used = connection.scalar(
             text("""

@@ -37,7 +37,7 @@ def test_the_command_requests_a_replay_once(
         outputs.append(capsys.readouterr().out)
     [run] = bench.rows("SELECT id, kind, parameters, requested_by FROM runs")
     assert (run["kind"], run["parameters"], run["requested_by"]) == ("replay", parameters, "cli")
-    assert outputs == [f"Run {run['id']} was requested.\n", f"Run {run['id']} is unfinished already.\n"]
+    assert outputs == [f"Run {run['id']} was requested.\n", f"Run {run['id']} already exists and is unfinished.\n"]
 
 
 @pytest.mark.usefixtures("process_settings")
@@ -61,7 +61,7 @@ def test_the_command_reports_that_postgres_is_down(
 
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
-    [("--from", "yesterday", "expected a time such as"), ("--body", "ABC", "expected a SHA-256 in 64 lower-case")],
+    [("--from", "yesterday", "expected a time such as"), ("--body", "ABC", "expected a SHA-256 of 64 lower-case")],
 )
 def test_a_malformed_argument_is_refused(
     capsys: pytest.CaptureFixture[str], option: str, value: str, expected: str

@@ -50,7 +50,7 @@ def test_a_late_beat_does_not_request_a_slot_that_another_beat_dropped(timetable
     timetable.check("00:00:00")
     timetable.check("01:00:00")  # meets the run of 00:00
     timetable.finish()
-    assert request_slot(engine, "canned", MIDNIGHT + HOUR, after=MIDNIGHT).outcome == "outrun"
+    assert request_slot(engine, "canned", MIDNIGHT + HOUR, after=MIDNIGHT).outcome == "superseded"
     assert timetable.slots() == ["00:00"]
     assert timetable.bench.one("SELECT last_slot FROM sources") == MIDNIGHT + HOUR
 
