@@ -82,7 +82,7 @@ prose: install-dev ## find wording that the texts avoid, in *.md, docs/ and app/
 	$(PROSE)
 
 docs: install-dev ## write the documentation as a website to .site/, and check its links
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 	@echo "To read it: $(PY) -m http.server --bind 127.0.0.1 --directory .site 8001"
 
 lock: install-dev ## update the lock files from setup.cfg and the benchmark's requirements
