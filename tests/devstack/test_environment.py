@@ -79,6 +79,6 @@ def test_without_a_named_port_a_used_default_is_replaced_for_good(tmp_path: Path
 
 def test_a_server_that_does_not_answer_is_named_without_its_password(used_port: int) -> None:
     check_reachable("REDIS_URL", f"redis://:secret@127.0.0.1:{used_port}/0")
-    with pytest.raises(WrongEnvironment, match=r"REDIS_URL: nothing answers at 127\.0\.0\.1") as refused:
+    with pytest.raises(WrongEnvironment, match=r"REDIS_URL: cannot connect to 127\.0\.0\.1") as refused:
         check_reachable("REDIS_URL", f"redis://:secret@127.0.0.1:{free_port()}/0")
     assert "secret" not in str(refused.value)

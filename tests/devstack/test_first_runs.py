@@ -83,7 +83,7 @@ def test_an_unfinished_run_of_an_earlier_start_is_followed(httpserver: HTTPServe
 def test_a_refused_run_names_the_source_and_the_response(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/sources").respond_with_json({"data": [{"name": "feed", "paused": False}]})
     httpserver.expect_request("/runs").respond_with_data("wrong token", status=401)
-    with pytest.raises(NoFirstRuns, match="refused to run feed: POST /runs answered 401: wrong token"):
+    with pytest.raises(NoFirstRuns, match="refused to run feed: POST /runs returned 401: wrong token"):
         first_runs(httpserver.url_for("").rstrip("/"), TOKEN, Console(file=io.StringIO()))
 
 

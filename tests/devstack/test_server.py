@@ -69,7 +69,7 @@ def test_a_used_port_is_avoided_and_the_chosen_one_stored(folder: Path, tmp_path
 
 
 def test_a_folder_has_one_launcher_at_a_time(folder: Path) -> None:
-    with Valkey(folder), pytest.raises(FolderInUse, match="Another process runs the valkey"):
+    with Valkey(folder), pytest.raises(FolderInUse, match="Another process is running valkey"):
         Valkey(folder).start()
 
 

@@ -35,7 +35,7 @@ def supervise(folder: Path) -> Iterator[Callable[..., Supervised]]:
 def test_a_mistake_in_the_environment_is_reported_as_the_reason(supervise: Callable[..., Supervised]) -> None:
     port = free_port()
     supervised = supervise(DATABASE_URL=f"postgresql://127.0.0.1:{port}/kasparro")
-    with pytest.raises(UpFailed, match=rf"^DATABASE_URL: nothing answers at 127\.0\.0\.1:{port}"):
+    with pytest.raises(UpFailed, match=rf"^DATABASE_URL: cannot connect to 127\.0\.0\.1:{port}"):
         supervised.wait_until_serving(ignore_step)
 
 
