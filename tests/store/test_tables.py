@@ -1,4 +1,4 @@
-"""The declared tables: their constraints and indexes exist, and enforce what they should."""
+"""Test that the constraints and indexes of the declared tables exist and are enforced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from store.tables import SYMBOL_KEY, UNFINISHED, Base
 
 
 def test_every_constraint_and_index_of_the_models_is_in_the_database(engine: Engine) -> None:
-    """Alembic's comparison checks neither check constraints nor partial indexes."""
+    """Compare by name, since Alembic compares neither check constraints nor partial indexes."""
     declared = {
         constraint.name
         for table in Base.metadata.tables.values()
@@ -35,7 +35,7 @@ def test_the_symbol_key_ignores_case_and_punctuation_and_has_ten_characters(
 
 
 @pytest.mark.parametrize("kind", ["live", "replay"])
-def test_a_source_has_at_most_one_unfinished_run_of_a_kind(engine: Engine, kind: str) -> None:
+def test_a_source_has_at_most_one_unfinished_run_of_each_kind(engine: Engine, kind: str) -> None:
     insert = text("""
         INSERT INTO runs (id, source, kind, status, requested_by)
         VALUES (gen_random_uuid(), 'a_source', :kind, :status, 'test') ON CONFLICT DO NOTHING

@@ -1,4 +1,4 @@
-"""Parquet: types, metadata, and a file that fails before its end."""
+"""Test Parquet files: their types and metadata, and an error before the end of the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_file_without_rows_has_the_types_of_its_members() -> None:
     assert pl.read_parquet_schema(io.BytesIO(body)) == {name: column_type(name) for name in MEMBERS}
 
 
-def test_an_exception_of_the_rows_is_raised() -> None:
+def test_an_exception_while_reading_rows_is_raised() -> None:
     def pieces() -> Iterator[Sequence[str]]:
         yield [",a,1,1,2026-01-31T12:00:00Z"]
         raise LookupError("the database is gone")
