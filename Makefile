@@ -49,7 +49,7 @@ coverage: install-dev ## run the tests and report line and branch coverage by pa
 	$(PY) -W "ignore:Data file" -m coverage combine --quiet && rm -f .coverage_data/coverage.* && \
 	$(PY) -m coverage html --quiet && \
 	$(PY) -m coverage json --quiet -o .coverage_data/report.json && \
-	$(PY) -m tests.coverage_by_package .coverage_data/report.json $(if $(TESTS),,--least 95) && \
+	$(PY) -m tests.coverage_by_package .coverage_data/report.json $(if $(TESTS),,--minimum 95) && \
 	echo "Line by line: .coverage_html/index.html" && test -z "$$failed"
 
 chaos: install-dev ## run the fault-injection suite, and verify that no data is lost; ROUNDS=, SEED=, ONLY=

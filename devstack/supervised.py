@@ -77,7 +77,7 @@ class Supervised:
         return f"\nThe end of {log}:\n{last_lines(log, since=self.earlier_sizes.get(log, 0))}"
 
     def keep(self) -> None:
-        """Let the stack continue after this command ends."""
+        """Keep the stack running after this command ends."""
         self.channel.sendall(b"keep\n")
 
     def stop(self) -> None:
