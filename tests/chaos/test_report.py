@@ -56,6 +56,6 @@ def test_writing_the_table_again_replaces_it(document: Path) -> None:
 def test_a_document_without_markers_is_left_unchanged(tmp_path: Path) -> None:
     document = tmp_path / "other.md"
     document.write_text("nothing here")
-    with pytest.raises(ValueError, match="has no place for the table"):
+    with pytest.raises(ValueError, match="has no markers for the table"):
         write(document, OUTCOMES, seed=7, rounds=20)
     assert document.read_text() == "nothing here"
