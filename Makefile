@@ -28,7 +28,7 @@ up: install-devstack ## start everything in the background, run each source once
 down: ## stop everything; keep the data
 	@if [ -x $(PY) ]; then $(DEVSTACK) down; else echo "Nothing is running."; fi
 
-status: ## show which processes run, the addresses and the token
+status: ## show the state of each process, the addresses and the token
 	@if [ -x $(PY) ]; then $(DEVSTACK) status; else echo "Not running. \`make up\` starts it."; exit 3; fi
 
 logs: ## show the last lines of every log; in a terminal, follow them until Ctrl-C
@@ -41,15 +41,15 @@ test: install-dev ## run the tests on their own servers; TESTS= selects some
 	@# Two processes, each with its own servers, since tests often wait. The tests of a file share fixtures.
 	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
-coverage: install-dev ## run the tests and show the lines and branches that they reach, by package; TESTS= selects some
-	@# Report after a failed test too. A part of the suite (TESTS=) need not reach 95 %.
-	@# combine warns about the files of processes that were killed while they wrote, and does not delete them.
+coverage: install-dev ## run the tests and report line and branch coverage by package; TESTS= selects some
+	@# Report even after a failed test. A selection of tests (TESTS=) need not reach 95 %.
+	@# combine warns about files of processes that were killed while writing, and does not delete those files.
 	@rm -rf .coverage_data .coverage_html
 	@$(PY) -m coverage run -m pytest -n 2 --dist loadfile $(TESTS) || failed=1; \
 	$(PY) -W "ignore:Data file" -m coverage combine --quiet && rm -f .coverage_data/coverage.* && \
 	$(PY) -m coverage html --quiet && \
 	$(PY) -m coverage json --quiet -o .coverage_data/report.json && \
-	$(PY) -m tests.coverage_by_package .coverage_data/report.json $(if $(TESTS),,--least 95) && \
+	$(PY) -m tests.coverage_by_package .coverage_data/report.json $(if $(TESTS),,--minimum 95) && \
 	echo "Line by line: .coverage_html/index.html" && test -z "$$failed"
 
 chaos: install-dev ## run the fault-injection suite, and verify that no data is lost; ROUNDS=, SEED=, ONLY=
@@ -58,7 +58,7 @@ chaos: install-dev ## run the fault-injection suite, and verify that no data is 
 bench: install-dev ## run the benchmarks (half an hour; QUICK=1: minutes); ROUNDS=, ONLY=, WRITE=
 	$(PY) -m tests.bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only "$(ONLY)") $(if $(WRITE),--write $(WRITE))
 
-score: install-dev ## measure the matching of listings to assets, on invented pairs or those of IDENTITY_DATA
+score: install-dev ## measure how well listings are matched to assets, on invented pairs or the pairs in IDENTITY_DATA
 	$(PY) -m tests.score
 
 check: install-dev ## check style, types, import contracts, security, dependencies, container files and wording
@@ -74,14 +74,14 @@ check: install-dev ## check style, types, import contracts, security, dependenci
 	$(VENV)/bin/hadolint Dockerfile
 	$(PROSE)
 
-reference: install-dev ## write the tables of docs/reference from the code
+reference: install-dev ## generate the tables of docs/reference from the code
 	@# Importing the code reads the settings; no server is contacted.
 	@DATABASE_URL=postgresql://127.0.0.1/none REDIS_URL=redis://127.0.0.1 $(PY) -m docs.reference.generate
 
-prose: install-dev ## find wording that the texts avoid, in *.md, docs/ and app/; .prose/ has the rules
+prose: install-dev ## check the wording of *.md, docs/ and app/ against the rules in .prose/
 	$(PROSE)
 
-docs: install-dev ## write the documentation as a website to .site/, and check its links
+docs: install-dev ## build the documentation website in .site/, and check its links
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 	@echo "To read it: $(PY) -m http.server --bind 127.0.0.1 --directory .site 8001"
 
@@ -119,7 +119,7 @@ install-devstack: venv
 install-dev: venv
 	@$(call install,dev)
 
-# Installs once for each content of the lock file. The dev lock includes the devstack lock.
+# Install only if the lock file has changed. The dev lock includes the devstack lock.
 define install
 lock=requirements-$(1).lock; stamp=$(VENV)/installed-$(1); \
 if [ "$$(cat $$stamp 2>/dev/null)" != "$$(cksum < $$lock)" ]; then \
@@ -133,7 +133,7 @@ endef
 IDENTITY := import sys; print(sys.version, sys.base_prefix)
 MADE_WITH = $$($(PY) -c "$(IDENTITY)" 2>/dev/null)
 
-# Created once; created again if PYTHON names another Python, or if .venv does not work.
+# Create it once, and again if PYTHON names another Python or .venv does not work.
 venv:
 	@if [ "$(origin PYTHON)" = file ] && [ -f $(VENV)/complete ] && $(PY) -c '' 2>/dev/null; then exit 0; fi; \
 	python=$$(command -v "$(PYTHON)") || { echo "$(PYTHON) is not on PATH. Name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }; \

@@ -1,4 +1,4 @@
-"""The command line of `python -m devstack`; the Makefile has a short target for most commands."""
+"""Parse the command line of `python -m devstack`. The Makefile has a short target for most commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> int:
         commands.progress.print(f"\n{error}")
         return 1
     except commands.Interrupted:
-        # An interrupt is the normal end of these two.
+        # Ctrl-C is the normal way to end `run` and `logs`.
         return 0 if arguments.action in ("run", "logs") else commands.INTERRUPTED
 
 
@@ -40,12 +40,16 @@ def _parser() -> argparse.ArgumentParser:
         actions.add_parser(function.__name__, help=function.__doc__).set_defaults(function=function)
     logs = actions.add_parser("logs", help=commands.logs.__doc__)
     logs.add_argument(
-        "-f", "--follow", action="store_true", default=sys.stdout.isatty(), help="the default in a terminal"
+        "-f",
+        "--follow",
+        action="store_true",
+        default=sys.stdout.isatty(),
+        help="follow the logs; the default in a terminal",
     )
     execute = actions.add_parser("exec", help=commands.execute.__doc__)
     execute.add_argument("command")
     execute.add_argument("arguments", nargs=argparse.REMAINDER)
-    supervisor = actions.add_parser("supervise")  # started by `up` and `run` only
+    supervisor = actions.add_parser("supervise")  # Only `up` and `run` start it.
     supervisor.add_argument("channel", type=int)
     return parser
 

@@ -26,7 +26,7 @@ from devstack.supervised import STOP_DEADLINE, Supervised
 
 INTERRUPTED = 130
 NOT_RUNNING = 3
-COMMAND_NOT_RUN, COMMAND_NOT_FOUND = 126, 127  # the exit codes of shells
+COMMAND_NOT_RUN, COMMAND_NOT_FOUND = 126, 127  # The exit codes that shells use.
 
 output = Console(highlight=False, soft_wrap=True, markup=False)
 progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -37,7 +37,7 @@ class Interrupted(BaseException):
 
 
 def up(environ: Mapping[str, str]) -> int:
-    """Start everything in the background; return when every source has had a run."""
+    """Start everything in the background, and run each source once."""
     folder = data_folder(environ)
     if lock_holder(folder):
         return _show_running(folder)
@@ -65,7 +65,7 @@ def run(environ: Mapping[str, str]) -> int:
 
 
 def down(environ: Mapping[str, str]) -> int:
-    """Stop everything in order; the data stays."""
+    """Stop everything in order, and keep the data."""
     folder = data_folder(environ)
     supervisor = lock_holder(folder)
     if supervisor is None:
@@ -83,7 +83,7 @@ def down(environ: Mapping[str, str]) -> int:
 
 
 def status(environ: Mapping[str, str]) -> int:
-    """Show which processes run, and the addresses and the token."""
+    """Show the state of each process, the addresses and the token."""
     folder = data_folder(environ)
     stack = _read_stack(folder)
     if stack is None:
@@ -98,7 +98,7 @@ def status(environ: Mapping[str, str]) -> int:
 
 
 def logs(environ: Mapping[str, str], *, follow: bool) -> int:
-    """Show the last lines of every log; with --follow, also each new line until Ctrl-C."""
+    """Show the last lines of every log. With --follow, also show new lines until Ctrl-C."""
     reader = LogReader(data_folder(environ) / "logs", last=20)
     while True:
         for line in reader.new_lines():
@@ -109,7 +109,7 @@ def logs(environ: Mapping[str, str], *, follow: bool) -> int:
 
 
 def execute(environ: Mapping[str, str], command: Sequence[str]) -> int:
-    """Run a command with the settings of the running stack: `exec python -m tasks replay coingecko --diff`."""
+    """Run a command with the settings of the running stack, such as `python -m tasks replay coingecko --diff`."""
     folder = data_folder(environ)
     stack = _read_stack(folder)
     if stack is None:
@@ -118,7 +118,7 @@ def execute(environ: Mapping[str, str], command: Sequence[str]) -> int:
     settings: dict[str, str] = {}
     with suppress(psutil.Error):
         settings = psutil.Process(stack["pids"]["web"]).environ()
-    # Without the mark, `make down` does not end the command.
+    # Remove the mark, so that `make down` does not end the command.
     mark = settings.pop(MARK, None)
     if mark is None or not Path(mark).samefile(folder):
         progress.print("The API is restarting, and the command needs its settings. Try again in a moment.")
@@ -144,7 +144,7 @@ def clean(environ: Mapping[str, str]) -> int:
 
 @contextmanager
 def _started(folder: Path, environ: Mapping[str, str]) -> Iterator[Supervised]:
-    """Yield a serving stack, and stop it after any error in the block."""
+    """Start the stack and yield it. Stop it after any error in the block."""
     upstreams = "recorded upstreams" if upstream(environ) == RECORDED else "the real upstreams"
     StateFolder(folder)
     progress.print(f"Starting Kasparro with {upstreams}:")
@@ -159,7 +159,7 @@ def _started(folder: Path, environ: Mapping[str, str]) -> Iterator[Supervised]:
 
 
 def _first_runs(supervised: Supervised) -> list[Run]:
-    """Run each source once. A failed run does not fail the start, since the user needs the stack to look into it."""
+    """Run each source once. A failed run does not fail the start: the user needs the stack to find the reason."""
     stack = _read_stack(supervised.folder)
     if stack is None:
         raise supervised.failure("The stack ended just after it started.", "supervisor")
@@ -183,7 +183,7 @@ def _show_running(folder: Path) -> int:
 
 
 def _read_stack(folder: Path) -> dict[str, Any] | None:
-    """Return the running stack's addresses, token and process ids; None if no stack serves."""
+    """Return the running stack's addresses, token and process ids, or None if no stack is serving."""
     file = folder / "stack.json"
     if lock_holder(folder) is None or not file.exists():
         return None
@@ -224,7 +224,7 @@ def _show_addresses(stack: Mapping[str, Any]) -> None:
 def catch_interrupts() -> None:
     """Raise Interrupted on the first SIGINT, SIGTERM or SIGHUP, and ignore later ones, so that stopping can finish.
 
-    This also applies if the process started with SIGINT ignored.
+    This works even if the process was started with SIGINT ignored.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

@@ -1,4 +1,4 @@
-"""Run one process of the stack that is not a data server: a line of the Procfile, or the recorded upstreams."""
+"""Run one component other than Postgres and Valkey: a line of the Procfile, or the recorded upstreams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devstack.environment import CHECKOUT
 from devstack.process import family, same_user, spawn, terminate
 
 STOP_GRACE = 15.0
-"""Seconds. honcho itself kills a process that has not stopped after 5."""
+"""Seconds. honcho itself kills a process after 5 seconds."""
 
 
 class Component:
@@ -34,7 +34,7 @@ class Component:
 
     @property
     def pid(self) -> int | None:
-        """The process that does the work. honcho starts it as the leader of a session."""
+        """Return the id of the process that does the work. honcho starts it as a session leader."""
         if self._process is None:
             return None
         leaders = [process.pid for process in family(self._process.pid)[1:] if _leads_session(process)]
@@ -42,7 +42,7 @@ class Component:
 
     @property
     def own_pid(self) -> int | None:
-        """The supervisor's child: honcho, or the command itself."""
+        """Return the id of the supervisor's child process: honcho, or the command itself."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
@@ -51,7 +51,7 @@ class Component:
         )
 
     def request_stop(self) -> None:
-        """Send SIGTERM and do not wait."""
+        """Send SIGTERM without waiting."""
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGTERM)
 
@@ -63,13 +63,13 @@ class Component:
 
 
 def procfile_components(procfile: Path, env: Mapping[str, str], logs: Path) -> list[Component]:
-    """Return a component for each line, each with a honcho of its own.
+    """Return one component for each line of the Procfile.
 
-    A shared honcho would stop all processes as soon as one of them ends.
+    Each component has its own honcho, since a shared one stops all processes as soon as one of them ends.
     """
     from honcho.environ import parse_procfile
 
-    # honcho lets .env override the real environment, so it gets an empty one.
+    # honcho lets .env override the real environment, so give it an empty .env file.
     honcho = [sys.executable, "-m", "honcho", "--env", os.devnull, "--procfile", str(procfile), "--no-colour"]
     names = parse_procfile(procfile.read_text(encoding="utf-8")).processes
     return [Component(name, [*honcho, "--no-prefix", "start", name], env, logs) for name in names]

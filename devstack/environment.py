@@ -15,7 +15,7 @@ from devstack.state_folder import StateFolder, is_port_free
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MARK = "KASPARRO_STACK"
-"""The variable that names the data folder in every process of a stack. It identifies processes left behind."""
+"""The variable that names the data folder in every process of a stack. It identifies leftover processes."""
 
 WEB_PORT, FLOWER_PORT = 8000, 5555
 FLOWER_USER = "kasparro"
@@ -27,26 +27,28 @@ REAL_UPSTREAM_VARIABLES = {f"{source}_{variable}" for source in RECORDED_PATHS f
 
 
 class WrongEnvironment(Exception):
-    """The stack cannot start with this environment; the message says what to change."""
+    """The stack cannot start with this environment. The message includes the next step."""
 
 
 def read_environment(environ: Mapping[str, str], checkout: Path = CHECKOUT) -> dict[str, str]:
-    """Return the real environment, completed by .env. An empty variable counts as unset."""
+    """Return the real environment, with missing variables from .env. An empty variable counts as missing."""
     file = checkout / ".env"
     try:
         dotenv = parse(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError as error:
-        raise WrongEnvironment(f"{file} cannot be read: {error}. Expected lines NAME=value or NAME='value'.") from None
+        raise WrongEnvironment(
+            f"{file} cannot be read: {error}. Expected lines such as NAME=value or NAME='value'."
+        ) from None
     return {**dotenv, **{name: value for name, value in environ.items() if value.strip() or name not in dotenv}}
 
 
 def data_folder(environ: Mapping[str, str], checkout: Path = CHECKOUT) -> Path:
-    """Return the folder of all the stack's data: KASPARRO_DATA, or .data in the checkout."""
+    """Return the folder for all data of the stack: KASPARRO_DATA, or .data in the checkout."""
     return Path(environ.get("KASPARRO_DATA", "").strip() or checkout / ".data").absolute()
 
 
 def procfile(environ: Mapping[str, str], checkout: Path = CHECKOUT) -> Path:
-    """Return the Procfile to run: PROCFILE, or the one in the checkout."""
+    """Return the path of the Procfile to run: PROCFILE, or Procfile in the checkout."""
     return Path(environ.get("PROCFILE", "").strip() or checkout / "Procfile")
 
 
@@ -61,9 +63,9 @@ def upstream(environ: Mapping[str, str]) -> str:
 
 
 def choose_port(environ: Mapping[str, str], state: StateFolder, variable: str, default: int) -> int:
-    """Return the port that the environment names, if it is free; without one, the stored, the default or a free port.
+    """Return the port that the variable sets. If it is unset, return the stored port, the default or any free port.
 
-    Raise WrongEnvironment if the named port is not a port or not free.
+    Raise WrongEnvironment if the value is not a port number, or if the port is in use.
     """
     value = environ.get(variable, "").strip()
     if not value:
@@ -76,15 +78,18 @@ def choose_port(environ: Mapping[str, str], state: StateFolder, variable: str, d
 
 
 def check_reachable(variable: str, url: str) -> None:
-    """Raise WrongEnvironment if nothing listens at a server's URL. Otherwise every process would report it."""
+    """Raise WrongEnvironment if no server listens at the URL.
+
+    Check this once, since otherwise every process reports the same error.
+    """
     parts = urlsplit(url)
     if not parts.hostname:
-        return  # A Unix socket, or a wrong URL, for which the settings have a better message.
+        return  # A Unix socket, or an invalid URL, which the settings report more precisely.
     port = parts.port or (5432 if parts.scheme.startswith("postgres") else 6379)
     try:
         socket.create_connection((parts.hostname, port), timeout=5).close()
     except OSError as error:
-        raise WrongEnvironment(f"{variable}: nothing answers at {parts.hostname}:{port}: {error}.") from None
+        raise WrongEnvironment(f"{variable}: cannot connect to {parts.hostname}:{port}: {error}.") from None
 
 
 def for_processes(
@@ -93,7 +98,7 @@ def for_processes(
     """Return the environment of the Procfile's processes.
 
     defaults: values for variables that the environment does not set.
-    recorded_url: base URL of the recorded upstreams. The real upstreams' addresses, keys and plans are then removed.
+    recorded_url: base URL of the recorded upstreams. It replaces the addresses, keys and plans of the real upstreams.
     """
     set_names = {name for name, value in environ.items() if value.strip()}
     env = {**environ, **{name: value for name, value in defaults.items() if name not in set_names}}
@@ -101,6 +106,6 @@ def for_processes(
         env = {name: value for name, value in env.items() if name not in REAL_UPSTREAM_VARIABLES}
         env |= {f"{source}_URL": recorded_url + path for source, path in RECORDED_PATHS.items()}
     path = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH') or os.defpath}"
-    # Without compiled files, each start of each process would take seconds longer.
+    # Without compiled files, every process takes seconds longer to start.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     return env | {MARK: str(folder), "PATH": path, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""Request a run of every source, and follow the runs to their ends with progress on the screen."""
+"""Request a run of every source, and show the progress of the runs until they end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 FOLLOW_SECONDS = 60.0
-"""Seconds for which the runs are followed. After that, a large run continues in the background."""
+"""Maximum seconds to follow the runs. A longer run continues in the background."""
 
 POLL_INTERVAL = 0.2
 LOADED = ("succeeded", "partial")
@@ -29,7 +29,7 @@ Run = dict[str, Any]
 
 
 class NoFirstRuns(Exception):
-    """The API refused the request for a first run, or stopped answering."""
+    """The API refused the request for a first run, or stopped responding."""
 
 
 class Screen(Protocol):
@@ -38,7 +38,7 @@ class Screen(Protocol):
 
 
 def first_runs(api: str, token: str, console: Console) -> list[Run]:
-    """Return the runs after their ends, or after FOLLOW_SECONDS. Raise NoFirstRuns."""
+    """Run every source. Return the runs once all have ended, or after FOLLOW_SECONDS. Raise NoFirstRuns."""
     try:
         with requests.Session() as session, _screen(console) as show:
             return _follow(session, api, _request_runs(session, api, token, console), show)
@@ -47,7 +47,7 @@ def first_runs(api: str, token: str, console: Console) -> list[Run]:
 
 
 def describe_run(run: Run) -> str:
-    """Return a run's progress in one line: `partial: 812 items, 806 new, 6 rejected`."""
+    """Return a run's progress in one line, such as `partial: 812 items, 806 new, 6 rejected`."""
     counters = run["counters"]
     fetched = counters["fetched"]
     if run["status"] == "queued" and not fetched:
@@ -71,13 +71,13 @@ def _request_runs(session: requests.Session, api: str, token: str, console: Cons
 
 
 def _request_run(session: requests.Session, api: str, source: str) -> Run:
-    """Return a new run of the source, or the run that an earlier start left unfinished."""
+    """Request a run of the source, and return it or the unfinished run of an earlier start."""
     response = session.post(f"{api}/runs", json={"source": source}, timeout=30)
     if response.status_code == requests.codes.conflict:
         return _get(session, f"{api}/runs/{_get(session, f'{api}/sources/{source}')['live_run']['run']}")
     if response.status_code != requests.codes.accepted:
         raise NoFirstRuns(
-            f"The API refused to run {source}: POST /runs answered {response.status_code}: {response.text[:500]}"
+            f"The API refused to run {source}: POST /runs returned {response.status_code}: {response.text[:500]}"
         )
     run: Run = response.json()["data"][0]
     return run
@@ -113,7 +113,7 @@ def _screen(console: Console) -> Iterator[Screen]:
 
 
 class _Spinners:
-    """In a terminal: one line for each run, updated in place."""
+    """Progress in a terminal: one line for each run, updated in place."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
@@ -128,7 +128,7 @@ class _Spinners:
 
 
 class _Lines:
-    """In a log: one line for each change of a run's status."""
+    """Progress in a log: one line for each change of a run's status."""
 
     def __init__(self, console: Console):
         self.console = console

@@ -10,7 +10,7 @@ TAIL_BYTES = 64_000
 
 
 class LogReader:
-    """Yields the last lines of every *.log in a folder, then the new ones."""
+    """A reader of every *.log in a folder: first the last lines of each log, then new lines."""
 
     def __init__(self, folder: Path, last: int = 0):
         self.folder = folder

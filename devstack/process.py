@@ -22,10 +22,10 @@ PROBE_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Account:
-    """The account that a process runs as.
+    """The user account that a process runs as.
 
-    uid, gid: owner of its files.
-    switches: arguments of devstack/run_as_user.py.
+    uid, gid: the owner of its files on disk.
+    switches: the arguments for devstack/run_as_user.py.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Account:
         return [sys.executable, "-I", "-S", RUN_AS_USER, *launcher, *self.switches, "--", *map(str, argv)]
 
     def can_run(self, *argv: str | Path) -> bool:
-        """Return whether a quick command succeeds as this account."""
+        """Return whether this account can run a short command successfully."""
         command = self.command(argv, signal.SIGKILL)
         try:
             process = subprocess.run(
@@ -70,9 +70,9 @@ def spawn(
     env: Mapping[str, str],
     cwd: Path | str,
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, out of reach of the terminal's Ctrl-C. Its output goes to the log.
+    """Start a command in its own session, so that the terminal's Ctrl-C does not stop it. Append its output to the log.
 
-    The process gets death_signal when the launching thread ends, so call this from a thread that lives long enough.
+    The process receives death_signal when the launching thread ends. Call this from a thread that lives long enough.
     """
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
         return subprocess.Popen(
@@ -97,7 +97,7 @@ def last_lines(log: Path, count: int = 15, *, since: int = 0) -> str:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """Return a process and all its descendants; an empty list if it is gone."""
+    """Return a process and all its descendants, or an empty list if the process has ended."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -106,7 +106,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Return whether a process has ended. A zombie has ended too; its parent has to collect it."""
+    """Return whether a process has ended. A zombie counts as ended: only its parent must still collect it."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -114,18 +114,18 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait until the processes are gone. Return those that are still there after `timeout` seconds."""
-    left = list(processes)
+    """Wait until the processes have ended. Return the processes that still run after `timeout` seconds."""
+    remaining = list(processes)
     deadline = time.monotonic() + timeout
     while True:
-        left = [process for process in left if not is_gone(process)]
-        if not left or time.monotonic() > deadline:
-            return left
-        psutil.wait_procs(left, timeout=0.02)
+        remaining = [process for process in remaining if not is_gone(process)]
+        if not remaining or time.monotonic() > deadline:
+            return remaining
+        psutil.wait_procs(remaining, timeout=0.02)
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes, and wait until they are gone."""
+    """Kill processes, and wait until they have ended."""
     targets = list(processes)
     for process in targets:
         with suppress(psutil.NoSuchProcess):
@@ -134,7 +134,7 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def terminate(process: subprocess.Popen[bytes], stop_signal: int, grace: float) -> None:
-    """Send a child its stop signal, and kill it after `grace` seconds. Kill the children that it left behind."""
+    """Send a child its stop signal, and kill it after `grace` seconds. Kill the children that it left running."""
     children = family(process.pid)[1:]
     deadline = time.monotonic() + grace
     while process.poll() is None:

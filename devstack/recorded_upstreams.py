@@ -7,7 +7,7 @@ python -m devstack.recorded_upstreams --port 8900 [--seed 1] [--folder sample_da
     /healthz                            health check
 
 Responses change every STEP seconds. They depend only on the recording, the seed and the step, so two servers with the
-same seed agree on all pages. With --freeze, responses never change.
+same seed return the same pages. With --freeze, responses never change.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ STEP = 10
 """Seconds between two changes of a response."""
 
 SLOW_STEP = 3600
-"""Seconds between two changes of a coin whose record was at least this old in the recording."""
+"""Seconds between two changes of a coin whose recorded data was at least this old."""
 
 
 def updated_at(record: Record) -> datetime | None:
-    """Return a record's time; None if it has none."""
+    """Return the time of a record's last update, or None if the record has none."""
     text = json.decode(record["last_updated"], type=str | None)
     return datetime.fromisoformat(text) if text else None
 
 
 @dataclass
 class Recording:
-    """The recorded records of one upstream, which can be moved to any later time."""
+    """The recorded records of one upstream. Their times and prices can be moved to any later time."""
 
     records: list[Record]
     walk: Callable[[Record, int, int], Record]
@@ -70,7 +70,7 @@ class Recording:
         return int(seconds) // STEP * STEP
 
     def at(self, now: int) -> list[bytes]:
-        """Return the records as JSON. The last step is cached, since many requests fall into one step."""
+        """Return the records of a step as JSON. Cache the latest step, since many requests share it."""
         step, records = self.latest
         if step != now:
             records = [json.encode(self._moved(record, now)) for record in self.records]
@@ -139,7 +139,7 @@ Routes = Mapping[str, Callable[[Mapping[str, str]], RecordedResponse]]
 
 
 def routes(folder: Path, seed: int, freeze: bool = False) -> Routes:
-    """Return the function of each path, from query to response. Raise OSError if a recording cannot be read."""
+    """Return the handler of each path: a function from query to response. Raise OSError if a file cannot be read."""
     coinpaprika = Recording.read(folder / "coinpaprika/tickers.json", walk_coinpaprika, seed, freeze)
     coingecko = Recording.read(folder / "coingecko/markets.json", walk_coingecko, seed, freeze)
     return {
@@ -150,7 +150,7 @@ def routes(folder: Path, seed: int, freeze: bool = False) -> Routes:
 
 
 class RecordedUpstreams(socketserver.ThreadingTCPServer):
-    """The HTTP server of the recorded responses. http.server's own server would look up its host name at the start."""
+    """The HTTP server for the recorded responses. Unlike HTTPServer, it does not look up its host name at the start."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -161,7 +161,7 @@ class RecordedUpstreams(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # A client that disconnects is no error.
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # Clients may disconnect.
             super().handle_error(request, client_address)  # type: ignore[arg-type]  # passed on unchanged
 
 

@@ -1,6 +1,6 @@
-"""Run a command as another user, and end it when the launcher ends. Uses the standard library only.
+"""Run a command as another user, and end it when the launcher ends.
 
-This is a script between the launcher and the server, since a launcher cannot change its own user for a moment.
+A separate script does this, since the launcher cannot change its own user temporarily. Use only the standard library.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 NAMESPACE_UID = 1000
-"""Root's user id inside the user namespace. Postgres refuses to run as 0."""
+"""Root's user id inside the user namespace. Postgres refuses to run as user 0."""
 
 
 def enter_namespace() -> None:
-    """Enter a user namespace in which root has another id and still owns its files."""
+    """Enter a user namespace where root has another id and still owns its files."""
     libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER) is not permitted")
-    # The kernel accepts a gid_map only from a process that can no longer drop groups.
+    # The kernel accepts a gid_map only after setgroups is denied.
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{NAMESPACE_UID} {uid} 1")
     Path("/proc/self/gid_map").write_text(f"{NAMESPACE_UID} {gid} 1")
@@ -37,7 +37,7 @@ def drop_to(uid: int, gid: int) -> None:
 
 
 def die_with(launcher: int, death_signal: int) -> None:
-    """Request a signal for the time when the launcher dies. Only on Linux.
+    """Request a signal when the launcher ends (only on Linux). Exit if the launcher has already ended.
 
     Call this after changing the user, since that change cancels the request.
     """
@@ -59,7 +59,7 @@ def main() -> None:
         enter_namespace()
     if arguments.drop_to:
         drop_to(*arguments.drop_to)
-    # A script that starts a process with `&` makes it ignore SIGINT and SIGQUIT.
+    # A process that a script starts with `&` ignores SIGINT and SIGQUIT.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     die_with(arguments.launcher, arguments.death_signal)

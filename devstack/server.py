@@ -1,4 +1,4 @@
-"""Start, stop and kill a real server on 127.0.0.1. Its data, port and password are in a folder."""
+"""Start, stop and kill a real server on 127.0.0.1. Store its data, port and password in a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PORT_ATTEMPTS = 3
 
 
 class ServerFailed(Exception):
-    """A server did not start; the message says why and what to do."""
+    """A server did not start. The message includes the reason and the next step."""
 
 
 class NotInstalled(ServerFailed):
@@ -32,17 +32,17 @@ class NotInstalled(ServerFailed):
 
 
 class FolderInUse(ServerFailed):
-    """Another launcher runs a server on this folder."""
+    """Another launcher is running a server on this folder."""
 
 
 class Server(ABC):
-    """The common part of Postgres and Valkey. As a context manager, it starts and stops the server.
+    """The base class of Postgres and Valkey. As a context manager, it starts and stops the server.
 
-    folder: holds the data, `kept/` (port, password) and `logs/`; one server of a kind at a time.
-    default_port: the port to try first; None takes any free one. The chosen port is stored for the next start.
+    folder: contains the data, `kept/` (port, password) and `logs/`. Only one Postgres and one Valkey may use it.
+    default_port: the port to try first, or None for any free port. The chosen port is stored for the next start.
 
-    On Linux, the server ends with the thread that started it. Elsewhere, the next start ends it. Start it from a thread
-    that lives as long as the server is needed.
+    On Linux, the server ends with the thread that started it. Start it from a thread that lives as long as the server
+    is needed. On other systems, the next start ends a server that was left running.
     """
 
     name: ClassVar[str]
@@ -60,11 +60,11 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """The URL of the running server, including the password."""
+        """Return the URL of the running server, including the password."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Create what the first start needs. A kill in the middle must not break the next start."""
+        """Create everything that the first start needs. If this is interrupted, the next start must still work."""
 
     @abstractmethod
     def _command(self) -> tuple[Account, list[str | Path]]:
@@ -72,11 +72,11 @@ class Server(ABC):
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Return whether the server accepts connections. Raise ServerFailed if it never will."""
+        """Return whether the server accepts connections. Raise ServerFailed if it cannot become ready."""
 
     @abstractmethod
     def _find_stale(self) -> psutil.Process | None:
-        """Return the server that a killed launcher left running on this data."""
+        """Return the server that a killed launcher left running on this data, or None."""
 
     @property
     def pid(self) -> int | None:
@@ -84,7 +84,7 @@ class Server(ABC):
 
     @property
     def own_pid(self) -> int | None:
-        """The launcher's child, which is the server itself."""
+        """Return the id of the launcher's child process, which is the server itself."""
         return self.pid
 
     @property
@@ -101,7 +101,7 @@ class Server(ABC):
         self.stop()
 
     def start(self) -> str:
-        """Start the server unless it runs, and return its URL once it is ready. Raise ServerFailed."""
+        """Start the server unless it is running. Return its URL once it is ready. Raise ServerFailed."""
         if self.running:
             return self.url
         self._take_folder()
@@ -116,14 +116,14 @@ class Server(ABC):
         return self.url
 
     def stop(self) -> None:
-        """Shut the server down in order, and kill what is left of it."""
+        """Shut the server down cleanly, then kill any process that remains."""
         if self._process is not None:
             terminate(self._process, self.stop_signal, STOP_GRACE)
             self._process = None
         self._release_folder()
 
     def kill(self) -> None:
-        """Kill the server, as a power cut would. start() brings it back with everything that was committed."""
+        """Kill the server, as in a power cut. start() restarts it with all committed data."""
         if self._process is not None:
             processes = family(self._process.pid)
             self._process.kill()
@@ -140,7 +140,7 @@ class Server(ABC):
             if self._wait_until_ready():
                 return
             if is_port_free(self.port):
-                break  # The port was not the reason, so another one would not help.
+                break  # The port was free, so another port would not help.
         lines = last_lines(self.log, since=since)
         raise ServerFailed(f"{self.name} did not start on 127.0.0.1:{self.port}. The end of {self.log}:\n{lines}")
 
@@ -156,7 +156,7 @@ class Server(ABC):
         return False
 
     def stop_stale(self) -> None:
-        """Stop the server that a killed launcher left running, if there is one. Raise FolderInUse."""
+        """Stop a server that a killed launcher left running. Raise FolderInUse."""
         self._take_folder()
         try:
             self._end_stale()
@@ -180,7 +180,7 @@ class Server(ABC):
         except OSError:
             os.close(lock)
             raise FolderInUse(
-                f"Another process runs the {self.name} of {self.folder}. Stop that process first."
+                f"Another process is running {self.name} in {self.folder}. Stop that process first."
             ) from None
         self._lock = lock
 

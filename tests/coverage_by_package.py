@@ -1,6 +1,6 @@
-"""Print the lines and branches that the tests reach, by package, from coverage.py's JSON report.
+"""Print the line and branch coverage of each package, from coverage.py's JSON report.
 
-Exit with 1 when they reach fewer lines than --least percent.
+Exit with 1 if the line coverage of all files is below --minimum percent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOTAL = "total"
 
 
 def by_package(files: Mapping[str, Any]) -> dict[str, Counter[str]]:
-    """Return the sums of each package's counts, and of all files as `total`."""
+    """Return the summed counts of each package, and of all files as `total`."""
     packages: dict[str, Counter[str]] = {}
     for path, file in sorted(files.items()):
         for package in (package_of(path), TOTAL):
@@ -27,13 +27,13 @@ def by_package(files: Mapping[str, Any]) -> dict[str, Counter[str]]:
 
 
 def package_of(path: str) -> str:
-    """Return a file's folder, at most two levels deep, such as `store/migrations`, or a top-level file itself."""
+    """Return a file's folder, at most two levels deep, such as `store/migrations`, or a top-level file's own name."""
     folder = PurePosixPath(path).parts[:-1][:2]
     return "/".join(folder) or path
 
 
 def table(packages: Mapping[str, Counter[str]]) -> Iterator[str]:
-    """Yield the lines of the table."""
+    """Yield the lines of the coverage table."""
     yield f"{'package':<24}{'lines':>8}{'missed':>8}{'':>7}{'branches':>10}{'missed':>8}"
     for package, counts in packages.items():
         lines, branches = counts["num_statements"], counts["num_branches"]
@@ -50,13 +50,15 @@ def percent(part: int, whole: int) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("report", type=Path, help="the file that `coverage json` wrote")
-    parser.add_argument("--least", type=float, default=0, help="minimum percentage of lines that the tests must reach")
+    parser.add_argument(
+        "--minimum", type=float, default=0, help="minimum percentage of lines that the tests must cover"
+    )
     options = parser.parse_args(arguments)
     packages = by_package(json.loads(options.report.read_text())["files"])
     sys.stdout.write("\n".join(table(packages)) + "\n")
-    reached = percent(packages[TOTAL]["covered_lines"], packages[TOTAL]["num_statements"])
-    if reached < options.least:
-        sys.stderr.write(f"The tests reach {reached:.2f} % of the lines; at least {options.least:g} % are required.\n")
+    covered = percent(packages[TOTAL]["covered_lines"], packages[TOTAL]["num_statements"])
+    if covered < options.minimum:
+        sys.stderr.write(f"The tests cover {covered:.2f} % of the lines. The minimum is {options.minimum:g} %.\n")
         return 1
     return 0
 

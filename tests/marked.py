@@ -9,7 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Place:
-    """The lines between the two markers of a suite. name: the suite's name in the markers."""
+    """The lines of a document between the two markers of a suite.
+
+    name: the suite's name in the markers.
+    """
 
     name: str
 
@@ -22,14 +25,14 @@ class Place:
         return f"<!-- {self.name}: end -->"
 
     def around(self, file: Path) -> tuple[str, str]:
-        """Return the text before and after the place. Raise ValueError if the document lacks the markers."""
+        """Return the text before and after the markers. Raise ValueError if the document lacks the markers."""
         before, _, rest = file.read_text(encoding="utf-8").partition(self.begin)
         _, marked, after = rest.partition(self.end)
         if not marked:
-            raise ValueError(f"{file} has no place for the table. Add the lines {self.begin} and {self.end}.")
+            raise ValueError(f"{file} has no markers for the table. Add the lines {self.begin} and {self.end}.")
         return before, after
 
     def write(self, file: Path, lines: Sequence[str]) -> None:
-        """Replace the content of the place by these lines."""
+        """Replace the content between the markers with these lines."""
         before, after = self.around(file)
         file.write_text(before + "\n".join([self.begin, "", *lines, "", self.end]) + after, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Start processes of the service under test, and wait for what they do."""
+"""Start processes of the service under test, and wait for conditions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PORT = "{port}"
 ROOT = Path(__file__).parent.parent
 CELERY = (sys.executable, "-m", "celery", "-A", "tasks.celery")
 SLOTS = 2
-"""How many tasks a worker runs at a time, each in a child process."""
+"""The number of tasks that a worker runs concurrently, each in a child process."""
 
 
 def worker_command(name: str = "worker", queue: str = "ingest", slots: int = SLOTS) -> list[str]:
@@ -40,14 +40,15 @@ ROLES = {
     "web": [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py"],
 }
 MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
-"""Whether this is `make coverage`, which sets this for the processes that it starts."""
+"""Whether `make coverage` runs the tests. It sets this variable for the processes that it starts."""
 
 
 class Process:
-    """A running part of the service, in a process group of its own.
+    """A running process of the service, in its own process group.
 
-    prefix: a command that starts it elsewhere. command: replaces the role's own.
-    url: where it serves HTTP, if it does; see Processes.serve.
+    prefix: a command that runs this process, such as on another host.
+    command: replaces the command of the role.
+    url: the base URL of a process that serves HTTP; set by Processes.serve.
     """
 
     url: str
@@ -83,7 +84,7 @@ class Process:
         return self._process.poll() is None
 
     def was_ready(self) -> bool:
-        """Return whether a worker or control process has started to consume."""
+        """Return whether a worker or control process has started to consume messages."""
         self._was_ready = self._was_ready or " ready." in self.log.read_text()
         return self._was_ready
 
@@ -106,11 +107,11 @@ class Process:
 
 
 def kill_all(processes: Sequence[Process], *, within: float = 8) -> None:
-    """Kill processes. Under `make coverage` let each shut down first, since a killed process writes no data."""
+    """Kill processes. Under `make coverage`, let them exit first, since a killed process writes no coverage data."""
     if MEASURED:
         running = [process for process in processes if process.is_running]
         for process in running:
-            os.kill(process.pid, signal.SIGTERM)  # not the group: the parent ends its children in order
+            os.kill(process.pid, signal.SIGTERM)  # Signal only the parent, which ends its children in order.
         with suppress(AssertionError):
             until(lambda: not any(process.is_running for process in running), within=within)
     for process in processes:
@@ -118,9 +119,10 @@ def kill_all(processes: Sequence[Process], *, within: float = 8) -> None:
 
 
 class Processes:
-    """Start processes of the service, each with a log of its own in `folder`.
+    """A starter of service processes, each with its own log in `folder`.
 
-    environ: what they see, on top of the caller's environment; change it before they start. started: in order.
+    environ: added to the caller's environment. Change it before starting a process.
+    started: the processes in the order of their starts.
     """
 
     def __init__(self, folder: Path, environ: Mapping[str, str]):
@@ -128,7 +130,7 @@ class Processes:
         self.started: list[Process] = []
 
     def start(self, role: str, command: Sequence[str] = (), **environ: str) -> Process:
-        """Start a worker, control, beat or web process. Return at once."""
+        """Start a worker, control, beat or web process, without waiting until it is ready."""
         log = self.folder / f"{role}-{len(self.started)}.log"
         process = Process(role, log, {**self.environ, **environ}, command=command)
         self.started.append(process)
@@ -137,9 +139,9 @@ class Processes:
     def serve(
         self, role: str = "web", path: str = "/health/live", command: Sequence[str] = (), **environ: str
     ) -> Process:
-        """Start a process that serves HTTP, the API by default. Return it when it answers on this path.
+        """Start a process that serves HTTP, the API by default. Return it once it responds on this path.
 
-        A command gets its port from WEB_PORT, as the API does, or in place of an argument PORT.
+        The process reads its port from the variable WEB_PORT. In a command, the port also replaces the argument PORT.
         """
         port = str(free_port())
         command = [port if argument == PORT else argument for argument in command]
@@ -149,7 +151,7 @@ class Processes:
         return process
 
     def is_ready(self, process: Process) -> bool:
-        """Return whether a worker or control process consumes."""
+        """Return whether a worker or control process is consuming messages."""
         return process.was_ready()
 
     def until_ready(self, *processes: Process) -> None:
@@ -165,12 +167,12 @@ class Processes:
 
 
 def until_served(process: Process, path: str = "/health/live") -> None:
-    """Wait until a process answers on this path."""
-    until(partial(_answers, process, path), within=30, what=f"{process.role} answers; see {process.log}")
+    """Wait until a process responds on this path."""
+    until(partial(_responds, process, path), within=30, what=f"{process.role} responds; see {process.log}")
 
 
-def _answers(process: Process, path: str) -> bool:
-    process.assert_running()  # or another process may have taken its port
+def _responds(process: Process, path: str) -> bool:
+    process.assert_running()  # Otherwise another process may have taken its port.
     try:
         return requests.get(process.url + path, timeout=5).ok
     except requests.RequestException:
@@ -178,7 +180,7 @@ def _answers(process: Process, path: str) -> bool:
 
 
 def until(condition: Callable[[], T], *, within: float = 20, what: str = "") -> T:
-    """Poll until the condition returns a true value, and return it. Fail the test after `within` seconds."""
+    """Poll until the condition returns a true value, and return that value. Fail the test after `within` seconds."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         if value := condition():

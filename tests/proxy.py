@@ -1,4 +1,4 @@
-"""Proxy TCP connections on loopback, and stall, reset or refuse them when a test says so."""
+"""Proxy TCP connections on loopback, and let tests stall, reset or refuse them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ OPERATION_TIMEOUT = 10
 
 @dataclass(eq=False)
 class _Connection:
-    """One connection. lost: bytes of it were dropped, so it never forwards anything again, even after heal()."""
+    """One connection through the proxy.
+
+    lost: the proxy discarded some bytes, so it forwards nothing on this connection, even after heal().
+    """
 
     client: StreamWriter
     server: StreamWriter | None = None
@@ -38,15 +41,17 @@ class _Connection:
 
 
 class Proxy:
-    """A proxy before the server of `url`; `proxy.url` is the same URL through the proxy. Usable from any thread.
+    """A proxy in front of the server at `url`. `proxy.url` is the URL of the proxy. Its methods are thread-safe.
 
-    At its start, and after heal(), it forwards everything. latency: seconds by which it delays each chunk.
+    It forwards everything until a method disturbs it, and again after heal().
+
+    latency: the delay of each chunk in seconds.
     """
 
     def __init__(self, url: str):
         parts = urlsplit(url)
         self._target = parts.hostname or "127.0.0.1", parts.port
-        # Bound without listening, so that no other program gets the port while connections are refused.
+        # Bind without listening, so that no other program gets the port while connections are refused.
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._reserved.bind(("127.0.0.1", 0))
@@ -79,7 +84,7 @@ class Proxy:
         self._do(self._heal())
 
     def stall(self) -> None:
-        """Drop every byte in both directions, and accept new connections without answering: half-open connections."""
+        """Discard all bytes in both directions. New connections are accepted and get no response, as if half-open."""
         self._stalled = True
 
     def reset(self) -> None:
@@ -91,12 +96,12 @@ class Proxy:
         self._do(self._refuse())
 
     def half_close(self) -> None:
-        """Send every client the end of its stream. The server still receives what the clients send."""
+        """End the stream to every client. The server still receives data from the clients."""
         self._do(self._half_close())
 
     @property
     def open(self) -> int:
-        """The number of connections, including lost ones."""
+        """Return the number of connections, including lost ones."""
         return len(self._connections)
 
     def _do(self, work: Awaitable[None]) -> None:
@@ -111,7 +116,7 @@ class Proxy:
             self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port, reuse_port=True)
 
     async def _reset(self) -> None:
-        # Always the newest first, since some clients react differently to the order of the losses.
+        # Always reset the newest first, since the order affects some clients.
         for connection in reversed(self._connections):
             connection.abort()
 
@@ -128,10 +133,10 @@ class Proxy:
 
     async def _end(self) -> None:
         await self._refuse()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _accept(self, reader: StreamReader, client: StreamWriter) -> None:
         connection = _Connection(client, lost=self._stalled)
@@ -158,7 +163,7 @@ class Proxy:
                 chunk = await reader.read(65536)
             except ConnectionError:
                 connection.lost |= self._stalled
-                if connection.lost:  # The other side of a lost connection must not notice.
+                if connection.lost:  # Keep the other side of a lost connection open.
                     return
                 raise
             if self.latency:
@@ -171,7 +176,7 @@ class Proxy:
 
 
 async def _forward_chunk(chunk: bytes, writer: StreamWriter) -> None:
-    """Forward a chunk; an empty one ends the stream. After half_close(), the client gets nothing."""
+    """Forward a chunk. An empty chunk ends the stream. After half_close(), send nothing to the client."""
     with suppress(RuntimeError):
         if chunk:
             writer.write(chunk)

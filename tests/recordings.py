@@ -1,4 +1,4 @@
-"""Provide the recordings that tests read: invented ones, and real ones if there is a folder of them."""
+"""Provide the recordings that tests read: invented ones, and real ones if their folder exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.processes import ROOT
 
 @dataclass(frozen=True)
 class Recordings:
-    """A folder with `coinpaprika`, `coingecko` and `csv`, and the numbers that tests expect of it.
+    """A folder with `coinpaprika`, `coingecko` and `csv`, and the counts that tests expect in its files.
 
     shared_coin: the slug, CoinGecko id and CoinPaprika id of a coin that both upstreams list.
     """
@@ -31,12 +31,12 @@ class Recordings:
         return self.name
 
     def file(self, pattern: str) -> Path:
-        """Return the only matching file that holds a body."""
+        """Return the only matching file that contains a body."""
         [file] = (file for file in self.folder.glob(pattern) if not file.name.endswith(".headers.json"))
         return file
 
     def response(self, name: str) -> tuple[bytes, int, dict[str, str]]:
-        """Return the body of a recording, its status, and its headers by lower-case name."""
+        """Return the body, status and headers of a recording. Header names are in lower case."""
         metadata = json.loads((self.folder / f"{name}.headers.json").read_text())
         return self.file(f"{name}.*").read_bytes(), metadata["status"], metadata["headers"]
 

@@ -1,8 +1,8 @@
 """Measure how well the listings of two sources are matched: `python -m tests.score`, or `make score`.
 
-The input is a folder with a coin list of CoinPaprika, one of CoinGecko, and `pairs.csv`. For some coins, the pairs name
-the counterpart in the other list. The default folder has invented data (tests/data). Set IDENTITY_DATA to a folder of
-real lists. The service's own code matches the lists in a new database.
+The input is a folder with CoinPaprika's coin list, CoinGecko's coin list, and `pairs.csv`, which names the correct
+matches of some coins. The default folder contains invented data (tests/data). Set IDENTITY_DATA to a folder of real
+lists. The service's own code matches the lists in a new database.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ PAGE_ROWS = 250
 
 @dataclass(frozen=True)
 class Score:
-    """Shares over the labeled coins. recall_renamed: the recall of coins whose names differ."""
+    """How well the labeled coins were matched. Each value is a share from 0 to 1.
+
+    recall_renamed: the recall of coins whose names differ.
+    """
 
     precision: float
     recall: float
     recall_renamed: float
     traps_accepted_share: float
-    """The share of pairs of two different coins that were matched."""
+    """The share of matched pairs among the labeled pairs of two different coins."""
 
 
 def main() -> int:
@@ -55,7 +58,7 @@ def main() -> int:
     sys.stdout.write(f"{len(pairs)} pairs of {folder} ({'from IDENTITY_DATA' if override else 'invented'})\n")
     for name, value in asdict(score).items():
         sys.stdout.write(f"{name:<22} {value:.4f}\n")
-    for line in mistakes(pairs, matches):
+    for line in mismatches(pairs, matches):
         sys.stdout.write(line + "\n")
     return 0
 
@@ -76,7 +79,7 @@ def _only(folder: Path, pattern: str) -> list[dict[str, Any]]:
 def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return, for each CoinPaprika id, the CoinGecko id of the same asset.
 
-    Resolve the coins in the service's order. CoinPaprika's tickers contain active coins, so inactive ones come last.
+    Resolve the coins in the service's order. Inactive coins come last, since CoinPaprika's tickers omit them.
     """
     with TemporaryDirectory(prefix="kasparro-score-") as folder, MigratedPostgres(Path(folder)) as postgres:
         engine = make_engine(postgres.create_database("score"), "score")
@@ -100,7 +103,7 @@ def match_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
 
 def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) -> None:
-    """Resolve coins page by page, as they come from the source."""
+    """Resolve coins page by page, in the order of the list."""
     resolver = ListingResolver(engine, source, overrides={})
     listings = [
         ListingFields(coin["id"], coin["symbol"].strip(), coin["name"].strip(), "USD")
@@ -112,7 +115,7 @@ def _resolve(engine: Engine, source: str, coins: Iterable[Mapping[str, Any]]) ->
 
 
 def rate(pairs: Sequence[Mapping[str, str]], matches: Mapping[str, str]) -> Score:
-    """Score matches against the pairs of pairs.csv. Ignore a match that no pair decides."""
+    """Score matches against the pairs of pairs.csv. Ignore a match that no pair confirms or refutes."""
     same = {_key(pair) for pair in pairs if pair["label"] == "same"}
     renamed = {_key(pair) for pair in pairs if pair["kind"] == "renamed"}
     traps = {_key(pair) for pair in pairs if pair["label"] == "different" and pair["coingecko_id"]}
@@ -126,7 +129,7 @@ def rate(pairs: Sequence[Mapping[str, str]], matches: Mapping[str, str]) -> Scor
     )
 
 
-def mistakes(pairs: Sequence[Mapping[str, str]], matches: Mapping[str, str]) -> Iterator[str]:
+def mismatches(pairs: Sequence[Mapping[str, str]], matches: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each missing match and for each wrong match."""
     for pair in pairs:
         ours, theirs = _key(pair)

@@ -1,4 +1,4 @@
-"""Start the Postgres that tests, benchmarks and the fault suite run on: devstack's own, with the service's tables."""
+"""Start the Postgres of tests, benchmarks and the fault-injection suite, with the service's tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ TEMPLATE = "migrated"
 
 
 class MigratedPostgres(Postgres):
-    """A context manager that erases its data at the end. The database TEMPLATE has the tables, and no rows."""
+    """A Postgres whose database TEMPLATE has the service's tables and no rows.
+
+    As a context manager, it deletes its data at the end.
+    """
 
     def __enter__(self) -> Self:
         try:
@@ -46,7 +49,7 @@ class MigratedPostgres(Postgres):
         self.run_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def skip_fsync(self) -> None:
-        """Trade safety in a power cut for speed; a kill -9 still loses nothing."""
+        """Turn fsync off for speed. A power cut may then lose data, but a killed server does not."""
         self.run_sql("ALTER SYSTEM SET fsync = off")
         self.run_sql("SELECT pg_reload_conf()")
 

@@ -22,7 +22,7 @@ SHORT_TIMES = {
 _CALLER_PREFIXES = ("COINPAPRIKA_", "COINGECKO_", "CSV_", "API_TOKEN", "READS_", "EXTRA_", "LOG_")
 
 
-def forget_the_callers_settings() -> None:
+def remove_caller_settings() -> None:
     """Remove the settings of the caller's environment, so that they do not affect the tests."""
     for name in list(os.environ):
         if name.startswith(_CALLER_PREFIXES):

@@ -1,4 +1,4 @@
-"""Run the short form of the fault suite: a few faults with real processes. `make chaos` runs all faults."""
+"""Run the short fault-injection suite: a few faults with real processes. `make chaos` runs all faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 STOPS_WITHIN = 30
 
 
-def test_a_few_faults_lose_no_rows_duplicate_none_and_leave_no_run_stuck(tmp_path: Path) -> None:
+def test_the_short_suite_finds_no_lost_or_duplicated_rows_and_no_stuck_runs(tmp_path: Path) -> None:
     log = tmp_path / "chaos.log"
     with log.open("wb") as out:
         command = [sys.executable, "-m", "tests.chaos", "--short"]
@@ -19,7 +19,7 @@ def test_a_few_faults_lose_no_rows_duplicate_none_and_leave_no_run_stuck(tmp_pat
         try:
             exit_code = chaos.wait(timeout=240)
         finally:
-            chaos.terminate()  # so that it ends the processes it started
+            chaos.terminate()  # Let it end the processes that it started.
             chaos.wait(STOPS_WITHIN)
     output = log.read_text()
     assert exit_code == 0, output

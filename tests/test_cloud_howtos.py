@@ -1,4 +1,4 @@
-"""The cloud how-tos start the processes and health checks of docker-compose.yml and the Procfile."""
+"""Test that the cloud how-tos use the health checks of docker-compose.yml and the processes of the Procfile."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def heartbeat_query(text: str) -> str:
     return "".join(re.findall(r'"([^"]*)"', call))
 
 
-def test_the_clouds_check_heartbeats_as_compose_does() -> None:
+def test_the_cloud_howtos_check_heartbeats_like_compose() -> None:
     assert heartbeat_query((HOWTO / "cloud-checklist.md").read_text()) == heartbeat_query(COMPOSE)
 
 
 @pytest.mark.parametrize("page", ["aws.md", "google-cloud.md", "azure.md"])
 @pytest.mark.parametrize("process", ["web", "worker", "control", "beat"])
-def test_each_cloud_starts_the_processes_of_the_procfile(page: str, process: str) -> None:
+def test_each_cloud_howto_starts_the_processes_of_the_procfile(page: str, process: str) -> None:
     [command] = re.findall(rf"^{process}: exec (.*)$", PROCFILE, re.MULTILINE)
     assert command.replace("${WORKER_CONCURRENCY:-2}", "2") in (HOWTO / page).read_text()

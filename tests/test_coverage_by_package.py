@@ -1,4 +1,4 @@
-"""The table that `make coverage` prints, and when it fails."""
+"""Test the table of `make coverage`, and its failure below the minimum coverage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.coverage_by_package import main
 
 
 def report(folder: Path, **files: tuple[int, int]) -> str:
-    """A JSON report of files, each with its number of lines and how many of them were reached."""
+    """Write a JSON report and return its path. files: the number of lines and of covered lines of each file."""
     counts = {
         path.replace("__", "/") + ".py": {
             "summary": {
@@ -30,7 +30,7 @@ def report(folder: Path, **files: tuple[int, int]) -> str:
     return str(file)
 
 
-def test_sums_up_the_files_of_a_folder_and_keeps_one_at_the_top_by_its_name(
+def test_files_are_summed_by_folder_and_top_level_files_are_listed_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {
@@ -50,8 +50,8 @@ def test_sums_up_the_files_of_a_folder_and_keeps_one_at_the_top_by_its_name(
 
 
 @pytest.mark.parametrize(("covered", "status"), [(95, 0), (94, 1)])
-def test_fails_below_the_least_share_of_lines(
+def test_the_command_fails_below_the_minimum_line_coverage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], covered: int, status: int
 ) -> None:
-    assert main([report(tmp_path, settings=(100, covered)), "--least", "95"]) == status
-    assert ("at least 95 %" in capsys.readouterr().err) == bool(status)
+    assert main([report(tmp_path, settings=(100, covered)), "--minimum", "95"]) == status
+    assert ("The minimum is 95 %" in capsys.readouterr().err) == bool(status)

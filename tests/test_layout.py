@@ -1,4 +1,4 @@
-"""Each module has a test file of its name in the same place, such as tests/tasks/runs/test_leases.py."""
+"""Test that each module has a test file with its name and place, such as tests/tasks/runs/test_leases.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULES = [
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_each_module_has_a_test_file_of_its_name(module: Path) -> None:
+def test_each_module_has_a_test_file_with_its_name(module: Path) -> None:
     assert (ROOT / "tests" / module.parent / f"test_{module.name}").is_file()
 
 

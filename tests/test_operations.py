@@ -1,4 +1,4 @@
-"""The troubleshooting guide names only log events and run codes that exist in the code."""
+"""Test that the troubleshooting guide names only log events and run codes that exist in the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy that drops packets for other tests, in front of an echo server."""
+"""Test the proxy in front of an echo server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def echoes(client: socket.socket) -> bool:
     return client.recv(5) == b"hello"
 
 
-def test_its_url_is_that_of_the_server_with_another_port(proxy: Proxy) -> None:
+def test_the_proxy_url_is_the_server_url_with_another_port(proxy: Proxy) -> None:
     assert proxy.url == f"redis://:a%40b@127.0.0.1:{proxy.port}/0?timeout=1"
     with connect(proxy) as client:
         assert echoes(client)
@@ -86,7 +86,7 @@ def test_a_reset_breaks_open_connections_only(proxy: Proxy) -> None:
         assert echoes(client)
 
 
-def test_it_refuses_connections_until_it_is_healed(proxy: Proxy) -> None:
+def test_the_proxy_refuses_connections_until_it_is_healed(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         proxy.refuse()
@@ -99,12 +99,12 @@ def test_it_refuses_connections_until_it_is_healed(proxy: Proxy) -> None:
         assert echoes(client)
 
 
-def test_it_delays_each_chunk_by_its_latency(proxy: Proxy) -> None:
+def test_the_proxy_delays_each_chunk_by_its_latency(proxy: Proxy) -> None:
     with connect(proxy) as client:
         proxy.latency = 0.1
         started_at = time.monotonic()
         assert echoes(client)
-        assert time.monotonic() - started_at >= 0.2  # in both directions
+        assert time.monotonic() - started_at >= 0.2  # The delay applies in both directions.
 
 
 def test_after_a_half_close_no_response_reaches_the_client(proxy: Proxy) -> None:
@@ -117,7 +117,7 @@ def test_after_a_half_close_no_response_reaches_the_client(proxy: Proxy) -> None
         assert proxy.open == 1
 
 
-def test_a_close_by_one_side_closes_the_other(proxy: Proxy) -> None:
+def test_closing_one_side_closes_the_other(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert echoes(client)
         client.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""The README and guides match the code: example sources work, and the settings, paths and commands they name exist."""
+"""Test that the README and guides match the code: sources work, and named settings, paths and commands exist."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: Path, engine: Engine, start: Callable[..., Process]) -> Run:
-    """Return a function that runs a page's source as a module outside the repository, and returns its status.
+    """Return a function that runs a page's example source outside the repository, and returns the status of the run.
 
     The source is the Python example whose docstring begins with `begins`.
     """
@@ -61,7 +61,7 @@ def example(page: str, begins: str) -> str:
 
 
 def _status(engine: Engine, source: str) -> str | None:
-    """Return the status of the source's finished run, or None."""
+    """Return the status of the source's finished run, or None if no run has finished."""
     with engine.connect() as connection:
         query = text("SELECT status FROM runs WHERE source = :source AND finished_at IS NOT NULL")
         status: str | None = connection.execute(query, {"source": source}).scalar_one_or_none()
@@ -77,7 +77,7 @@ def quotes(engine: Engine, source: str) -> list[tuple[str, datetime, Decimal]]:
         return [tuple(row) for row in connection.execute(query, {"source": source})]
 
 
-def test_the_readmes_source_works_unchanged(run: Run, engine: Engine, httpserver: HTTPServer) -> None:
+def test_the_example_source_of_the_readme_works_unchanged(run: Run, engine: Engine, httpserver: HTTPServer) -> None:
     key = {"headers": {"X-Api-Key": "the desk's key".replace(" ", "-")}}
     for number, price in enumerate(PRICES, start=1):
         response = {"prices": [price], "more": number < len(PRICES)}
@@ -95,12 +95,12 @@ def test_the_readmes_source_works_unchanged(run: Run, engine: Engine, httpserver
     assert quotes(engine, "deskfeed") == [("BTC", new_year, Decimal("1.10")), ("ETH", new_year, Decimal("2e-9"))]
 
 
-def test_the_guide_has_the_readmes_source() -> None:
+def test_the_http_guide_has_the_same_example_source_as_the_readme() -> None:
     begins = "The desk's own price feed"
     assert example(HTTP_GUIDE, begins) == example(README, begins)
 
 
-def test_the_guides_csv_source_reads_the_file_that_it_describes(run: Run, engine: Engine, tmp_path: Path) -> None:
+def test_the_example_source_of_the_csv_guide_reads_the_described_file(run: Run, engine: Engine, tmp_path: Path) -> None:
     [(header, line)] = re.findall(r"lines\sare\s`(.*?)`\sand\sthen\s`(.*?)`", CSV_GUIDE)
     (tmp_path / "closes").mkdir()
     (tmp_path / "closes" / "2026.csv").write_text(f"{header}\n{line}\n")
@@ -113,7 +113,7 @@ def test_the_guides_csv_source_reads_the_file_that_it_describes(run: Run, engine
     [(README, "deskfeed"), (HTTP_GUIDE, "deskfeed"), (CSV_GUIDE, "closes")],
     ids=["readme", "http", "csv"],
 )
-def test_the_registry_line_of_a_page_registers_its_source(page: str, module: str) -> None:
+def test_the_registry_line_of_each_page_registers_its_source(page: str, module: str) -> None:
     [line] = re.findall(r"`MODULES` of `sources/registry.py`.*?```\n(.*?\n)```", page, re.DOTALL)
     registry = (ROOT / "sources" / "registry.py").read_text()
     assert '    "sources.csv_history",\n' in registry
@@ -127,7 +127,7 @@ def test_the_registry_line_of_a_page_registers_its_source(page: str, module: str
 
 
 @pytest.mark.parametrize(("kind", "prefix"), [(settings.Settings, ""), (settings.UpstreamSettings, "…_")])
-def test_the_reference_lists_every_setting_with_default_and_meaning(kind: type, prefix: str) -> None:
+def test_the_reference_lists_every_setting_with_its_default_and_meaning(kind: type, prefix: str) -> None:
     for name, default, about in settings.table(kind):
         assert f"| `{prefix}{name}` | {f'`{default}`' if default else ''} | {about} |" in SETTINGS
 

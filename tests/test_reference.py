@@ -1,4 +1,4 @@
-"""The tables of the reference pages are those that the code gives."""
+"""Test that the tables of the reference pages match the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGES = sorted(generate.PAGES.glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_tables_of_a_page_are_fresh(page: Path) -> None:
+def test_the_tables_of_each_page_match_the_code(page: Path) -> None:
     assert page.read_text() == generate.generated(page.read_text()), "run `make reference`"
 
 

@@ -1,4 +1,4 @@
-"""Settings read from the environment: all mistakes are reported together, and no secret is shown."""
+"""Test that settings are read from the environment, errors are reported together, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ REQUIRED = {
 }
 
 
-def mistakes(**environ: str) -> dict[str, str]:
-    """Return the message for each wrong variable."""
+def error_messages(**environ: str) -> dict[str, str]:
+    """Return the error message for each invalid variable."""
     with pytest.raises(SettingsError) as caught:
         read_settings({**REQUIRED, **environ})
     return dict(line.strip().split(": ", 1) for line in str(caught.value).splitlines()[1:])
 
 
 def contradictions(**environ: str) -> list[str]:
-    """Return the variable with which each contradiction begins."""
+    """Return the first variable in each contradiction message."""
     with pytest.raises(SettingsError, match="contradict each other") as caught:
         read_settings({**REQUIRED, **environ})
     return [line.split()[0] for line in str(caught.value).splitlines()[1:]]
@@ -52,8 +52,8 @@ def test_only_the_addresses_of_the_servers_are_required() -> None:
     assert settings.task_slice == 240
 
 
-def test_every_mistake_is_reported_at_once_with_the_name_of_its_variable() -> None:
-    messages = mistakes(
+def test_all_errors_are_reported_together_with_the_names_of_their_variables() -> None:
+    messages = error_messages(
         DATABASE_URL="mysql://localhost/x",
         REDIS_URL="localhost:6379",
         API_TOKEN="short",
@@ -89,7 +89,7 @@ def test_every_mistake_is_reported_at_once_with_the_name_of_its_variable() -> No
     }
 
 
-def test_a_required_variable_that_is_missing_is_reported() -> None:
+def test_a_missing_required_variable_is_reported() -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings({"DATABASE_URL": " "})
     assert re.findall(r"^  (\w+): ", str(caught.value), re.MULTILINE) == ["DATABASE_URL", "REDIS_URL"]
@@ -99,7 +99,7 @@ def test_a_required_variable_that_is_missing_is_reported() -> None:
     "name", [setting.name.upper() for setting in fields(Settings) if setting.name.upper() not in REQUIRED]
 )
 @pytest.mark.parametrize("empty", ["", " ", "\n"], ids=ascii)
-def test_empty_means_unset(name: str, empty: str) -> None:
+def test_an_empty_variable_counts_as_unset(name: str, empty: str) -> None:
     assert read_settings({**REQUIRED, name: empty}) == read_settings(REQUIRED)
 
 
@@ -129,7 +129,7 @@ def test_variables_that_are_not_settings_are_ignored() -> None:
     assert read_settings({**REQUIRED, "PATH": "/bin", "LEASES": "many"}) == read_settings(REQUIRED)
 
 
-# Contradictions
+# Contradictions between settings
 
 
 def test_the_defaults_do_not_contradict_each_other() -> None:
@@ -160,7 +160,7 @@ def test_all_contradicting_time_limits_are_reported(environ: dict[str, str], var
     assert (contradictions(**environ) if variables else read_settings({**REQUIRED, **environ}) and []) == variables
 
 
-# One source's settings
+# Settings of one source
 
 
 DRIFT = {"*": "quarantine", "a.b": "freeze"}
@@ -195,12 +195,12 @@ def test_an_unknown_drift_policy_is_refused(drift: str) -> None:
 
 @pytest.mark.parametrize("kept", ["0", "90", "86399", "3162240001"])
 def test_an_implausible_retention_is_refused(kept: str) -> None:
-    """A user who writes 90 means days. Read as seconds, it would delete nearly everything."""
+    """Refuse 90, which probably means days. As seconds, it would delete nearly everything."""
     with pytest.raises(SettingsError, match="COINGECKO_QUOTES_KEPT: must be at least 86400, which is a day"):
         read_upstream("coingecko", {"COINGECKO_QUOTES_KEPT": kept})
 
 
-def test_every_mistake_of_a_source_is_reported_at_once_and_without_its_key() -> None:
+def test_all_errors_of_a_source_are_reported_together_without_its_key() -> None:
     with pytest.raises(SettingsError) as caught:
         read_upstream(
             "coingecko",
@@ -227,7 +227,7 @@ def test_every_mistake_of_a_source_is_reported_at_once_and_without_its_key() -> 
 # Secrets
 
 
-def test_no_secret_is_in_the_repr_of_the_settings() -> None:
+def test_the_repr_of_the_settings_contains_no_secret() -> None:
     settings = read_settings({**REQUIRED, "API_TOKEN": TOKEN})
     upstream = read_upstream("coingecko", {"COINGECKO_API_KEY": KEY, "COINGECKO_PLAN": "pro"})
     shown = repr(settings) + repr(upstream)
@@ -238,7 +238,7 @@ def test_no_secret_is_in_the_repr_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "API_TOKEN", "COINGECKO_API_KEY", "COINGECKO_URL"])
-def test_no_secret_is_in_the_message_about_a_mistake(name: str) -> None:
+def test_error_messages_contain_no_secret(name: str) -> None:
     environ = {**REQUIRED, name: "ftp://u:s3cret@h/ x", "LEASE": "0", "COINGECKO_EVERY": "0"}
     messages = []
     for read in (lambda: read_settings(environ), lambda: read_upstream("coingecko", environ)):
@@ -249,7 +249,7 @@ def test_no_secret_is_in_the_message_about_a_mistake(name: str) -> None:
     assert "s3cret" not in "".join(messages)
 
 
-def test_the_secrets_of_an_environment_are_found_longest_first() -> None:
+def test_all_secrets_in_the_environment_are_returned_longest_first() -> None:
     environ = {
         **REQUIRED,
         "API_TOKEN": TOKEN,
@@ -268,7 +268,7 @@ def test_the_secrets_of_an_environment_are_found_longest_first() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["LEASE", "COINGECKO_EVERY"])
-def test_a_process_reports_a_wrong_setting_and_exits_without_a_traceback(
+def test_a_process_reports_an_invalid_setting_and_exits_without_a_traceback(
     start: Callable[..., Process], wrong: str
 ) -> None:
     process = start("beat", **{wrong: "x"})
@@ -289,7 +289,7 @@ def test_a_command_reports_missing_settings_and_exits_without_a_traceback(comman
 
 
 @pytest.mark.parametrize("settings_class", [Settings, UpstreamSettings])
-def test_every_setting_has_a_row_with_its_meaning_in_the_table(settings_class: type) -> None:
+def test_the_table_has_a_row_with_the_meaning_of_every_setting(settings_class: type) -> None:
     rows = table(settings_class)
     assert [name for name, _, _ in rows] == [setting.name.upper() for setting in fields(settings_class)]
     assert all(about for _, _, about in rows)

@@ -21,10 +21,11 @@ FETCHED = datetime(2026, 2, 1, tzinfo=UTC)
 
 @dataclass
 class Markets:
-    """Serves `coins` on /coins/markets.
+    """A CoinGecko server that returns `coins` on /coins/markets.
 
-    before: called first, with the page's number; a response that it returns replaces the page.
-    asked: the numbers of the requested pages. headers: the headers of each request.
+    before: called with the page's number before each response. If it returns a response, that replaces the page.
+    asked: the numbers of the requested pages.
+    headers: the headers of each request.
     """
 
     server: HTTPServer
@@ -34,13 +35,13 @@ class Markets:
     headers: list[Mapping[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.server.expect_request("/coins/markets").respond_with_handler(self._answer)
+        self.server.expect_request("/coins/markets").respond_with_handler(self._respond)
 
     @property
     def url(self) -> str:
         return self.server.url_for("").rstrip("/")
 
-    def _answer(self, request: Request) -> Response:
+    def _respond(self, request: Request) -> Response:
         number, size = int(request.args["page"]), int(request.args["per_page"])
         self.asked.append(number)
         self.headers.append(dict(request.headers))
@@ -66,7 +67,7 @@ def coins(count: int, *, price: str = "1.5") -> list[dict[str, Any]]:
 
 
 class Gate:
-    """Holds a thread until a test opens the gate, and tells the test that the thread has reached it."""
+    """A gate where a thread waits until a test opens it. `reached` is set when the thread arrives."""
 
     def __init__(self) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
@@ -77,7 +78,7 @@ class Gate:
 
 
 def item(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """Return a normalized item, which here is also what `parse` yields."""
+    """Return a normalized item. A canned source's `parse` yields it unchanged."""
     return {
         "source_asset_id": f"coin-{number}",
         "symbol": f"C{number}",
@@ -97,7 +98,10 @@ def canned(
     partitions: Iterable[str] = ("",),
     **changes: Any,
 ) -> Source:
-    """Return a source whose pages are lists of normalized items. before: called with a page's number before a fetch."""
+    """Return a source whose pages are lists of normalized items.
+
+    before: called with a page's number before that page is fetched.
+    """
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         first = window.cursor["next"] if window.cursor and window.cursor["run"] == window.run else 0

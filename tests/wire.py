@@ -12,13 +12,16 @@ from typing import Self
 
 from sqlalchemy import make_url
 
-# Types of messages. From the client: a statement, the end of a COPY's rows. From the server: ready for the next
-# statement, ready for a COPY's rows.
+# Message types. From the client: a statement (Q), or the end of a COPY's rows (c). From the server: it is ready for the
+# next statement (Z), or for a COPY's rows (G).
 STATEMENTS, RESPONSE_ENDS = b"Qc", b"ZG"
 
 
 class Wire:
-    """A context manager. `wire.url` leads through the proxy to the server of `url`. At first it forwards everything."""
+    """A proxy in front of the Postgres at `url`, as a context manager. `wire.url` is the URL of the proxy.
+
+    It forwards everything until cut() is called.
+    """
 
     def __init__(self, url: str):
         direct = make_url(url)
@@ -41,23 +44,31 @@ class Wire:
         self._listener.close()
 
     def cut(
-        self, at: int, *, since: bytes = b"", answered: bool = False, for_good: bool = False, silent: bool = False
+        self,
+        at: int,
+        *,
+        since: bytes = b"",
+        withhold_response: bool = False,
+        refuse_others: bool = False,
+        silent: bool = False,
     ) -> None:
         """Break the connection at statement number `at`, and do not forward that statement.
 
-        since: count from the first statement that contains these bytes, on its connection only.
-        answered: forward the statement, and withhold the response.
-        for_good: also refuse every other connection until heal() is called.
+        since: count only the statements after the first one that contains these bytes, on the same connection.
+        withhold_response: forward the statement, but not its response.
+        refuse_others: also refuse new connections until heal() is called.
         silent: keep both sides open until the server ends the session by itself.
         """
         self.heal()
-        self._left, self._since, self._answered, self._for_good, self._silent = at, since, answered, for_good, silent
+        self._remaining, self._since, self._silent = at, since, silent
+        self._withhold_response, self._refuse_others = withhold_response, refuse_others
 
     def heal(self) -> None:
         """Forward everything again, and cancel the cut."""
-        self._left, self._since, self._answered, self._for_good, self._silent = 0, b"", False, False, False
-        self._on: int | None = None
-        self.struck = self._down = False
+        self._remaining, self._since, self._silent = 0, b"", False
+        self._withhold_response = self._refuse_others = False
+        self._thread: int | None = None
+        self.struck = self._is_refusing = False
 
     def _accept(self) -> None:
         while True:
@@ -65,44 +76,44 @@ class Wire:
                 client, _ = self._listener.accept()
             except OSError:  # The listener is closed.
                 return
-            if self._down:
+            if self._is_refusing:
                 client.close()
             else:
-                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
 
-    def _carry(self, client: socket.socket) -> None:
+    def _forward(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._server) as server, suppress(OSError):
             for side in (client, server):
                 side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             withheld = threading.Event()
-            back = threading.Thread(target=_carry_back, args=(server, client, withheld), daemon=True)
-            back.start()
+            responses = threading.Thread(target=_forward_responses, args=(server, client, withheld), daemon=True)
+            responses.start()
             for message in _messages(client, opening=True):
                 if self._is_to_be_cut(message):
                     if self._silent:
-                        back.join()
-                    if not self._answered:
+                        responses.join()
+                    if not self._withhold_response:
                         break
                     withheld.set()
                 server.sendall(message)
             _break(server, client)
-            back.join()
+            responses.join()
 
     def _is_to_be_cut(self, message: bytes) -> bool:
-        if not self._left or message[0] not in STATEMENTS:
+        if not self._remaining or message[0] not in STATEMENTS:
             return False
         if self._since and self._since in message:
-            self._since, self._on = b"", threading.get_ident()
+            self._since, self._thread = b"", threading.get_ident()
             return False
-        if self._since or self._on not in (None, threading.get_ident()):
+        if self._since or self._thread not in (None, threading.get_ident()):
             return False
-        self._left -= 1
-        if not self._left:
-            self.struck, self._down = True, self._for_good
+        self._remaining -= 1
+        if not self._remaining:
+            self.struck, self._is_refusing = True, self._refuse_others
         return self.struck
 
 
-def _carry_back(server: socket.socket, client: socket.socket, withheld: threading.Event) -> None:
+def _forward_responses(server: socket.socket, client: socket.socket, withheld: threading.Event) -> None:
     """Forward responses. Read a withheld response to its end, then break both sides."""
     with suppress(OSError):
         for message in _messages(server):
@@ -114,16 +125,19 @@ def _carry_back(server: socket.socket, client: socket.socket, withheld: threadin
 
 
 def _messages(side: socket.socket, *, opening: bool = False) -> Iterator[bytes]:
-    """Yield the messages of one side. opening: the first message opens the session and has no type."""
+    """Yield the messages of one side.
+
+    opening: the first message opens the session and has no type.
+    """
     with side.makefile("rb") as stream:
-        typed = 0 if opening else 1
-        while len(head := stream.read(typed + 4)) == typed + 4:
+        type_bytes = 0 if opening else 1
+        while len(head := stream.read(type_bytes + 4)) == type_bytes + 4:
             (length,) = struct.unpack("!I", head[-4:])
             yield head + stream.read(length - 4)
-            typed = 1
+            type_bytes = 1
 
 
 def _break(*sides: socket.socket) -> None:
     for side in sides:
-        with suppress(OSError):  # already broken
+        with suppress(OSError):  # Already broken.
             side.shutdown(socket.SHUT_RDWR)

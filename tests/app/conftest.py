@@ -1,4 +1,4 @@
-"""Fixtures: the API on a database of its own, and rows to insert."""
+"""Provide the API on a separate database, and rows to insert."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def api(app: Flask) -> FlaskClient:
 
 @pytest.fixture
 def uncached(api_settings: Settings) -> Iterator[FlaskClient]:
-    """The same API without its response cache."""
+    """Return a client of the same API without its response cache."""
     for app in serve(replace(api_settings, response_cache_mb=0)):
         yield app.test_client()
 
 
 @pytest.fixture
 def token() -> dict[str, str]:
-    """The header that authorizes a write."""
+    """Return the header that authorizes a write."""
     return {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -84,6 +84,6 @@ def serve(settings: Settings) -> Iterator[Flask]:
 
 @pytest.fixture
 def api_without_database(api_settings: Settings) -> Iterator[FlaskClient]:
-    """The same API, whose DATABASE_URL names a port on which nothing listens."""
+    """Return a client of an API whose DATABASE_URL names a port without a server."""
     for app in serve(replace(api_settings, database_url=f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere")):
         yield app.test_client()

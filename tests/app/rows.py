@@ -1,4 +1,4 @@
-"""Insert rows directly, as the pipeline would leave them."""
+"""Insert rows directly, as the pipeline writes them."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Rows:
         reasons: Sequence[tuple[str, str, str]] = (("price", "no_price", "expected a price, got none"),),
         **more: Any,
     ) -> None:
-        """Insert a reject. reasons: field, code and detail of each."""
+        """Insert a reject. reasons: the field, code and detail of each reason."""
         reasons_as_json = [dict(zip(("field", "code", "detail"), reason, strict=True)) for reason in reasons]
         values = {
             "source": source,
@@ -149,7 +149,7 @@ class Rows:
             connection.execute(insert(RejectRow).values(reasons=reasons_as_json, **values))
 
     def add(self, row: Base) -> None:
-        """Insert a row without changes."""
+        """Insert a row with exactly these values."""
         with Session(self.engine) as session, session.begin():
             session.add(row)
 
@@ -159,13 +159,13 @@ class Rows:
             connection.execute(insert(CheckpointRow).values(source=source, partition=partition, **more))
 
     def breaker(self, source: str = "coingecko", **state: Any) -> None:
-        """Insert a source with the state of its circuit breaker: failures, opened_at, probe_until."""
+        """Insert a source with the state of its circuit breaker: failures, opened_at and probe_until."""
         with self.engine.begin() as connection:
             values = {f"breaker_{name}": value for name, value in state.items()}
             connection.execute(insert(SourceRow).values(name=source, **values))
 
     def dropped(self, source: str = "coingecko", *, quotes: int = 0, bodies: int = 0) -> None:
-        """Insert a source with the numbers of quotes and bodies that retention dropped."""
+        """Insert a source with the numbers of quotes and bodies that retention deleted."""
         with self.engine.begin() as connection:
             connection.execute(insert(SourceRow).values(name=source, quotes_dropped=quotes, bodies_dropped=bodies))
 

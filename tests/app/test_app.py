@@ -1,4 +1,4 @@
-"""Every endpoint checks the token, carries a request id and reports errors as problems, even without a database."""
+"""Test every endpoint's token check, request id and error responses, with and without a database."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.app.rows import Rows
 
 @pytest.fixture
 def private_api(api_settings: Settings) -> Iterator[FlaskClient]:
-    """The API with READS_NEED_TOKEN."""
+    """Return a client of the API with READS_NEED_TOKEN."""
     for app in serve(replace(api_settings, reads_need_token=True)):
         yield app.test_client()
 
 
 @pytest.fixture
 def api_without_token(api_settings: Settings) -> Iterator[FlaskClient]:
-    """The API without API_TOKEN."""
+    """Return a client of the API without API_TOKEN."""
     for app in serve(replace(api_settings, api_token=None)):
         yield app.test_client()
 
@@ -116,7 +116,7 @@ def test_every_write_needs_the_token(api: FlaskClient, header: str | None, code:
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_every_write_is_in_the_list(app: Flask) -> None:
+def test_the_list_contains_every_write_endpoint(app: Flask) -> None:
     rules = [
         rule for rule in app.url_map.iter_rules() if rule.methods and not rule.methods <= {"GET", "HEAD", "OPTIONS"}
     ]
@@ -155,14 +155,16 @@ def test_a_request_id_that_is_not_printable_ascii_is_replaced(api: FlaskClient, 
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
 
 
-def test_an_unknown_path_is_a_404_that_suggests_the_nearest(api: FlaskClient) -> None:
+def test_an_unknown_path_is_a_404_that_suggests_the_nearest_path(api: FlaskClient) -> None:
     response = api.get("/dtaa")
     assert response.json is not None
     assert (response.status_code, response.json["code"]) == (404, "not_found")
     assert "'/data'" in response.json["detail"]
 
 
-def test_an_unsupported_method_is_a_405_that_lists_the_supported_ones(api: FlaskClient, token: dict[str, str]) -> None:
+def test_an_unsupported_method_is_a_405_that_lists_the_supported_methods(
+    api: FlaskClient, token: dict[str, str]
+) -> None:
     for headers in ({}, token):
         response = api.delete("/data", headers=headers)
         assert response.json is not None
@@ -177,7 +179,7 @@ def test_an_endpoint_without_parameters_refuses_a_query(api: FlaskClient, path: 
     assert (response.status_code, response.json["errors"][0]["name"]) == (422, "verbose")
 
 
-def test_every_code_of_a_problem_is_documented(api: FlaskClient) -> None:
+def test_every_error_code_is_documented(api: FlaskClient) -> None:
     document = get(api, "/openapi.json")
     for code in Code:
         problem = get(api, f"/problems/{code.slug}")

@@ -1,4 +1,4 @@
-"""The configuration of gunicorn: settings from the environment, and the folder of its metrics."""
+"""Test the configuration of gunicorn: settings from the environment, and the folder of its metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.processes import ROOT
 
 LOAD = "import os, runpy; config = runpy.run_path('app/gunicorn.py'); "
-"""Loads the file without the package, as gunicorn does."""
+"""Load the file without its package, as gunicorn does."""
 
 PRINT_FOLDER = "print(os.environ['PROMETHEUS_MULTIPROC_DIR'])"
 
@@ -26,7 +26,7 @@ def load_config(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "-1", "eighty"])
-def test_an_invalid_port_is_named_with_what_was_expected(value: str) -> None:
+def test_the_error_for_an_invalid_port_names_the_expected_value(value: str) -> None:
     result = load_config("", WEB_PORT=value)
     expected = f"WEB_PORT is {value!r}, expected a whole number from 1 to 65535."
     assert (result.returncode, result.stderr.strip()) == (1, expected)
@@ -49,7 +49,7 @@ def test_a_configured_folder_for_metrics_is_kept(tmp_path: Path) -> None:
     assert tmp_path.exists()
 
 
-def test_an_invalid_setting_ends_the_start_without_a_traceback() -> None:
+def test_an_invalid_setting_stops_the_start_without_a_traceback() -> None:
     result = load_config("", STATEMENT_TIMEOUT="soon")
     assert result.returncode == 1
     assert "STATEMENT_TIMEOUT" in result.stderr

@@ -28,7 +28,7 @@ from tests.bench.servers import Servers
 from tests.bench.workers import measure_workers
 from tests.processes import ROOT
 from tests.servers import MigratedPostgres
-from tests.short_times import forget_the_callers_settings
+from tests.short_times import remove_caller_settings
 
 BUILD = ROOT / "build"
 RESULT = BUILD / "bench.json"
@@ -47,16 +47,16 @@ PARTS: Mapping[str, Part] = {
 def main() -> int:
     options = _parser().parse_args()
     if options.write:
-        PLACE.around(options.write)  # fail before the run, not after it
+        PLACE.around(options.write)  # Fail before the run, not after it.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)  # KeyboardInterrupt ends everything that was started
+        signal.signal(signum, signal.default_int_handler)  # KeyboardInterrupt ends all started processes.
     scale = QUICK if options.quick else FULL
     scale = replace(scale, rounds=options.rounds or scale.rounds)
     parts = [name.strip() for name in options.only.split(",") if name.strip()] or list(PARTS)
     if unknown := sorted(set(parts) - set(PARTS)):
         sys.stderr.write(f"Unknown parts: {', '.join(unknown)}. Choose from {', '.join(PARTS)}.\n")
         return 2
-    forget_the_callers_settings()
+    remove_caller_settings()
     peers_venv.install()
     measured, machine = measure(parts, scale)
     title = f"bench, {scale.name} form, {scale.rounds} rounds; {machine}"
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def measure(parts: Sequence[str], scale: Scale) -> tuple[Measured, str]:
-    """Return the measurements of these parts and a description of the machine. Keep the logs if a part failed."""
+    """Return the measurements of these benchmarks and a description of the machine. Keep the logs after a failure."""
     BUILD.mkdir(exist_ok=True)
     folder, measured = Path(mkdtemp(prefix="bench-", dir=BUILD)), Measured()
     try:
@@ -79,7 +79,7 @@ def measure(parts: Sequence[str], scale: Scale) -> tuple[Measured, str]:
             return measured, describe(servers)
     finally:
         if measured.failures:
-            sys.stderr.write(f"The logs of the failed parts are in {folder.relative_to(ROOT)}\n")
+            sys.stderr.write(f"The logs of the failed benchmarks are in {folder.relative_to(ROOT)}\n")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 

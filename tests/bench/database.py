@@ -13,10 +13,10 @@ import psycopg2
 from store.tables import Base
 
 CHUNK_BYTES = 1024 * 1024
-"""Bytes that a COPY reads from its file at a time."""
+"""The number of bytes that COPY reads from its file at once."""
 
 COLUMNS = "listing_id, observed_at, price, open, high, low, volume_24h, market_cap, fetched_at, run"
-"""The columns of quotes that a history fills."""
+"""The columns of quotes that a price history has values for."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Database:
             cursor.copy_expert(f"COPY quotes ({COLUMNS}) FROM STDIN", file, CHUNK_BYTES)
 
     def copy_out(self, file: IO[bytes]) -> None:
-        """Write the quotes in COPY's format, in the order of their key."""
+        """Write the quotes in COPY format, ordered by their key."""
         query = f"SELECT {COLUMNS} FROM quotes ORDER BY listing_id, observed_at"
         with self.connection.cursor() as cursor:
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", file)
@@ -78,13 +78,13 @@ class Database:
         return int(self.value("SELECT pg_current_wal_insert_lsn() - '0/0'"))
 
     def settle(self) -> None:
-        """Vacuum, as autovacuum does some time after a load, so that the next measurement does not include it."""
+        """Vacuum now, so that autovacuum does not run during the next measurement."""
         self.execute("VACUUM ANALYZE")
 
     def content(self) -> tuple[Any, ...]:
         """Return the numbers of quotes, raw bodies and rejects, and a sum over all columns of all quotes.
 
-        The sum includes the times at which quotes were written, and their runs.
+        The sum includes the write times and runs of the quotes.
         """
         return self.row(
             "SELECT count(*), sum(hashtextextended(quotes::text, 0)),"

@@ -14,7 +14,7 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure. minimum, maximum: its target, if it has one."""
+    """A measured figure. minimum, maximum: its target, if it has one."""
 
     key: str
     meaning: str
@@ -95,7 +95,7 @@ BY_KEY = {figure.key: figure for figure in FIGURES}
 
 
 class Measured:
-    """The values of each figure, in the order of the rounds. not_measured, failures: reasons, by part."""
+    """The values of each figure in the order of the rounds. not_measured, failures: a reason for each benchmark."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = defaultdict(list)

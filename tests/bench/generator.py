@@ -23,7 +23,7 @@ RESPONSE_TIMEOUT = 30.0
 
 
 class ReadStats(NamedTuple):
-    """p50: milliseconds from a request to the end of its response. per_second: requests."""
+    """p50: median milliseconds from a request to the end of its response. per_second: requests per second."""
 
     p50: float
     per_second: float
@@ -32,7 +32,7 @@ class ReadStats(NamedTuple):
 def measure_url(url: str, connections: int, seconds: float) -> ReadStats:
     """Measure a URL on connections that always have one open request. Raise AssertionError if a status is not 200."""
     measure_in_python(url, connections, WARM_UP_SECONDS)
-    if WRK and seconds >= 1:  # wrk accepts only whole seconds
+    if WRK and seconds >= 1:  # wrk accepts only whole seconds.
         return _with_wrk(WRK, url, connections, round(seconds))
     return measure_in_python(url, connections, seconds)
 
@@ -70,7 +70,7 @@ def measure_in_python(url: str, connections: int, seconds: float) -> ReadStats:
 
 
 class _Connection:
-    """A connection. times: seconds of each response."""
+    """A connection. times: the duration of each response in seconds."""
 
     def __init__(self, url: SplitResult):
         self.times: list[float] = []

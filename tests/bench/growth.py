@@ -20,15 +20,15 @@ def measure_growth(servers: Servers, scale: Scale, measured: Measured) -> None:
         for service in (large, empty):
             service.set_worker_count(1)
         for number in range(-1, scale.rounds):
-            # Empty the table again each round. Its listings stay, so that they are known in both cases.
+            # Empty the table again in each round. Keep the listings, so that both loads find them.
             empty.database.execute("TRUNCATE quotes, latest_quotes")
             elapsed = {name: seconds[name](number + 1) for name in rotated(list(seconds), number)}
-            if number >= 0:  # round -1 warms the workers up
+            if number >= 0:  # Round -1 warms up the workers.
                 measured.note({"load.growth_10m": elapsed["large"] / elapsed["empty"]})
 
 
 def _add(service: Service, scale: Scale, number: int) -> float:
-    """Load the next hours of all coins. Return the seconds of the run."""
+    """Load the next hours of all coins. Return the duration of the run in seconds."""
     hours = scale.growth // coin_count(scale)
     batch = Histories(coin_count(scale), hours, since=scale.hours + number * hours)
     service.file.unlink(missing_ok=True)

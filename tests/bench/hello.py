@@ -1,4 +1,4 @@
-"""Serve a bare Flask hello: the minimum cost of a Flask response."""
+"""Serve a bare Flask "hello" view, to measure the minimum cost of a Flask response."""
 
 from __future__ import annotations
 

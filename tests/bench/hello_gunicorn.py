@@ -1,4 +1,4 @@
-"""Serve the hello with the API's gunicorn settings, without the API's hooks for starting and ending processes."""
+"""Serve the "hello" view with the API's gunicorn settings, but without the API's process hooks."""
 
 from app.gunicorn import (  # noqa: F401 — gunicorn reads its settings from this module
     bind,

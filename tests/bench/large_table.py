@@ -1,4 +1,4 @@
-"""Fill a large table as years of history do: listing after listing, each hour by hour."""
+"""Fill a large table like years of history: one listing after another, each in order of time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.bench.service import SOURCE
 
 FILLED = "filled"
 SECOND, OLD = "coingecko", "coinpaprika"
-"""Two more sources: one that lists some of the same assets, and one whose rows are the oldest 1 %."""
+"""Two additional sources. One lists some of the same assets, and the other has the oldest 1 % of the rows."""
 
 SECOND_CURRENCY = "EUR"
 OLD_COINS = 60
-"""More than FEW in app/quotes/data.py, the number of listings that are read one by one."""
+"""More than FEW in app/quotes/data.py, the maximum number of listings that are read one by one."""
 
 SHARED_ASSET = "coin-1"
 """An asset that has a listing in each source."""
@@ -73,7 +73,7 @@ END_RUN = "UPDATE runs SET finished_at = clock_timestamp() WHERE id = %(run)s"
 
 @dataclass(frozen=True)
 class HistorySpec:
-    """A source's part of the table: the number of coins, and the number of hours of each since `begin`."""
+    """The rows of one source: the number of coins, and the number of hours for each coin since `begin`."""
 
     source: str
     currency: str
@@ -83,7 +83,7 @@ class HistorySpec:
 
 
 def coin_count(scale: Scale) -> int:
-    """Return the number of coins with a history. A fourth as many have a second listing."""
+    """Return the number of coins with a history. A quarter of this number have a second listing."""
     return scale.listings * 4 // 5
 
 

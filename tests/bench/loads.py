@@ -22,7 +22,7 @@ Costs = dict[str, Cost]
 
 @dataclass(frozen=True)
 class Setup:
-    """What the contenders share. first, changed: two editions of the file. rows: the first one in COPY's format."""
+    """The input of all contenders. first, changed: two editions of the file. rows: the first edition in COPY format."""
 
     servers: Servers
     scale: Scale
@@ -53,7 +53,7 @@ def _set_up(servers: Servers, scale: Scale) -> Iterator[Setup]:
         scale.file.write(setup.first)
         replace(scale.file, changed=True).write(setup.changed)
         service.set_worker_count(1)
-        # This load warms the worker up, and its rows are the input of COPY and other contenders.
+        # This load warms up the worker. Its rows are the input of COPY and other contenders.
         service.use_file(setup.first)
         check_first(service.load(), scale.file, service.database)
         with setup.rows.open("wb") as file:
@@ -78,7 +78,7 @@ def kasparro(setup: Setup) -> Costs:
     check_first(first, file, database)
     database.settle()
     content = database.content()
-    # A file that the checkpoint knows is not read. With full_refresh all rows are read, validated and compared.
+    # Without full_refresh, the worker skips an unchanged file. With it, all rows are read, validated and compared.
     unchanged = service.load(full_refresh=True)
     assert _row_counts(unchanged) == (0, 0, file.good, file.bad), unchanged
     assert database.content() == content, "an unchanged reload changed the data"
@@ -94,7 +94,7 @@ def kasparro(setup: Setup) -> Costs:
 
 
 def check_first(load: Load, file: Histories, database: Database) -> None:
-    """Assert that quotes and rejects are together all rows of the file, and that the tables hold as many."""
+    """Assert that each row of the file became a quote or a reject, and that the tables contain all of them."""
     assert load.counters["fetched"] == file.good + file.bad == file.rows, load
     assert _row_counts(load) == (file.good, 0, 0, file.bad), load
     counts = database.row("SELECT (SELECT count(*) FROM quotes), (SELECT count(*) FROM rejects)")

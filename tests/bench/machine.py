@@ -1,4 +1,4 @@
-"""Describe the machine that the figures were measured on, since ratios differ between machines."""
+"""Describe the machine that produced the figures, since ratios differ between machines."""
 
 from __future__ import annotations
 

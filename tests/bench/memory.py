@@ -39,7 +39,7 @@ def measure_exports(servers: Servers, scale: Scale, measured: Measured) -> None:
 
 
 def _export(servers: Servers, name: str, count_rows: Callable[[Path], int], since: str) -> float:
-    """Return the peak memory of a process that only served this export."""
+    """Return the peak memory of a process that served only this export."""
     with servers.service("exports", FILLED, web_workers=1) as service:
         file = service.folder / f"export.{name}"
         _download(service, f"{service.web.url}/data?format={name}&observed_from={since}", file)

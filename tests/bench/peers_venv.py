@@ -21,7 +21,7 @@ STAMP = VENV / "installed"
 
 
 def install() -> None:
-    """Install the lock file, unless this Python has installed the same content before."""
+    """Install the lock file, unless this Python has already installed the same content."""
     stamp = f"{sys.version}\n{LOCK.read_text()}"
     if STAMP.exists() and STAMP.read_text() == stamp:
         return

@@ -1,4 +1,4 @@
-"""Measure reads of a large table through the API, compared with a bare Flask hello and the same page by FastAPI.
+"""Measure API reads of a large table, compared with a bare Flask "hello" view and the same page in FastAPI.
 
 The first page is measured with the default settings, which cache the response, and without the cache. The uncached
 page is the reference for all other pages.
@@ -28,10 +28,10 @@ MAX_ROWS_PER_PAGE = 1000
 UVICORN = [str(PYTHON), str(PEERS / "fastapi_page.py")]
 GUNICORN = [sys.executable, "-m", "gunicorn", "--config", "tests/bench/hello_gunicorn.py"]
 CONTENDERS = ("hello", "fastapi", "again", "first")
-"""These have figures of their own. All others are compared with the first page."""
+"""These URLs have their own figures. All others are compared with the first page."""
 
 COMPARED_MEMBERS = ("source", "asset", "observed_at", "price", "market_cap", "run")
-"""The members of a quote that are compared with FastAPI's."""
+"""The members of a quote that are compared with FastAPI's response."""
 
 
 def measure_reads(servers: Servers, scale: Scale, measured: Measured) -> None:
@@ -46,7 +46,7 @@ def measure_reads(servers: Servers, scale: Scale, measured: Measured) -> None:
 
 @contextmanager
 def _urls(servers: Servers, scale: Scale) -> Iterator[Mapping[str, str]]:
-    """Yield the URLs to measure, by name. The hello and FastAPI have as many processes as the API."""
+    """Yield the URLs to measure, by name. The "hello" view and FastAPI run as many processes as the API."""
     with servers.service("reads", FILLED) as service:
         hello = service.serve("hello", "/", GUNICORN).url
         fastapi = service.serve("fastapi", FIRST, UVICORN).url
@@ -71,7 +71,7 @@ def _check_same(ours: str, theirs: str) -> None:
 
 
 def _half_way(service: Service) -> str:
-    """Return the cursor of a client that has read half of the table, newest first."""
+    """Return the cursor after half of the table, read newest first."""
     half = service.database.value("SELECT count(*) / 2 FROM quotes")
     parameters = {"limit": str(MAX_ROWS_PER_PAGE), "fields": "price", "count": "none"}
     with requests.Session() as session:
@@ -82,7 +82,7 @@ def _half_way(service: Service) -> str:
 
 
 def _filters(service: Service, scale: Scale) -> Mapping[str, str]:
-    """Return each filter by name. Times are in the middle of the histories, and the run is the middle one."""
+    """Return each filter by name. Times are in the middle of the histories, and so is the run."""
     run, started = service.database.row(
         "SELECT id, to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM runs"
         " ORDER BY started_at OFFSET (SELECT count(*) / 2 FROM runs) LIMIT 1"

@@ -24,7 +24,7 @@ def show(measured: Measured, title: str) -> None:
         table.add_column(column, overflow="fold", justify="left" if number < 2 else "right")
     for figure in measured.figures():
         table.add_row(*_cells(figure, measured))
-    # Only a terminal has a width.
+    # Do not wrap lines, since only a terminal has a width.
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     for part, reason in measured.not_measured.items():
         sys.stdout.write(f"{part}: not measured: {reason}\n")
@@ -38,7 +38,7 @@ def write_medians(measured: Measured, file: Path) -> None:
 
 
 def write(file: Path, measured: Measured, title: str) -> None:
-    """Write the table into a document, in place of the table between its markers."""
+    """Replace the table between the markers of a document."""
     lines = [
         title,
         "",
@@ -57,5 +57,5 @@ def _cells(figure: Figure, measured: Measured) -> tuple[str, ...]:
 
 
 def _format(value: float) -> str:
-    """Return a value with three significant digits, or as a whole number from 100 on."""
+    """Return a value with three significant digits, or as a whole number if it is at least 100."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -9,6 +9,6 @@ T = TypeVar("T")
 
 
 def rotated(contenders: Sequence[T], number: int) -> Sequence[T]:
-    """Return the contenders with another one first in each round, so that none profits from its position."""
+    """Return the contenders, starting with a different one in each round so that position does not matter."""
     first = number % len(contenders)
     return [*contenders[first:], *contenders[:first]]

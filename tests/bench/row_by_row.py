@@ -35,7 +35,7 @@ MERGE = f"""
 
 
 def upsert_each_row(database: Database, rows: Path, count: int) -> Cost:
-    """Upsert each row with a statement of its own through a session, without validation. Commit every thousand rows."""
+    """Upsert each row with a separate statement in a session, without validation. Commit every thousand rows."""
     with rows.open(encoding="utf-8") as file:
         values = [_typed(*line.rstrip("\n").split("\t")) for line in islice(file, count)]
     engine = make_engine(database.url, "bench")
@@ -87,6 +87,6 @@ def _valid_quotes(path: Path, now: datetime, count: int) -> Iterator[Quote]:
     with path.open(encoding="utf-8", newline="") as file:
         for row in islice(csv.DictReader(file), count):
             if None in row.values():
-                continue  # too short
+                continue  # The row is too short.
             with suppress(Reject):
                 yield record.quote(source.normalize({"file": FILE, "row": row, "currency": None}))

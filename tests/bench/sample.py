@@ -1,4 +1,4 @@
-"""Write price histories as CSV files, the same on every machine: coin after coin, each hour by hour."""
+"""Write price histories as CSV files: one coin after another, each in order of time. The files never vary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINES_PER_WRITE = 10_000
 
 @dataclass(frozen=True)
 class Histories:
-    """Histories of `coins` coins with `hours` rows each, from hour `since`. changed: a later edition, with changes."""
+    """Price histories of `coins` coins with `hours` rows each, from hour `since`. changed: a later, changed edition."""
 
     coins: int
     hours: int
@@ -92,7 +92,7 @@ def symbol(coin: int) -> str:
 
 
 def _candle(price: float) -> list[str]:
-    """Return high, low, open and close. The smallest prices have an exponent."""
+    """Return high, low, open and close. The smallest prices are written with an exponent."""
     form = "{:.8e}" if price < 1e-6 else "{:.10f}"
     return [form.format(price * factor) for factor in (1.01, 0.99, 0.999, 1)]
 

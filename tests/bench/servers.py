@@ -13,7 +13,7 @@ from tests.servers import TEMPLATE, MigratedPostgres
 
 
 class Servers:
-    """The databases of the benchmarks. folder: for data and logs. templates: databases that can be copied."""
+    """The databases of the benchmarks. folder: holds data and logs. templates: the databases that can be copied."""
 
     def __init__(self, folder: Path, postgres: MigratedPostgres):
         self.folder, self._postgres = folder, postgres

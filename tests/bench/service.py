@@ -24,7 +24,7 @@ MAX_LOAD_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Load:
-    """A finished run. cost: from its start to its end. seconds_from_request: from its request to its end."""
+    """A finished run. cost: from start to end. seconds_from_request: from request to end."""
 
     cost: Cost
     seconds_from_request: float
@@ -44,7 +44,7 @@ class Service(Processes):
             "API_TOKEN": TOKEN,
             "WEB_WORKERS": str(web_workers),
             "PYTHONWARNINGS": "",
-            # Killed processes leave files here, which are deleted with the folder.
+            # Killed processes leave files here. They are deleted with the folder.
             "TMPDIR": str(folder),
         }
         super().__init__(folder, environ)
@@ -74,7 +74,7 @@ class Service(Processes):
         self.until_ready(*self.workers)
 
     def use_file(self, file: Path) -> None:
-        """Replace the service's CSV file by this one."""
+        """Replace the service's CSV file with this one."""
         self.file.unlink(missing_ok=True)
         self.file.hardlink_to(file)
 

@@ -1,4 +1,4 @@
-"""The load generator reports the number of requests it made, and fails on an error response."""
+"""Test that the load generator reports the number of requests, and fails on an error response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BODY = b"x" * 300_000
 
 
 class KeepAliveHandler(BaseHTTPRequestHandler):
-    """Responds over persistent connections."""
+    """A handler that responds over persistent connections."""
 
     protocol_version = "HTTP/1.1"
     paths: list[str]
@@ -44,7 +44,7 @@ def url() -> Iterator[str]:
         server.shutdown()
 
 
-def test_counts_each_complete_response_once(url: str) -> None:
+def test_each_complete_response_is_counted_once(url: str) -> None:
     stats = measure_in_python(f"{url}/data?limit=100", connections=2, seconds=0.3)
     assert set(KeepAliveHandler.paths) == {"/data?limit=100"}
     # Each connection's last request may have no response yet.
@@ -52,6 +52,6 @@ def test_counts_each_complete_response_once(url: str) -> None:
     assert 0 < stats.p50 < 300
 
 
-def test_fails_on_an_error_response(url: str) -> None:
+def test_the_generator_fails_on_an_error_response(url: str) -> None:
     with pytest.raises(AssertionError, match="404"):
         measure_in_python(f"{url}/other", connections=2, seconds=0.3)

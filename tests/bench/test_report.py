@@ -1,4 +1,4 @@
-"""The benchmarks' table shows minimum, median, maximum and verdict; the JSON has the medians."""
+"""Test that the table shows minimum, median, maximum and verdict, and that the JSON contains the medians."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_required_figure_is_declared() -> None:
     assert set(REQUIRED.split()) <= {figure.key for figure in FIGURES}
 
 
-def test_writes_the_medians_by_name(measured: Measured, tmp_path: Path) -> None:
+def test_the_json_has_the_medians_by_name(measured: Measured, tmp_path: Path) -> None:
     write_medians(measured, tmp_path / "bench.json")
     medians = json.loads((tmp_path / "bench.json").read_text())
     assert medians == {"load.first_vs_copy": 0.8, "load.copy_rows_s": 80_000, "read.deep_vs_first": 1.61}
@@ -53,6 +53,6 @@ def test_the_table_is_written_between_the_markers(measured: Measured, tmp_path: 
     assert "exports: not measured: no such format" in written
 
 
-def test_an_undeclared_figure_cannot_be_noted() -> None:
+def test_an_undeclared_figure_is_refused() -> None:
     with pytest.raises(KeyError):
         Measured().note({"load.first_vs_cpoy": 1})

@@ -1,4 +1,4 @@
-"""The benchmarks' file has the declared numbers of rows, and is the same each time."""
+"""Test that the file for the benchmarks has the declared numbers of rows and never varies."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def quotes(path: Path) -> dict[tuple[str, datetime], Quote]:
     record, valid = Record(datetime.now(UTC)), {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            if None not in row.values():  # skip ragged rows
+            if None not in row.values():  # Skip ragged rows.
                 with suppress(Reject):
                     quote = record.quote(source.normalize({"file": FILE, "row": row, "currency": None}))
                     valid[quote.source_asset_id, quote.observed_at] = quote
     return valid
 
 
-def test_has_the_declared_number_of_good_rows(tmp_path: Path) -> None:
+def test_the_file_has_the_declared_number_of_good_rows(tmp_path: Path) -> None:
     HISTORIES.write(tmp_path / "histories.csv")
     valid = quotes(tmp_path / "histories.csv")
     assert len(valid) == HISTORIES.good == HISTORIES.rows - 6
     assert {coin for coin, _ in valid} == {name(coin) for coin in range(22)}
 
 
-def test_is_the_same_each_time(tmp_path: Path) -> None:
+def test_the_file_is_identical_each_time(tmp_path: Path) -> None:
     for copy in ("one", "two"):
         HISTORIES.write(tmp_path / copy)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -51,6 +51,6 @@ def test_a_later_edition_changes_the_declared_number_of_rows(tmp_path: Path) -> 
     assert sum(first[key] != changed[key] for key in first) == HISTORIES.changes
 
 
-def test_rejects_hours_in_the_future() -> None:
+def test_hours_in_the_future_are_refused() -> None:
     with pytest.raises(ValueError, match="exceeds"):
         Histories(coins=1, hours=80_001)

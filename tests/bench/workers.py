@@ -41,7 +41,7 @@ def measure_workers(servers: Servers, scale: Scale, measured: Measured) -> None:
 
 
 def _files(service: Service, scale: Scale) -> tuple[Path, list[Path]]:
-    """Write the service's file. Return its rows in COPY's format: as a whole, and in two halves."""
+    """Write the service's CSV file. Return its rows in COPY format: all of them, and in two halves."""
     scale.long_file.write(service.file)
     _load(service, scale, 1)
     whole = service.folder / "rows.tsv"

@@ -1,4 +1,4 @@
-"""Run the fault suite: inject each fault into real servers and processes, then check the invariants.
+"""Run the fault-injection suite: inject each fault into real servers and processes, then check the invariants.
 
 python -m tests.chaos [--rounds 20] [--seed S] [--only "sigkill, two beats"] [--short]
                       [--write docs/explanation/reliability.md]
@@ -28,9 +28,9 @@ from tests.chaos.stage import FAULTS, Fault
 def main() -> int:
     options = _parser().parse_args()
     if options.write:
-        PLACE.around(options.write)  # fail before the run, not after it
+        PLACE.around(options.write)  # Fail before the run, not after it.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # KeyboardInterrupt stops everything that was started. Hypothesis would report any other exception as a failure.
+        # KeyboardInterrupt stops all started processes. Hypothesis would report any other exception as a failure.
         signal.signal(signum, signal.default_int_handler)
     faults = choose([phrase.strip() for phrase in options.only.lower().split(",")], short=options.short)
     if not faults:

@@ -1,4 +1,4 @@
-"""Kill and freeze single workers among several that share one run of files."""
+"""Kill or freeze one of several workers that share one run of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KILLS = 5
 
 
 def start_shared_run(stage: Stage) -> None:
-    """Start a run of the files that several child processes of two workers share."""
+    """Start a run of the files, shared by several child processes of two workers."""
     stage.environ = {**stage.environ, **SHARED}
     stage.until_ready(*[stage.start(role) for role in ("control", "worker", "worker")])
     stage.request("csv_history")
@@ -29,7 +29,7 @@ def start_shared_run(stage: Stage) -> None:
 
 
 def killed_at(point: Point, stage: Stage) -> str:
-    """Kill the process that reaches the point, whether it claimed the run or assists."""
+    """Kill the process that reaches the point. It may have claimed the run or assist it."""
     start_shared_run(stage)
     for _ in range(KILLS):
         stage.arm(point, "SIGKILL")

@@ -1,4 +1,4 @@
-"""Lose every message of a backlog of runs."""
+"""Lose every message for a backlog of queued runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUEUED = tuple(f"queued_{number:02}" for number in range(50))
 
 @fault("Redis stopped for 30 s and emptied, with 50 runs queued and 2 running")
 def all_messages_lost(stage: Stage) -> str:
-    """The two running runs continue without Redis for longer than a slice. Only Postgres knows the queued runs."""
+    """Lose all messages of queued runs. Two running runs continue without Redis for longer than a slice."""
     sources = (*RUNNING, *QUEUED)
     stage.add_sources(
         {

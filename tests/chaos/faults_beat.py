@@ -13,7 +13,7 @@ SLOT_SECONDS = 2
 """Seconds between two slots of the busy sources."""
 
 MISSED_SLOTS = 4
-"""Minimum number of slots that pass without a beat."""
+"""The minimum number of slots without a running beat."""
 
 RARE_SLOT_SECONDS = 300 * 86400
 """Seconds between two slots of the source that is never due again during a test."""
@@ -38,7 +38,7 @@ def two_beats(stage: Stage) -> str:
 
 @fault("no beat for several slots, with one source for each catch-up policy")
 def beat_down(stage: Stage) -> str:
-    """`all` runs every missed slot, `latest` only the current one, and `skip` none."""
+    """Check the catch-up policies: `all` runs every missed slot, `latest` only the current slot, and `skip` none."""
     stage.environ |= {"COINPAPRIKA_CATCH_UP": "latest", "CSV_HISTORY_CATCH_UP": "skip"}
     _schedule(stage, "beat")
     stage.stop_beat()
@@ -47,7 +47,7 @@ def beat_down(stage: Stage) -> str:
     last = _slots(stage, "coinpaprika")[-1]
     resumes_at = last + (MISSED_SLOTS + 1) * SLOT_SECONDS
     until(lambda: stage.scalar("SELECT extract(epoch FROM clock_timestamp())") > resumes_at)
-    # Backdate the slots of the rare source, as if beat had been down for one of them.
+    # Backdate the slots of the rare source, as if beat had missed one of them.
     age = f"interval '{RARE_SLOT_SECONDS} s'"
     stage.rows(f"UPDATE runs SET scheduled_for = scheduled_for - {age} WHERE source = 'csv_history'")
     stage.rows(f"UPDATE sources SET last_slot = last_slot - {age} WHERE name = 'csv_history'")

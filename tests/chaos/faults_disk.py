@@ -1,4 +1,4 @@
-"""Fill the disk of Postgres, in part or completely, while runs are running, and then make room again."""
+"""Fill the disk of Postgres, partly or completely, during runs, and then free space again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.processes import until
 TABLESPACE_MEGABYTES = 24
 SERVER_MEGABYTES = 160
 PAUSE = 2.0
-"""Seconds for which a full disk pauses a source, in place of 15 minutes."""
+"""Seconds that a full disk pauses a source. The default is 15 minutes."""
 
 FULL_FOR = 6.0
-"""Seconds for which the disk stays full."""
+"""Seconds that the disk stays full."""
 COUNT_PAUSED = """
     SELECT count(*) FROM sources WHERE paused_reason LIKE 'disk_full:%' AND paused_until > clock_timestamp()
 """
@@ -43,7 +43,7 @@ def no_room_for_quotes(stage: Stage) -> str:
 
 @fault("disk full for a page's temporary table: sources pause until the API resumes them")
 def no_room_for_copies(stage: Stage) -> str:
-    """COPY fails here, with an error of the driver's own. Only a reload of existing quotes uses the temporary table."""
+    """Make COPY fail with a driver error. Only a reload of existing quotes uses the temporary table."""
     disk = _use_small_tablespace(stage, "ALTER DATABASE kasparro SET temp_tablespaces = 'small'", 3600)
     start_runs(stage, "csv_history", "coingecko", roles=("worker", "control"))
     stage.settle()
@@ -65,7 +65,7 @@ def no_room_for_any_table(stage: Stage) -> str:
     with stage.outage():
         stage.mark_fault()
         ends_at = time.monotonic() + FULL_FOR
-        while time.monotonic() < ends_at:  # fill what was freed meanwhile, too
+        while time.monotonic() < ends_at:  # Also fill space that was freed meanwhile.
             disk.fill()
             _fill_table(stage, "INSERT INTO sources (name) VALUES (gen_random_uuid()::text)")
             _fill_table(stage, INSERT_RUN)
@@ -112,7 +112,7 @@ def _use_small_tablespace(stage: Stage, statement: str, pause: float) -> Disk:
 
 
 def _fill_until_paused(stage: Stage, disk: Disk, **body: bool) -> None:
-    """Keep the disk full until the source with a running run is paused, and then another one that is requested."""
+    """Keep the disk full until the running source is paused. Then request another source, until it is paused, too."""
     stage.mark_fault()
     until(lambda: _are_paused(stage, disk, 1), what="the source is paused")
     stage.request("coingecko", **body)
@@ -120,7 +120,7 @@ def _fill_until_paused(stage: Stage, disk: Disk, **body: bool) -> None:
 
 
 def _are_paused(stage: Stage, disk: Disk, sources: int) -> bool:
-    disk.fill()  # fill what was freed meanwhile, too
+    disk.fill()  # Also fill space that was freed meanwhile.
     return bool(stage.scalar(COUNT_PAUSED) == sources)
 
 
@@ -134,7 +134,7 @@ def _assert_health_reports_full_disk(stage: Stage) -> None:
 
 
 def _fill_table(stage: Stage, insert: str) -> None:
-    """Insert rows until the table's last page is full. Before that, small changes would still fit."""
+    """Insert rows until the table's last page is full. Otherwise small changes would still fit."""
     try:
         while True:
             stage.rows(insert)

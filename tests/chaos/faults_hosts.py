@@ -28,13 +28,13 @@ from tests.chaos.stage import Stage, fault
 from tests.processes import Process, until
 
 RECOVERS_WITHIN = 60.0
-"""Seconds within which a reconnected host must work again."""
+"""Maximum seconds until a reconnected host works again."""
 
 CONNECTIONS_LOST_AFTER = 30.0
-"""Seconds after which each side has given up a silent connection. See store/engine.py and tasks/celery.py."""
+"""Seconds until each side gives up a silent connection. See store/engine.py and tasks/celery.py."""
 
 REDIS_USED_WITHIN = 6.0
-"""Seconds within which a worker sends something to Redis."""
+"""Maximum seconds between two packets from a worker to Redis."""
 
 EXITS_WITHIN = 30.0
 
@@ -61,7 +61,7 @@ source = Source(name=__name__, every=timedelta(days=300), fetch=fetch, parse=par
 """
 
 SLOW_SOURCES = tuple(f"slow_{number}" for number in range(4))
-"""Together with KNOWN, more runs than both hosts can work on at once. Each takes more than a second."""
+"""Together with KNOWN, these are more runs than both hosts can work on at once. Each takes more than a second."""
 
 SLICE_END_EVENTS = ("run_ended", "run_waiting", "slice_ended", "slice_fenced", "slice_abandoned", "slice_timed_out")
 
@@ -81,7 +81,7 @@ _expected_rows: dict[str, list[Row]] = {}
 
 
 class TwoHosts:
-    """The hosts a and b. Faults hit a."""
+    """The hosts a and b. Faults affect only a."""
 
     def __init__(self, stage: Stage, a: Host, b: Host):
         self.stage, self.a, self.b = stage, a, b
@@ -159,7 +159,7 @@ def cut_off(links: tuple[str, ...], seconds: float, stage: Stage) -> str:
 
 
 def _request_until(stage: Stage, heal_at: float) -> float:
-    """Request at least one run, one after another until `heal_at`. Return the seconds that the slowest took."""
+    """Request at least one run, one after another until `heal_at`. Return the seconds of the slowest run."""
     slowest = 0.0
     while not slowest or time.monotonic() < heal_at:
         requested_at = time.monotonic()
@@ -188,8 +188,8 @@ def _reconnect(lab: TwoHosts, isolated: Process, other: Process) -> str:
 
 @fault("a host cut off from Postgres during a page's transaction")
 def cut_off_during_transaction(stage: Stage) -> str:
-    """The host cannot abort its transaction. The server must end it by itself and release its locks."""
-    stage.environ |= {"LEASE": "10", "TRANSACTION_TIMEOUT": "3"}  # long enough to observe the transaction
+    """Cut off a host that then cannot abort its transaction. The server must end it and release its locks."""
+    stage.environ |= {"LEASE": "10", "TRANSACTION_TIMEOUT": "3"}  # Long enough to observe the transaction.
     with two_hosts(stage) as lab:
         isolated = lab.start_worker(lab.a)
         stage.until_ready(isolated, stage.start("control"))
@@ -211,7 +211,7 @@ def cut_off_during_transaction(stage: Stage) -> str:
 
 @fault("response to a COMMIT lost together with its host")
 def commit_response_lost(stage: Stage) -> str:
-    """The page is committed, and its host never receives the response."""
+    """Commit a page, and prevent its host from ever receiving the response."""
     with two_hosts(stage) as lab:
         isolated = lab.start_worker(lab.a)
         stage.until_ready(isolated, stage.start("control"))
@@ -234,7 +234,7 @@ def commit_response_lost(stage: Stage) -> str:
 
 @fault("SIGTERM to a worker whose host is cut off from Redis")
 def sigterm_while_cut_off(stage: Stage) -> str:
-    """The worker exits as usual, although it cannot reach Redis."""
+    """Expect the worker to exit as usual, although it cannot reach Redis."""
     with two_hosts(stage) as lab:
         isolated, other = lab.start_worker(lab.a), lab.start_worker(lab.b)
         stage.until_ready(isolated, other, stage.start("control"))
@@ -252,10 +252,10 @@ def sigterm_while_cut_off(stage: Stage) -> str:
 
 @fault("a host that vanishes while it receives a result, holding the lock for new listings")
 def vanished_while_receiving(stage: Stage) -> str:
-    """No timeout of Postgres ends a session that is sending. The timeout of its connection must."""
+    """Expect a TCP timeout to end the session, since Postgres has no timeout for a session that is sending."""
     with two_hosts(stage) as lab:
         stage.until_ready(lab.start_worker(lab.b))
-        stage.web()  # start it now, since that takes seconds
+        stage.web()  # Start the API now, since that takes seconds.
         log = stage.folder / "vanished.log"
         lab.a.run("env", *_assignments(lab.environ(lab.a)), sys.executable, "-c", LOCKING_QUERY, log=log)
         until(lambda: "locked" in log.read_text(), what=f"the lock was taken; see {log}")
@@ -267,7 +267,7 @@ def vanished_while_receiving(stage: Stage) -> str:
         stage.request(*KNOWN, *SLOW_SOURCES)
         until(lambda: not lab.open_transactions(), what="the server ended the session")
         seconds = stage.seconds_since_fault()
-        stage.start("control")  # not earlier: the reconciler would end the session, too
+        stage.start("control")  # Not earlier, since the reconciler would end the session.
         stage.settle()
         return f"the lock was released after {seconds:.1f} s"
 
@@ -282,7 +282,7 @@ def active_runs(worker: Process) -> set[str]:
     runs: set[str] = set()
     for line in worker.log.read_text().splitlines():
         entry: dict[str, Any] = {}
-        with suppress(ValueError):  # a banner, or a line that is not complete yet
+        with suppress(ValueError):  # A banner, or an incomplete line.
             entry = json.loads(line)
         if entry.get("event") == "slice_started":
             runs.add(entry["run"])

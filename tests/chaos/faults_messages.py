@@ -58,7 +58,7 @@ def _send_copies(stage: Stage, run: uuid.UUID) -> None:
 
 @fault("a deployment with outdated and invalid messages in the queue")
 def invalid_messages(stage: Stage) -> str:
-    """Send messages as another version might: with unknown arguments, runs and tasks, and without any run."""
+    """Send messages as another version might: with unknown arguments, runs and tasks, or without a run."""
     [ended] = stage.request("coinpaprika")
     stage.cancel(ended)
     runs = stage.request("csv_history", "coingecko")
@@ -74,7 +74,7 @@ def invalid_messages(stage: Stage) -> str:
     stage.send("kasparro.a_task_of_old", 1)
     stage.mark_fault()
     worker = stage.start("worker")
-    stage.settle()  # there is no reconciler yet, so these messages alone start the runs
+    stage.settle()  # No reconciler is running yet, so only these messages start the runs.
     control = stage.start("control")
     stage.until_ready(worker, control)
     claims = [stage.run(run).claims for run in runs]
@@ -96,7 +96,7 @@ def cancels(stage: Stage) -> str:
     until(lambda: stage.run(waiting).status == "waiting")
     stage.cancel(waiting)
     assert stage.run(waiting).status == "cancelled", "at once: no worker holds it"
-    [running] = stage.request("csv_history")  # returns the run that is running
+    [running] = stage.request("csv_history")  # This returns the running run.
     stage.mark_fault()
     stage.cancel(running)
     pages_before = stage.scalar("SELECT count(*) FROM pages")
@@ -117,7 +117,7 @@ def cancels(stage: Stage) -> str:
 
 @fault("messages lost from a queue that no worker read for an hour")
 def old_queue_lost(stage: Stage) -> str:
-    """The interval between publications has grown long by then. A lost message must not wait for its end."""
+    """Lose a message after its publication interval has grown long. The run must not wait for that interval."""
     stage.request("coingecko", "csv_history")
     stage.rows("UPDATE runs SET publish_count = 9, published_at = clock_timestamp()")
     stage.broker.flushall()
@@ -131,7 +131,7 @@ def old_queue_lost(stage: Stage) -> str:
 
 @fault("a source whose page kills every worker")
 def poisoned_source(stage: Stage) -> str:
-    """The poisoned run fails, names its page, and its source is paused. The other sources keep their schedule."""
+    """Expect the poisoned run to fail and name its page. Its source is paused, and others keep their schedule."""
     stage.add_sources({"poisoned": POISONED_SOURCE})
     stage.allow_incomplete("poisoned")
     healthy = ("coinpaprika", "coingecko", "csv_history")

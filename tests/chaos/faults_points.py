@@ -13,7 +13,7 @@ from tests.chaos.stage import Stage, fault
 from tests.processes import until
 
 ONCE_PER_SLICE = ("before_lease", "between_slices", "before_acknowledgement")
-"""Points reached once in each slice. With one page in each slice, a run reaches them after its first page, too."""
+"""Points reached once per slice. With one page per slice, a run reaches them after its first page, too."""
 
 SHORT_FORM_KILLS = ("after_copy",)
 
@@ -34,8 +34,8 @@ def killed_at(point: Point, stage: Stage) -> str:
 
 
 def frozen_at(point: Point, stage: Stage) -> str:
-    """Freeze the process of each of two runs at the point. Others finish the runs; the frozen ones write nothing."""
-    processes = _hold_after_first_pages(stage, point, workers=2)  # the second worker takes over
+    """Freeze the process of each of two runs at the point. Others finish the runs, and frozen ones write nothing."""
+    processes = _hold_after_first_pages(stage, point, workers=2)  # The second worker takes over.
     for process in processes:
         stage.arm(point, "SIGSTOP")
         process.resume()
@@ -50,7 +50,7 @@ def frozen_at(point: Point, stage: Stage) -> str:
 
 
 def row_versions(stage: Stage) -> dict[str, object]:
-    """Return a hash for each table over its rows' transactions and positions. Any write to a row changes it."""
+    """Return a hash of each table, over the transactions and positions of its rows. Any write changes the hash."""
     return {
         table: stage.scalar(f"SELECT md5(string_agg(xmin::text || ctid::text, ',' ORDER BY ctid)) FROM {table}")
         for table in TABLES
@@ -59,7 +59,7 @@ def row_versions(stage: Stage) -> dict[str, object]:
 
 def resume_frozen(stage: Stage) -> None:
     """Continue the frozen processes, and wait until they have acknowledged every message."""
-    stage.reconcile_sender.stop()  # otherwise its canaries would be in progress
+    stage.reconcile_sender.stop()  # Otherwise its canary messages would be in progress.
     resume_processes(stage.frozen_processes())
     until(partial(_is_idle, stage), within=20, what="every message was acknowledged")
 

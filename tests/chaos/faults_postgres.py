@@ -27,11 +27,11 @@ from tests.wire import Wire
 LAST_INSERT_OF_PAGE = b"INSERT INTO pages"
 SESSIONS = "pg_stat_activity WHERE application_name IN ('kasparro-worker', 'kasparro-web')"
 OUTAGE_SECONDS = 60.0
-"""Seconds of an outage that every process must live through."""
+"""Duration in seconds of an outage that every process must survive."""
 
 FROZEN_SECONDS = 8.0
 REFUSES_WITHIN = 6.0
-"""Maximum seconds until the API reports that the database is unavailable, whatever the cause."""
+"""Maximum seconds until the API reports that the database is unavailable, for any cause."""
 
 
 @fault("every session terminated repeatedly with pg_terminate_backend")
@@ -48,14 +48,14 @@ def sessions_terminated(stage: Stage) -> str:
 
 @fault("response to a page's COMMIT lost repeatedly", short=True)
 def commit_responses_lost(stage: Stage) -> str:
-    """The page is committed, and its worker sees a broken connection."""
-    stage.environ |= {"TRANSACTION_TIMEOUT": "4", "LEASE": "12"}  # enough time for retries on a busy machine
+    """Commit a page, and break the connection before its worker receives the response."""
+    stage.environ |= {"TRANSACTION_TIMEOUT": "4", "LEASE": "12"}  # Leave time for retries on a busy machine.
     with Wire(stage.environ["DATABASE_URL"]) as wire:
         stage.start("control")
         worker = stage.start("worker", DATABASE_URL=wire.url)
         [run] = stage.request("csv_history")
         for _ in range(10):
-            wire.cut(1, since=LAST_INSERT_OF_PAGE, answered=True)
+            wire.cut(1, since=LAST_INSERT_OF_PAGE, withhold_response=True)
             until(lambda: wire.struck, what="a page is committed")
             stage.mark_fault()
         wire.heal()
@@ -68,7 +68,7 @@ def commit_responses_lost(stage: Stage) -> str:
 
 @fault("a connection that goes silent during a COPY, three times")
 def silent_during_copy(stage: Stage) -> str:
-    """The client receives nothing, and Postgres waits for more rows: its timeouts do not apply during a COPY."""
+    """Forward nothing during a COPY. Postgres waits for more rows, and its timeouts do not apply."""
     with Wire(stage.environ["DATABASE_URL"]) as wire:
         control = stage.start("control")
         stage.start("worker", DATABASE_URL=wire.url)
@@ -89,7 +89,7 @@ def _has_ended_sessions(control: Process, number: int) -> bool:
 
 @fault("the connection cut at every statement of a slice, with and without its response, briefly and for long")
 def cut_at_every_statement(stage: Stage) -> str:
-    """Run the test of cut connections in a process of its own. It checks the invariants after each cut."""
+    """Run the test of cut connections in a separate process. The test checks the invariants after each cut."""
     completed = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/tasks/pipeline/test_cut_connections.py", "-k", "any_statement", "-s"],
         cwd=ROOT,
@@ -126,7 +126,7 @@ def killed(stage: Stage) -> str:
 
 @fault("Postgres down for a minute, with every process running")
 def down(stage: Stage) -> str:
-    """Worker, control, beat and the API keep running, and recover by themselves."""
+    """Expect worker, control, beat and the API to keep running and to recover by themselves."""
     started = start_runs(stage, "csv_history", "coingecko", roles=("worker", "control", "beat"))
     web = stage.web()
     stage.mark_fault()
@@ -147,7 +147,7 @@ def down(stage: Stage) -> str:
 
 @fault("Postgres frozen with SIGSTOP for longer than the lease")
 def frozen(stage: Stage) -> str:
-    """Postgres accepts connections, and never responds."""
+    """Freeze a Postgres that still accepts connections, but never responds."""
     start_runs(stage, "csv_history", "coingecko")
     web = stage.web()
     with stage.outage():
@@ -164,7 +164,7 @@ def frozen(stage: Stage) -> str:
 
 @fault("Postgres read-only like a standby, then writable again")
 def standby(stage: Stage) -> str:
-    """The read-only sessions stay open. A worker must give them up by itself."""
+    """Keep the read-only sessions open. A worker must close them by itself."""
     worker, *_ = start_runs(stage, "csv_history", "coingecko")
     run_sql, change = stage.servers.postgres.run_sql, f"ALTER DATABASE {DATABASE} SET default_transaction_read_only"
     stage.mark_fault()
@@ -183,7 +183,7 @@ def no_connection_left(stage: Stage) -> str:
     worker, *_ = start_runs(stage, "csv_history", "coingecko")
     with stage.outage(), ExitStack() as connections:
         working = stage.children(worker)
-        for process in working:  # otherwise it would take the freed connections first
+        for process in working:  # Otherwise it would take the freed connections first.
             process.suspend()
         stage.scalar(f"SELECT count(pg_terminate_backend(pid, 1000)) FROM {SESSIONS}")
         taken = _take_connections(stage.postgres.url, connections)
@@ -197,13 +197,13 @@ def no_connection_left(stage: Stage) -> str:
 
 @fault("repeated deadlocks with another writer")
 def deadlocks(stage: Stage) -> str:
-    """The other writer locks the quotes first and then the checkpoints. A page locks them in the opposite order."""
+    """Lock the quotes first and then the checkpoints. A page locks them in the opposite order."""
     stage.servers.postgres.run_sql(f"ALTER DATABASE {DATABASE} SET deadlock_timeout = '200ms'")
     start_runs(stage, "csv_history", "coingecko")
     stage.mark_fault()
     for _ in range(8):
         with stage.engine.execution_options(isolation_level="READ COMMITTED").begin() as rival:
-            rival.execute(text("SET LOCAL deadlock_timeout = '10s'"))  # so Postgres aborts the page's transaction
+            rival.execute(text("SET LOCAL deadlock_timeout = '10s'"))  # So Postgres aborts the page's transaction.
             rival.execute(text("LOCK TABLE quotes IN EXCLUSIVE MODE"))
             until(lambda: _waits_for_table(stage) or not stage.unfinished(), what="a page waits for the quotes")
             rival.execute(text("SELECT FROM checkpoints FOR UPDATE"))
@@ -237,7 +237,7 @@ def _interrupt(stage: Stage, stop: Callable[[], None]) -> None:
 
 
 def _has_progressed(stage: Stage) -> bool:
-    """Return whether a page was committed since Postgres restarted, or every run has finished."""
+    """Return whether a page was committed after Postgres restarted, or every run has finished."""
     since = "committed_at > pg_postmaster_start_time()"
     return bool(stage.scalar(f"SELECT count(*) FROM pages WHERE {since}")) or not stage.unfinished()
 
@@ -270,12 +270,12 @@ def _signal_postgres(stage: Stage, signum: int) -> None:
     for process in family(stage.postgres.own_pid):
         try:
             process.send_signal(signum)
-        except psutil.NoSuchProcess:  # the backend has just exited
+        except psutil.NoSuchProcess:  # The backend has just exited.
             continue
 
 
 def _take_connections(url: str, stack: ExitStack) -> int:
-    """Connect until Postgres refuses. Return the number of connections."""
+    """Connect until Postgres refuses a connection. Return the number of connections."""
     for taken in range(1000):
         try:
             stack.enter_context(closing(psycopg2.connect(url)))

@@ -18,11 +18,11 @@ from tests.chaos.stage import Stage, fault
 from tests.processes import until
 from tests.proxy import Proxy
 
-PARTS = ("worker", "control", "beat")
+COMPONENTS = ("worker", "control", "beat")
 RECOVERS_WITHIN = 60
 RESPONDS_WITHIN = 3
 DOWN_AFTER = 18
-"""Seconds after which /health must report a part as down: three sweeps of a second each, and 15."""
+"""Seconds after which /health must report a component as down: three sweeps of one second each, and 15."""
 
 LONG, SHORT = "long", ("short_1", "short_2", "short_3", "short_4", "short_5", "short_6")
 PAGES = {LONG: 40} | dict.fromkeys(SHORT, 6)
@@ -80,7 +80,7 @@ def killed(stage: Stage) -> str:
 
 @fault("Redis unreachable for two minutes")
 def unreachable(stage: Stage) -> str:
-    """Longer than Celery's longest wait between two attempts to connect."""
+    """Make the outage longer than Celery's maximum wait between two connection attempts."""
 
     @contextmanager
     def refuse(proxy: Proxy) -> Iterator[None]:
@@ -94,7 +94,7 @@ def unreachable(stage: Stage) -> str:
 
 @fault("connections to Redis half-open for 25 s")
 def half_open(stage: Stage) -> str:
-    """Every packet is dropped, and neither side is notified."""
+    """Drop every packet without notifying either side."""
 
     @contextmanager
     def stall(proxy: Proxy) -> Iterator[None]:
@@ -152,19 +152,27 @@ for _reason, *_commands in (
 
 @fault("one worker's connection to Redis half-open, all others intact")
 def worker_half_open(stage: Stage) -> str:
-    """The worker runs but consumes nothing. /health must report it as down, and as ok after the recovery."""
+    """Keep a worker alive that consumes no messages. /health must report it as down, and as ok after the recovery."""
     with Proxy(stage.valkey.url) as proxy:
         stage.until_ready(stage.start("worker", REDIS_URL=proxy.url), stage.start("control"))
-        until(lambda: part(stage, "worker") == "ok", what="/health reports the worker as ok")
+        until(lambda: component_status(stage, "worker") == "ok", what="/health reports the worker as ok")
         with stage.outage():
             proxy.stall()
-            until(lambda: part(stage, "worker") == "down", within=DOWN_AFTER + 5, what="/health reports it as down")
-            assert part(stage, "broker") == part(stage, "control") == "ok"
+            until(
+                lambda: component_status(stage, "worker") == "down",
+                within=DOWN_AFTER + 5,
+                what="/health reports it as down",
+            )
+            assert component_status(stage, "broker") == component_status(stage, "control") == "ok"
             assert (age := heartbeat_age(stage, "worker")) >= DOWN_AFTER, f"/metrics reports {age} s"
             stage.request("coingecko")
             proxy.heal()
         stage.mark_fault()
-        until(lambda: part(stage, "worker") == "ok", within=RECOVERS_WITHIN, what="/health reports it as ok again")
+        until(
+            lambda: component_status(stage, "worker") == "ok",
+            within=RECOVERS_WITHIN,
+            what="/health reports it as ok again",
+        )
         seconds = stage.seconds_since_fault()
         stage.settle()
     return f"/health reported it as down within {DOWN_AFTER + 5} s, and as ok again after {seconds:.1f} s"
@@ -172,7 +180,7 @@ def worker_half_open(stage: Stage) -> str:
 
 @fault("Redis frozen for 32 s while all slices of a worker finish")
 def not_acknowledged(stage: Stage) -> str:
-    """The messages are acknowledged too late. While they count as in progress, the worker takes no others."""
+    """Delay the acknowledgement of messages. While they count as in progress, the worker takes no other messages."""
     add_slow_sources(stage)
     # Longer than the outage and Celery's next attempt to connect: a slice that hits its time limit ends its process.
     stage.environ |= {"TASK_SOFT_LIMIT": "70", "TASK_HARD_LIMIT": "72", "VISIBILITY_TIMEOUT": "150"}
@@ -215,10 +223,10 @@ def through_proxy(stage: Stage, outage: Callable[[Proxy], AbstractContextManager
 
 
 def start_runs(stage: Stage) -> None:
-    """Start every part of the service. A run of 12 s occupies one slot, and short runs wait for the other one."""
+    """Start every component. A run of 12 s occupies one worker slot, and short runs wait for the other slot."""
     add_slow_sources(stage)
     stage.until_ready(stage.start("worker"), stage.start("control"))
-    stage.start("beat", EXTRA_SOURCES="")  # otherwise it would request runs of these sources, too
+    stage.start("beat", EXTRA_SOURCES="")  # Otherwise beat would also request runs of these sources.
     stage.request(LONG, *SHORT)
     until(lambda: stage.rows("SELECT FROM heartbeats WHERE part = 'beat'"), what="beat has ticked")
     until(lambda: len(running(stage)) == 2, what="two runs are running")
@@ -245,37 +253,37 @@ def running(stage: Stage) -> list[Any]:
 
 
 def await_recovery(stage: Stage) -> str:
-    """Wait until each part has worked again, /health reports ok and every run has finished. Return the seconds."""
+    """Wait until each component has worked again, /health reports ok and every run has finished. Return the times."""
     since = stage.scalar("SELECT clock_timestamp()")
     seconds: dict[str, float] = {}
-    # A claim proves that the worker consumes. A page does not: a slice commits pages without Redis, too.
+    # A claim proves that the worker consumes messages. A page does not, since a slice commits pages without Redis.
     query = """
         SELECT part FROM heartbeats WHERE beaten_at > :since UNION SELECT 'worker' FROM runs WHERE claimed_at > :since
     """
 
-    def all_parts() -> bool:
+    def all_have_worked() -> bool:
         for row in stage.rows(query, since=since):
             seconds.setdefault(row.part, stage.seconds_since_fault())
-        return len(seconds) == len(PARTS)
+        return len(seconds) == len(COMPONENTS)
 
-    until(all_parts, within=RECOVERS_WITHIN, what=f"all parts worked again; only {seconds}")
+    until(all_have_worked, within=RECOVERS_WITHIN, what=f"all components worked again; only {seconds}")
     remaining = RECOVERS_WITHIN - stage.seconds_since_fault()
     until(
-        lambda: {part(stage, name) for name in ("broker", *PARTS)} == {"ok"},
+        lambda: {component_status(stage, name) for name in ("broker", *COMPONENTS)} == {"ok"},
         within=remaining,
         what="/health reports ok",
     )
     stage.settle(within=90)
-    return "worked again after " + ", ".join(f"{seconds[name]:.1f} s ({name})" for name in PARTS)
+    return "worked again after " + ", ".join(f"{seconds[name]:.1f} s ({name})" for name in COMPONENTS)
 
 
-def part(stage: Stage, name: str) -> str:
-    """Return the status of a part of the service, as reported by /health."""
+def component_status(stage: Stage, name: str) -> str:
+    """Return the status of a component, as reported by /health."""
     return str(stage.api("GET", "/health")["checks"][name]["status"])
 
 
 def heartbeat_age(stage: Stage, name: str) -> float:
-    """Return the age of a part's heartbeat in seconds, as reported by /metrics."""
+    """Return the age of a component's heartbeat in seconds, as reported by /metrics."""
     metric = f'kasparro_heartbeat_age_seconds{{part="{name}"}}'
     [line] = [line for line in scrape(stage).splitlines() if line.startswith(metric)]
     return float(line.split()[-1])

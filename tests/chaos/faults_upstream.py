@@ -23,7 +23,7 @@ FORWARDED_HEADERS = ("Content-Type", "ETag")
 
 @dataclass(frozen=True)
 class UpstreamResponse:
-    """A response. declared_length: its Content-Length, where that is not the length of the body."""
+    """A response. declared_length: its Content-Length, if that differs from the length of the body."""
 
     status: int
     body: bytes
@@ -94,12 +94,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(response.body)
 
     def log_message(self, *_: Any) -> None:
-        """Log nothing: `paths` records the requests."""
+        """Log nothing, since `paths` records the requests."""
 
 
 @contextmanager
 def faulty_upstream(stage: Stage) -> Iterator[FaultyUpstream]:
-    """Yield an upstream that processes started from now on use in place of the recorded upstreams."""
+    """Yield a faulty upstream. Processes started from now on use it instead of the recorded upstreams."""
     with FaultyUpstream(stage.servers.upstreams.url) as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
         stage.environ |= {f"{source}_URL": upstream.url + path for source, path in RECORDED_PATHS.items()}
@@ -111,14 +111,14 @@ def faulty_upstream(stage: Stage) -> Iterator[FaultyUpstream]:
 
 @fault("an upstream that returns errors, truncated bodies, HTML and garbage")
 def corrupted_responses(stage: Stage) -> str:
-    """Each corruption lasts until it has had an effect. Afterwards the upstream works again."""
+    """Apply each corruption until it has had an effect. Afterwards the upstream works again."""
     with faulty_upstream(stage) as upstream:
-        # Spread them over several pages: the wait after a failure doubles until a page is committed.
+        # Spread the corruptions over several pages, since the wait after a failure doubles until a page is committed.
         remaining = {"&page=2": [*CORRUPTIONS[::2]], "&page=3": [*CORRUPTIONS[1::2]], "/tickers": [*CORRUPTIONS[::3]]}
         count = sum(map(len, remaining.values()))
 
         def next_corruption(path: str) -> Corruption | None:
-            corruptions = next((left for part, left in remaining.items() if part in path), [])
+            corruptions = next((corruptions for pattern, corruptions in remaining.items() if pattern in path), [])
             return corruptions.pop(0) if corruptions else None
 
         upstream.corruption_for = next_corruption
@@ -128,7 +128,7 @@ def corrupted_responses(stage: Stage) -> str:
         until(lambda: sum(map(len, remaining.values())) < count, what="the first corrupted response was sent")
         stage.mark_fault()
         stage.settle()
-        assert not any(remaining.values()), f"not sent: { {page: len(left) for page, left in remaining.items()} }"
+        assert not any(remaining.values()), f"not sent: { {page: len(unsent) for page, unsent in remaining.items()} }"
     claims = [stage.run(run).claims for run in runs]
     return f"{count} corrupted responses, {sum(claims)} starts; none of them was loaded"
 
@@ -150,7 +150,7 @@ def same_page_forever(stage: Stage) -> str:
 
 @fault("kill -9 during a run whose upstream has not changed")
 def killed_in_unchanged_run(stage: Stage) -> str:
-    """An unchanged page is committed like any other, and its run resumes after a kill like any other."""
+    """Kill a run that commits unchanged pages, and expect it to resume."""
     stage.start("control")
     stage.start("worker")
     first = stage.request("coingecko", "coinpaprika")

@@ -42,7 +42,7 @@ def whole_worker_killed(stage: Stage) -> str:
 
 @fault("kill -9 of a worker's child processes every second")
 def children_killed_repeatedly(stage: Stage) -> str:
-    """Each start commits pages, so the runs make progress and do not count as poisoned."""
+    """Kill processes that have committed pages. The runs make progress, so they do not count as poisoned."""
     stage.environ |= {"MAX_ATTEMPTS": "3"}
     worker, _ = start_runs(stage, "csv_history", "coingecko", page_bytes=PAGE_BYTES // 2)
     for _ in range(KILLS):
@@ -56,7 +56,7 @@ def children_killed_repeatedly(stage: Stage) -> str:
 
 @fault("a whole worker frozen for longer than the lease, then continued")
 def whole_worker_frozen(stage: Stage) -> str:
-    """The main process is frozen, too, with open connections to Redis, and to Postgres in the middle of a page."""
+    """Freeze the main process, too, with open connections to Redis, and to Postgres in the middle of a page."""
     frozen, _ = start_runs(stage, "csv_history", "coingecko")
     stage.mark_fault()
     frozen.signal(signal.SIGSTOP)
@@ -108,7 +108,7 @@ def two_reconcilers(stage: Stage) -> str:
 
 @fault("a healthy run of more than 30 slices")
 def many_slices(stage: Stage) -> str:
-    """Each start counts as an attempt until its page commits. The attempts must not add up."""
+    """Run many slices. Each start counts as an attempt until a page commits, so the attempts must not add up."""
     stage.environ |= {"TASK_SLICE": "0.001", "MAX_ATTEMPTS": "2"}
     stage.start("worker")
     stage.start("control")

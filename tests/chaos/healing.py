@@ -11,7 +11,7 @@ from tests.processes import Process, until
 WORKERS = 2
 STOPS_WITHIN = 20.0
 RECOVERED_WITHIN = 75.0
-"""Seconds: up to 60 until workers consume again after a fault of Redis, and 15 for the runs."""
+"""Seconds: up to 60 until workers consume messages again after a Redis fault, and 15 for the runs."""
 
 
 def revive(stage: Stage) -> None:

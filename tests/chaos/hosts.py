@@ -1,7 +1,7 @@
 """Run several hosts on one machine: network namespaces whose links to the servers can drop every packet.
 
 Each link is a pair of devices with its own network. A cut link accepts what either side sends and delivers nothing.
-Neither side gets a refusal, a reset or an "unreachable", as when a switch between them has died.
+Neither side gets a refusal, a reset or an "unreachable", as if a switch between them had failed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tests.chaos.stage import NotRun
 from tests.processes import ROOT, Process
 
 TEST_NETWORK = IPv4Network("198.18.0.0/15")
-"""Reserved for network tests (RFC 2544), so no machine has addresses of its own in it."""
+"""A network reserved for tests (RFC 2544), so no machine uses its addresses."""
 
 BLOCK_PREFIX_BITS = 28
-"""Prefix length of the 16 addresses for hosts created together: two for each of up to eight links."""
+"""Prefix length of a block of 16 addresses for hosts created together: two addresses for each of eight links."""
 
 PREFIX = "kasparro"
 
 
 @dataclass(frozen=True)
 class Link:
-    """The only link from a host to one server. near: the host's device and address. far: the server's."""
+    """The only link from a host to one server. near, far: the device and address of the host and of the server."""
 
     namespace: str
     near_device: str
@@ -44,7 +44,7 @@ class Link:
     far: IPv4Address
 
     def create(self) -> None:
-        """Create the pair of devices, and register each end as the other's neighbour."""
+        """Create the pair of devices, and register each end as the other's neighbor."""
         other_end = ("peer", "name", self.near_device, "address", _mac(self.near), "netns", self.namespace)
         _run("ip", "link", "add", self.far_device, "address", _mac(self.far), "type", "veth", *other_end)
         self._configure((), self.far_device, self.far, self.near)
@@ -59,14 +59,14 @@ class Link:
         self._set_discipline("blackhole", requests=True, responses=True)
 
     def drop_responses(self) -> None:
-        """Drop what the server sends from now on. The server still receives what the host sends."""
+        """Drop all packets from the server from now on. The server still receives packets from the host."""
         self._set_discipline("blackhole", responses=True)
 
     def heal(self) -> None:
         self._set_discipline("noqueue", requests=True, responses=True)
 
     def _set_discipline(self, discipline: str, *, requests: bool = False, responses: bool = False) -> None:
-        """Set the queueing discipline for what the host sends (requests) or the server sends (responses)."""
+        """Set the queueing discipline for the packets of the host (requests) or the server (responses)."""
         if responses:
             _run("tc", "qdisc", "replace", "dev", self.far_device, "root", discipline)
         if requests:
@@ -75,21 +75,21 @@ class Link:
     def _configure(self, namespace: Sequence[str], device: str, own: IPv4Address, other: IPv4Address) -> None:
         _run("ip", *namespace, "address", "add", f"{own}/31", "dev", device)
         _run("ip", *namespace, "link", "set", device, "up")
-        # Permanent: an ARP request on a cut link would fail within seconds and reveal the cut.
+        # Make the entry permanent, since an ARP request on a cut link would fail within seconds and reveal the cut.
         neighbour = (str(other), "lladdr", _mac(other), "dev", device, "nud", "permanent")
         _run("ip", *namespace, "neighbour", "replace", *neighbour)
 
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace for processes. They reach each server over its own link, and nothing else."""
+    """A network namespace for processes. They can reach only the servers, each over its own link."""
 
     namespace: str
     links: Mapping[str, Link]
     cleanup: ExitStack = field(default_factory=ExitStack)
 
     def url(self, link: str, url: str) -> str:
-        """Return the URL by which this host reaches, over a link, the server at `url` on the outer loopback."""
+        """Return the URL of the server at `url` on the outer loopback, as seen from this host over a link."""
         parts = urlsplit(url)
         login, at, _ = parts.netloc.rpartition("@")
         return parts._replace(netloc=f"{login}{at}{self.links[link].far}:{parts.port}").geturl()
@@ -163,7 +163,7 @@ def _host(name: str, links: Sequence[str], addresses: Sequence[IPv4Address]) -> 
         for link in host.links.values():
             host.cleanup.callback(link.delete)
             link.create()
-            link.cut()  # fail now on a machine that cannot cut links
+            link.cut()  # Fail now on a machine that cannot cut links.
             link.heal()
         yield host
 
@@ -179,7 +179,7 @@ def _check_machine() -> None:
 
 
 def _delete_leftovers() -> None:
-    """Delete the devices and namespaces of suites that were killed, and kill the processes in them."""
+    """Delete the devices and namespaces of killed suites, and kill the processes in them."""
     for device, owner in re.findall(r"^\d+: (k(\d+)[a-z]\d+)@", _run("ip", "-oneline", "link"), re.MULTILINE):
         if _has_exited(owner):
             _run("ip", "link", "del", device, check=False)
@@ -196,7 +196,7 @@ def _has_exited(pid: str) -> bool:
 
 
 def _free_block() -> list[IPv4Address]:
-    """Return a block of addresses that no device has. Each process starts the search at another block."""
+    """Return a block of addresses that no device uses. Each process starts its search at a different block."""
     taken = _run("ip", "-4", "-oneline", "address", "show")
     blocks = list(TEST_NETWORK.subnets(new_prefix=BLOCK_PREFIX_BITS))
     for offset in range(len(blocks)):
@@ -212,5 +212,5 @@ def _mac(address: IPv4Address) -> str:
 
 
 def _run(*command: str, check: bool = True) -> str:
-    """Run a command of iproute2 and return its output. Ctrl-C does not interrupt it."""
+    """Run an iproute2 command, protected from Ctrl-C, and return its output."""
     return subprocess.run(command, capture_output=True, text=True, check=check, start_new_session=True).stdout

@@ -1,4 +1,4 @@
-"""Interleave faults at random: rounds of steps that Hypothesis draws from a seed, each checked at its end."""
+"""Interleave faults at random, in rounds of steps that Hypothesis draws from a seed. Check each round at its end."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ T = TypeVar("T")
 
 MAX_STEPS = 10
 STEP_PAUSES = (0, 0.05, 0.2, 0.6)
-"""Seconds between two steps; one of these is chosen at random."""
+"""Seconds between two steps. One of these values is chosen at random."""
 
 LONG_RUNS = {"CSV_BLOCK_BYTES": "4096", "CSV_RANGE_BYTES": "12288", "RUN_WORKERS": "3", "TASK_SLICE": "0.5"}
-"""With these, a run of the files takes seconds and several slices."""
+"""With these settings, a run of the files takes seconds and several slices."""
 
 DRAIN_SECONDS = 0.5
 
 any_index = st.integers(0, 99)
-"""Chooses a process or run, modulo their number. What is drawn must not depend on what the processes did."""
+"""Choose a process or run, modulo their number. The drawn values must not depend on the processes."""
 
 kill_points: st.SearchStrategy[Point] = st.sampled_from(get_args(Point))
 signals = st.sampled_from(["SIGKILL", "SIGSTOP"])
@@ -56,7 +56,7 @@ Step = Callable[..., None]
 
 
 def step(act: Step) -> Step:
-    """Record what a step raises. If Hypothesis saw the exception, it would run the round again."""
+    """Record the exception of a step. If Hypothesis saw the exception, it would run the round again."""
 
     @wraps(act)
     def record_errors(self: Interleaving, *arguments: Any, **drawn: Any) -> None:
@@ -80,7 +80,7 @@ class Interleaving(RuleBasedStateMachine):
         self._paused: set[str] = set()
 
     def _finish_step(self, kind: str, detail: str = "") -> None:
-        """Count a step under `kind`, and pause, so that the next step hits another moment."""
+        """Count a step under `kind`, and pause before the next step."""
         self._steps.append(f"{kind} {detail}".strip())
         self._counts[kind] += 1
         self._stage.mark_fault()
@@ -120,7 +120,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule(index=any_index, name=st.sampled_from(["SIGKILL", "SIGSTOP", "SIGCONT"]))
     @step
     def signal_a_worker(self, index: int, name: str) -> None:
-        """Signal all processes of a worker at once."""
+        """Signal all processes of a worker simultaneously."""
         if worker := pick(staying(self._stage, "worker"), index):
             with suppress(ProcessLookupError):
                 worker.signal(signal.Signals[name])
@@ -129,7 +129,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule(index=any_index)
     @step
     def restart_a_worker(self, index: int) -> None:
-        """Replace a worker as a deployment does: SIGTERM to the old one, and start a new one at once."""
+        """Replace a worker as a deployment does: send SIGTERM to the old one, and start a new one immediately."""
         if worker := pick(staying(self._stage, "worker"), index):
             with suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGTERM)
@@ -201,7 +201,7 @@ class Interleaving(RuleBasedStateMachine):
         self._finish_step("pauses", f"of {source}" if source in self._paused else f"of {source} ended")
 
     def _recover(self) -> None:
-        """Repair everything. Frozen processes continue either at once, or only after others have done their work."""
+        """Repair everything. Continue frozen processes immediately, or only after others have done their work."""
         if self._random.random() < 0.5:
             resume_processes(self._stage.frozen_processes())
         frozen = frozen_workers(self._stage)
@@ -210,13 +210,13 @@ class Interleaving(RuleBasedStateMachine):
         request_until_complete(self._stage)
         resume_processes(self._stage.frozen_processes())
         for process in frozen:
-            time.sleep(DRAIN_SECONDS)  # time in which a resumed process could do harm
+            time.sleep(DRAIN_SECONDS)  # Time for a resumed process to write stale data.
             process.kill()
 
     def teardown(self) -> None:
         """Repair everything, request cancelled runs again so that the data can be complete, and check it."""
         if not self._steps or isinstance(sys.exception(), KeyboardInterrupt):
-            return  # the round did not begin, or the suite was interrupted
+            return  # The round did not begin, or the suite was interrupted.
         known_failures = len(self._stage.outcome.failures)
         try:
             self._recover()

@@ -1,4 +1,4 @@
-"""Check what must hold after every fault. Each invariant is a query that returns the rows that violate it."""
+"""Check the invariants after every fault. Each invariant is a query that returns the rows that violate it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ MAX_ROWS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Baseline:
-    """The data after undisturbed runs. content: rows by source. assets: the listings of each asset."""
+    """The data after undisturbed runs. content: the rows of each source. assets: the listings of each asset."""
 
     content: dict[str, list[Row]]
     assets: list[set[str]]
@@ -112,7 +112,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Difference:
-    """How the data differs from that of an undisturbed run. lost, duplicated: numbers of rows. failures: in words."""
+    """The differences from the data of undisturbed runs. lost, duplicated: numbers of rows. failures: descriptions."""
 
     lost: int
     duplicated: int
@@ -120,33 +120,33 @@ class Difference:
 
 
 def violations(connection: Connection) -> Iterator[str]:
-    """Yield each violation of an invariant, in words."""
+    """Yield a message for each violated invariant."""
     for name, query in INVARIANTS.items():
         for row in connection.execute(text(query)).mappings().fetchmany(MAX_ROWS_SHOWN):
             yield f"{name}: " + ", ".join(f"{column} {value}" for column, value in row.items())
 
 
 def content_by_source(connection: Connection) -> dict[str, list[Row]]:
-    """Return the quotes and rejects of each source. Without slugs, since the first source to load an asset names it."""
+    """Return the quotes and rejects of each source. Omit slugs, since they depend on which source loads first."""
     loaded: dict[str, list[Row]] = {}
     for quote in connection.execute(text(CONTENT)).mappings():
         key = ("quote", quote["source_asset_id"], quote["quote_currency"], quote["observed_at"])
         values = tuple(f"{name}={value}" for name, value in quote.items() if name != "slug")
         loaded.setdefault(quote["source"], []).append((key, values))
     for source, item, reasons in connection.execute(text(REJECTS)):
-        # By its item, and not by its position in a page, since the page size is a setting.
+        # Identify a reject by its item, not by its position in a page, since the page size is a setting.
         loaded.setdefault(source, []).append((("reject", item), (str(reasons),)))
     return loaded
 
 
 def assets(connection: Connection) -> list[set[str]]:
-    """Return the listings of each asset, without the asset's own name."""
+    """Return the listings of each asset, without the asset's name."""
     query = "SELECT array_agg(concat_ws(' ', source, source_asset_id, quote_currency)) FROM listings GROUP BY asset"
     return [set(listings) for listings in connection.scalars(text(query))]
 
 
 def asset_differences(actual: list[set[str]], expected: list[set[str]], sources: Iterable[str]) -> Iterator[str]:
-    """Yield, in words, each group of listings of these sources that is one asset in `actual` or `expected` only."""
+    """Yield a message for each group of listings that is one asset in only one of `actual` and `expected`."""
     prefixes = tuple(f"{source} " for source in sources)
 
     def groups(listings_by_asset: list[set[str]]) -> set[frozenset[str]]:
@@ -157,7 +157,7 @@ def asset_differences(actual: list[set[str]], expected: list[set[str]], sources:
 
 
 def compare(connection: Connection, expected: Mapping[str, list[Row]], sources: Iterable[str]) -> Difference:
-    """Compare the data of these sources with that of an undisturbed run."""
+    """Compare the data of these sources with the data of undisturbed runs."""
     content = content_by_source(connection)
     lost = duplicated = 0
     failures = []

@@ -57,7 +57,7 @@ class ReconcileSender:
             if url != (url := self._broker_url()):
                 celery.close()
                 celery = message_sender(url)
-            with suppress(OperationalError, OSError):  # the next message may arrive
+            with suppress(OperationalError, OSError):  # The next message may arrive.
                 celery.send_task("kasparro.reconcile", queue="control", expires=self._interval, retry=False)
             self._ended.wait(self._interval)
         celery.close()

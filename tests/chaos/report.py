@@ -24,7 +24,7 @@ def show(outcomes: Sequence[Outcome], seed: int) -> None:
         table.add_column(column, overflow="fold", justify="left" if column in COLUMNS[:2] else "right")
     for outcome in outcomes:
         table.add_row(*cells(outcome), style="red" if outcome.failures else "dim" if outcome.not_run else None)
-    # Only a terminal has a width.
+    # Do not wrap lines, since only a terminal has a width.
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
@@ -37,7 +37,7 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
 
 
 def last_line(outcomes: Sequence[Outcome]) -> str:
-    """Return the sums over the faults that ran."""
+    """Return the totals of the faults that ran."""
     ran = [outcome for outcome in outcomes if outcome.not_run is None]
     faults, lost, duplicated, stuck = (
         sum(getattr(outcome, name) for outcome in ran) for name in ("fault_count", "lost", "duplicated", "stuck")
@@ -46,7 +46,7 @@ def last_line(outcomes: Sequence[Outcome]) -> str:
 
 
 def write(file: Path, outcomes: Sequence[Outcome], seed: int, rounds: int) -> None:
-    """Write the table into a document, in place of the table between its markers."""
+    """Replace the table between the markers of a document."""
     lines = [
         f"`make chaos ROUNDS={rounds} SEED={seed}`",
         "",

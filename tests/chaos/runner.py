@@ -32,7 +32,7 @@ def record_baseline(servers: Servers, folder: Path) -> Baseline:
 
 
 def perform(fault: Fault, servers: Servers, folder: Path, baseline: Baseline) -> Outcome:
-    """Run a fault on a stage of its own, and check every invariant. Keep its logs if it failed."""
+    """Run a fault on a new stage, and check every invariant. Keep its logs if it failed."""
     with Stage(servers, folder) as stage:
         stage.outcome.name = fault.name
         stage.baseline, stage.expected_rows = baseline, dict(baseline.content)

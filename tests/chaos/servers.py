@@ -14,17 +14,17 @@ from devstack.postgres import DATABASE
 from devstack.valkey import Valkey
 from tests.processes import PORT, ROOT, Process, Processes
 from tests.servers import MigratedPostgres
-from tests.short_times import SHORT_TIMES, forget_the_callers_settings
+from tests.short_times import SHORT_TIMES, remove_caller_settings
 
 TOKEN = "a-token-of-the-fault-suite-0123456789"
 UPSTREAMS = [sys.executable, "-m", "devstack.recorded_upstreams", "--freeze"]
-"""The recorded upstreams, with their time frozen: every response stays the same."""
+"""The recorded upstreams with a frozen clock, so that responses never change."""
 
 
 class Servers:
-    """Servers that are started once for all faults. reset() empties the database and Redis at the same URLs.
+    """The servers that all faults share. reset() empties the database and Redis, and keeps their URLs.
 
-    seed: of the upstreams' prices. rounds: of random interleavings.
+    seed: the seed of the upstreams' prices. rounds: the number of rounds of random interleavings.
     """
 
     def __init__(self, folder: Path, seed: int, rounds: int = 1):
@@ -37,7 +37,7 @@ class Servers:
 
     def __enter__(self) -> Self:
         with self._stack:
-            forget_the_callers_settings()
+            remove_caller_settings()
             self._stack.enter_context(self.postgres)
             self._stack.enter_context(self.valkey)
             self._stack.callback(self._processes.kill)
@@ -65,9 +65,9 @@ class Servers:
             "DATABASE_URL": self.postgres.url,
             "REDIS_URL": self.valkey.url,
             "CSV_DIR": str(self.csv),
-            # Small blocks: a run of the files has about sixty pages.
+            # Use small blocks, so that a run of the files has about sixty pages.
             "CSV_BLOCK_BYTES": "8192",
-            # One process for each run, so that the fault hits it. faults_assistants.py tests several.
+            # Use one process for each run, so that the fault affects it. faults_assistants.py tests several.
             "RUN_WORKERS": "1",
             "API_TOKEN": TOKEN,
             "WEB_WORKERS": "1",

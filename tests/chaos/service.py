@@ -15,7 +15,7 @@ ACTIVE_STATES = (psutil.STATUS_RUNNING, psutil.STATUS_SLEEPING, psutil.STATUS_DI
 
 
 class Service(Processes):
-    """The processes of one fault. started: all of them, even if exited. stopping: those that received SIGTERM."""
+    """The processes of one fault. started: all of them, even if exited. stopping: the ones that received SIGTERM."""
 
     def __init__(self, folder: Path, environ: dict[str, str]):
         self.faults = folder / "faults"
@@ -24,7 +24,7 @@ class Service(Processes):
         self.stopping: set[Process] = set()
 
     def is_ready(self, process: Process) -> bool:
-        """Return whether a worker or control process has started to consume, and is neither exited nor frozen."""
+        """Return whether a worker or control process consumes messages, and is neither exited nor frozen."""
         return super().is_ready(process) and _status(process.pid) in ACTIVE_STATES
 
     def has_ended(self, process: Process) -> bool:
@@ -53,7 +53,7 @@ class Service(Processes):
         """Make the first process that reaches the point send itself a signal. See tasks/runtime/fault_points.py."""
         armed = self.faults / f".{point}"
         armed.write_text(signal)
-        armed.rename(self.faults / point)  # atomically, or a worker could read an empty file
+        armed.rename(self.faults / point)  # Rename atomically, since a worker could read an empty file.
 
     def disarm(self) -> None:
         for armed in self.faults.iterdir():

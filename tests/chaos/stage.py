@@ -10,7 +10,7 @@ A fault is a function in a module `tests/chaos/faults_*.py`. The suite finds the
         stage.request("coingecko", "csv_history")       # POST /runs
         stage.mark_fault()                              # the time to recovery starts here
         stage.broker.flushall()
-        stage.start("worker"); stage.start("control")   # both at once: each start takes 2 s
+        stage.start("worker"); stage.start("control")   # start both together, since each start takes 2 s
         stage.settle(within=30)                         # wait for all runs; the time to recovery ends here
         return "both runs were published again"         # the result, for the table
 
@@ -129,11 +129,11 @@ class Stage(Service):
 
     @property
     def times(self) -> dict[str, float]:
-        """Return the short times of the processes, in seconds: LEASE, SWEEP_EVERY, PUBLISH_GAP, TASK_SLICE, …"""
+        """Return the shortened times of the processes in seconds: LEASE, SWEEP_EVERY, PUBLISH_GAP, TASK_SLICE, …"""
         return {name: float(self.environ[name]) for name in SHORT_TIMES}
 
     def start(self, role: str, command: Sequence[str] = (), **environ: str) -> Process:
-        """Start a process, as Service does. A beat sends the reconciler's message in place of the stage."""
+        """Start a process, as Service does. A beat replaces the stage as the sender of the reconciler's message."""
         if role == "beat":
             self.reconcile_sender.stop()
         return super().start(role, command, **environ)
@@ -245,7 +245,7 @@ class Stage(Service):
     def _all_finished(self) -> bool:
         try:
             return not self.unfinished()
-        except SQLAlchemyError:  # the database is down
+        except SQLAlchemyError:  # The database is down.
             return False
 
     def unfinished(self) -> list[RowMapping]:
@@ -253,7 +253,7 @@ class Stage(Service):
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """Count no run as stuck during the block, nor until the service consumes again. Then wait for Postgres."""
+        """Count no run as stuck during the block, nor until the service works again. Then wait for Postgres."""
         self.watch.outages += 1
         try:
             yield

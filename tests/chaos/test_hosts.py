@@ -1,4 +1,4 @@
-"""A cut link drops packets without notice, and hosts are deleted completely."""
+"""Test that a cut link drops packets silently, and that hosts are deleted completely."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture
 def server(host: Host) -> Iterator[socket]:
-    """Yield a socket that receives a request from the host every few milliseconds, over its link."""
+    """Yield a socket that receives a request from the host over its link every few milliseconds."""
     with socket(AF_INET, SOCK_DGRAM) as server:
         server.bind((str(host.links["server"].far), 0))
         server.settimeout(10)
@@ -56,7 +56,7 @@ def server(host: Host) -> Iterator[socket]:
 
 @pytest.fixture
 def probe_log(host: Host, server: socket, tmp_path: Path) -> Path:
-    """Return the log to which the host's probe writes each response received, and any error."""
+    """Return the log file where the host's probe records each response and error."""
     log = tmp_path / "probe.log"
     address, port = server.getsockname()
     host.run(sys.executable, "-c", PROBE, address, str(port), log=log)
@@ -78,7 +78,7 @@ def respond(server: socket) -> None:
     server.sendto(request, host)
 
 
-def test_a_cut_link_drops_everything_and_refuses_nothing(host: Host, server: socket, probe_log: Path) -> None:
+def test_a_cut_link_drops_all_packets_without_refusing_connections(host: Host, server: socket, probe_log: Path) -> None:
     host.links["server"].cut()
     drain(server)
     server.settimeout(0.5)

@@ -1,4 +1,4 @@
-"""Break each invariant of the fault suite: an invariant that cannot fail proves nothing."""
+"""Test each invariant of the fault-injection suite by violating it."""
 
 from __future__ import annotations
 

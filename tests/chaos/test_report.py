@@ -1,4 +1,4 @@
-"""The fault suite's table and last line report the faults that ran."""
+"""Test that the table and the last line of the fault-injection suite report the faults that ran."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def document(tmp_path: Path) -> Path:
     return copy
 
 
-def test_the_last_line_counts_only_what_ran() -> None:
+def test_the_last_line_counts_only_the_faults_that_ran() -> None:
     assert last_line(OUTCOMES) == "chaos: 21 faults, 0 rows lost, 0 rows duplicated, 0 runs stuck"
 
 
@@ -56,6 +56,6 @@ def test_writing_the_table_again_replaces_it(document: Path) -> None:
 def test_a_document_without_markers_is_left_unchanged(tmp_path: Path) -> None:
     document = tmp_path / "other.md"
     document.write_text("nothing here")
-    with pytest.raises(ValueError, match="has no place for the table"):
+    with pytest.raises(ValueError, match="has no markers for the table"):
         write(document, OUTCOMES, seed=7, rounds=20)
     assert document.read_text() == "nothing here"

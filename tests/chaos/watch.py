@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.1
 
 State = tuple[uuid.UUID, str, int]
-"""A run, its status and its number of claims. A run with another status or claim has made progress."""
+"""A run's id, status and number of claims. A run has made progress if its status or claims have changed."""
 
 RUNS = """
     SELECT r.id, r.status, r.claims,
@@ -30,7 +30,7 @@ RUNS = """
       FROM runs AS r WHERE status IN ('queued', 'running', 'waiting')
 """
 
-# A part with a recent heartbeat has consumed a sweep or a canary.
+# A component with a recent heartbeat has consumed a sweep or a canary message.
 OLDEST_HEARTBEAT = "SELECT min(beaten_at) FROM heartbeats WHERE part IN ('control', 'worker')"
 
 LEASES = "SELECT source, partition, lease_run, lease_token, version FROM checkpoints"
@@ -65,7 +65,7 @@ class Watch:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Do not watch during the block, which replaces the database. Forget what was observed before."""
+        """Stop watching during the block, which replaces the database. Discard earlier observations."""
         with self._lock:
             yield
             self.max_stuck, self.failures = 0.0, []
@@ -82,7 +82,7 @@ class Watch:
                 try:
                     self._poll()
                 except SQLAlchemyError:
-                    self._overdue.clear()  # nothing can move without the database
+                    self._overdue.clear()  # No run can make progress without the database.
                 except Exception as error:  # noqa: BLE001 — report that the watch failed
                     self.failures.append(f"the watch failed: {error!r}")
 

@@ -1,1 +1,1 @@
-"""Invented data in the formats of real upstreams and CSV files. See README.md."""
+"""Generate invented data in the formats of real upstreams and CSV files. See README.md."""

@@ -1,4 +1,4 @@
-"""Write the invented data again: `python -m tests.data`. The result is always the same."""
+"""Regenerate the invented data: `python -m tests.data`. The result is always the same."""
 
 from __future__ import annotations
 

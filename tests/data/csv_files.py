@@ -63,7 +63,7 @@ def _quirk(
 
 
 def _days() -> Iterator[tuple[datetime, random.Random]]:
-    """Yield the day of each row, and a random generator for its values."""
+    """Yield the day of each row, and a random number generator for the row's values."""
     for number in range(ROWS):
         yield FROM + timedelta(days=number), random.Random(f"csv {number}")
 
@@ -90,7 +90,7 @@ def _banner() -> Quirk:
 
 
 def _headerless() -> Quirk:
-    """The close comes before the high."""
+    """Put the close before the high."""
     lines = []
     for at, rng in _days():
         opened, high, low, close = _candle(rng)
@@ -164,7 +164,7 @@ def _utf_16() -> Quirk:
 
 
 def _nulls() -> Quirk:
-    """Two prices are the word null, and three rows consist of commas only."""
+    """Write two prices as the word null, and three rows that consist only of commas."""
     lines = ["time,price,volume"]
     for number, (at, rng) in enumerate(_days()):
         lines.append(f"{at:%Y-%m-%d},{'null' if number in (5, 6) else f'{rng.uniform(1, 2):.6f}'},null")
@@ -222,7 +222,7 @@ def _utc() -> Quirk:
 
 
 def _wide() -> Quirk:
-    """104 columns, with the price in the last one. The first three rows have no price."""
+    """Put the price into the last of 104 columns. The first three rows have no price."""
     lines = [",".join(["time", *(f"Metric{number}" for number in range(102)), "price"])]
     for number, (at, rng) in enumerate(_days()):
         price = "" if number < 3 else f"{rng.uniform(1, 2):.6f}"
@@ -251,7 +251,7 @@ def _quoted_newlines() -> Quirk:
 
 
 def _ragged() -> Quirk:
-    """One row is too short, two are too long."""
+    """Make one row too short and two rows too long."""
     lines = ["time,price,volume"]
     for number, (at, rng) in enumerate(_days()):
         cells = {4: "", 5: ",1,2", 6: ",1,2,3"}.get(number, ",1")
@@ -304,5 +304,5 @@ SYNTHETIC = tuple(quirk.expected for quirk in QUIRKS)
 
 
 def files() -> dict[str, bytes]:
-    """Return the content of each file, by its name."""
+    """Return the content of each file by name."""
     return {f"csv/{quirk.expected.name}": quirk.body for quirk in QUIRKS}

@@ -1,4 +1,4 @@
-"""Invent two coin lists, and pairs labeled as the same coin or different coins: the input of `make score`.
+"""Invent the input of `make score`: two coin lists, and pairs labeled as the same coin or different coins.
 
 The coins resemble each other as real ones do. This module does not use the rules that match them.
 """
@@ -246,11 +246,11 @@ CASES: tuple[tuple[Callable[[Lists, int], None], int], ...] = (
     *((short_names, 5), (three_of_one_symbol, 3), (wrapped, 12), (wrapped_alone, 4), (bridged, 15)),
     *((bridged_alone, 4), (fork, 15), (not_listed, 12), (unlabeled, 90)),
 )
-"""The functions that add pairs, and how often each is called."""
+"""The functions that add pairs, and the number of times that each is called."""
 
 
 def slug(text: str) -> str:
-    """Return a text in the form that ids use."""
+    """Return a text in the format of an id."""
     plain = text.lower().replace("é", "e")
     return "-".join("".join(char if char.isalnum() else " " for char in plain).split())
 
@@ -267,7 +267,7 @@ def invent() -> Lists:
 
 
 def files() -> dict[str, bytes]:
-    """Return the content of each file, by its name."""
+    """Return the content of each file by name."""
     lists, pairs = invent(), io.StringIO()
     writer = csv.DictWriter(pairs, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Invent names of coins: the same names for the same seed."""
+"""Invent coin names. The same seed gives the same names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ END = "dan fex gor lin mar nel pos quil rith son tis vard wyn zel"
 
 
 class Names:
-    """A source of names and symbols, each of them returned only once."""
+    """A generator of names and symbols that returns each of them only once."""
 
     def __init__(self, seed: str):
         self.random = random.Random(seed)
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
 
     def word(self) -> str:
         """Return a name of one word, such as "Kelsodan"."""
         return self._new(lambda: "".join(map(self._pick, (START, MIDDLE, END))).capitalize())
 
     def long_word(self) -> str:
-        """Return a name of at least 13 letters. In a name of this length, one letter more or less is a misspelling."""
+        """Return a name of at least 13 letters. At this length, one extra or missing letter is a misspelling."""
         return self._new(lambda: "".join(map(self._pick, (START, MIDDLE, MIDDLE, START, MIDDLE, END))).capitalize())
 
     def symbol(self, name: str) -> str:
@@ -34,7 +34,7 @@ class Names:
         return self.random.choice(syllables.split())
 
     def _new(self, invent: Callable[[], str]) -> str:
-        while (text := invent()) in self._taken:
+        while (text := invent()) in self._used:
             continue
-        self._taken.add(text)
+        self._used.add(text)
         return text

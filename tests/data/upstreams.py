@@ -24,7 +24,7 @@ PAPRIKA_ERRORS = {
     "error.404_no_such_id": (404, {}, {"error": "there is no such id"}),
 }
 GECKO_ERRORS: dict[str, tuple[int, dict[str, str], Any]] = {
-    # Errors come in four shapes.
+    # Errors have four different formats.
     "error.404_no_such_coin": (404, {}, {"error": "no coin has this id"}),
     "error.429_retry_after_71": (
         429,
@@ -111,7 +111,7 @@ def _tickers(names: Names) -> list[dict[str, Any]]:
     for number, price in ((14, "3.1e-8"), (15, "7.25e-07"), (16, "0.00001234567890123456")):
         coins[number]["quotes"]["USD"]["price"] = raw(price)
     for number in (17, 18):
-        del coins[number]["circulating_supply"]  # a drift that really happened
+        del coins[number]["circulating_supply"]  # This drift occurred at the real API.
     coins[19]["rank"] = 0
     return coins
 

@@ -1,4 +1,4 @@
-"""A data folder for a test's servers, and a stack of stand-ins. Nothing of either is left after the test."""
+"""Provide a data folder for a test's servers, and a stack of stand-ins. Remove both after the test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def devstack(folder: Path, tmp_path: Path) -> Iterator[Devstack]:
-    """Start `python -m devstack` with a Procfile of stand-ins.
+    """Yield a function that starts `python -m devstack` with a Procfile of stand-ins.
 
     flower, worker: the commands of these lines of the Procfile.
     status: the status of the first run.

@@ -1,4 +1,4 @@
-"""Start both servers on a folder, print their addresses and process ids in one line, and wait to be killed."""
+"""Start both servers on a folder, print their addresses and process ids in one line, and wait until killed."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Run launcher.py in a process of its own, optionally without the right to create user namespaces."""
+"""Run launcher.py in a separate process, optionally without the right to create user namespaces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ LAUNCHER, REFUSE_NAMESPACES = HERE / "launcher.py", HERE / "refuse_namespaces.py
 
 @contextmanager
 def launched(folder: Path, *prefix: str | Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """Yield a launcher whose servers are ready, and its report. prefix: a command that runs the launcher."""
+    """Start the launcher, and yield its process and its report once its servers are ready.
+
+    prefix: a command that runs the launcher.
+    """
     command = [sys.executable, *prefix, LAUNCHER, folder]
     env = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as launcher:

@@ -1,4 +1,4 @@
-"""The recordings of sample_data at a moment that a test chooses."""
+"""Read the recordings of sample_data as of a given time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devstack.recorded_upstreams import Recording
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "sample_data"
-NOON = 1_900_000_800  # a step that starts an hour
+NOON = 1_900_000_800  # Unix time. The first step of an hour.
 
 
 def read_recording(name: str, seed: int = 1) -> Recording:

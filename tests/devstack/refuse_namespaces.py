@@ -1,4 +1,4 @@
-"""Run a command for which unshare() is refused by a seccomp filter, as in a default container."""
+"""Run a command under a seccomp filter that refuses unshare(), as in a default container."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Read what a command of `python -m devstack` printed, and which processes its stack has."""
+"""Read the output of a `python -m devstack` command, and list the processes of its stack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Devstack = Callable[..., subprocess.Popen[str]]
 
 
 def finish(command: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for a command; return its exit code and its output."""
+    """Wait for a command. Return its exit code and its output."""
     output, _ = command.communicate(timeout=60)
     return command.returncode, output
 
@@ -38,7 +38,7 @@ def stack_processes(folder: Path) -> list[psutil.Process]:
 
 
 def mark(process: psutil.Process) -> str | None:
-    """Return the data folder of the stack that a process belongs to."""
+    """Return the data folder of the stack that a process belongs to, or None."""
     try:
         return process.environ().get(MARK)
     except psutil.Error:

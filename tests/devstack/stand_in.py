@@ -1,6 +1,6 @@
-"""Stand in for the web process: a healthy API with one source, and a first run that has a fixed status.
+"""Replace the web process with a healthy API that has one active source and a first run with a fixed status.
 
-Arguments: the variable with the port; the status of the run.
+Arguments: the name of the variable that holds the port, and the status of the run.
 """
 
 import json

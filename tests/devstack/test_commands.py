@@ -1,4 +1,4 @@
-"""The commands of the stack: one command starts everything, one stops everything, and errors name their cause."""
+"""Test the commands of the stack: `up` starts everything, `down` stops everything, and errors name their cause."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from devstack.process import wait_gone
 from tests.devstack.stack import STAND_IN, Devstack, finish, mark, stack_file, stack_processes, wait_until
 
 
-def test_up_returns_with_a_stack_that_heals_and_down_leaves_no_process(devstack: Devstack, folder: Path) -> None:
+def test_up_starts_a_stack_that_restarts_components_and_down_ends_all_processes(
+    devstack: Devstack, folder: Path
+) -> None:
     code, output = finish(devstack("up"))
     assert code == 0, output
     stack = stack_file(folder)
@@ -41,7 +43,7 @@ def test_up_returns_with_a_stack_that_heals_and_down_leaves_no_process(devstack:
     show = f"import os; print(os.environ['DATABASE_URL'], os.environ.get('{MARK}'))"
     assert finish(devstack("exec", "--", "python", "-c", show)) == (0, f"{stack['database_url']} None\n")
     assert finish(devstack("exec", "no-such-command")) == (127, "no-such-command: No such file or directory.\n")
-    # A closed pipe ends the command, as usual.
+    # SIGPIPE ends the command, as usual.
     assert finish(devstack("exec", "sh", "-c", "kill -PIPE $$; echo goes on")) == (-signal.SIGPIPE, "")
 
     psutil.Process(stack["pids"]["worker"]).kill()
@@ -57,7 +59,9 @@ def test_up_returns_with_a_stack_that_heals_and_down_leaves_no_process(devstack:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_run_ends_with_everything_it_started(devstack: Devstack, folder: Path, number: signal.Signals) -> None:
+def test_ending_run_ends_all_processes_that_it_started(
+    devstack: Devstack, folder: Path, number: signal.Signals
+) -> None:
     with devstack("run") as command:
         assert command.stdout
         assert any("Press Ctrl-C to stop" in line for line in command.stdout)
@@ -69,17 +73,17 @@ def test_run_ends_with_everything_it_started(devstack: Devstack, folder: Path, n
     assert command.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
 
 
-def test_up_fails_with_the_log_of_the_component_that_did_not_start(devstack: Devstack, folder: Path) -> None:
+def test_a_failed_up_shows_the_log_of_the_component_that_did_not_start(devstack: Devstack, folder: Path) -> None:
     code, output = finish(devstack("up", flower="echo the reason; exit 7"))
     assert code == 1
     assert "flower ended during its start" in output
     assert "the reason" in output
-    left = [process for process in psutil.process_iter() if process.is_running() and mark(process) == str(folder)]
-    assert wait_gone(left, 20) == []
+    remaining = [process for process in psutil.process_iter() if process.is_running() and mark(process) == str(folder)]
+    assert wait_gone(remaining, 20) == []
 
 
-def test_up_fails_with_the_log_of_the_component_that_keeps_ending(devstack: Devstack, folder: Path) -> None:
-    """The first run never ends, since its worker does. The API works until the stack stops."""
+def test_a_failed_up_shows_the_log_of_the_component_that_keeps_ending(devstack: Devstack, folder: Path) -> None:
+    """The first run never finishes, since its worker keeps ending. The API works until the stack stops."""
     until_serving = f"until [ -e '{folder}/stack.json' ]; do sleep 0.05; done"
     worker = f"{until_serving}; echo the reason; exit 7"
     code, output = finish(devstack("up", worker=worker, status="running"))
@@ -89,14 +93,14 @@ def test_up_fails_with_the_log_of_the_component_that_keeps_ending(devstack: Devs
     assert "the reason" in output
 
 
-def test_up_succeeds_if_a_first_run_fails_and_says_where_to_look(devstack: Devstack, folder: Path) -> None:
+def test_up_succeeds_if_a_first_run_fails_and_points_to_its_log(devstack: Devstack, folder: Path) -> None:
     code, output = finish(devstack("up", status="failed"))
     assert code == 0, output
     assert f"see {stack_file(folder)['api']}/runs/1 and {folder / 'logs' / 'worker.log'}" in output
     assert finish(devstack("status"))[0] == 0
 
 
-def test_up_that_fails_shows_no_logs_of_earlier_starts(devstack: Devstack) -> None:
+def test_a_failed_up_shows_no_logs_of_earlier_starts(devstack: Devstack) -> None:
     assert "an earlier reason" in finish(devstack("up", flower="echo an earlier reason; exit 7"))[1]
     output = finish(devstack("up", flower="echo the reason; exit 7"))[1]
     assert "the reason" in output

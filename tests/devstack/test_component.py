@@ -1,4 +1,4 @@
-"""Components: commands that log to a file of their own, and can be stopped with everything they started."""
+"""Test components: each has its own log and stops together with all processes that it started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devstack.process import family, wait_gone
 from tests.devstack.stack import wait_until
 
 
-def test_a_stopped_component_leaves_no_process_and_its_output_in_its_log(tmp_path: Path) -> None:
+def test_stopping_a_component_ends_its_processes_and_keeps_its_log(tmp_path: Path) -> None:
     component = Component("parent", ["/bin/sh", "-c", "echo ready; sleep 600 & wait"], os.environ, tmp_path)
     component.start()
     wait_until(lambda: "ready" in component.log.read_text() and len(family(component.own_pid or 0)) == 2)
@@ -23,7 +23,7 @@ def test_a_stopped_component_leaves_no_process_and_its_output_in_its_log(tmp_pat
     assert component.log == tmp_path / "parent.log"
 
 
-def test_a_procfile_gives_a_component_for_each_line_and_its_pid_is_the_command(tmp_path: Path) -> None:
+def test_each_procfile_line_becomes_a_component_with_the_pid_of_its_command(tmp_path: Path) -> None:
     procfile = tmp_path / "Procfile"
     procfile.write_text("first: exec sleep 600\nsecond: exit 7\n")
     first, second = procfile_components(procfile, os.environ, tmp_path)

@@ -1,4 +1,4 @@
-"""The environment of the stack's processes, and the mistakes in it that stop a start."""
+"""Test the environment of the stack's processes, and the errors in it that prevent a start."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def used_port() -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
-def test_the_environment_wins_over_dotenv_and_empty_is_unset(tmp_path: Path) -> None:
+def test_the_environment_overrides_dotenv_and_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("A=from-file\nB='from file'\nC=from-file\n")
     environ = read_environment({"A": "real", "C": " "}, tmp_path)
     assert environ == {"A": "real", "B": "from file", "C": "from-file"}
 
 
-def test_a_broken_dotenv_is_named(tmp_path: Path) -> None:
+def test_an_invalid_dotenv_file_is_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("A='never closed\n")
     with pytest.raises(WrongEnvironment, match=r"\.env cannot be read"):
         read_environment({}, tmp_path)
@@ -55,30 +55,30 @@ def test_the_upstreams_are_recorded_unless_live_is_requested(value: str | None, 
     assert upstream({} if value is None else {"UPSTREAM": value}) == kind
 
 
-def test_an_unknown_upstream_is_refused_with_the_values_that_exist() -> None:
+def test_an_unknown_upstream_is_refused_with_the_allowed_values() -> None:
     with pytest.raises(WrongEnvironment, match=r"UPSTREAM is 'real'\. Expected `replay` .* or `live`"):
         upstream({"UPSTREAM": "real"})
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "http", "-1"])
-def test_a_port_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
+def test_an_invalid_port_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(WrongEnvironment, match=r"WEB_PORT is .*Expected a number from 1 to 65535"):
         choose_port({"WEB_PORT": value}, StateFolder(tmp_path), "WEB_PORT", 8000)
 
 
-def test_a_named_port_must_be_free(tmp_path: Path, used_port: int) -> None:
+def test_a_configured_port_must_be_free(tmp_path: Path, used_port: int) -> None:
     with pytest.raises(WrongEnvironment, match="is in use"):
         choose_port({"WEB_PORT": str(used_port)}, StateFolder(tmp_path), "WEB_PORT", 8000)
 
 
-def test_without_a_named_port_a_used_default_is_replaced_for_good(tmp_path: Path, used_port: int) -> None:
+def test_a_default_port_in_use_is_replaced_permanently(tmp_path: Path, used_port: int) -> None:
     port = choose_port({}, StateFolder(tmp_path), "WEB_PORT", used_port)
     assert port != used_port
     assert choose_port({}, StateFolder(tmp_path), "WEB_PORT", used_port) == port
 
 
-def test_a_server_that_does_not_answer_is_named_without_its_password(used_port: int) -> None:
+def test_an_unreachable_server_is_named_without_its_password(used_port: int) -> None:
     check_reachable("REDIS_URL", f"redis://:secret@127.0.0.1:{used_port}/0")
-    with pytest.raises(WrongEnvironment, match=r"REDIS_URL: nothing answers at 127\.0\.0\.1") as refused:
+    with pytest.raises(WrongEnvironment, match=r"REDIS_URL: cannot connect to 127\.0\.0\.1") as refused:
         check_reachable("REDIS_URL", f"redis://:secret@127.0.0.1:{free_port()}/0")
     assert "secret" not in str(refused.value)

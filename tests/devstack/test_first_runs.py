@@ -1,4 +1,4 @@
-"""The first runs: one line for each change of status, and one readable line for each result."""
+"""Test the first runs: one line for each change of status, and one readable line for each result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_run_is_described_in_one_line(state: dict[str, Any], line: str) -> Non
     assert describe_run(state) == line
 
 
-def test_each_source_that_is_not_paused_is_run_and_followed_to_its_end(httpserver: HTTPServer) -> None:
+def test_each_source_that_is_not_paused_is_run_and_followed_until_it_ends(httpserver: HTTPServer) -> None:
     sources = [
         {"name": "feed", "paused": False},
         {"name": "resting", "paused": True, "paused_reason": "maintenance"},
@@ -80,13 +80,13 @@ def test_an_unfinished_run_of_an_earlier_start_is_followed(httpserver: HTTPServe
     assert (ended["id"], ended["status"]) == ("1", "partial")
 
 
-def test_a_refused_run_names_the_source_and_the_response(httpserver: HTTPServer) -> None:
+def test_the_error_for_a_refused_run_names_the_source_and_the_response(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/sources").respond_with_json({"data": [{"name": "feed", "paused": False}]})
     httpserver.expect_request("/runs").respond_with_data("wrong token", status=401)
-    with pytest.raises(NoFirstRuns, match="refused to run feed: POST /runs answered 401: wrong token"):
+    with pytest.raises(NoFirstRuns, match="refused to run feed: POST /runs returned 401: wrong token"):
         first_runs(httpserver.url_for("").rstrip("/"), TOKEN, Console(file=io.StringIO()))
 
 
-def test_an_api_that_does_not_answer_is_reported() -> None:
+def test_an_unreachable_api_is_reported() -> None:
     with pytest.raises(NoFirstRuns, match="A request to the API failed"):
         first_runs(f"http://127.0.0.1:{free_port()}", TOKEN, Console(file=io.StringIO()))

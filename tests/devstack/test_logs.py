@@ -1,4 +1,4 @@
-"""The logs of all components, read together."""
+"""Test that the logs of all components are read together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded Postgres: found, created, recovered after a kill, and run by root under another user."""
+"""Test the embedded Postgres: find it, create its data, recover it after a kill, and run it without root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.devstack.launching import REFUSE_NAMESPACES, families, launched
 
 ROOT_ON_LINUX = pytest.mark.skipif(
     not sys.platform.startswith("linux") or os.geteuid() != 0,
-    reason="only root on Linux runs Postgres under another user",
+    reason="only root on Linux runs Postgres as another user",
 )
 
 
@@ -72,7 +72,7 @@ def test_a_postgres_on_path_that_is_too_old_is_skipped(tmp_path: Path, monkeypat
 
 
 @ROOT_ON_LINUX
-def test_root_without_namespaces_runs_as_nobody_on_a_copy_of_a_private_folder(folder: Path) -> None:
+def test_root_without_namespaces_moves_private_data_and_runs_as_user_nobody(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     folder.parent.chmod(0o700)
     with launched(folder, REFUSE_NAMESPACES, sys.executable) as (launcher, report):
@@ -85,7 +85,7 @@ def test_root_without_namespaces_runs_as_nobody_on_a_copy_of_a_private_folder(fo
         processes = families(report["pids"])
         launcher.kill()
         assert wait_gone(processes, 10) == []
-    with Postgres(folder) as server:  # now as another user, on the same data
+    with Postgres(folder) as server:  # The same data, now as another user.
         assert server.account.name != "nobody"
         psycopg2.connect(server.url).close()
     server.erase()
@@ -93,7 +93,7 @@ def test_root_without_namespaces_runs_as_nobody_on_a_copy_of_a_private_folder(fo
 
 
 @ROOT_ON_LINUX
-def test_root_without_namespaces_keeps_the_data_in_a_folder_that_nobody_can_enter() -> None:
+def test_root_without_namespaces_leaves_data_in_place_if_user_nobody_can_reach_it() -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as parent:
         Path(parent).chmod(0o755)
         folder = Path(parent) / "data"

@@ -1,4 +1,4 @@
-"""Prices that walk: a little at each step, and all numbers of a record still fit together."""
+"""Test simulated prices: they change slightly at each step, and the numbers of a record stay consistent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from devstack.recorded_upstreams import STEP
 from tests.devstack.recordings import NOON, read_recording, records_at
 
 
-def test_a_price_walks_a_little_at_a_time_and_never_far() -> None:
+def test_a_price_changes_slightly_at_each_step_and_stays_near_the_recorded_price() -> None:
     recording = read_recording("coinpaprika")
     recording.records = recording.records[:1]
     bitcoins = [json.loads(recording.at(NOON + step * STEP)[0], parse_float=Decimal) for step in range(200)]
@@ -21,7 +21,7 @@ def test_a_price_walks_a_little_at_a_time_and_never_far() -> None:
     assert all(abs(price / prices[0] - 1) < Decimal("0.1") for price in prices)
 
 
-def test_every_number_that_depends_on_a_price_agrees_with_it() -> None:
+def test_numbers_that_depend_on_a_price_are_consistent_with_it() -> None:
     checked = 0
     for coin in records_at("coingecko", NOON):
         price, change, since = (
@@ -44,7 +44,7 @@ def test_a_coin_has_about_the_same_price_at_both_upstreams() -> None:
     assert abs(coinpaprika["quotes"]["USD"]["price"] / coingecko["current_price"] - 1) < Decimal("0.02")
 
 
-def test_numbers_are_formatted_as_the_upstreams_format_them() -> None:
+def test_numbers_keep_the_format_of_their_upstream() -> None:
     go, ruby = (b"\n".join(read_recording(name).at(NOON)) for name in ("coinpaprika", "coingecko"))
     assert re.search(rb'"price":\d(\.\d+)?e-\d[,}]', go)
     assert not re.search(rb'"price":0\.000000|e-0|\d\.\d*0[,}]', go)

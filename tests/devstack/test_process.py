@@ -1,4 +1,4 @@
-"""Processes that are started and ended together with everything they started."""
+"""Test that a process ends together with all processes that it started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def start(log: Path, script: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_terminated_process_takes_its_children_with_it(tmp_path: Path) -> None:
+def test_terminating_a_process_also_ends_its_children(tmp_path: Path) -> None:
     process = start(tmp_path / "log", PARENT)
     processes = family(process.pid)
     assert len(processes) == 2
@@ -31,7 +31,7 @@ def test_a_terminated_process_takes_its_children_with_it(tmp_path: Path) -> None
     assert wait_gone(processes, 0) == []
 
 
-def test_a_process_that_ignores_its_signal_is_killed_after_the_grace(tmp_path: Path) -> None:
+def test_a_process_that_ignores_its_signal_is_killed_after_the_grace_period(tmp_path: Path) -> None:
     process = start(tmp_path / "log", "trap '' TERM; echo ready; while :; do sleep 600; done")
     processes = family(process.pid)
     terminate(process, signal.SIGTERM, grace=0)
@@ -39,7 +39,7 @@ def test_a_process_that_ignores_its_signal_is_killed_after_the_grace(tmp_path: P
     assert wait_gone(processes, 0) == []
 
 
-def test_a_spawned_process_leads_its_session_and_only_the_owner_reads_its_log(tmp_path: Path) -> None:
+def test_a_spawned_process_leads_its_session_and_has_a_private_log(tmp_path: Path) -> None:
     process = start(tmp_path / "log", PARENT)
     try:
         assert os.getsid(process.pid) == process.pid
@@ -48,7 +48,7 @@ def test_a_spawned_process_leads_its_session_and_only_the_owner_reads_its_log(tm
         terminate(process, signal.SIGTERM, grace=10)
 
 
-def test_a_zombie_counts_as_gone() -> None:
+def test_a_zombie_counts_as_ended() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     [child] = family(process.pid)
     wait_until(lambda: is_gone(child))
@@ -56,7 +56,7 @@ def test_a_zombie_counts_as_gone() -> None:
     assert family(process.pid) == []
 
 
-def test_the_last_lines_of_a_log_leave_out_what_was_there_before(tmp_path: Path) -> None:
+def test_last_lines_ignores_everything_before_the_offset(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert last_lines(log) == ""
     log.write_text("before\n" + "".join(f"{number}\n" for number in range(20)))
@@ -64,7 +64,7 @@ def test_the_last_lines_of_a_log_leave_out_what_was_there_before(tmp_path: Path)
     assert last_lines(log, 30, since=len("before\n")).splitlines()[0] == "0"
 
 
-def test_an_account_tells_whether_it_can_run_a_command_and_write_in_a_folder(tmp_path: Path) -> None:
+def test_an_account_reports_whether_it_can_run_a_command_and_write_to_a_folder(tmp_path: Path) -> None:
     account = same_user()
     assert account.can_run("/bin/sh", "-c", "exit 0")
     assert not account.can_run("/bin/sh", "-c", "exit 1")

@@ -1,4 +1,4 @@
-"""The recorded upstreams: they answer as the real ones do, with current times."""
+"""Test that the recorded upstreams respond like the real ones, with current times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[str]:
-    """Yield the address of running recorded upstreams."""
+    """Start the recorded upstreams, and yield their base URL."""
     port = _free_port()
     command = [sys.executable, "-m", "devstack.recorded_upstreams", "--port", str(port), "--folder", str(FOLDER)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
@@ -52,7 +52,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
     raise AssertionError("the recorded upstreams did not start")
 
 
-def test_coinpaprika_is_one_list_and_coingecko_ends_with_an_empty_page(upstreams: str) -> None:
+def test_coinpaprika_returns_one_list_and_coingecko_ends_with_an_empty_page(upstreams: str) -> None:
     tickers = requests.get(upstreams + TICKERS, params={"quotes": "USD"}, timeout=10)
     pages = [requests.get(upstreams + MARKETS, params={**PAGE_QUERY, "page": page}, timeout=10) for page in range(1, 5)]
     assert len(tickers.json()) > 500
@@ -76,9 +76,7 @@ def test_a_page_has_100_coins_by_default(upstreams: str) -> None:
         ("/coinpaprika/v1/nothing", 404, "no such path: /coinpaprika/v1/nothing"),
     ],
 )
-def test_a_request_that_cannot_be_served_gets_an_error_object(
-    upstreams: str, path: str, status: int, error: str
-) -> None:
+def test_an_invalid_request_gets_an_error_object(upstreams: str, path: str, status: int, error: str) -> None:
     response = requests.get(upstreams + path, timeout=10)
     assert (response.status_code, response.json()) == (status, {"error": error})
 
@@ -90,7 +88,7 @@ def test_a_trailing_slash_is_redirected_with_an_html_page(upstreams: str) -> Non
     assert "Moved Permanently" in response.text
 
 
-def test_one_connection_serves_many_requests_compressed_if_the_client_accepts_it(upstreams: str) -> None:
+def test_a_connection_serves_many_requests_and_compresses_if_the_client_accepts_it(upstreams: str) -> None:
     with requests.Session() as session:
         compressed = session.get(upstreams + TICKERS, timeout=10, stream=True)
         connection = compressed.raw.connection
@@ -127,7 +125,7 @@ def test_an_unchanged_response_is_not_sent_again() -> None:
     assert (other.status_code, other.content) == (200, first.content)
 
 
-def test_a_stopped_clock_gives_the_same_bytes_and_another_seed_gives_others() -> None:
+def test_frozen_responses_are_identical_and_differ_between_seeds() -> None:
     def frozen(seed: int) -> list[bytes]:
         paths = routes(FOLDER, seed, freeze=True)
         return [paths[TICKERS]({}).body, paths[MARKETS]({"vs_currency": "usd", "per_page": "250"}).body]
@@ -137,7 +135,7 @@ def test_a_stopped_clock_gives_the_same_bytes_and_another_seed_gives_others() ->
 
 
 @pytest.mark.parametrize("name", ["coinpaprika", "coingecko"])
-def test_a_step_and_a_seed_decide_every_byte(name: str) -> None:
+def test_the_step_and_the_seed_determine_every_byte(name: str) -> None:
     first, second = read_recording(name), read_recording(name)
     second.at(NOON - 1000 * STEP)
     assert first.at(NOON) == second.at(NOON)
@@ -145,7 +143,7 @@ def test_a_step_and_a_seed_decide_every_byte(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["coinpaprika", "coingecko"])
-def test_times_move_to_now_and_keep_their_distance_from_the_newest(name: str) -> None:
+def test_the_newest_time_becomes_now_and_all_ages_stay_the_same(name: str) -> None:
     recorded = [
         record["last_updated"] for record in json.loads(next((FOLDER / name).glob("*.json")).read_text("utf-8"))
     ]

@@ -1,4 +1,4 @@
-"""Servers end with the launcher that started them, however it ends."""
+"""Test that servers end with the launcher that started them, even if the launcher is killed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from devstack.process import RUN_AS_USER, wait_gone
 from tests.devstack.launching import families, launched
 
 LINUX = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="only Linux tells a process that its parent died"
+    not sys.platform.startswith("linux"), reason="only Linux can signal a process when its parent ends"
 )
 
 
 @LINUX
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_launcher_leaves_no_process(folder: Path, number: signal.Signals) -> None:
+def test_killing_the_launcher_ends_all_processes(folder: Path, number: signal.Signals) -> None:
     with launched(folder) as (launcher, report):
         processes = families(report["pids"])
         launcher.send_signal(number)
@@ -42,7 +42,7 @@ def test_a_command_whose_launcher_has_ended_is_not_run() -> None:
     assert (process.returncode, process.stdout, process.stderr) == (1, "", "The launcher has ended.\n")
 
 
-def test_a_command_reacts_to_sigint_although_its_shell_ignored_it_and_writes_private_files() -> None:
+def test_a_command_restores_sigint_and_creates_private_files() -> None:
     command = run_as_user(os.getpid(), "/bin/sh", "-c", "umask; kill -INT $$; echo goes on")
     process = run(["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command])
     assert (process.returncode, process.stdout) == (-signal.SIGINT, "0077\n")

@@ -1,4 +1,4 @@
-"""What Postgres and Valkey have in common: real servers on loopback that leave nothing behind."""
+"""Test the common behavior of Postgres and Valkey: they run on loopback and leave no process behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = pytest.mark.parametrize("kind", [Postgres, Valkey])
 
 
 @KINDS
-def test_a_stopped_server_leaves_no_process_and_a_closed_port(folder: Path, kind: type[Server]) -> None:
+def test_stopping_a_server_ends_its_processes_and_closes_its_port(folder: Path, kind: type[Server]) -> None:
     with kind(folder) as server:
         assert server.pid
         processes = family(server.pid)
@@ -34,7 +34,7 @@ def test_a_stopped_server_leaves_no_process_and_a_closed_port(folder: Path, kind
 @KINDS
 def test_a_server_listens_on_loopback_only(folder: Path, kind: type[Server]) -> None:
     with kind(folder) as server:
-        addresses = [each.laddr for each in psutil.net_connections("inet") if each.laddr]
+        addresses = [connection.laddr for connection in psutil.net_connections("inet") if connection.laddr]
         assert {address.ip for address in addresses if address.port == server.port} == {"127.0.0.1"}
 
 
@@ -60,7 +60,9 @@ def test_the_password_is_in_no_command_line(folder: Path, kind: type[Server]) ->
 
 
 @KINDS
-def test_a_used_port_is_avoided_and_the_chosen_one_stored(folder: Path, tmp_path: Path, kind: type[Server]) -> None:
+def test_a_server_avoids_a_used_port_and_stores_its_chosen_port(
+    folder: Path, tmp_path: Path, kind: type[Server]
+) -> None:
     with Valkey(tmp_path / "other") as other, kind(folder, other.port) as server:
         chosen = server.port
         assert chosen != other.port
@@ -69,11 +71,11 @@ def test_a_used_port_is_avoided_and_the_chosen_one_stored(folder: Path, tmp_path
 
 
 def test_a_folder_has_one_launcher_at_a_time(folder: Path) -> None:
-    with Valkey(folder), pytest.raises(FolderInUse, match="Another process runs the valkey"):
+    with Valkey(folder), pytest.raises(FolderInUse, match="Another process is running valkey"):
         Valkey(folder).start()
 
 
-def test_a_start_with_existing_data_takes_a_moment(folder: Path) -> None:
+def test_a_start_with_existing_data_takes_less_than_three_seconds(folder: Path) -> None:
     with Postgres(folder), Valkey(folder):
         pass
     started_at = time.monotonic()
@@ -82,10 +84,10 @@ def test_a_start_with_existing_data_takes_a_moment(folder: Path) -> None:
     assert seconds < 3  # about 0.3 s on an idle machine
 
 
-def test_a_server_that_was_left_behind_is_stopped_at_the_next_start(folder: Path) -> None:
+def test_the_next_start_stops_a_server_that_was_left_running(folder: Path) -> None:
     with Postgres(folder) as server:
         processes = family(server.pid or 0)
-        os.close(server._lock or 0)  # as if its launcher had died on a system that does not tell its children
+        os.close(server._lock or 0)  # Simulate a dead launcher without a death signal.
         server._lock = None
         with Postgres(folder) as other:
             assert wait_gone(processes, 0) == []

@@ -1,4 +1,4 @@
-"""The lock of a data folder: one stack at a time, and what an earlier one left behind is ended."""
+"""Test the lock of a data folder: one stack at a time. Leftover processes of an earlier stack are ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_lock_has_one_holder_until_it_is_released(folder: Path) -> None:
     assert lock_holder(folder) is None
 
 
-def test_only_the_processes_with_the_mark_of_the_folder_are_ended(folder: Path, tmp_path: Path) -> None:
+def test_only_processes_with_the_mark_of_the_folder_are_ended(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)"]
 
     def start(mark: Path) -> subprocess.Popen[bytes]:
@@ -50,7 +50,7 @@ def test_only_the_processes_with_the_mark_of_the_folder_are_ended(folder: Path, 
 def test_a_server_of_a_killed_stack_is_stopped(folder: Path) -> None:
     with Valkey(folder) as server:
         processes = family(server.pid or 0)
-        os.close(server._lock or 0)  # as if its launcher had died
+        os.close(server._lock or 0)  # Simulate a dead launcher.
         server._lock = None
         end_leftovers(folder)
         assert wait_gone(processes, 0) == []

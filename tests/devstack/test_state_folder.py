@@ -1,4 +1,4 @@
-"""The ports and secrets of a data folder: chosen once, kept, and readable by their owner only."""
+"""Test the ports and secrets of a data folder: chosen once, stored, and readable only by their owner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_secret_is_generated_once_and_safe_in_a_url(tmp_path: Path) -> None:
     assert StateFolder(tmp_path).secret("password") != secret
 
 
-def test_only_the_owner_reads_the_files_and_others_pass_through_the_folder(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_files_and_others_can_pass_through_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     state = StateFolder(folder)
     state.write("name", "text")
@@ -28,7 +28,7 @@ def test_only_the_owner_reads_the_files_and_others_pass_through_the_folder(tmp_p
     assert (state.folder / "name").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_replaced_file_is_private_although_the_old_one_was_not(tmp_path: Path) -> None:
+def test_replacing_a_public_file_makes_it_private(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("old")
     file.chmod(0o644)
@@ -44,7 +44,7 @@ def test_a_used_port_is_not_free() -> None:
     assert is_port_free(port)
 
 
-def test_a_server_on_all_addresses_uses_the_port_too() -> None:
+def test_a_port_used_on_all_addresses_is_not_free() -> None:
     with socket.create_server(("", 0)) as server:
         assert not is_port_free(server.getsockname()[1])
 
@@ -53,7 +53,7 @@ def test_a_free_port_is_outside_the_range_of_outgoing_ports() -> None:
     assert free_port() in FREE_PORTS
 
 
-def test_the_stored_port_wins_over_the_default_while_it_is_free(tmp_path: Path) -> None:
+def test_the_stored_port_is_preferred_to_the_default_while_it_is_free(tmp_path: Path) -> None:
     state = StateFolder(tmp_path)
     stored, default = state.port("web", None), free_port()
     assert state.port("web", default) == stored

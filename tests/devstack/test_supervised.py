@@ -1,4 +1,4 @@
-"""The supervisor's process as a command sees it: why it failed, and what it logged since this start."""
+"""Test the supervisor process of a command: its reported error, and its log lines since this start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.devstack.stack import wait_until
 
 
 def ignore_step(step: str) -> None:
-    """Steps are not shown."""
+    """Do not show the step."""
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def supervise(folder: Path) -> Iterator[Callable[..., Supervised]]:
         supervised.stop()
 
 
-def test_a_mistake_in_the_environment_is_reported_as_the_reason(supervise: Callable[..., Supervised]) -> None:
+def test_an_error_in_the_environment_is_reported_as_the_reason(supervise: Callable[..., Supervised]) -> None:
     port = free_port()
     supervised = supervise(DATABASE_URL=f"postgresql://127.0.0.1:{port}/kasparro")
-    with pytest.raises(UpFailed, match=rf"^DATABASE_URL: nothing answers at 127\.0\.0\.1:{port}"):
+    with pytest.raises(UpFailed, match=rf"^DATABASE_URL: cannot connect to 127\.0\.0\.1:{port}"):
         supervised.wait_until_serving(ignore_step)
 
 
-def test_a_supervisor_that_is_killed_leaves_the_end_of_its_log(
+def test_the_error_for_a_killed_supervisor_shows_the_end_of_its_log(
     supervise: Callable[..., Supervised], folder: Path
 ) -> None:
     log = folder / "logs" / "supervisor.log"

@@ -1,4 +1,4 @@
-"""The supervisor: what is left of a killed one is found, and its channel to the command decides when it ends."""
+"""Test the supervisor: `down` ends leftover processes, and the stack stops with its command unless told to stay."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from devstack.supervisor import Channel, Stop
 from tests.devstack.stack import Devstack, finish, stack_processes
 
 
-def test_a_supervisor_killed_with_all_its_honchos_leaves_nothing_after_the_next_down(
+def test_down_ends_all_processes_of_a_supervisor_that_was_killed_with_its_honchos(
     devstack: Devstack, folder: Path
 ) -> None:
     assert finish(devstack("up"))[0] == 0
     processes = stack_processes(folder)
-    for process in processes[:1] + [each for each in processes if "honcho" in " ".join(each.cmdline())]:
+    for process in processes[:1] + [child for child in processes if "honcho" in " ".join(child.cmdline())]:
         process.kill()
     assert finish(devstack("down"))[0] == 0
     assert wait_gone(processes, 10) == []
@@ -33,7 +33,7 @@ def test_the_stack_stops_when_its_command_ends() -> None:
         channel.listen(5)
 
 
-def test_the_stack_outlives_a_command_that_sent_keep() -> None:
+def test_the_stack_continues_after_a_command_that_sent_keep() -> None:
     command, supervisor = socket.socketpair()
     channel = Channel(supervisor)
     channel.send(step="ready")

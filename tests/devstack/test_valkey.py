@@ -1,4 +1,4 @@
-"""The embedded Valkey: it keeps queued messages, and refuses clients without its password."""
+"""Test the embedded Valkey: it keeps queued messages, and refuses clients without its password."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_client_without_the_password_is_refused(folder: Path) -> None:
         send(f"redis://127.0.0.1:{server.port}/0", "PING")
 
 
-def test_queued_messages_survive_a_kill_and_none_is_evicted(folder: Path) -> None:
+def test_queued_messages_survive_a_kill_and_are_never_evicted(folder: Path) -> None:
     with Valkey(folder) as server:
         first_url = server.url
         send(server.url, "RPUSH", "queue", "a", "b", "c")
@@ -39,7 +39,7 @@ def test_a_missing_valkey_is_reported_with_the_next_step(tmp_path: Path, monkeyp
         find_valkey()
 
 
-def test_a_wrong_password_is_reported_with_the_folder_of_the_right_one(folder: Path) -> None:
+def test_a_wrong_password_is_reported_with_the_folder_of_the_stored_one(folder: Path) -> None:
     with Valkey(folder) as server:
         server.state.write("valkey_password", "another")
         with pytest.raises(ServerFailed, match=r"refuses the password in .*kept"):

@@ -1,4 +1,4 @@
-"""Engines of the service: their sessions' settings, and which connections they use again."""
+"""Test the session settings of the engines, and the connections that they reuse."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def terminate(settings: Settings, pid: int) -> None:
         cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
 
 
-def test_a_bare_url_gets_the_driver_of_the_service() -> None:
+def test_a_url_without_a_driver_gets_the_driver_of_the_service() -> None:
     assert database_url("postgresql://u:p%40w@h:1/d").drivername == "postgresql+psycopg2"
     assert database_url("postgres://u:p%40w@h:1/d").password == "p@w"
 
@@ -48,7 +48,7 @@ def test_sessions_have_the_name_of_their_role_and_the_given_timeouts(settings: S
 
 
 @pytest.mark.parametrize("ping", [True, False])
-def test_a_connection_that_the_server_closed_is_not_used_again(settings: Settings, ping: bool) -> None:
+def test_a_connection_that_the_server_closed_is_not_reused(settings: Settings, ping: bool) -> None:
     engine = make_engine(settings.database_url, "test", ping=ping)
     first = backend_pid(engine)
     assert backend_pid(engine) == first
@@ -57,7 +57,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again(settings: Setting
     engine.dispose()
 
 
-def test_a_connection_to_a_server_that_became_a_standby_is_not_used_again(engine: Engine) -> None:
+def test_a_connection_to_a_server_that_became_a_standby_is_not_reused(engine: Engine) -> None:
     first = backend_pid(engine)
     assert backend_pid(engine) == first
     refusal = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'read only'; END $$"

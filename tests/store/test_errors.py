@@ -1,4 +1,4 @@
-"""The classification of errors that a real Postgres reports."""
+"""Test the classification of errors that a real Postgres reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def error_of(engine: Engine, statement: str) -> DBAPIError:
 
 
 def reported(engine: Engine, state: str, message: str = "for the test") -> DBAPIError:
-    """Return the error that the server reports with this SQLSTATE."""
+    """Make the server report an error with this SQLSTATE, and return the error."""
     raising = f"RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = '{message}'"
     return error_of(engine, f"DO $$ BEGIN {raising}; END $$")
 
@@ -51,7 +51,7 @@ def reported(engine: Engine, state: str, message: str = "for the test") -> DBAPI
         ("XX000", None),  # internal_error
     ],
 )
-def test_the_sqlstate_decides_the_kind(engine: Engine, state: str, kind: DatabaseError | None) -> None:
+def test_the_sqlstate_determines_the_kind_of_error(engine: Engine, state: str, kind: DatabaseError | None) -> None:
     assert classify(reported(engine, state)) is kind
 
 
@@ -60,7 +60,7 @@ def test_an_exceeded_quota_counts_as_a_full_disk(engine: Engine) -> None:
     assert classify(full) is DatabaseError.DISK_FULL
 
 
-def test_a_refused_and_a_killed_connection_are_both_lost(engine: Engine) -> None:
+def test_refused_and_killed_connections_both_count_as_lost(engine: Engine) -> None:
     nowhere = make_engine(f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere", "test")
     refused = error_of(nowhere, "SELECT 1")
     killed = error_of(engine, "SELECT pg_terminate_backend(pg_backend_pid())")
@@ -68,7 +68,7 @@ def test_a_refused_and_a_killed_connection_are_both_lost(engine: Engine) -> None
     assert describe(refused) == describe(killed) == "the connection to Postgres broke, or none was available"
 
 
-def test_an_error_of_the_driver_as_copy_raises_it_is_classified_too(settings: Settings) -> None:
+def test_a_driver_error_raised_by_copy_is_also_classified(settings: Settings) -> None:
     with closing(psycopg2.connect(settings.database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("""
             CREATE TABLE pg_temp.full_table (n int);
@@ -81,7 +81,7 @@ def test_an_error_of_the_driver_as_copy_raises_it_is_classified_too(settings: Se
     assert classify(raised.value) is DatabaseError.DISK_FULL
 
 
-def test_our_own_mistakes_are_not_classified_as_server_errors(engine: Engine) -> None:
+def test_our_own_bugs_are_not_classified_as_server_errors(engine: Engine) -> None:
     mistaken = error_of(engine, "SELECT nonsense")
     assert [classify(error) for error in (mistaken, ValueError("ours"), TimeoutError())] == [None, None, None]
 

@@ -1,4 +1,4 @@
-"""/assets/<slug>/agreement compares prices of the same time, and flags outliers."""
+"""Test that /assets/<slug>/agreement compares prices of the same time, and flags outliers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 
 
-def test_prices_of_the_same_time_are_compared_and_an_outlier_is_flagged(api: FlaskClient, rows: Rows) -> None:
+def test_prices_at_the_same_time_are_compared_and_an_outlier_is_flagged(api: FlaskClient, rows: Rows) -> None:
     for source, price, minutes, currency in (
         ("coingecko", "100", 0, "USD"),
         ("coinpaprika", "101", -10, "USD"),
@@ -43,7 +43,7 @@ def test_prices_within_the_limit_agree(api: FlaskClient, rows: Rows) -> None:
     assert [price["off"] for price in dollar["prices"]] == [pytest.approx(-0.5 / 100.5), pytest.approx(0.5 / 100.5)]
 
 
-def test_an_unknown_asset_is_a_404_and_one_without_quotes_has_nothing_to_compare(api: FlaskClient, rows: Rows) -> None:
+def test_an_unknown_asset_is_a_404_and_an_asset_without_quotes_has_no_prices(api: FlaskClient, rows: Rows) -> None:
     assert api.get("/assets/nothing/agreement").status_code == 404
     rows.listing("quoteless")
     assert get(api, "/assets/quoteless/agreement")["data"] == []

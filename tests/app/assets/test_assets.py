@@ -1,4 +1,4 @@
-"""/assets lists each asset once, with its listings."""
+"""Test that /assets lists each asset once, with its listings."""
 
 from __future__ import annotations
 

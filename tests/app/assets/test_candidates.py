@@ -1,4 +1,4 @@
-"""/candidates lists pairs of assets that the rematch could not decide."""
+"""Test that /candidates lists pairs of assets that the rematch could not decide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions over the API: merge, split, pin and undo, and the list of all decisions."""
+"""Test decisions over the API: merge, split, pin and undo, and the list of all decisions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REASON = {"reason": "the same coin"}
 
 @pytest.fixture(autouse=True)
 def assets(rows: Rows) -> None:
-    """Bitcoin in two sources, and another asset with its symbol in one."""
+    """Insert Bitcoin in two sources, and another asset with the same symbol in one source."""
     for source, asset in (("coingecko", "bitcoin"), ("coinpaprika", "bitcoin"), ("coingecko", "bitcoin-two")):
         rows.quote(rows.listing(asset, source))
 
@@ -51,7 +51,7 @@ def test_a_decision_invalidates_the_etag(api: FlaskClient, token: dict[str, str]
     assert len(response.json["data"]) == 3
 
 
-def test_listings_are_split_off_and_pinned(api: FlaskClient, token: dict[str, str]) -> None:
+def test_listings_are_split_from_an_asset_and_pinned(api: FlaskClient, token: dict[str, str]) -> None:
     listings = [{"source": "coinpaprika", "source_asset_id": "bitcoin"}]
     remaining = decide(api, token, "/assets/bitcoin/split", listings=listings)
     assert listing_names(remaining) == ["coingecko:bitcoin"]
@@ -121,7 +121,7 @@ def test_both_slugs_of_a_merged_asset_list_the_same_decisions(api: FlaskClient, 
         ("/decisions/00000000-0000-0000-0000-000000000000/undo", {}, 404, "unknown_change", "There is no change"),
     ],
 )
-def test_an_impossible_decision_is_refused_with_its_reason(
+def test_an_impossible_decision_is_refused_with_the_reason(
     api: FlaskClient, token: dict[str, str], path: str, body: dict[str, Any], status: int, code: str, detail: str
 ) -> None:
     response = api.post(path, json={**REASON, **body}, headers=token)
@@ -129,7 +129,7 @@ def test_an_impossible_decision_is_refused_with_its_reason(
     assert detail in response.json["detail"]
 
 
-def test_a_decision_returns_its_change_even_if_no_connection_is_left_for_reading(
+def test_a_decision_returns_its_change_even_without_a_free_connection_for_reads(
     app: Flask, api: FlaskClient, token: dict[str, str]
 ) -> None:
     reader = context_of(app).reader

@@ -1,4 +1,4 @@
-"""Filters select listings; an unknown asset is a problem that suggests the nearest slug."""
+"""Test that filters select listings, and that the error for an unknown asset suggests the nearest slug."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.app.rows import Rows
 
 @pytest.fixture
 def listings(rows: Rows) -> dict[str, int]:
-    """Listings of two assets in two sources, by name."""
+    """Insert listings of two assets in two sources. Return their ids by name."""
     return {
         "bitcoin": rows.listing("bitcoin", "coingecko"),
         "bitcoin in euros": rows.listing("bitcoin", "coingecko", quote_currency="EUR"),

@@ -1,4 +1,4 @@
-"""The connection to a client: reset unless the response is complete, and timed out if the client stops reading."""
+"""Test that an incomplete response resets the connection, and that a client that stops reading is timed out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ends = tuple[socket.socket, socket.socket]
 
 @pytest.fixture
 def connection() -> Iterator[Ends]:
-    """A TCP connection: the end of the server and the end of the client."""
+    """Yield the two ends of a TCP connection: the server's and the client's."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
         client.settimeout(10)
         client.connect(listener.getsockname())
@@ -56,6 +56,6 @@ def test_a_client_that_reads_nothing_is_timed_out(connection: Ends) -> None:
         server.sendall(b"x" * 50_000_000)
 
 
-def test_without_a_socket_of_gunicorn_nothing_happens() -> None:
+def test_without_a_gunicorn_socket_the_connection_is_not_changed() -> None:
     with ClientConnection({}, patience=5) as guarded:
         guarded.mark_complete()

@@ -1,4 +1,4 @@
-"""Parquet: types, metadata, and a file that fails before its end."""
+"""Test Parquet files: their types and metadata, and an error before the end of the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_file_without_rows_has_the_types_of_its_members() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 45_000])
-def test_an_exception_of_the_rows_is_raised_and_leaves_a_file_without_a_footer(rows: int) -> None:
+def test_an_exception_while_reading_rows_is_raised_and_leaves_a_file_without_a_footer(rows: int) -> None:
     def pieces() -> Iterator[Sequence[str]]:
         for first in range(0, rows, 1000):
             yield [f",a,1,{number},2026-01-31T12:00:00Z" for number in range(first, min(first + 1000, rows))]

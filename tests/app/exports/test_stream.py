@@ -1,4 +1,4 @@
-"""Exports served by gunicorn: a partial file never looks complete, and a slow client delays no other."""
+"""Test exports served by gunicorn: a partial file never looks complete, and a slow client delays no other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.processes import Process, Processes, until
 
 FORMATS = ("csv", "ndjson", "parquet")
 ROW_COUNT = 60_000
-"""As text, several times what the buffers between server and client hold."""
+"""Their text is several times larger than the buffers between server and client."""
 
 EXPORTING = "FROM pg_stat_activity WHERE application_name = 'kasparro-export' AND datname = current_database()"
 
@@ -37,7 +37,7 @@ def serve(processes: Processes) -> Callable[..., tuple[Process, int]]:
 
 
 class SlowClient:
-    """A client that reads the headers of an export, and the body only when the test reads it."""
+    """A client that reads the headers of an export, but reads the body only when the test requests it."""
 
     def __init__(self, port: int, format_: str, version: str = "1.1"):
         self._socket = socket.socket()
@@ -84,7 +84,7 @@ def events(web: Process, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_complete_file_arrives_whole_and_its_connection_stays_usable(
+def test_a_complete_file_is_received_in_full_and_its_connection_stays_usable(
     serve: Callable[..., Any], insert_quotes: Callable[[int], None], format_: str
 ) -> None:
     insert_quotes(ROW_COUNT)
@@ -101,7 +101,7 @@ def test_a_complete_file_arrives_whole_and_its_connection_stays_usable(
 
 
 @pytest.mark.parametrize(("format_", "version"), [("csv", "1.0"), ("ndjson", "1.1"), ("parquet", "1.1")])
-def test_the_client_notices_a_file_that_the_database_aborts(
+def test_the_client_detects_a_file_that_the_database_aborts(
     serve: Callable[..., Any],
     slow_client: Callable[..., SlowClient],
     insert_quotes: Callable[[int], None],
@@ -122,7 +122,7 @@ def test_the_client_notices_a_file_that_the_database_aborts(
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_the_client_notices_a_file_that_a_killed_process_aborts(
+def test_the_client_detects_a_file_that_a_killed_process_aborts(
     serve: Callable[..., Any],
     slow_client: Callable[..., SlowClient],
     insert_quotes: Callable[[int], None],
@@ -169,7 +169,7 @@ def test_an_export_that_exceeds_its_timeout_is_aborted(
         client.response.read()
 
 
-def test_a_client_that_disconnects_makes_room_for_the_next(
+def test_a_client_that_disconnects_frees_its_export_slot(
     serve: Callable[..., Any],
     slow_client: Callable[..., SlowClient],
     insert_quotes: Callable[[int], None],

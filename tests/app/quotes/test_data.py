@@ -1,4 +1,4 @@
-"""GET /data: the members of a row, the format of a list, and its links."""
+"""Test GET /data: the members of a row, the format of a list, and its links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /data as a file: every row that the pages show, from one snapshot."""
+"""Test GET /data as a file: it contains every row of the pages, from one snapshot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AWKWARD_NAME = 'Wrapped "Ether",\r\nbridged\n— 以太坊\\n'
 
 
 def export(api: FlaskClient, format_: str, **query: Any) -> Any:
-    """Return the response with the whole file."""
+    """Request a file, and return the response with its full content."""
     response = api.get("/data", query_string={"format": format_, **query}, buffered=True)
     assert response.status_code == 200, response.text
     return response
@@ -33,7 +33,7 @@ def export(api: FlaskClient, format_: str, **query: Any) -> Any:
 
 @pytest.fixture
 def start_export(api: FlaskClient) -> Iterator[Callable[[str], Any]]:
-    """Return a function that starts an export and returns its response with the file unread."""
+    """Return a function that starts an export and returns the response before reading the file."""
     responses: list[Any] = []
 
     def start_export(format_: str) -> Any:
@@ -82,7 +82,7 @@ READERS: Mapping[str, Callable[[bytes], list[dict[str, Any]]]] = {
 
 @pytest.fixture
 def awkward_rows(rows: Rows) -> None:
-    """Insert rows of two sources with names, numbers and times that are easily corrupted."""
+    """Insert rows of two sources with names, numbers and times that are hard to format correctly."""
     listing = rows.listing("ether", symbol='E"')
     other = rows.listing("bitcoin", "coinpaprika")
     with rows.engine.begin() as connection:
@@ -130,7 +130,7 @@ def test_a_file_without_rows_still_names_its_members(api: FlaskClient, format_: 
         assert list(pl.read_parquet_schema(io.BytesIO(body))) == list(MEMBERS)
 
 
-def test_parquet_has_timestamps_and_amounts_as_text_with_every_digit(api: FlaskClient, awkward_rows: None) -> None:
+def test_parquet_has_timestamps_and_exact_amounts_as_text(api: FlaskClient, awkward_rows: None) -> None:
     body = export(api, "parquet", fields="observed_at,price,rank").data
     frame = pl.read_parquet(io.BytesIO(body))
     assert frame.schema == {"observed_at": pl.Datetime("us", "UTC"), "price": pl.String(), "rank": pl.Int32()}
@@ -148,7 +148,7 @@ def test_ndjson_ends_with_a_line_that_cannot_be_a_row(api: FlaskClient, awkward_
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_file_has_the_rows_of_one_snapshot(
+def test_a_file_contains_the_rows_of_one_snapshot(
     start_export: Callable[[str], Any], rows: Rows, insert_quotes: Callable[[int], None], format_: str
 ) -> None:
     insert_quotes(5_000)
@@ -190,13 +190,13 @@ def test_paging_parameters_are_rejected_for_a_file(api: FlaskClient, format_: st
     }
 
 
-def test_an_unknown_format_is_rejected_with_the_known_ones(api: FlaskClient) -> None:
+def test_an_unknown_format_is_rejected_with_the_allowed_formats(api: FlaskClient) -> None:
     response = api.get("/data?format=jsonl")
     assert response.json is not None
     assert "json, csv, ndjson, parquet" in response.json["errors"][0]["detail"]
 
 
-def test_a_file_whose_query_fails_at_once_is_a_503(api: FlaskClient, engine: Engine) -> None:
+def test_a_file_whose_query_fails_immediately_is_a_503(api: FlaskClient, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE quotes"))
     response = api.get("/data?format=csv")
@@ -204,7 +204,7 @@ def test_a_file_whose_query_fails_at_once_is_a_503(api: FlaskClient, engine: Eng
     assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
 
 
-def test_concurrent_exports_are_limited_and_a_finished_one_makes_room(
+def test_concurrent_exports_are_limited_and_a_finished_export_frees_its_slot(
     api: FlaskClient, awkward_rows: None, start_export: Callable[[str], Any]
 ) -> None:
     first, _ = start_export("csv"), start_export("parquet")
@@ -217,7 +217,7 @@ def test_concurrent_exports_are_limited_and_a_finished_one_makes_room(
     assert len(rows_of("ndjson", export(api, "ndjson").data)) == 4
 
 
-def test_a_failed_or_bodyless_export_makes_room(api: FlaskClient, awkward_rows: None) -> None:
+def test_a_failed_or_bodyless_export_frees_its_slot(api: FlaskClient, awkward_rows: None) -> None:
     for _ in range(3):
         assert api.head("/data?format=csv", buffered=True).status_code == 200
         assert api.get("/data?format=csv&asset=nothing").status_code == 422

@@ -1,4 +1,4 @@
-"""The lines of an export: how text, null and empty lines are written."""
+"""Test the format of text, null and empty lines in an export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text(value: str) -> ColumnElement[str]:
         (json_line, {"name": text('"'), "price": NULL}, '{"name":"\\"","price":null}'),
     ],
 )
-def test_a_line_of_each_format(
+def test_each_format_writes_the_expected_line(
     engine: Engine, line: Line, members: dict[str, ColumnElement[Any]], expected: str
 ) -> None:
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""The members of a quote: their selection, their documentation, and their JSON."""
+"""Test the members of a quote: their selection, their documentation, and their JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.app.quotes.test_data import get
 from tests.app.rows import Rows
 
 
-def test_fields_selects_members_and_their_order(api: FlaskClient, rows: Rows) -> None:
+def test_the_fields_parameter_selects_members_and_their_order(api: FlaskClient, rows: Rows) -> None:
     rows.quote(rows.listing())
     assert list(get(api, "/data", fields="price,asset")["data"][0].items()) == [("price", "1.5"), ("asset", "bitcoin")]
 
@@ -21,7 +21,7 @@ def test_every_member_is_documented_in_the_order_of_the_response() -> None:
     assert list(QuoteSchema().fields) == list(MEMBERS)
 
 
-def test_an_object_quotes_text_and_amounts_and_leaves_the_rank_a_number(engine: Engine) -> None:
+def test_json_has_text_and_amounts_as_strings_and_the_rank_as_a_number(engine: Engine) -> None:
     members = {
         "name": cast(literal('a "b"\n\\ü'), Text),
         "price": literal("0.10", Numeric),
@@ -33,6 +33,6 @@ def test_an_object_quotes_text_and_amounts_and_leaves_the_rank_a_number(engine: 
     assert json.loads(text) == {"name": 'a "b"\n\\ü', "price": "0.10", "rank": 7, "low": None}
 
 
-def test_the_key_of_the_last_row_is_whatever_follows_the_state() -> None:
+def test_the_key_of_the_last_row_is_the_rest_of_the_text_after_the_state() -> None:
     page = JsonRows.of(("[]", 3, True, "state", "noon", 7))
     assert (page.data, page.rows, page.has_more, page.state, page.last) == ("[]", 3, True, "state", ("noon", 7))

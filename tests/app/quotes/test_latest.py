@@ -1,4 +1,4 @@
-"""GET /data/latest: the newest quote of each listing, or of each asset."""
+"""Test GET /data/latest: the newest quote of each listing, or of each asset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.app.quotes.test_data import pages
 from tests.app.rows import NOON, Rows
 
 
-def test_the_newest_quote_of_each_listing_and_of_each_asset(api: FlaskClient, rows: Rows) -> None:
+def test_the_newest_quote_of_each_listing_or_asset_is_returned(api: FlaskClient, rows: Rows) -> None:
     coingecko, coinpaprika = rows.listing("bitcoin"), rows.listing("bitcoin", "coinpaprika")
     euro = rows.listing("bitcoin", quote_currency="EUR")
     rows.quote(coingecko, NOON, "1")

@@ -1,4 +1,4 @@
-"""The quotes of one run, found through what its pages recorded."""
+"""Test that the quotes of one run are found through the times and listings that its pages recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.app.rows import NOON, Rows
 @pytest.mark.parametrize("wrote", [3, 3_000_000])
 @pytest.mark.parametrize("recorded", ["nothing", "times", "times and listings"])
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_the_rows_of_a_run_are_those_it_wrote(
+def test_a_run_selects_only_the_rows_that_it_wrote(
     api: FlaskClient, rows: Rows, wrote: int, recorded: str, order: str
 ) -> None:
     run, listing = rows.run(), rows.listing()

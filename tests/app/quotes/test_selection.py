@@ -1,4 +1,4 @@
-"""The selection: pages without gaps or repeats, and filters, on both query plans."""
+"""Test the selection of quotes with both query plans: pages have no gaps or repeats, and filters work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.app.rows import NOON, Rows
 @pytest.mark.parametrize("few", [0, 50], ids=["index over time", "primary key"])
 @pytest.mark.parametrize("filtered", [{}, {"source": "coingecko"}], ids=["all", "one source"])
 @pytest.mark.parametrize("order", ["desc", "asc"])
-def test_pages_show_each_row_once_despite_equal_times_and_new_rows(
+def test_pages_contain_each_row_once_despite_equal_times_and_new_rows(
     api: FlaskClient,
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
@@ -36,7 +36,7 @@ def test_pages_show_each_row_once_despite_equal_times_and_new_rows(
     seen: list[dict[str, Any]] = []
     for number, page in enumerate(pages(api, order=order, limit=3, **filtered)):
         seen += page
-        # Before the pages that were read: newer than every row if newest first, older if oldest first.
+        # Insert it before the pages already read: the newest row if newest first, the oldest row if oldest first.
         distance = timedelta(days=2 + number)
         rows.quote(listings[0], NOON + distance if order == "desc" else NOON - distance)
     assert seen == expected

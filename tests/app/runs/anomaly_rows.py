@@ -1,4 +1,4 @@
-"""Insert anomalies directly, as a judged run would leave them."""
+"""Insert anomalies directly, as the judgement of a run writes them."""
 
 from __future__ import annotations
 

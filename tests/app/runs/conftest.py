@@ -1,4 +1,4 @@
-"""Rejects of two sources."""
+"""Provide rejects of two sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYMBOL = ("symbol", "missing", 'expected "text",\nof some length')
 
 @pytest.fixture
 def run_with_rejects(rows: Rows) -> uuid.UUID:
-    """Insert three rejects of two sources, an hour apart. Return the run of the last two."""
+    """Insert three rejects of two sources, one hour apart. Return the run of the last two."""
     rows.reject(rows.page(rows.run(), body=b"a", rejected=1))
     run = rows.run(source="coinpaprika")
     digest = rows.page(run, body=b"b", source="coinpaprika", rejected=2)

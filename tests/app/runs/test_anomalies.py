@@ -1,4 +1,4 @@
-"""/anomalies lists unusual runs and sources, newest first."""
+"""Test that /anomalies lists unusual runs and sources, newest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anomalies appear with their run, in the statistics and in the metrics."""
+"""Test that anomalies appear in their run, the statistics and the metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.app.rows import NOON, Rows
 from tests.app.runs.anomaly_rows import insert_anomaly
 
 
-def test_a_run_the_statistics_and_the_metrics_include_anomalies(api: FlaskClient, rows: Rows) -> None:
+def test_anomalies_appear_in_the_run_the_statistics_and_the_metrics(api: FlaskClient, rows: Rows) -> None:
     run = rows.run()
     insert_anomaly(rows, run)
     insert_anomaly(rows, run, "nulls", found_at=NOON)

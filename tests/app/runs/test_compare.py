@@ -1,4 +1,4 @@
-"""/runs/compare shows two runs side by side."""
+"""Test that /runs/compare shows two runs side by side."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_two_runs_are_compared(api: FlaskClient, rows: Rows, path: str) -> None:
     assert [anomaly["kind"] for anomaly in comparison["anomalies"]] == ["rows"]
 
 
-def test_an_unknown_missing_or_invalid_run_is_a_problem(api: FlaskClient, rows: Rows) -> None:
+def test_an_unknown_missing_or_invalid_run_is_an_error(api: FlaskClient, rows: Rows) -> None:
     run = rows.run()
     assert api.get(f"/runs/compare?a={run}&b={uuid.UUID(int=7)}").status_code == 404
     response = api.get(f"/runs/compare?a={run}&b=7")

@@ -1,4 +1,4 @@
-"""Every filter of rejects selects the rejects that match."""
+"""Test that every filter selects the matching rejects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/rejects: rejects are listed, counted, exported and replayed."""
+"""Test that /rejects lists, counts, exports and replays rejects."""
 
 from __future__ import annotations
 

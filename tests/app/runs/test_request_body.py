@@ -1,4 +1,4 @@
-"""The body of POST /runs is refused with the reason if it does not fit its kind of run."""
+"""Test that POST /runs refuses a body that does not fit its kind of run, and gives the reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_invalid_body_is_a_422_with_the_reason(
         ({"kind": "backfill", "full_refresh": True}, "full_refresh"),
     ],
 )
-def test_a_parameter_of_another_kind_of_run_is_named(
+def test_the_error_names_a_parameter_of_another_kind_of_run(
     api: FlaskClient, token: dict[str, str], body: dict[str, Any], name: str
 ) -> None:
     response = api.post("/runs", json={"source": "coingecko", **body}, headers=token)

@@ -1,4 +1,4 @@
-"""/runs: runs are requested, listed, cancelled; their rejects are listed."""
+"""Test that /runs requests, lists and cancels runs, and lists their rejects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_one_request_starts_a_run_of_every_source(api: FlaskClient, token: dict[
         (b'{"source": "' + b"x" * 70_000 + b'"}', "application/json", 413, "body_too_large"),
     ],
 )
-def test_an_unreadable_body_is_a_problem(
+def test_an_unreadable_body_is_an_error(
     api: FlaskClient, token: dict[str, str], body: bytes, content_type: str, status: int, code: str
 ) -> None:
     response = api.post("/runs", data=body, content_type=content_type, headers=token)
@@ -53,7 +53,7 @@ def test_runs_are_listed_once_newest_first(api: FlaskClient, rows: Rows) -> None
     assert get(api, "/runs", kind="replay")["data"] == []
 
 
-def test_a_queued_run_is_cancelled_at_once_and_a_finished_run_is_not(
+def test_a_queued_run_is_cancelled_immediately_and_a_finished_run_is_not_cancelled(
     api: FlaskClient, token: dict[str, str], rows: Rows
 ) -> None:
     cancelled = api.post(f"/runs/{rows.run(status='queued')}/cancel", headers=token)

@@ -1,4 +1,4 @@
-"""A run shows its counters, error and duration; an unknown run is a 404."""
+"""Test that a run shows its counters, error and duration, and that an unknown run is a 404."""
 
 from __future__ import annotations
 

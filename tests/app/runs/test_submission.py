@@ -1,4 +1,4 @@
-"""A request is stored and returns its runs; a repeated one returns the same runs."""
+"""Test that a request is stored and returns its runs, and that a repeated request returns the same runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/sources/<name>/drift lists a source's fields and their changes; a change is accepted."""
+"""Test that /sources/<name>/drift lists a source's fields and changes, and that a change can be accepted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIELDS = {
 
 
 def insert_drift(rows: Rows, **values: Any) -> None:
-    """Insert two versions of a source's fields, an accepted change, and a change that waits."""
+    """Insert two versions of a source's fields, an accepted change, and a pending change."""
     run = rows.run()
     rows.add(ProfileRow(source="coingecko", format="", version=1, run=run, items=1, fields={}, created_at=NOON))
     rows.add(ProfileRow(source="coingecko", format="", version=2, run=run, items=8, fields=FIELDS, created_at=NOON))

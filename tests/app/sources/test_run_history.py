@@ -1,4 +1,4 @@
-"""A source's history names its newest live run of each outcome."""
+"""Test that a source's history names its newest live run of each outcome."""
 
 from __future__ import annotations
 

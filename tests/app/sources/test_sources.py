@@ -1,4 +1,4 @@
-"""/sources shows the schedule, limits and progress of each source; a source is paused and resumed."""
+"""Test that /sources shows each source's schedule, limits and progress, and pauses and resumes a source."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_a_source_shows_the_state_of_its_circuit_breaker(api: FlaskClient, rows:
     assert get(api, "/sources/csv_history")["breaker"] == {"state": "closed", "failures": 0, "until": None}
 
 
-def test_during_a_trial_request_the_breaker_shows_when_the_next_one_is_allowed(api: FlaskClient, rows: Rows) -> None:
+def test_during_a_trial_request_the_breaker_shows_when_the_next_request_is_allowed(
+    api: FlaskClient, rows: Rows
+) -> None:
     now = datetime.now(UTC)
     rows.breaker(failures=5, opened_at=now - timedelta(hours=1), probe_until=now + timedelta(seconds=40))
     breaker = get(api, "/sources/coingecko")["breaker"]
@@ -67,7 +69,7 @@ def test_during_a_trial_request_the_breaker_shows_when_the_next_one_is_allowed(a
     assert datetime.fromisoformat(breaker["until"]) == now + timedelta(seconds=40)
 
 
-def test_a_source_shows_its_retention_and_what_was_dropped(
+def test_a_source_shows_its_retention_and_the_numbers_of_deleted_rows(
     api: FlaskClient, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = replace(SOURCES["coingecko"], retention=Retention(quotes=timedelta(days=30)))
@@ -129,7 +131,7 @@ def test_a_pause_without_a_valid_reason_or_end_is_refused(
         ("/sources/%00", "not_found", "There is nothing"),
     ],
 )
-def test_an_unknown_name_is_a_404_that_suggests_the_nearest(
+def test_an_unknown_name_is_a_404_that_suggests_the_nearest_name(
     api: FlaskClient, path: str, code: str, detail: str
 ) -> None:
     response = api.get(path)

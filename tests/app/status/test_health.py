@@ -1,4 +1,4 @@
-"""/health checks every part; /health/live only that the process responds."""
+"""Test that /health checks every component, and that /health/live checks only that the process responds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 
 @pytest.fixture
 def healthy_api(api: FlaskClient, rows: Rows, broker: Any) -> FlaskClient:
-    """The API of a service in which every part works."""
+    """Return a client of the API while every component is working."""
     for part in ("worker", "control", "beat"):
         rows.heartbeat(part, datetime.now(UTC))
     rows.run()
@@ -28,7 +28,7 @@ def healthy_api(api: FlaskClient, rows: Rows, broker: Any) -> FlaskClient:
     return api
 
 
-def test_health_is_ok_if_every_part_has_sent_a_heartbeat(api: FlaskClient, rows: Rows, broker: Any) -> None:
+def test_health_is_ok_if_every_component_has_sent_a_heartbeat(api: FlaskClient, rows: Rows, broker: Any) -> None:
     for part in ("worker", "control", "beat"):
         rows.heartbeat(part, datetime.now(UTC))
     rows.run()
@@ -74,7 +74,7 @@ def test_an_open_breaker_degrades_its_source_and_shows_when_requests_resume(api:
     assert checks["csv_history"]["status"] == "unknown"
 
 
-def test_a_source_that_has_fallen_behind_is_degraded(api: FlaskClient, rows: Rows) -> None:
+def test_a_source_with_stale_data_is_degraded(api: FlaskClient, rows: Rows) -> None:
     rows.run(finished_at=NOON)
     insert_anomaly(rows, None, "late", detail="nothing came in for 9000 s; a good run is expected every 5400 s")
     check = (api.get("/health").json or {})["checks"]["sources"]["coingecko"]
@@ -82,7 +82,7 @@ def test_a_source_that_has_fallen_behind_is_degraded(api: FlaskClient, rows: Row
     assert check["detail"].startswith("It has fallen behind: nothing came in for 9000 s")
 
 
-def test_a_recently_committed_page_counts_as_a_heartbeat_of_the_worker(api: FlaskClient, rows: Rows) -> None:
+def test_a_recently_committed_page_counts_as_a_worker_heartbeat(api: FlaskClient, rows: Rows) -> None:
     rows.page(rows.run(), committed_at=datetime.now(UTC))
     assert get(api, "/health")["checks"]["worker"]["status"] == "ok"
 
@@ -124,7 +124,7 @@ def test_a_paused_source_is_degraded_until_it_is_resumed(healthy_api: FlaskClien
     assert get(healthy_api, "/health")["status"] == "ok"
 
 
-def test_an_expired_pause_degrades_nothing(healthy_api: FlaskClient, engine: Engine) -> None:
+def test_an_expired_pause_does_not_degrade_health(healthy_api: FlaskClient, engine: Engine) -> None:
     pause_source(engine, "coingecko", datetime.now(UTC) - timedelta(seconds=1), "disk_full: no space was left")
     assert get(healthy_api, "/health")["status"] == "ok"
 

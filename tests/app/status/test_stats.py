@@ -1,4 +1,4 @@
-"""/stats accounts for every item of every source, and shows how long runs took."""
+"""Test that /stats accounts for every item of every source, and shows the durations of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments: an invalid one is rejected, and the error says where it is and what was expected."""
+"""Test that an invalid argument is rejected, and that the error names its place and the expected value."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.app.rows import Rows
         ("cursor=nonsense", "cursor", "damaged"),
     ],
 )
-def test_an_invalid_argument_is_named_with_what_was_expected(
+def test_the_error_names_an_invalid_argument_and_the_expected_value(
     api: FlaskClient, rows: Rows, query: str, name: str, expected: str
 ) -> None:
     rows.listing("bitcoin")
@@ -67,14 +67,14 @@ def test_every_invalid_argument_is_listed(api: FlaskClient) -> None:
         ("", "The body was sent without a Content-Type, expected application/json."),
     ],
 )
-def test_a_body_that_is_not_json_is_named_with_what_was_expected(
+def test_the_error_for_a_body_that_is_not_json_names_the_expected_type(
     api: FlaskClient, token: dict[str, str], content_type: str, detail: str
 ) -> None:
     response: Any = api.post("/runs", data=b"{}", content_type=content_type, headers=token)
     assert (response.status_code, response.json["detail"]) == (415, detail)
 
 
-def test_comma_separated_names_are_taken_once_in_their_order() -> None:
+def test_comma_separated_names_keep_their_order_without_duplicates() -> None:
     field = CommaSeparated(("a", "b", "c"), "letter", "Letters.")
     assert field.deserialize("c, a,c") == ("c", "a")
     assert field.deserialize(missing) == ("a", "b", "c")

@@ -1,4 +1,4 @@
-"""The bearer token: required for writes, and for reads if READS_NEED_TOKEN is set."""
+"""Test the bearer token: it is required for writes, and for reads if READS_NEED_TOKEN is set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.app.conftest import serve
 
 @pytest.fixture
 def private_api(api_settings: Settings) -> Iterator[FlaskClient]:
-    """The API of a service whose reads need the token."""
+    """Return a client of an API whose reads need the token."""
     for app in serve(replace(api_settings, reads_need_token=True)):
         yield app.test_client()
 

@@ -1,4 +1,4 @@
-"""Compression: gzip for clients that accept it, with the same content."""
+"""Test that responses are compressed with gzip for clients that accept it, with the same content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_response_is_compressed_for_a_client_that_accepts_gzip(
 
 
 @pytest.mark.parametrize("accepted", [None, "", "identity", "br", "gzip;q=0", "gzip;q=0.5, identity"])
-def test_a_client_that_does_not_accept_or_prefer_gzip_gets_it_uncompressed(
+def test_a_client_that_does_not_accept_or_prefer_gzip_gets_an_uncompressed_response(
     api: FlaskClient, insert_quotes: Callable[[int], None], accepted: str | None
 ) -> None:
     insert_quotes(50)
@@ -47,7 +47,7 @@ def test_a_client_that_does_not_accept_or_prefer_gzip_gets_it_uncompressed(
 
 @pytest.mark.parametrize("accepted", [None, "gzip"])
 @pytest.mark.parametrize("path", ["/data", "/data?format=csv", "/health/live", "/openapi.json"])
-def test_every_response_varies_by_accept_encoding(api: FlaskClient, path: str, accepted: str | None) -> None:
+def test_every_response_has_vary_accept_encoding(api: FlaskClient, path: str, accepted: str | None) -> None:
     assert "Accept-Encoding" in get(api, path, accepted).vary
 
 
@@ -55,7 +55,7 @@ def test_a_response_that_fits_into_one_packet_is_not_compressed(api: FlaskClient
     assert get(api, "/health/live", "gzip").json["status"] == "ok"
 
 
-def test_an_export_is_compressed_piece_by_piece(api: FlaskClient, insert_quotes: Callable[[int], None]) -> None:
+def test_an_export_is_compressed_in_pieces(api: FlaskClient, insert_quotes: Callable[[int], None]) -> None:
     insert_quotes(5000)
     plain = get(api, "/data?format=csv", None)
     with api.get("/data?format=csv", headers={"Accept-Encoding": "gzip"}) as response:

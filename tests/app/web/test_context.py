@@ -1,4 +1,4 @@
-"""The context: how each database engine of the application is set up."""
+"""Test the setup of each database engine of the application."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_number_of_exports_is_limited(app_with_one_export: Flask) -> None:
     assert not slots.acquire(blocking=False)
 
 
-def test_a_child_forgets_the_connections_of_its_parent_without_closing_them(app: Flask) -> None:
+def test_a_child_process_discards_its_parents_connections_without_closing_them(app: Flask) -> None:
     reader = context_of(app).reader
     with reader.connect() as connection:
         inherited = connection.connection.driver_connection

@@ -1,4 +1,4 @@
-"""The documentation pages load only what the API serves."""
+"""Test that the documentation pages load only files that the API serves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.web.docs import SWAGGER_UI
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_a_page_of_documentation_loads_only_what_is_served_here(api: FlaskClient, path: str) -> None:
+def test_a_documentation_page_loads_only_files_that_the_api_serves(api: FlaskClient, path: str) -> None:
     page = api.get(path)
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     loaded = re.findall(r'(?:src|href|spec-url|data-document)="([^"]+)"', page.text)
@@ -32,11 +32,11 @@ def test_redoc_has_the_checksum_of_its_version_file(app: Flask) -> None:
     assert hashlib.sha256((folder / "redoc.standalone.js").read_bytes()).hexdigest() == checksum
 
 
-def test_the_root_leads_to_the_documentation(api: FlaskClient) -> None:
+def test_the_root_redirects_to_the_documentation(api: FlaskClient) -> None:
     assert api.get("/").headers["Location"] == "/docs"
 
 
-def test_an_unknown_code_of_a_problem_is_a_404_with_the_nearest(api: FlaskClient) -> None:
+def test_an_unknown_error_code_is_a_404_that_suggests_the_nearest_code(api: FlaskClient) -> None:
     response: Any = api.get("/problems/not_fond")
     assert (response.status_code, response.json["detail"]) == (
         404,
@@ -44,7 +44,7 @@ def test_an_unknown_code_of_a_problem_is_a_404_with_the_nearest(api: FlaskClient
     )
 
 
-def test_a_code_is_described_with_its_next_step(api: FlaskClient) -> None:
+def test_an_error_code_is_described_with_its_next_step(api: FlaskClient) -> None:
     response: Any = api.get("/problems/unknown_source")
     assert response.json["title"] == "Unknown source"
     assert response.json["hint"] == "List the sources with `GET /sources`."

@@ -1,4 +1,4 @@
-"""The envelope: the request id, the latency and the security headers of each response."""
+"""Test the request id, the latency and the security headers of each response."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def test_every_response_has_the_security_headers(api: FlaskClient, path: str) ->
 
 
 @pytest.mark.parametrize(("path", "rule"), [("/runs/7", "/runs/<run>"), ("/nothing", "unmatched")])
-def test_the_route_is_the_rule_and_never_the_path(app: Flask, path: str, rule: str) -> None:
+def test_the_logged_route_is_the_url_rule_and_never_the_path(app: Flask, path: str, rule: str) -> None:
     with app.test_request_context(path):
         assert route() == rule

@@ -1,4 +1,4 @@
-"""Error handlers: every exception becomes a problem that names what went wrong."""
+"""Test that every exception becomes an error response that names the problem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 @pytest.fixture
 def refuse_runs(engine: Engine) -> Iterator[Any]:
-    """Return a function that makes Postgres refuse new runs with the named error."""
+    """Return a function that makes Postgres reject new runs with a given error."""
 
     def refuse(name: str) -> None:
         with engine.begin() as connection:
@@ -38,7 +38,7 @@ def refuse_runs(engine: Engine) -> Iterator[Any]:
         ("serialization_failure", "The request conflicted with a concurrent transaction."),
     ],
 )
-def test_an_error_of_the_database_is_a_503_to_be_retried(
+def test_a_database_error_is_a_503_that_can_be_retried(
     api: FlaskClient, token: dict[str, str], refuse_runs: Any, name: str, detail: str
 ) -> None:
     refuse_runs(name)
@@ -65,11 +65,11 @@ def test_a_body_that_is_too_large_is_a_413_that_names_the_maximum(api: FlaskClie
     assert response.json["detail"] == "The body is larger than the maximum of 65536 bytes."
 
 
-def test_an_unsupported_method_is_named_with_the_supported_ones(api: FlaskClient) -> None:
+def test_the_error_for_an_unsupported_method_lists_the_supported_methods(api: FlaskClient) -> None:
     response: Any = api.put("/health/live")
     assert response.json["detail"] == "'/health/live' does not support 'PUT'; expected one of GET, HEAD, OPTIONS."
 
 
-def test_an_unknown_path_is_named_with_the_nearest_one(api: FlaskClient) -> None:
+def test_the_error_for_an_unknown_path_suggests_the_nearest_path(api: FlaskClient) -> None:
     response: Any = api.get("/assetz")
     assert response.json["detail"] == "There is nothing at '/assetz'; did you mean '/assets'?"

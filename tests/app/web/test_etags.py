@@ -1,4 +1,4 @@
-"""ETags: an unchanged response is a 304, and a changed one is always sent in full."""
+"""Test that an unchanged response is a 304, and that a changed response is always sent in full."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def status(api: FlaskClient, path: str, tag: str) -> int:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_client_that_has_the_response_gets_a_304_without_a_body(
+def test_a_client_with_a_current_response_gets_a_304_without_a_body(
     api: FlaskClient, uncached: FlaskClient, listing: int, path: str
 ) -> None:
     tag = etag(api, path)
@@ -59,11 +59,11 @@ def test_a_304_reads_no_rows(api: FlaskClient, listing: int, rows: Rows) -> None
 @pytest.mark.parametrize(
     "other", ["/data?limit=1", "/data?order=asc", "/data?fields=price", "/data?format=csv", "/data/latest", "/assets"]
 )
-def test_another_request_has_another_tag(api: FlaskClient, listing: int, other: str) -> None:
+def test_different_requests_have_different_etags(api: FlaskClient, listing: int, other: str) -> None:
     assert status(api, other, etag(api, "/data")) == 200
 
 
-def test_requests_with_the_same_meaning_have_the_same_tag(api: FlaskClient, listing: int) -> None:
+def test_equivalent_requests_have_the_same_etag(api: FlaskClient, listing: int) -> None:
     assert etag(api, "/data") == etag(api, "/data?order=desc&limit=100")
 
 
@@ -78,7 +78,7 @@ def page_of_another_source(rows: Rows, listing: int) -> None:
 
 
 def restored_dump(rows: Rows, listing: int) -> None:
-    """The checkpoint reaches a version for the second time, with other rows."""
+    """Simulate a restored dump whose checkpoint reaches the same version again with other rows."""
     with rows.engine.begin() as connection:
         connection.execute(text("UPDATE checkpoints SET updated_at = clock_timestamp()"))
 
@@ -127,7 +127,7 @@ def test_a_changed_response_is_sent_in_full(
 
 
 def content(api: FlaskClient, path: str) -> Any:
-    """Return the members of a response that do not differ between requests."""
+    """Return the members of a response that are the same for every request."""
     response = api.get(path, buffered=True)
     if not response.is_json:
         return response.data
@@ -154,5 +154,5 @@ def test_a_polling_client_that_gets_a_304_misses_no_late_commit(api: FlaskClient
 
 
 @pytest.mark.parametrize("path", ["/data?limit=0", "/data?asset=nothing", "/assets/nothing"])
-def test_a_problem_has_no_tag(api: FlaskClient, path: str) -> None:
+def test_an_error_response_has_no_etag(api: FlaskClient, path: str) -> None:
     assert "ETag" not in api.get(path).headers

@@ -1,4 +1,4 @@
-"""Times and numbers: the same format in Python and in SQL."""
+"""Test that times and numbers have the same format in Python and SQL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from app.web.formats import PLAIN_NUMBER, Instant, instant, instant_sql, number_
         lambda number: -80 < number.adjusted() < 80
     ),
 )
-def test_postgres_and_python_format_times_and_numbers_alike(engine: Engine, at: datetime, number: Decimal) -> None:
+def test_postgres_and_python_format_times_and_numbers_identically(
+    engine: Engine, at: datetime, number: Decimal
+) -> None:
     with engine.connect() as connection:
         formatted = connection.execute(select(instant_sql(literal(at)), number_sql(literal(number)))).one()
     assert formatted[0] == instant(at)

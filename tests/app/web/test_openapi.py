@@ -1,4 +1,4 @@
-"""The OpenAPI document matches the API, and its texts are valid Markdown."""
+"""Test that the OpenAPI document matches the API, and that its texts are valid Markdown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHECKS = (
 
 
 def operations(api: FlaskClient) -> list[tuple[str, dict[str, Any]]]:
-    """Return every operation of the document with its method."""
+    """Return every operation in the document with its method."""
     paths = get(api, "/openapi.json")["paths"].values()
     return [(method, path[method]) for path in paths for method in ("get", "post") if method in path]
 
@@ -129,7 +129,7 @@ def test_no_bytes_in_a_path_or_query_cause_a_server_error(
 
 
 def texts(node: Any) -> Iterator[str]:
-    """Yield every text of the document that Swagger UI and ReDoc render as Markdown."""
+    """Yield every text in the document that Swagger UI and ReDoc render as Markdown."""
     if isinstance(node, dict):
         for name, value in node.items():
             if name in ("description", "summary") and isinstance(value, str):
@@ -141,7 +141,7 @@ def texts(node: Any) -> Iterator[str]:
             yield from texts(value)
 
 
-def test_no_text_has_an_angle_bracket_that_markdown_takes_for_html(api: FlaskClient) -> None:
+def test_no_text_has_an_angle_bracket_that_markdown_treats_as_html(api: FlaskClient) -> None:
     documented = list(texts(get(api, "/openapi.json")))
     assert len(documented) > 200
     for text in documented:

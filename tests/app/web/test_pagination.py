@@ -1,4 +1,4 @@
-"""Cursors: they round-trip, and work only for the list that returned them."""
+"""Test that cursors round-trip, and that they work only for the list that returned them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 
 
-def test_the_link_header_leads_to_the_next_page(api: FlaskClient, rows: Rows) -> None:
+def test_the_link_header_points_to_the_next_page(api: FlaskClient, rows: Rows) -> None:
     listing = rows.listing()
     for minutes in range(3):
         rows.quote(listing, NOON + timedelta(minutes=minutes), str(minutes))
@@ -27,7 +27,7 @@ def test_the_link_header_leads_to_the_next_page(api: FlaskClient, rows: Rows) ->
     assert "Link" not in second.headers
 
 
-def test_a_cursor_belongs_to_its_filters_order_and_path(api: FlaskClient, rows: Rows) -> None:
+def test_a_cursor_works_only_with_its_own_filters_order_and_path(api: FlaskClient, rows: Rows) -> None:
     listing = rows.listing()
     rows.quote(listing, NOON)
     rows.quote(listing, NOON + timedelta(minutes=1))
@@ -48,20 +48,20 @@ def test_a_cursor_belongs_to_its_filters_order_and_path(api: FlaskClient, rows: 
 Key = tuple[pagination.Id, pagination.Word]
 
 
-def test_a_cursor_round_trips_while_only_the_limit_and_the_members_change() -> None:
+def test_a_cursor_still_works_if_only_the_limit_and_the_members_change() -> None:
     cursor = pagination.encode("/data", {"source": ["a"], "limit": 1, "members": ("price",)}, (7, "name"))
     assert pagination.decode(cursor, "/data", {"source": ["a"], "limit": 9, "count": "none"}, Key) == (7, "name")
 
 
 @pytest.mark.parametrize("key", [(-1, "name"), (2**31, "name"), (7, "NUL\0"), (7,), ["7", "name"], {"a": 1}])
-def test_a_cursor_with_an_impossible_key_is_damaged(key: Any) -> None:
+def test_a_cursor_with_an_impossible_key_is_reported_as_damaged(key: Any) -> None:
     with pytest.raises(Problem, match="The cursor is damaged") as raised:
         pagination.decode(pagination.encode("/data", {}, key), "/data", {}, Key)
     assert raised.value.code is Code.INVALID_CURSOR
 
 
 @pytest.mark.parametrize("text", ["", "=", "e30", "\xe9", "W10", "x" * 2000])
-def test_any_other_text_is_a_damaged_cursor(text: str) -> None:
+def test_any_other_text_is_reported_as_a_damaged_cursor(text: str) -> None:
     with pytest.raises(Problem, match="The cursor is damaged"):
         pagination.decode(text, "/data", {}, Key)
 

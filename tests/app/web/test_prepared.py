@@ -1,4 +1,4 @@
-"""Prepared statements: literals, parameters and plans."""
+"""Test the literals, parameters and plans of prepared statements."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_page_after_a_cursor_does_not_change_the_plan_mode_of_its_session(
         assert connection.exec_driver_sql("SHOW plan_cache_mode").scalar() == "force_custom_plan"
 
 
-def test_a_bindparam_with_a_value_is_a_literal_and_one_without_is_a_parameter(app: Flask) -> None:
+def test_a_bindparam_is_a_literal_with_a_value_and_a_parameter_without_a_value(app: Flask) -> None:
     number: Any = bindparam("number", type_=Integer)
     statement = PreparedStatement(select(literal("50's"), number, number + 1))
     with context_of(app).reader.connect() as connection:
@@ -41,7 +41,7 @@ def test_a_session_prepares_a_statement_once(app: Flask) -> None:
         assert connection.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 1
 
 
-def test_a_session_keeps_a_limited_number_of_statements(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_stores_a_limited_number_of_statements(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "MAX_PREPARED", 2)
     statements = [PreparedStatement(select(literal(number))) for number in range(3)]
     with context_of(app).reader.connect() as connection:
@@ -50,7 +50,7 @@ def test_a_session_keeps_a_limited_number_of_statements(app: Flask, monkeypatch:
         assert connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one() <= 2
 
 
-def test_a_generic_plan_is_forced_for_one_statement_only(app: Flask) -> None:
+def test_a_generic_plan_is_forced_for_only_one_statement(app: Flask) -> None:
     mode = PreparedStatement(select(func.current_setting("plan_cache_mode")), one_plan=True)
     with context_of(app).reader.connect() as connection:
         assert mode.value(connection, {}) == "force_generic_plan"

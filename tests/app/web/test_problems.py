@@ -1,4 +1,4 @@
-"""Problems: the members and texts of an error response."""
+"""Test the members and texts of an error response."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestio
 
 
 @pytest.mark.parametrize("code", Code, ids=lambda code: code.slug)
-def test_a_code_has_a_short_title_one_sentence_of_meaning_and_a_next_step(code: Code) -> None:
+def test_each_error_code_has_a_short_title_a_one_sentence_meaning_and_a_next_step(code: Code) -> None:
     assert 2 <= len(code.title.split()) <= 5
     assert re.fullmatch(r"[^.;:]+\.", code.about)
     assert code.hint.endswith(".")
     assert len(code.about.split()) <= 25
 
 
-def test_a_problem_has_every_member_of_rfc_9457_and_the_hint_of_its_code(app: Flask) -> None:
+def test_an_error_response_has_every_member_of_rfc_9457_and_the_hint_of_its_code(app: Flask) -> None:
     problem = Problem(Code.UNKNOWN_RUN, "There is no run 7.", headers={"Retry-After": "1"})
     with app.test_request_context("/runs/7"):
         response = problem.response()

@@ -1,4 +1,4 @@
-"""The response cache: while nothing has changed, only for authorized clients, and within its limits."""
+"""Test the response cache: it returns only unchanged data to authorized clients, and stays within its limits."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_another_query_gets_another_response(api: FlaskClient) -> None:
     assert [len(response.json["data"]) for response in responses] == [2, 1, 3]
 
 
-def test_only_get_and_head_use_the_cache(api: FlaskClient, token: dict[str, str]) -> None:
+def test_only_get_and_head_requests_use_the_cache(api: FlaskClient, token: dict[str, str]) -> None:
     assert api.get(PATH).status_code == 200
     assert api.post(PATH, headers=token).status_code == 405
     assert api.options(PATH).data == b""
@@ -92,7 +92,7 @@ def test_a_client_without_the_token_gets_no_cached_response(api_settings: Settin
         assert client.get(PATH).status_code == 401
 
 
-def test_nothing_cached_is_sent_while_the_state_of_the_data_is_unknown(api_settings: Settings, engine: Engine) -> None:
+def test_the_cache_is_not_used_while_the_state_of_the_data_is_unknown(api_settings: Settings, engine: Engine) -> None:
     for app in serve(replace(api_settings, statement_timeout=0.3)):
         client = app.test_client()
         assert client.get(PATH).status_code == 200
@@ -106,7 +106,7 @@ def store(cache: ResponseCache, query: str, size: int) -> None:
     cache.store(("/data", query.encode()), Tag("etag", "state"), Response(b"x" * size))
 
 
-def test_the_cache_stays_within_its_bytes_and_evicts_the_least_recently_used() -> None:
+def test_the_cache_stays_within_its_size_limit_and_evicts_the_least_recently_used() -> None:
     cache = ResponseCache(3 * (1000 + OVERHEAD_BYTES + len("/dataone")))
     for query in ("one", "two", "six"):
         store(cache, query, 1000)

@@ -1,4 +1,4 @@
-"""Row estimates: exact for few rows, an estimate for many."""
+"""Test that few rows are counted exactly, and many rows are estimated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 
 
-def test_the_total_is_an_estimate_only_if_it_says_so(api: FlaskClient, rows: Rows, engine: Engine) -> None:
+def test_the_total_is_exact_unless_it_is_marked_as_an_estimate(api: FlaskClient, rows: Rows, engine: Engine) -> None:
     listing = rows.listing()
     rows.quote(listing, NOON)
 
@@ -38,7 +38,7 @@ def test_the_total_is_an_estimate_only_if_it_says_so(api: FlaskClient, rows: Row
     fill(9)
     assert [total(method) for method in ("none", "exact", "estimated")] == [(None, False), (10, False), (10, False)]
     fill(20_000)
-    rows.checkpoint()  # changes the state of the data, as every page does
+    rows.checkpoint()  # Change the state of the data, as every page does.
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(text("ANALYZE quotes"))
     assert total("exact") == (20_010, False)

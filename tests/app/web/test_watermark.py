@@ -1,4 +1,4 @@
-"""The watermark: no quote that commits late is missed."""
+"""Test that a client that continues from the watermark misses no late commit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_polling_client_misses_no_late_commit(api: FlaskClient, rows: Rows, en
     assert len(get(api, "/data", ingested_since=first["ingested_until"])["data"]) == 1
 
 
-def test_every_page_of_a_list_has_the_ingested_until_of_the_first(api: FlaskClient, rows: Rows) -> None:
+def test_every_page_of_a_list_has_the_ingested_until_of_the_first_page(api: FlaskClient, rows: Rows) -> None:
     listing = rows.listing()
     rows.quote(listing, NOON)
     rows.quote(listing, NOON + timedelta(minutes=1))

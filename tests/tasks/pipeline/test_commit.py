@@ -64,7 +64,7 @@ def test_a_commit_whose_response_was_lost_is_found_to_have_happened(
     bench: Bench, wired: Bench, wire: Wire, open_run: OpenRunOf
 ) -> None:
     run = open_run(canned(parse=lambda _: [item(0), item(1)]))
-    wire.cut(1, since=LAST_STATEMENT_OF_A_PAGE, answered=True)
+    wire.cut(1, since=LAST_STATEMENT_OF_A_PAGE, withhold_response=True)
     with capture_logs() as logs:
         seq, counters = run.commit(wired, page_of())
     assert wire.struck
@@ -76,7 +76,7 @@ def test_a_commit_whose_response_was_lost_is_found_to_have_happened(
 def test_a_slice_goes_on_after_a_commit_whose_response_was_lost(bench: Bench, wired: Bench, wire: Wire) -> None:
     fetched: list[int] = []
     run = bench.request(two_pages(fetched))
-    wire.cut(1, since=LAST_STATEMENT_OF_A_PAGE, answered=True)
+    wire.cut(1, since=LAST_STATEMENT_OF_A_PAGE, withhold_response=True)
     run_slice(wired, run)
     assert wire.struck
     assert (fetched, bench.run(run)["claims"]) == ([0, 1], 1)

@@ -51,15 +51,15 @@ def cut_at_every_statement(
     source: Callable[[str], Source],
     statements: Iterable[int],
     *,
-    answered: bool,
-    for_good: bool,
+    withhold_response: bool,
+    refuse_others: bool,
 ) -> int:
     """Cut the connection of a new run at each of these statements of a slice. Return the number of cuts."""
     run_slice(wired, bench.request(source("undisturbed")))
     cuts = 0
     for statement in statements:
         run = bench.request(source(f"cut_at_{statement}"))
-        wire.cut(statement, answered=answered, for_good=for_good)
+        wire.cut(statement, withhold_response=withhold_response, refuse_others=refuse_others)
         # The slice retries for 25 ms: enough for a short outage, and little of a long one.
         run_slice(wired, run, transaction_timeout=0.05)
         was_cut = wire.struck
@@ -77,15 +77,18 @@ def cut_at_every_statement(
 
 
 @pytest.mark.parametrize(
-    ("first", "answered", "for_good"), [(1, False, False), (4, True, False), (7, False, True), (10, True, True)]
+    ("first", "withhold_response", "refuse_others"),
+    [(1, False, False), (4, True, False), (7, False, True), (10, True, True)],
 )
 def test_a_connection_cut_at_any_statement_of_a_slice_loses_and_doubles_nothing(
-    bench: Bench, wired: Bench, wire: Wire, server: HTTPServer, first: int, answered: bool, for_good: bool
+    bench: Bench, wired: Bench, wire: Wire, server: HTTPServer, first: int, withhold_response: bool, refuse_others: bool
 ) -> None:
     """Cut at every thirteenth statement, each kind of cut at others. The fault suite makes each at every statement."""
     statements = range(1, 1000) if "EVERY_STATEMENT" in os.environ else range(first, 1000, 13)
     source = partial(two_served_pages, server)
-    cuts = cut_at_every_statement(bench, wired, wire, source, statements, answered=answered, for_good=for_good)
+    cuts = cut_at_every_statement(
+        bench, wired, wire, source, statements, withhold_response=withhold_response, refuse_others=refuse_others
+    )
     sys.stdout.write(f"\ncuts: {cuts}\n")
     assert cuts > 8
 
