@@ -1,4 +1,4 @@
-"""Every item becomes a quote or a reject with its reasons, and nothing else."""
+"""Test that every item becomes a valid quote or a reject with reasons."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def validated(normalized: dict[str, Any]) -> Quote | Reject:
 
 
 def codes(normalized: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the reasons of an item's reject as (field, code); none if it is a quote."""
+    """Return the (field, code) of each reason to reject an item. The list is empty for a valid item."""
     result = validated(normalized)
     return [(reason["field"], reason["code"]) for reason in result.reasons] if isinstance(result, Reject) else []
 
 
 def code(field: str, value: Any) -> str:
-    """Return the code of the only reason against an item with this value; an empty text if it is a quote."""
+    """Return the code of the only reason to reject an item with this value, or an empty string for a valid item."""
     match codes(item(**{field: value})):
         case []:
             return ""
@@ -87,7 +87,7 @@ def code(field: str, value: Any) -> str:
 @example({"observed_at": "0001-01-01T00:00:00+01:00"})
 @example({"observed_at": datetime.max.time().replace(tzinfo=UTC)})
 @example({"quote_currency": "ß" * 7})
-def test_every_item_is_a_quote_or_a_reject_with_reasons(changes: dict[str, Any]) -> None:
+def test_every_item_becomes_a_quote_or_a_reject_with_reasons(changes: dict[str, Any]) -> None:
     result = validated(item(**changes))
     if isinstance(result, Quote):
         assert_can_be_stored(result)
@@ -174,7 +174,7 @@ def test_no_field_accepts_a_bool_a_float_a_list_an_object_or_bytes(field: str, v
     ],
     ids=lambda value: "int" if isinstance(value, int) else ascii(value)[:30],
 )
-def test_the_bounds_of_a_number(value: Any, expected: str) -> None:
+def test_a_number_outside_the_bounds_or_in_another_format_is_rejected(value: Any, expected: str) -> None:
     assert code("market_cap", value) == expected
 
 
@@ -186,7 +186,7 @@ def test_an_optional_number_may_be_null_missing_or_zero(field: str) -> None:
     assert code(field, -1) == "negative"
 
 
-def test_a_change_may_be_negative_and_large() -> None:
+def test_a_percentage_change_may_be_negative_or_large() -> None:
     assert RECORD.quote(item(change_24h_pct=Decimal("-99.9"))).change_24h_pct == Decimal("-99.9")
     assert RECORD.quote(item(change_24h_pct=9_084_142_000)).change_24h_pct == 9_084_142_000
 
@@ -203,11 +203,11 @@ def test_a_change_may_be_negative_and_large() -> None:
         ("", "not_a_number"),
     ],
 )
-def test_a_price_is_above_zero(value: Any, expected: str) -> None:
+def test_a_price_that_is_missing_or_not_above_zero_is_rejected(value: Any, expected: str) -> None:
     assert code("price", value) == expected
 
 
-def test_an_item_without_a_price_has_the_code_no_price() -> None:
+def test_an_item_without_a_price_is_rejected_with_the_code_no_price() -> None:
     normalized = item()
     del normalized["price"]
     assert codes(normalized) == [("price", "no_price")]
@@ -235,13 +235,13 @@ def test_a_rank_is_a_whole_number_from_1(value: Any, expected: str) -> None:
     assert code("rank", value) == expected
 
 
-def test_a_rank_of_digits_is_an_int() -> None:
+def test_a_rank_is_stored_as_an_int() -> None:
     rank = RECORD.quote(item(rank=Decimal("1E+2"))).rank
     assert (rank, type(rank)) == (100, int)
 
 
 @pytest.mark.parametrize("field", TEXTS)
-def test_the_bounds_of_a_text(field: str) -> None:
+def test_a_text_that_is_empty_too_long_or_malformed_is_rejected(field: str) -> None:
     max_length = {"source_asset_id": 200, "symbol": 100, "name": 300}[field]
     assert code(field, "€" * max_length) == ""
     assert code(field, "x" * (max_length + 1)) == "too_long"
@@ -253,7 +253,7 @@ def test_the_bounds_of_a_text(field: str) -> None:
     assert code(field, NAN) == "not_text"
 
 
-def test_spaces_around_a_text_are_not_part_of_it() -> None:
+def test_whitespace_around_a_text_is_removed() -> None:
     quote = RECORD.quote(item(source_asset_id=" btc ", symbol="\tBTC", name="Bit coin\r\n", quote_currency=" usd "))
     assert (quote.source_asset_id, quote.symbol, quote.name) == ("btc", "BTC", "Bit coin")
     assert quote.quote_currency == "USD"
@@ -268,13 +268,13 @@ def test_spaces_around_a_text_are_not_part_of_it() -> None:
         ("A1" * 6, ""),
         ("A" * 13, "too_long"),
         ("US-D", "not_a_currency"),
-        ("ЕUR", "not_a_currency"),  # the first letter is Cyrillic
+        ("ЕUR", "not_a_currency"),  # The first letter is Cyrillic.
         ("U\x00D", "encoding"),
         ("", "empty"),
         (None, "missing"),
     ],
 )
-def test_the_bounds_of_a_currency(value: Any, expected: str) -> None:
+def test_a_currency_has_2_to_12_letters_or_digits(value: Any, expected: str) -> None:
     assert code("quote_currency", value) == expected
 
 
@@ -302,7 +302,7 @@ def test_the_bounds_of_a_currency(value: Any, expected: str) -> None:
     ],
     ids=str,
 )
-def test_the_bounds_of_a_time(value: Any, expected: str) -> None:
+def test_a_time_needs_a_zone_and_must_be_within_the_bounds(value: Any, expected: str) -> None:
     assert code("observed_at", value) == expected
 
 
@@ -312,13 +312,13 @@ def test_a_time_is_converted_to_utc() -> None:
     assert quote.observed_at.tzinfo is UTC
 
 
-def test_a_high_below_the_low_is_a_reject() -> None:
+def test_a_high_below_the_low_is_rejected() -> None:
     assert codes(item(high=2, low=3)) == [("high", "high_below_low")]
     assert codes(item(high=3, low=3)) == []
     assert codes(item(high=3)) == codes(item(low=3)) == []
 
 
-def test_every_invalid_field_of_an_item_is_a_reason() -> None:
+def test_a_reject_has_one_reason_for_each_invalid_field() -> None:
     assert sorted(codes(item(symbol="", price=None, rank=0, low="much"))) == [
         ("low", "not_a_number"),
         ("price", "no_price"),
@@ -331,7 +331,7 @@ def test_an_unknown_field_is_rejected() -> None:
     assert codes(item(colour="red")) == [("colour", "unknown_field")]
 
 
-def test_a_reason_shows_the_beginning_of_the_value() -> None:
+def test_a_reason_quotes_only_the_beginning_of_a_long_value() -> None:
     with pytest.raises(Reject) as caught:
         RECORD.quote(item(price="x" * 1_000_000))
     [reason] = caught.value.reasons

@@ -310,7 +310,7 @@ EACH_FILE = pytest.mark.parametrize(
 
 
 @EACH_FILE
-def test_a_file_loads_or_says_what_it_refused(recordings: Recordings, expected: Expected) -> None:
+def test_a_file_loads_or_is_refused_with_the_expected_error(recordings: Recordings, expected: Expected) -> None:
     folder = Folder(recordings.folder / "csv", expected.declared)
     assert folder.partitions() == [expected.name]
     judged = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
@@ -335,5 +335,5 @@ def test_every_row_of_a_file_is_accounted_for(recordings: Recordings, expected: 
 
 
 def long_after(file: Path) -> datetime:
-    """A time at which nobody writes to the file any more."""
+    """Return a time long after the last change of the file."""
     return max(NOW, datetime.fromtimestamp(file.stat().st_mtime, UTC) + timedelta(hours=1))
