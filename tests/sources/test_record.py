@@ -328,7 +328,7 @@ def test_a_reject_has_one_reason_for_each_invalid_field() -> None:
 
 
 def test_an_unknown_field_is_rejected() -> None:
-    assert codes(item(colour="red")) == [("colour", "unknown_field")]
+    assert codes(item(color="red")) == [("color", "unknown_field")]
 
 
 def test_a_reason_quotes_only_the_beginning_of_a_long_value() -> None:

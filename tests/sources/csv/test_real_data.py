@@ -1,6 +1,6 @@
-"""CSV files, real and invented: each loads fully, or says exactly which rows it refused and why.
+"""Test that recorded and synthetic CSV files load completely, or reject exactly the expected rows.
 
-The counts of the real ones were also found by hand, with grep and with csv alone.
+The expected counts of the recorded files were verified by hand, with grep and with the csv module alone.
 """
 
 from __future__ import annotations
@@ -313,13 +313,13 @@ EACH_FILE = pytest.mark.parametrize(
 def test_a_file_loads_or_is_refused_with_the_expected_error(recordings: Recordings, expected: Expected) -> None:
     folder = Folder(recordings.folder / "csv", expected.declared)
     assert folder.partitions() == [expected.name]
-    judged = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
-    assert (len(judged.quotes), judged.codes, judged.blank) == (expected.quotes, expected.rejects, expected.blank)
-    said = [
+    outcome = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
+    assert (len(outcome.quotes), outcome.codes, outcome.blank) == (expected.quotes, expected.rejects, expected.blank)
+    first_quotes = [
         f"{quote.source_asset_id} {quote.quote_currency} {quote.observed_at:%Y-%m-%dT%H:%M:%S} {quote.price}"
-        for quote in judged.quotes[:1]
+        for quote in outcome.quotes[:1]
     ]
-    assert said == ([expected.first] if expected.first else [])
+    assert first_quotes == ([expected.first] if expected.first else [])
 
 
 @EACH_FILE

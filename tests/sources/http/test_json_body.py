@@ -123,7 +123,7 @@ def with_raw(field: str, raw: str) -> str:
         ("name", '"\\ud800"', "encoding"),
         ("name", '"\udcff"', "encoding"),
         ("name", '"\\u0000"', "encoding"),
-        ("colour", "NaN", "unknown_field"),
+        ("color", "NaN", "unknown_field"),
     ],
     ids=lambda value: ascii(value)[:30],
 )

@@ -127,7 +127,7 @@ def test_a_truncated_gzip_body_is_a_transient_error(upstream: HTTPServer, client
     for missing in (1, 8, len(compressed) // 2, len(compressed) - 1):
         serve(upstream, make_response(body=compressed[:-missing], Content_Encoding="gzip"))
         http = client(upstream.url_for(""))
-        if missing <= 8:  # Only part of the checksum and length is missing.
+        if missing <= 8:  # At most the gzip trailer is missing.
             assert len(json_list(http.get("/tickers").body)) == 1001
         else:
             with pytest.raises(TransientError):

@@ -1,4 +1,4 @@
-"""Expired quotes and bodies are deleted, and nothing else is, whatever other workers do at the same time."""
+"""Test that retention deletes exactly the expired quotes and bodies, even if other workers run at the same time."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def at(days: float, number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def source(*pages: list[Any], ago: timedelta = timedelta(), **declared: Any) -> Source:
-    """Return a source whose pages were fetched this long ago."""
+    """Return a source with these pages, fetched this long ago."""
     return canned(*pages, fetched_at=NOW - ago, **declared)
 
 
 def days(bench: Bench) -> dict[str, list[int]]:
-    """Return for each symbol how many days ago its quotes were observed, newest first."""
+    """Return the age of the stored quotes in days, newest first, by symbol."""
     rows = bench.rows(
         """
         SELECT symbol,
@@ -59,7 +59,7 @@ def days(bench: Bench) -> dict[str, list[int]]:
 
 
 def load(bench: Bench, loaded: Source, **retention: timedelta) -> None:
-    """Load a source that keeps everything, and register it with this retention afterwards."""
+    """Load a source without a retention, then register it with this retention."""
     assert bench.ingest(loaded)["status"] == "succeeded"
     bench.register(replace(loaded, retention=Retention(**retention)))
 
@@ -85,7 +85,7 @@ def test_a_source_without_a_retention_keeps_everything(bench: Bench) -> None:
     assert days(bench) == {"C0": [1, 400, 4000], "C1": [1]}
 
 
-def test_the_newest_quote_of_a_listing_stays_however_old_it_is(bench: Bench) -> None:
+def test_the_newest_quote_of_a_listing_is_never_deleted(bench: Bench) -> None:
     load(bench, source([at(400), at(300), at(500, 1), at(1, 2)]), quotes=MONTH)
     for _ in range(2):
         delete(bench)
@@ -102,7 +102,7 @@ def test_deleted_quotes_are_not_loaded_again_when_their_file_is_read_again(bench
     assert days(bench) == {"C0": [1, 20]}
 
 
-def test_an_old_page_adds_no_quotes_to_listings_that_have_newer_ones(bench: Bench) -> None:
+def test_an_old_page_adds_no_expired_quotes_to_listings_with_newer_quotes(bench: Bench) -> None:
     loaded = source([at(400, number) for number in range(3)], [at(1, number) for number in range(2)])
     load(bench, loaded, quotes=MONTH)
     delete(bench)
@@ -111,7 +111,7 @@ def test_an_old_page_adds_no_quotes_to_listings_that_have_newer_ones(bench: Benc
     assert days(bench) == {"C0": [1], "C1": [1], "C2": [400]}
 
 
-def test_a_history_is_loaded_without_expired_quotes_but_with_the_newest_of_each_listing(bench: Bench) -> None:
+def test_a_loaded_history_contains_no_expired_quotes_except_the_newest_of_a_listing(bench: Bench) -> None:
     history = source([at(400), at(20), at(1), at(300, 1), at(200, 1)])
     run = bench.ingest(replace(history, retention=Retention(quotes=MONTH)))
     assert counters(bench, run["id"]) == (5, 3, 0, 2, 0, 0)
@@ -122,7 +122,7 @@ def test_a_history_is_loaded_without_expired_quotes_but_with_the_newest_of_each_
 
 @pytest.fixture
 def batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The number of quotes that each statement deleted. The limit is three."""
+    """Limit batches to three quotes. Yield the list that collects the number of quotes that each statement deleted."""
     monkeypatch.setattr(retention, "QUOTE_BATCH_ROWS", 3)
     sizes: list[int] = []
 
@@ -136,7 +136,7 @@ def batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
 
 
 def test_a_long_history_is_deleted_in_small_batches(bench: Bench, batches: list[int]) -> None:
-    """Quotes are close together and far apart, and one instant has more of them than a batch."""
+    """The quotes are dense or sparse in time, and more quotes than a batch have the same time."""
     together = [at(100, number) for number in range(1, 11)]
     dense = [at(90 - minute / 1440) for minute in range(40)]
     sparse = [at(100 * century) for century in range(2, 30)]
@@ -148,7 +148,7 @@ def test_a_long_history_is_deleted_in_small_batches(bench: Bench, batches: list[
     assert len(batches) < 78
 
 
-def test_a_call_whose_time_is_up_leaves_the_rest_to_the_next(bench: Bench) -> None:
+def test_a_call_that_runs_out_of_time_leaves_the_rest_to_the_next_call(bench: Bench) -> None:
     load(bench, source([at(400), at(1)]), quotes=MONTH)
     delete(bench, seconds=0)
     assert days(bench) == {"C0": [1, 400]}
@@ -157,7 +157,7 @@ def test_a_call_whose_time_is_up_leaves_the_rest_to_the_next(bench: Bench) -> No
 
 
 @pytest.mark.usefixtures("batches")
-def test_calls_at_the_same_time_delete_each_quote_once(bench: Bench) -> None:
+def test_simultaneous_calls_delete_each_quote_once(bench: Bench) -> None:
     load(bench, source([at(40 + age, number) for age in range(50) for number in range(4)]), quotes=MONTH)
     with ThreadPoolExecutor(4) as calls:
         for call in [calls.submit(delete, bench) for _ in range(4)]:
@@ -167,7 +167,7 @@ def test_calls_at_the_same_time_delete_each_quote_once(bench: Bench) -> None:
     assert bench.one("SELECT quotes_dropped FROM sources") == 49 * 4
 
 
-def test_a_connection_that_breaks_loses_only_its_batch(bench: Bench, batches: list[int]) -> None:
+def test_a_broken_connection_rolls_back_only_the_current_batch(bench: Bench, batches: list[int]) -> None:
     load(bench, source([at(40 + age) for age in range(50)]), quotes=MONTH)
 
     def terminate(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
@@ -198,7 +198,7 @@ def test_a_quote_that_another_transaction_has_locked_is_skipped(bench: Bench) ->
 
 
 @pytest.mark.parametrize("error", [timedelta(days=3650), timedelta(minutes=-10)])
-def test_nothing_is_deleted_if_the_clocks_of_host_and_database_differ(
+def test_nothing_is_deleted_if_the_host_clock_and_the_database_clock_differ(
     bench: Bench, error: timedelta, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(bench, source([at(400), at(1)]), quotes=MONTH, bodies=MONTH)
@@ -211,14 +211,14 @@ def test_nothing_is_deleted_if_the_clocks_of_host_and_database_differ(
 
 
 def stored_bodies(bench: Bench) -> list[bytes]:
-    """Return the bodies that are stored, in the order in which they were received."""
+    """Return the stored bodies in the order of their receipt."""
     digests = bench.rows("SELECT source, digest FROM raw_bodies ORDER BY received_at")
     with bench.engine.connect() as connection:
         bodies = [read_body(connection, row["source"], bytes(row["digest"])) for row in digests]
     return [body for body in bodies if body is not None]
 
 
-def test_an_expired_body_is_deleted_and_its_pages_rejects_and_quotes_stay(bench: Bench) -> None:
+def test_deleting_an_expired_body_keeps_its_pages_rejects_and_quotes(bench: Bench) -> None:
     bench.ingest(source([at(61), at(62, price="much")], ago=60 * DAY))
     load(bench, source([at(1)]), bodies=MONTH)
     before = bench.rows("SELECT * FROM pages ORDER BY fetched_at"), bench.rows("SELECT * FROM rejects")
@@ -233,7 +233,7 @@ def test_an_expired_body_is_deleted_and_its_pages_rejects_and_quotes_stay(bench:
     assert days(bench) == {"C0": [1, 61]}
 
 
-def test_a_body_that_was_received_again_recently_stays(bench: Bench) -> None:
+def test_a_body_that_was_recently_received_again_is_not_deleted(bench: Bench) -> None:
     bench.ingest(source([at(61)], [at(62)], ago=60 * DAY))
     load(bench, source([at(61)], ago=DAY), bodies=MONTH)
     delete(bench)
@@ -241,7 +241,7 @@ def test_a_body_that_was_received_again_recently_stays(bench: Bench) -> None:
     assert bench.one("SELECT bodies_dropped FROM sources") == 1
 
 
-def test_a_deleted_body_that_is_received_again_is_stored_again(bench: Bench) -> None:
+def test_a_deleted_body_is_stored_again_when_it_is_received_again(bench: Bench) -> None:
     loaded = source([at(61)], ago=60 * DAY)
     load(bench, loaded, bodies=MONTH)
     [body] = stored_bodies(bench)
@@ -253,7 +253,7 @@ def test_a_deleted_body_that_is_received_again_is_stored_again(bench: Bench) -> 
 
 
 def test_a_body_is_skipped_while_a_page_with_it_is_being_committed(bench: Bench) -> None:
-    """The deletion does not wait for the page: it deletes another body."""
+    """Retention does not wait for the page, and deletes another body in the meantime."""
     load(bench, source([at(61)], [at(62)], ago=60 * DAY), bodies=MONTH)
     unconfirmed = source([at(61)])
 
@@ -266,7 +266,7 @@ def test_a_body_is_skipped_while_a_page_with_it_is_being_committed(bench: Bench)
     assert (NOW - 61 * DAY).isoformat().encode() in body
 
 
-def test_no_conditional_request_is_sent_for_a_body_that_was_deleted(bench: Bench, httpserver: HTTPServer) -> None:
+def test_no_conditional_request_is_sent_for_a_deleted_body(bench: Bench, httpserver: HTTPServer) -> None:
     feed = Feed(httpserver, [[item()]])
     loaded = feed.source()
     load(bench, loaded, bodies=MONTH)
@@ -287,7 +287,7 @@ def test_many_bodies_are_deleted_in_small_batches(bench: Bench, monkeypatch: pyt
     assert bench.one("SELECT bodies_dropped FROM sources") == 7
 
 
-# Postgres away
+# Postgres is down
 
 
 def test_a_call_without_postgres_deletes_nothing_and_logs_the_reason(bench: Bench) -> None:
@@ -302,11 +302,11 @@ def test_a_call_without_postgres_deletes_nothing_and_logs_the_reason(bench: Benc
     assert "Postgres" in failed["reason"]
 
 
-# Rows that are about to be loaded
+# Rows before they are loaded
 
 
 def rows_of(*rows: tuple[int, float]) -> pl.DataFrame:
-    """Return rows as `arrange` does. rows: each with its listing and how many days ago it was observed."""
+    """Return rows in the format of `arrange`. rows: pairs of a listing id and an age in days."""
     values = sorted((listing, NOW - timedelta(days=ago)) for listing, ago in rows)
     return pl.DataFrame(values, {"listing_id": pl.Int32, "observed_at": pl.Datetime("us", "UTC")}, orient="row")
 
@@ -316,16 +316,16 @@ def remaining(bench: Bench, frame: pl.DataFrame) -> list[tuple[int, int]]:
     return [(listing, (NOW - observed_at) // DAY) for listing, observed_at in rows]
 
 
-def test_expired_rows_are_left_out_but_the_newest_of_each_listing(bench: Bench) -> None:
+def test_expired_rows_are_omitted_except_the_newest_row_of_each_listing(bench: Bench) -> None:
     frame = rows_of((1, 400), (1, 31), (1, 29), (2, 50), (2, 40), (3, 1))
     assert remaining(bench, frame) == [(1, 29), (2, 40), (3, 1)]
 
 
-def test_rows_of_the_retention_are_all_loaded(bench: Bench) -> None:
+def test_rows_within_the_retention_are_all_loaded(bench: Bench) -> None:
     assert remaining(bench, rows_of((1, 30), (1, 1), (2, 5))) == [(1, 30), (1, 1), (2, 5)]
 
 
-def test_an_expired_newest_row_is_left_out_if_a_newer_quote_is_stored(bench: Bench) -> None:
+def test_an_expired_newest_row_is_omitted_if_a_newer_quote_is_stored(bench: Bench) -> None:
     rows = Rows(bench.engine)
     newer, same, older = (rows.listing(asset) for asset in ("newer", "same", "older"))
     for listing, ago in ((newer, 39), (same, 40), (older, 41)):
@@ -337,7 +337,7 @@ def test_an_expired_newest_row_is_left_out_if_a_newer_quote_is_stored(bench: Ben
 # The task
 
 
-def test_a_control_worker_deletes_by_the_retention_of_the_environment(
+def test_a_control_worker_applies_the_retention_from_the_environment(
     bench: Bench, start: Callable[..., Process], broker: Redis
 ) -> None:
     rows = Rows(bench.engine)

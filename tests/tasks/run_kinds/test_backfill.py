@@ -1,4 +1,4 @@
-"""A backfill loads the history of assets span by span, next to live runs, and each span once unless it is repeated."""
+"""Test that a backfill loads the history of assets span by span, without interfering with live runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.tasks.test_worker import Start, final_status
 from tests.upstreams import FETCHED, Gate, canned
 
 DAY = timedelta(days=1)
-# CoinGecko's spans of 90 days begin and end here.
+# A boundary between two of CoinGecko's 90-day spans.
 SPAN_START = datetime(1970, 1, 1, tzinfo=UTC) + 225 * timedelta(days=90)
 BEGIN, END = SPAN_START - 10 * DAY, SPAN_START + 100 * DAY
 SPANS = 3
@@ -36,9 +36,9 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 @dataclass
 class Charts:
-    """Serves one price a day, as CoinGecko's market_chart/range and as CoinPaprika's historical ticks.
+    """An upstream that serves one price a day, as CoinGecko's market_chart/range and CoinPaprika's historical ticks.
 
-    before: called with the number of the request first; may answer in its place.
+    before: called with the request number before each response; may return another response to send.
     """
 
     server: HTTPServer
@@ -84,7 +84,7 @@ def charts(httpserver: HTTPServer) -> Charts:
 
 @pytest.fixture
 def gecko(bench: Bench, charts: Charts, monkeypatch: pytest.MonkeyPatch) -> Source:
-    """CoinGecko, which lists Bitcoin and Ether, after a live run."""
+    """Return the CoinGecko source after a live run that loaded Bitcoin and Ether."""
     monkeypatch.setenv("COINGECKO_URL", charts.url)
     coins = [
         {"id": id_, "symbol": id_[:3], "name": id_.title(), "current_price": 1, "last_updated": "2026-01-01T00:00:00Z"}
@@ -116,7 +116,9 @@ def loaded_days(bench: Bench) -> int:
     return int(bench.one("SELECT count(*) FROM quotes WHERE observed_at < '2026-01-01'"))
 
 
-def test_a_coins_history_is_loaded_and_the_live_cursor_stays(bench: Bench, gecko: Source, charts: Charts) -> None:
+def test_a_backfill_loads_a_coins_history_and_keeps_the_live_cursor(
+    bench: Bench, gecko: Source, charts: Charts
+) -> None:
     before = live_cursor(bench)
     run = bench.ingest(gecko, backfill=backfill())
     assert (run["kind"], run["status"]) == ("backfill", "succeeded")
@@ -138,7 +140,9 @@ def test_a_coins_history_is_loaded_and_the_live_cursor_stays(bench: Bench, gecko
     )
 
 
-def test_coinpaprikas_history_is_loaded(bench: Bench, charts: Charts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backfill_loads_a_history_from_coinpaprika(
+    bench: Bench, charts: Charts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COINPAPRIKA_URL", charts.url)
     coin = {
         "id": "btc-bitcoin",
@@ -156,9 +160,7 @@ def test_coinpaprikas_history_is_loaded(bench: Bench, charts: Charts, monkeypatc
     assert bench.one("SELECT count(market_cap) FROM quotes") == 0, "CoinPaprika sends 0 for an unknown market cap"
 
 
-def test_a_loaded_span_is_not_requested_again_unless_it_is_to_be_repeated(
-    bench: Bench, gecko: Source, charts: Charts
-) -> None:
+def test_a_loaded_span_is_requested_again_only_with_repeat(bench: Bench, gecko: Source, charts: Charts) -> None:
     bench.ingest(gecko, backfill=backfill())
     for existing, requests in (("skip", 0), ("retry", 0), ("repeat", SPANS)):
         charts.requests.clear()
@@ -169,10 +171,10 @@ def test_a_loaded_span_is_not_requested_again_unless_it_is_to_be_repeated(
     charts.requests.clear()
     bench.ingest(gecko, backfill=backfill(observed_from=BEGIN - 100 * DAY, observed_to=END + DAY))
     spans = sorted((int(request["to"]) + 1 - int(request["from"])) // 86400 for request in charts.requests)
-    assert spans == [11, 20, 90], "a span that was loaded as a whole was requested again"
+    assert spans == [11, 20, 90], "a completely loaded span was requested again"
 
 
-def test_a_stored_quote_is_not_corrected_by_a_backfill(bench: Bench, gecko: Source) -> None:
+def test_a_backfill_does_not_correct_a_stored_quote(bench: Bench, gecko: Source) -> None:
     live = {"id": "bitcoin", "symbol": "bit", "name": "Bitcoin", "current_price": 5, "market_cap_rank": 1}
     bench.ingest(serving(gecko, [{**live, "last_updated": (BEGIN + DAY).isoformat()}]))
     run = bench.ingest(gecko, backfill=backfill())
@@ -181,7 +183,7 @@ def test_a_stored_quote_is_not_corrected_by_a_backfill(bench: Bench, gecko: Sour
     assert tuple(quote.values()) == (5, 1)
 
 
-def test_a_refused_span_does_not_stop_the_others_and_can_be_retried(
+def test_a_refused_span_does_not_stop_the_other_spans_and_can_be_retried(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     charts.before = lambda number: Response("{}", 400) if number == 2 else None
@@ -196,7 +198,7 @@ def test_a_refused_span_does_not_stop_the_others_and_can_be_retried(
     assert loaded_days(bench) == 110
 
 
-def test_a_plan_with_too_short_a_history_loads_what_it_has_and_pauses_nothing(
+def test_a_backfill_beyond_the_plans_history_loads_the_available_spans(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     charts.before = lambda number: Response("{}", 402) if number > 1 else None
@@ -206,9 +208,7 @@ def test_a_plan_with_too_short_a_history_loads_what_it_has_and_pauses_nothing(
     assert bench.one("SELECT paused_reason FROM sources WHERE name = 'coingecko'") is None
 
 
-def test_a_backfill_resumes_where_its_slice_ended_and_stops_when_it_is_cancelled(
-    bench: Bench, gecko: Source, charts: Charts
-) -> None:
+def test_a_backfill_resumes_after_each_slice_and_can_be_cancelled(bench: Bench, gecko: Source, charts: Charts) -> None:
     run = bench.request(gecko, backfill=backfill("bitcoin", "ether"))
     bench.slice(run, task_slice=0)
     assert (bench.slice(run, task_slice=0)["status"], len(charts.requests)) == ("queued", 2)
@@ -229,9 +229,7 @@ def test_a_refused_span_is_not_requested_again_in_the_next_slice(bench: Bench, g
     assert (later["status"], len(charts.requests)) == ("failed", SPANS + 1), "a span at another time was not requested"
 
 
-def test_a_backfill_without_an_end_stops_at_the_present_and_is_not_repeated(
-    bench: Bench, gecko: Source, charts: Charts
-) -> None:
+def test_a_backfill_without_an_end_stops_at_the_present(bench: Bench, gecko: Source, charts: Charts) -> None:
     now = bench.one("SELECT clock_timestamp()")
     parameters = backfill(observed_from=now - 2 * DAY, observed_to=None)
     bench.ingest(gecko, backfill=parameters)
@@ -256,7 +254,7 @@ def test_drift_of_the_live_format_does_not_affect_the_history(bench: Bench, geck
         assert bench.one("SELECT sum(fetched) - sum(rejected) FROM pages WHERE run = :run", run=run["id"]) >= 110
 
 
-def test_a_replay_of_a_source_changes_nothing_that_its_backfill_loaded(
+def test_a_replay_does_not_change_the_quotes_of_a_backfill(
     bench: Bench, gecko: Source, content: Callable[[Engine], str]
 ) -> None:
     live = {"id": "bitcoin", "symbol": "bit", "name": "Bitcoin", "current_price": 5, "market_cap_rank": 1}
@@ -267,9 +265,7 @@ def test_a_replay_of_a_source_changes_nothing_that_its_backfill_loaded(
     assert content(bench.engine) == before
 
 
-def test_a_plan_counts_the_spans_that_would_be_fetched_and_requests_none(
-    bench: Bench, gecko: Source, charts: Charts
-) -> None:
+def test_a_plan_counts_the_spans_to_fetch_without_any_request(bench: Bench, gecko: Source, charts: Charts) -> None:
     charts.before = lambda number: Response("{}", 400) if number == 2 else None
     bench.ingest(gecko, backfill=backfill())
     requests = len(charts.requests)
@@ -281,7 +277,7 @@ def test_a_plan_counts_the_spans_that_would_be_fetched_and_requests_none(
     assert len(charts.requests) == requests
 
 
-def test_the_pages_of_a_backfill_are_replayed_like_all_others(
+def test_a_replay_restores_the_quotes_of_a_backfill(
     bench: Bench, gecko: Source, content: Callable[[Engine], str]
 ) -> None:
     bench.ingest(gecko, backfill=backfill())
@@ -291,7 +287,7 @@ def test_the_pages_of_a_backfill_are_replayed_like_all_others(
     assert content(bench.engine) == before
 
 
-def test_a_malformed_item_of_the_history_is_a_reject_and_a_malformed_body_makes_the_run_wait(
+def test_a_malformed_item_is_rejected_and_a_malformed_body_makes_the_run_wait(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     charts.before = lambda _: Response(
@@ -304,23 +300,23 @@ def test_a_malformed_item_of_the_history_is_a_reject_and_a_malformed_body_makes_
     assert bench.ingest(gecko, backfill=backfill(existing="repeat"))["status"] == "waiting"
 
 
-def test_a_recording_of_coingeckos_chart_loads(
+def test_a_recorded_chart_of_coingecko_is_loaded_exactly(
     bench: Bench, gecko: Source, charts: Charts, recordings: Recordings
 ) -> None:
     recording = recordings.file("coingecko/market_chart.*.json").read_bytes()
     charts.before = lambda _: Response(recording, content_type="application/json")
     run = bench.ingest(gecko, backfill=backfill(observed_from=END - DAY))
-    # The last price has the time of the request.
+    # The time of the last price is the time of the request.
     sent: list[Any] = json.loads(recording, parse_float=Decimal)["prices"][:-1]
     stored = bench.rows("SELECT price FROM quotes WHERE run = :run ORDER BY observed_at", run=run["id"])
     assert [row["price"] for row in stored] == [price for _, price in sent]
 
 
-def test_a_backfill_whose_worker_is_killed_resumes_at_the_span_it_reached(
+def test_a_backfill_resumes_at_the_interrupted_span_after_its_worker_is_killed(
     engine: Engine, settings: Settings, start: Start, bench: Bench, gecko: Source, charts: Charts
 ) -> None:
     cursor, gate = live_cursor(bench), Gate()
-    charts.before = lambda number: gate.pass_through() if number == 2 else None  # type: ignore[func-returns-value]  # it returns None, so the chart is served
+    charts.before = lambda number: gate.pass_through() if number == 2 else None  # type: ignore[func-returns-value]  # None: the chart is served.
     request = RunRequest("coingecko", backfill=backfill())
     [requested] = request_runs(engine, [request], requested_by="test")
     worker = start("worker", COINGECKO_URL=charts.url)
@@ -335,14 +331,14 @@ def test_a_backfill_whose_worker_is_killed_resumes_at_the_span_it_reached(
     assert live_cursor(bench) == cursor
 
 
-# The spans that backfills of a listing have processed
+# The processed spans of a listing
 
 
 def span(first: int, last: int) -> tuple[datetime, datetime]:
     return NOW + first * DAY, NOW + last * DAY
 
 
-def test_adjacent_and_overlapping_spans_are_merged_whatever_their_order() -> None:
+def test_adjacent_and_overlapping_spans_are_merged_in_any_order() -> None:
     coverage = Coverage.of(None, run="a")
     for first, last in ((4, 6), (0, 2), (2, 3), (5, 8)):
         coverage.add(span(first, last))
@@ -358,7 +354,7 @@ def test_a_cursor_restores_the_coverage_of_its_run() -> None:
     assert coverage.error == {"code": "upstream_refused", "detail": "no data"}
 
 
-def test_another_run_keeps_what_was_loaded_and_starts_with_no_spans_and_no_error_of_its_own() -> None:
+def test_another_run_inherits_the_covered_spans_but_not_the_error() -> None:
     first = Coverage.of(None, run="a")
     first.add(span(0, 1))
     first.add(span(2, 3), TerminalError("no data"))
@@ -369,14 +365,14 @@ def test_another_run_keeps_what_was_loaded_and_starts_with_no_spans_and_no_error
     assert second.to_skip("repeat") == []
 
 
-def test_a_span_that_a_run_has_processed_is_skipped_by_that_run_even_when_it_repeats() -> None:
+def test_a_run_skips_its_own_processed_spans_even_with_repeat() -> None:
     coverage = Coverage.of(None, run="a")
     coverage.add(span(0, 1))
     coverage.add(span(2, 3), TerminalError("no data"))
     assert coverage.to_skip("repeat") == coverage.to_skip("retry") == [span(0, 1), span(2, 3)]
 
 
-def test_a_refused_span_that_is_loaded_later_is_no_longer_refused_and_the_first_error_stays() -> None:
+def test_loading_a_refused_span_later_keeps_the_first_error() -> None:
     coverage = Coverage.of(None, run="a")
     coverage.add(span(0, 1), TerminalError("first"))
     coverage.add(span(2, 3), TerminalError("second"))
@@ -397,7 +393,7 @@ def test_a_source_without_a_history_cannot_be_backfilled(bench: Bench) -> None:
     assert with_history(plain) is plain
 
 
-def test_pages_of_backfills_are_mapped_by_the_history_and_all_others_by_the_source() -> None:
+def test_backfilled_pages_use_the_mapping_of_the_history() -> None:
     source = with_history(coingecko.source)
     chart = json.dumps({"prices": [[1_600_041_600_000, 7]], "market_caps": [], "total_volumes": []}).encode()
     listing = {"source_asset_id": "bitcoin", "symbol": "btc", "name": "Bitcoin", "quote_currency": "USD"}

@@ -1,4 +1,4 @@
-"""While a host fails, no worker sends requests to it, except for one trial at a time."""
+"""Test that workers send only one trial request at a time to a failing host."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MakeBreaker = Callable[[], CircuitBreaker]
 
 @pytest.fixture
 def times(settings: Settings) -> Settings:
-    """Three failures open the breaker for a minute. A trial has a deadline of a minute."""
+    """Return settings that open the breaker for a minute after three failures. A trial has a deadline of a minute."""
     return replace(settings, breaker_failures=3, breaker_cooldown=60.0, request_deadline=60.0)
 
 
 @pytest.fixture
 def worker(engine: Engine, times: Settings) -> MakeBreaker:
-    """A function that returns another worker's breaker of the source `canned`."""
+    """Return a function that creates another worker's breaker for the source `canned`."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO sources (name) VALUES ('canned'), ('another')"))
     return lambda: CircuitBreaker(engine, "canned", times)
@@ -63,7 +63,7 @@ def read_state(engine: Engine, times: Settings) -> BreakerState:
 
 
 def advance(engine: Engine, seconds: float) -> None:
-    """Move the breaker's times into the past by this many seconds."""
+    """Move the times of the breaker into the past by this number of seconds."""
     with engine.begin() as connection:
         connection.execute(
             text("""
@@ -83,9 +83,7 @@ def opened(engine: Engine, worker: MakeBreaker) -> None:
 # Closed
 
 
-def test_failures_that_are_not_in_a_row_do_not_open_the_breaker(
-    engine: Engine, worker: MakeBreaker, times: Settings
-) -> None:
+def test_only_consecutive_failures_open_the_breaker(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
     for alive in (False, False, True, False, False):
         call(worker(), alive)
     assert read_state(engine, times) == BreakerState("closed", 2, None)
@@ -115,7 +113,7 @@ def test_failures_of_all_workers_count_together(worker: MakeBreaker) -> None:
 
 
 @pytest.mark.usefixtures("opened")
-def test_while_open_no_worker_sends_requests_and_the_error_names_the_reason_and_the_time(
+def test_an_open_breaker_blocks_all_workers_with_the_reason_and_the_next_attempt(
     engine: Engine, worker: MakeBreaker, times: Settings
 ) -> None:
     error = refusal(worker())
@@ -135,7 +133,7 @@ def test_the_breaker_of_another_source_stays_closed(engine: Engine, times: Setti
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_the_result_of_a_request_from_before_it_opened_is_ignored(
+def test_the_result_of_a_request_sent_before_the_breaker_opened_is_ignored(
     engine: Engine, worker: MakeBreaker, times: Settings, alive: bool
 ) -> None:
     call(worker(), alive=False)
@@ -154,7 +152,7 @@ def test_the_result_of_a_request_from_before_it_opened_is_ignored(
 
 
 @pytest.mark.usefixtures("opened")
-def test_after_the_cooldown_exactly_one_worker_makes_a_trial_request(engine: Engine, worker: MakeBreaker) -> None:
+def test_exactly_one_worker_sends_a_trial_request_after_the_cooldown(engine: Engine, worker: MakeBreaker) -> None:
     advance(engine, 61)
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(is_admitted, [worker() for _ in range(24)]))
@@ -163,7 +161,9 @@ def test_after_the_cooldown_exactly_one_worker_makes_a_trial_request(engine: Eng
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_response_to_the_trial_closes_the_breaker(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
+def test_a_response_to_the_trial_request_closes_the_breaker(
+    engine: Engine, worker: MakeBreaker, times: Settings
+) -> None:
     advance(engine, 61)
     call(worker(), alive=True)
     assert read_state(engine, times) == CLOSED
@@ -172,7 +172,7 @@ def test_a_response_to_the_trial_closes_the_breaker(engine: Engine, worker: Make
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_trial_that_fails_opens_the_breaker_again(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
+def test_a_failed_trial_request_opens_the_breaker_again(engine: Engine, worker: MakeBreaker, times: Settings) -> None:
     advance(engine, 61)
     call(worker(), alive=False)
     assert 50 < (refusal(worker()).retry_after or 0) <= 60
@@ -182,7 +182,7 @@ def test_a_trial_that_fails_opens_the_breaker_again(engine: Engine, worker: Make
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_trial_whose_worker_died_blocks_the_others_until_the_request_deadline(
+def test_a_dead_workers_trial_blocks_the_other_workers_until_the_request_deadline(
     engine: Engine, worker: MakeBreaker
 ) -> None:
     advance(engine, 61)
@@ -195,7 +195,7 @@ def test_a_trial_whose_worker_died_blocks_the_others_until_the_request_deadline(
 
 @pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize("alive", [True, False])
-def test_the_result_of_a_trial_that_took_too_long_is_ignored(
+def test_the_result_of_an_expired_trial_is_ignored(
     engine: Engine, worker: MakeBreaker, times: Settings, alive: bool
 ) -> None:
     advance(engine, 61)
@@ -211,7 +211,7 @@ def test_the_result_of_a_trial_that_took_too_long_is_ignored(
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_withdrawn_trial_is_left_to_another_worker(engine: Engine, worker: MakeBreaker) -> None:
+def test_another_worker_can_send_a_withdrawn_trial(engine: Engine, worker: MakeBreaker) -> None:
     advance(engine, 61)
     limited = worker()
     limited.admit()
@@ -227,31 +227,31 @@ def test_a_clock_that_was_set_back_blocks_no_request(engine: Engine, worker: Mak
     assert is_admitted(worker())
 
 
-# With a real client, upstream and run
+# Runs with a client and an upstream
 
 
 @pytest.fixture
 def down() -> set[int]:
-    """The status that the upstream returns instead of 200; empty: none."""
+    """Return a set for the status that the upstream returns instead of 200. While the set is empty, it returns 200."""
     return set()
 
 
 @pytest.fixture
 def requests(httpserver: HTTPServer, down: set[int]) -> list[str]:
-    """The paths of the requests that reached the upstream."""
+    """Return the list that collects the paths of the requests that reach the upstream."""
     requests: list[str] = []
 
-    def answer(request: Request) -> Response:
+    def respond(request: Request) -> Response:
         requests.append(request.path)
         return Response("[]", next(iter(down), 200))
 
-    httpserver.expect_request("/prices").respond_with_handler(answer)
+    httpserver.expect_request("/prices").respond_with_handler(respond)
     return requests
 
 
 @pytest.fixture
 def desk(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Source:
-    """A source whose run has two pages, with one request for each."""
+    """Return a source whose runs have two pages, with one request each."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         for number in range(window.cursor["next"] if window.cursor else 0, 2):
@@ -265,7 +265,7 @@ def desk(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Source:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the waits between retries of a request short and equal."""
+    """Shorten the waits between retries of a request, and make them equal."""
     monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
@@ -278,7 +278,7 @@ def end_cooldown(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_a_run_waits_while_the_breaker_is_open_and_continues_when_the_host_is_back(
+def test_a_run_waits_while_the_breaker_is_open_and_continues_when_the_host_recovers(
     bench: Bench, desk: Source, requests: list[str], down: set[int]
 ) -> None:
     down.add(503)
@@ -308,7 +308,7 @@ def test_a_run_waits_while_the_breaker_is_open_and_continues_when_the_host_is_ba
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_the_run_of_a_host_that_stays_down_fails_although_the_breaker_blocks_its_retries(
+def test_a_run_fails_if_its_host_stays_down_although_the_breaker_blocks_its_retries(
     bench: Bench, desk: Source, requests: list[str], down: set[int]
 ) -> None:
     down.add(500)
@@ -323,7 +323,7 @@ def test_the_run_of_a_host_that_stays_down_fails_although_the_breaker_blocks_its
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429])
-def test_a_refusal_counts_as_a_response(
+def test_a_refused_request_counts_as_a_response_of_the_host(
     bench: Bench, desk: Source, requests: list[str], down: set[int], status: int
 ) -> None:
     bench.register(desk)
@@ -334,9 +334,7 @@ def test_a_refusal_counts_as_a_response(
     assert bench.one("SELECT breaker_opened_at IS NULL AND breaker_failures = 0 FROM sources")
 
 
-def test_a_trial_that_the_budget_forbids_is_left_to_another_worker(
-    bench: Bench, desk: Source, requests: list[str]
-) -> None:
+def test_a_trial_that_exceeds_the_budget_is_withdrawn(bench: Bench, desk: Source, requests: list[str]) -> None:
     limited = replace(desk, rate=Rate(per_month=5))
     bench.register(limited)
     bench.rows("""
@@ -349,7 +347,7 @@ def test_a_trial_that_the_budget_forbids_is_left_to_another_worker(
     assert bench.one("SELECT breaker_probe_until IS NULL AND breaker_opened_at IS NOT NULL FROM sources")
 
 
-def test_a_request_that_the_breaker_blocks_is_not_counted(bench: Bench, desk: Source, requests: list[str]) -> None:
+def test_a_request_blocked_by_the_breaker_is_not_counted(bench: Bench, desk: Source, requests: list[str]) -> None:
     bench.register(desk)
     bench.rows("INSERT INTO sources (name, breaker_failures, breaker_opened_at) VALUES ('desk', 9, clock_timestamp())")
     row = bench.slice(bench.request(desk), breaker_cooldown=60.0)
