@@ -12,7 +12,6 @@ from tests.tasks.assets import (
     UNISWAP,
     UNIVERSE,
     add_acme_twice,
-    add_uniswap_and_universe,
     assets,
     merge,
     pin,
@@ -24,11 +23,6 @@ from tests.tasks.assets import (
 )
 
 pytestmark = pytest.mark.usefixtures("two_assets")
-
-
-@pytest.fixture
-def two_assets(engine: Engine) -> None:
-    add_uniswap_and_universe(engine)
 
 
 def add_foo_and_bar(engine: Engine) -> None:

@@ -6,14 +6,9 @@ import pytest
 from sqlalchemy import Engine
 
 from tasks.identity.assignment import known_pairs
-from tests.tasks.assets import add_sources, assets, query, quote, resolve
+from tests.tasks.assets import assets, query, quote, resolve
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
 
 
 def test_the_same_symbol_and_name_in_two_sources_is_one_asset(engine: Engine) -> None:

@@ -14,7 +14,6 @@ from tests.tasks.assets import (
     UNISWAP,
     UNIVERSE,
     add_acme_twice,
-    add_uniswap_and_universe,
     assets,
     merge,
     pin,
@@ -27,11 +26,6 @@ from tests.tasks.assets import (
 )
 
 pytestmark = pytest.mark.usefixtures("two_assets")
-
-
-@pytest.fixture
-def two_assets(engine: Engine) -> None:
-    add_uniswap_and_universe(engine)
 
 
 def test_both_slugs_of_merged_assets_identify_the_merged_asset(engine: Engine) -> None:

@@ -12,7 +12,6 @@ from tasks.identity.kept_apart import ApartDecisions, apart_decisions
 from tasks.identity.rematch import rematch_assets
 from tests.tasks.assets import (
     add_acme_twice,
-    add_sources,
     assets,
     merge,
     pin,
@@ -27,11 +26,6 @@ from tests.tasks.identity.candidates import candidates
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
 
 
 def test_a_merge_that_a_person_undid_is_not_made_again(engine: Engine) -> None:

@@ -19,16 +19,11 @@ from tasks.identity.rematch import MERGES_PER_TRANSACTION, rematch_assets
 from tasks.identity.resolver import save_listings
 from tests.app.rows import Rows
 from tests.processes import until
-from tests.tasks.assets import add_acme_twice, add_sources, assets, by_person, query, quote, resolve, undo
+from tests.tasks.assets import add_acme_twice, assets, by_person, query, quote, resolve, undo
 from tests.tasks.identity.candidates import candidates
 from tests.upstreams import OBSERVED
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
 
 
 def price(engine: Engine, id_: str, price: str, at: datetime = OBSERVED) -> None:

@@ -8,14 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from tasks.identity.resolver import ListingResolver, listed_ids
-from tests.tasks.assets import add_sources, assets, query, quote, resolve
+from tests.tasks.assets import assets, query, quote, resolve
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
 
 
 def test_ids_are_returned_in_the_order_of_the_listings(engine: Engine) -> None:

@@ -11,7 +11,6 @@ from tasks.identity.undo import current_asset
 from tests.tasks.assets import (
     UNISWAP,
     UNIVERSE,
-    add_uniswap_and_universe,
     assets,
     merge,
     pin,
@@ -24,11 +23,6 @@ from tests.tasks.assets import (
 )
 
 pytestmark = pytest.mark.usefixtures("two_assets")
-
-
-@pytest.fixture
-def two_assets(engine: Engine) -> None:
-    add_uniswap_and_universe(engine)
 
 
 def test_a_change_and_its_undo_can_both_be_undone(engine: Engine) -> None:
