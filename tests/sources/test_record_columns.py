@@ -16,7 +16,7 @@ from sources.contract import Page, Reject
 from sources.record import Quote, Record
 from sources.record_columns import validate_columns
 from tasks.pipeline.normalize import normalize_page
-from tests.sources.test_record import FIELDS, LATEST, values
+from tests.sources.records import FIELDS, LATEST, values
 from tests.upstreams import canned, item
 
 

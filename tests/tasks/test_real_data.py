@@ -15,7 +15,7 @@ from sources import coingecko, coinpaprika, csv_source
 from sources.contract import Http, Page, Source, Window
 from store.engine import make_engine
 from tests.recordings import Recordings
-from tests.sources.csv.test_real_data import CSV_FILES
+from tests.sources.csv.recorded_files import CSV_FILES
 from tests.sources.csv_folder import environment
 from tests.tasks.conftest import Bench
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sources.record_columns import validate_columns
 from tests.sources.csv_folder import Folder, daily_files
-from tests.sources.test_record import LATEST
+from tests.sources.records import LATEST
 
 
 @tried(max_examples=100, deadline=None)

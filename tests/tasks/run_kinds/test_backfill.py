@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,19 +12,20 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine
-from werkzeug import Request, Response
+from werkzeug import Response
 
 from settings import Settings
 from sources import coingecko, coinpaprika
-from sources.contract import Http, Page, Source, TerminalError, Window
-from tasks.run_kinds.backfill import FORMAT, Coverage, history_of, plan_backfill, with_history
+from sources.contract import Http, Page, Source, Window
+from tasks.run_kinds.backfill import plan_backfill
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tasks.runs.requests import RunRequest, request_cancel, request_runs
 from tests.recordings import Recordings
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters
+from tests.tasks.run_kinds.charts import Charts
 from tests.tasks.test_worker import Start, final_status
-from tests.upstreams import FETCHED, Gate, canned
+from tests.upstreams import Gate
 
 DAY = timedelta(days=1)
 # A boundary between two of CoinGecko's 90-day spans.
@@ -32,49 +33,6 @@ SPAN_START = datetime(1970, 1, 1, tzinfo=UTC) + 225 * timedelta(days=90)
 BEGIN, END = SPAN_START - 10 * DAY, SPAN_START + 100 * DAY
 SPANS = 3
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-
-
-@dataclass
-class Charts:
-    """An upstream that serves one price a day, as CoinGecko's market_chart/range and CoinPaprika's historical ticks.
-
-    before: called with the request number before each response; may return another response to send.
-    """
-
-    server: HTTPServer
-    requests: list[dict[str, str]] = field(default_factory=list)
-    before: Callable[[int], Response | None] = lambda _: None
-    price: float = 100.0
-
-    def __post_init__(self) -> None:
-        for coin in ("bitcoin", "ether"):
-            self.server.expect_request(f"/coins/{coin}/market_chart/range").respond_with_handler(self._chart)
-        self.server.expect_request("/tickers/btc-bitcoin/historical").respond_with_handler(self._ticks)
-        self.server.expect_request("/coins/markets").respond_with_json([])
-
-    @property
-    def url(self) -> str:
-        return self.server.url_for("").rstrip("/")
-
-    def _days(self, request: Request, since: str, until: str) -> list[datetime]:
-        self.requests.append({"path": request.path, **request.args})
-        first, last = (datetime.fromtimestamp(int(request.args[name]), UTC) for name in (since, until))
-        day = first.replace(hour=0, minute=0, second=0)
-        days = [day + number * DAY for number in range((last - day).days + 1)]
-        return [day for day in days if first <= day <= last]
-
-    def _chart(self, request: Request) -> Response:
-        days = self._days(request, "from", "to")
-        pairs = [[int(day.timestamp() * 1000), self.price + number] for number, day in enumerate(days)]
-        chart = {"prices": pairs, "market_caps": pairs[:-1], "total_volumes": pairs}
-        return self.before(len(self.requests)) or Response(json.dumps(chart), content_type="application/json")
-
-    def _ticks(self, request: Request) -> Response:
-        days = self._days(request, "start", "end")
-        ticks = [
-            {"timestamp": f"{day:%Y-%m-%dT%H:%M:%SZ}", "price": 7.5, "volume_24h": 10, "market_cap": 0} for day in days
-        ]
-        return self.before(len(self.requests)) or Response(json.dumps(ticks), content_type="application/json")
 
 
 @pytest.fixture
@@ -329,79 +287,3 @@ def test_a_backfill_resumes_at_the_interrupted_span_after_its_worker_is_killed(
     assert charts.requests[1] == charts.requests[2]
     assert loaded_days(bench) == 110
     assert live_cursor(bench) == cursor
-
-
-# The processed spans of a listing
-
-
-def span(first: int, last: int) -> tuple[datetime, datetime]:
-    return NOW + first * DAY, NOW + last * DAY
-
-
-def test_adjacent_and_overlapping_spans_are_merged_in_any_order() -> None:
-    coverage = Coverage.of(None, run="a")
-    for first, last in ((4, 6), (0, 2), (2, 3), (5, 8)):
-        coverage.add(span(first, last))
-    assert coverage.covered == coverage.mine == [span(0, 3), span(4, 8)]
-
-
-def test_a_cursor_restores_the_coverage_of_its_run() -> None:
-    coverage = Coverage.of(None, run="a")
-    coverage.add(span(0, 1))
-    coverage.add(span(2, 3), TerminalError("no data", code="upstream_refused"))
-    cursor = json.loads(json.dumps(coverage.cursor("a")))
-    assert Coverage.of(cursor, run="a") == coverage
-    assert coverage.error == {"code": "upstream_refused", "detail": "no data"}
-
-
-def test_another_run_inherits_the_covered_spans_but_not_the_error() -> None:
-    first = Coverage.of(None, run="a")
-    first.add(span(0, 1))
-    first.add(span(2, 3), TerminalError("no data"))
-    second = Coverage.of(first.cursor("a"), run="b")
-    assert (second.covered, second.refused, second.mine, second.error) == ([span(0, 1)], [span(2, 3)], [], None)
-    assert second.to_skip("skip") == [span(0, 1), span(2, 3)]
-    assert second.to_skip("retry") == [span(0, 1)]
-    assert second.to_skip("repeat") == []
-
-
-def test_a_run_skips_its_own_processed_spans_even_with_repeat() -> None:
-    coverage = Coverage.of(None, run="a")
-    coverage.add(span(0, 1))
-    coverage.add(span(2, 3), TerminalError("no data"))
-    assert coverage.to_skip("repeat") == coverage.to_skip("retry") == [span(0, 1), span(2, 3)]
-
-
-def test_loading_a_refused_span_later_keeps_the_first_error() -> None:
-    coverage = Coverage.of(None, run="a")
-    coverage.add(span(0, 1), TerminalError("first"))
-    coverage.add(span(2, 3), TerminalError("second"))
-    coverage.add(span(0, 1))
-    assert (coverage.refused, coverage.covered) == ([span(2, 3)], [span(0, 1)])
-    assert coverage.error is not None
-    assert coverage.error["detail"] == "first"
-
-
-# The adapted source
-
-
-def test_a_source_without_a_history_cannot_be_backfilled(bench: Bench) -> None:
-    with pytest.raises(TerminalError, match="canned declares no history") as error:
-        history_of(canned())
-    assert error.value.code == "no_history"
-    plain = canned()
-    assert with_history(plain) is plain
-
-
-def test_backfilled_pages_use_the_mapping_of_the_history() -> None:
-    source = with_history(coingecko.source)
-    chart = json.dumps({"prices": [[1_600_041_600_000, 7]], "market_caps": [], "total_volumes": []}).encode()
-    listing = {"source_asset_id": "bitcoin", "symbol": "btc", "name": "Bitcoin", "quote_currency": "USD"}
-    backfilled = Page(chart, "application/json", {"listing": listing}, FETCHED, None)
-    live = Page(json.dumps([{"id": "ether", "current_price": 5}]).encode(), "application/json", {}, FETCHED, None)
-    [past], [present] = ([source.normalize(fields) for fields in source.parse(page)] for page in (backfilled, live))
-    assert (past["source_asset_id"], past["price"]) == ("bitcoin", 7)
-    assert (present["source_asset_id"], present["price"]) == ("ether", 5)
-    assert (source.format(backfilled), source.format(live)) == (FORMAT, coingecko.source.format(live))
-    refused = replace(backfilled, body=b"", request={"listing": listing, "refused": "no data"})
-    assert list(source.parse(refused)) == []

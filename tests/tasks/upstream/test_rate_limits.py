@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +12,15 @@ from datetime import date
 from typing import Any
 
 import pytest
-from pytest_httpserver import HTTPServer
 from redis import Redis
 from sqlalchemy import Engine, text
-from werkzeug import Request, Response
 
 from settings import Settings, get_settings
 from sources.contract import Rate, Source, TransientError
 from tasks.upstream import rate_limits as limits
 from tasks.upstream.circuit_breaker import CircuitBreaker
 from tasks.upstream.rate_limits import make_limiter
-from tests.processes import ROOT, until
+from tests.processes import until
 from tests.upstreams import canned
 
 MONTH = "date_trunc('month', clock_timestamp())::date"
@@ -92,97 +87,6 @@ def test_all_threads_together_stay_within_the_limit_per_minute(engine: Engine) -
         assert 1 <= error.retry_after <= limits.MINUTE + limits.LEEWAY
     assert max(error.retry_after or 0 for error in refused) > 30
     assert budget(engine)[0] == 20
-
-
-@pytest.fixture
-def other_host() -> Iterator[HTTPServer]:
-    """Yield a server that is not the upstream."""
-    with HTTPServer(host="127.0.0.1") as server:
-        yield server
-
-
-WORKER = """
-from datetime import timedelta
-from settings import get_settings
-from sources.contract import Page, Rate, Source, Upstream
-from sources.registry import SOURCES
-from store.engine import make_engine
-from tasks.upstream import rate_limits as limits
-from tasks.runs.claims import claim_run
-from tasks.ingest import work_on
-from tests.processes import until
-from uuid import uuid4
-import os
-
-def fetch(window, http):
-    for number in range(window.cursor["next"] if window.cursor else 0, 4):
-        yield Page.of(http.get("/prices", {"page": number}), cursor={"next": number + 1})
-    http.get("/moved")
-
-SOURCES["desk"] = Source(
-    name="desk", every=timedelta(hours=1), rate=Rate(per_minute=12), fetch=fetch,
-    parse=lambda page: [], normalize=lambda item: item,
-    upstreams={"desk": Upstream("https://prices.example.com", key_header="X-Api-Key")},
-    partitions=lambda: [str(os.getpid())],  # So no worker waits for the lease of another worker.
-)
-limits.MINUTE = limits.LEEWAY = 1.0
-settings = get_settings()
-engine = make_engine(settings.database_url, "test", transaction_timeout=settings.transaction_timeout)
-run = uuid4()
-with engine.begin() as connection:
-    connection.exec_driver_sql("INSERT INTO sources (name) VALUES ('desk') ON CONFLICT DO NOTHING")
-    connection.exec_driver_sql(
-        "INSERT INTO runs (id, source, kind, status, requested_by) VALUES (%s, 'desk', 'live', 'queued', 'test')",
-        (str(run),),
-    )
-
-def ended():
-    claim = claim_run(engine, run)
-    if claim:
-        work_on(engine, settings, claim)
-    with engine.connect() as connection:
-        [status, code] = connection.exec_driver_sql(f"SELECT status, error_code FROM runs WHERE id = '{run}'").one()
-    return code if status == "failed" else None
-
-print(until(ended, within=60))
-"""
-
-
-def test_eight_workers_stay_within_the_limit_and_send_the_key_only_to_the_upstream(
-    engine: Engine, settings: Settings, httpserver: HTTPServer, other_host: HTTPServer
-) -> None:
-    arrivals: list[float] = []
-    keys: list[str | None] = []
-
-    def respond(request: Request) -> Response:
-        arrivals.append(time.monotonic())
-        keys.append(request.headers.get("X-Api-Key"))
-        moved = request.path == "/moved"
-        return Response("[]", 302 if moved else 200, {"Location": other_host.url_for("/moved")} if moved else {})
-
-    for path in ("/prices", "/moved"):
-        httpserver.expect_request(path).respond_with_handler(respond)
-    environ = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url,
-        "PYTHONPATH": str(ROOT),
-        "DESK_URL": httpserver.url_for("").rstrip("/"),
-        "DESK_API_KEY": "the-key-of-the-desk",
-    }
-    with engine.begin() as connection:  # This index allows only one unfinished live run per source.
-        connection.exec_driver_sql("DROP INDEX runs_one_of_a_kind_per_source")
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER], env=environ, stdout=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
-    results = [worker.communicate(timeout=90)[0].splitlines()[-1:] for worker in workers]
-    assert results == [["redirected"]] * 8
-    assert len(arrivals) == 8 * 5
-    arrivals.sort()
-    for first, thirteenth in zip(arrivals, arrivals[12:], strict=False):
-        assert thirteenth - first > 1.0
-    assert set(keys) == {"the-key-of-the-desk"}
-    assert other_host.log == []
 
 
 def test_no_window_of_a_minute_has_more_calls_than_allowed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
