@@ -1,4 +1,4 @@
-"""Start upstreams on loopback, well-behaved and not, and clients that send requests to them."""
+"""Start upstreams on loopback, some of them faulty, and create clients that send requests to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 def serve(upstream: HTTPServer, *responses: Response) -> list[Request]:
-    """Serve these responses on /tickers in turn, then repeat the last. Return a list to which requests are added."""
+    """Serve these responses on /tickers in turn, then repeat the last. Return the list that collects the requests."""
     requests: list[Request] = []
 
     def respond(request: Request) -> Response:
@@ -37,14 +37,14 @@ def serve(upstream: HTTPServer, *responses: Response) -> list[Request]:
 
 
 def make_response(status: int = 200, body: str | bytes = "[]", **headers: str) -> Response:
-    """Return a JSON response. The name of a header has `_` in place of `-`."""
+    """Return a JSON response. Write the names of headers with `_` instead of `-`."""
     header_values = {name.replace("_", "-"): value for name, value in headers.items()}
     return Response(body, status, header_values, content_type="application/json")
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Assert that the block takes less than this."""
+    """Assert that the block takes less than this number of seconds."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
@@ -52,13 +52,13 @@ def within(seconds: float) -> Iterator[None]:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the pauses between attempts short, and not random."""
+    """Shorten the pauses between attempts, and remove their randomness."""
     monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
 @pytest.fixture(scope="session")
 def two_upstreams() -> Iterator[tuple[HTTPServer, HTTPServer]]:
-    """Start two servers for the whole session: to stop one takes half a second."""
+    """Start two servers for the whole session, because stopping a server takes half a second."""
     with HTTPServer(host="127.0.0.1", threaded=True) as first, HTTPServer(host="127.0.0.1", threaded=True) as second:
         yield first, second
 
@@ -77,11 +77,11 @@ def another_upstream(two_upstreams: tuple[HTTPServer, HTTPServer]) -> HTTPServer
 
 @dataclass
 class Clients:
-    """Make clients, and record what they report.
+    """A factory of clients that records their reports.
 
-    spent:     the number of requests that were counted.
-    outcomes:  for each request, whether the client reported that the host responded.
-    forbid:    if set, it is raised instead of counting a request.
+    spent:     the number of requests that the clients counted.
+    outcomes:  one entry per request: whether the client reported a response of the host.
+    forbid:    an error to raise instead of counting a request, or None.
     """
 
     spent: int = 0
@@ -121,10 +121,10 @@ def client() -> Iterator[Clients]:
 
 @dataclass
 class RawServer:
-    """Accept connections, and respond to each with raw bytes.
+    """A server that accepts connections and responds to each with raw bytes.
 
-    respond:     called with the socket once it has received `awaits`.
-    tls:         the server's side of TLS; None: plain HTTP.
+    respond:     called with the socket after the server received `awaits`.
+    tls:         the TLS context of the server, or None for plain HTTP.
     connections: the number of connections so far.
     stopped:     set at the end of the test.
     """
@@ -181,7 +181,7 @@ RawUpstream = Callable[..., RawServer]
 
 @pytest.fixture
 def raw_upstream() -> Iterator[RawUpstream]:
-    """Return a function that starts a server of raw responses: raw_upstream(lambda server, connection: …)."""
+    """Return a function that starts a `RawServer`. Call it as `raw_upstream(lambda server, connection: …)`."""
     with ExitStack() as closing:
 
         def start(respond: Callable[[RawServer, socket.socket], None], **options: Any) -> RawServer:

@@ -27,18 +27,18 @@ COIN = {"source_asset_id": "coin", "symbol": "COIN", "name": "Coin", "quote_curr
 
 
 def daily_files(**declaration: Any) -> FileSet:
-    """Return a file set of one coin, with the columns `day` and `price`, unless declared otherwise."""
+    """Return a file set of one coin. By default, its columns are `day` and `price`."""
     columns = {"observed_at": "day", "price": "price"}
     return FileSet(**{"pattern": "*.csv", "columns": columns, "constants": COIN, **declaration})
 
 
 @dataclass
 class Outcome:
-    """What the items of some pages became."""
+    """The quotes, rejects and blank rows of some pages."""
 
     quotes: list[Quote] = field(default_factory=list)
     rejects: list[tuple[str, Reject]] = field(default_factory=list)
-    """Each with the text of its item that the pipeline stores."""
+    """Pairs of the item's text, as the pipeline stores it, and the reject."""
     blank: int = 0
 
     @property
@@ -58,7 +58,7 @@ class Folder:
         self.source: Source = csv_source("csv_test", timedelta(minutes=15), files)
 
     def write(self, name: str, content: str | bytes, *, changed: datetime = NOW - timedelta(hours=1)) -> Path:
-        """Write a file, with this time of its last change."""
+        """Write a file, and set its modification time."""
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -75,7 +75,7 @@ class Folder:
         record: int = 2**18,
         range_: int = 2**40,
     ) -> list[Page]:
-        """Return the pages of one scan of a file, or of one of its ranges of `range_` bytes."""
+        """Scan a partition, which is a file or one of its ranges of `range_` bytes. Return the pages."""
         sizes = {"CSV_BLOCK_BYTES": block, "CSV_RECORD_BYTES": record, "CSV_RANGE_BYTES": range_}
         with environment(CSV_DIR=str(self.path), **{name: str(size) for name, size in sizes.items()}):
             return list(self.source.fetch(Window("run", partition, cursor, now), NO_HTTP))
@@ -83,16 +83,16 @@ class Folder:
     def scan_all(
         self, cursors: Mapping[str, Cursor] | None = None, *, range_: int, **options: Any
     ) -> dict[str, list[Page]]:
-        """Return the pages of one scan of each partition."""
+        """Scan each partition. Return the pages by partition."""
         return {
             partition: self.scan(partition, (cursors or {}).get(partition), range_=range_, **options)
             for partition in self.partitions(range_)
         }
 
     def validate(self, pages: Iterable[Page]) -> Outcome:
-        """Return what the items of these pages become, read and validated row by row.
+        """Read and validate the items of these pages row by row. Return the outcome.
 
-        Assert for each page that the pipeline, which reads columns, has the same result.
+        Assert for each page that the pipeline, which reads columns, gives the same result.
         """
         outcome = Outcome()
         for page in pages:
@@ -112,7 +112,7 @@ class Folder:
         return outcome
 
     def read(self, name: str, **options: Any) -> Outcome:
-        """Scan a file, and validate its rows."""
+        """Scan a file and validate its rows. Return the outcome."""
         return self.validate(self.scan(name, **options))
 
     def partitions(self, range_: int = 2**40) -> list[str]:
@@ -129,13 +129,13 @@ def assert_columns_equal_rows(source: Source, page: Page) -> None:
 
 
 def reloaded(page: Page) -> Page:
-    """Return the page as it is after it was stored in the database."""
+    """Return a copy of the page with its request and cursor encoded as JSON and decoded, as the database does."""
     request = json.loads(json.dumps(page.request))
     return Page(page.body, page.content_type, request, page.fetched_at, reloaded_cursor(page))
 
 
 def reloaded_cursor(page: Page) -> Cursor:
-    """Return the page's cursor as it is after it was stored. The database accepts neither NUL nor lone surrogates."""
+    """Return the page's cursor, encoded as JSON and decoded. Assert that the database could store it."""
     text = json.dumps(page.cursor, ensure_ascii=False)
     text.encode()
     assert "\\u0000" not in text
@@ -148,7 +148,7 @@ def joined_bodies(pages: Sequence[Page]) -> bytes:
 
 
 def assert_unreadable(folder: Folder, name: str) -> None:
-    """Assert that a scan of the file fails, with an error that names it."""
+    """Assert that a scan of the file fails, and that the error names the file."""
     with pytest.raises(TerminalError, match=f"csv_test: {name}") as raised:
         folder.scan(name)
     assert raised.value.code == "file_unreadable"
@@ -156,7 +156,7 @@ def assert_unreadable(folder: Folder, name: str) -> None:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Set environment variables, and have the settings read them."""
+    """Set environment variables and reload the settings. Restore both at the end."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     get_settings.cache_clear()

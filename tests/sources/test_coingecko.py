@@ -1,4 +1,4 @@
-"""CoinGecko: the pages of a snapshot, where a run resumes them, and the quirks of the wire format."""
+"""Test the CoinGecko source: the pages of a snapshot, resuming a run, and the quirks of the wire format."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BITCOIN: dict[str, Any] = {
 
 @pytest.fixture
 def markets(upstream: HTTPServer) -> Callable[[int], Markets]:
-    """Return a function that serves this number of coins."""
+    """Return a function that serves a given number of coins."""
     return lambda count: Markets(upstream, coins(count))
 
 
@@ -58,7 +58,7 @@ def normalized(*items: Any) -> NormalizedPage:
 # Pages
 
 
-def test_a_short_page_is_the_last(client: Clients, markets: Callable[[int], Markets]) -> None:
+def test_a_short_page_ends_the_snapshot(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(2 * COINS_PER_PAGE + 1)
     pages = fetch(client, server, "run-1")
     assert [len(json.loads(page.body)) for page in pages] == [COINS_PER_PAGE, COINS_PER_PAGE, 1]
@@ -67,16 +67,14 @@ def test_a_short_page_is_the_last(client: Clients, markets: Callable[[int], Mark
     assert server.asked == [1, 2, 3]
 
 
-def test_an_empty_page_past_the_end_is_the_last(client: Clients, markets: Callable[[int], Markets]) -> None:
+def test_an_empty_page_past_the_end_ends_the_snapshot(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(COINS_PER_PAGE)
     pages = fetch(client, server, "run-1")
     assert [page.body == b"[]" for page in pages] == [False, True]
     assert server.asked == [1, 2]
 
 
-def test_a_snapshot_has_at_most_the_pages_that_the_free_plans_allow(
-    client: Clients, markets: Callable[[int], Markets]
-) -> None:
+def test_a_snapshot_has_at_most_four_pages_by_default(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(6 * COINS_PER_PAGE)
     pages = fetch(client, server, "run-1")
     assert server.asked == [1, 2, 3, 4]
@@ -133,7 +131,7 @@ def test_prices_are_requested_in_dollars(client: Clients, markets: Callable[[int
         "",
     ],
 )
-def test_an_error_under_status_200_is_not_taken_for_the_last_page(
+def test_an_error_with_status_200_is_an_error_and_not_the_last_page(
     upstream: HTTPServer, client: Clients, body: str
 ) -> None:
     upstream.expect_request("/coins/markets").respond_with_data(body, 200)
@@ -175,7 +173,7 @@ def test_null_means_unknown_and_zero_means_zero() -> None:
     ],
     ids=str,
 )
-def test_a_coin_is_rejected_without_its_required_fields(
+def test_a_coin_with_an_invalid_field_is_rejected_with_its_code(
     changes: dict[str, Any], expected: tuple[str, str] | None
 ) -> None:
     result = normalized({**BITCOIN, **changes})
@@ -184,13 +182,13 @@ def test_a_coin_is_rejected_without_its_required_fields(
 
 
 @pytest.mark.parametrize("item", [None, 7, "bitcoin", [], [BITCOIN]], ids=lambda item: str(item)[:9])
-def test_an_item_that_is_not_a_coin_is_the_only_reject(item: Any) -> None:
+def test_an_item_that_is_not_a_coin_rejects_only_itself(item: Any) -> None:
     result = normalized(item, BITCOIN)
     assert [reason["code"] for reject in result.rejects for reason in reject.reasons] == ["unmappable"]
     assert len(result.quotes) == 1
 
 
-def test_a_coin_that_is_listed_twice_at_the_same_time_is_one_quote() -> None:
+def test_a_coin_listed_twice_with_the_same_time_becomes_one_quote() -> None:
     result = normalized(BITCOIN, {**BITCOIN, "market_cap_rank": 2})
     assert (result.fetched, result.deduplicated, len(result.quotes)) == (2, 1, 1)
 
@@ -208,7 +206,7 @@ def test_the_tiniest_price_and_the_largest_supply_are_exact() -> None:
 # Recordings
 
 
-def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(recordings: Recordings) -> None:
+def test_a_recorded_page_becomes_one_exact_quote_for_each_coin(recordings: Recordings) -> None:
     body = recordings.first_markets.read_bytes()
     coins = json.loads(body, parse_float=str, parse_int=str)
     fetched_at = max(datetime.fromisoformat(coin["last_updated"]) for coin in coins)
@@ -242,7 +240,7 @@ def test_a_recorded_page_becomes_a_quote_for_each_coin_to_the_last_digit(recordi
     indirect=["recordings"],
     ids=str,
 )
-def test_a_recorded_error_is_what_its_status_says(
+def test_a_recorded_error_is_classified_by_its_status(
     recordings: Recordings,
     upstream: HTTPServer,
     client: Clients,
@@ -260,7 +258,7 @@ def test_a_recorded_error_is_what_its_status_says(
     assert client.spent == 1
 
 
-def test_recorded_coins_that_lack_something_are_refused_for_it() -> None:
+def test_recorded_coins_with_missing_fields_are_rejected() -> None:
     page = Page(SYNTHETIC.file("coingecko/markets.incomplete.json").read_bytes(), "application/json", {}, AT, None)
     result = normalize_page(source, page, clock_skew=0)
     reasons = [(why["field"], why["code"]) for reject in result.rejects for why in reject.reasons]

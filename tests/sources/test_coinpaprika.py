@@ -1,4 +1,4 @@
-"""CoinPaprika: one page per run, and the quirks of the wire format."""
+"""Test the CoinPaprika source: one page per run, and the quirks of the wire format."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_coin_becomes_a_quote() -> None:
     assert (quote.open, quote.high, quote.low) == (None, None, None)
 
 
-def test_each_currency_of_a_coin_is_a_quote_of_its_own() -> None:
+def test_each_currency_of_a_coin_becomes_a_separate_quote() -> None:
     coin = {**BITCOIN, "quotes": {"USD": {"price": 1}, "BTC": {"price": 2}, "eur": {"price": 3}}}
     quotes = normalized(coin).quotes
     assert {quote.quote_currency: quote.price for quote in quotes} == {"USD": 1, "BTC": 2, "EUR": 3}
@@ -86,12 +86,12 @@ def test_zero_means_unknown() -> None:
     assert (quote.circulating_supply, quote.total_supply, quote.max_supply) == (None, None, None)
 
 
-def test_a_change_of_zero_is_known() -> None:
+def test_a_change_of_zero_percent_means_zero() -> None:
     [quote] = normalized(bitcoin({"percent_change_24h": 0})).quotes
     assert quote.change_24h_pct == 0
 
 
-def test_a_field_that_newer_responses_lack_is_unknown() -> None:
+def test_a_missing_optional_field_is_unknown() -> None:
     coin = bitcoin()
     del coin["circulating_supply"]
     [quote] = normalized(coin).quotes
@@ -99,7 +99,7 @@ def test_a_field_that_newer_responses_lack_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("price", [0, 0.0, None])
-def test_a_coin_without_a_price_is_rejected_as_no_price(price: Any) -> None:
+def test_a_coin_without_a_price_is_rejected_with_the_code_no_price(price: Any) -> None:
     assert reasons(bitcoin({"price": price})) == [("price", "no_price")]
 
 
@@ -121,7 +121,7 @@ def test_a_coin_without_a_price_is_rejected_as_no_price(price: Any) -> None:
         ([], ("quotes", "no_quotes")),
     ],
 )
-def test_an_invalid_coin_is_the_only_reject(coin: Any, expected: tuple[str, str]) -> None:
+def test_an_invalid_coin_rejects_only_itself(coin: Any, expected: tuple[str, str]) -> None:
     assert reasons(coin, BITCOIN) == [expected]
     assert len(normalized(coin, BITCOIN).quotes) == 1
 
@@ -144,7 +144,7 @@ def test_a_run_requests_the_tickers_once(upstream: HTTPServer, client: Clients) 
 # Recordings
 
 
-def test_a_recorded_answer_becomes_a_quote_for_each_coin_to_the_last_digit(recordings: Recordings) -> None:
+def test_a_recorded_response_becomes_one_exact_quote_for_each_coin(recordings: Recordings) -> None:
     body = recordings.all_tickers.read_bytes()
     as_text = {coin["id"]: coin for coin in json.loads(body, parse_float=str, parse_int=str)}
     fetched_at = max(datetime.fromisoformat(coin["last_updated"]) for coin in as_text.values())
@@ -175,7 +175,7 @@ def test_a_recorded_answer_becomes_a_quote_for_each_coin_to_the_last_digit(recor
     indirect=["recordings"],
     ids=str,
 )
-def test_a_recorded_refusal_ends_the_run(
+def test_a_recorded_refusal_is_a_terminal_error(
     recordings: Recordings, upstream: HTTPServer, client: Clients, recording: str, code: str, pause: timedelta | None
 ) -> None:
     body, status, _ = recordings.response(f"coinpaprika/{recording}")
@@ -185,13 +185,13 @@ def test_a_recorded_refusal_ends_the_run(
     assert (caught.value.code, caught.value.pause, client.spent) == (code, pause, 1)
 
 
-def test_a_recorded_error_under_status_200_is_no_empty_page(recordings: Recordings) -> None:
+def test_a_recorded_error_with_status_200_is_an_error_and_not_an_empty_page(recordings: Recordings) -> None:
     body = recordings.file("coinpaprika/error.404_*.json").read_bytes()
     with pytest.raises(TransientError):
         normalize_page(source, Page(body, "application/json", {}, FETCHED, None), clock_skew=0)
 
 
-def test_the_recorded_redirect_of_a_trailing_slash_is_followed(
+def test_the_recorded_redirect_for_a_trailing_slash_is_followed(
     recordings: Recordings, upstream: HTTPServer, client: Clients
 ) -> None:
     html, status, headers = recordings.response("coinpaprika/error.301_trailing_slash")

@@ -1,4 +1,4 @@
-"""Every source of the registry keeps the contract."""
+"""Test that every registered source fulfills the contract."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_source_has_the_name_of_its_module() -> None:
 
 
 @every_source
-def test_a_name_can_be_used_in_a_variable_a_label_and_a_url(source: Source) -> None:
+def test_a_source_name_is_valid_in_environment_variables_labels_and_urls(source: Source) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", source.name)
 
 

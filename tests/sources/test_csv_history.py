@@ -1,4 +1,4 @@
-"""The declared formats fit the sample files of the project."""
+"""Test that the declared formats match the sample files of the project."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SAMPLES = Path(__file__).parent.parent.parent / "sample_data" / "csv"
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, Outcome]:
-    """Return what the rows of each sample file become."""
+    """Return the outcome of each sample file."""
     folder = Folder(SAMPLES)
     folder.source = source
     return {file: folder.validate(folder.scan(file)) for file in folder.partitions()}
 
 
-def test_every_sample_file_is_declared(files: dict[str, Outcome]) -> None:
+def test_every_sample_file_matches_a_file_set(files: dict[str, Outcome]) -> None:
     assert set(files) == {path.relative_to(SAMPLES).as_posix() for path in SAMPLES.rglob("*.csv")}
 
 
@@ -57,7 +57,7 @@ def test_the_invalid_rows_of_the_samples_are_rejected_with_their_reasons(files: 
     assert {file for file, outcome in files.items() if outcome.blank} == {"coin_history/coin_Ethereum.csv"}
 
 
-def test_a_coin_has_one_id_and_one_series_in_each_currency(files: dict[str, Outcome]) -> None:
+def test_a_coin_has_one_id_and_no_two_quotes_at_the_same_time(files: dict[str, Outcome]) -> None:
     quotes = [quote for outcome in files.values() for quote in outcome.quotes]
     coins = {(quote.source_asset_id, quote.symbol.upper(), quote.name) for quote in quotes}
     assert coins == {
@@ -92,7 +92,7 @@ def test_a_quote_is_observed_at_the_time_in_its_row(files: dict[str, Outcome]) -
     assert all(quote.observed_at < NOW for outcome in files.values() for quote in outcome.quotes)
 
 
-def test_the_close_is_the_price_also_if_it_comes_before_the_high(files: dict[str, Outcome]) -> None:
+def test_the_close_column_is_the_price_in_any_column_order(files: dict[str, Outcome]) -> None:
     quote = files["minutes/LTCUSD_1m.csv"].quotes[1]
     assert [str(value) for value in (quote.open, quote.price, quote.high, quote.low)] == [
         "97.388",

@@ -1,4 +1,4 @@
-"""The errors of a source carry what the pipeline needs: a usable delay, and every reason of a reject."""
+"""Test that errors provide a usable delay, and that rejects provide all their reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sources.errors import MAX_RETRY_AFTER, Reject, TransientError
     ("retry_after", "expected"),
     [(5.0, 5.0), (0.0, 0.0), (None, None), (-1.0, None), (float("nan"), None), (1e300, MAX_RETRY_AFTER)],
 )
-def test_only_a_usable_delay_is_kept(retry_after: float | None, expected: float | None) -> None:
+def test_an_unusable_delay_is_ignored(retry_after: float | None, expected: float | None) -> None:
     assert TransientError("later", retry_after=retry_after).retry_after == expected
 
 

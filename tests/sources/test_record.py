@@ -1,9 +1,8 @@
-"""Every item becomes a quote or a reject with its reasons, and nothing else."""
+"""Test that every item becomes a valid quote or a reject with reasons."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -14,61 +13,23 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from sources.contract import Reject
-from sources.record import EARLIEST, LARGEST, MAX_DIGITS, SMALLEST, Quote, Record
-from tests.upstreams import item
-
-LATEST = datetime(2026, 2, 1, tzinfo=UTC)
-RECORD = Record(latest=LATEST)
-FIELDS = [field.name for field in fields(Quote)]
-TEXTS = ["source_asset_id", "symbol", "name"]
-NUMBERS = ["open", "high", "low", "volume_24h", "market_cap", "circulating_supply", "total_supply", "max_supply"]
-TICK = timedelta(microseconds=1)
-
-NAN, INFINITY = Decimal("NaN"), Decimal("Infinity")
-deep: Any = []
-for _ in range(5000):
-    deep = [deep]
-
-leaves = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.decimals()
-    | st.builds(Decimal, st.tuples(st.integers(0, 1), st.tuples(st.integers(1, 9)), st.integers(-(10**17), 10**17)))
-    | st.text(st.characters())
-    | st.text(st.characters(categories=["Cs", "Cc", "Nd"]))
-    | st.from_regex(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?([eE][+-]?[0-9]{1,6})?", fullmatch=True)
-    | st.datetimes()
-    | st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))]))
-    | st.datetimes().map(lambda moment: moment.isoformat() + "Z")
+from sources.record import EARLIEST, LARGEST, MAX_DIGITS, SMALLEST, Quote
+from tests.sources.records import (
+    FIELDS,
+    INFINITY,
+    LATEST,
+    NAN,
+    NUMBERS,
+    RECORD,
+    TEXTS,
+    TICK,
+    code,
+    codes,
+    deep,
+    validated,
+    values,
 )
-values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(st.text(max_size=3), leaves, max_size=3)
-
-
-def validated(normalized: dict[str, Any]) -> Quote | Reject:
-    try:
-        return RECORD.quote(normalized)
-    except Reject as reject:
-        return reject
-
-
-def codes(normalized: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the reasons of an item's reject as (field, code); none if it is a quote."""
-    result = validated(normalized)
-    return [(reason["field"], reason["code"]) for reason in result.reasons] if isinstance(result, Reject) else []
-
-
-def code(field: str, value: Any) -> str:
-    """Return the code of the only reason against an item with this value; an empty text if it is a quote."""
-    match codes(item(**{field: value})):
-        case []:
-            return ""
-        case [(name, code)]:
-            assert name == field
-            return code
-        case reasons:
-            raise AssertionError(f"expected one reason, got {reasons}")
+from tests.upstreams import item
 
 
 @tried(max_examples=500, deadline=None)
@@ -87,7 +48,7 @@ def code(field: str, value: Any) -> str:
 @example({"observed_at": "0001-01-01T00:00:00+01:00"})
 @example({"observed_at": datetime.max.time().replace(tzinfo=UTC)})
 @example({"quote_currency": "ß" * 7})
-def test_every_item_is_a_quote_or_a_reject_with_reasons(changes: dict[str, Any]) -> None:
+def test_every_item_becomes_a_quote_or_a_reject_with_reasons(changes: dict[str, Any]) -> None:
     result = validated(item(**changes))
     if isinstance(result, Quote):
         assert_can_be_stored(result)
@@ -174,7 +135,7 @@ def test_no_field_accepts_a_bool_a_float_a_list_an_object_or_bytes(field: str, v
     ],
     ids=lambda value: "int" if isinstance(value, int) else ascii(value)[:30],
 )
-def test_the_bounds_of_a_number(value: Any, expected: str) -> None:
+def test_a_number_outside_the_bounds_or_in_another_format_is_rejected(value: Any, expected: str) -> None:
     assert code("market_cap", value) == expected
 
 
@@ -186,7 +147,7 @@ def test_an_optional_number_may_be_null_missing_or_zero(field: str) -> None:
     assert code(field, -1) == "negative"
 
 
-def test_a_change_may_be_negative_and_large() -> None:
+def test_a_percentage_change_may_be_negative_or_large() -> None:
     assert RECORD.quote(item(change_24h_pct=Decimal("-99.9"))).change_24h_pct == Decimal("-99.9")
     assert RECORD.quote(item(change_24h_pct=9_084_142_000)).change_24h_pct == 9_084_142_000
 
@@ -203,11 +164,11 @@ def test_a_change_may_be_negative_and_large() -> None:
         ("", "not_a_number"),
     ],
 )
-def test_a_price_is_above_zero(value: Any, expected: str) -> None:
+def test_a_price_that_is_missing_or_not_above_zero_is_rejected(value: Any, expected: str) -> None:
     assert code("price", value) == expected
 
 
-def test_an_item_without_a_price_has_the_code_no_price() -> None:
+def test_an_item_without_a_price_is_rejected_with_the_code_no_price() -> None:
     normalized = item()
     del normalized["price"]
     assert codes(normalized) == [("price", "no_price")]
@@ -235,13 +196,13 @@ def test_a_rank_is_a_whole_number_from_1(value: Any, expected: str) -> None:
     assert code("rank", value) == expected
 
 
-def test_a_rank_of_digits_is_an_int() -> None:
+def test_a_rank_is_stored_as_an_int() -> None:
     rank = RECORD.quote(item(rank=Decimal("1E+2"))).rank
     assert (rank, type(rank)) == (100, int)
 
 
 @pytest.mark.parametrize("field", TEXTS)
-def test_the_bounds_of_a_text(field: str) -> None:
+def test_a_text_that_is_empty_too_long_or_malformed_is_rejected(field: str) -> None:
     max_length = {"source_asset_id": 200, "symbol": 100, "name": 300}[field]
     assert code(field, "€" * max_length) == ""
     assert code(field, "x" * (max_length + 1)) == "too_long"
@@ -253,7 +214,7 @@ def test_the_bounds_of_a_text(field: str) -> None:
     assert code(field, NAN) == "not_text"
 
 
-def test_spaces_around_a_text_are_not_part_of_it() -> None:
+def test_whitespace_around_a_text_is_removed() -> None:
     quote = RECORD.quote(item(source_asset_id=" btc ", symbol="\tBTC", name="Bit coin\r\n", quote_currency=" usd "))
     assert (quote.source_asset_id, quote.symbol, quote.name) == ("btc", "BTC", "Bit coin")
     assert quote.quote_currency == "USD"
@@ -268,13 +229,13 @@ def test_spaces_around_a_text_are_not_part_of_it() -> None:
         ("A1" * 6, ""),
         ("A" * 13, "too_long"),
         ("US-D", "not_a_currency"),
-        ("ЕUR", "not_a_currency"),  # the first letter is Cyrillic
+        ("ЕUR", "not_a_currency"),  # The first letter is Cyrillic.
         ("U\x00D", "encoding"),
         ("", "empty"),
         (None, "missing"),
     ],
 )
-def test_the_bounds_of_a_currency(value: Any, expected: str) -> None:
+def test_a_currency_has_2_to_12_letters_or_digits(value: Any, expected: str) -> None:
     assert code("quote_currency", value) == expected
 
 
@@ -302,7 +263,7 @@ def test_the_bounds_of_a_currency(value: Any, expected: str) -> None:
     ],
     ids=str,
 )
-def test_the_bounds_of_a_time(value: Any, expected: str) -> None:
+def test_a_time_needs_a_zone_and_must_be_within_the_bounds(value: Any, expected: str) -> None:
     assert code("observed_at", value) == expected
 
 
@@ -312,13 +273,13 @@ def test_a_time_is_converted_to_utc() -> None:
     assert quote.observed_at.tzinfo is UTC
 
 
-def test_a_high_below_the_low_is_a_reject() -> None:
+def test_a_high_below_the_low_is_rejected() -> None:
     assert codes(item(high=2, low=3)) == [("high", "high_below_low")]
     assert codes(item(high=3, low=3)) == []
     assert codes(item(high=3)) == codes(item(low=3)) == []
 
 
-def test_every_invalid_field_of_an_item_is_a_reason() -> None:
+def test_a_reject_has_one_reason_for_each_invalid_field() -> None:
     assert sorted(codes(item(symbol="", price=None, rank=0, low="much"))) == [
         ("low", "not_a_number"),
         ("price", "no_price"),
@@ -328,10 +289,10 @@ def test_every_invalid_field_of_an_item_is_a_reason() -> None:
 
 
 def test_an_unknown_field_is_rejected() -> None:
-    assert codes(item(colour="red")) == [("colour", "unknown_field")]
+    assert codes(item(color="red")) == [("color", "unknown_field")]
 
 
-def test_a_reason_shows_the_beginning_of_the_value() -> None:
+def test_a_reason_quotes_only_the_beginning_of_a_long_value() -> None:
     with pytest.raises(Reject) as caught:
         RECORD.quote(item(price="x" * 1_000_000))
     [reason] = caught.value.reasons

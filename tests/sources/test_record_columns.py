@@ -1,4 +1,4 @@
-"""The columnar validator agrees with the row validator: the same quotes with the same values, the same rejects."""
+"""Test that the columnar validator and the row validator give the same quotes and rejects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sources.contract import Page, Reject
 from sources.record import Quote, Record
 from sources.record_columns import validate_columns
 from tasks.pipeline.normalize import normalize_page
-from tests.sources.test_record import FIELDS, LATEST, values
+from tests.sources.records import FIELDS, LATEST, values
 from tests.upstreams import canned, item
 
 
@@ -24,7 +24,7 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-# Numbers and times in every notation, and texts that only look like them.
+# Numbers and times in every notation, and similar texts that are invalid.
 NUMBERS = st.sampled_from(
     [
         *words("1 +1 -1 0 -0 0.0 00.50 1. .5 . 1e5 1E-7 1e+40 1e41 1e-61 1e-400 1e400 1e00001 0e5 1e NaN nan Infinity"),
@@ -44,7 +44,7 @@ TIMES = st.sampled_from(
 
 
 def row_by_row(items: Sequence[Any], latest: datetime) -> tuple[list[Quote], list[tuple[int, list[dict[str, str]]]]]:
-    """Return the result of the row validator: the quotes, sorted by key, and the reasons of rejects by index."""
+    """Return the result of the row validator: the sorted quotes, and the index and reasons of each reject."""
     record, quotes, rejects = Record(latest), {}, []
     for index, normalized in enumerate(items):
         try:
@@ -78,7 +78,7 @@ def assert_same_result(items: Sequence[Any]) -> None:
 @example([{"high": "1.00000000000000000002", "low": "1.00000000000000000001"}])
 @example([{"high": 1, "low": "1.0"}, {"high": "1", "low": True}, {"symbol": 5}, {"rank": "007"}, {"rank": "1.0"}])
 @example([{"observed_at": LATEST}, {"observed_at": LATEST + timedelta(microseconds=1)}, {"name": "\ud800"}])
-def test_any_items_have_the_result_of_the_row_validator(changes: list[dict[str, Any]]) -> None:
+def test_any_items_give_the_same_result_as_the_row_validator(changes: list[dict[str, Any]]) -> None:
     assert_same_result([item(number, **fields) for number, fields in enumerate(changes)])
 
 
@@ -91,11 +91,11 @@ def test_any_items_have_the_result_of_the_row_validator(changes: list[dict[str, 
         max_size=8,
     )
 )
-def test_of_two_quotes_at_one_time_the_later_one_is_kept(changes: list[dict[str, Any]]) -> None:
+def test_the_last_of_several_quotes_with_the_same_time_is_kept(changes: list[dict[str, Any]]) -> None:
     assert_same_result([item(**fields) for fields in changes])
 
 
-def test_of_two_names_of_one_listing_the_later_one_is_kept() -> None:
+def test_a_listing_gets_the_name_from_its_latest_quote() -> None:
     items = [
         item(price=str(price), name=name, observed_at=f"2026-01-0{price}T00:00:00Z")
         for price, name in ((1, "Old"), (2, "New"))
@@ -106,7 +106,7 @@ def test_of_two_names_of_one_listing_the_later_one_is_kept() -> None:
     assert len(quotes) == 2
 
 
-def test_only_items_that_are_certainly_valid_are_accepted() -> None:
+def test_every_doubtful_item_is_left_to_the_row_validator() -> None:
     keys = {
         "source_asset_id": "a",
         "symbol": "a",

@@ -1,4 +1,4 @@
-"""The registry lists the valid sources with their overrides, and reports every mistake at once."""
+"""Test that the registry lists the valid sources with their overrides, and reports all errors at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Registry = Callable[[Mapping[str, str]], str]
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    """Return a function that prints the registry of a process in this environment, or its errors."""
+    """Return a function that returns the printed registry, or the errors, of a process with this environment."""
 
     def registry(environ: Mapping[str, str]) -> str:
         path = os.pathsep.join([str(ROOT), str(tmp_path)])
@@ -59,27 +59,27 @@ def test_the_sources_of_the_project_are_listed_by_name() -> None:
     assert set(SOURCES) >= {"coinpaprika", "coingecko"}
 
 
-def test_the_declared_schedules_stay_within_the_free_plans() -> None:
+def test_the_default_schedules_stay_within_the_free_plans() -> None:
     for name, calls in {"coinpaprika": 1, "coingecko": 4}.items():
         source = SOURCES[name]
         assert source.rate.per_month is not None
         assert 31 * 86400 / source.every.total_seconds() * calls < 0.7 * source.rate.per_month
 
 
-def test_the_environment_overrides_schedule_and_rate(registry: Registry) -> None:
+def test_environment_variables_override_the_schedule_and_the_rate_limit(registry: Registry) -> None:
     output = registry({"COINGECKO_EVERY": "90", "COINGECKO_CALLS_PER_MINUTE": "3", "COINPAPRIKA_CALLS_PER_MONTH": "7"})
     assert "coingecko 90 3 10000\n" in output
     assert "coinpaprika 600 30 7\n" in output
 
 
-def test_data_is_kept_for_ever_unless_the_environment_sets_a_retention(registry: Registry) -> None:
+def test_data_is_kept_forever_unless_the_environment_sets_a_retention(registry: Registry) -> None:
     output = registry({"COINGECKO_QUOTES_KEPT": "2592000", "CSV_HISTORY_BODIES_KEPT": "86400"})
     assert "coingecko keeps quotes 30 days, 0:00:00 bodies None\n" in output
     assert "csv_history keeps quotes None bodies 1 day, 0:00:00\n" in output
     assert "coinpaprika keeps quotes None bodies None\n" in output
 
 
-def test_extra_sources_adds_modules(registry: Registry, tmp_path: Path) -> None:
+def test_extra_sources_adds_the_sources_of_its_modules(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(VALID_MODULE.format(name="one"))
     (tmp_path / "two.py").write_text(VALID_MODULE.format(name="two"))
     output = registry({"EXTRA_SOURCES": " one, two ,", "ONE_EVERY": "5", "ONE_CALLS_PER_MONTH": "9"})
@@ -87,7 +87,7 @@ def test_extra_sources_adds_modules(registry: Registry, tmp_path: Path) -> None:
     assert "two 3600 None None\n" in output
 
 
-def test_every_mistake_is_reported_at_once(registry: Registry, tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("")
     (tmp_path / "number.py").write_text("source = 7")
     (tmp_path / "lost.py").write_text("1 / 0")
@@ -124,7 +124,7 @@ def test_an_unknown_policy_for_missed_slots_is_refused(registry: Registry, tmp_p
     ]
 
 
-def test_two_sources_with_one_name_are_refused(registry: Registry, tmp_path: Path) -> None:
+def test_two_sources_with_the_same_name_are_refused(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(VALID_MODULE.format(name="coingecko"))
     assert registry({"EXTRA_SOURCES": "mine"}) == (
         "Two sources have the same name: coingecko. Rename one, or remove it from EXTRA_SOURCES.\n"

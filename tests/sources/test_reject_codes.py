@@ -1,4 +1,4 @@
-"""Every code with which an item is rejected is explained."""
+"""Test that every reject code is explained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def raised_codes() -> set[str]:
     return codes
 
 
-def test_every_code_that_is_raised_is_explained() -> None:
+def test_every_raised_reject_code_is_explained() -> None:
     codes = raised_codes()
     assert {"not_a_number", "high_below_low", "ragged"} <= codes
     assert codes <= set(REJECT_CODES)

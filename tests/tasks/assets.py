@@ -1,4 +1,4 @@
-"""Set up assets and listings for tests, and read what is stored about them."""
+"""Create assets and listings for tests, and read the stored ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.identity.undo import revert_change
 from tests.upstreams import OBSERVED
 
 UNISWAP, UNIVERSE = ("coinpaprika", "uni-uniswap"), ("coingecko", "universe")
-"""A listing of each asset that `add_uniswap_and_universe` adds."""
+"""One listing of each asset that `add_uniswap_and_universe` adds."""
 
 
 def quote(id_: str, symbol: str, name: str, currency: str = "USD") -> Quote:
@@ -53,7 +53,7 @@ def undo(engine: Engine, change: UUID) -> UUID:
 
 
 def assets(engine: Engine) -> dict[str, list[str]]:
-    """Return, by slug, the ids of each asset's listings."""
+    """Return the listing ids of each asset, by slug."""
     rows = query(
         engine,
         """
@@ -65,7 +65,7 @@ def assets(engine: Engine) -> dict[str, list[str]]:
 
 
 def state(engine: Engine) -> list[tuple[object, ...]]:
-    """Return all assets and their listings, without ids and times."""
+    """Return all assets and their listings, without ids and times, for comparisons."""
     rows = query(
         engine,
         """
@@ -87,7 +87,7 @@ def add_sources(engine: Engine) -> None:
 
 
 def add_uniswap_and_universe(engine: Engine) -> None:
-    """Add two assets with the symbol UNI. CoinPaprika lists Uniswap in two currencies, CoinGecko lists both assets."""
+    """Add two assets with the symbol UNI. CoinPaprika lists Uniswap in two currencies. CoinGecko lists both assets."""
     add_sources(engine)
     resolve(engine, "coinpaprika", quote(UNISWAP[1], "UNI", "Uniswap"), quote(UNISWAP[1], "UNI", "Uniswap", "EUR"))
     resolve(engine, "coingecko", quote("uniswap", "uni", "Uniswap"), quote(UNIVERSE[1], "uni", "Universe"))

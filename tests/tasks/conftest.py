@@ -1,4 +1,4 @@
-"""Work on runs in the test's own process, and read what they left in the database."""
+"""Work on runs in the process of the test, and read their results from the database."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.upstreams import canned
 
 @dataclass
 class Bench:
-    """Run sources slice by slice in this process, without a worker."""
+    """A test bench that runs sources slice by slice in this process, without a worker."""
 
     engine: Engine
     settings: Settings
     monkeypatch: pytest.MonkeyPatch
 
     def request(self, source: Source, **parameters: Any) -> uuid.UUID:
-        """Register the source, and return the id of a requested run."""
+        """Register the source and request a run. Return the id of the run."""
         self.register(source)
         return request_runs(self.engine, [RunRequest(source.name, **parameters)], requested_by="test")[0].run
 
@@ -52,7 +52,7 @@ class Bench:
         return self.slice(self.request(source, **parameters))
 
     def let_leases_run_out(self) -> None:
-        """Expire all leases, as after the death of their workers, and let the reconciler settle the runs."""
+        """Expire all leases, as if their workers had died, and run the reconciler."""
         self.rows("UPDATE checkpoints SET lease_expires = clock_timestamp() WHERE lease_run IS NOT NULL")
         self.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h' WHERE status = 'running'")
         reconcile(self.engine, self.settings)
@@ -62,7 +62,7 @@ class Bench:
         return self.rows("SELECT * FROM runs WHERE id = :run", run=run)[0]
 
     def rows(self, query: str, **values: Any) -> list[RowMapping]:
-        """Execute a statement. Return its rows, or an empty list."""
+        """Execute a statement. Return its rows, or an empty list if it returns none."""
         with self.engine.begin() as connection:
             result = connection.execute(text(query), values)
             return list(result.mappings()) if result.returns_rows else []
@@ -81,7 +81,7 @@ def bench(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, b
 
 @pytest.fixture
 def claims(bench: Bench) -> tuple[Claim, Claim]:
-    """The claim of a slice with the partitions a, b and c, and the claim of its assistant."""
+    """Return the claim of a slice with the partitions a, b and c, and the claim of its assistant."""
     claim = claim_run(bench.engine, bench.request(canned(partitions=("a", "b", "c"))))
     assert claim
     assistant = join_run(bench.engine, claim.run, claim.number)
@@ -91,7 +91,7 @@ def claims(bench: Bench) -> tuple[Claim, Claim]:
 
 @pytest.fixture
 def process_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Let this process's settings and its worker engine use the test's database, as in a process of the service."""
+    """Make the settings and the worker engine of this process use the database of the test."""
     monkeypatch.setenv("DATABASE_URL", settings.database_url)
     get_settings.cache_clear()
     worker_engine.cache_clear()
@@ -103,11 +103,11 @@ def process_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def empty_page(cursor: int = 1) -> Page:
-    """A page without items, with this cursor."""
+    """Return a page with this cursor and without items."""
     return Page(b"", "text/plain", {}, datetime.now(UTC), {"next": cursor})
 
 
 @pytest.fixture
 def content() -> Callable[[Engine], str]:
-    """A function that hashes all loaded quotes by natural keys and values. Equal data has equal hashes."""
+    """Return a function that hashes all loaded quotes by natural keys and values. Equal data has equal hashes."""
     return content_hash

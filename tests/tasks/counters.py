@@ -1,4 +1,4 @@
-"""What a run's pages became, as the table `pages` counts it."""
+"""Read the item counters of a run's pages."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ COUNTERS = """
 
 
 def counters(bench: Bench, run: object) -> tuple[int, ...]:
-    """Return the sums of fetched, inserted, updated, unchanged, deduplicated and rejected over a run's pages."""
+    """Return the sums of fetched, inserted, updated, unchanged, deduplicated and rejected items over a run's pages."""
     return tuple(bench.rows(COUNTERS, run=run)[0].values())

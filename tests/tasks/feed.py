@@ -1,4 +1,4 @@
-"""An upstream on loopback that serves pages of items and misbehaves on demand, and a source that reads it."""
+"""Serve pages of items on loopback, with errors on demand, and declare a source that reads them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from sources.http.json_body import json_list
 
 @dataclass
 class Feed:
-    """Serve `pages` on /prices?page=1, …, and empty pages after them.
+    """An upstream that serves `pages` on /prices?page=1, …, and empty pages after them.
 
-    etags:  send an ETag, and answer conditional requests with 304.
-    before: called first, with the page's number; may return a response to send instead.
-    asked:  the requests so far.
+    etags:    send an ETag, and respond to conditional requests with 304.
+    before:   called with the page number before each response; may return another response to send.
+    requests: the requests so far.
     """
 
     server: HTTPServer
     pages: Sequence[Sequence[Any]]
     etags: bool = True
     before: Callable[[int], Response | None] = lambda _: None
-    asked: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.server.expect_request("/prices").respond_with_handler(self._answer)
+        self.server.expect_request("/prices").respond_with_handler(self._respond)
 
     @property
     def url(self) -> str:
@@ -39,16 +39,16 @@ class Feed:
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the requested pages."""
-        return [int(request.args["page"]) for request in self.asked]
+        """Return the numbers of the requested pages."""
+        return [int(request.args["page"]) for request in self.requests]
 
     @property
     def conditions(self) -> list[str | None]:
-        """The If-None-Match header of each request."""
-        return [request.headers.get("If-None-Match") for request in self.asked]
+        """Return the If-None-Match header of each request."""
+        return [request.headers.get("If-None-Match") for request in self.requests]
 
-    def _answer(self, request: Request) -> Response:
-        self.asked.append(request)
+    def _respond(self, request: Request) -> Response:
+        self.requests.append(request)
         number = int(request.args["page"])
         return self.before(number) or self.page(number, request)
 
@@ -66,7 +66,7 @@ class Feed:
 
 
 def fetch(window: Window, http: Http) -> Iterator[Page]:
-    """Fetch pages until one is empty. Only the run that started the snapshot resumes it."""
+    """Fetch pages until the first empty page. Only the run that started a snapshot resumes it."""
     resumed = window.cursor and window.cursor["run"] == window.run
     number = window.cursor["next"] if window.cursor and resumed else 1
     while number:
@@ -76,7 +76,7 @@ def fetch(window: Window, http: Http) -> Iterator[Page]:
 
 
 def feed_source(url: str, **changes: Any) -> Source:
-    """A source that reads normalized items from `url`. It sends a key if FEED_API_KEY is set."""
+    """Return a source that reads normalized items from `url`. It sends a key if FEED_API_KEY is set."""
     fields: dict[str, Any] = {
         "name": "feed",
         "every": timedelta(hours=1),

@@ -1,4 +1,4 @@
-"""Several workers share the partitions of one run, and load the same data as one worker alone."""
+"""Test that several workers can share a run, and load the same data as a single worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.processes import Process, until
 from tests.sources.csv_folder import environment
 from tests.tasks.conftest import Bench
 
-# Longer than in other tests: here a worker is blocked in the middle of a page.
+# Longer than in other tests, because a worker is blocked in the middle of a page.
 TIMES = {
     "TASK_SLICE": "60",
     "TASK_SOFT_LIMIT": "100",
@@ -53,7 +53,7 @@ def environ(file: Path) -> dict[str, str]:
     return {**TIMES, **sizes, "CSV_DIR": str(file.parent.parent)}
 
 
-def test_a_slice_ingests_the_partition_of_an_assistant_that_died(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+def test_a_slice_ingests_the_partition_of_a_dead_assistant(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     claim, assistant = claims
     take_lease(bench.engine, assistant, "b", bench.settings.lease)
     work_on(bench.engine, bench.settings, claim)
@@ -62,10 +62,10 @@ def test_a_slice_ingests_the_partition_of_an_assistant_that_died(bench: Bench, c
 
 
 @pytest.fixture
-def undisturbed(
+def expected_content(
     make_database: Callable[[], str], content: Callable[[Engine], str], file: Path, settings: Settings
 ) -> str:
-    """A hash of the data after one worker has read the file without a disturbance."""
+    """Return a hash of the data after a single worker has read the file."""
     engine = make_engine(make_database(), "test")
     ingest_in_process(engine, settings, file)
     loaded = content(engine)
@@ -88,9 +88,9 @@ def request(engine: Engine) -> uuid.UUID:
 
 @pytest.fixture
 def shared(
-    engine: Engine, settings: Settings, file: Path, undisturbed: str, broker: Redis
+    engine: Engine, settings: Settings, file: Path, expected_content: str, broker: Redis
 ) -> Iterator[tuple[uuid.UUID, Callable[[], None]]]:
-    """A run of the file that is blocked at its second page, and a function that unblocks it."""
+    """Yield a run of the file that is blocked at its second page, and a function that unblocks the run."""
     content = file.read_text()
     file.write_text(HEADER + content.splitlines(keepends=True)[1])
     ingest_in_process(engine, settings, file)
@@ -134,7 +134,7 @@ def test_assistants_read_the_other_ranges_of_a_file(
     start: Callable[..., Process],
     file: Path,
     environ: dict[str, str],
-    undisturbed: str,
+    expected_content: str,
     content: Callable[[Engine], str],
     shared: tuple[uuid.UUID, Callable[[], None]],
 ) -> None:
@@ -145,14 +145,14 @@ def test_assistants_read_the_other_ranges_of_a_file(
     until(lambda: count_done_partitions(engine, run) == others, within=20, what="all ranges but the first are loaded")
     unblock()
     assert final_status(engine, run) == "succeeded"
-    assert content(engine) == undisturbed
+    assert content(engine) == expected_content
 
 
-def test_with_run_workers_1_a_run_has_no_assistants(
+def test_a_run_has_no_assistants_if_run_workers_is_1(
     engine: Engine,
     start: Callable[..., Process],
     environ: dict[str, str],
-    undisturbed: str,
+    expected_content: str,
     content: Callable[[Engine], str],
     broker: Redis,
     shared: tuple[uuid.UUID, Callable[[], None]],
@@ -162,11 +162,11 @@ def test_with_run_workers_1_a_run_has_no_assistants(
     worker = start("worker", **environ, RUN_WORKERS="1")
     assert final_status(engine, run) == "succeeded"
     assert "slice_assisted" not in worker.log.read_text()
-    assert content(engine) == undisturbed
+    assert content(engine) == expected_content
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_an_assistant_of_a_slice_that_has_ended_does_nothing(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+def test_an_assistant_does_nothing_after_its_slice_has_ended(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     claim, _ = claims
     requeue_run(bench.engine, claim)
     with capture_logs() as events:
@@ -174,7 +174,7 @@ def test_an_assistant_of_a_slice_that_has_ended_does_nothing(bench: Bench, claim
     assert [event["event"] for event in events] == ["run_skipped"]
 
 
-def test_a_message_that_names_no_slice_is_logged_and_dropped() -> None:
+def test_a_message_with_an_invalid_run_id_is_logged_and_discarded() -> None:
     with capture_logs() as events:
         assist("coingecko", 1)
     assert [(event["event"], event["run"]) for event in events] == [("message_invalid", "'coingecko'")]

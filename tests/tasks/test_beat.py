@@ -1,4 +1,4 @@
-"""Beat keeps the schedule: two at once, killed, frozen, without its servers, and with a wrong host clock."""
+"""Test that beats keep the schedule if several run, if they are killed or frozen, and during outages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def timetable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Timetable:
 
 
 @pytest.mark.parametrize("catch_up", ["latest", "all", "skip"])
-def test_beats_that_check_at_the_same_moment_create_one_run_per_slot(timetable: Timetable, catch_up: CatchUp) -> None:
+def test_simultaneous_checks_of_several_beats_create_one_run_per_slot(timetable: Timetable, catch_up: CatchUp) -> None:
     timetable.add(catch_up, "a")
     timetable.add(catch_up, "b")
     with ThreadPoolExecutor(4) as beats:
@@ -47,7 +47,7 @@ def test_beats_that_check_at_the_same_moment_create_one_run_per_slot(timetable: 
     assert timetable.slots("a") == timetable.slots("b") == ["00:00", "01:00", "02:00", "03:00", "04:00"]
 
 
-def test_a_slot_that_cannot_be_recorded_is_requested_later_and_delays_no_other_source(timetable: Timetable) -> None:
+def test_a_slot_of_a_locked_source_is_requested_later_and_delays_no_other_source(timetable: Timetable) -> None:
     bench = timetable.bench
     for name in ("a", "b"):
         timetable.add("latest", name)
@@ -63,17 +63,17 @@ def test_a_slot_that_cannot_be_recorded_is_requested_later_and_delays_no_other_s
     assert timetable.slots("a") == ["00:00", "01:00"]
 
 
-def test_the_reconciler_publishes_the_run_of_a_beat_that_was_killed_before_publishing(
+def test_the_reconciler_publishes_a_run_if_its_beat_was_killed_before_publishing(
     timetable: Timetable, broker: Redis
 ) -> None:
     bench = timetable.bench
     timetable.add("latest")
-    answer = request_slot(bench.engine, "canned", MIDNIGHT, after=None)
+    result = request_slot(bench.engine, "canned", MIDNIGHT, after=None)
     timetable.check("00:00:05")
     assert broker.llen("ingest") == 0
     reconcile(bench.engine, bench.settings)
     [message] = broker.lrange("ingest", 0, -1)
-    assert json.loads(message)["headers"]["id"] == str(answer.run)
+    assert json.loads(message)["headers"]["id"] == str(result.run)
     assert timetable.slots() == ["00:00"]
 
 
@@ -123,7 +123,7 @@ def test_each_control_task_is_sent_at_its_interval(timetable: Timetable, broker:
     assert sent == {"kasparro.reconcile": 601, "kasparro.retain": 10, "kasparro.judge": 40, "kasparro.rematch": 2}
 
 
-def test_control_tasks_do_not_pile_up_without_a_worker(timetable: Timetable, broker: Redis, clock: Clock) -> None:
+def test_the_number_of_queued_control_tasks_is_limited(timetable: Timetable, broker: Redis, clock: Clock) -> None:
     scheduler = SlotScheduler(celery, engine=lambda: timetable.bench.engine, clock=clock)
     for _ in range(2 * MAX_QUEUED_CONTROL_TASKS):
         scheduler.tick()
@@ -135,7 +135,7 @@ def test_control_tasks_do_not_pile_up_without_a_worker(timetable: Timetable, bro
 
 
 class Slots:
-    """Read what real beats requested. No worker runs, so the test ends the runs."""
+    """The slots that real beats requested. No worker runs, so the test ends the runs."""
 
     def __init__(self, engine: Engine):
         self.engine = engine
@@ -144,20 +144,20 @@ class Slots:
         self._execute("UPDATE runs SET status = 'succeeded', finished_at = clock_timestamp() WHERE finished_at IS NULL")
 
     def of(self, source: str) -> list[float]:
-        """The slots of the source's runs, in seconds since the epoch, in the order of the requests."""
+        """Return the slots of the source's runs as Unix times, in the order of their requests."""
         rows = self._execute(
             "SELECT extract(epoch FROM scheduled_for) FROM runs WHERE source = :source ORDER BY requested_at",
             source=source,
         )
         return [float(row[0]) for row in rows]
 
-    def wait_for_some(self) -> None:
+    def wait_for_new_slots(self) -> None:
         """Wait until coinpaprika has three more slots."""
         before = len(self.of("coinpaprika"))
         until(lambda: self.finish() or len(self.of("coinpaprika")) >= before + 3)
 
-    def miss_some(self) -> float:
-        """Wait for three seconds on the database's clock. Return the last slot of coinpaprika before them."""
+    def wait_while_slots_are_missed(self) -> float:
+        """Wait for three seconds on the database clock. Return coinpaprika's last slot before the wait."""
         self.finish()
         [[start]] = self._execute("SELECT clock_timestamp()")
         until(lambda: self._execute("SELECT clock_timestamp()")[0][0] > start + timedelta(seconds=3))
@@ -173,30 +173,30 @@ ONE_SECOND = {"COINGECKO_EVERY": "1", "COINPAPRIKA_EVERY": "1", "COINGECKO_CATCH
 
 
 def requested(beats: list[Process]) -> Counter[tuple[str, str]]:
-    """Count by source and slot how often the beats logged `slot_requested`."""
+    """Count how often the beats logged `slot_requested`, by source and slot."""
     lines = [json.loads(line) for beat in beats for line in beat.log.read_text().splitlines() if line[:1] == "{"]
     return Counter((line["source"], line["slot"]) for line in lines if line["event"] == "slot_requested")
 
 
-def test_two_beats_that_are_frozen_killed_and_restarted_create_one_run_per_slot(
+def test_two_beats_create_one_run_per_slot_even_if_frozen_killed_and_restarted(
     engine: Engine, start: Start, broker: Redis
 ) -> None:
-    """coingecko catches up with all missed slots, coinpaprika only with the latest."""
+    """The source coingecko catches up on all missed slots, and coinpaprika only on the latest slot."""
     slots = Slots(engine)
     beats = [start("beat", TZ=zone, **ONE_SECOND) for zone in ("Europe/Berlin", "Pacific/Apia")]
     until(lambda: all("is starting" in beat.log.read_text() for beat in beats))
-    slots.wait_for_some()
+    slots.wait_for_new_slots()
     for beat in beats:
         beat.signal(signal.SIGSTOP)
-    frozen_after = slots.miss_some()
+    frozen_after = slots.wait_while_slots_are_missed()
     for beat in beats:
         beat.signal(signal.SIGCONT)
-    slots.wait_for_some()
+    slots.wait_for_new_slots()
     for beat in beats:
         beat.kill()
-    killed_after = slots.miss_some()
+    killed_after = slots.wait_while_slots_are_missed()
     beats.append(start("beat", **ONE_SECOND))
-    slots.wait_for_some()
+    slots.wait_for_new_slots()
     until(lambda: slots.finish() or slots.of("coingecko")[-1] >= slots.of("coinpaprika")[-1])
     beats[-1].kill()
 
@@ -207,7 +207,7 @@ def test_two_beats_that_are_frozen_killed_and_restarted_create_one_run_per_slot(
     assert set(requested(beats).values()) == {1}
 
 
-def test_a_beat_without_database_or_broker_keeps_ticking_and_requests_runs_later(
+def test_a_beat_continues_during_an_outage_of_postgres_or_redis_and_requests_runs_later(
     engine: Engine, start: Start, broker: Redis
 ) -> None:
     slots, name = Slots(engine), engine.url.database

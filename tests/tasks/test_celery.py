@@ -1,4 +1,4 @@
-"""The Celery app publishes quickly or not at all, and reports a wrong setting without a traceback."""
+"""Test that the Celery app publishes quickly or fails, and reports an invalid setting without a traceback."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_every_task_has_its_name_and_the_control_queue_is_the_default() -> None:
     assert celery.conf.beat_scheduler == "tasks.schedule:SlotScheduler"
 
 
-def test_publishing_to_a_redis_that_hangs_fails_within_seconds() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as mute:  # accepts connections and never answers
+def test_publishing_to_an_unresponsive_redis_fails_within_seconds() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:  # Accepts connections, but never responds.
         app = Service("test", broker=f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
         app.conf.update(result_backend=None, broker_transport_options=celery.conf.broker_transport_options)
         start = time.monotonic()
@@ -41,7 +41,7 @@ def test_publishing_to_a_redis_that_hangs_fails_within_seconds() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("LEASE", "much"), ("COINGECKO_EVERY", "-1")], ids=["of the service", "of a source"]
 )
-def test_a_wrong_setting_ends_the_process_with_its_name(name: str, value: str) -> None:
+def test_an_invalid_setting_ends_the_process_and_is_named(name: str, value: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT), name: value}
     process = subprocess.run([sys.executable, "-c", "import tasks.celery"], env=environ, capture_output=True, text=True)
     assert process.returncode == 1

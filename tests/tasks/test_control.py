@@ -1,4 +1,4 @@
-"""Control tasks leave their work to the next turn if Postgres or Redis is down."""
+"""Test that control tasks log an outage of Postgres or Redis and do not fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tasks.conftest import Bench
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_a_sweep_publishes_lost_runs_sends_a_canary_and_a_heartbeat(bench: Bench, broker: Redis) -> None:
+def test_a_sweep_publishes_lost_runs_and_sends_a_canary_and_a_heartbeat(bench: Bench, broker: Redis) -> None:
     request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     broker.flushall()
     bench.rows("UPDATE runs SET published_at = NULL")
@@ -28,13 +28,13 @@ def test_a_sweep_publishes_lost_runs_sends_a_canary_and_a_heartbeat(bench: Bench
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_a_canary_is_a_heartbeat_of_the_worker(bench: Bench) -> None:
+def test_a_consumed_canary_records_a_heartbeat_of_the_worker(bench: Bench) -> None:
     control.canary()
     assert bench.one("SELECT part FROM heartbeats") == "worker"
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_a_canary_that_redis_refuses_is_only_logged(broker: Redis) -> None:
+def test_a_canary_that_redis_refuses_is_logged_without_failing_the_task(broker: Redis) -> None:
     broker.config_set("maxmemory", 1)
     try:
         with capture_logs() as events:
@@ -47,7 +47,7 @@ def test_a_canary_that_redis_refuses_is_only_logged(broker: Redis) -> None:
 @pytest.mark.parametrize(
     ("task", "event"), [(control.judge, "anomaly_check_failed"), (control.rematch, "rematch_failed")]
 )
-def test_a_task_without_a_database_is_only_logged(
+def test_a_task_without_a_database_logs_its_failure(
     process_settings: pytest.MonkeyPatch, task: Callable[[], None], event: str
 ) -> None:
     process_settings.setenv("DATABASE_URL", "postgresql://kasparro:secret@127.0.0.1:1/kasparro")

@@ -1,4 +1,4 @@
-"""While the disk of Postgres is full, sources are paused and runs wait; afterwards they continue."""
+"""Test that sources pause and runs wait while the disk of Postgres is full, and continue afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.upstreams import canned, item
 
 
 class Disk:
-    """Make Postgres report a full disk, or another error, for writes to chosen tables."""
+    """A disk that can be full: Postgres then reports an error for writes to the chosen tables."""
 
     def __init__(self, bench: Bench):
         self._bench, self._full = bench, set[str]()
@@ -71,7 +71,7 @@ def test_the_pause_after_a_full_disk_ends_by_itself(bench: Bench, disk: Disk) ->
     until(lambda: bench.slice(run)["status"] == "succeeded")
 
 
-def test_a_run_waits_even_if_the_pause_does_not_fit_on_the_disk(bench: Bench, disk: Disk) -> None:
+def test_a_run_waits_even_if_the_pause_cannot_be_written(bench: Bench, disk: Disk) -> None:
     run = bench.request(canned([item()]))
     disk.fill("quotes")
     disk.fill("sources")
@@ -81,7 +81,7 @@ def test_a_run_waits_even_if_the_pause_does_not_fit_on_the_disk(bench: Bench, di
     assert bench.one("SELECT paused_reason FROM sources") is None
 
 
-def test_the_reconciler_requeues_a_run_if_nothing_fits_on_the_disk(bench: Bench, disk: Disk) -> None:
+def test_the_reconciler_requeues_a_run_if_no_table_can_be_written(bench: Bench, disk: Disk) -> None:
     def fill(number: int) -> None:
         for table in ("quotes", "sources", "runs"):
             disk.fill(table)
@@ -96,8 +96,8 @@ def test_the_reconciler_requeues_a_run_if_nothing_fits_on_the_disk(bench: Bench,
     assert bench.slice(run)["status"] == "succeeded"
 
 
-def test_a_full_disk_during_a_copy_pauses_the_source_too(bench: Bench) -> None:
-    """A COPY raises the driver's own error, not one of SQLAlchemy."""
+def test_a_full_disk_during_a_copy_pauses_the_source(bench: Bench) -> None:
+    """COPY raises errors of the driver, not of SQLAlchemy."""
 
     def fill(connection: Any, _: object) -> None:
         with closing(connection.cursor()) as cursor:
@@ -124,7 +124,7 @@ def test_a_full_disk_does_not_shorten_an_operators_pause(bench: Bench, disk: Dis
     assert bench.one("SELECT paused_reason FROM sources") == "moving house"
 
 
-def test_an_error_that_is_a_mistake_of_ours_fails_the_run(bench: Bench, disk: Disk) -> None:
+def test_a_database_error_that_indicates_a_bug_fails_the_run(bench: Bench, disk: Disk) -> None:
     disk.fill("quotes", "division_by_zero")
     run = bench.ingest(canned([item()]))
     assert (run["status"], run["error_code"]) == ("failed", "internal_error")

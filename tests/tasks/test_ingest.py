@@ -1,4 +1,4 @@
-"""At the end of a slice its run continues, waits, fails or ends."""
+"""Test the status of a run after a slice: it continues, waits, fails or is cancelled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_run_waits_as_long_as_the_upstream_requires(bench: Bench) -> None:
     assert bench.one("SELECT lease_run FROM checkpoints") is None
 
 
-def test_a_run_fails_after_max_waits_and_a_committed_page_resets_the_count(bench: Bench) -> None:
+def test_a_run_fails_after_max_waits_without_a_committed_page(bench: Bench) -> None:
     failing = {1, 2, 3, 5, 6, 7, 8, 9}
     pages: list[int] = []
 
@@ -47,7 +47,7 @@ def test_a_run_fails_after_max_waits_and_a_committed_page_resets_the_count(bench
     assert "gave up after 3 waits" in bench.run(run)["error_detail"]
 
 
-def test_a_page_committed_in_the_same_slice_resets_the_count_of_waits(bench: Bench) -> None:
+def test_a_committed_page_resets_the_count_of_waits_within_a_slice(bench: Bench) -> None:
     pages: list[int] = []
 
     def load_only_the_first_page(number: int) -> None:
@@ -63,7 +63,7 @@ def test_a_page_committed_in_the_same_slice_resets_the_count_of_waits(bench: Ben
     assert (row["status"], row["waits"]) == ("waiting", 1)
 
 
-def test_waits_for_a_limit_of_our_own_never_count_as_failures(bench: Bench) -> None:
+def test_waits_for_our_own_rate_limit_never_count_as_failures(bench: Bench) -> None:
     def limit(number: int) -> None:
         raise TransientError("used up", code="rate_limited", retry_after=0.001, is_failure=False)
 
@@ -75,7 +75,7 @@ def test_waits_for_a_limit_of_our_own_never_count_as_failures(bench: Bench) -> N
     assert bench.one("SELECT next_attempt_at < clock_timestamp() + interval '5 s' FROM runs")
 
 
-def test_the_waits_for_an_upstream_that_always_sends_retry_after_grow_until_the_run_fails(bench: Bench) -> None:
+def test_waits_grow_even_if_the_upstream_always_sends_the_same_retry_after(bench: Bench) -> None:
     def limit(number: int) -> None:
         raise TransientError("slow down", code="rate_limited", retry_after=100)
 
@@ -90,7 +90,7 @@ def test_the_waits_for_an_upstream_that_always_sends_retry_after_grow_until_the_
     assert [round(gap, -1) for gap in gaps] == [100, 100, 120, 240, 480]
 
 
-def test_a_run_without_a_limit_of_waits_keeps_waiting(bench: Bench) -> None:
+def test_a_run_with_a_very_large_max_waits_keeps_waiting(bench: Bench) -> None:
     def fail(number: int) -> None:
         raise TransientError("down")
 
@@ -112,7 +112,7 @@ def test_a_terminal_error_fails_the_run_and_pauses_the_source(bench: Bench) -> N
     assert "paused" in waiting["waiting_reason"]
 
 
-def test_a_bug_in_a_source_fails_its_run_without_showing_details(bench: Bench) -> None:
+def test_a_bug_in_a_source_fails_its_run_without_exposing_details(bench: Bench) -> None:
     def crash(number: int) -> None:
         raise ZeroDivisionError("secret detail")
 
@@ -150,7 +150,7 @@ def test_a_run_of_a_paused_source_waits_until_the_pause_ends(bench: Bench) -> No
     assert abs(row["next_attempt_at"] - pause_end) < timedelta(seconds=1)
 
 
-def test_a_message_that_names_no_run_is_logged_and_dropped() -> None:
+def test_a_message_with_an_invalid_run_id_is_logged_and_discarded() -> None:
     with capture_logs() as events:
         ingest("coingecko", "an argument of a newer version")
     assert [(event["event"], event["run"]) for event in events] == [("message_invalid", "'coingecko'")]

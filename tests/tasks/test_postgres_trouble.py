@@ -1,4 +1,4 @@
-"""Pages and runs survive conflicts, timeouts and a failover of Postgres."""
+"""Test that runs continue after conflicts, timeouts and a failover of Postgres."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LATER = FETCHED + timedelta(hours=1)
 
 
 class SessionLog:
-    """Record the error codes of an engine's sessions, and how often they loaded a page."""
+    """A record of the error codes of an engine's sessions, and of the number of their page loads."""
 
     def __init__(self, engine: Engine):
         self.codes: list[str | None] = []
@@ -44,7 +44,7 @@ class SessionLog:
 
 @contextmanager
 def as_a_worker(bench: Bench, **options: Any) -> Iterator[tuple[Bench, SessionLog]]:
-    """The bench on its own engine, whose sessions have these options."""
+    """Yield a bench with a separate engine with these options, and the log of its sessions."""
     engine = make_engine(bench.settings.database_url, "slice", **{"transaction_timeout": 6, **options})
     yield replace(bench, engine=engine, settings=replace(bench.settings, transaction_timeout=6)), SessionLog(engine)
     engine.dispose()
@@ -52,7 +52,7 @@ def as_a_worker(bench: Bench, **options: Any) -> Iterator[tuple[Bench, SessionLo
 
 @pytest.fixture
 def rival(bench: Bench) -> Iterator[Connection]:
-    """Another client, without timeouts, that has locked the only quote."""
+    """Yield a connection without timeouts that has locked the only quote."""
     bench.ingest(canned([item()]))
     engine = make_engine(bench.settings.database_url, "rival")
     with engine.connect() as connection:
@@ -63,7 +63,7 @@ def rival(bench: Bench) -> Iterator[Connection]:
 
 @pytest.fixture
 def set_database(bench: Bench) -> Iterator[Callable[..., None]]:
-    """A function that changes the settings of later sessions: set_database(deadlock_timeout="50ms")."""
+    """Yield a function that changes the settings of later sessions: `set_database(deadlock_timeout="50ms")`."""
     name = bench.one("SELECT current_database()")
 
     def set_database(**settings: str) -> None:
@@ -88,11 +88,9 @@ def in_thread(work: Any) -> threading.Thread:
     return thread
 
 
-def test_a_page_that_met_a_deadlock_is_loaded_by_a_retry(
-    bench: Bench, rival: Connection, set_database: Callable[..., None]
-) -> None:
+def test_a_page_is_retried_after_a_deadlock(bench: Bench, rival: Connection, set_database: Callable[..., None]) -> None:
     set_database(deadlock_timeout="500ms")
-    rival.execute(text("SET deadlock_timeout = '10s'"))  # so that Postgres ends the page's transaction
+    rival.execute(text("SET deadlock_timeout = '10s'"))  # Postgres then ends the page's transaction.
 
     def cause_deadlock() -> None:
         until(lambda: is_lock_awaited(bench))
@@ -107,7 +105,7 @@ def test_a_page_that_met_a_deadlock_is_loaded_by_a_retry(
     assert bench.one("SELECT price FROM quotes") == 2
 
 
-def test_a_page_that_waited_too_long_for_a_lock_is_loaded_by_a_retry(bench: Bench, rival: Connection) -> None:
+def test_a_page_is_retried_after_a_lock_timeout(bench: Bench, rival: Connection) -> None:
     def release() -> None:
         until(lambda: log.codes)
         rival.rollback()
@@ -120,7 +118,7 @@ def test_a_page_that_waited_too_long_for_a_lock_is_loaded_by_a_retry(bench: Benc
     assert bench.one("SELECT price FROM quotes") == 2
 
 
-def test_a_page_with_a_serialization_failure_is_loaded_by_a_retry(bench: Bench, rival: Connection) -> None:
+def test_a_page_is_retried_after_a_serialization_failure(bench: Bench, rival: Connection) -> None:
     def write_first() -> None:
         until(lambda: is_lock_awaited(bench))
         rival.execute(text("UPDATE quotes SET price = 3"))
@@ -134,7 +132,7 @@ def test_a_page_with_a_serialization_failure_is_loaded_by_a_retry(bench: Bench, 
     assert bench.one("SELECT price FROM quotes") == 2
 
 
-def test_a_statement_that_takes_too_long_makes_the_run_wait(bench: Bench, rival: Connection) -> None:
+def test_a_statement_timeout_makes_the_run_wait(bench: Bench, rival: Connection) -> None:
     with as_a_worker(bench, statement_timeout=0.2) as (worker, log):
         run = worker.ingest(correction())
     assert (run["status"], log.loads) == ("waiting", 1)
@@ -142,9 +140,9 @@ def test_a_statement_that_takes_too_long_makes_the_run_wait(bench: Bench, rival:
     assert bench.one("SELECT count(*) FROM pages WHERE run = :run", run=run["id"]) == 0
 
 
-def test_a_transaction_that_takes_too_long_makes_the_run_wait(bench: Bench, rival: Connection) -> None:
+def test_a_transaction_timeout_makes_the_run_wait(bench: Bench, rival: Connection) -> None:
     with as_a_worker(bench, transaction_timeout=0.3) as (worker, _):
-        # A lock wait would end after a third of that. So the transaction idles until the server ends its session.
+        # A lock wait would end after a third of this timeout. So the transaction is idle until its session ends.
         run = worker.slice(worker.request(source_that_idles_until_its_session_ends(bench)), transaction_timeout=0.3)
     assert (run["status"], run["claims"]) == ("waiting", 1)
     assert run["waiting_reason"].startswith("database_unavailable: the connection to Postgres broke")
@@ -164,7 +162,7 @@ def source_that_idles_until_its_session_ends(bench: Bench) -> Source:
 
 
 class FrozenRows(io.StringIO):
-    """Rows for a COPY that stop in the middle, as if the client was frozen while it sent them."""
+    """Rows for a COPY that stop in the middle, as if their client was frozen."""
 
     def __init__(self) -> None:
         super().__init__("1\t")
@@ -177,7 +175,7 @@ class FrozenRows(io.StringIO):
         return super().read(size)
 
 
-def test_the_reconciler_terminates_a_session_that_outlives_its_timeout_during_a_copy(bench: Bench) -> None:
+def test_the_reconciler_terminates_a_session_that_exceeds_its_timeout_during_a_copy(bench: Bench) -> None:
     bench.ingest(canned([item()]))
     rows, errors = FrozenRows(), list[Exception]()
 
@@ -187,7 +185,7 @@ def test_the_reconciler_terminates_a_session_that_outlives_its_timeout_during_a_
             cursor.execute("SET transaction_timeout = 100; SELECT FROM checkpoints FOR UPDATE")
             try:
                 cursor.copy_expert("COPY latest_quotes FROM STDIN", rows)
-            except (psycopg2.Error, SystemError) as error:  # psycopg2 may raise SystemError when the session ends
+            except (psycopg2.Error, SystemError) as error:  # psycopg2 may raise SystemError here.
                 errors.append(error)
 
     frozen = in_thread(copy)
@@ -203,10 +201,10 @@ def test_the_reconciler_terminates_a_session_that_outlives_its_timeout_during_a_
     assert errors
 
 
-def test_after_a_failover_to_a_standby_the_run_continues_over_new_connections(
+def test_a_run_continues_with_new_connections_after_a_failover_to_a_standby(
     bench: Bench, set_database: Callable[..., None]
 ) -> None:
-    """The old sessions are not used again: they answer a ping, but would refuse to write for ever."""
+    """The old sessions respond to a ping, but refuse all writes. So they must not be reused."""
 
     def fail_over(number: int) -> None:
         if number == 1 and bench.run(run)["claims"] == 1:

@@ -1,4 +1,4 @@
-"""Recorded responses of real upstreams load completely, to the last digit."""
+"""Test that recorded responses of the upstreams are loaded completely and exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sources import coingecko, coinpaprika, csv_source
 from sources.contract import Http, Page, Source, Window
 from store.engine import make_engine
 from tests.recordings import Recordings
-from tests.sources.csv.test_real_data import CSV_FILES
+from tests.sources.csv.recorded_files import CSV_FILES
 from tests.sources.csv_folder import environment
 from tests.tasks.conftest import Bench
 
@@ -23,7 +23,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def recorded(source: Source, recording: Path) -> Source:
-    """The source, with a recording in place of its upstream."""
+    """Return the source with a recording instead of its upstream."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         yield Page(recording.read_bytes(), "application/json", {"file": recording.name}, NOW, {"run": window.run})
@@ -33,7 +33,7 @@ def recorded(source: Source, recording: Path) -> Source:
 
 @pytest.fixture
 def bench(bench: Bench, database_url: str) -> Iterator[Bench]:
-    """With no limit on a transaction's time: on a busy machine, that of a whole list is long."""
+    """Yield a bench without a transaction timeout, because loading a whole list can take long on a busy machine."""
     engine = make_engine(database_url, "test")
     yield replace(bench, engine=engine)
     engine.dispose()
@@ -44,7 +44,7 @@ def prices(bench: Bench) -> dict[str, Decimal]:
     return {row["source_asset_id"]: row["price"] for row in rows}
 
 
-def test_every_ticker_of_coinpaprika_loads(bench: Bench, recordings: Recordings) -> None:
+def test_every_recorded_ticker_of_coinpaprika_is_loaded_exactly(bench: Bench, recordings: Recordings) -> None:
     recording = recordings.all_tickers
     run = bench.ingest(recorded(coinpaprika.source, recording))
     coins = {coin["id"]: coin for coin in json.loads(recording.read_text(), parse_float=Decimal)}
@@ -59,13 +59,13 @@ def test_every_ticker_of_coinpaprika_loads(bench: Bench, recordings: Recordings)
     }
 
 
-def test_coins_of_one_source_with_the_same_symbol_stay_separate_assets(bench: Bench, recordings: Recordings) -> None:
+def test_coins_of_one_source_with_the_same_symbol_are_separate_assets(bench: Bench, recordings: Recordings) -> None:
     bench.ingest(recorded(coinpaprika.source, recordings.all_tickers))
     assert bench.one("SELECT count(DISTINCT symbol) FROM listings") < recordings.tickers
     assert bench.one("SELECT count(DISTINCT asset) FROM listings") == recordings.tickers
 
 
-def test_a_page_of_coingeckos_markets_loads(bench: Bench, recordings: Recordings) -> None:
+def test_a_recorded_page_of_coingecko_is_loaded_exactly(bench: Bench, recordings: Recordings) -> None:
     recording = recordings.first_markets
     run = bench.ingest(recorded(coingecko.source, recording))
     coins = json.loads(recording.read_text(), parse_float=Decimal)
@@ -74,7 +74,7 @@ def test_a_page_of_coingeckos_markets_loads(bench: Bench, recordings: Recordings
     assert len(coins) == recordings.markets
 
 
-def test_a_coin_in_two_upstreams_is_one_asset(bench: Bench, recordings: Recordings) -> None:
+def test_a_coin_listed_by_two_upstreams_is_one_asset(bench: Bench, recordings: Recordings) -> None:
     slug, gecko, paprika = recordings.shared_coin
     bench.ingest(recorded(coinpaprika.source, recordings.all_tickers))
     bench.ingest(recorded(coingecko.source, recordings.first_markets))

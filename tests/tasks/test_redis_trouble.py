@@ -1,4 +1,4 @@
-"""Nothing blocks while Redis is frozen, refuses to write or is unreachable, and everything continues afterwards."""
+"""Test that the service does not block during an outage of Redis, and continues afterwards."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def status_of(engine: Engine, run: uuid.UUID) -> str:
 
 
 def wait_for_success(engine: Engine, settings: Settings, run: uuid.UUID) -> None:
-    """Sweep with the reconciler until the run has succeeded."""
+    """Run the reconciler until the run has succeeded."""
 
     def succeeded() -> bool:
         reconcile(engine, settings)
@@ -95,7 +95,7 @@ def publish_count(engine: Engine, run: uuid.UUID) -> int:
         return int(connection.scalar(text("SELECT publish_count FROM runs WHERE id = :run"), {"run": run}) or 0)
 
 
-def test_while_redis_is_frozen_requests_are_answered_within_three_seconds(
+def test_the_api_responds_within_three_seconds_while_redis_is_frozen(
     api: FlaskClient, engine: Engine, settings: Settings, broker: Redis
 ) -> None:
     with frozen(broker):
@@ -115,7 +115,7 @@ def test_while_redis_is_frozen_requests_are_answered_within_three_seconds(
 
 
 @pytest.mark.parametrize("cause", REFUSALS)
-def test_a_run_requested_while_redis_refuses_to_write_is_published_afterwards(
+def test_a_run_requested_while_redis_refuses_writes_is_published_later(
     engine: Engine, settings: Settings, broker: Redis, cause: str
 ) -> None:
     with refusing(broker, cause):
@@ -127,14 +127,16 @@ def test_a_run_requested_while_redis_refuses_to_write_is_published_afterwards(
 
 
 @pytest.mark.parametrize("cause", REFUSALS)
-def test_a_redis_that_answers_but_refuses_to_write_is_down(api: FlaskClient, broker: Redis, cause: str) -> None:
+def test_a_redis_that_responds_but_refuses_writes_is_reported_as_down(
+    api: FlaskClient, broker: Redis, cause: str
+) -> None:
     with refusing(broker, cause):
         health = api.get("/health").json
         assert health is not None
         assert health["checks"]["broker"]["status"] == "down"
 
 
-def test_a_worker_that_loses_redis_during_a_slice_ends_it_and_takes_the_next_run(
+def test_a_worker_that_loses_redis_during_a_slice_finishes_it_and_takes_the_next_run(
     engine: Engine, settings: Settings, start: Callable[..., Process], markets: Markets
 ) -> None:
     gate = Gate()
@@ -152,7 +154,7 @@ def test_a_worker_that_loses_redis_during_a_slice_ends_it_and_takes_the_next_run
         wait_for_success(engine, settings, request_run(engine))
 
 
-def test_a_worker_survives_a_redis_that_refuses_to_write(
+def test_a_worker_continues_after_redis_refused_writes(
     engine: Engine, settings: Settings, start: Callable[..., Process], markets: Markets, broker: Redis
 ) -> None:
     worker = start("worker", COINGECKO_URL=markets.url)
@@ -162,7 +164,7 @@ def test_a_worker_survives_a_redis_that_refuses_to_write(
     wait_for_success(engine, settings, request_run(engine))
 
 
-def test_canaries_do_not_pile_up_without_a_worker(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_queued_canaries_is_limited(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "MAX_QUEUED_MESSAGES", 2)
     for _ in range(4):
         control.send_canary()
@@ -170,7 +172,7 @@ def test_canaries_do_not_pile_up_without_a_worker(broker: Redis, monkeypatch: py
 
 
 def test_a_message_that_cannot_be_acknowledged_makes_the_worker_reconnect(broker: Redis) -> None:
-    """Celery alone would count it as unfinished for ever, until every slot is taken and nothing is consumed."""
+    """Celery alone would count the message as unfinished forever. It would finally stop consuming messages."""
     log = structlog.get_logger()
     with Connection(os.environ["REDIS_URL"], transport_options={"socket_timeout": 0.2}) as connection:
         queue = Queue("test")(connection.default_channel)

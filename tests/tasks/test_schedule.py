@@ -1,4 +1,4 @@
-"""Each slot gets one run, whatever happens to beat and to the clocks. The tests set the time."""
+"""Test that each slot gets one run, despite outages and clock changes. The tests set the time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_missed_slots_get_runs_according_to_the_policy(timetable: Timetable, cat
 
 
 @pytest.mark.parametrize("catch_up", AFTER_AN_OUTAGE)
-def test_slots_missed_during_a_pause_count_as_missed_when_it_ends(timetable: Timetable, catch_up: CatchUp) -> None:
+def test_slots_missed_during_a_pause_get_runs_according_to_the_policy(timetable: Timetable, catch_up: CatchUp) -> None:
     timetable.add(catch_up)
     timetable.catch_up()
     pause_source(timetable.bench.engine, "canned", None, "maintenance")
@@ -54,7 +54,7 @@ def test_slots_missed_during_a_pause_count_as_missed_when_it_ends(timetable: Tim
     assert timetable.slots() == AFTER_AN_OUTAGE[catch_up]
 
 
-def test_a_pause_ends_by_the_databases_clock(timetable: Timetable) -> None:
+def test_the_end_of_a_pause_is_determined_by_the_database_clock(timetable: Timetable) -> None:
     timetable.add("latest")
     pause_source(timetable.bench.engine, "canned", MIDNIGHT + HOUR, "maintenance")
     timetable.check("00:59:59")
@@ -73,7 +73,7 @@ def test_a_new_source_runs_at_once_under_every_policy(timetable: Timetable, catc
 @pytest.mark.parametrize(
     ("catch_up", "slots"), [("latest", ["03:00"]), ("skip", ["03:00"]), ("all", ["00:00", "01:00", "02:00", "03:00"])]
 )
-def test_a_slot_that_meets_an_unfinished_run_is_dropped_or_under_the_policy_all_postponed(
+def test_a_slot_is_dropped_or_postponed_while_a_run_is_unfinished(
     timetable: Timetable, catch_up: CatchUp, slots: list[str]
 ) -> None:
     timetable.add(catch_up)
@@ -88,10 +88,10 @@ def test_a_slot_that_meets_an_unfinished_run_is_dropped_or_under_the_policy_all_
     assert timetable.slots() == slots
 
 
-def test_missed_slots_are_caught_up_with_one_run_at_a_time(timetable: Timetable) -> None:
+def test_missed_slots_get_their_runs_one_at_a_time(timetable: Timetable) -> None:
     timetable.add("all")
     timetable.catch_up()
-    assert timetable.check("02:30:00") == 1, "the next check comes soon: another slot is due"
+    assert timetable.check("02:30:00") == 1, "another slot is due, so the next check is soon"
     assert timetable.check("02:30:00") == 1
     assert timetable.slots() == ["00:00", "01:00"]
     timetable.finish()
@@ -99,13 +99,13 @@ def test_missed_slots_are_caught_up_with_one_run_at_a_time(timetable: Timetable)
     assert timetable.slots() == ["00:00", "01:00", "02:00"]
 
 
-def test_the_next_check_comes_when_the_next_slot_starts(timetable: Timetable) -> None:
+def test_the_next_check_happens_at_the_start_of_the_next_slot(timetable: Timetable) -> None:
     timetable.add("latest")
     assert timetable.check("00:59:57.5") == 2.5
-    assert timetable.check("00:30:00") == 5, "it also sends the heartbeat"
+    assert timetable.check("00:30:00") == 5, "each check also sends the heartbeat"
 
 
-def test_the_number_of_slots_to_catch_up_with_is_limited(timetable: Timetable) -> None:
+def test_the_number_of_missed_slots_that_get_runs_is_limited(timetable: Timetable) -> None:
     source = timetable.add("all")
     timetable.catch_up()
     now = MIDNIGHT + 5000 * HOUR
@@ -116,7 +116,7 @@ def test_the_number_of_slots_to_catch_up_with_is_limited(timetable: Timetable) -
     assert newest == now - (MAX_CATCH_UP_SLOTS - 1) * HOUR
 
 
-def test_the_policy_skip_requests_a_slot_that_is_at_most_a_minute_late(timetable: Timetable) -> None:
+def test_the_policy_skip_requests_a_slot_only_if_it_is_at_most_a_minute_late(timetable: Timetable) -> None:
     timetable.add("skip")
     timetable.catch_up()
     timetable.check("01:01:00")
@@ -127,7 +127,7 @@ def test_the_policy_skip_requests_a_slot_that_is_at_most_a_minute_late(timetable
 
 @pytest.mark.parametrize("catch_up", AFTER_AN_OUTAGE)
 def test_the_schedule_continues_after_the_clock_was_set_back(timetable: Timetable, catch_up: CatchUp) -> None:
-    """The clock was ten years ahead and is correct again. No slot runs twice."""
+    """The clock was ten years ahead and is now correct. No slot gets two runs."""
     timetable.add(catch_up)
     timetable.check("00:00:00")
     timetable.finish()
@@ -142,9 +142,9 @@ def test_the_schedule_continues_after_the_clock_was_set_back(timetable: Timetabl
     assert len(runs) == 4
 
 
-def test_slots_missed_after_the_clock_was_set_back_are_caught_up_with(timetable: Timetable) -> None:
+def test_slots_missed_after_the_clock_was_set_back_get_runs(timetable: Timetable) -> None:
     timetable.add("all")
-    timetable.check("09:00:00")  # its run is unfinished when the clock is corrected
+    timetable.check("09:00:00")  # The run of this slot is unfinished when the clock is corrected.
     for at in ("01:00:00", "02:00:00"):
         timetable.check(at)
     timetable.finish()
@@ -152,7 +152,7 @@ def test_slots_missed_after_the_clock_was_set_back_are_caught_up_with(timetable:
     assert timetable.slots() == ["09:00", "01:00", "02:00"]
 
 
-def test_a_clock_that_steps_back_across_a_slots_start_causes_no_second_run(timetable: Timetable) -> None:
+def test_a_clock_that_steps_back_across_the_start_of_a_slot_causes_no_second_run(timetable: Timetable) -> None:
     timetable.add("latest")
     for at in ("00:59:59", "01:00:00", "00:59:59.5", "01:00:00.1", "01:30:00"):
         timetable.check(at)
@@ -160,20 +160,20 @@ def test_a_clock_that_steps_back_across_a_slots_start_causes_no_second_run(timet
     assert timetable.slots() == ["00:00", "01:00"]
 
 
-def test_a_changed_interval_continues_after_the_last_answered_slot(timetable: Timetable) -> None:
+def test_a_changed_interval_continues_after_the_last_requested_slot(timetable: Timetable) -> None:
     source = timetable.add("latest")
     timetable.check("02:00:00")
     timetable.finish()
     timetable.bench.register(replace(source, every=3 * HOUR))
     timetable.check("02:30:00")
-    assert timetable.slots() == ["02:00"], "the three-hour slot of 00:00 started before that slot"
+    assert timetable.slots() == ["02:00"], "the three-hour slot of 00:00 is older than the last slot"
     timetable.check("03:00:00")
     assert timetable.slots() == ["02:00", "03:00"]
 
 
 @pytest.fixture
-def in_time_zone() -> Iterator[Callable[[str], None]]:
-    """A function that sets this process's time zone."""
+def set_time_zone() -> Iterator[Callable[[str], None]]:
+    """Yield a function that sets the time zone of this process."""
     before = os.environ.get("TZ")
 
     def move(zone: str | None) -> None:
@@ -192,14 +192,14 @@ def in_time_zone() -> Iterator[Callable[[str], None]]:
     [
         ("Europe/Berlin", "2026-03-29T00:00Z"),
         ("Europe/Berlin", "2026-10-25T00:00Z"),
-        ("Australia/Lord_Howe", "2026-04-04T14:00Z"),  # changes by half an hour
+        ("Australia/Lord_Howe", "2026-04-04T14:00Z"),  # The offset changes by half an hour.
     ],
 )
-def test_slots_stay_equally_far_apart_when_daylight_saving_time_changes(
-    timetable: Timetable, in_time_zone: Callable[[str], None], zone: str, before: str
+def test_slots_keep_their_interval_when_daylight_saving_time_changes(
+    timetable: Timetable, set_time_zone: Callable[[str], None], zone: str, before: str
 ) -> None:
-    """This process and its database sessions are in a time zone with such a change."""
-    in_time_zone(zone)
+    """The process and its database sessions use a time zone with daylight saving time."""
+    set_time_zone(zone)
     bench, start = timetable.bench, datetime.fromisoformat(before)
     bench.engine = create_engine(bench.engine.url, connect_args={"options": f"-c timezone={zone}"})
     bench.register(replace(timetable.add("all"), every=2 * HOUR))

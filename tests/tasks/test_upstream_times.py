@@ -1,4 +1,4 @@
-"""Items with future or equal times, in any order, or with repeated ids are loaded or rejected exactly once."""
+"""Test that unordered, repeated and future items are loaded or rejected exactly once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAR = "2999-01-01T00:00:00+00:00"
 
 @dataclass
 class Timeline:
-    """An upstream that returns up to `limit` items, observed at the requested time or later, in no order."""
+    """An upstream that returns up to `limit` items since the requested time, in no particular order."""
 
     server: HTTPServer
     items: list[dict[str, Any]]
@@ -32,9 +32,9 @@ class Timeline:
     since: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.server.expect_request("/since").respond_with_handler(self._answer)
+        self.server.expect_request("/since").respond_with_handler(self._respond)
 
-    def _answer(self, request: Request) -> Response:
+    def _respond(self, request: Request) -> Response:
         self.since.append(request.args["since"])
         items = sorted(self.items, key=lambda item: item["observed_at"])
         selected = [item for item in items if item["observed_at"] >= request.args["since"]][: self.limit]
@@ -45,7 +45,7 @@ class Timeline:
 
 
 def fetch_since(window: Window, http: Http) -> Iterator[Page]:
-    """Fetch as docs/howto/add-http-source.md advises."""
+    """Fetch all items since the cursor, as recommended in docs/howto/add-http-source.md."""
     since = window.cursor["since"] if window.cursor else at(1)
     while True:
         reply = http.get("/since", {"since": since})
@@ -81,14 +81,14 @@ COUNTERS = """
 
 
 def counters(bench: Bench, run: RowMapping) -> dict[str, int]:
-    """Return the run's counters that are not 0."""
+    """Return the nonzero counters of the run."""
     return {name: int(count) for name, count in bench.rows(COUNTERS, run=run["id"])[0].items() if count}
 
 
 # A time in the future
 
 
-def test_an_item_dated_2999_is_rejected_and_hides_no_later_item(bench: Bench, timeline: Timeline) -> None:
+def test_an_item_dated_2999_is_rejected_and_later_items_are_loaded(bench: Bench, timeline: Timeline) -> None:
     timeline.items.append(item(9, observed_at=FAR))
     run = bench.ingest(timeline.source())
     assert run["status"] == "partial"
@@ -121,14 +121,14 @@ def test_a_cursor_moved_by_a_future_item_fails_the_run_before_it_is_stored(
     assert bench.one("SELECT count(*) FROM quotes") == 3
 
 
-def test_a_cursor_may_contain_a_future_time_that_comes_from_no_item(bench: Bench, timeline: Timeline) -> None:
+def test_a_cursor_may_contain_a_future_time_that_does_not_come_from_an_item(bench: Bench, timeline: Timeline) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         yield Page.of(http.get("/since", {"since": at(1)}), {"until": FAR})
 
     assert bench.ingest(timeline.source(fetch=fetch))["status"] == "succeeded"
 
 
-def test_the_latest_allowed_time_is_the_databases_time_plus_the_clock_skew(bench: Bench, timeline: Timeline) -> None:
+def test_the_latest_allowed_time_is_the_database_time_plus_the_clock_skew(bench: Bench, timeline: Timeline) -> None:
     windows: list[Window] = []
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:

@@ -1,4 +1,4 @@
-"""Real workers survive kills and lost servers without losing, repeating or leaking anything."""
+"""Test that worker processes lose, repeat and expose no data if processes or servers are killed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Start = Callable[..., Process]
 
 
 class BlockedRun(NamedTuple):
-    """A run whose worker is blocked by a gate."""
+    """A run, and its worker that is blocked by a gate."""
 
     run: uuid.UUID
     worker: Process
@@ -43,7 +43,7 @@ class BlockedRun(NamedTuple):
 
 @pytest.fixture
 def markets() -> Iterator[Markets]:
-    """An upstream with two full pages and a third, partial one. The last coin has no price."""
+    """Yield an upstream with two full pages and a partial third page. The last coin has no price."""
     with HTTPServer(host="127.0.0.1", threaded=True) as server:
         yield Markets(server, [*coins(2 * 250 + 20), {**coins(1)[0], "id": "priceless", "current_price": None}])
 
@@ -59,7 +59,7 @@ def status_of(engine: Engine, run: uuid.UUID) -> str:
 
 
 def final_status(engine: Engine, run: uuid.UUID, settings: Settings | None = None, within: float = 30) -> str:
-    """Wait until the run has ended. Return its status. With settings, sweep with the reconciler meanwhile."""
+    """Wait until the run has ended, and return its status. If settings are given, run the reconciler meanwhile."""
 
     def ended() -> str | None:
         if settings:
@@ -72,7 +72,7 @@ def final_status(engine: Engine, run: uuid.UUID, settings: Settings | None = Non
 
 @pytest.fixture
 def blocked(engine: Engine, start: Start, markets: Markets) -> BlockedRun:
-    """A run whose worker has committed its first page and waits for the second."""
+    """Return a run whose worker has committed the first page and waits for the second page."""
     gate = Gate()
     markets.before = lambda page: gate.pass_through() if page == 2 else None
     run = request_run(engine)
@@ -82,7 +82,7 @@ def blocked(engine: Engine, start: Start, markets: Markets) -> BlockedRun:
 
 
 @pytest.fixture
-def undisturbed(
+def expected_content(
     make_database: Callable[[], str],
     content: Callable[[Engine], str],
     settings: Settings,
@@ -90,7 +90,7 @@ def undisturbed(
     monkeypatch: pytest.MonkeyPatch,
     broker: Redis,
 ) -> str:
-    """A hash of the data after a run without a disturbance."""
+    """Return a hash of the data after a run without faults."""
     engine = make_engine(make_database(), "test")
     claim = claim_run(engine, request_run(engine))
     assert claim
@@ -105,12 +105,12 @@ def undisturbed(
     return loaded
 
 
-def test_a_worker_killed_between_pages_leaves_no_trace_in_the_data(
+def test_killing_a_worker_between_pages_does_not_change_the_data(
     engine: Engine,
     settings: Settings,
     start: Start,
     markets: Markets,
-    undisturbed: str,
+    expected_content: str,
     blocked: BlockedRun,
     content: Callable[[Engine], str],
 ) -> None:
@@ -121,21 +121,21 @@ def test_a_worker_killed_between_pages_leaves_no_trace_in_the_data(
     start("worker", COINGECKO_URL=markets.url)
     assert final_status(engine, blocked.run, settings) == "succeeded"
     assert markets.asked == [1, 2, 2, 3]
-    assert content(engine) == undisturbed
+    assert content(engine) == expected_content
 
 
-def test_a_worker_killed_during_a_pages_transaction_leaves_no_trace_in_the_data(
+def test_killing_a_worker_during_a_transaction_does_not_change_the_data(
     engine: Engine,
     settings: Settings,
     start: Start,
     markets: Markets,
-    undisturbed: str,
+    expected_content: str,
     content: Callable[[Engine], str],
 ) -> None:
     run = request_run(engine)
     blocker = make_engine(settings.database_url, "blocker", isolation_level="AUTOCOMMIT")
     with blocker.connect() as connection:
-        # The lock that every page's transaction takes after its COPY.
+        # Every page's transaction takes this lock after its COPY.
         connection.execute(text("SELECT pg_advisory_lock(hashtextextended('coingecko', 0))"))
         worker = start("worker", COINGECKO_URL=markets.url)
         until(
@@ -145,11 +145,11 @@ def test_a_worker_killed_during_a_pages_transaction_leaves_no_trace_in_the_data(
     blocker.dispose()
     start("worker", COINGECKO_URL=markets.url)
     assert final_status(engine, run, settings) == "succeeded"
-    assert content(engine) == undisturbed
+    assert content(engine) == expected_content
 
 
-def test_repeated_messages_of_a_run_do_its_work_once(
-    engine: Engine, start: Start, markets: Markets, undisturbed: str, content: Callable[[Engine], str]
+def test_repeated_messages_execute_a_run_once(
+    engine: Engine, start: Start, markets: Markets, expected_content: str, content: Callable[[Engine], str]
 ) -> None:
     run = request_run(engine)
     for _ in range(5):
@@ -158,11 +158,11 @@ def test_repeated_messages_of_a_run_do_its_work_once(
     assert final_status(engine, run) == "succeeded"
     until(lambda: worker.log.read_text().count("run_skipped") == 5, what="the other messages were skipped")
     assert markets.asked == [1, 2, 3]
-    assert content(engine) == undisturbed
+    assert content(engine) == expected_content
 
 
-def test_of_two_simultaneous_runs_of_a_source_one_works_and_the_other_waits(
-    engine: Engine, settings: Settings, undisturbed: str, blocked: BlockedRun, content: Callable[[Engine], str]
+def test_a_second_simultaneous_run_of_a_source_waits(
+    engine: Engine, settings: Settings, expected_content: str, blocked: BlockedRun, content: Callable[[Engine], str]
 ) -> None:
     second = uuid.uuid4()
     with engine.begin() as connection:
@@ -180,15 +180,15 @@ def test_of_two_simultaneous_runs_of_a_source_one_works_and_the_other_waits(
     blocked.gate.open.set()
     assert final_status(engine, blocked.run, settings) == "succeeded"
     assert final_status(engine, second, settings) == "succeeded"
-    assert content(engine) == undisturbed
+    assert content(engine) == expected_content
 
 
-def test_an_api_key_appears_in_no_log_no_row_and_no_response(
+def test_an_api_key_is_never_logged_stored_or_returned(
     engine: Engine, settings: Settings, start: Start, markets: Markets
 ) -> None:
-    """Not even if the upstream repeats it in an error page."""
+    """The upstream repeats the key in its error responses."""
 
-    def answer(page: int) -> Response | None:
+    def respond(page: int) -> Response | None:
         if page == 2 and markets.asked.count(2) < 3:
             return Response(f"bad key {KEY}", status=500, headers={"X-Key": KEY})
         if page == 3:
@@ -196,7 +196,7 @@ def test_an_api_key_appears_in_no_log_no_row_and_no_response(
             return Response(json.dumps({"error": f"bad key {KEY}"}), status=200 if is_first else 403)
         return None
 
-    markets.before = answer
+    markets.before = respond
     port = free_port()
     environ = {"COINGECKO_URL": markets.url, "COINGECKO_API_KEY": KEY, "API_TOKEN": TOKEN, "WEB_PORT": str(port)}
     run = request_run(engine)
@@ -223,7 +223,7 @@ def test_an_api_key_appears_in_no_log_no_row_and_no_response(
         assert TOKEN not in output
 
 
-def test_a_run_requested_while_redis_is_down_starts_when_redis_is_back(
+def test_a_run_requested_while_redis_is_down_starts_when_redis_is_up_again(
     engine: Engine, start: Start, markets: Markets, tmp_path: Path
 ) -> None:
     with Valkey(tmp_path) as valkey:
@@ -252,7 +252,7 @@ def test_a_run_requested_while_redis_is_down_starts_when_redis_is_back(
         assert final_status(engine, run) == "succeeded"
 
 
-def test_beat_requests_a_run_of_each_source_and_a_worker_consumes_the_canary(
+def test_beat_requests_runs_of_each_source_and_all_heartbeats_are_recorded(
     engine: Engine, start: Start, markets: Markets
 ) -> None:
     environ = {
@@ -273,16 +273,16 @@ def test_beat_requests_a_run_of_each_source_and_a_worker_consumes_the_canary(
 
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
-def test_a_worker_that_gets_sigterm_loads_its_current_page_and_leaves_the_rest_to_others(
+def test_a_worker_that_receives_sigterm_finishes_its_page_and_releases_its_run(
     engine: Engine,
     start: Start,
     markets: Markets,
-    undisturbed: str,
+    expected_content: str,
     blocked: BlockedRun,
     content: Callable[[Engine], str],
     send: Callable[[int, int], None],
 ) -> None:
-    """Supervisors signal the worker alone, or together with its forked processes."""
+    """Supervisors may send the signal only to the worker, or also to its forked processes."""
     send(blocked.worker.pid, signal.SIGTERM)
     until(lambda: "Warm shutdown" in blocked.worker.log.read_text())
     blocked.gate.open.set()
@@ -292,11 +292,11 @@ def test_a_worker_that_gets_sigterm_loads_its_current_page_and_leaves_the_rest_t
     start("worker", COINGECKO_URL=markets.url)
     assert final_status(engine, blocked.run) == "succeeded"
     assert markets.asked == [1, 2, 3]
-    assert content(engine) == undisturbed
+    assert content(engine) == expected_content
 
 
 def get(port: int, path: str) -> str | None:
-    """Return the body of a response, or None if nothing listens yet."""
+    """Return the body of a response, or None if no server listens yet."""
     try:
         return requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).text
     except requests.ConnectionError:

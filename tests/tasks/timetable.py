@@ -1,4 +1,4 @@
-"""Run beat's checks one by one, for hourly sources and a clock that the test sets."""
+"""Run single checks of beat for hourly sources, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Timetable:
     @classmethod
     def empty(cls, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Self:
         """Remove all sources from the registry until the end of the test."""
-        for name in reversed(list(SOURCES)):  # in reverse, so that they are restored in their order
+        for name in reversed(list(SOURCES)):  # In reverse, so that their order is restored.
             monkeypatch.delitem(SOURCES, name)  # type: ignore[arg-type]  # a dict, typed as a Mapping
         return cls(bench)
 
     def add(self, catch_up: CatchUp, name: str = "canned") -> Source:
-        """Register an hourly source with this policy."""
+        """Register and return an hourly source with this policy for missed slots."""
         source = replace(canned([item()], name=name), catch_up=catch_up)
         self.bench.register(source)
         return source
 
     def check(self, at: str | datetime | None = None) -> float:
-        """Run one check of beat. Return the seconds until its next. at: a time of day means 1 January 2026, UTC."""
+        """Run one check at this time, or time of day on 1 January 2026, UTC. Return the seconds until the next."""
         if at:
             self.now = datetime.fromisoformat(f"2026-01-01T{at}Z") if isinstance(at, str) else at
         return request_due_runs(self.bench.engine, clock=lambda _: self.now)
@@ -51,13 +51,13 @@ class Timetable:
         )
 
     def catch_up(self) -> None:
-        """Run more checks than there are missed slots, and end each requested run."""
+        """Run enough checks for all missed slots, and end each requested run."""
         for _ in range(8):
             self.check()
             self.finish()
 
     def slots(self, name: str = "canned") -> list[str]:
-        """The slots that have a run (HH:MM), in the order of the requests."""
+        """Return the slots with a run (HH:MM), in the order of their requests."""
         rows = self.bench.rows(
             "SELECT scheduled_for FROM runs WHERE source = :name AND scheduled_for IS NOT NULL ORDER BY requested_at",
             name=name,

@@ -1,4 +1,4 @@
-"""Folders of CSV files for tests."""
+"""Create folders of CSV files for tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
-    """Return a function that reads one file with this content, by this declaration."""
+    """Return a function that writes a file with some content, and reads it with some declaration."""
 
     def read(content: str | bytes, **declaration: Any) -> Outcome:
         folder = Folder(tmp_path, daily_files(**declaration))
@@ -31,6 +31,6 @@ def read(tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def path() -> Iterator[Path]:
-    """Yield a folder that is shared by the examples of a property."""
+    """Yield a folder that all examples of a property-based test share."""
     with TemporaryDirectory() as path:
         yield Path(path)

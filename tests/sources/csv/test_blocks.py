@@ -1,4 +1,4 @@
-"""A file that is cut into blocks of any size has the same records, and no byte is lost."""
+"""Test that cutting a file into blocks of any size loses no byte and changes no record."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LINE_END = st.sampled_from(["\n", "\r\n", "\r"])
 
 
 @st.composite
-def well_formed(draw: st.DrawFn) -> str:
-    """Draw a file as a csv writer writes it: two columns with any text in the cells."""
+def csv_texts(draw: st.DrawFn) -> str:
+    """Draw the text of a file from Python's csv writer: two columns with any text in the cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator=draw(LINE_END))
     writer.writerow(["day", "price"])
@@ -35,7 +35,7 @@ ENCODINGS = st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16-le", "utf-16-
 
 
 def summary(outcome: Outcome) -> list[object]:
-    """Return all_items about the items, in their order."""
+    """Return the quotes, the rejects with their reasons, and the number of blank rows."""
     return [
         *outcome.quotes,
         *((text, reject.reasons) for text, reject in outcome.rejects),
@@ -55,8 +55,8 @@ def cells(folder: Folder, block: int) -> list[list[str]]:
 
 
 @settings(deadline=None)
-@given(well_formed(), st.integers(1, 40))
-def test_blocks_of_any_size_have_the_records_of_the_whole_file(path: Path, text: str, block: int) -> None:
+@given(csv_texts(), st.integers(1, 40))
+def test_blocks_of_any_size_contain_all_records_of_the_file(path: Path, text: str, block: int) -> None:
     folder = Folder(path, daily_files())
     folder.write("file.csv", text)
     header, *rows = csv.reader(io.StringIO(text, newline=""))
@@ -71,7 +71,7 @@ def test_blocks_of_any_size_have_the_records_of_the_whole_file(path: Path, text:
 
 @settings(deadline=None, max_examples=300)
 @given(BYTES, ENCODINGS, st.integers(1, 40), st.integers(1, 40), st.integers(1, 30))
-def test_any_bytes_have_the_same_items_in_blocks_of_any_size_and_none_is_lost(
+def test_the_block_size_changes_no_item_and_loses_no_byte(
     path: Path, content: bytes, encoding: str, block: int, other_block: int, record: int
 ) -> None:
     folder = Folder(path, daily_files(header=("day", "price"), encoding=encoding))
@@ -90,8 +90,8 @@ def test_any_bytes_have_the_same_items_in_blocks_of_any_size_and_none_is_lost(
 
 
 @settings(deadline=None, max_examples=25)
-@given(well_formed(), st.integers(1, 40), st.integers(1, 40))
-def test_a_scan_from_any_cursor_gives_exactly_the_remaining_items(
+@given(csv_texts(), st.integers(1, 40), st.integers(1, 40))
+def test_a_scan_from_any_cursor_yields_exactly_the_remaining_items(
     path: Path, text: str, block: int, other_block: int
 ) -> None:
     folder = Folder(path, daily_files())
@@ -105,7 +105,7 @@ def test_a_scan_from_any_cursor_gives_exactly_the_remaining_items(
         assert joined_bodies([*pages[:count], *rest]) == text.encode()
 
 
-def test_a_page_has_the_line_number_of_its_first_record(tmp_path: Path) -> None:
+def test_a_page_stores_the_line_number_of_its_first_record(tmp_path: Path) -> None:
     folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", 'day,price\n2024-01-01,"1\n\n"\n2024-01-02,x\n2024-01-03,y\n')
     pages = folder.scan("file.csv", block=20)
@@ -115,7 +115,7 @@ def test_a_page_has_the_line_number_of_its_first_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [8, 100, 10_000])
-def test_a_quote_that_is_never_closed_rejects_only_its_line(tmp_path: Path, block: int) -> None:
+def test_an_unclosed_quote_rejects_only_its_line(tmp_path: Path, block: int) -> None:
     folder = Folder(tmp_path, daily_files())
     rows = [f"2024-01-01T00:{minute:02}:00,{minute + 1}\n" for minute in range(60)]
     folder.write("file.csv", "".join(["day,price\n", *rows[:20], '2024-01-01,"21\n', *rows[20:]]))
@@ -126,7 +126,7 @@ def test_a_quote_that_is_never_closed_rejects_only_its_line(tmp_path: Path, bloc
     assert '"line": 22' in text
 
 
-def test_a_quote_that_is_open_at_the_end_of_the_file_rejects_only_its_line(tmp_path: Path) -> None:
+def test_a_quote_still_open_at_the_end_of_the_file_rejects_only_its_line(tmp_path: Path) -> None:
     folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", 'day,price\n2024-01-01,1\n2024-01-02,"2\n2024-01-03,3\n2024-01-04,4')
     outcome = folder.read("file.csv")
@@ -139,7 +139,7 @@ def test_a_quote_that_is_open_at_the_end_of_the_file_rejects_only_its_line(tmp_p
 @pytest.mark.parametrize(
     ("size", "prices", "codes"), [(100, ["1", "2"], {}), (101, ["2"], {"record_too_large": 1, "ragged": 1})]
 )
-def test_a_record_may_have_exactly_the_allowed_size(
+def test_a_record_of_exactly_the_maximum_size_is_accepted(
     tmp_path: Path, size: int, prices: list[str], codes: dict[str, int], end: str, block: int
 ) -> None:
     folder = Folder(tmp_path, daily_files())
@@ -151,7 +151,9 @@ def test_a_record_may_have_exactly_the_allowed_size(
 
 
 @pytest.mark.parametrize(("lines", "codes"), [(MAX_RECORD_LINES, {}), (MAX_RECORD_LINES + 1, {"record_too_large": 1})])
-def test_a_record_of_too_many_lines_is_an_unclosed_quote(tmp_path: Path, lines: int, codes: dict[str, int]) -> None:
+def test_a_record_with_too_many_lines_counts_as_an_unclosed_quote(
+    tmp_path: Path, lines: int, codes: dict[str, int]
+) -> None:
     folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", 'day,price\n2024-01-01,"' + "\n" * (lines - 1) + '1"\n2024-01-02,2\n')
     outcome = folder.read("file.csv")
@@ -159,7 +161,7 @@ def test_a_record_of_too_many_lines_is_an_unclosed_quote(tmp_path: Path, lines: 
     assert outcome.prices == (["2"] if codes else ["1", "2"])
 
 
-def test_blocks_grow_from_a_short_first_one_and_end_at_the_same_places_after_a_restart(tmp_path: Path) -> None:
+def test_the_first_blocks_are_short_and_a_restart_repeats_the_same_blocks(tmp_path: Path) -> None:
     folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", "day,price\n" + "2024-01-01,1\n" * 1000)
     pages = folder.scan("file.csv", block=2000)
@@ -178,7 +180,7 @@ def test_the_last_two_blocks_of_a_range_share_the_remaining_bytes(tmp_path: Path
     assert abs(next_to_last - last) < 30
 
 
-def test_a_very_long_line_is_rejected_without_being_held_in_memory(tmp_path: Path) -> None:
+def test_a_very_long_line_is_rejected_without_filling_the_memory(tmp_path: Path) -> None:
     folder = Folder(tmp_path, daily_files())
     line_bytes = 64 * 1024 * 1024
     folder.write("file.csv", b"day,price\n2024-01-01,1\n" + b"x" * line_bytes + b"\n2024-01-02,2\n")

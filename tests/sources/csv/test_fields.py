@@ -1,4 +1,4 @@
-"""Cells that are read in bulk become the same fields as one by one. `Folder.validate` asserts it for each page."""
+"""Test that cells converted in bulk and one by one give equal fields. `Folder.validate` asserts this for each page."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DECLARATIONS: list[dict[str, Any]] = [
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
 )
-def test_any_rows_have_the_same_fields(
+def test_bulk_and_single_conversion_give_the_same_fields(
     path: Path, declaration: dict[str, Any], rows: list[tuple[str, ...]], end: str, is_quoted: bool
 ) -> None:
     columns = {
@@ -77,7 +77,7 @@ def test_any_rows_have_the_same_fields(
 
 
 @pytest.mark.parametrize("column", ["^d.*$", "*", "^.*$", ""])
-def test_the_name_of_a_column_is_not_taken_for_a_pattern(path: Path, column: str) -> None:
+def test_a_column_name_is_not_interpreted_as_a_pattern(path: Path, column: str) -> None:
     constants = {field: value for field, value in COIN.items() if field != "name"}
     columns = {"observed_at": "day", "price": "price", "name": column}
     folder = Folder(path, daily_files(columns=columns, constants=constants))

@@ -1,4 +1,4 @@
-"""Cells are read exactly as their file set declares them, or rejected with the reason."""
+"""Test that cells are read in the format that their file set declares, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAY = datetime(2024, 1, 2, tzinfo=UTC)
 
 
 def number(cell: str, **declaration: Any) -> str | None:
-    """Return the number in a cell by a declaration; None if it is not in the declared format."""
+    """Return the number in a cell, or None if the cell is not in the declared format."""
     file_set = daily_files(columns={"price": "price"}, **declaration)
     try:
         return str(Decimal(file_set.record("file.csv", {"price": cell}, None)["price"]))
@@ -64,7 +64,7 @@ COMMA = {"decimal": ",", "thousands": "."}
         ("٣", {"decimal": ","}, None),
     ],
 )
-def test_a_number_is_read_as_it_is_declared(cell: str, declaration: dict[str, Any], value: str | None) -> None:
+def test_a_number_is_read_in_its_declared_format(cell: str, declaration: dict[str, Any], value: str | None) -> None:
     assert number(cell, **declaration) == value
 
 
@@ -81,7 +81,7 @@ def test_a_number_is_exact_in_every_format(value: Decimal, thousands: str, suffi
 
 
 @pytest.mark.parametrize("declaration", [{}, {"suffixes": SUFFIXES}])
-def test_a_percent_sign_is_removed_from_a_change_only(read: Any, declaration: dict[str, Any]) -> None:
+def test_a_percent_sign_is_allowed_only_in_a_percentage(read: Any, declaration: dict[str, Any]) -> None:
     columns = {"observed_at": "day", "price": "price", "change_24h_pct": "change"}
     outcome = read("day,price,change\n2024-01-02,1,-4.02%\n2024-01-03,2%,1\n", columns=columns, **declaration)
     assert [quote.change_24h_pct for quote in outcome.quotes] == [Decimal("-4.02")]
@@ -116,7 +116,7 @@ def test_a_percent_sign_is_removed_from_a_change_only(read: Any, declaration: di
         ("٢٠٢٤", ("epoch_s",), None),
     ],
 )
-def test_a_time_is_read_as_it_is_declared(
+def test_a_time_is_read_in_its_declared_format(
     read: Any, cell: str, times: tuple[str, ...], expected: datetime | None
 ) -> None:
     outcome = read(f'day,price\n"{cell}",1\n', times=times)
@@ -124,11 +124,11 @@ def test_a_time_is_read_as_it_is_declared(
     assert outcome.codes == ({} if expected else {"not_a_time": 1})
 
 
-def test_seconds_declared_as_milliseconds_are_too_early(read: Any) -> None:
+def test_seconds_declared_as_milliseconds_are_rejected_as_too_early(read: Any) -> None:
     assert read("day,price\n1704153600,1\n", times=("epoch_ms",)).codes == {"too_early": 1}
 
 
-def test_a_local_time_is_read_in_the_declared_zone_unless_it_is_ambiguous_or_does_not_exist(read: Any) -> None:
+def test_a_local_time_is_converted_unless_it_is_ambiguous_or_does_not_exist(read: Any) -> None:
     outcome = read(
         "day,price\n2024-07-01 02:00,1\n2024-10-27 02:30,2\n2024-03-31 02:30,3\n2024-10-27T02:30+01:00,4\n",
         timezone=ZoneInfo("Europe/Berlin"),
@@ -140,7 +140,7 @@ def test_a_local_time_is_read_in_the_declared_zone_unless_it_is_ambiguous_or_doe
     assert outcome.codes == {"not_a_time": 2}
 
 
-def test_a_reject_names_the_file_line_field_and_value_and_what_was_expected(read: Any) -> None:
+def test_a_reject_names_the_file_line_field_value_and_expected_format(read: Any) -> None:
     outcome = read('day,price\n2024-01-02,1\n"\n1",x\n', times=("%Y-%m-%d", "epoch_s"), decimal=",")
     [(item, reject)] = outcome.rejects
     assert json.loads(item) == {"file": "file.csv", "line": 3, "row": {"day": "\n1", "price": "x"}}
@@ -149,7 +149,7 @@ def test_a_reject_names_the_file_line_field_and_value_and_what_was_expected(read
     ]
 
 
-def test_every_unreadable_cell_of_a_row_is_named(read: Any) -> None:
+def test_a_reject_names_every_unreadable_cell_of_its_row(read: Any) -> None:
     outcome = read("day,price\nnever,1.5\n", decimal=",")
     [(_, reject)] = outcome.rejects
     assert [reason["field"] for reason in reject.reasons] == ["observed_at", "price"]
@@ -157,25 +157,25 @@ def test_every_unreadable_cell_of_a_row_is_named(read: Any) -> None:
     assert "'never'" in reject.reasons[0]["detail"]
 
 
-def test_a_number_may_be_unknown_but_not_a_price(read: Any) -> None:
+def test_a_null_text_is_allowed_in_an_optional_number_but_not_in_a_price(read: Any) -> None:
     columns = {"observed_at": "day", "price": "price", "market_cap": "cap"}
     outcome = read("day,price,cap\n2024-01-02,1,null\n2024-01-03,null,1\n", columns=columns, nulls=("null",))
     assert [quote.market_cap for quote in outcome.quotes] == [None]
     assert outcome.codes == {"no_price": 1}
 
 
-def test_an_unknown_text_is_rejected_as_empty(read: Any) -> None:
+def test_a_null_text_in_a_required_text_field_is_rejected_as_empty(read: Any) -> None:
     columns = {"observed_at": "day", "price": "price", "name": "name"}
     constants = {"source_asset_id": "coin", "symbol": "COIN", "quote_currency": "USD"}
     outcome = read("day,price,name\n2024-01-02,1,null\n", columns=columns, constants=constants, nulls=("null",))
     assert outcome.codes == {"empty": 1}
 
 
-def test_a_column_that_is_not_declared_may_occur_twice(read: Any) -> None:
+def test_an_undeclared_column_may_occur_twice(read: Any) -> None:
     assert read("day,,price,\n2024-01-02,x,1,y\n").prices == ["1"]
 
 
-def test_a_row_with_several_currencies_is_an_item_for_each(read: Any) -> None:
+def test_a_row_with_several_currencies_becomes_one_item_for_each_currency(read: Any) -> None:
     constants = {"source_asset_id": "coin", "symbol": "COIN", "name": "Coin"}
     outcome = read(
         "day,usd,eur\n2024-01-02,1,0.9\n2024-01-03,2,\nnever,3,2.7\n",

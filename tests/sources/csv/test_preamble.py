@@ -1,4 +1,4 @@
-"""The byte order mark, the skipped lines and the header are as declared, or the file is refused."""
+"""Test that a file is refused if its byte order mark, skipped lines or header contradict its declaration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sources.contract import TerminalError
 
 
 @pytest.mark.parametrize("byte_order_mark", [b"\xff\xfe", b"\xfe\xff"])
-def test_the_byte_order_mark_of_utf_16_decides_the_byte_order(read: Any, byte_order_mark: bytes) -> None:
+def test_the_byte_order_mark_determines_the_byte_order_of_utf_16(read: Any, byte_order_mark: bytes) -> None:
     text = "day,price\n2024-01-02,1\n".encode("utf-16-le" if byte_order_mark == b"\xff\xfe" else "utf-16-be")
     assert read(byte_order_mark + text, encoding="utf-16").prices == ["1"]
 
@@ -30,7 +30,7 @@ def test_the_byte_order_mark_of_utf_16_decides_the_byte_order(read: Any, byte_or
         (b"x" * 300_000, {}, "header_missing", "262144"),
     ],
 )
-def test_a_file_that_is_not_as_declared_is_named_with_its_content_and_the_next_step(
+def test_the_error_for_a_file_that_contradicts_its_declaration_names_the_next_step(
     read: Any, content: bytes, declaration: dict[str, Any], code: str, text: str
 ) -> None:
     with pytest.raises(TerminalError, match=rf"^csv_test: file\.csv: .*{text}") as raised:
@@ -43,6 +43,6 @@ def test_a_skipped_line_may_contain_anything(read: Any) -> None:
     assert (outcome.prices, outcome.blank) == (["1"], 0)
 
 
-def test_a_file_without_a_header_has_the_declared_columns(read: Any) -> None:
+def test_a_file_without_a_header_gets_the_declared_columns(read: Any) -> None:
     outcome = read("1,2024-01-02\n2,2024-01-03\n", header=("price", "day"))
     assert outcome.prices == ["1", "2"]

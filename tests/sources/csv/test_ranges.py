@@ -1,4 +1,4 @@
-"""The ranges of a large file, read in any order and by any worker, have the records of the whole file."""
+"""Test that the ranges of a large file contain all its records, in any order of reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADER = "day,price\n"
 DAYS = [f"2024-01-{day:02},{day}\n" for day in range(1, 29)]
 JUST_NOW = NOW - timedelta(seconds=1)
 
-# Records, parts of records, and other lines: quotes around line ends, quotes that are never closed, stray quotes.
+# Valid, incomplete and invalid records, with quoted line ends, unclosed quotes and stray quotes.
 LINES = st.sampled_from(
     [
         "2024-01-01,1\n",
@@ -51,7 +51,7 @@ def cursors(ranges: dict[str, list[Page]], before: dict[str, Cursor] | None = No
     return {**(before or {}), **{partition: reloaded_cursor(pages[-1]) for partition, pages in ranges.items() if pages}}
 
 
-def test_each_range_has_a_name_of_its_own(folder: Folder) -> None:
+def test_a_partition_is_named_after_its_file_and_the_start_of_its_range(folder: Folder) -> None:
     folder.write("small.csv", HEADER)
     folder.write("large.csv", HEADER + "".join(DAYS))
     assert folder.partitions(range_=150) == ["large.csv", "large.csv//150", "large.csv//300", "small.csv"]
@@ -59,7 +59,7 @@ def test_each_range_has_a_name_of_its_own(folder: Folder) -> None:
 
 def test_a_range_starts_with_the_first_record_at_or_after_its_mark(folder: Folder) -> None:
     folder.write("file.csv", HEADER + "".join(DAYS[:4]))
-    # The mark of the second range is the first byte of the third record. The next mark is within the fourth record.
+    # The second range begins at the first byte of the third record. The next range would begin inside the fourth.
     ranges = folder.scan_all(range_=len(HEADER) + len(DAYS[0]) + len(DAYS[1]))
     assert [[page.body.decode() for page in pages] for pages in ranges.values()] == [
         [HEADER + DAYS[0] + DAYS[1]],
@@ -70,7 +70,7 @@ def test_a_range_starts_with_the_first_record_at_or_after_its_mark(folder: Folde
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(LINES, max_size=25), st.integers(1, 90), st.integers(1, 90), st.integers(45, 90))
-def test_the_ranges_have_the_items_of_the_file(
+def test_the_ranges_together_contain_exactly_the_items_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], range_: int, block: int, record: int
 ) -> None:
     folder = Folder(tmp_path_factory.mktemp("csv"), daily_files())
@@ -86,7 +86,7 @@ def test_the_ranges_have_the_items_of_the_file(
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(LINES, max_size=12), st.lists(st.integers(0, 200), max_size=3), st.integers(1, 90))
-def test_no_record_of_a_growing_file_is_lost_between_ranges(
+def test_a_growing_file_loses_no_record_between_ranges(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], lengths: list[int], range_: int
 ) -> None:
     content = HEADER + "".join(lines)
@@ -104,7 +104,7 @@ def test_no_record_of_a_growing_file_is_lost_between_ranges(
     assert all_pages(folder.scan_all(cursors(ranges, known), range_=range_)) == []
 
 
-def test_only_the_new_records_of_a_grown_file_are_read(folder: Folder) -> None:
+def test_a_second_scan_reads_only_the_new_records_of_a_grown_file(folder: Folder) -> None:
     folder.write("file.csv", HEADER + "".join(DAYS[:20]))
     ranges = folder.scan_all(range_=100)
     folder.write("file.csv", HEADER + "".join(DAYS), changed=JUST_NOW)
@@ -112,7 +112,7 @@ def test_only_the_new_records_of_a_grown_file_are_read(folder: Folder) -> None:
     assert b"".join(page.body for page in all_pages(grown)) == "".join(DAYS[20:]).encode()
 
 
-def test_after_a_change_in_one_place_only_that_range_is_read_again(folder: Folder) -> None:
+def test_a_change_inside_one_range_makes_only_that_range_be_read_again(folder: Folder) -> None:
     folder.write("file.csv", HEADER + "".join(DAYS))
     ranges = folder.scan_all(range_=100)
     folder.write("file.csv", HEADER + "".join(DAYS).replace(",20", ",99"), changed=JUST_NOW)
@@ -123,14 +123,14 @@ def test_after_a_change_in_one_place_only_that_range_is_read_again(folder: Folde
 
 
 @pytest.mark.parametrize("other", [50, 150, 1000])
-def test_a_changed_size_of_ranges_loses_no_record(folder: Folder, other: int) -> None:
+def test_a_changed_range_size_loses_no_record(folder: Folder, other: int) -> None:
     folder.write("file.csv", HEADER + "".join(DAYS))
     known = cursors({"file.csv": folder.scan("file.csv", range_=100)})
     read = [*folder.scan("file.csv", range_=100), *all_pages(folder.scan_all(known, range_=other))]
     assert set(folder.validate(read).prices) == {str(day) for day in range(1, 29)}
 
 
-def test_after_a_change_of_the_header_every_range_is_read_again(folder: Folder) -> None:
+def test_a_changed_header_makes_every_range_be_read_again(folder: Folder) -> None:
     folder.write("file.csv", HEADER + "".join(DAYS))
     ranges = folder.scan_all(range_=100)
     folder.write("file.csv", "price,day\n" + "".join(DAYS), changed=JUST_NOW)

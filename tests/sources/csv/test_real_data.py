@@ -1,6 +1,6 @@
-"""CSV files, real and invented: each loads fully, or says exactly which rows it refused and why.
+"""Test that recorded and synthetic CSV files load completely, or reject exactly the expected rows.
 
-The counts of the real ones were also found by hand, with grep and with csv alone.
+The expected counts of the recorded files were verified by hand, with grep and with the csv module alone.
 """
 
 from __future__ import annotations
@@ -8,295 +8,13 @@ from __future__ import annotations
 import csv
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sources.csv.fileset import SUFFIXES, FileSet
-from tests.data import csv_files
-from tests.data.csv_files import CANDLE, IN_USD, Expected, coin
-from tests.recordings import REAL, SYNTHETIC, Recordings
+from tests.data.csv_files import Expected
+from tests.recordings import Recordings
+from tests.sources.csv.recorded_files import CSV_FILES
 from tests.sources.csv_folder import NOW, Folder
-
-HATHIX: dict[str, Any] = {
-    "columns": {
-        "source_asset_id": "coinId",
-        "symbol": "coinId",
-        "name": "coinId",
-        "observed_at": "timestamp",
-        "price": "price",
-        "market_cap": "marketCap",
-        "volume_24h": "totalVolume",
-    },
-    "constants": IN_USD,
-    "times": ("epoch_ms",),
-}
-
-FILES = (
-    Expected(
-        FileSet(
-            pattern="bitfinex_LTCUSD_2013_1m.headerless.csv",
-            header=("time", "open", "close", "high", "low", "volume"),
-            columns={**CANDLE, "observed_at": "time"},
-            constants=coin("litecoin", "LTC", "Litecoin"),
-            times=("epoch_ms",),
-        ),
-        quotes=18645,
-        first="litecoin USD 2013-05-19T15:23:00 3.1491",
-    ),
-    Expected(
-        FileSet(
-            pattern="cdd_Binance_ADAUSDT_d.banner.csv",
-            skip_lines=1,
-            columns={**CANDLE, "observed_at": "unix", "volume_24h": "Volume USDT"},
-            constants=coin("cardano", "ADA", "Cardano", "USDT"),
-            times=("epoch_ms",),
-        ),
-        quotes=1165,
-        first="cardano USDT 2021-06-24T00:00:00 1.24850000",
-    ),
-    Expected(
-        FileSet(
-            pattern="coingecko_export_ada-usd-max.csv",
-            columns={
-                "observed_at": "snapped_at",
-                "price": "price",
-                "market_cap": "market_cap",
-                "volume_24h": "total_volume",
-            },
-            constants=coin("cardano", "ADA", "Cardano"),
-            times=("%Y-%m-%d %H:%M:%S UTC",),
-        ),
-        quotes=1201,
-        first="cardano USD 2017-10-18T00:00:00 0.02684535467621909",
-    ),
-    Expected(
-        FileSet(
-            pattern="coinmetrics_xaut.csv",
-            columns={"observed_at": "time", "price": "PriceUSD", "market_cap": "CapMrktCurUSD"},
-            constants=coin("xaut", "XAUT", "Tether Gold"),
-        ),
-        quotes=514,
-        rejects={"no_price": 47},
-        first="xaut USD 2020-02-24T00:00:00 1654.63350420118",
-    ),
-    Expected(
-        FileSet(
-            pattern="empty_0_bytes.csv",
-            columns={"observed_at": "time", "price": "price"},
-            constants=coin("none", "NONE", "None"),
-        ),
-        quotes=0,
-    ),
-    *(
-        Expected(
-            FileSet(pattern=f"hathix_perday_{day}.csv", **HATHIX), quotes, blank=blank, first=f"bitcoin USD {first}"
-        )
-        for day, quotes, blank, first in (
-            ("1640736000000", 2450, 45, "2021-12-29T00:00:00 47725.14804631933"),
-            ("1640822400000", 2441, 54, "2021-12-30T00:00:00 46506.99464767938"),
-            ("1640908800000", 2434, 61, "2021-12-31T00:00:00 47191.86838983951"),
-        )
-    ),
-    Expected(
-        FileSet(
-            pattern="investing_en_Holo.bom.csv",
-            columns={
-                "observed_at": "Date",
-                "price": "Price",
-                "open": "Open",
-                "high": "High",
-                "low": "Low",
-                "volume_24h": "Vol.",
-                "change_24h_pct": "Change %",
-            },
-            constants=coin("holo", "HOT", "Holo"),
-            suffixes=SUFFIXES,
-            times=("%b %d, %Y",),
-        ),
-        quotes=366,
-        first="holo USD 2021-07-01T00:00:00 0.005877",
-    ),
-    Expected(
-        FileSet(
-            pattern="kaggle_coin_Dogecoin.csv",
-            columns={
-                "source_asset_id": "Name",
-                "symbol": "Symbol",
-                "name": "Name",
-                "observed_at": "Date",
-                "open": "Open",
-                "high": "High",
-                "low": "Low",
-                "price": "Close",
-                "volume_24h": "Volume",
-                "market_cap": "Marketcap",
-            },
-            constants=IN_USD,
-        ),
-        quotes=2760,
-        first="Dogecoin USD 2013-12-16T23:59:59 0.00020473099721129984",
-    ),
-    Expected(
-        FileSet(
-            pattern="p17o_terra-luna_2025.csv",
-            columns={
-                "source_asset_id": "coingecko_coin_id",
-                "symbol": "coin_symbol",
-                "name": "coin_name",
-                "observed_at": "date",
-            },
-            currencies={"USD": {"price": "price_usd"}, "EUR": {"price": "price_eur"}, "CHF": {"price": "price_chf"}},
-            times=("%d-%m-%Y",),
-        ),
-        quotes=735,
-        first="terra-luna USD 2025-01-01T00:00:00 0.00010792966015175244",
-    ),
-    Expected(
-        FileSet(
-            pattern="yahoo_BTC-USD.nulls.csv",
-            columns={
-                "observed_at": "Date",
-                "open": "Open",
-                "high": "High",
-                "low": "Low",
-                "price": "Close",
-                "volume_24h": "Volume",
-            },
-            constants=coin("bitcoin", "BTC", "Bitcoin"),
-            nulls=("", "null"),
-        ),
-        quotes=363,
-        rejects={"no_price": 3},
-        first="bitcoin USD 2020-05-03T00:00:00 8897.468750",
-    ),
-    Expected(
-        FileSet(
-            pattern="zilliqa_decimal_comma.csv",
-            delimiter=";",
-            decimal=",",
-            columns={
-                "observed_at": "timeClose",
-                "open": "priceOpen",
-                "high": "priceHigh",
-                "low": "priceLow",
-                "price": "priceClose",
-                "volume_24h": "volume",
-            },
-            constants=coin("zilliqa", "ZIL", "Zilliqa"),
-            times=("epoch_ms",),
-        ),
-        quotes=396,
-        rejects={"not_positive": 3},
-        first="zilliqa USD 2025-09-08T11:59:59 0.0113403180528829",
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/AdityaAneNenu_source.csv",
-            columns={"source_asset_id": "id", "symbol": "id", "name": "title", "observed_at": "date"},
-            constants=IN_USD,
-        ),
-        quotes=0,
-        rejects={"no_price": 10},
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/Paper_Bag_dev_coins.csv",
-            columns={
-                "source_asset_id": "id",
-                "symbol": "symbol",
-                "name": "name",
-                "observed_at": "last_updated",
-                "price": "price",
-                "market_cap": "market_cap",
-                "volume_24h": "volume_24h",
-            },
-            constants=IN_USD,
-        ),
-        quotes=1,
-        first="btc-bitcoin USD 2025-12-09T13:32:27 90788",
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/R1ssh1_crypto_data.csv",
-            columns={
-                "source_asset_id": "id",
-                "symbol": "symbol",
-                "name": "name",
-                "observed_at": "timestamp",
-                "price": "price",
-                "market_cap": "market_cap",
-                "volume_24h": "volume_24h",
-                "change_24h_pct": "price_change_24h",
-            },
-            constants=IN_USD,
-        ),
-        quotes=10,
-        first="bitcoin USD 2024-01-15T10:30:00 43250.50",
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/Rajveerjagtap_crypto_data.csv",
-            columns={
-                "source_asset_id": "ticker",
-                "symbol": "ticker",
-                "name": "ticker",
-                "observed_at": "date",
-                "price": "price",
-                "market_cap": "market_cap",
-                "volume_24h": "vol",
-            },
-            constants=IN_USD,
-        ),
-        quotes=10,
-        first="BTC USD 2024-01-15T00:00:00 45000.50",
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/Rohitjanardhan21_sample_crypto_data.csv",
-            columns={
-                "source_asset_id": "id",
-                "symbol": "symbol",
-                "name": "name",
-                "price": "price_usd",
-                "market_cap": "market_cap_usd",
-                "volume_24h": "volume_24h_usd",
-                "rank": "rank",
-                "change_24h_pct": "percent_change_24h",
-            },
-            constants=IN_USD,
-        ),
-        quotes=0,
-        rejects={"missing": 10},
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/SKV_io_495_crypto_sample.csv",
-            columns={
-                "source_asset_id": "symbol",
-                "symbol": "symbol",
-                "name": "symbol",
-                "observed_at": "date",
-                "price": "price",
-            },
-            constants=IN_USD,
-        ),
-        quotes=5,
-        first="BTC USD 2025-12-11T10:00:00 45000.50",
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/sabihanjum_sample.csv",
-            columns={"source_asset_id": "id", "symbol": "id", "name": "title", "observed_at": "published_at"},
-            constants=IN_USD,
-        ),
-        quotes=0,
-        rejects={"no_price": 5},
-    ),
-)
-
-
-CSV_FILES = {SYNTHETIC: csv_files.SYNTHETIC, REAL: FILES}
 
 EACH_FILE = pytest.mark.parametrize(
     ("recordings", "expected"),
@@ -310,16 +28,16 @@ EACH_FILE = pytest.mark.parametrize(
 
 
 @EACH_FILE
-def test_a_file_loads_or_says_what_it_refused(recordings: Recordings, expected: Expected) -> None:
+def test_a_file_loads_or_is_refused_with_the_expected_error(recordings: Recordings, expected: Expected) -> None:
     folder = Folder(recordings.folder / "csv", expected.declared)
     assert folder.partitions() == [expected.name]
-    judged = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
-    assert (len(judged.quotes), judged.codes, judged.blank) == (expected.quotes, expected.rejects, expected.blank)
-    said = [
+    outcome = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
+    assert (len(outcome.quotes), outcome.codes, outcome.blank) == (expected.quotes, expected.rejects, expected.blank)
+    first_quotes = [
         f"{quote.source_asset_id} {quote.quote_currency} {quote.observed_at:%Y-%m-%dT%H:%M:%S} {quote.price}"
-        for quote in judged.quotes[:1]
+        for quote in outcome.quotes[:1]
     ]
-    assert said == ([expected.first] if expected.first else [])
+    assert first_quotes == ([expected.first] if expected.first else [])
 
 
 @EACH_FILE
@@ -335,5 +53,5 @@ def test_every_row_of_a_file_is_accounted_for(recordings: Recordings, expected: 
 
 
 def long_after(file: Path) -> datetime:
-    """A time at which nobody writes to the file any more."""
+    """Return a time long after the last change of the file."""
     return max(NOW, datetime.fromtimestamp(file.stat().st_mtime, UTC) + timedelta(hours=1))

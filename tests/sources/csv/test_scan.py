@@ -1,4 +1,4 @@
-"""A second scan detects whether a file has grown, was replaced, is unchanged, or is still being written."""
+"""Test that a second scan detects whether a file has grown, was replaced, is unchanged, or is being written."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_an_unchanged_file_is_not_read(folder: Folder) -> None:
     file = folder.write("file.csv", HEADER + ONE)
     cursor = last_cursor(folder.scan("file.csv"))
     status = file.stat()
-    file.write_bytes(b"X" * status.st_size)  # Only reading the file would show the difference.
+    file.write_bytes(b"X" * status.st_size)  # Only a scan that reads the file can detect this change.
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert folder.scan("file.csv", cursor) == []
 
 
-def test_a_grown_file_is_read_from_where_the_last_scan_ended(folder: Folder) -> None:
+def test_a_grown_file_is_read_from_the_end_of_the_last_scan(folder: Folder) -> None:
     folder.write("file.csv", HEADER + ONE)
     cursor = last_cursor(folder.scan("file.csv"))
     folder.write("file.csv", HEADER + ONE + TWO + THREE, changed=JUST_NOW)
@@ -43,7 +43,7 @@ def test_a_grown_file_is_read_from_where_the_last_scan_ended(folder: Folder) -> 
 
 @settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 40))
-def test_a_file_that_grows_between_scans_has_the_same_items_as_one_that_did_not(
+def test_a_file_that_grows_between_scans_loses_and_repeats_no_item(
     tmp_path_factory: pytest.TempPathFactory, length: int, block: int
 ) -> None:
     content = HEADER + ONE + '2024-01-02,"2\n"\n' + THREE
@@ -74,7 +74,7 @@ def test_a_replaced_file_is_read_again(folder: Folder, content: str) -> None:
     assert len(outcome.quotes) == content.count("\n") - 1
 
 
-def test_a_file_that_was_only_touched_gives_one_empty_page(folder: Folder) -> None:
+def test_a_file_with_only_a_new_modification_time_gives_one_empty_page(folder: Folder) -> None:
     content = HEADER + ONE
     folder.write("file.csv", content)
     cursor = last_cursor(folder.scan("file.csv"))
@@ -84,7 +84,7 @@ def test_a_file_that_was_only_touched_gives_one_empty_page(folder: Folder) -> No
     assert folder.scan("file.csv", last_cursor(pages)) == []
 
 
-def test_a_record_without_a_line_end_waits_until_two_scans_found_the_file_unchanged(folder: Folder) -> None:
+def test_a_record_without_a_line_end_is_read_once_two_scans_found_the_file_unchanged(folder: Folder) -> None:
     folder.write("file.csv", HEADER + ONE + TWO + "2024-01-03,30", changed=JUST_NOW)
     first = folder.scan("file.csv")
     assert folder.validate(first).prices == ["1", "2"]
@@ -93,7 +93,7 @@ def test_a_record_without_a_line_end_waits_until_two_scans_found_the_file_unchan
     assert folder.scan("file.csv", last_cursor(second)) == []
 
 
-def test_each_state_of_an_unfinished_record_gives_one_empty_page(folder: Folder) -> None:
+def test_each_change_of_an_unfinished_record_gives_one_empty_page(folder: Folder) -> None:
     folder.write("file.csv", HEADER + ONE)
     cursor = last_cursor(folder.scan("file.csv"))
     folder.write("file.csv", HEADER + ONE + "2024-01-02", changed=JUST_NOW)
@@ -105,21 +105,21 @@ def test_each_state_of_an_unfinished_record_gives_one_empty_page(folder: Folder)
     assert [page.body for page in waiting + longer + complete] == [b"", b"", TWO.encode()]
 
 
-def test_a_record_without_a_line_end_is_read_after_the_file_was_unchanged_for_a_minute(folder: Folder) -> None:
+def test_a_record_without_a_line_end_is_read_once_the_file_is_unchanged_for_a_minute(folder: Folder) -> None:
     folder.write("file.csv", HEADER + ONE + "2024-01-03,30", changed=NOW - timedelta(seconds=61))
     assert folder.read("file.csv").prices == ["1", "30"]
     folder.write("file.csv", HEADER + ONE + "2024-01-03,30", changed=NOW - timedelta(seconds=59))
     assert folder.read("file.csv").prices == ["1"]
 
 
-def test_a_record_that_was_read_before_it_was_complete_is_read_again(folder: Folder) -> None:
+def test_a_record_that_was_read_incomplete_is_read_again(folder: Folder) -> None:
     folder.write("file.csv", HEADER + ONE + "2024-01-03,3")
     cursor = last_cursor(folder.scan("file.csv"))
     folder.write("file.csv", HEADER + ONE + "2024-01-03,30000\n")
     assert folder.validate(folder.scan("file.csv", cursor)).prices == ["30000"]
 
 
-def test_an_interrupted_scan_does_not_count_as_two(folder: Folder) -> None:
+def test_an_interrupted_and_resumed_scan_counts_as_one_scan(folder: Folder) -> None:
     folder.write("file.csv", HEADER + ONE + TWO + "2024-01-03,30", changed=JUST_NOW)
     first, *_ = folder.scan("file.csv", block=20)
     assert folder.validate([first]).prices == ["1"]
@@ -127,7 +127,7 @@ def test_an_interrupted_scan_does_not_count_as_two(folder: Folder) -> None:
     assert [page.body for page in rest] == [TWO.encode(), b""]
 
 
-def test_a_header_that_was_read_before_it_was_complete_is_read_again(folder: Folder) -> None:
+def test_a_header_that_was_read_incomplete_is_read_again(folder: Folder) -> None:
     folder.write("file.csv", "day,price")
     cursor = last_cursor(folder.scan("file.csv"))
     folder.write("file.csv", "day,price,note\n2024-01-01,1,x\n", changed=JUST_NOW)
@@ -135,7 +135,7 @@ def test_a_header_that_was_read_before_it_was_complete_is_read_again(folder: Fol
     assert (outcome.prices, outcome.codes, outcome.blank) == (["1"], {}, 0)
 
 
-def test_a_header_without_a_line_end_waits_too(folder: Folder) -> None:
+def test_a_header_without_a_line_end_is_not_read_yet(folder: Folder) -> None:
     folder.write("file.csv", "day", changed=JUST_NOW)
     waiting = folder.scan("file.csv")
     assert [page.body for page in waiting] == [b""]
@@ -144,7 +144,7 @@ def test_a_header_without_a_line_end_waits_too(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("content", ["day,price\n", "day,price", "\n\nday,price\r\n"])
-def test_a_header_alone_is_one_page_without_items(folder: Folder, content: str) -> None:
+def test_a_file_with_only_a_header_gives_one_page_without_items(folder: Folder, content: str) -> None:
     folder.write("file.csv", content)
     pages = folder.scan("file.csv")
     assert [page.body for page in pages] == [content.encode()]
@@ -154,12 +154,12 @@ def test_a_header_alone_is_one_page_without_items(folder: Folder, content: str) 
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
-def test_an_empty_file_has_no_page(folder: Folder, content: bytes) -> None:
+def test_an_empty_file_gives_no_page(folder: Folder, content: bytes) -> None:
     folder.write("file.csv", content)
     assert folder.scan("file.csv") == []
 
 
-def test_a_file_that_was_emptied_and_filled_again_is_read_again(folder: Folder) -> None:
+def test_a_file_that_was_emptied_and_refilled_is_read_again(folder: Folder) -> None:
     folder.write("file.csv", HEADER + ONE)
     cursor = last_cursor(folder.scan("file.csv"))
     folder.write("file.csv", b"", changed=JUST_NOW)
@@ -221,7 +221,7 @@ def test_a_file_that_becomes_shorter_during_a_scan_is_read_again_later(folder: F
     assert raised.value.code == "file_changed"
 
 
-def test_records_written_during_a_scan_are_left_for_the_next(folder: Folder) -> None:
+def test_records_written_during_a_scan_are_read_by_the_next_scan(folder: Folder) -> None:
     file = folder.write("file.csv", HEADER + ONE + TWO)
     with environment(CSV_DIR=str(folder.path), CSV_BLOCK_BYTES="20"):
         pages = folder.source.fetch(Window("run", "file.csv", None, NOW), NO_HTTP)
@@ -233,21 +233,21 @@ def test_records_written_during_a_scan_are_left_for_the_next(folder: Folder) -> 
     assert folder.validate(folder.scan("file.csv", last_cursor(rest))).prices == ["3"]
 
 
-def test_a_missing_file_is_named(folder: Folder) -> None:
+def test_the_error_for_a_missing_file_names_it(folder: Folder) -> None:
     assert_unreadable(folder, "gone.csv")
 
 
-def test_a_folder_in_place_of_a_file_is_named(folder: Folder) -> None:
+def test_the_error_for_a_folder_instead_of_a_file_names_it(folder: Folder) -> None:
     (folder.path / "folder.csv").mkdir()
     assert_unreadable(folder, "folder.csv")
 
 
-def test_a_pipe_in_place_of_a_file_is_named_without_waiting_for_its_writer(folder: Folder) -> None:
+def test_a_named_pipe_instead_of_a_file_is_an_error_at_once(folder: Folder) -> None:
     os.mkfifo(folder.path / "pipe.csv")
     assert_unreadable(folder, "pipe.csv")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_read_permission_is_named(folder: Folder) -> None:
+def test_the_error_for_a_file_without_read_permission_names_it(folder: Folder) -> None:
     folder.write("file.csv", HEADER).chmod(0)
     assert_unreadable(folder, "file.csv")

@@ -1,4 +1,4 @@
-"""A source finds its files, and each row becomes quotes, one reject, or a blank row."""
+"""Test how a source finds its files, and how rows become quotes, rejects or blank rows."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_each_matching_file_is_a_partition(tmp_path: Path) -> None:
     assert folder.partitions() == ["a.csv", "coins/x/b.csv", "z.csv"]
 
 
-def test_without_a_matching_file_there_is_no_partition(folder: Folder) -> None:
+def test_a_folder_without_matching_files_has_no_partitions(folder: Folder) -> None:
     assert folder.partitions() == []
 
 
-def test_a_missing_folder_is_named(folder: Folder) -> None:
+def test_the_error_for_a_missing_folder_names_it(folder: Folder) -> None:
     folder.path /= "nowhere"
     with pytest.raises(TerminalError, match=r"CSV_DIR .*nowhere") as raised:
         folder.partitions()
     assert raised.value.code == "csv_dir_unreadable"
 
 
-def test_a_file_whose_name_is_not_utf_8_is_named(folder: Folder) -> None:
+def test_the_error_for_a_file_name_that_is_not_utf_8_names_the_file(folder: Folder) -> None:
     folder.write("good.csv", HEADER)
     (folder.path / os.fsdecode(b"\xff.csv")).touch()
     assert folder.partitions() == ["\\udcff.csv", "good.csv"]
@@ -52,21 +52,21 @@ def test_a_file_whose_name_is_not_utf_8_is_named(folder: Folder) -> None:
         folder.scan("\\udcff.csv")
 
 
-def test_a_link_to_itself_is_named_and_does_not_hide_other_files(folder: Folder) -> None:
+def test_a_link_to_itself_is_an_error_and_does_not_hide_other_files(folder: Folder) -> None:
     folder.write("good.csv", HEADER)
     (folder.path / "circle.csv").symlink_to("circle.csv")
     assert folder.partitions() == ["circle.csv", "good.csv"]
     assert_unreadable(folder, "circle.csv")
 
 
-def test_a_broken_link_is_named(folder: Folder) -> None:
+def test_the_error_for_a_broken_link_names_it(folder: Folder) -> None:
     (folder.path / "link.csv").symlink_to("nowhere.csv")
     assert folder.partitions() == ["link.csv"]
     assert_unreadable(folder, "link.csv")
 
 
 @pytest.mark.parametrize("name", ["file.txt", "folder/file.csv", "file.csv/file"])
-def test_a_file_without_a_file_set_is_named(folder: Folder, name: str) -> None:
+def test_the_error_for_a_file_without_a_file_set_names_it(folder: Folder, name: str) -> None:
     with pytest.raises(TerminalError, match=f"csv_test: {name}: no file set") as raised:
         folder.scan(name)
     assert raised.value.code == "file_undeclared"
@@ -85,13 +85,13 @@ def test_the_first_file_set_that_matches_a_file_applies(tmp_path: Path) -> None:
 # Rows
 
 
-def test_empty_rows_and_repeated_headers_are_blank(read: Any) -> None:
+def test_empty_rows_and_repeated_headers_count_as_blank(read: Any) -> None:
     outcome = read('\nday,price\n\n,,,\n , \n"",""\nday, price\n2024-01-02,1\n\n')
     assert (outcome.prices, outcome.codes, outcome.blank) == (["1"], {}, 6)
 
 
 @pytest.mark.parametrize(("row", "cells"), [("2024-01-02", 1), ("2024-01-02,1,", 3), ("2024-01-02,1,000", 3)])
-def test_a_ragged_row_is_rejected_with_both_counts(read: Any, row: str, cells: int) -> None:
+def test_the_reject_of_a_ragged_row_names_the_expected_and_actual_cell_counts(read: Any, row: str, cells: int) -> None:
     outcome = read(f"day,price\n{row}\n2024-01-03,2\n")
     [(_, reject)] = outcome.rejects
     assert reject.reasons == [{"field": "row", "code": "ragged", "detail": f"expected 2 cells, got {cells}"}]
@@ -101,7 +101,7 @@ def test_a_ragged_row_is_rejected_with_both_counts(read: Any, row: str, cells: i
 @pytest.mark.parametrize(
     "row", [b"2024-01-02,1\x00,x", b"2024-01-02,1,\x00", b"\x00\x00\x00", b"2024-01-02,1,\xff", b"2024-01-02,1,caf\xe9"]
 )
-def test_a_row_that_is_not_valid_text_is_the_only_reject(read: Any, row: bytes) -> None:
+def test_a_row_that_is_not_valid_text_rejects_only_itself(read: Any, row: bytes) -> None:
     content = "day,price,note\n2024-01-01,1,é\n".encode() + row + b"\n2024-01-03,3,\n"
     outcome = read(content)
     assert (outcome.prices, outcome.codes) == (["1", "3"], {"encoding": 1})
@@ -111,7 +111,7 @@ def test_a_row_that_is_not_valid_text_is_the_only_reject(read: Any, row: bytes) 
 
 
 @pytest.mark.parametrize("missing", ["price", "day"])
-def test_a_stored_page_is_read_by_the_present_declaration(tmp_path: Path, missing: str) -> None:
+def test_a_stored_page_is_read_with_the_current_declaration(tmp_path: Path, missing: str) -> None:
     folder = Folder(tmp_path, daily_files())
     folder.write("file.csv", "day,price\n2024-01-02,1\n")
     pages = folder.scan("file.csv")

@@ -1,4 +1,4 @@
-"""Bytes are decoded and split without losing one."""
+"""Test that decoding and splitting text loses no byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENCODINGS = st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16-le", "utf-16-
 
 
 @given(st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-16-le")), ENCODINGS)
-def test_any_bytes_are_decoded_and_their_lines_are_the_bytes(data: bytes, encoding: str) -> None:
+def test_any_bytes_can_be_decoded_and_split_into_lines_without_loss(data: bytes, encoding: str) -> None:
     text = decode(data, encoding)
     assert isinstance(text, str)
     assert b"".join(split_lines(data, encoding)) == data
@@ -35,16 +35,18 @@ def test_any_bytes_are_decoded_and_their_lines_are_the_bytes(data: bytes, encodi
         (b"\xff", "latin-1", True),
     ],
 )
-def test_invalid_bytes_become_characters_that_no_text_may_have(data: bytes, encoding: str, is_valid: bool) -> None:
+def test_invalid_bytes_are_decoded_to_characters_that_mark_them_as_invalid(
+    data: bytes, encoding: str, is_valid: bool
+) -> None:
     assert (INVALID_CHARACTERS.search(decode(data, encoding)) is None) is is_valid
 
 
-def test_lines_end_in_utf_16_where_its_characters_do() -> None:
-    data = "a\r\nb\nĊ\r".encode("utf-16-le")  # Ċ has the byte of a newline.
+def test_utf_16_lines_are_split_at_characters_and_not_at_bytes() -> None:
+    data = "a\r\nb\nĊ\r".encode("utf-16-le")  # The encoding of Ċ contains the byte of a newline.
     assert [line.decode("utf-16-le") for line in split_lines(data, "utf-16-le")] == ["a\r\n", "b\n", "Ċ\r"]
 
 
-def test_records_have_the_declared_delimiter() -> None:
+def test_records_are_split_at_the_declared_delimiter() -> None:
     assert list(read_records(['1;"2\n', '3"\n'], ";")) == [["1", "2\n3"]]
 
 
@@ -65,7 +67,7 @@ def test_a_cell_may_exceed_the_limit_of_the_csv_module(tmp_path: Path) -> None:
     assert folder.read("file.csv").codes == {"too_long": 1}
 
 
-def test_half_a_character_at_the_end_rejects_its_row_only(read: Any) -> None:
+def test_half_a_character_at_the_end_of_a_file_rejects_only_its_row(read: Any) -> None:
     outcome = read("day,price\n2024-01-02,1\n2024-01-03,2".encode("utf-16") + b"\n", encoding="utf-16")
     assert (outcome.prices, outcome.codes) == (["1"], {"encoding": 1})
 

@@ -1,4 +1,4 @@
-"""Parts of a file are read exactly, up to its end."""
+"""Test the functions that read exact parts of a file, up to a given end."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_a_line_end_between_two_chunks_of_a_long_line_is_found(tmp_path: Path, e
         assert (outcome.prices, outcome.codes, outcome.blank) == (["2"], {"record_too_large": 1}, 0)
 
 
-def test_a_file_that_is_shorter_than_its_size_is_not_read_as_complete() -> None:
+def test_a_file_that_became_shorter_is_a_transient_error() -> None:
     with pytest.raises(TransientError, match=r"^csv_test: file\.csv: became shorter") as raised:
         list(cut_blocks(io.BytesIO(b"2024-01-01,1\n"), 0, 1, OPTIONS))
     assert raised.value.code == "file_changed"
 
 
-def test_bytes_after_the_end_are_left_for_the_next_scan() -> None:
+def test_bytes_after_the_end_of_the_window_are_not_read() -> None:
     assert read_bytes(io.BytesIO(b"0123456789"), 2, 100, replace(OPTIONS, end=7)) == b"23456"
 
 

@@ -1,4 +1,4 @@
-"""The client keeps the key within its upstream, retries what may pass, and reports to the circuit breaker."""
+"""Test that the client protects its key, retries transient errors, and reports to the circuit breaker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.sources.conftest import HEAD, KEY, NOW, Clients, RawServer, RawUpstre
 # A successful response
 
 
-def test_a_response_has_the_body_and_the_request_but_no_key(upstream: HTTPServer, client: Clients) -> None:
+def test_a_response_contains_the_body_and_the_request_but_not_the_key(upstream: HTTPServer, client: Clients) -> None:
     requests = serve(upstream, make_response(body='[{"price": 0.1}]'))
     response = client(upstream.url_for("")).get("/tickers", {"quotes": "USD,€", "page": 2})
     assert dict(requests[0].args) == {"quotes": "USD,€", "page": "2"}
@@ -83,7 +83,7 @@ def test_a_redirect_to_another_origin_is_not_followed(
         "ftp://127.0.0.1:{port}/",
     ],
 )
-def test_an_origin_is_a_scheme_a_host_and_a_port(upstream: HTTPServer, client: Clients, location: str) -> None:
+def test_another_scheme_host_or_port_is_another_origin(upstream: HTTPServer, client: Clients, location: str) -> None:
     requests = serve(upstream, make_response(302, Location=location.format(port=upstream.port)))
     with pytest.raises(TerminalError) as caught:
         client(upstream.url_for("")).get("/tickers")
@@ -119,7 +119,7 @@ def test_a_redirect_loop_is_an_error(upstream: HTTPServer, client: Clients) -> N
 
 
 @pytest.mark.parametrize("key_header", ["", "Authorization"])
-def test_a_login_from_netrc_is_never_sent(
+def test_credentials_from_netrc_are_never_sent(
     upstream: HTTPServer, client: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key_header: str
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -136,9 +136,7 @@ def test_a_login_from_netrc_is_never_sent(
 
 @pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
-def test_a_request_that_failed_for_a_transient_reason_is_retried(
-    upstream: HTTPServer, client: Clients, status: int
-) -> None:
+def test_a_request_is_retried_after_a_transient_error(upstream: HTTPServer, client: Clients, status: int) -> None:
     requests = serve(
         upstream, make_response(status, body=""), make_response(status, body=""), make_response(body="[1]")
     )
@@ -155,7 +153,7 @@ def test_after_the_last_retry_the_error_is_raised(upstream: HTTPServer, client: 
     assert 2 <= len(requests) <= 3
 
 
-def test_the_pauses_between_attempts_are_random_within_a_range_that_doubles(
+def test_the_pauses_between_attempts_are_random_and_their_maximum_doubles(
     upstream: HTTPServer, client: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranges: list[float] = []
@@ -213,7 +211,9 @@ def test_each_request_is_counted_before_it_is_sent(upstream: HTTPServer, client:
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_a_retry_that_our_own_limit_forbids_is_still_a_failure(upstream: HTTPServer, client: Clients) -> None:
+def test_a_retry_blocked_by_our_own_limit_still_counts_as_a_failure_of_the_upstream(
+    upstream: HTTPServer, client: Clients
+) -> None:
     def fail(request: Request) -> Response:
         client.forbid = TransientError("all used up", code="rate_limited", retry_after=7, is_failure=False)
         return make_response(502)
@@ -228,7 +228,7 @@ def test_a_retry_that_our_own_limit_forbids_is_still_a_failure(upstream: HTTPSer
 
 @pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504])
-def test_each_request_that_the_host_could_not_answer_is_reported_to_the_breaker(
+def test_each_unavailable_status_counts_as_a_failure_for_the_breaker(
     upstream: HTTPServer, client: Clients, status: int
 ) -> None:
     serve(upstream, make_response(status), make_response(status), make_response())
@@ -272,7 +272,7 @@ def test_an_incomplete_response_counts_as_a_failure_for_the_breaker(
     assert client.outcomes == [False] * 3
 
 
-def test_a_request_that_is_not_sent_is_not_reported_to_the_breaker(upstream: HTTPServer, client: Clients) -> None:
+def test_an_unsent_request_is_not_reported_to_the_breaker(upstream: HTTPServer, client: Clients) -> None:
     client.forbid = TransientError("used up", retry_after=7, is_failure=False)
     with pytest.raises(TransientError):
         client(upstream.url_for("")).get("/tickers")

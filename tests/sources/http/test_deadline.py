@@ -1,4 +1,4 @@
-"""A request ends at its deadline, however slow its upstream is."""
+"""Test that a request ends at its deadline, however slow its upstream is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.sources.conftest import HEAD, Clients, RawServer, RawUpstream, within
 
 DEADLINE = 0.4
 MAX_SECONDS = 1.2
-"""Seconds that a request may take on a busy machine. Each of these upstreams would keep sending for longer."""
+"""Maximum duration of a request on a busy machine, in seconds. The upstreams of these tests send for longer."""
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def test_a_redirect_does_not_extend_the_deadline(raw_upstream: RawUpstream, clie
     assert server.connections == 2
 
 
-def test_a_new_connection_is_used_after_a_deadline(raw_upstream: RawUpstream, client: Clients) -> None:
+def test_the_next_request_after_a_deadline_uses_a_new_connection(raw_upstream: RawUpstream, client: Clients) -> None:
     def trickle_once(server: RawServer, connection: socket.socket) -> None:
         if server.connections > 1:
             connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n[]")
@@ -104,7 +104,7 @@ def test_a_new_connection_is_used_after_a_deadline(raw_upstream: RawUpstream, cl
 
 @pytest.fixture
 def trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ssl.SSLContext:
-    """Return the server's side of TLS, with a certificate that clients trust."""
+    """Return the TLS context of a server whose certificate clients trust."""
     authority, bundle = trustme.CA(), tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -148,7 +148,7 @@ def test_an_untrusted_certificate_is_an_error(
 
 def test_a_slow_handshake_ends_at_the_deadline(raw_upstream: RawUpstream, client: Clients) -> None:
     def trickle(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(b"\x16\x03\x03\x40\x00")  # The header of a message of 16 KB.
+        connection.sendall(b"\x16\x03\x03\x40\x00")  # The header of a 16 KB message.
         server.trickle(connection, b"\x02" + b"\x00" * 1000)
 
     server = raw_upstream(trickle, awaits=b"\x16\x03")
@@ -156,7 +156,7 @@ def test_a_slow_handshake_ends_at_the_deadline(raw_upstream: RawUpstream, client
         client(server.url.replace("http:", "https:"), deadline=DEADLINE).get("/tickers")
 
 
-# In the body
+# Slow bodies and connections
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,9 @@ def test_a_slow_body_ends_at_the_deadline(raw_upstream: RawUpstream, client: Cli
 
 
 @pytest.mark.parametrize("start", [b"", HEAD, HEAD + b"Content-Length: 9\r\n\r\n[1,"], ids=["mute", "head", "body"])
-def test_a_silent_upstream_is_left_at_the_deadline(raw_upstream: RawUpstream, client: Clients, start: bytes) -> None:
+def test_a_request_to_a_silent_upstream_ends_at_the_deadline(
+    raw_upstream: RawUpstream, client: Clients, start: bytes
+) -> None:
     def fall_silent(server: RawServer, connection: socket.socket) -> None:
         connection.sendall(start)
         server.stopped.wait(30)
@@ -199,7 +201,7 @@ def test_a_silent_upstream_is_left_at_the_deadline(raw_upstream: RawUpstream, cl
 
 @pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("start", [b"", HEAD + b"Content-Length: 9\r\n\r\n[1,"], ids=["mute", "body"])
-def test_a_silent_upstream_is_retried_long_before_the_deadline(
+def test_a_request_to_a_silent_upstream_is_retried_long_before_the_deadline(
     raw_upstream: RawUpstream, client: Clients, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
     monkeypatch.setattr("sources.http.client.READ_TIMEOUT", 0.2)
@@ -216,7 +218,7 @@ def test_a_silent_upstream_is_retried_long_before_the_deadline(
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_an_upstream_that_accepts_no_connection_is_left_long_before_the_deadline(
+def test_a_connection_that_is_not_accepted_times_out_long_before_the_deadline(
     client: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", 0.2)
@@ -228,7 +230,7 @@ def test_an_upstream_that_accepts_no_connection_is_left_long_before_the_deadline
 
 @contextmanager
 def full_listener() -> Iterator[str]:
-    """Yield the URL of a server that accepts no connection, since its queue is full."""
+    """Yield the URL of a server that accepts no connection because its queue is full."""
     with ExitStack() as closing:
         listener = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -238,7 +240,7 @@ def full_listener() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_an_upstream_that_accepts_no_connection_is_left_at_the_deadline(client: Clients) -> None:
+def test_a_connection_that_is_not_accepted_times_out_at_the_deadline(client: Clients) -> None:
     with full_listener() as url, within(MAX_SECONDS), pytest.raises(TransientError):
         client(url, deadline=DEADLINE).get("/tickers")
 
@@ -251,7 +253,7 @@ def test_a_slow_response_that_is_complete_in_time_is_read(raw_upstream: RawUpstr
     assert client(raw_upstream(trickle).url).get("/tickers").body == b"[1, 2]"
 
 
-def test_the_addresses_of_a_host_share_the_deadline(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_addresses_of_a_host_share_one_deadline(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", DEADLINE / 2)
     look_up = socket.getaddrinfo
 

@@ -1,4 +1,4 @@
-"""The numbers of a JSON body are exact, and a body that is not a list is never an empty page."""
+"""Test that JSON numbers are parsed exactly, and that only an empty list is an empty page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ plain = st.none() | st.booleans() | st.text() | st.integers()
 @example([Decimal("1e400"), Decimal("-1E-400"), Decimal("3e-9"), Decimal("0.1"), Decimal("1." + "0" * 500)])
 @example([2**63, 2**64, -(2**63) - 1, 10**4299, 420690000000000000])
 @pytest.mark.parametrize("extra", ["", ", NaN"], ids=["JSON", "with NaN"])
-def test_every_number_is_exact(extra: str, numbers: list[Decimal | int]) -> None:
+def test_every_number_is_parsed_exactly(extra: str, numbers: list[Decimal | int]) -> None:
     body = f"[{', '.join(map(str, numbers))}{extra}]"
     read = json_list(body.encode())[: len(numbers)]
     assert [Decimal(number).as_tuple() for number in read] == [Decimal(number).as_tuple() for number in numbers]
@@ -36,14 +36,14 @@ def test_every_number_is_exact(extra: str, numbers: list[Decimal | int]) -> None
 
 @pytest.mark.parametrize("text", ["0.1", "1e5", "1E+2", "-0.0", "70187", "1e-7", "1e99999999999999999999", "9" * 5000])
 @pytest.mark.parametrize("extra", ["", ", Infinity"], ids=["JSON", "with Infinity"])
-def test_no_number_is_ever_a_float(text: str, extra: str) -> None:
+def test_a_number_is_never_parsed_as_a_float(text: str, extra: str) -> None:
     assert not any(type(number) is float for number in json_list(f"[{text}{extra}]".encode()))
 
 
 @tried(deadline=None)
 @given(st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
 @pytest.mark.parametrize("extra", [[], [float("nan")]], ids=["JSON", "with NaN"])
-def test_all_other_values_are_those_of_the_standard_library(extra: list[float], value: Any) -> None:
+def test_other_values_are_parsed_as_by_the_standard_library(extra: list[float], value: Any) -> None:
     assert json_list(json.dumps([value, *extra]).encode())[0] == value
 
 
@@ -77,7 +77,7 @@ def test_a_body_that_is_not_a_list_is_a_transient_error(body: bytes) -> None:
     assert ascii(body.decode("utf-8", "replace")) in caught.value.detail
 
 
-def test_an_error_shows_only_the_beginning_of_the_body() -> None:
+def test_an_error_quotes_only_the_beginning_of_the_body() -> None:
     with pytest.raises(TransientError) as caught:
         json_list(b"<html>" + b"x" * 1_000_000)
     assert len(caught.value.detail) < 200
@@ -95,7 +95,7 @@ def test_json_that_is_nested_too_deeply_is_a_transient_error(opening: bytes) -> 
 
 
 def validated(*items: str) -> tuple[list[str], list[tuple[int, str, str]]]:
-    """Return the ids of the items that became quotes, and the (index, field, code) of each reason of a reject."""
+    """Return the ids of the valid items, and the (index, field, code) of each reject reason."""
     body = f"[{', '.join(items)}]".encode("utf-8", "surrogateescape")
     normalized = normalize_page(canned(), Page(body, "application/json", {}, FETCHED, None), clock_skew=0)
     reasons = [
@@ -105,7 +105,7 @@ def validated(*items: str) -> tuple[list[str], list[tuple[int, str, str]]]:
 
 
 def with_raw(field: str, raw: str) -> str:
-    """Return an item as JSON, in which a field has this text, valid JSON or not, as its value."""
+    """Return an item as JSON, with this text as the value of a field. The text may be invalid JSON."""
     return json.dumps(item(1, **{field: "RAW"})).replace('"RAW"', raw)
 
 
@@ -123,11 +123,11 @@ def with_raw(field: str, raw: str) -> str:
         ("name", '"\\ud800"', "encoding"),
         ("name", '"\udcff"', "encoding"),
         ("name", '"\\u0000"', "encoding"),
-        ("colour", "NaN", "unknown_field"),
+        ("color", "NaN", "unknown_field"),
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_a_value_that_json_does_not_allow_rejects_only_its_item(field: str, raw: str, code: str) -> None:
+def test_a_value_that_is_invalid_in_json_rejects_only_its_item(field: str, raw: str, code: str) -> None:
     ids, reasons = validated(json.dumps(item(0)), with_raw(field, raw), json.dumps(item(2)))
     assert ids == ["coin-0", "coin-2"]
     assert reasons == [(1, field, code)]
@@ -139,7 +139,7 @@ def can_be_read(depth: int) -> bool:
     return False
 
 
-def test_an_item_nested_as_deeply_as_possible_rejects_only_itself() -> None:
+def test_an_item_with_the_deepest_possible_nesting_rejects_only_itself() -> None:
     deepest = bisect(range(1, 100_000), 0, key=lambda depth: not can_be_read(depth + 1))
     results = []
     for depth in range(deepest - 200, deepest):

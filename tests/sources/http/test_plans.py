@@ -1,4 +1,4 @@
-"""The environment chooses a plan, which has a base URL and a header for the key."""
+"""Test that the environment selects a plan with its base URL and the header for its key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_plan_has_a_base_url_and_a_header_for_its_key(
         ),
     ],
 )
-def test_a_plan_and_a_key_that_do_not_fit_are_an_error(
+def test_a_plan_that_contradicts_the_key_is_an_error(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], message: str
 ) -> None:
     for name, value in environ.items():

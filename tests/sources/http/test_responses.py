@@ -1,4 +1,4 @@
-"""A response is a body, a refusal, or a reason to retry later; a broken one is never a page."""
+"""Test how refusals, Retry-After headers, and broken or oversized bodies are handled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.sources.conftest import HEAD, KEY, Clients, RawUpstream, make_respons
         (451, "upstream_refused", None),
     ],
 )
-def test_a_refused_request_is_not_retried_and_its_error_names_source_status_and_path_but_no_secret(
+def test_a_refused_request_is_not_retried_and_its_error_contains_no_secret(
     upstream: HTTPServer, client: Clients, status: int, code: str, pause: timedelta | None
 ) -> None:
     requests = serve(upstream, make_response(status, body=f'{{"error": "{KEY} is wrong"}}', Retry_After="0"))
@@ -63,7 +63,7 @@ def in_seconds(seconds: float) -> str:
     ],
     ids=["seconds", "spaces", "one", "date", "6 hours", "huge", "far date"],
 )
-def test_an_upstream_that_names_a_delay_is_not_asked_again_before_it(
+def test_a_request_is_not_retried_before_the_delay_in_retry_after(
     upstream: HTTPServer, client: Clients, status: int, header: str, minimum: float, maximum: float
 ) -> None:
     if header == "in an hour":
@@ -83,7 +83,7 @@ def test_an_upstream_that_names_a_delay_is_not_asked_again_before_it(
     [None, "", "0", "-5", "1.5", "soon", "9" * 5000, in_seconds(-60), "Fri, 31 Dec 99999 23:59:59 GMT"],
     ids=lambda header: ascii(header)[:20],
 )
-def test_without_a_usable_delay_the_request_is_retried(
+def test_a_request_without_a_usable_retry_after_is_retried(
     upstream: HTTPServer, client: Clients, header: str | None
 ) -> None:
     requests = serve(upstream, make_response(429, **({} if header is None else {"Retry_After": header})))
@@ -127,7 +127,7 @@ def test_a_truncated_gzip_body_is_a_transient_error(upstream: HTTPServer, client
     for missing in (1, 8, len(compressed) // 2, len(compressed) - 1):
         serve(upstream, make_response(body=compressed[:-missing], Content_Encoding="gzip"))
         http = client(upstream.url_for(""))
-        if missing <= 8:  # Only the checksum is missing.
+        if missing <= 8:  # At most the gzip trailer is missing.
             assert len(json_list(http.get("/tickers").body)) == 1001
         else:
             with pytest.raises(TransientError):
@@ -135,7 +135,7 @@ def test_a_truncated_gzip_body_is_a_transient_error(upstream: HTTPServer, client
         upstream.clear()
 
 
-def test_a_body_may_have_exactly_the_maximum_size(upstream: HTTPServer, client: Clients) -> None:
+def test_a_body_of_exactly_the_maximum_size_is_accepted(upstream: HTTPServer, client: Clients) -> None:
     requests = serve(upstream, make_response(body="x" * 100_000))
     assert len(client(upstream.url_for(""), max_body=100_000).get("/tickers").body) == 100_000
     with pytest.raises(TerminalError, match="larger than 99999 bytes; raise MAX_BODY_BYTES") as caught:
@@ -144,7 +144,9 @@ def test_a_body_may_have_exactly_the_maximum_size(upstream: HTTPServer, client: 
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_gzip_bomb_is_aborted_before_it_fills_the_memory(upstream: HTTPServer, client: Clients, times: int) -> None:
+def test_decompression_of_a_gzip_bomb_is_aborted_before_it_fills_the_memory(
+    upstream: HTTPServer, client: Clients, times: int
+) -> None:
     bomb = b"\0" * 100_000_000
     for _ in range(times):
         bomb = gzip.compress(bomb, 1)
@@ -160,7 +162,7 @@ def test_a_gzip_bomb_is_aborted_before_it_fills_the_memory(upstream: HTTPServer,
     assert peak < 20_000_000
 
 
-def test_a_response_that_contains_our_key_is_not_stored(upstream: HTTPServer, client: Clients) -> None:
+def test_a_response_that_contains_our_key_is_an_error(upstream: HTTPServer, client: Clients) -> None:
     upstream.expect_request("/tickers").respond_with_data(f'[{{"id": "coin", "name": "for {KEY}"}}]')
     with pytest.raises(TransientError) as raised:
         client(upstream.url_for("").rstrip("/")).get("/tickers")

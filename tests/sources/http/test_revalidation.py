@@ -1,4 +1,4 @@
-"""Conditional requests send back usable validators only, and return the stored body if nothing changed."""
+"""Test that conditional requests send only usable validators, and that a 304 returns the stored body."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KNOWN = KnownResponse('"v1"', SUNDAY, hashlib.sha256(BODY).digest(), "applicatio
 
 @pytest.fixture
 def serve(upstream: HTTPServer) -> Callable[..., list[Request]]:
-    """Return a function that serves these responses on /tickers, and returns the list of requests."""
+    """Return a function that serves responses on /tickers and returns the list of requests."""
     return lambda *responses: serve_responses(upstream, *responses)
 
 
@@ -36,7 +36,7 @@ def conditions(request: Request) -> tuple[str | None, str | None]:
 
 
 @pytest.mark.parametrize("etag", ['"a"', 'W/"5d41402abc4b2a76b9719d911017c592"', '""', f'"{"x" * 1000}"', '"*"'])
-def test_a_valid_etag_is_kept(
+def test_a_valid_etag_is_returned(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], etag: str
 ) -> None:
     serve(Response(BODY, headers={"ETag": etag}))
@@ -57,10 +57,10 @@ def test_an_invalid_etag_is_ignored(raw_upstream: Callable[..., RawServer], clie
 
 
 @pytest.mark.parametrize(
-    ("modified", "responded", "is_kept"),
+    ("modified", "responded", "is_returned"),
     [
         (SUNDAY, "Sun, 01 Nov 2026 12:00:01 GMT", True),
-        (SUNDAY, SUNDAY, False),  # The body may have changed again within that second.
+        (SUNDAY, SUNDAY, False),  # The body may have changed later in the same second.
         (SUNDAY, "", False),
         ("Fri, 31 Dec 2999 23:59:59 GMT", SUNDAY, False),
         ("yesterday", SUNDAY, False),
@@ -71,12 +71,12 @@ def test_an_invalid_etag_is_ignored(raw_upstream: Callable[..., RawServer], clie
     ],
     ids=["before", "at once", "undated", "2999", "words", "none", "long", "year", "no zone"],
 )
-def test_last_modified_is_kept_if_it_is_earlier_than_the_response(
-    raw_upstream: Callable[..., RawServer], client: Clients, modified: str, responded: str, is_kept: bool
+def test_last_modified_is_returned_only_if_it_is_earlier_than_the_response(
+    raw_upstream: Callable[..., RawServer], client: Clients, modified: str, responded: str, is_returned: bool
 ) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nLast-Modified: {modified}\r\nDate: {responded}\r\n\r\n"
     server = raw_upstream(lambda _, connection: connection.sendall(head.encode() + BODY))
-    assert client(server.url).get("/tickers").last_modified == (modified if is_kept else None)
+    assert client(server.url).get("/tickers").last_modified == (modified if is_returned else None)
 
 
 # Conditional requests
@@ -107,7 +107,7 @@ def test_a_304_returns_the_stored_body(
 
 
 @pytest.mark.parametrize(("body", "unchanged"), [(BODY, True), (BODY + b" ", False)])
-def test_a_200_is_unchanged_if_its_body_is(
+def test_a_200_with_the_stored_body_counts_as_unchanged(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], body: bytes, unchanged: bool
 ) -> None:
     serve(Response(body, headers={"ETag": '"v2"'}))
@@ -116,7 +116,7 @@ def test_a_200_is_unchanged_if_its_body_is(
     assert (response.status, response.body, response.etag, response.unchanged) == (200, body, '"v2"', unchanged)
 
 
-def test_a_request_has_the_validators_of_its_own_last_response(
+def test_a_request_sends_only_the_validators_of_its_own_last_response(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]]
 ) -> None:
     requests = serve(Response(BODY))
@@ -133,7 +133,7 @@ def test_a_request_has_the_validators_of_its_own_last_response(
     assert [response.unchanged for response in responses] == [False, True]
 
 
-def test_after_the_stored_body_was_deleted_the_next_request_is_unconditional(
+def test_a_304_for_a_deleted_body_is_followed_by_an_unconditional_request(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], quick_retries: None
 ) -> None:
     requests = serve(Response(status=304), Response(BODY))
@@ -160,7 +160,7 @@ def test_a_304_for_an_unconditional_request_is_an_error(
 def test_validators_are_neither_sent_to_nor_taken_from_a_redirect_target(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]]
 ) -> None:
-    """A validator belongs to one URL. The target of a redirect may use the same one for another body."""
+    """A validator belongs to one URL. The redirect target may use an equal validator for another body."""
     redirected: list[Request] = []
 
     def redirect(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The figures of a run describe what it loaded, and its prices are compared with earlier and other ones."""
+"""Test the figures of a run, and the comparison of its prices with earlier prices and other sources."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_figures_are_counts_shares_and_seconds(bench: Bench) -> None:
     assert (figures["null.rank"], figures["null.price"], figures["null.market_cap"]) == (0.5, 0, 1)
 
 
-def test_a_run_without_quotes_has_no_shares(bench: Bench) -> None:
+def test_a_run_without_quotes_has_only_duration_and_item_count(bench: Bench) -> None:
     assert measure(bench, bench.ingest(canned([]))["id"]) == {"seconds": 1.5, "items": 0}
 
 
@@ -55,7 +55,7 @@ def test_items_are_not_counted_if_a_page_was_unchanged(bench: Bench, httpserver:
 
 
 def ingest_prices(bench: Bench, prices: Sequence[Any], start: int = 0) -> UUID:
-    """Ingest a price of one listing for each minute. Return the run."""
+    """Ingest consecutive prices of one listing, one per minute. Return the id of the run."""
     items = [item(0, price=str(price), observed_at=observed(start + minute)) for minute, price in enumerate(prices)]
     run: UUID = bench.ingest(canned(items))["id"]
     return run
@@ -66,7 +66,7 @@ def jumps(bench: Bench, run: UUID) -> list[PriceJump]:
         return price_jumps(connection, "canned", run)
 
 
-def test_a_price_is_compared_with_the_median_of_earlier_ones(bench: Bench) -> None:
+def test_a_price_is_compared_with_the_median_of_earlier_prices(bench: Bench) -> None:
     ingest_prices(bench, [10, 1000, 20, 30, 10])
     run = ingest_prices(bench, [60], start=10)
     assert jumps(bench, run) == [PriceJump("coin-0 USD", 3.0)]
@@ -77,26 +77,26 @@ def test_a_listing_with_few_earlier_prices_is_not_compared(bench: Bench) -> None
     assert jumps(bench, ingest_prices(bench, [60], start=10)) == []
 
 
-def test_prices_of_long_ago_do_not_count(bench: Bench) -> None:
+def test_only_the_latest_earlier_prices_count(bench: Bench) -> None:
     ingest_prices(bench, [1] * MAX_EARLIER_PRICES + [10] * MAX_EARLIER_PRICES)
     assert jumps(bench, ingest_prices(bench, [30], start=50)) == [PriceJump("coin-0 USD", 3.0)]
 
 
-def test_only_listings_whose_newest_price_the_run_loaded_are_compared(bench: Bench) -> None:
+def test_only_listings_with_their_newest_price_from_this_run_are_compared(bench: Bench) -> None:
     run = ingest_prices(bench, [10] * 6)
     ingest_prices(bench, [60], start=10)
     assert jumps(bench, run) == []
 
 
 def gaps(bench: Bench, prices: dict[str, tuple[str, float]]) -> list[PriceGap]:
-    """Ingest a price of one asset from each source, in a minute, and return the gaps of the source `own`."""
+    """Ingest prices of one asset. Return the gaps of the source `own`. prices: (price, minute) by source."""
     for name, (price, minute) in prices.items():
         bench.ingest(canned([item(0, price=price, observed_at=observed(minute))], name=name))
     with bench.engine.connect() as connection:
         return price_gaps(connection, "own")
 
 
-def test_the_gap_is_the_distance_from_the_nearest_other_price(bench: Bench) -> None:
+def test_the_gap_is_the_distance_to_the_nearest_price_of_another_source(bench: Bench) -> None:
     prices = {"own": ("105", 0), "near": ("100", 30), "far": ("50", -30), "at another time": ("105", 31)}
     assert gaps(bench, prices) == [PriceGap("coin-0", pytest.approx(0.05), others=2)]
 

@@ -1,4 +1,4 @@
-"""A source without a good run for too long is late, until it has one again."""
+"""Test that a source is late after a long time without a good run, and until the next good run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.upstreams import canned, item
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> Source:
-    """The only source, due every hour."""
+    """Return the only registered source, which is due every hour."""
     source = canned([item(0)])
     monkeypatch.setattr(freshness, "SOURCES", {"canned": source})
     return source
 
 
-def let_pass(bench: Bench, time: str) -> None:
-    """Move all runs into the past."""
+def age_runs(bench: Bench, time: str) -> None:
+    """Move all runs into the past by this time."""
     bench.rows(
         "UPDATE runs SET requested_at = requested_at - CAST(:time AS interval),"
         " finished_at = finished_at - CAST(:time AS interval)",
@@ -30,11 +30,11 @@ def let_pass(bench: Bench, time: str) -> None:
     )
 
 
-def test_a_late_source_is_an_anomaly_until_it_has_a_good_run(bench: Bench, source: Source) -> None:
+def test_a_late_source_is_an_anomaly_until_a_run_succeeds(bench: Bench, source: Source) -> None:
     record_late_sources(bench.engine)
     run = bench.ingest(source)
     record_late_sources(bench.engine)
-    assert bench.rows("SELECT * FROM anomalies") == [], "it has just had a run"
+    assert bench.rows("SELECT * FROM anomalies") == [], "the source has just had a run"
     bench.rows("UPDATE runs SET finished_at = finished_at - interval '3h 1min' WHERE id = :run", run=run["id"])
     for _ in range(2):
         record_late_sources(bench.engine)
@@ -43,34 +43,34 @@ def test_a_late_source_is_an_anomaly_until_it_has_a_good_run(bench: Bench, sourc
     assert late["detail"] == f"no good run for {late['value']:.0f} s; one is expected at least every 10800 s"
     bench.rows("UPDATE sources SET paused_reason = 'for a while'")
     record_late_sources(bench.engine)
-    assert bench.one("SELECT over_at FROM anomalies") is None, "a pause is no good run"
+    assert bench.one("SELECT over_at FROM anomalies") is None, "a pause does not count as a good run"
     bench.rows("UPDATE sources SET paused_reason = NULL")
     bench.ingest(source)
     record_late_sources(bench.engine)
     assert bench.one("SELECT over_at FROM anomalies") is not None
 
 
-def test_a_source_whose_runs_all_failed_is_late_after_its_first_request(bench: Bench, source: Source) -> None:
+def test_a_source_with_only_failed_runs_is_late_counted_from_its_first_request(bench: Bench, source: Source) -> None:
     bench.ingest(canned([item(0, price="much")]))
-    let_pass(bench, "2h 59min")
+    age_runs(bench, "2h 59min")
     record_late_sources(bench.engine)
     assert bench.rows("SELECT * FROM anomalies") == []
-    let_pass(bench, "2min")
+    age_runs(bench, "2min")
     record_late_sources(bench.engine)
     assert bench.one("SELECT kind FROM anomalies") == "late"
 
 
 def test_a_paused_source_is_not_late(bench: Bench, source: Source) -> None:
     bench.ingest(source)
-    let_pass(bench, "10h")
+    age_runs(bench, "10h")
     bench.rows("UPDATE sources SET paused_reason = 'for a while'")
     record_late_sources(bench.engine)
     assert bench.rows("SELECT * FROM anomalies") == []
 
 
-def test_a_source_has_its_usual_time_again_after_a_pause(bench: Bench, source: Source) -> None:
+def test_a_source_becomes_late_counted_from_the_end_of_its_pause(bench: Bench, source: Source) -> None:
     bench.ingest(source)
-    let_pass(bench, "10h")
+    age_runs(bench, "10h")
     bench.rows("UPDATE sources SET paused_reason = 'for a while', paused_until = clock_timestamp() - interval '1h'")
     record_late_sources(bench.engine)
     assert bench.rows("SELECT * FROM anomalies") == []
@@ -79,6 +79,6 @@ def test_a_source_has_its_usual_time_again_after_a_pause(bench: Bench, source: S
     assert bench.one("SELECT kind FROM anomalies") == "late"
 
 
-def test_three_slots_are_allowed_unless_the_source_declares_a_time() -> None:
+def test_the_maximum_staleness_is_three_intervals_unless_declared() -> None:
     assert max_staleness(canned()) == timedelta(hours=3)
     assert max_staleness(canned(fresh=timedelta(minutes=5))) == timedelta(minutes=5)

@@ -1,4 +1,4 @@
-"""A run that differs from those before it is an anomaly, and no other run is."""
+"""Test that a run is an anomaly only if it differs from the runs before it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Items = list[dict[str, Any]]
 
 @dataclass
 class Upstream:
-    """An upstream with prices that drift a little, as real ones do. Some of its coins have no market cap."""
+    """An upstream with slightly varying prices and some coins without a market cap."""
 
     name: str
     random: random.Random
@@ -50,7 +50,7 @@ def only_a_tenth(items: Items) -> Items:
     return items[: len(items) // 10]
 
 
-def doubled(items: Items) -> Items:
+def duplicated(items: Items) -> Items:
     return items + items
 
 
@@ -58,32 +58,32 @@ def without_volume(items: Items) -> Items:
     return [{**fields, "volume_24h": None} for fields in items]
 
 
-def hundredfold(items: Items) -> Items:
+def with_hundredfold_price(items: Items) -> Items:
     return [{**items[0], "price": repr(float(items[0]["price"]) * 100)}, *items[1:]]
 
 
-def five_percent_higher(items: Items) -> Items:
+def with_higher_prices(items: Items) -> Items:
     return [{**fields, "price": repr(float(fields["price"]) * 1.05)} for fields in items]
 
 
-def more_fields(items: Items) -> Items:
+def with_another_field(items: Items) -> Items:
     return [{**fields, "high": fields["price"]} for fields in items]
 
 
 FAULTS: Mapping[int, tuple[str, Callable[[Items], Items] | None]] = {
     13: ("rows", only_a_tenth),
-    15: ("repeats", doubled),
+    15: ("repeats", duplicated),
     17: ("nulls", without_volume),
-    19: ("price", hundredfold),
+    19: ("price", with_hundredfold_price),
     21: ("lag", None),
     23: ("duration", None),
-    25: ("agreement", five_percent_higher),
-    27: ("schema", more_fields),
+    25: ("agreement", with_higher_prices),
+    27: ("schema", with_another_field),
 }
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_each_of_eight_faults_in_thirty_runs_is_found_and_no_other(bench: Bench, seed: int) -> None:
+def test_all_eight_faults_in_thirty_runs_are_detected_without_false_alarms(bench: Bench, seed: int) -> None:
     generator = random.Random(seed)
     faulty, sound = Upstream("faulty", generator), Upstream("sound", generator)
     prices = list(faulty.prices)
@@ -91,7 +91,7 @@ def test_each_of_eight_faults_in_thirty_runs_is_found_and_no_other(bench: Bench,
         kind, change = FAULTS.get(slot, ("", None))
         prices = [price * (1 + generator.gauss(0, 0.004)) for price in prices]
         items = faulty.items(slot, prices)
-        if kind == "lag":  # The upstream's clock stands still, its prices do not.
+        if kind == "lag":  # The upstream's clock has stopped, but its prices still change.
             items = [{**fields, "observed_at": (BEGIN + (slot - 6) * SLOT).isoformat()} for fields in items]
         items = change(items) if change else items
         ingest(bench, sound.name, sound.items(slot, prices), slot, generator.uniform(2, 3))
@@ -110,7 +110,7 @@ def test_each_of_eight_faults_in_thirty_runs_is_found_and_no_other(bench: Bench,
 
 
 def ingest(bench: Bench, name: str, items: Items, slot: int, seconds: float) -> RowMapping:
-    """Ingest a page that was fetched in a slot. Return its run, with the given duration."""
+    """Ingest a page as if it was fetched in a slot. Set the duration of its run, and return the run."""
     run = bench.ingest(canned(items, name=name, fetched_at=BEGIN + slot * SLOT))
     bench.rows(
         "UPDATE runs SET started_at = finished_at - make_interval(secs => :seconds) WHERE id = :run",
@@ -129,7 +129,7 @@ def test_there_are_no_anomalies_before_the_baseline_has_enough_runs(bench: Bench
     assert bench.rows("SELECT * FROM anomalies") == []
 
 
-def test_every_run_is_judged_once_even_if_it_failed(bench: Bench) -> None:
+def test_every_run_is_judged_once_including_failed_runs(bench: Bench) -> None:
     bench.ingest(canned([item(0)]))
     bench.ingest(canned([item(0, price="much")], fetched_at=BEGIN + SLOT))
     for _ in range(2):
@@ -166,22 +166,22 @@ def test_a_figure_is_compared_with_the_median_of_the_baseline(
 ) -> None:
     baseline = [{name: usual * (1 + (run % 3 - 1) / 100)} for run in range(8)]
     assert [anomaly.kind for anomaly in compare({name: value}, baseline)] == ([kind] if kind else [])
-    assert list(compare({name: value}, baseline[1:])) == [], "seven runs are no baseline"
+    assert list(compare({name: value}, baseline[1:])) == [], "seven runs are not enough for a baseline"
 
 
-def test_of_three_sources_the_outlier_is_reported(bench: Bench) -> None:
+def test_the_outlier_among_three_sources_is_reported(bench: Bench) -> None:
     upstream = Upstream("one", random.Random(1))
     for slot in range(10):
         for name in ("one", "two", "three"):
             items = upstream.items(slot, upstream.prices)
-            ingest(bench, name, five_percent_higher(items) if (slot, name) == (9, "two") else items, slot, 2)
+            ingest(bench, name, with_higher_prices(items) if (slot, name) == (9, "two") else items, slot, 2)
             judge_runs(bench.engine)
     [anomaly] = bench.rows("SELECT source, kind, value FROM anomalies")
     assert (anomaly["source"], anomaly["kind"]) == ("two", "agreement")
     assert 0.04 < anomaly["value"] < 0.06
 
 
-def test_an_asset_whose_prices_are_apart_is_an_anomaly_until_they_agree(bench: Bench) -> None:
+def test_an_asset_is_an_anomaly_until_the_prices_of_its_sources_agree(bench: Bench) -> None:
     upstream = Upstream("one", random.Random(1))
     items = upstream.items(0, upstream.prices)[:4]
     ingest(bench, "other", items, 0, 2)
@@ -194,7 +194,7 @@ def test_an_asset_whose_prices_are_apart_is_an_anomaly_until_they_agree(bench: B
         assert (anomaly["over_at"] is not None) == (slot == 2)
 
 
-def test_prices_that_all_moved_by_the_same_factor_are_all_jumps() -> None:
+def test_equal_large_moves_of_all_prices_are_one_anomaly() -> None:
     [anomaly] = unusual_jumps([PriceJump(f"coin-{number} USD", 100.0) for number in range(7)])
     assert anomaly.kind == "price"
     listings = ", ".join(f"coin-{number} USD 100" for number in range(5))
@@ -213,7 +213,7 @@ def test_prices_that_all_moved_by_the_same_factor_are_all_jumps() -> None:
         ([1.0, 3.0, 0.3, 2.5, 0.4, 6.0], []),
     ],
 )
-def test_a_jump_is_far_and_many_times_as_far_as_the_other_moves(ratios: list[float], expected: list[float]) -> None:
+def test_a_price_jump_is_large_and_much_larger_than_the_other_moves(ratios: list[float], expected: list[float]) -> None:
     jumps = [PriceJump(f"coin-{number} USD", ratio) for number, ratio in enumerate(ratios)]
     assert [anomaly.value for anomaly in unusual_jumps(jumps)] == expected
 

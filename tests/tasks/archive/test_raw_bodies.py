@@ -1,4 +1,4 @@
-"""A raw body is stored once per source and digest, compressed, and read back exactly as it was received."""
+"""Test that a raw body is stored compressed, once per source and digest, and is read back unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def page_of(body: bytes, content_type: str = "application/json", fetched_at: dat
 
 
 def save(engine: Engine, page: Page, source: str = "canned") -> bool:
-    """Store the body of a page as its transaction does. Return whether the body had to be written."""
+    """Store the body of a page as its transaction does. Return whether the body was written."""
     with engine.begin() as connection:
         pending = start_saving(connection, source, page)
         if pending:
@@ -46,17 +46,17 @@ def read(engine: Engine, page: Page, source: str = "canned") -> bytes | None:
     [b"", b"\x00", "é\ud7ff\n\t\\".encode(), bytes(range(256)) * 4, os.urandom(300_000)],
     ids=["empty", "nul", "text", "every_byte", "incompressible"],
 )
-def test_a_body_is_read_as_it_was_saved(bench: Bench, body: bytes) -> None:
+def test_a_saved_body_is_read_back_unchanged(bench: Bench, body: bytes) -> None:
     page = page_of(body)
     assert save(bench.engine, page)
     assert read(bench.engine, page) == body
 
 
-def test_a_body_that_was_never_saved_is_none(bench: Bench) -> None:
+def test_reading_a_body_that_was_never_saved_returns_none(bench: Bench) -> None:
     assert read(bench.engine, page_of(b"[]")) is None
 
 
-def test_the_row_has_the_length_of_the_body_and_when_and_as_what_it_was_received(bench: Bench) -> None:
+def test_the_row_stores_the_size_content_type_and_receipt_time_of_a_body(bench: Bench) -> None:
     elsewhere = timezone(timedelta(hours=-9, minutes=-30))
     received = datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=elsewhere)
     save(bench.engine, page_of(b"7" * 100_000, "text/csv; charset=utf-8", received))
@@ -66,7 +66,7 @@ def test_the_row_has_the_length_of_the_body_and_when_and_as_what_it_was_received
     assert row["stored"] < 1000
 
 
-def test_the_same_body_is_written_once_for_each_source(bench: Bench) -> None:
+def test_a_repeated_body_is_stored_once_for_each_source(bench: Bench) -> None:
     page, later = page_of(b"[1]"), page_of(b"[1]", fetched_at=FETCHED + timedelta(days=1))
     assert [save(bench.engine, page), save(bench.engine, later)] == [True, False]
     assert save(bench.engine, page, "other")
@@ -74,7 +74,7 @@ def test_the_same_body_is_written_once_for_each_source(bench: Bench) -> None:
     assert bench.one("SELECT received_at FROM raw_bodies WHERE source = 'canned'") == FETCHED
 
 
-def test_a_body_that_retention_deleted_is_restored_in_its_row(bench: Bench) -> None:
+def test_a_deleted_body_is_restored_in_its_row_when_it_is_received_again(bench: Bench) -> None:
     page = page_of(b"[1]")
     save(bench.engine, page)
     bench.rows("UPDATE raw_bodies SET body = NULL")

@@ -1,4 +1,4 @@
-"""Expired quotes and bodies are deleted, and nothing else is, whatever other workers do at the same time."""
+"""Test that retention deletes exactly the expired quotes and bodies, even if other workers run at the same time."""
 
 from __future__ import annotations
 
@@ -11,62 +11,20 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pytest_httpserver import HTTPServer
 from redis import Redis
 from sqlalchemy import event, text
 from structlog.testing import capture_logs
 
-from sources.contract import Http, Page, Retention, Source, Window
+from sources.contract import Retention
 from store.engine import make_engine
 from tasks.archive import retention
-from tasks.archive.raw_bodies import read_body
 from tasks.archive.retention import delete_expired, without_expired
 from tasks.celery import celery
 from tests.app.rows import Rows
 from tests.processes import Process, until
+from tests.tasks.archive.aged_data import DAY, MONTH, NOW, at, days, delete, load, source
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters
-from tests.tasks.feed import Feed
-from tests.upstreams import canned, item
-
-NOW = datetime.now(UTC).replace(microsecond=0)
-DAY = timedelta(days=1)
-MONTH = 30 * DAY
-"""Retention of the sources in these tests."""
-
-
-def at(days: float, number: int = 0, **changes: Any) -> dict[str, Any]:
-    """Return an item that was observed this many days ago."""
-    return item(number, observed_at=(NOW - days * DAY).isoformat(), **changes)
-
-
-def source(*pages: list[Any], ago: timedelta = timedelta(), **declared: Any) -> Source:
-    """Return a source whose pages were fetched this long ago."""
-    return canned(*pages, fetched_at=NOW - ago, **declared)
-
-
-def days(bench: Bench) -> dict[str, list[int]]:
-    """Return for each symbol how many days ago its quotes were observed, newest first."""
-    rows = bench.rows(
-        """
-        SELECT symbol,
-               array_agg(round(extract(epoch FROM :now - observed_at) / 86400)::int ORDER BY observed_at DESC) AS days
-          FROM quotes JOIN listings ON id = listing_id GROUP BY symbol
-        """,
-        now=NOW,
-    )
-    return {row["symbol"]: row["days"] for row in rows}
-
-
-def load(bench: Bench, loaded: Source, **retention: timedelta) -> None:
-    """Load a source that keeps everything, and register it with this retention afterwards."""
-    assert bench.ingest(loaded)["status"] == "succeeded"
-    bench.register(replace(loaded, retention=Retention(**retention)))
-
-
-def delete(bench: Bench, **options: Any) -> None:
-    delete_expired(bench.engine, bench.settings, **options)
-
 
 # Quotes
 
@@ -85,7 +43,7 @@ def test_a_source_without_a_retention_keeps_everything(bench: Bench) -> None:
     assert days(bench) == {"C0": [1, 400, 4000], "C1": [1]}
 
 
-def test_the_newest_quote_of_a_listing_stays_however_old_it_is(bench: Bench) -> None:
+def test_the_newest_quote_of_a_listing_is_never_deleted(bench: Bench) -> None:
     load(bench, source([at(400), at(300), at(500, 1), at(1, 2)]), quotes=MONTH)
     for _ in range(2):
         delete(bench)
@@ -102,7 +60,7 @@ def test_deleted_quotes_are_not_loaded_again_when_their_file_is_read_again(bench
     assert days(bench) == {"C0": [1, 20]}
 
 
-def test_an_old_page_adds_no_quotes_to_listings_that_have_newer_ones(bench: Bench) -> None:
+def test_an_old_page_adds_no_expired_quotes_to_listings_with_newer_quotes(bench: Bench) -> None:
     loaded = source([at(400, number) for number in range(3)], [at(1, number) for number in range(2)])
     load(bench, loaded, quotes=MONTH)
     delete(bench)
@@ -111,7 +69,7 @@ def test_an_old_page_adds_no_quotes_to_listings_that_have_newer_ones(bench: Benc
     assert days(bench) == {"C0": [1], "C1": [1], "C2": [400]}
 
 
-def test_a_history_is_loaded_without_expired_quotes_but_with_the_newest_of_each_listing(bench: Bench) -> None:
+def test_a_loaded_history_contains_no_expired_quotes_except_the_newest_of_a_listing(bench: Bench) -> None:
     history = source([at(400), at(20), at(1), at(300, 1), at(200, 1)])
     run = bench.ingest(replace(history, retention=Retention(quotes=MONTH)))
     assert counters(bench, run["id"]) == (5, 3, 0, 2, 0, 0)
@@ -122,7 +80,7 @@ def test_a_history_is_loaded_without_expired_quotes_but_with_the_newest_of_each_
 
 @pytest.fixture
 def batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The number of quotes that each statement deleted. The limit is three."""
+    """Limit batches to three quotes. Yield the list that collects the number of quotes that each statement deleted."""
     monkeypatch.setattr(retention, "QUOTE_BATCH_ROWS", 3)
     sizes: list[int] = []
 
@@ -136,7 +94,7 @@ def batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
 
 
 def test_a_long_history_is_deleted_in_small_batches(bench: Bench, batches: list[int]) -> None:
-    """Quotes are close together and far apart, and one instant has more of them than a batch."""
+    """The quotes are dense or sparse in time, and more quotes than a batch have the same time."""
     together = [at(100, number) for number in range(1, 11)]
     dense = [at(90 - minute / 1440) for minute in range(40)]
     sparse = [at(100 * century) for century in range(2, 30)]
@@ -148,7 +106,7 @@ def test_a_long_history_is_deleted_in_small_batches(bench: Bench, batches: list[
     assert len(batches) < 78
 
 
-def test_a_call_whose_time_is_up_leaves_the_rest_to_the_next(bench: Bench) -> None:
+def test_a_call_that_runs_out_of_time_leaves_the_rest_to_the_next_call(bench: Bench) -> None:
     load(bench, source([at(400), at(1)]), quotes=MONTH)
     delete(bench, seconds=0)
     assert days(bench) == {"C0": [1, 400]}
@@ -157,7 +115,7 @@ def test_a_call_whose_time_is_up_leaves_the_rest_to_the_next(bench: Bench) -> No
 
 
 @pytest.mark.usefixtures("batches")
-def test_calls_at_the_same_time_delete_each_quote_once(bench: Bench) -> None:
+def test_simultaneous_calls_delete_each_quote_once(bench: Bench) -> None:
     load(bench, source([at(40 + age, number) for age in range(50) for number in range(4)]), quotes=MONTH)
     with ThreadPoolExecutor(4) as calls:
         for call in [calls.submit(delete, bench) for _ in range(4)]:
@@ -167,7 +125,7 @@ def test_calls_at_the_same_time_delete_each_quote_once(bench: Bench) -> None:
     assert bench.one("SELECT quotes_dropped FROM sources") == 49 * 4
 
 
-def test_a_connection_that_breaks_loses_only_its_batch(bench: Bench, batches: list[int]) -> None:
+def test_a_broken_connection_rolls_back_only_the_current_batch(bench: Bench, batches: list[int]) -> None:
     load(bench, source([at(40 + age) for age in range(50)]), quotes=MONTH)
 
     def terminate(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
@@ -198,7 +156,7 @@ def test_a_quote_that_another_transaction_has_locked_is_skipped(bench: Bench) ->
 
 
 @pytest.mark.parametrize("error", [timedelta(days=3650), timedelta(minutes=-10)])
-def test_nothing_is_deleted_if_the_clocks_of_host_and_database_differ(
+def test_nothing_is_deleted_if_the_host_clock_and_the_database_clock_differ(
     bench: Bench, error: timedelta, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(bench, source([at(400), at(1)]), quotes=MONTH, bodies=MONTH)
@@ -207,87 +165,7 @@ def test_nothing_is_deleted_if_the_clocks_of_host_and_database_differ(
     assert "retention_failed" in capsys.readouterr().out
 
 
-# Raw bodies
-
-
-def stored_bodies(bench: Bench) -> list[bytes]:
-    """Return the bodies that are stored, in the order in which they were received."""
-    digests = bench.rows("SELECT source, digest FROM raw_bodies ORDER BY received_at")
-    with bench.engine.connect() as connection:
-        bodies = [read_body(connection, row["source"], bytes(row["digest"])) for row in digests]
-    return [body for body in bodies if body is not None]
-
-
-def test_an_expired_body_is_deleted_and_its_pages_rejects_and_quotes_stay(bench: Bench) -> None:
-    bench.ingest(source([at(61), at(62, price="much")], ago=60 * DAY))
-    load(bench, source([at(1)]), bodies=MONTH)
-    before = bench.rows("SELECT * FROM pages ORDER BY fetched_at"), bench.rows("SELECT * FROM rejects")
-    delete(bench)
-    [body] = stored_bodies(bench)
-    assert (NOW - DAY).isoformat().encode() in body
-    assert (bench.rows("SELECT * FROM pages ORDER BY fetched_at"), bench.rows("SELECT * FROM rejects")) == before
-    assert bench.rows("SELECT size, received_at FROM raw_bodies WHERE body IS NULL") == [
-        {"size": before[0][0]["bytes"], "received_at": NOW - 60 * DAY}
-    ]
-    assert bench.one("SELECT bodies_dropped FROM sources") == 1
-    assert days(bench) == {"C0": [1, 61]}
-
-
-def test_a_body_that_was_received_again_recently_stays(bench: Bench) -> None:
-    bench.ingest(source([at(61)], [at(62)], ago=60 * DAY))
-    load(bench, source([at(61)], ago=DAY), bodies=MONTH)
-    delete(bench)
-    assert len(stored_bodies(bench)) == 1
-    assert bench.one("SELECT bodies_dropped FROM sources") == 1
-
-
-def test_a_deleted_body_that_is_received_again_is_stored_again(bench: Bench) -> None:
-    loaded = source([at(61)], ago=60 * DAY)
-    load(bench, loaded, bodies=MONTH)
-    [body] = stored_bodies(bench)
-    delete(bench)
-    assert stored_bodies(bench) == []
-    load(bench, source([at(61)]), bodies=MONTH)
-    delete(bench)
-    assert stored_bodies(bench) == [body]
-
-
-def test_a_body_is_skipped_while_a_page_with_it_is_being_committed(bench: Bench) -> None:
-    """The deletion does not wait for the page: it deletes another body."""
-    load(bench, source([at(61)], [at(62)], ago=60 * DAY), bodies=MONTH)
-    unconfirmed = source([at(61)])
-
-    def fetch(window: Window, http: Http) -> Iterator[Page]:
-        for page in unconfirmed.fetch(window, http):
-            yield replace(page, confirm=lambda: delete(bench))
-
-    bench.ingest(replace(unconfirmed, fetch=fetch, retention=Retention(bodies=MONTH)))
-    [body] = stored_bodies(bench)
-    assert (NOW - 61 * DAY).isoformat().encode() in body
-
-
-def test_no_conditional_request_is_sent_for_a_body_that_was_deleted(bench: Bench, httpserver: HTTPServer) -> None:
-    feed = Feed(httpserver, [[item()]])
-    loaded = feed.source()
-    load(bench, loaded, bodies=MONTH)
-    bench.rows("UPDATE pages SET fetched_at = fetched_at - interval '60 days'")
-    bench.rows("UPDATE raw_bodies SET received_at = received_at - interval '60 days'")
-    delete(bench)
-    assert stored_bodies(bench) == []
-    bench.ingest(loaded)
-    assert feed.conditions == [None] * 4
-    assert len(stored_bodies(bench)) == 2
-
-
-def test_many_bodies_are_deleted_in_small_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BODY_BATCH_ROWS", 2)
-    load(bench, source(*([at(61 + number)] for number in range(7)), ago=60 * DAY), bodies=MONTH)
-    delete(bench)
-    assert stored_bodies(bench) == []
-    assert bench.one("SELECT bodies_dropped FROM sources") == 7
-
-
-# Postgres away
+# Postgres is down
 
 
 def test_a_call_without_postgres_deletes_nothing_and_logs_the_reason(bench: Bench) -> None:
@@ -302,11 +180,11 @@ def test_a_call_without_postgres_deletes_nothing_and_logs_the_reason(bench: Benc
     assert "Postgres" in failed["reason"]
 
 
-# Rows that are about to be loaded
+# Rows before they are loaded
 
 
 def rows_of(*rows: tuple[int, float]) -> pl.DataFrame:
-    """Return rows as `arrange` does. rows: each with its listing and how many days ago it was observed."""
+    """Return rows in the format of `arrange`. rows: pairs of a listing id and an age in days."""
     values = sorted((listing, NOW - timedelta(days=ago)) for listing, ago in rows)
     return pl.DataFrame(values, {"listing_id": pl.Int32, "observed_at": pl.Datetime("us", "UTC")}, orient="row")
 
@@ -316,16 +194,16 @@ def remaining(bench: Bench, frame: pl.DataFrame) -> list[tuple[int, int]]:
     return [(listing, (NOW - observed_at) // DAY) for listing, observed_at in rows]
 
 
-def test_expired_rows_are_left_out_but_the_newest_of_each_listing(bench: Bench) -> None:
+def test_expired_rows_are_omitted_except_the_newest_row_of_each_listing(bench: Bench) -> None:
     frame = rows_of((1, 400), (1, 31), (1, 29), (2, 50), (2, 40), (3, 1))
     assert remaining(bench, frame) == [(1, 29), (2, 40), (3, 1)]
 
 
-def test_rows_of_the_retention_are_all_loaded(bench: Bench) -> None:
+def test_rows_within_the_retention_are_all_loaded(bench: Bench) -> None:
     assert remaining(bench, rows_of((1, 30), (1, 1), (2, 5))) == [(1, 30), (1, 1), (2, 5)]
 
 
-def test_an_expired_newest_row_is_left_out_if_a_newer_quote_is_stored(bench: Bench) -> None:
+def test_an_expired_newest_row_is_omitted_if_a_newer_quote_is_stored(bench: Bench) -> None:
     rows = Rows(bench.engine)
     newer, same, older = (rows.listing(asset) for asset in ("newer", "same", "older"))
     for listing, ago in ((newer, 39), (same, 40), (older, 41)):
@@ -337,7 +215,7 @@ def test_an_expired_newest_row_is_left_out_if_a_newer_quote_is_stored(bench: Ben
 # The task
 
 
-def test_a_control_worker_deletes_by_the_retention_of_the_environment(
+def test_a_control_worker_applies_the_retention_from_the_environment(
     bench: Bench, start: Callable[..., Process], broker: Redis
 ) -> None:
     rows = Rows(bench.engine)

@@ -1,4 +1,4 @@
-"""A replay reads the stored pages that it chose, in the order of their commits."""
+"""Test that a replay reads the selected stored pages in the order of their commits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 def read(
     bench: Bench,
-    chosen: ReplayParameters = ALL,
+    parameters: ReplayParameters = ALL,
     *,
     source: str = "canned",
     before: datetime = NEVER,
@@ -32,15 +32,15 @@ def read(
     corrected: CorrectedSpans | None = None,
 ) -> list[StoredPage]:
     with bench.engine.connect() as connection:
-        return list(StoredPages(chosen, source, before).read(connection, after, limit, corrected or {}))
+        return list(StoredPages(parameters, source, before).read(connection, after, limit, corrected or {}))
 
 
 def numbers(pages: list[StoredPage]) -> list[int]:
-    """Return the number that each page has in its request."""
+    """Return the page number in the request of each page."""
     return [page.request["page"] for page in pages]
 
 
-# Which pages a replay reads
+# The selection of pages
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def numbers(pages: list[StoredPage]) -> list[int]:
         (ReplayParameters(fetched_to=LATER), 2),
     ],
 )
-def test_a_replay_reads_the_pages_that_its_parameters_choose(
+def test_a_replay_reads_the_pages_that_match_its_parameters(
     bench: Bench, parameters: ReplayParameters, fetched: int
 ) -> None:
     bench.ingest(canned([item(0)], [item(1, price=None)]))
@@ -64,7 +64,7 @@ def test_a_replay_reads_the_pages_that_its_parameters_choose(
     assert bench.one("SELECT coalesce(sum(fetched), 0) FROM pages WHERE run = :run", run=run["id"]) == fetched
 
 
-def test_a_replay_reads_the_pages_of_one_run_or_of_one_body(bench: Bench) -> None:
+def test_a_replay_of_one_run_or_one_body_reads_only_its_pages(bench: Bench) -> None:
     first = bench.ingest(canned([item(0)], [item(1), item(2)]))
     bench.ingest(canned([item(3)]))
     by_run = bench.ingest(canned(), replay=ReplayParameters(run=first["id"]))
@@ -74,7 +74,7 @@ def test_a_replay_reads_the_pages_of_one_run_or_of_one_body(bench: Bench) -> Non
     assert counters(bench, by_body["id"])[0] == 2
 
 
-def test_the_pages_of_a_replay_are_the_original_pages_that_it_read(bench: Bench) -> None:
+def test_a_replay_of_a_replay_reads_the_original_pages(bench: Bench) -> None:
     bench.ingest(canned([item(0)], [item(1)]))
     replay = bench.ingest(canned(), replay=ReplayParameters(fetched_to=LATER))
     pages = read(bench, ReplayParameters(run=replay["id"]))
@@ -82,7 +82,7 @@ def test_the_pages_of_a_replay_are_the_original_pages_that_it_read(bench: Bench)
     assert str(replay["id"]) not in {page.position[1] for page in pages}
 
 
-def test_a_page_that_was_unchanged_adds_nothing_to_the_first_one(bench: Bench, httpserver: HTTPServer) -> None:
+def test_a_replay_reads_an_unchanged_page_only_once(bench: Bench, httpserver: HTTPServer) -> None:
     feed = Feed(httpserver, [[item(0)]])
     first = bench.ingest(feed.source())
     bench.ingest(feed.source())
@@ -91,7 +91,7 @@ def test_a_page_that_was_unchanged_adds_nothing_to_the_first_one(bench: Bench, h
     assert runs == {first["id"]}
 
 
-def test_only_pages_of_the_source_that_were_committed_earlier_are_read(bench: Bench) -> None:
+def test_a_replay_reads_only_earlier_pages_of_its_source(bench: Bench) -> None:
     bench.ingest(canned([item(0)]))
     between = bench.one("SELECT clock_timestamp()")
     bench.ingest(canned([item(0)], [item(1)]))
@@ -101,7 +101,7 @@ def test_only_pages_of_the_source_that_were_committed_earlier_are_read(bench: Be
     assert numbers(read(bench, source="other")) == [0]
 
 
-# The order and the rows
+# The order and the content of pages
 
 
 def test_pages_are_read_in_the_order_of_their_commits_from_any_position(bench: Bench) -> None:
@@ -119,7 +119,7 @@ def test_pages_are_read_in_the_order_of_their_commits_from_any_position(bench: B
         assert read(bench, after=page.position, limit=1) == pages[index + 1 : index + 2]
 
 
-def test_a_page_has_what_its_upstream_sent_but_not_the_body(bench: Bench) -> None:
+def test_a_stored_page_has_all_metadata_of_its_response_but_not_the_body(bench: Bench) -> None:
     run = bench.ingest(canned([item(0)]))
     [page] = read(bench)
     [row] = bench.rows("SELECT body_digest, committed_at FROM pages")
@@ -136,7 +136,7 @@ def test_a_page_has_what_its_upstream_sent_but_not_the_body(bench: Bench) -> Non
     assert [page.has_body for page in read(bench)] == [False]
 
 
-def test_pages_and_lost_bodies_are_counted(bench: Bench) -> None:
+def test_pages_and_deleted_bodies_are_counted(bench: Bench) -> None:
     bench.ingest(canned([item(0)], [item(1)], [item(2)]))
     bench.rows("UPDATE raw_bodies SET body = NULL WHERE digest = (SELECT body_digest FROM pages WHERE seq = 1)")
     body = bench.one("SELECT encode(body_digest, 'hex') FROM pages WHERE seq = 1")
@@ -147,7 +147,9 @@ def test_pages_and_lost_bodies_are_counted(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("existing", "corrects"), [("skip", False), ("retry", False), ("repeat", True)])
-def test_only_a_backfill_that_repeats_may_correct_quotes(bench: Bench, existing: str, corrects: bool) -> None:
+def test_a_backfill_corrects_quotes_only_if_it_repeats_loaded_spans(
+    bench: Bench, existing: str, corrects: bool
+) -> None:
     run = bench.ingest(canned([item(0)]))
     bench.rows(
         "UPDATE runs SET kind = 'backfill', parameters = jsonb_build_object('existing', CAST(:existing AS text))"
@@ -165,7 +167,7 @@ def corrected_span(since: str, first: datetime, last: datetime) -> Mapping[str, 
     return {"": {"since": since, "first": first.isoformat(), "last": last.isoformat()}}
 
 
-def test_later_pages_with_quotes_in_a_corrected_span_are_read_though_not_chosen(bench: Bench) -> None:
+def test_later_pages_with_quotes_in_a_corrected_span_are_read_even_if_not_selected(bench: Bench) -> None:
     hours = [OBSERVED + timedelta(hours=hour) for hour in range(4)]
     bench.ingest(canned(*([item(observed_at=at.isoformat())] for at in hours)))
     first = read(bench)[0]

@@ -1,4 +1,4 @@
-"""`python -m tasks decide` makes and undoes decisions, and reports errors in one line."""
+"""Test that `python -m tasks decide` makes and undoes decisions, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def two_assets(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_the_command_decides_and_undoes(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_makes_a_decision_and_undoes_it(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     before = state(engine)
     assert main(["split", "uniswap", "coinpaprika:uni-uniswap", "--reason", "it is so", "--by", "somebody"]) == 0
     assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 2
@@ -41,7 +41,7 @@ def test_the_command_reports_that_postgres_is_down(
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_the_command_gives_up_if_another_decision_holds_the_lock(
+def test_the_command_fails_if_another_decision_holds_the_lock(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with decision_lock(engine):

@@ -1,4 +1,4 @@
-"""`python -m tasks replay` requests a replay with the chosen parameters, and reports errors in one line."""
+"""Test that `python -m tasks replay` requests a replay with its parameters, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIGEST = "0" * 64
         (["--body", DIGEST], {"body": DIGEST}),
     ],
 )
-def test_the_command_requests_a_replay_once(
+def test_repeating_the_command_requests_only_one_replay(
     bench: Bench, capsys: pytest.CaptureFixture[str], arguments: list[str], parameters: dict[str, Any]
 ) -> None:
     outputs: list[str] = []
@@ -41,7 +41,7 @@ def test_the_command_requests_a_replay_once(
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_a_conflicting_replay_is_named(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_a_conflicting_replay_names_the_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["coingecko"]) == 0
     capsys.readouterr()
     assert main(["coingecko", "--rejected"]) == 1

@@ -1,4 +1,4 @@
-"""`python -m tasks replay SOURCE --diff` predicts what a replay changes, and writes nothing."""
+"""Test that `python -m tasks replay SOURCE --diff` predicts the changes of a replay, and writes nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_diff_predicts_a_replay_and_writes_nothing(bench: Bench, capsys: pytes
     ]
     after = content_hash(bench.engine), bench.rows("SELECT * FROM rejects"), bench.one("SELECT count(*) FROM runs")
     assert after == before
-    # The replay does what the diff predicted.
+    # The replay makes the predicted changes.
     assert replay_command.main(["canned"]) == 0
     run = bench.one("SELECT id FROM runs WHERE kind = 'replay'")
     assert f"Run {run} was requested.\n" in capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_a_diff_predicts_a_replay_and_writes_nothing(bench: Bench, capsys: pytes
     )
 
 
-def test_pages_whose_body_was_deleted_are_counted_apart(bench: Bench) -> None:
+def test_pages_without_a_stored_body_are_counted_separately(bench: Bench) -> None:
     bench.ingest(canned([item(0)], [item(1), item(2)]))
     bench.rows("UPDATE raw_bodies SET body = NULL WHERE digest = (SELECT body_digest FROM pages WHERE seq = 0)")
     changes = diff(bench.engine, SOURCES["canned"], ReplayParameters(), clock_skew=0)

@@ -1,4 +1,4 @@
-"""Items whose fields change, and the stored changes."""
+"""Create items with changed fields, and read the stored changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KIND = {"rename": "renamed", "remove": "vanished", "retype": "retyped", "add": "
 
 
 def mapped(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Map an item field by field. `rank` is read although no upstream sends it at first."""
+    """Map an item field by field. The mapping reads `rank`, although the items have no rank at first."""
     return {
         **{name: fields.get(name) for name in ("source_asset_id", "symbol", "name", "quote_currency", "observed_at")},
         "price": fields.get("price"),
@@ -32,7 +32,7 @@ def coin(number: int, minute: int = 0, **edits: Any) -> dict[str, Any]:
 
 
 def page(minute: int, change: str) -> list[dict[str, Any]]:
-    """Return the items of a minute, with a change of `market_cap`, which the mapping reads, or with a new field."""
+    """Return the items of a minute with one change: `market_cap` is changed, or a field is added."""
     coins = [coin(number, minute) for number in range(COINS)]
     for fields in coins:
         if change == "rename":

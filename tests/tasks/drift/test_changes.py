@@ -1,4 +1,4 @@
-"""A page shows a change only if chance cannot explain it, and an accepted change is not found again."""
+"""Test that only statistically significant changes are detected, and accepted changes are not detected again."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_a_field_is_retyped_if_chance_cannot_explain_its_types(
     assert [change.kind for change in find_changes(numbers(*before), numbers(*now))] == kinds
 
 
-def test_a_field_that_is_seldom_missing_has_not_vanished_from_one_item() -> None:
+def test_a_rarely_missing_field_has_not_vanished_if_one_item_lacks_it() -> None:
     before = profile_items([{"id": 1, "v": 1}] * 99 + [{"id": 1}])
     assert find_changes(before, profile_items([{"id": 1}])) == []
     assert [change.kind for change in find_changes(before, profile_items([{"id": 1}] * 5))] == ["vanished"]
 
 
-def test_a_field_that_was_often_missing_cannot_vanish() -> None:
+def test_a_field_that_was_often_missing_is_never_reported_as_vanished() -> None:
     before = profile_items([{"id": 1, "v": 1}] * 95 + [{"id": 1}] * 5)
     assert find_changes(before, profile_items([{"id": 1}] * 100)) == []
 
@@ -52,7 +52,7 @@ def test_a_page_without_items_has_no_changes() -> None:
     assert find_changes(numbers(1, 2), FieldProfile()) == []
 
 
-def test_a_vanished_field_and_a_similar_new_one_are_one_renamed_field() -> None:
+def test_a_vanished_field_and_a_similar_new_field_are_one_renamed_field() -> None:
     before = profile_items([{"market_cap": 1000, "volume": 7}] * 50)
     page = profile_items([{"marketCap": 1001, "note": "x", "volume": 7}] * 50)
     assert find_changes(before, page) == [
@@ -61,7 +61,7 @@ def test_a_vanished_field_and_a_similar_new_one_are_one_renamed_field() -> None:
     ]
 
 
-def test_each_field_takes_part_in_the_best_renaming_only() -> None:
+def test_each_field_is_part_of_only_its_most_likely_renaming() -> None:
     before = profile_items([{"price_usd": 5, "price_eur": 5}] * 50)
     page = profile_items([{"priceUsd": 5, "priceEur": 5}] * 50)
     assert {(change.kind, change.field, change.became) for change in find_changes(before, page)} == {
@@ -70,7 +70,7 @@ def test_each_field_takes_part_in_the_best_renaming_only() -> None:
     }
 
 
-def test_fields_with_different_names_or_values_are_not_renamed() -> None:
+def test_different_names_or_values_lower_the_confidence_of_a_renaming() -> None:
     number, text = FieldStats(5, 0, Counter({"number": 5}), 3.0), FieldStats(5, 0, Counter({"text": 5}))
     far = FieldStats(5, 0, Counter({"number": 5}), 9.0)
     assert rename_confidence("price", number, "price", number) == 1.0
@@ -79,7 +79,7 @@ def test_fields_with_different_names_or_values_are_not_renamed() -> None:
     assert rename_confidence("price", text, "price", text) == pytest.approx(0.85)
 
 
-def test_new_fields_are_found_as_long_as_the_profile_has_room() -> None:
+def test_new_fields_are_detected_until_the_profile_is_full() -> None:
     before = profile_items([{f"f{number}": 1 for number in range(MAX_FIELDS - 1)}])
     page = profile_items([{"x": 1, "y": 1}])
     assert [change.field for change in find_changes(before, page) if change.kind == "new"] == ["x"]
@@ -96,7 +96,9 @@ def test_new_fields_are_found_as_long_as_the_profile_has_room() -> None:
     ids=["vanished", "new", "renamed", "retyped"],
 )
 @pytest.mark.parametrize("add_page", [True, False])
-def test_an_accepted_change_is_not_found_again(before: dict[str, Any], page: dict[str, Any], *, add_page: bool) -> None:
+def test_an_accepted_change_is_not_detected_again(
+    before: dict[str, Any], page: dict[str, Any], *, add_page: bool
+) -> None:
     known, shown = profile_items([before] * 100), profile_items([page] * 10)
     changes = find_changes(known, shown)
     assert len(changes) == 1
@@ -114,7 +116,7 @@ def test_an_accepted_change_is_not_found_again(before: dict[str, Any], page: dic
         (Change("retyped", "a", was="number", became="text"), "`a` was number, is text", None),
     ],
 )
-def test_a_change_describes_itself(change: Change, text: str, new_name: str | None) -> None:
+def test_a_change_has_a_description_and_a_key(change: Change, text: str, new_name: str | None) -> None:
     assert str(change) == text
     assert change.new_name == new_name
     assert change.key == (change.kind, "a", change.became)

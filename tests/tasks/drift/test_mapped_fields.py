@@ -1,4 +1,4 @@
-"""The fields that a mapping reads are found, however it reads them."""
+"""Test that all fields that a mapping reads are recorded."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_each_access_is_recorded_with_its_path(normalize: Callable[[Any], Any], 
     assert mapped_fields(canned(normalize=normalize), [ITEM, "not an object"]).paths == paths
 
 
-def test_items_with_different_fields_are_added_up() -> None:
+def test_the_fields_read_from_all_items_are_combined() -> None:
     def normalize(fields: Any) -> Any:
         return {"price": fields["new"] if "new" in fields else fields["old"]}
 
     assert mapped_fields(canned(normalize=normalize), [{"old": 1}, {"new": 1}]).paths == {"new", "old"}
 
 
-def test_a_mapping_that_reads_no_single_field_may_include_any() -> None:
+def test_a_mapping_that_reads_no_single_field_may_read_any_field() -> None:
     assert MappedFields({"price"}).may_include("price")
     assert not MappedFields({"price"}).may_include("rank")
     assert MappedFields().may_include("rank")

@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a source's mapping becomes a reject."""
+"""Test that any error in a source's mapping becomes a reject."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class Unprintable(Exception):
         raise ValueError
 
 
-def raising(error: BaseException) -> Callable[[Any], Any]:
+def mapping_that_raises(error: BaseException) -> Callable[[Any], Any]:
     def normalize(_: Any) -> Any:
         raise error
 
     return normalize
 
 
-def test_the_fields_of_the_mapping_are_returned() -> None:
+def test_the_result_of_the_mapping_is_returned() -> None:
     assert map_item(canned(normalize=lambda fields: {**fields, "rank": 1}), item()) == {**item(), "rank": 1}
 
 
 @pytest.mark.parametrize(
     ("normalize", "reason"),
     [
-        (raising(KeyError("price")), "the mapping of canned failed: KeyError('price')"),
-        (raising(ValueError("Größe")), "the mapping of canned failed: ValueError('Gr\\xf6\\xdfe')"),
-        (raising(Unprintable()), "the mapping of canned failed: Unprintable"),
+        (mapping_that_raises(KeyError("price")), "the mapping of canned failed: KeyError('price')"),
+        (mapping_that_raises(ValueError("Größe")), "the mapping of canned failed: ValueError('Gr\\xf6\\xdfe')"),
+        (mapping_that_raises(Unprintable()), "the mapping of canned failed: Unprintable"),
         (lambda _: None, "the mapping of canned returned NoneType, expected a mapping of fields"),
     ],
 )
@@ -45,7 +45,7 @@ def test_a_mapping_that_fails_rejects_the_item(normalize: Callable[[Any], Any], 
 
 
 @pytest.mark.parametrize("error", [Reject("price", "odd", "expected a price"), SoftTimeLimitExceeded()])
-def test_a_reject_of_the_mapping_and_the_time_limit_pass_through(error: Exception) -> None:
+def test_a_reject_or_a_time_limit_raised_by_the_mapping_is_raised_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
-        map_item(canned(normalize=raising(error)), item())
+        map_item(canned(normalize=mapping_that_raises(error)), item())
     assert raised.value is error

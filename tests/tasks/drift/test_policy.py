@@ -1,4 +1,4 @@
-"""A policy discards a changed field or rejects the item, and leaves other items alone."""
+"""Test that a policy discards a changed field or rejects its item, and does not change other items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NESTED = Change("retyped", "quotes.usd.price", was="number", became="text")
 
 
 class Row(dict[str, Any]):
-    """An item of a class of its own."""
+    """An item that is not a plain dict."""
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_discard_sets_the_field_to_null_in_affected_items(change: Change, item: 
     assert PageDrift([(change, "discard")]).apply(item) == expected
 
 
-def test_a_discarded_field_does_not_change_the_class_of_the_item_or_the_item_itself() -> None:
+def test_discarding_a_field_returns_a_copy_of_the_same_class() -> None:
     item = Row(quotes=Row(usd=Row(price="much")))
     treated = PageDrift([(NESTED, "discard")]).apply(item)
     assert [type(treated), type(treated["quotes"]), type(treated["quotes"]["usd"])] == [Row] * 3
@@ -79,6 +79,8 @@ def test_quarantine_rejects_affected_items() -> None:
 
 
 @pytest.mark.parametrize("policies", [("discard", "quarantine"), ("quarantine", "discard")])
-def test_an_item_with_several_changes_is_rejected_if_one_is_quarantined(policies: tuple[DriftPolicy, ...]) -> None:
+def test_an_item_with_several_changes_is_rejected_if_one_change_is_quarantined(
+    policies: tuple[DriftPolicy, ...],
+) -> None:
     drift = PageDrift(list(zip((NEW, VANISHED), policies, strict=True)))
     assert isinstance(drift.apply({"extra": 1}), Reject)

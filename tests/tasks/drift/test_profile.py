@@ -1,4 +1,4 @@
-"""A profile counts the fields of items, with their types and nulls, within limits."""
+"""Test that a profile counts the fields of items with their types and nulls, within limits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from tasks.drift.profile import (
         ("9" * 101, "text"),
     ],
 )
-def test_a_value_has_a_type_or_stands_for_null(value: Any, expected: str | None) -> None:
+def test_a_value_has_a_type_or_counts_as_null(value: Any, expected: str | None) -> None:
     assert type_of(value) == expected
 
 
@@ -56,7 +56,7 @@ def test_a_field_is_named_by_its_path() -> None:
     assert dict(leaves(item)) == {"id": 1, "quotes.usd.price": 2, "quotes.eur": {}, "tags": [{"name": 3}]}
 
 
-def test_an_object_that_is_nested_too_deeply_is_one_value() -> None:
+def test_an_object_that_is_nested_too_deeply_counts_as_one_value() -> None:
     item: Any = {"leaf": 1}
     for _ in range(MAX_DEPTH):
         item = {"a": item}
@@ -64,7 +64,7 @@ def test_an_object_that_is_nested_too_deeply_is_one_value() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "half \ud83d of it", "x" * 201])
-def test_a_field_whose_name_cannot_be_stored_is_left_out(name: str) -> None:
+def test_a_field_with_a_name_that_cannot_be_stored_is_omitted(name: str) -> None:
     assert dict(leaves({name: 1, "outer": {name: 1}, "price": 2})) == {"price": 2}
 
 
@@ -80,7 +80,7 @@ def test_a_profile_counts_presence_nulls_and_types() -> None:
     ("values", "expected"),
     [([10, 1000, 100_000], 3.0), ([0, 0], None), (["-100"], 2.0), (["1,000"], None), (["x"], None), ([10**400], None)],
 )
-def test_the_magnitude_is_the_logarithm_of_the_median(values: list[Any], expected: float | None) -> None:
+def test_the_magnitude_of_a_field_is_the_logarithm_of_its_median(values: list[Any], expected: float | None) -> None:
     assert profile_items([{"v": value} for value in values]).fields["v"].magnitude == expected
 
 
@@ -108,7 +108,7 @@ def test_a_profile_has_a_limited_number_of_fields() -> None:
     assert profile.fields["f0"].present == 2
 
 
-def test_old_items_weigh_less_once_many_are_counted() -> None:
+def test_the_counts_of_old_items_are_halved_at_the_maximum() -> None:
     stats = FieldStats(MAX_COUNTED_ITEMS, 10)
     stats.types.update({"number": MAX_COUNTED_ITEMS - 11, "text": 1})
     profile = FieldProfile(MAX_COUNTED_ITEMS, {"a": stats})

@@ -1,4 +1,4 @@
-"""Profiles are stored in versions, and a change waits until someone accepts it."""
+"""Test that profiles are stored in versions, and that changes wait until a person accepts them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.tasks.feed import Feed
 from tests.upstreams import canned, item
 
 
-def test_a_replay_loads_rejected_items_once_their_change_is_accepted(bench: Bench, httpserver: HTTPServer) -> None:
+def test_a_replay_loads_rejected_items_after_their_change_is_accepted(bench: Bench, httpserver: HTTPServer) -> None:
     feed = Feed(httpserver, [page(0, "none")])
     source = feed.source(normalize=mapped, drift={"*": "quarantine"})
     bench.ingest(source)
     feed.pages = [page(1, "remove")]
     bench.ingest(source)
     too_early = bench.ingest(source, replay=ReplayParameters(rejected=True))
-    assert counters(bench, too_early["id"])[5] == COINS, "nobody has accepted the change"
+    assert counters(bench, too_early["id"])[5] == COINS, "the change is not accepted yet"
     assert accept_change(bench.engine, "feed", stored_changes(bench)[0]["id"], "ann")
     assert not accept_change(bench.engine, "feed", 7, "ann")
     replayed = bench.ingest(source, replay=ReplayParameters(rejected=True))
@@ -68,7 +68,7 @@ def test_an_unknown_format_has_no_profile(bench: Bench) -> None:
         assert waiting_changes(connection, "canned", "another") == []
 
 
-def test_an_accepted_change_is_the_next_version_of_the_profile(bench: Bench) -> None:
+def test_accepting_a_change_creates_the_next_version_of_the_profile(bench: Bench) -> None:
     first = bench.ingest(canned([coin(number) for number in range(COINS)], normalize=mapped))
     source = canned(page(1, "rename"), normalize=mapped, drift={"*": "discard"})
     bench.ingest(source)
@@ -78,7 +78,9 @@ def test_an_accepted_change_is_the_next_version_of_the_profile(bench: Bench) -> 
     assert (waiting.kind, waiting.field, waiting.became) == ("renamed", "market_cap", "marketCap")
     with capture_logs() as logs:
         assert accept_change(bench.engine, "canned", stored_changes(bench)[0]["id"], "ann")
-        assert accept_change(bench.engine, "canned", stored_changes(bench)[0]["id"], "bob"), "it is accepted already"
+        assert accept_change(bench.engine, "canned", stored_changes(bench)[0]["id"], "bob"), (
+            "accepting it again succeeds"
+        )
     assert [(line["event"], line["by"]) for line in logs] == [("drift_accepted", "ann")]
     with bench.engine.connect() as connection:
         version, profile = known_profile(connection, "canned", "")
@@ -88,7 +90,7 @@ def test_an_accepted_change_is_the_next_version_of_the_profile(bench: Bench) -> 
         assert waiting_changes(connection, "canned", "") == []
 
 
-def test_the_newest_versions_and_the_first_are_kept(bench: Bench) -> None:
+def test_only_the_first_and_the_newest_versions_are_kept(bench: Bench) -> None:
     bench.ingest(canned([coin(0)], normalize=mapped))
     count = MAX_VERSIONS + 3
     pages = [[coin(0, minute, **{f"extra_{minute}": 1})] for minute in range(1, count)]

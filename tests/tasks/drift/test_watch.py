@@ -1,4 +1,4 @@
-"""A change of a source's fields is detected in live pages, and the drift policy decides what follows."""
+"""Test that changed fields are detected in live pages and handled by the drift policy."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def market_caps(bench: Bench, run: object) -> set[Any]:
     return {row["market_cap"] for row in bench.rows("SELECT market_cap FROM quotes WHERE run = :run", run=run)}
 
 
-# By change and policy: the status of the run, and how many items are inserted and rejected.
+# The status of the run and the numbers of inserted and rejected items, by change and policy.
 OUTCOMES = {
-    # Without the field, the mapping returns null, which is valid. A list is refused as no number.
+    # Without the field, the mapping returns null, which is valid. A list is not a valid number.
     ("rename", "evolve"): ("succeeded", COINS, 0),
     ("remove", "evolve"): ("succeeded", COINS, 0),
     ("retype", "evolve"): ("failed", 0, COINS),
@@ -80,11 +80,11 @@ def test_a_change_has_the_outcome_of_its_policy(
     if policy == "freeze" and change != "add":
         assert run["error_code"] == "schema_frozen"
         assert "`market_cap`" in run["error_detail"]
-        assert paused["paused_until"] is None, "the pause lasts until someone resumes the source"
+        assert paused["paused_until"] is None, "the pause lasts until a person resumes the source"
         assert paused["paused_reason"].startswith("schema_frozen: ")
     else:
         assert paused["paused_reason"] is None
-    # The next page shows the same change: it is stored once, and its policy applies until someone accepts it.
+    # The next page has the same change. It is stored once, and its policy applies until a person accepts it.
     bench.rows("UPDATE sources SET paused_reason = NULL")
     feed.pages = [page(2, change)]
     assert bench.ingest(source)["status"] == status
@@ -93,7 +93,7 @@ def test_a_change_has_the_outcome_of_its_policy(
     assert (again["accepted_by"], again["pages"]) == ((None, 2) if waits else ("policy", 1))
 
 
-def test_a_single_field_can_have_a_policy_of_its_own(bench: Bench, httpserver: HTTPServer) -> None:
+def test_a_single_field_can_have_a_separate_policy(bench: Bench, httpserver: HTTPServer) -> None:
     feed = Feed(httpserver, [page(0, "none")])
     source = feed.source(normalize=mapped, drift={"*": "freeze", "market_cap": "discard"})
     bench.ingest(source)
@@ -121,7 +121,7 @@ def test_the_policy_applies_to_a_new_field_that_the_mapping_reads(bench: Bench, 
     assert counters(bench, run["id"])[:6] == (COINS, COINS - 2, 0, 0, 0, 2)
 
 
-def test_a_replay_of_pages_from_before_a_change_finds_no_change(bench: Bench, httpserver: HTTPServer) -> None:
+def test_a_replay_of_older_pages_detects_no_change(bench: Bench, httpserver: HTTPServer) -> None:
     feed = Feed(httpserver, [page(0, "none")])
     source = feed.source(normalize=mapped)
     bench.ingest(source)
@@ -160,7 +160,9 @@ def test_the_first_run_of_a_format_learns_its_fields(bench: Bench) -> None:
     assert [row["field"] for row in stored_changes(bench)] == ["more"]
 
 
-def test_a_waiting_change_also_applies_to_pages_that_show_little_of_it(bench: Bench, httpserver: HTTPServer) -> None:
+def test_the_policy_of_a_waiting_change_applies_to_pages_with_few_affected_items(
+    bench: Bench, httpserver: HTTPServer
+) -> None:
     feed = Feed(httpserver, [page(0, "none")])
     source = feed.source(normalize=mapped, drift={"*": "quarantine"})
     bench.ingest(source)
@@ -171,7 +173,7 @@ def test_a_waiting_change_also_applies_to_pages_that_show_little_of_it(bench: Be
     assert stored["accepted_at"] is None
 
 
-def test_a_policy_applies_even_beyond_the_number_of_stored_changes(bench: Bench) -> None:
+def test_a_policy_applies_even_to_changes_beyond_the_maximum_per_page(bench: Bench) -> None:
     many = {f"field_{number:03d}": number for number in range(80)}
     source = canned([coin(number, **many) for number in range(COINS)], normalize=mapped)
     bench.ingest(source)
@@ -183,13 +185,13 @@ def test_a_policy_applies_even_beyond_the_number_of_stored_changes(bench: Bench)
 @pytest.mark.parametrize(
     "odd", ["a\x00b", "half \ud83d of it", "x" * 5000, "a.b.c", ""], ids=["NUL", "surrogate", "long", "dots", "empty"]
 )
-def test_a_field_with_an_odd_name_does_no_harm(bench: Bench, odd: str) -> None:
+def test_a_field_with_an_unusual_name_does_not_fail_the_run(bench: Bench, odd: str) -> None:
     bench.ingest(canned([coin(number) for number in range(COINS)], normalize=mapped))
     pages = [[coin(number, minute, **{odd: 1}) for number in range(COINS)] for minute in (1, 2)]
     assert bench.ingest(canned(*pages, normalize=mapped, drift={"*": "discard"}))["status"] == "succeeded"
 
 
-def test_an_upstream_that_keeps_inventing_fields_fills_no_table(bench: Bench) -> None:
+def test_the_number_of_stored_fields_is_limited_if_an_upstream_keeps_adding_fields(bench: Bench) -> None:
     pages = [[coin(0, minute, **{f"f{minute}_{number}": 1 for number in range(100)})] for minute in range(12)]
     bench.ingest(canned([coin(0)], normalize=mapped))
     bench.ingest(canned(*pages, normalize=mapped))
@@ -208,7 +210,7 @@ def test_a_change_is_logged_once(bench: Bench, capsys: pytest.CaptureFixture[str
 
 
 def coingecko_like(bench: Bench) -> Callable[..., Source]:
-    """Ingest a page in CoinGecko's format. Return a function that makes a source with the page after it."""
+    """Ingest a page in CoinGecko's format. Return a function that creates a source with the next page."""
 
     def source(*, renamed: bool = False) -> Source:
         coins = [

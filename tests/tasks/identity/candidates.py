@@ -10,7 +10,7 @@ from tests.tasks.assets import query
 
 
 def candidates(engine: Engine) -> list[tuple[str, str, Any, Any]]:
-    """Return both slugs, the kind of similarity and the price difference of each candidate, sorted."""
+    """Return both slugs, the kind of similarity and the relative price difference of each candidate, sorted."""
     rows = query(
         engine,
         """

@@ -1,4 +1,4 @@
-"""The overrides file decides before any rule, against rules, and until its line is removed."""
+"""Test that overrides take precedence over rules until their lines are removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tests.tasks.assets import (
     UNISWAP,
     UNIVERSE,
     add_acme_twice,
-    add_uniswap_and_universe,
     assets,
     merge,
     pin,
@@ -26,18 +25,13 @@ from tests.tasks.assets import (
 pytestmark = pytest.mark.usefixtures("two_assets")
 
 
-@pytest.fixture
-def two_assets(engine: Engine) -> None:
-    add_uniswap_and_universe(engine)
-
-
 def add_foo_and_bar(engine: Engine) -> None:
     """Add an asset `foo` with the listing m, and an asset `bar` with the listing l."""
     resolve(engine, "coinpaprika", quote("m", "FOO", "Foo"))
     resolve(engine, "coingecko", quote("l", "BAR", "Bar"))
 
 
-def test_an_override_decides_before_any_rule(engine: Engine) -> None:
+def test_an_override_takes_precedence_over_rules(engine: Engine) -> None:
     overrides = {
         ("csv_history", "UNI"): Override("universe", "checked"),
         ("csv_history", "UNI2"): Override("something-new", ""),
@@ -65,7 +59,7 @@ def test_a_new_line_moves_its_listing_and_a_removed_line_restores_it(engine: Eng
     assert state(engine) == before
 
 
-def test_an_override_separates_what_a_rule_merged(engine: Engine) -> None:
+def test_an_override_separates_assets_that_a_rule_merged(engine: Engine) -> None:
     add_acme_twice(engine)
     rematch_assets(engine, {})
     assert assets(engine)["acme"] == ["acm-1", "second"]
@@ -82,7 +76,7 @@ def test_an_override_separates_what_a_rule_merged(engine: Engine) -> None:
     assert state(engine) == separated
 
 
-def test_an_override_means_the_asset_with_its_slug_even_if_that_was_merged(engine: Engine) -> None:
+def test_an_override_uses_the_asset_with_its_slug_even_if_it_was_merged(engine: Engine) -> None:
     add_acme_twice(engine)
     rematch_assets(engine, {})
     resolve(
@@ -96,14 +90,14 @@ def test_an_override_means_the_asset_with_its_slug_even_if_that_was_merged(engin
     assert query(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
 
 
-def test_two_listings_can_change_places(engine: Engine) -> None:
+def test_overrides_can_swap_two_listings(engine: Engine) -> None:
     add_foo_and_bar(engine)
     rematch_assets(engine, {("coinpaprika", "m"): Override("bar", ""), ("coingecko", "l"): Override("foo", "")})
     assert [assets(engine)[slug] for slug in ("foo", "bar")] == [["l"], ["m"]]
     assert query(engine, "SELECT 1 FROM assets WHERE merged_into IS NOT NULL") == []
 
 
-def test_a_currency_that_was_added_under_an_override_moves_with_its_listing(engine: Engine) -> None:
+def test_a_currency_added_during_an_override_is_restored_with_its_listing(engine: Engine) -> None:
     overrides = {UNIVERSE: Override("uniswap", "checked")}
     rematch_assets(engine, overrides)
     resolve(engine, "coingecko", quote(UNIVERSE[1], "uni", "Universe", "EUR"), overrides=overrides)
@@ -126,7 +120,7 @@ def test_a_restored_listing_follows_its_asset_through_a_merge(engine: Engine) ->
     }
 
 
-def test_an_asset_that_overrides_emptied_gets_its_listings_back(engine: Engine) -> None:
+def test_removing_overrides_restores_the_listings_of_an_emptied_asset(engine: Engine) -> None:
     add_foo_and_bar(engine)
     before = state(engine)
     moved, changed = ("coinpaprika", "m"), ("coingecko", "l")
@@ -140,7 +134,7 @@ def test_an_asset_that_overrides_emptied_gets_its_listings_back(engine: Engine) 
     assert state(engine) == before
 
 
-def test_a_listing_that_a_person_returns_to_its_former_override_stays_there(engine: Engine) -> None:
+def test_a_listing_that_a_person_moved_to_an_earlier_override_is_not_restored(engine: Engine) -> None:
     resolve(engine, "csv_history", quote("UNI", "UNI", "Universe"))
     rematch_assets(engine, {UNIVERSE: Override("uniswap", "checked")})
     rematch_assets(engine, {})
@@ -150,7 +144,7 @@ def test_a_listing_that_a_person_returns_to_its_former_override_stays_there(engi
     assert assets(engine)["uniswap"][-1] == "universe"
 
 
-def test_an_unset_file_restores_nothing_and_is_reported(engine: Engine) -> None:
+def test_an_unset_overrides_file_restores_nothing_and_is_logged(engine: Engine) -> None:
     with capture_logs() as logs:
         rematch_assets(engine, None)
         assert logs == []

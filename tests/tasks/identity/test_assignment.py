@@ -1,4 +1,4 @@
-"""New listings are assigned to an asset by their names and ids, and never by the symbol alone."""
+"""Test that new listings are assigned to assets by names and ids, and never by the symbol alone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import pytest
 from sqlalchemy import Engine
 
 from tasks.identity.assignment import known_pairs
-from tests.tasks.assets import add_sources, assets, query, quote, resolve
+from tests.tasks.assets import assets, query, quote, resolve
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
 
 
 def test_the_same_symbol_and_name_in_two_sources_is_one_asset(engine: Engine) -> None:
@@ -23,19 +18,19 @@ def test_the_same_symbol_and_name_in_two_sources_is_one_asset(engine: Engine) ->
     assert assets(engine) == {"bitcoin": ["btc-bitcoin", "bitcoin", "BTC/USDT"]}
 
 
-def test_a_shared_symbol_alone_never_makes_one_asset(engine: Engine) -> None:
+def test_a_common_symbol_alone_never_makes_two_listings_one_asset(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("uni-uniswap", "UNI", "Uniswap"))
     resolve(engine, "coingecko", quote("unicorn-token", "uni", "UNICORN Token"))
     assert assets(engine) == {"uniswap": ["uni-uniswap"], "unicorn-token": ["unicorn-token"]}
 
 
-def test_a_shared_name_alone_never_makes_one_asset(engine: Engine) -> None:
+def test_a_common_name_alone_never_makes_two_listings_one_asset(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("frax-frax", "FRAX", "Frax"))
     resolve(engine, "coingecko", quote("frax-share", "fxs", "Frax"))
     assert assets(engine) == {"frax": ["frax-frax"], "frax-fxs": ["frax-share"]}
 
 
-def test_a_known_pair_of_ids_is_one_asset_whatever_its_names(engine: Engine) -> None:
+def test_a_known_pair_of_ids_is_one_asset_even_with_different_names(engine: Engine) -> None:
     resolve(engine, "coingecko", quote("polygon-ecosystem-token", "pol", "POL (ex-MATIC)"))
     resolve(engine, "coinpaprika", quote("pol-polygon-ecosystem-token", "POL", "Polygon Ecosystem Token"))
     assert assets(engine) == {"pol-ex-matic": ["polygon-ecosystem-token", "pol-polygon-ecosystem-token"]}
@@ -46,25 +41,25 @@ def test_two_ids_of_one_source_are_two_assets(engine: Engine) -> None:
     assert assets(engine) == {"stockchain": ["a"], "stock-chain": ["b"]}
 
 
-def test_two_equal_listings_of_a_source_are_matched_with_no_asset(engine: Engine) -> None:
+def test_two_identical_listings_of_a_source_match_no_existing_asset(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("btc-bitcoin", "BTC", "Bitcoin"))
     resolve(engine, "coingecko", quote("a-clone", "btc", "Bitcoin"), quote("bitcoin", "btc", "Bitcoin"))
     assert assets(engine)["bitcoin"] == ["btc-bitcoin"]
 
 
-def test_a_listing_that_fits_two_assets_gets_its_own(engine: Engine) -> None:
+def test_a_listing_that_matches_two_assets_equally_gets_a_new_asset(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("a", "SCC", "StockChain"), quote("b", "SCC", "Stockchain"))
     resolve(engine, "coingecko", quote("c", "scc", "stockchain"))
     assert assets(engine) == {"stockchain": ["a"], "stockchain-scc": ["b"], "stockchain-scc-2": ["c"]}
 
 
-def test_a_listing_that_fits_two_assets_joins_the_better_one(engine: Engine) -> None:
+def test_a_listing_that_matches_two_assets_joins_the_better_match(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("a", "INFP", "InfinityPad"), quote("b", "INFP", "Infinity Pad"))
     resolve(engine, "coingecko", quote("c", "infp", "infinity-pad"), quote("d", "infp", "Infinitypad"))
     assert assets(engine) == {"infinitypad": ["a", "d"], "infinity-pad": ["b", "c"]}
 
 
-def test_another_quote_currency_of_one_id_is_the_same_asset(engine: Engine) -> None:
+def test_all_quote_currencies_of_one_id_are_the_same_asset(engine: Engine) -> None:
     resolve(engine, "csv_history", quote("luna", "LUNC", "Terra", "USD"), quote("luna", "LUNC", "Terra", "EUR"))
     assert assets(engine) == {"terra": ["luna", "luna"]}
 
@@ -99,7 +94,7 @@ def test_each_decision_is_recorded_with_its_evidence(engine: Engine) -> None:
     ]
 
 
-def test_known_pairs_lead_from_each_source_to_the_other() -> None:
+def test_known_pairs_can_be_looked_up_from_either_source() -> None:
     paprika, gecko = ("coinpaprika", "pol-polygon-ecosystem-token"), ("coingecko", "polygon-ecosystem-token")
     assert known_pairs()[paprika] == (gecko,)
     assert known_pairs()[gecko] == (paprika,)

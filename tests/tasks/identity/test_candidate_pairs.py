@@ -1,4 +1,4 @@
-"""Pairs of assets are found by a common symbol, if no source lists both."""
+"""Test that two assets with a common symbol form a pair if no source lists both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def asset(id_: int, source: str, *spellings: tuple[str, str], decided_by_people: bool = False) -> Asset:
-    """Return an asset of one source. spellings: symbols with names."""
+    """Return an asset of one source. spellings: pairs of a symbol and a name."""
     return Asset(
         id_,
         f"asset-{id_}",
@@ -37,20 +37,20 @@ def test_assets_with_a_common_symbol_are_a_pair() -> None:
     assert pairs[0].keys == {"acm"}
 
 
-def test_assets_of_one_source_are_no_pair() -> None:
+def test_assets_of_one_source_are_not_a_pair() -> None:
     assert find_pairs([asset(1, "a", ("ACM", "Acme")), asset(2, "a", ("ACM", "Acme"))]) == []
 
 
-def test_a_symbol_without_letters_pairs_nothing() -> None:
+def test_a_symbol_without_letters_forms_no_pair() -> None:
     assert find_pairs([asset(1, "a", ("💩", "Acme")), asset(2, "b", ("?", "Acme"))]) == []
 
 
-def test_a_third_asset_with_the_symbol_makes_pairs_ambiguous() -> None:
+def test_a_third_asset_with_the_same_symbol_makes_pairs_ambiguous() -> None:
     assets = [asset(number, source, ("ACM", "Acme")) for number, source in ((1, "a"), (2, "b"), (3, "b"))]
     assert ids_of(find_pairs(assets)) == [(1, 2, False), (1, 3, False)]
 
 
-def test_a_dollar_before_the_symbol_makes_another_symbol_where_two_have_the_plain_one() -> None:
+def test_a_dollar_prefix_is_ignored_unless_two_assets_have_the_plain_symbol() -> None:
     plain = [asset(1, "a", ("ACM", "Acme")), asset(2, "b", ("acm", "Acme"))]
     with_dollar = asset(3, "b", ("$ACM", "Acme"))
     assert ids_of(find_pairs([*plain, with_dollar])) == [(1, 2, True), (1, 3, False)]
@@ -58,13 +58,13 @@ def test_a_dollar_before_the_symbol_makes_another_symbol_where_two_have_the_plai
 
 
 @pytest.mark.parametrize("symbol", ["ACM", "ANV"])
-def test_a_pair_is_ambiguous_if_either_of_its_symbols_is(symbol: str) -> None:
+def test_a_pair_is_ambiguous_if_any_of_its_symbols_is_ambiguous(symbol: str) -> None:
     symbols = ("ACM", "Acme"), ("ANV", "Acme")
     third = asset(3, "b", (symbol, "Acme"))
     assert ids_of(find_pairs([asset(1, "a", *symbols), asset(2, "b", *symbols), third]))[0] == (1, 2, False)
 
 
-def test_rules_leave_alone_what_people_decided_and_what_is_ambiguous() -> None:
+def test_rules_skip_ambiguous_pairs_and_assets_decided_by_people() -> None:
     by_rule, by_person = asset(1, "a"), asset(2, "b", decided_by_people=True)
     assert Pair(by_rule, by_rule, is_unambiguous=True).is_open_to_rules
     assert not Pair(by_rule, by_rule, is_unambiguous=False).is_open_to_rules

@@ -1,4 +1,4 @@
-"""People merge assets, split listings off and pin them, and rules respect that."""
+"""Test that people can merge assets, and split and pin listings, and that rules do not change these decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tests.tasks.assets import (
     UNISWAP,
     UNIVERSE,
     add_acme_twice,
-    add_uniswap_and_universe,
     assets,
     merge,
     pin,
@@ -29,12 +28,7 @@ from tests.tasks.assets import (
 pytestmark = pytest.mark.usefixtures("two_assets")
 
 
-@pytest.fixture
-def two_assets(engine: Engine) -> None:
-    add_uniswap_and_universe(engine)
-
-
-def test_merged_assets_are_one_and_both_slugs_stand_for_it(engine: Engine) -> None:
+def test_both_slugs_of_merged_assets_identify_the_merged_asset(engine: Engine) -> None:
     merge(engine, "universe", "uniswap")
     assert assets(engine) == {"uniswap": ["uni-uniswap", "uni-uniswap", "uniswap", "universe"], "universe": []}
     pin(engine, "universe", [UNIVERSE])
@@ -43,7 +37,7 @@ def test_merged_assets_are_one_and_both_slugs_stand_for_it(engine: Engine) -> No
     assert assets(engine)["uniswap"][-1] == "UNI"
 
 
-def test_a_split_listing_stays_apart_whatever_rules_find(engine: Engine) -> None:
+def test_rules_do_not_merge_a_split_listing_again(engine: Engine) -> None:
     split(engine, "uniswap", [UNISWAP])
     assert assets(engine) == {
         "uniswap": ["uniswap"],
@@ -57,7 +51,7 @@ def test_a_split_listing_stays_apart_whatever_rules_find(engine: Engine) -> None
     assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 3
 
 
-def test_a_pinned_listing_stays_whatever_rules_find(engine: Engine) -> None:
+def test_rules_do_not_move_a_pinned_listing(engine: Engine) -> None:
     add_acme_twice(engine)
     pin(engine, "acme", [("coinpaprika", "acm-1")])
     before = state(engine)
@@ -71,7 +65,7 @@ def test_each_decision_is_recorded_with_its_author_and_reason(engine: Engine) ->
     assert tuple(row) == ("merged", "test", "checked")
 
 
-def test_a_listing_that_is_named_twice_is_decided_once(engine: Engine) -> None:
+def test_a_listing_named_twice_in_a_decision_counts_once(engine: Engine) -> None:
     before = state(engine)
     undo(engine, split(engine, "uniswap", [UNISWAP, UNISWAP]))
     assert state(engine)[: len(before)] == before

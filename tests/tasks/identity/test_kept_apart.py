@@ -1,4 +1,4 @@
-"""Assets that people separated are no candidates; other decisions of people do not hide later duplicates."""
+"""Test that separated assets are not candidates, and that other decisions do not hide later duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tasks.identity.kept_apart import ApartDecisions, apart_decisions
 from tasks.identity.rematch import rematch_assets
 from tests.tasks.assets import (
     add_acme_twice,
-    add_sources,
     assets,
     merge,
     pin,
@@ -29,12 +28,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 pytestmark = pytest.mark.usefixtures("sources")
 
 
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
-
-
-def test_a_merge_that_a_person_undid_is_not_repeated(engine: Engine) -> None:
+def test_a_merge_that_a_person_undid_is_not_made_again(engine: Engine) -> None:
     add_acme_twice(engine)
     rematch_assets(engine, {})
     [row] = query(engine, "SELECT change FROM decisions WHERE decided_by = 'second_look'")
@@ -44,7 +38,7 @@ def test_a_merge_that_a_person_undid_is_not_repeated(engine: Engine) -> None:
     assert candidates(engine) == []
 
 
-def test_assets_that_a_person_merged_can_be_candidates_for_later_ones(engine: Engine) -> None:
+def test_a_merged_asset_can_be_a_candidate_for_a_later_asset(engine: Engine) -> None:
     add_acme_twice(engine, second="Road Runner")
     merge(engine, "road-runner", "acme")
     resolve(engine, "csv_history", quote("ACM", "ACM", "Acme Anvils"))
@@ -53,7 +47,7 @@ def test_assets_that_a_person_merged_can_be_candidates_for_later_ones(engine: En
     assert candidates(engine) == [("acme", "acme-anvils", "symbol_and_part_of_name", None)]
 
 
-def test_assets_that_a_person_separated_are_no_candidates(engine: Engine) -> None:
+def test_assets_that_a_person_separated_are_not_candidates(engine: Engine) -> None:
     add_acme_twice(engine, second="Acme")
     resolve(engine, "csv_history", quote("third", "acm", "Road Runner"))
     split(engine, "acme", [("coingecko", "second")])
@@ -65,7 +59,7 @@ def test_assets_that_a_person_separated_are_no_candidates(engine: Engine) -> Non
     assert candidates(engine) == []
 
 
-def test_a_pin_keeps_an_asset_apart_from_existing_assets_but_not_from_later_ones(engine: Engine) -> None:
+def test_a_pin_separates_an_asset_from_existing_assets_but_not_from_later_assets(engine: Engine) -> None:
     add_acme_twice(engine)
     pinning = pin(engine, "acme", [("coinpaprika", "acm-1")])
     rematch_assets(engine, {})
@@ -79,7 +73,7 @@ def test_a_pin_keeps_an_asset_apart_from_existing_assets_but_not_from_later_ones
     assert ("acme", "acme-rockets", "symbol_and_part_of_name", None) in candidates(engine)
 
 
-def test_an_override_separates_only_as_long_as_its_line_stands(engine: Engine) -> None:
+def test_an_override_separates_assets_only_while_its_line_is_in_the_file(engine: Engine) -> None:
     add_acme_twice(engine, second="Acme")
     overrides = {("coingecko", "second"): Override("rockets", "")}
     rematch_assets(engine, overrides)
@@ -91,7 +85,7 @@ def test_an_override_separates_only_as_long_as_its_line_stands(engine: Engine) -
         assert apart_decisions(connection).separated == set()
 
 
-def test_a_separation_does_not_count_after_its_listing_was_moved_on(engine: Engine) -> None:
+def test_a_separation_ends_when_its_listing_moves_to_another_asset(engine: Engine) -> None:
     for source, id_ in (("coinpaprika", "first"), ("coingecko", "second"), ("csv_history", "third")):
         resolve(engine, source, quote(id_, "ACM", "Acme"))
     resolve(engine, "coingecko", quote("road", "RUN", "Road Runner"))
@@ -103,14 +97,14 @@ def test_a_separation_does_not_count_after_its_listing_was_moved_on(engine: Engi
         assert apart_decisions(connection).separated == {(acme, split_off), (road_runner, split_off)}
 
 
-def test_a_separation_counts_in_either_order() -> None:
+def test_a_separation_applies_to_both_orders_of_a_pair() -> None:
     decisions = ApartDecisions(separated={(1, 2)})
     assert decisions.keep_apart(1, 2, {})
     assert decisions.keep_apart(2, 1, {})
     assert not decisions.keep_apart(1, 3, {})
 
 
-def test_a_pin_counts_only_against_assets_that_existed_before_it() -> None:
+def test_a_pin_applies_only_to_assets_created_before_it() -> None:
     decisions = ApartDecisions(pinned_at={1: NOON})
     created_at = {1: NOON, 2: NOON - timedelta(hours=1), 3: NOON + timedelta(hours=1)}
     assert decisions.keep_apart(1, 2, created_at)

@@ -1,4 +1,4 @@
-"""The overrides file is read when a process starts, and every mistake in it is reported."""
+"""Test that the overrides file is read when a process starts, and that all its invalid lines are reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_file_assigns_listings_to_assets(tmp_path: Path) -> None:
     assert read_overrides(file) == {UNISWAP: Override("uniswap", "checked, twice")}
 
 
-def test_all_mistakes_in_the_file_are_reported(tmp_path: Path) -> None:
+def test_all_invalid_lines_of_the_file_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "overrides.csv"
     lines = ["coinpaprka,a,b,c", "coinpaprika,,UPPER,c", "coinpaprika,a,b,c", "coinpaprika,a,b,c", "coinpaprika,a"]
     file.write_text("\n".join(["source,source_asset_id,asset,reason", *lines]))
@@ -46,7 +46,7 @@ def test_all_mistakes_in_the_file_are_reported(tmp_path: Path) -> None:
     ],
     ids=["missing", "not UTF-8", "header", "quote"],
 )
-def test_a_file_that_is_not_such_a_csv_file_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_a_file_in_another_format_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "overrides.csv"
     if content is not None:
         file.write_bytes(content)
@@ -55,7 +55,7 @@ def test_a_file_that_is_not_such_a_csv_file_is_refused(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("role", ["worker", "control"])
-def test_a_process_that_reads_the_file_reports_a_mistake_and_exits(
+def test_a_process_exits_and_reports_an_invalid_line_of_the_file(
     start: Callable[..., Process], tmp_path: Path, role: str
 ) -> None:
     file = tmp_path / "overrides.csv"

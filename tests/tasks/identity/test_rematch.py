@@ -1,4 +1,4 @@
-"""The rematch merges assets that share a symbol, keeps them apart, or stores them as candidates."""
+"""Test that the rematch merges assets with a common symbol, separates them, or stores them as candidates."""
 
 from __future__ import annotations
 
@@ -19,16 +19,11 @@ from tasks.identity.rematch import MERGES_PER_TRANSACTION, rematch_assets
 from tasks.identity.resolver import save_listings
 from tests.app.rows import Rows
 from tests.processes import until
-from tests.tasks.assets import add_acme_twice, add_sources, assets, by_person, query, quote, resolve, undo
+from tests.tasks.assets import add_acme_twice, assets, by_person, query, quote, resolve, undo
 from tests.tasks.identity.candidates import candidates
 from tests.upstreams import OBSERVED
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
 
 
 def price(engine: Engine, id_: str, price: str, at: datetime = OBSERVED) -> None:
@@ -36,7 +31,7 @@ def price(engine: Engine, id_: str, price: str, at: datetime = OBSERVED) -> None
     Rows(engine).quote(row.id, at, price)
 
 
-def test_part_of_a_name_is_enough_if_no_third_asset_has_the_symbol(engine: Engine) -> None:
+def test_a_partly_equal_name_is_enough_if_no_third_asset_has_the_symbol(engine: Engine) -> None:
     add_acme_twice(engine)
     assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
     rematch_assets(engine, {})
@@ -55,7 +50,7 @@ def test_a_pair_is_a_candidate_if_a_third_asset_has_the_symbol(engine: Engine) -
     assert candidates(engine) == [("acme", "acme-rockets", "symbol_and_part_of_name", None)]
 
 
-def test_an_asset_that_both_sources_list_counts_as_a_third(engine: Engine) -> None:
+def test_an_asset_listed_by_both_sources_counts_as_a_third_asset(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("road", "ACM", "Road Runner"), quote("acm-1", "ACM", "Acme Rockets"))
     resolve(engine, "coingecko", quote("runner", "acm", "Road Runner"), quote("second", "acm", "Acme Anvils"))
     rematch_assets(engine, {})
@@ -63,7 +58,7 @@ def test_an_asset_that_both_sources_list_counts_as_a_third(engine: Engine) -> No
     assert candidates(engine) == [("acme-rockets", "acme-anvils", "symbol_and_rare_word", None)]
 
 
-def test_a_pair_with_two_common_symbols_must_be_alone_with_both(engine: Engine) -> None:
+def test_a_pair_with_two_common_symbols_is_merged_only_if_both_are_unambiguous(engine: Engine) -> None:
     resolve(engine, "coinpaprika", quote("acm-1", "ACM", "Acme"), quote("acm-1", "ANV", "Acme", "EUR"))
     resolve(engine, "coingecko", quote("second", "acm", "Acme Rockets"), quote("second", "anv", "Acme Rockets", "EUR"))
     resolve(engine, "coingecko", quote("third", "anv", "Road Runner"))
@@ -72,7 +67,7 @@ def test_a_pair_with_two_common_symbols_must_be_alone_with_both(engine: Engine) 
     assert candidates(engine) == [("acme", "acme-rockets", "symbol_and_part_of_name", None)]
 
 
-def test_prices_that_are_far_apart_prevent_a_merge(engine: Engine) -> None:
+def test_very_different_prices_prevent_a_merge(engine: Engine) -> None:
     add_acme_twice(engine)
     price(engine, "acm-1", "100")
     price(engine, "second", "111", OBSERVED + timedelta(minutes=59))
@@ -81,7 +76,7 @@ def test_prices_that_are_far_apart_prevent_a_merge(engine: Engine) -> None:
     assert candidates(engine) == [("acme", "acme-rockets", "symbol_and_part_of_name", Decimal("0.11"))]
 
 
-def test_prices_more_than_an_hour_apart_are_not_compared(engine: Engine) -> None:
+def test_prices_observed_more_than_an_hour_apart_are_not_compared(engine: Engine) -> None:
     add_acme_twice(engine)
     price(engine, "acm-1", "100")
     price(engine, "second", "200", OBSERVED + timedelta(minutes=61))
@@ -89,7 +84,7 @@ def test_prices_more_than_an_hour_apart_are_not_compared(engine: Engine) -> None
     assert assets(engine)["acme"] == ["acm-1", "second"]
 
 
-def test_a_common_symbol_with_an_equal_price_makes_a_candidate_but_no_merge(engine: Engine) -> None:
+def test_a_common_symbol_and_a_similar_price_make_a_candidate_but_no_merge(engine: Engine) -> None:
     add_acme_twice(engine, second="Road Runner")
     rematch_assets(engine, {})
     assert candidates(engine) == []
@@ -114,13 +109,15 @@ def test_a_common_symbol_with_an_equal_price_makes_a_candidate_but_no_merge(engi
         ("ACM", "ACM Rockets", False),
     ],
 )
-def test_names_must_share_a_meaningful_word(engine: Engine, first: str, second: str, *, is_merged: bool) -> None:
+def test_names_must_share_a_distinctive_word_to_be_merged(
+    engine: Engine, first: str, second: str, *, is_merged: bool
+) -> None:
     add_acme_twice(engine, first, second)
     rematch_assets(engine, {})
     assert (sorted(map(len, assets(engine).values())) == [0, 2]) == is_merged
 
 
-def test_a_word_in_many_names_is_no_evidence(engine: Engine) -> None:
+def test_a_word_in_many_names_is_not_evidence(engine: Engine) -> None:
     add_acme_twice(engine, "Acme Rockets", "Acme Anvils")
     resolve(engine, "csv_history", *(quote(f"{n}", f"X{n}", f"Acme {n}th") for n in range(3)))
     rematch_assets(engine, {})
@@ -128,7 +125,7 @@ def test_a_word_in_many_names_is_no_evidence(engine: Engine) -> None:
 
 
 def decide_during_rematch(engine: Engine, decide: Callable[[Connection], Any]) -> None:
-    """Run a rematch, and make a decision after it has compared the assets and before it merges."""
+    """Run a rematch. Make a decision after the rematch compared the assets and before it merges them."""
     with decision_lock(engine) as connection:
         rematch = threading.Thread(target=rematch_assets, args=(engine, {}))
         rematch.start()
@@ -137,14 +134,14 @@ def decide_during_rematch(engine: Engine, decide: Callable[[Connection], Any]) -
     rematch.join(30)
 
 
-def test_a_decision_during_the_rematch_prevails(engine: Engine) -> None:
+def test_a_decision_during_the_rematch_takes_precedence(engine: Engine) -> None:
     add_acme_twice(engine)
     [row] = query(engine, "SELECT id, asset FROM listings WHERE source_asset_id = 'acm-1'")
     decide_during_rematch(engine, lambda connection: move(connection, [row.id], row.asset, by_person("pinned")))
     assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
 
 
-def test_a_listing_added_during_the_rematch_counts_as_a_third(engine: Engine) -> None:
+def test_a_listing_added_during_the_rematch_counts_as_a_third_asset(engine: Engine) -> None:
     add_acme_twice(engine)
     third = quote("third", "acm", "Road Runner")
     decide_during_rematch(engine, lambda connection: save_listings(connection, "coingecko", {key_of(third): third}, {}))

@@ -1,4 +1,4 @@
-"""The resolver returns the ids of listings, adds new ones once, and stores new names."""
+"""Test that the resolver returns listing ids, adds each new listing once, and updates names."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from tasks.identity.resolver import ListingResolver, listed_ids
-from tests.tasks.assets import add_sources, assets, query, quote, resolve
+from tests.tasks.assets import assets, query, quote, resolve
 
 pytestmark = pytest.mark.usefixtures("sources")
-
-
-@pytest.fixture
-def sources(engine: Engine) -> None:
-    add_sources(engine)
 
 
 def test_ids_are_returned_in_the_order_of_the_listings(engine: Engine) -> None:
@@ -38,7 +33,7 @@ def test_a_renamed_coin_keeps_its_asset(engine: Engine) -> None:
     assert assets(engine) == {"polygon": ["matic-network"]}
 
 
-def test_a_page_of_the_past_does_not_rename(engine: Engine) -> None:
+def test_an_old_page_does_not_rename_a_listing(engine: Engine) -> None:
     resolve(engine, "coingecko", quote("matic-network", "pol", "POL"))
     ListingResolver(engine, "coingecko", overrides={}, renames=False).resolve(
         [quote("matic-network", "matic", "Polygon")]

@@ -1,4 +1,4 @@
-"""Names and ids show which listings with one symbol are one asset."""
+"""Test that names and ids decide whether listings with the same symbol are one asset."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_two_listings_are_compared_by_name_and_id(left: Spelling, right: Spellin
         (spelling("Acme"), spelling("Wrapped Acme"), None),
     ],
 )
-def test_weak_evidence_is_a_part_of_the_name_or_a_rare_word(
+def test_part_of_a_name_or_a_rare_word_is_weak_evidence(
     left: Spelling, right: Spelling, expected: Similarity | None
 ) -> None:
     word_counts = {"acme": 4, "common": 5}
@@ -85,7 +85,7 @@ def matches(listings: dict[str, Spelling], assets: dict[str, list[Spelling]]) ->
     return {listing: (match.asset, match.similarity) for listing, match in match_listings(listings, assets).items()}
 
 
-def test_the_better_match_is_settled_first() -> None:
+def test_the_better_match_wins() -> None:
     listings = {"coin": spelling("Acme Coin"), "plain": spelling("Acme")}
     assert matches(listings, {"asset": [spelling("acme")]}) == {"plain": ("asset", NAME)}
     assert matches({"plain": spelling("Acme")}, {"token": [spelling("Acme Token")], "asset": [spelling("acme")]}) == {
@@ -93,7 +93,7 @@ def test_the_better_match_is_settled_first() -> None:
     }
 
 
-def test_two_equally_good_matches_are_both_refused() -> None:
+def test_two_equally_good_matches_are_both_discarded() -> None:
     rivals = {"token": [spelling("Acme Token")], "the": [spelling("The Acme")]}
     assert matches({"plain": spelling("Acme")}, rivals) == {}
     assert matches({name: spellings[0] for name, spellings in rivals.items()}, {"asset": [spelling("Acme")]}) == {}
@@ -104,7 +104,7 @@ def test_any_listing_of_an_asset_can_match() -> None:
     assert matches({"listing": spelling("ACME")}, asset) == {"listing": ("asset", NAME)}
 
 
-def test_a_symbol_with_a_dollar_or_cut_off_is_the_same() -> None:
+def test_a_dollar_prefix_or_truncation_does_not_change_a_symbol() -> None:
     asset = {"asset": [spelling("Acme", symbol="acmeanvilworks")]}
     assert matches({"listing": spelling("Acme", symbol="$ACMEANVILW")}, asset) == {"listing": ("asset", NAME)}
     assert matches({"listing": spelling("Acme", symbol="ACMEANVIL")}, asset) == {}

@@ -1,4 +1,4 @@
-"""Slugs are plain, readable and free."""
+"""Test that slugs are plain, readable and unique."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def reserve(engine: Engine, *listings: ListingFields) -> list[str]:
         (listing("💩", id_="💩"), "asset"),
     ],
 )
-def test_a_slug_is_made_of_the_name_or_else_of_the_id(engine: Engine, fields: ListingFields, slug: str) -> None:
+def test_a_slug_is_derived_from_the_name_or_otherwise_from_the_id(
+    engine: Engine, fields: ListingFields, slug: str
+) -> None:
     assert reserve(engine, fields) == [slug]
 
 

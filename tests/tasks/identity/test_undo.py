@@ -1,4 +1,4 @@
-"""A change can be undone, and so can its undo, unless a later decision builds on it."""
+"""Test that a change and its undo can be undone, unless a later decision depends on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tasks.identity.undo import current_asset
 from tests.tasks.assets import (
     UNISWAP,
     UNIVERSE,
-    add_uniswap_and_universe,
     assets,
     merge,
     pin,
@@ -26,12 +25,7 @@ from tests.tasks.assets import (
 pytestmark = pytest.mark.usefixtures("two_assets")
 
 
-@pytest.fixture
-def two_assets(engine: Engine) -> None:
-    add_uniswap_and_universe(engine)
-
-
-def test_each_change_can_be_undone_and_so_can_its_undo(engine: Engine) -> None:
+def test_a_change_and_its_undo_can_both_be_undone(engine: Engine) -> None:
     states = [state(engine)]
     changes = []
     for decide in (
@@ -53,7 +47,7 @@ def test_each_change_can_be_undone_and_so_can_its_undo(engine: Engine) -> None:
     assert [tuple(row) for row in rows] == [("merged", "test", "checked")]
 
 
-def test_a_change_is_not_undone_while_a_later_one_builds_on_it(engine: Engine) -> None:
+def test_a_change_cannot_be_undone_while_a_later_change_depends_on_it(engine: Engine) -> None:
     change = merge(engine, "universe", "uniswap")
     pin(engine, "uniswap", [UNIVERSE])
     before = state(engine)
@@ -64,7 +58,7 @@ def test_a_change_is_not_undone_while_a_later_one_builds_on_it(engine: Engine) -
     assert state(engine) == before
 
 
-def test_an_undo_can_be_undone_after_the_changes_that_built_on_it(engine: Engine) -> None:
+def test_an_undo_can_be_undone_after_the_changes_that_depend_on_it_are_undone(engine: Engine) -> None:
     merging = merge(engine, "universe", "uniswap")
     merged = state(engine)
     undo_of_merging = undo(engine, merging)
@@ -80,7 +74,7 @@ def test_an_undo_can_be_undone_after_the_changes_that_built_on_it(engine: Engine
         undo(engine, merging)
 
 
-def test_an_asset_that_was_merged_later_is_not_revived_by_an_undo(engine: Engine) -> None:
+def test_an_undo_is_refused_if_it_would_restore_an_asset_that_was_merged_later(engine: Engine) -> None:
     splitting = split(engine, "uniswap", [UNISWAP])
     merging = merge(engine, "uniswap", "universe")
     before = state(engine)

@@ -1,4 +1,4 @@
-"""Connections that a test can cut, and the parts of a slice that load single pages."""
+"""Provide connections that tests can cut, and runs that load single pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wire(settings: Settings) -> Iterator[Wire]:
 
 @pytest.fixture
 def wired(bench: Bench, wire: Wire) -> Iterator[Bench]:
-    """The bench, with a connection to Postgres that the wire can cut."""
+    """Yield a bench with connections to Postgres that the wire can cut."""
     engine = make_engine(wire.url, "wired", transaction_timeout=bench.settings.transaction_timeout)
     yield replace(bench, engine=engine)
     engine.dispose()
@@ -40,7 +40,7 @@ def wired(bench: Bench, wire: Wire) -> Iterator[Bench]:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A claimed run with a leased partition: prepares and commits single pages, as a slice does."""
+    """A claimed run with a leased partition. It prepares and commits single pages, as a slice does."""
 
     claim: Claim
     lease: Lease
@@ -63,7 +63,7 @@ OpenRunOf = Callable[..., OpenRun]
 
 @pytest.fixture
 def open_run(bench: Bench) -> Iterator[OpenRunOf]:
-    """Return a function that requests and claims a run of a source, and leases a partition. Its time is FETCHED."""
+    """Yield a function that claims a run of a source and leases a partition. The current time of the run is FETCHED."""
     with ExitStack() as stack:
 
         def open_run(source: Source, partition: str = "", **parameters: Any) -> OpenRun:

@@ -1,4 +1,4 @@
-"""A page's rows are compared with the stored ones: which are new, and which have another number."""
+"""Test that comparing a page with the stored rows detects its new and changed rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.upstreams import FETCHED, OBSERVED, canned, item
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
-# The same few numbers in many spellings, and numbers that differ in the last of many digits.
+# A few numbers in many notations, including long numbers that differ only in their last digit.
 SPELLINGS = (
     *("1", "1.0", "+1", "01", "1.", "1e0", "10E-1", "100e-2", "2", "1.00000000000000001", "1.00000000000000002"),
     *("0.000000000123456789012345678", "1.23456789012345678e-10", "123456789012345678e-27", "1.2345678901234567e-10"),
@@ -24,7 +24,7 @@ SPELLINGS = (
 
 
 def load(bench: Bench, items: list[dict[str, Any]], later: timedelta = HOUR) -> tuple[int, ...]:
-    """Load a page that was fetched this much later. Return its counts of inserted, updated and unchanged items."""
+    """Load a page fetched `later`. Return the numbers of inserted, updated and unchanged items."""
     run = bench.ingest(canned(items, fetched_at=FETCHED + later))
     [row] = bench.rows("SELECT inserted, updated, unchanged FROM pages WHERE run = :run", run=run["id"])
     return tuple(row.values())
@@ -37,8 +37,8 @@ def minutes(*numbers: int, **changes: Any) -> list[dict[str, Any]]:
 # The comparison
 
 
-def find(bench: Bench, open_run: OpenRunOf, items: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
-    """Compare a page of these items with the stored rows. Return the minutes of the new and of the changed rows."""
+def compare_rows(bench: Bench, open_run: OpenRunOf, items: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """Compare a page of these items with the stored rows. Return the minutes of new rows and of changed rows."""
     rows = open_run(canned(parse=lambda _: items)).rows(Page(b"", "", {}, FETCHED, None))
     with bench.engine.connect() as connection:
         changes = find_changes(connection, rows)
@@ -48,32 +48,30 @@ def find(bench: Bench, open_run: OpenRunOf, items: list[dict[str, Any]]) -> tupl
     return new, changed
 
 
-def test_rows_are_new_or_changed_or_stored_already(bench: Bench, open_run: OpenRunOf) -> None:
+def test_rows_are_classified_as_new_changed_or_already_stored(bench: Bench, open_run: OpenRunOf) -> None:
     load(bench, minutes(1, 2, 4))
-    assert find(bench, open_run, [*minutes(0, 1), *minutes(2, price="7"), *minutes(3)]) == ([0, 3], [2])
+    assert compare_rows(bench, open_run, [*minutes(0, 1), *minutes(2, price="7"), *minutes(3)]) == ([0, 3], [2])
 
 
 def test_all_rows_of_listings_without_quotes_are_new(bench: Bench, open_run: OpenRunOf) -> None:
     load(bench, [item(1)])
-    assert find(bench, open_run, minutes(0, 1)) == ([0, 1], [])
+    assert compare_rows(bench, open_run, minutes(0, 1)) == ([0, 1], [])
 
 
-def test_a_row_without_a_value_that_is_stored_has_changed(bench: Bench, open_run: OpenRunOf) -> None:
+def test_a_row_that_lacks_a_stored_value_counts_as_changed(bench: Bench, open_run: OpenRunOf) -> None:
     load(bench, minutes(0, rank=3) + minutes(1))
-    assert find(bench, open_run, minutes(0, 1)) == ([], [0])
+    assert compare_rows(bench, open_run, minutes(0, 1)) == ([], [0])
 
 
-def test_a_few_rows_among_many_stored_ones_count_as_changed_without_a_comparison(
-    bench: Bench, open_run: OpenRunOf
-) -> None:
+def test_a_few_rows_far_apart_count_as_changed_without_a_comparison(bench: Bench, open_run: OpenRunOf) -> None:
     load(bench, minutes(*range(1100)))
-    assert find(bench, open_run, minutes(0, 1099, 2000)) == ([], [0, 1099, 2000])
+    assert compare_rows(bench, open_run, minutes(0, 1099, 2000)) == ([], [0, 1099, 2000])
 
 
-# What is loaded of it
+# Loading
 
 
-def test_another_number_is_a_correction_and_another_spelling_of_it_is_none(bench: Bench) -> None:
+def test_another_number_is_a_correction_but_another_notation_is_not(bench: Bench) -> None:
     pairs = list(product(SPELLINGS, SPELLINGS))
     load(bench, [item(number, price=first) for number, (first, _) in enumerate(pairs)])
     corrected = sum(Decimal(first) != Decimal(second) for first, second in pairs)
@@ -92,13 +90,13 @@ def test_a_value_that_appears_or_disappears_is_a_correction(bench: Bench) -> Non
     assert [row["market_cap"] for row in stored] == [1, None, None, None, 0, Decimal(long), None]
 
 
-def test_a_value_that_no_row_of_the_page_has_is_removed_from_the_stored_row(bench: Bench) -> None:
+def test_a_value_that_is_missing_from_the_whole_page_is_removed_from_the_stored_row(bench: Bench) -> None:
     load(bench, [item(0, rank=1), item(1)])
     assert load(bench, [item(0), item(1)]) == (0, 1, 1)
     assert bench.one("SELECT count(rank) FROM quotes") == 0
 
 
-def test_a_page_of_old_new_and_corrected_quotes_writes_only_the_last_two(bench: Bench) -> None:
+def test_a_page_writes_only_its_new_and_corrected_quotes(bench: Bench) -> None:
     load(bench, minutes(1, 2, 4, 5))
     before = bench.rows("SELECT observed_at, xmin::text FROM quotes ORDER BY observed_at")
     counts = load(bench, [*minutes(0, 1, 2, 3), *minutes(4, price="7"), *minutes(5, 6)])
@@ -109,13 +107,13 @@ def test_a_page_of_old_new_and_corrected_quotes_writes_only_the_last_two(bench: 
     assert bench.one("SELECT count(*) FROM quotes") == 7
 
 
-def test_a_few_rows_far_apart_are_loaded_correctly_whatever_lies_between_them(bench: Bench) -> None:
+def test_a_few_rows_far_apart_are_loaded_correctly_despite_many_rows_between_them(bench: Bench) -> None:
     load(bench, minutes(*range(2000)))
     assert load(bench, [*minutes(0), *minutes(1999, price="7"), *minutes(2500)]) == (1, 1, 1)
     assert bench.one("SELECT count(*) FROM quotes") == 2001
 
 
-def test_a_page_that_was_fetched_earlier_corrects_nothing_and_adds_what_is_missing(bench: Bench) -> None:
+def test_a_page_fetched_earlier_adds_missing_quotes_and_corrects_none(bench: Bench) -> None:
     load(bench, minutes(0, 1), later=2 * HOUR)
     assert load(bench, minutes(0, 1, 2, price="7")) == (1, 0, 2)
     assert bench.one("SELECT count(*) FROM quotes WHERE price = 7") == 1

@@ -1,4 +1,4 @@
-"""A page is committed once, whatever happens to the connection during the commit."""
+"""Test that a page is committed once, even if its connection breaks during the commit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_next_page_of_a_slice_is_committed_after_a_page_that_failed(bench: B
     assert run.commit(bench, page_of())[0] == 0
 
 
-def test_no_attempt_follows_one_that_fails_after_the_deadline(
+def test_a_commit_that_fails_after_the_deadline_is_not_retried(
     bench: Bench, wired: Bench, wire: Wire, open_run: OpenRunOf
 ) -> None:
     run = open_run(canned(parse=lambda _: [item()]))
@@ -60,7 +60,7 @@ def test_no_attempt_follows_one_that_fails_after_the_deadline(
     assert (run.lease.version, bench.one("SELECT count(*) FROM pages")) == (0, 0)
 
 
-def test_a_commit_whose_response_was_lost_is_found_to_have_happened(
+def test_a_commit_with_a_lost_response_is_recognized_as_committed(
     bench: Bench, wired: Bench, wire: Wire, open_run: OpenRunOf
 ) -> None:
     run = open_run(canned(parse=lambda _: [item(0), item(1)]))
@@ -73,7 +73,7 @@ def test_a_commit_whose_response_was_lost_is_found_to_have_happened(
     assert "commit_response_lost" in [log["event"] for log in logs]
 
 
-def test_a_slice_goes_on_after_a_commit_whose_response_was_lost(bench: Bench, wired: Bench, wire: Wire) -> None:
+def test_a_slice_continues_after_a_commit_with_a_lost_response(bench: Bench, wired: Bench, wire: Wire) -> None:
     fetched: list[int] = []
     run = bench.request(two_pages(fetched))
     wire.cut(1, since=LAST_STATEMENT_OF_A_PAGE, withhold_response=True)
@@ -96,8 +96,8 @@ def test_a_commit_that_never_reached_postgres_is_retried_by_the_same_slice(
 
 
 @pytest.mark.parametrize("pages_before", [1, 2])
-def test_a_slice_stops_if_postgres_lost_a_page_that_it_had_committed(bench: Bench, pages_before: int) -> None:
-    """As after a failover to a standby that was behind: the slice's cursor is of pages that no longer exist."""
+def test_a_slice_stops_if_postgres_lost_a_committed_page(bench: Bench, pages_before: int) -> None:
+    """Postgres may lose committed pages in a failover to a standby that lags behind."""
     source = two_pages()
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
@@ -117,7 +117,7 @@ def test_a_slice_stops_if_postgres_lost_a_page_that_it_had_committed(bench: Benc
     assert (bench.run(run)["status"], row["pages"], row["version"], row["fetched"]) == ("succeeded", 2, 2, 5)
 
 
-def test_a_page_is_not_committed_after_a_checkpoint_that_moved_elsewhere(bench: Bench, open_run: OpenRunOf) -> None:
+def test_a_page_is_not_committed_if_another_process_moved_the_checkpoint(bench: Bench, open_run: OpenRunOf) -> None:
     run = open_run(canned(parse=lambda _: [item()]))
     bench.rows("UPDATE checkpoints SET version = version + 3")
     with pytest.raises(LeaseLost, match="the checkpoint of partition '' changed since the last commit"):

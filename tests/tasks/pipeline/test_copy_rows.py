@@ -1,4 +1,4 @@
-"""A page's quotes become sorted rows of `quotes`, and the lines that COPY reads."""
+"""Test that the quotes of a page become sorted rows and lines for COPY."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def at(**offset: int) -> dict[str, str]:
     return {"observed_at": (OBSERVED + timedelta(**offset)).isoformat()}
 
 
-def test_rows_are_sorted_by_listing_id_and_time_whatever_the_order_of_the_page() -> None:
+def test_rows_are_sorted_by_listing_id_and_time() -> None:
     rows = copy_rows(item(0, **at(days=1)), item(1), item(0), ids=[9, 4])
     assert rows.frame.select("listing_id", "observed_at").rows() == [
         (4, OBSERVED),
@@ -41,25 +41,25 @@ def test_rows_are_sorted_by_listing_id_and_time_whatever_the_order_of_the_page()
     ]
 
 
-def test_a_value_that_no_quote_has_is_no_column() -> None:
+def test_a_field_without_values_has_no_column() -> None:
     rows = copy_rows(item(0, rank=3), item(1))
     assert rows.frame.columns == ["listing_id", "observed_at", "price", "rank"]
     assert rows.filled == {"price": 2, "rank": 1}
 
 
-def test_the_spans_are_the_first_and_the_last_time_of_each_listing() -> None:
+def test_the_spans_contain_the_first_and_last_time_of_each_listing() -> None:
     last = OBSERVED + timedelta(days=2)
     rows = copy_rows(item(1), *(item(0, **at(days=days)) for days in (2, 0, 1)), ids=[5, 3])
     assert rows.spans == {"listings": [3, 5], "since": [OBSERVED, OBSERVED], "until": [OBSERVED, last]}
 
 
-def test_each_row_is_a_line_with_the_time_of_the_fetch_and_the_run() -> None:
+def test_each_row_becomes_a_line_with_the_fetch_time_and_the_run() -> None:
     rows = copy_rows(item(0, market_cap="7"), item(1, price="2.50"))
     assert rows.text.decode() == (f"1\t2026-01-01 00:00Z\t1.5\t7\t{TAIL}\n2\t2026-01-01 00:00Z\t2.50\t\\N\t{TAIL}\n")
     assert rows.bare_text.decode() == "1\t2026-01-01 00:00Z\t1.5\t7\n2\t2026-01-01 00:00Z\t2.50\t\\N\n"
 
 
-def test_the_time_of_the_fetch_is_written_in_utc() -> None:
+def test_the_fetch_time_is_written_in_utc() -> None:
     elsewhere = FETCHED.astimezone(timezone(timedelta(hours=5, minutes=30)))
     assert copy_rows(item(), fetched_at=elsewhere).text.decode().endswith(f"{TAIL}\n")
 
@@ -73,12 +73,12 @@ def test_the_time_of_the_fetch_is_written_in_utc() -> None:
         ({"microseconds": 999_999}, "2026-01-01 00:00:00.999999Z"),
     ],
 )
-def test_times_are_written_in_the_shortest_format_that_loses_nothing(offset: dict[str, int], text: str) -> None:
+def test_times_are_written_in_the_shortest_exact_format(offset: dict[str, int], text: str) -> None:
     rows = copy_rows(item(0), item(0, **at(**offset)))
     assert rows.bare_text.decode().splitlines()[1].split("\t")[1] == text
 
 
-def test_a_selection_of_rows_has_its_own_lines_and_spans() -> None:
+def test_a_selection_of_rows_has_only_its_own_lines_and_spans() -> None:
     rows = copy_rows(item(0), item(1))
     _ = rows.text, rows.spans
     second = rows.where(pl.Series([False, True]))

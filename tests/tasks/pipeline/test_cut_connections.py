@@ -1,4 +1,4 @@
-"""A slice loses and doubles nothing, whichever statement its connection to Postgres breaks at."""
+"""Test that a slice loses and duplicates no row if its connection to Postgres breaks at any statement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOADED = """
 
 
 def two_served_pages(server: HTTPServer, name: str) -> Source:
-    """Return a source with an upstream, so that a slice also counts its requests and records their validators."""
+    """Return a source with an upstream, so that a slice also counts its requests and stores validators."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         first = window.cursor["next"] if window.cursor and window.cursor["run"] == window.run else 0
@@ -54,13 +54,13 @@ def cut_at_every_statement(
     withhold_response: bool,
     refuse_others: bool,
 ) -> int:
-    """Cut the connection of a new run at each of these statements of a slice. Return the number of cuts."""
+    """Start a new run and cut its connection at each of these statements. Return the number of cuts."""
     run_slice(wired, bench.request(source("undisturbed")))
     cuts = 0
     for statement in statements:
         run = bench.request(source(f"cut_at_{statement}"))
         wire.cut(statement, withhold_response=withhold_response, refuse_others=refuse_others)
-        # The slice retries for 25 ms: enough for a short outage, and little of a long one.
+        # The slice retries for 25 ms. That covers short outages but not long ones.
         run_slice(wired, run, transaction_timeout=0.05)
         was_cut = wire.struck
         wire.heal()
@@ -80,10 +80,10 @@ def cut_at_every_statement(
     ("first", "withhold_response", "refuse_others"),
     [(1, False, False), (4, True, False), (7, False, True), (10, True, True)],
 )
-def test_a_connection_cut_at_any_statement_of_a_slice_loses_and_doubles_nothing(
+def test_a_connection_cut_at_any_statement_loses_and_duplicates_no_row(
     bench: Bench, wired: Bench, wire: Wire, server: HTTPServer, first: int, withhold_response: bool, refuse_others: bool
 ) -> None:
-    """Cut at every thirteenth statement, each kind of cut at others. The fault suite makes each at every statement."""
+    """Cut at every 13th statement. EVERY_STATEMENT, which the fault suite sets, cuts at every statement."""
     statements = range(1, 1000) if "EVERY_STATEMENT" in os.environ else range(first, 1000, 13)
     source = partial(two_served_pages, server)
     cuts = cut_at_every_statement(
@@ -93,7 +93,7 @@ def test_a_connection_cut_at_any_statement_of_a_slice_loses_and_doubles_nothing(
     assert cuts > 8
 
 
-def test_a_session_killed_between_two_pages_costs_the_slice_nothing(bench: Bench, wired: Bench) -> None:
+def test_a_slice_continues_after_its_session_is_terminated_between_two_pages(bench: Bench, wired: Bench) -> None:
     source = two_pages()
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:

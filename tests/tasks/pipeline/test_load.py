@@ -1,4 +1,4 @@
-"""A page is loaded in one transaction: its quotes, rejects, body and checkpoint, and each of them once."""
+"""Test that one transaction stores the quotes, rejects, body and checkpoint of a page, each once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOUR = timedelta(hours=1)
 # Quotes
 
 
-def test_loading_twice_is_loading_once(bench: Bench, content: Callable[[Engine], str]) -> None:
+def test_loading_a_page_twice_changes_nothing(bench: Bench, content: Callable[[Engine], str]) -> None:
     source = canned([item(0), item(1)], [item(2)])
     first = bench.ingest(source)
     loaded = content(bench.engine)
@@ -60,7 +60,7 @@ def test_a_later_fetch_corrects_a_quote_and_an_earlier_fetch_does_not(bench: Ben
     assert bench.one("SELECT run FROM quotes") == corrected["id"]
 
 
-def test_a_page_that_must_not_correct_adds_quotes_and_leaves_the_stored_ones(bench: Bench, open_run: OpenRunOf) -> None:
+def test_a_page_without_corrections_adds_quotes_and_keeps_the_stored_quotes(bench: Bench, open_run: OpenRunOf) -> None:
     bench.ingest(canned([item(0, price="1")]))
     run = open_run(canned(parse=lambda _: [item(0, price="2"), item(1)]))
     _, counted = run.commit(bench, Page(b"[]", "", {}, FETCHED + HOUR, {"next": 1}, corrects=False))
@@ -68,22 +68,22 @@ def test_a_page_that_must_not_correct_adds_quotes_and_leaves_the_stored_ones(ben
     assert bench.one("SELECT price FROM quotes ORDER BY listing_id LIMIT 1") == 1
 
 
-def test_money_is_stored_to_the_last_digit(bench: Bench) -> None:
+def test_prices_are_stored_exactly(bench: Bench) -> None:
     prices = ["3e-9", "1E-8", "30538.078793975994", "420000000000000000", "4.2e17", "0.1"]
     bench.ingest(canned([item(number, price=price) for number, price in enumerate(prices)]))
     stored = bench.rows("SELECT price FROM quotes ORDER BY listing_id")
     assert [row["price"] for row in stored] == [Decimal(price) for price in prices]
 
 
-def test_the_newest_quote_of_a_listing_is_recorded_whatever_order_they_came_in(bench: Bench) -> None:
+def test_the_newest_quote_of_a_listing_is_recorded_in_any_order_of_arrival(bench: Bench) -> None:
     days = [(OBSERVED + timedelta(days=day)).isoformat() for day in (1, 3, 2)]
     bench.ingest(canned([item(observed_at=days[0])], [item(observed_at=days[1])], [item(observed_at=days[2])]))
     assert bench.one("SELECT observed_at FROM latest_quotes") == OBSERVED + timedelta(days=3)
     assert bench.one("SELECT count(*) FROM quotes") == 3
 
 
-def test_every_row_refers_to_rows_that_exist(bench: Bench) -> None:
-    """`quotes` has no foreign keys. This test shows that it needs none."""
+def test_every_row_references_existing_rows(bench: Bench) -> None:
+    """The table `quotes` has no foreign keys, so this test verifies its references."""
     bench.ingest(canned([item(0), item(1)], [item(2, price=None)]))
     assert (
         bench.one("""
@@ -102,7 +102,7 @@ def test_every_row_refers_to_rows_that_exist(bench: Bench) -> None:
 # Rejects
 
 
-def test_a_bad_item_is_a_reject_with_its_reason_and_its_run_partial(bench: Bench) -> None:
+def test_an_invalid_item_becomes_a_reject_and_its_run_is_partial(bench: Bench) -> None:
     run = bench.ingest(canned([item(0), item(1, price="much"), item(2)]))
     assert run["status"] == "partial"
     assert counters(bench, run["id"]) == (3, 2, 0, 0, 0, 1)
@@ -121,7 +121,7 @@ def test_the_same_reject_of_the_same_body_is_stored_once(bench: Bench) -> None:
     assert bench.one("SELECT count(*) FROM rejects") == 1
 
 
-def test_a_corrected_mapping_releases_its_old_rejects(bench: Bench) -> None:
+def test_a_corrected_mapping_loads_the_earlier_rejects(bench: Bench) -> None:
     broken = canned([item(0), item(1, price="1,5")])
     assert bench.ingest(broken)["status"] == "partial"
     corrected = replace(broken, normalize=lambda fields: fields | {"price": fields["price"].replace(",", ".")})
@@ -130,11 +130,11 @@ def test_a_corrected_mapping_releases_its_old_rejects(bench: Bench) -> None:
     assert bench.one("SELECT count(*) FROM quotes") == 2
 
 
-# The reasons of rejects quote what sources sent, and errors of mappings
+# Reject reasons that quote errors of mappings and parsers
 
 
 def fail_with(text: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a mapping that fails on each item with the price `odd`. Its error has the text."""
+    """Return a mapping that raises an error with this text for each item with the price `odd`."""
 
     class MappingError(Exception):
         def __repr__(self) -> str:
@@ -149,7 +149,7 @@ def fail_with(text: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def stored_detail(bench: Bench, **changes: Any) -> str:
-    """Ingest a good item and one with the price `odd`. Return the only reason of the only stored reject."""
+    """Ingest a valid item and an item with the price `odd`. Return the detail of the only reject reason."""
     run = bench.ingest(canned([item(0), item(1, price="odd")], **changes))
     assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
     [reason] = bench.one("SELECT reasons FROM rejects")
@@ -170,7 +170,7 @@ def test_a_secret_in_a_mappings_error_is_not_stored(bench: Bench) -> None:
     assert secret[:5] not in reason["detail"]
 
 
-def test_every_secret_of_the_environment_is_hidden_and_the_rest_of_the_error_stays(bench: Bench) -> None:
+def test_only_the_secrets_in_a_mappings_error_are_hidden(bench: Bench) -> None:
     secrets = secrets_in(os.environ)
     detail = stored_detail(bench, normalize=fail_with(f"before {' '.join(secrets)} after"))
     assert [secret for secret in secrets if secret in detail] == []
@@ -178,18 +178,18 @@ def test_every_secret_of_the_environment_is_hidden_and_the_rest_of_the_error_sta
     assert "after" in detail
 
 
-def test_a_nul_and_a_broken_character_in_a_mappings_error_cost_no_page(bench: Bench) -> None:
+def test_a_nul_and_an_invalid_character_in_a_mappings_error_do_not_fail_the_page(bench: Bench) -> None:
     detail = stored_detail(bench, normalize=fail_with("a\x00b \ud800 c"))
     assert detail == "the mapping of canned failed: ab \\ud800 c"
 
 
-def test_a_megabyte_in_a_mappings_error_is_stored_shortened(bench: Bench) -> None:
+def test_a_very_long_error_of_a_mapping_is_truncated(bench: Bench) -> None:
     detail = stored_detail(bench, normalize=fail_with("x" * 2**20))
     assert len(detail) == MAX_DETAIL_CHARS
     assert detail.startswith("the mapping of canned failed: xxx")
 
 
-def test_a_parse_error_longer_than_the_limit_is_stored_shortened(bench: Bench) -> None:
+def test_a_very_long_parse_error_is_truncated(bench: Bench) -> None:
     [secret, *_] = secrets_in(os.environ)
     unreadable = Reject("", "unreadable", f"expected 4 cells, got \x00 {secret} {'y' * MAX_DETAIL_CHARS}", item="a;b")
     detail = stored_detail(bench, parse=lambda _: [item(0), unreadable])
@@ -200,7 +200,7 @@ def test_a_parse_error_longer_than_the_limit_is_stored_shortened(bench: Bench) -
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "\ud800"])
-def test_an_unknown_field_whose_name_postgres_refuses_costs_no_other_item(bench: Bench, name: str) -> None:
+def test_an_unknown_field_with_a_name_that_postgres_refuses_rejects_only_its_item(bench: Bench, name: str) -> None:
     run = bench.ingest(canned([item(0), {**item(1), name: 1}]))
     assert (run["status"], counters(bench, run["id"])) == ("partial", (2, 1, 0, 0, 0, 1))
     assert bench.one("SELECT reasons->0->>'code' FROM rejects") == "unknown_field"
@@ -209,7 +209,7 @@ def test_an_unknown_field_whose_name_postgres_refuses_costs_no_other_item(bench:
 # The page
 
 
-def test_a_page_of_too_many_listings_records_none_of_them(bench: Bench) -> None:
+def test_a_page_with_too_many_listings_does_not_record_its_listings(bench: Bench) -> None:
     few, many = (
         [item(number) for number in range(count)] for count in (MAX_LISTINGS_PER_PAGE, MAX_LISTINGS_PER_PAGE + 1)
     )
@@ -220,7 +220,7 @@ def test_a_page_of_too_many_listings_records_none_of_them(bench: Bench) -> None:
     assert [row["filled"] for row in rows] == [{"price": len(few)}, {"price": len(many)}, None]
 
 
-def test_a_page_whose_confirmation_fails_leaves_nothing_behind(bench: Bench, open_run: OpenRunOf) -> None:
+def test_a_page_with_a_failed_confirmation_stores_nothing(bench: Bench, open_run: OpenRunOf) -> None:
     run = open_run(canned(parse=lambda _: [item(0), item(1, price="much")]))
 
     def fail() -> None:
@@ -262,7 +262,7 @@ def test_the_fence_moves_the_checkpoint_and_extends_the_lease(bench: Bench, open
         ("UPDATE runs SET status = 'failed', finished_at = now()", ClaimLost),
     ],
 )
-def test_the_fence_stops_a_slice_that_lost_its_lease_or_its_run(
+def test_the_fence_stops_a_slice_that_lost_its_lease_or_its_claim(
     bench: Bench, open_run: OpenRunOf, change: str, error: type[Exception]
 ) -> None:
     run = open_run(canned())
@@ -272,7 +272,7 @@ def test_the_fence_stops_a_slice_that_lost_its_lease_or_its_run(
     assert bench.one("SELECT version FROM checkpoints") == 0
 
 
-def test_the_fence_stops_a_run_that_is_to_be_cancelled(bench: Bench, open_run: OpenRunOf) -> None:
+def test_the_fence_stops_a_run_after_a_cancellation_request(bench: Bench, open_run: OpenRunOf) -> None:
     run = open_run(canned())
     request_cancel(bench.engine, run.claim.run)
     with pytest.raises(Cancelled):

@@ -1,4 +1,4 @@
-"""A run whose pages repeat, or whose cursor does not advance, waits and then fails; pages that only look alike pass."""
+"""Test that a run with repeated pages or a stuck cursor waits and then fails, without false alarms."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from pytest_httpserver import HTTPServer
 from sqlalchemy import RowMapping
 from werkzeug import Request, Response
 
-from sources.contract import Http, Page, Source, TerminalError, TransientError, Window
+from sources.contract import Http, Page, Source, Window
 from sources.http.json_body import read_json
-from tasks.pipeline.loop_guard import MAX_QUOTED_CHARS, LoopGuard
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
-from tests.tasks.pipeline.conftest import OpenRun, OpenRunOf
-from tests.upstreams import FETCHED, canned, item
+from tests.upstreams import canned, item
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +30,8 @@ def feed(upstream: HTTPServer) -> Feed:
     return Feed(upstream, [[item(0), item(1)], [item(2)]])
 
 
-def until_ended(bench: Bench, source: Source, **settings: Any) -> RowMapping:
-    """Run slice after slice, without the waits between them. Return the row of the ended run."""
+def work_until_ended(bench: Bench, source: Source, **settings: Any) -> RowMapping:
+    """Work on a run slice by slice, without its waits, until it ends. Return its row."""
     run = bench.request(source)
     for _ in range(20):
         bench.rows("UPDATE runs SET next_attempt_at = NULL")
@@ -42,8 +40,8 @@ def until_ended(bench: Bench, source: Source, **settings: Any) -> RowMapping:
     raise AssertionError(f"the run does not end: {dict(row)}")
 
 
-def always(*items: Any) -> Any:
-    """Return a handler that answers every request with these items."""
+def respond_with(*items: Any) -> Any:
+    """Return a handler that returns these items for every request."""
     return lambda number: Response(json.dumps(items), content_type="application/json")
 
 
@@ -51,10 +49,8 @@ def always(*items: Any) -> Any:
 
 
 @pytest.mark.parametrize("task_slice", [0, 20])
-def test_a_repeated_response_to_another_request_makes_the_run_wait_and_is_not_loaded(
-    bench: Bench, feed: Feed, task_slice: float
-) -> None:
-    feed.before = lambda number: always(item(2))(number) if number > 1 else None
+def test_a_repeated_page_is_not_loaded_and_makes_the_run_wait(bench: Bench, feed: Feed, task_slice: float) -> None:
+    feed.before = lambda number: respond_with(item(2))(number) if number > 1 else None
     run = bench.request(feed.source())
     for _ in range(3):
         row = bench.slice(run, task_slice=task_slice)
@@ -70,18 +66,18 @@ def test_a_repeated_response_to_another_request_makes_the_run_wait_and_is_not_lo
 
 
 @pytest.mark.parametrize("task_slice", [0, 20])
-def test_a_run_that_always_gets_the_same_page_fails(bench: Bench, feed: Feed, task_slice: float) -> None:
-    feed.before = always(item(0))
-    ended = until_ended(bench, feed.source(), max_waits=3, task_slice=task_slice)
+def test_a_run_that_receives_only_repeated_pages_fails(bench: Bench, feed: Feed, task_slice: float) -> None:
+    feed.before = respond_with(item(0))
+    ended = work_until_ended(bench, feed.source(), max_waits=3, task_slice=task_slice)
     assert (ended["status"], ended["error_code"]) == ("failed", "repeated_page")
     assert ended["error_detail"].endswith("gave up after 3 waits")
     assert feed.numbers == [1, 2, 2, 2, 2]
 
 
-def test_a_repeated_page_is_detected_when_the_upstream_answers_304(bench: Bench, feed: Feed) -> None:
+def test_a_repeated_page_is_detected_when_the_upstream_returns_304(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     feed.pages = [feed.pages[1]] * 9
-    feed.asked.clear()
+    feed.requests.clear()
     run = bench.ingest(feed.source())
     assert run["waiting_reason"].startswith("repeated_page")
     assert [bool(condition) for condition in feed.conditions] == [True, True]
@@ -89,24 +85,24 @@ def test_a_repeated_page_is_detected_when_the_upstream_answers_304(bench: Bench,
 
 
 def test_a_repeated_page_of_rejects_is_detected(bench: Bench, feed: Feed) -> None:
-    feed.before = always(item(0, price="much"))
+    feed.before = respond_with(item(0, price="much"))
     assert bench.ingest(feed.source())["waiting_reason"].startswith("repeated_page")
 
 
-def in_envelopes(upstream: HTTPServer, *answers: list[Any], **changes: Any) -> tuple[Source, list[int]]:
-    """Serve these answers in turn, whatever page is requested, each in an envelope with another number.
+def serve_in_envelopes(upstream: HTTPServer, *item_lists: list[Any], **changes: Any) -> tuple[Source, list[int]]:
+    """Serve these lists of items in turn for any requested page, each in an envelope with another number.
 
     Return the source, and the list that collects the numbers of the requested pages.
     """
     upstream.clear()
     numbers: list[int] = []
 
-    def answer(request: Request) -> Response:
+    def respond(request: Request) -> Response:
         numbers.append(int(request.args["page"]))
-        body = {"served": len(numbers), "items": answers[(len(numbers) - 1) % len(answers)]}
+        body = {"served": len(numbers), "items": item_lists[(len(numbers) - 1) % len(item_lists)]}
         return Response(json.dumps(body), content_type="application/json")
 
-    upstream.expect_request("/all").respond_with_handler(answer)
+    upstream.expect_request("/all").respond_with_handler(respond)
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         for number in range(window.cursor["next"] if window.cursor else 1, 20):
@@ -117,39 +113,41 @@ def in_envelopes(upstream: HTTPServer, *answers: list[Any], **changes: Any) -> t
 
 
 @pytest.mark.parametrize("task_slice", [0, 20])
-def test_a_page_that_differs_only_in_its_envelope_is_a_repetition(
+def test_a_page_with_a_new_envelope_but_the_same_items_is_a_repetition(
     bench: Bench, upstream: HTTPServer, task_slice: float
 ) -> None:
-    source, numbers = in_envelopes(upstream, [item(0), item(1, price="much")])
-    ended = until_ended(bench, source, max_waits=2, task_slice=task_slice)
+    source, numbers = serve_in_envelopes(upstream, [item(0), item(1, price="much")])
+    ended = work_until_ended(bench, source, max_waits=2, task_slice=task_slice)
     assert (ended["status"], ended["error_code"], numbers) == ("failed", "repeated_page", [1, 2, 2, 2])
     assert bench.one("SELECT count(*) FROM raw_bodies") == 1
 
 
-def test_a_page_whose_items_have_the_time_of_the_fetch_is_a_repetition(bench: Bench, upstream: HTTPServer) -> None:
+def test_a_repetition_is_detected_if_items_are_timestamped_with_the_fetch_time(
+    bench: Bench, upstream: HTTPServer
+) -> None:
     def parse(page: Page) -> Iterator[Any]:
         for fields in read_json(page.body)["items"]:
             yield {**fields, "observed_at": page.fetched_at}
 
-    source, numbers = in_envelopes(upstream, [item(0)], parse=parse)
-    assert until_ended(bench, source, max_waits=2)["error_code"] == "repeated_page"
+    source, numbers = serve_in_envelopes(upstream, [item(0)], parse=parse)
+    assert work_until_ended(bench, source, max_waits=2)["error_code"] == "repeated_page"
     assert numbers == [1, 2, 2, 2]
 
 
-def test_an_earlier_page_that_returns_in_another_order_is_a_repetition(bench: Bench, upstream: HTTPServer) -> None:
-    source, numbers = in_envelopes(upstream, [item(0), item(1)], [item(2)], [item(1), item(0)])
+def test_an_earlier_page_with_reordered_items_is_a_repetition(bench: Bench, upstream: HTTPServer) -> None:
+    source, numbers = serve_in_envelopes(upstream, [item(0), item(1)], [item(2)], [item(1), item(0)])
     assert bench.ingest(source)["waiting_reason"].startswith("repeated_page")
     assert numbers == [1, 2, 3]
 
 
-def test_pages_that_differ_in_one_value_or_one_time_are_no_repetition(bench: Bench, upstream: HTTPServer) -> None:
+def test_pages_that_differ_in_one_value_or_one_time_are_not_a_repetition(bench: Bench, upstream: HTTPServer) -> None:
     later = item(0, price="2", observed_at="2026-01-02T00:00:00+00:00")
-    source, numbers = in_envelopes(upstream, [item(0)], [item(0, price="2")], [later], [later])
+    source, numbers = serve_in_envelopes(upstream, [item(0)], [item(0, price="2")], [later], [later])
     assert bench.ingest(source)["waiting_reason"].startswith("repeated_page")
     assert (numbers, bench.one("SELECT count(*) FROM pages")) == ([1, 2, 3, 4], 3)
 
 
-def test_pages_without_items_are_no_repetition(bench: Bench, feed: Feed) -> None:
+def test_pages_without_items_are_not_a_repetition(bench: Bench, feed: Feed) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         for number in (3, 4, 5):
             yield Page.of(http.get("/prices", {"page": number}), {"run": window.run, "done": number})
@@ -158,10 +156,10 @@ def test_pages_without_items_are_no_repetition(bench: Bench, feed: Feed) -> None
     assert (run["status"], bench.one("SELECT count(*) FROM pages")) == ("succeeded", 3)
 
 
-def test_one_body_may_answer_two_requests_if_the_items_differ_by_the_request(
+def test_equal_bodies_are_not_a_repetition_if_their_items_depend_on_the_request(
     bench: Bench, upstream: HTTPServer
 ) -> None:
-    """Two coins have one price, and the upstream does not repeat in the body which coin was requested."""
+    """Several coins have the same price, and the body does not name the requested coin."""
     upstream.clear()
     upstream.expect_request("/price").respond_with_json({"usd": "1"})
 
@@ -178,10 +176,10 @@ def test_one_body_may_answer_two_requests_if_the_items_differ_by_the_request(
 
 @pytest.mark.parametrize("task_slice", [0, 20])
 def test_two_blocks_of_a_file_may_have_the_same_content(bench: Bench, task_slice: float) -> None:
-    assert until_ended(bench, canned([item(0)], [item(0)]), task_slice=task_slice)["status"] == "succeeded"
+    assert work_until_ended(bench, canned([item(0)], [item(0)]), task_slice=task_slice)["status"] == "succeeded"
 
 
-def test_a_later_slice_may_start_its_snapshot_from_the_beginning(bench: Bench, feed: Feed) -> None:
+def test_a_later_slice_may_restart_the_snapshot(bench: Bench, feed: Feed) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         for number in (1, 2):
             yield Page.of(http.get("/prices", {"page": number}), {"started": window.now.isoformat(), "next": number})
@@ -194,17 +192,17 @@ def test_a_later_slice_may_start_its_snapshot_from_the_beginning(bench: Bench, f
 # Cursors that do not advance
 
 
-def test_a_run_whose_next_page_is_always_the_same_fails_though_every_response_differs(
+def test_a_run_that_always_requests_the_same_page_fails_even_if_the_responses_differ(
     bench: Bench, upstream: HTTPServer
 ) -> None:
     upstream.clear()
     tokens: list[str] = []
 
-    def answer(request: Request) -> Response:
+    def respond(request: Request) -> Response:
         tokens.append(request.args["token"])
         return Response(json.dumps({"items": [item(len(tokens))], "next": "t1"}))
 
-    upstream.expect_request("/items").respond_with_handler(answer)
+    upstream.expect_request("/items").respond_with_handler(respond)
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         token = window.cursor["token"] if window.cursor else ""
@@ -214,33 +212,33 @@ def test_a_run_whose_next_page_is_always_the_same_fails_though_every_response_di
             yield Page.of(reply, {"token": token})
 
     source = Feed(upstream, []).source(fetch=fetch, parse=lambda page: read_json(page.body)["items"])
-    ended = until_ended(bench, source, max_waits=2)
+    ended = work_until_ended(bench, source, max_waits=2)
     assert (ended["status"], ended["error_code"]) == ("failed", "cursor_stuck")
     assert "does not advance" in ended["error_detail"]
     assert tokens == ["", "t1", "t1"] + ["t1", "t1"] * 2
 
 
 @pytest.mark.parametrize("cursor", [None, {"always": "here"}], ids=["none", "constant"])
-def test_a_run_whose_slices_all_start_at_the_same_cursor_fails(
+def test_a_run_fails_if_all_its_slices_start_at_the_same_cursor(
     bench: Bench, feed: Feed, cursor: dict[str, str] | None
 ) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         for number in (1, 2):
             yield Page.of(http.get("/prices", {"page": number}), cursor)
 
-    ended = until_ended(bench, feed.source(fetch=fetch), max_waits=2, task_slice=0)
+    ended = work_until_ended(bench, feed.source(fetch=fetch), max_waits=2, task_slice=0)
     assert (ended["status"], ended["error_code"]) == ("failed", "cursor_stuck")
     assert "did not move in a whole slice" in ended["error_detail"]
-    assert feed.numbers == [1] * (3 if cursor is None else 4)  # The first slice moves the cursor from None.
-    assert until_ended(bench, feed.source(fetch=fetch))["status"] == "succeeded"
+    assert feed.numbers == [1] * (3 if cursor is None else 4)  # The first slice changes the cursor from None.
+    assert work_until_ended(bench, feed.source(fetch=fetch))["status"] == "succeeded"
 
 
-def test_a_stuck_partition_fails_the_run_even_if_other_partitions_are_left(bench: Bench, feed: Feed) -> None:
+def test_a_stuck_partition_fails_the_run_even_if_other_partitions_remain(bench: Bench, feed: Feed) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         yield Page.of(http.get("/prices", {"page": 1, "partition": window.partition}), None)
 
     source = feed.source(fetch=fetch, partitions=lambda: ("first", "second"))
-    ended = until_ended(bench, source, max_waits=2, task_slice=0)
+    ended = work_until_ended(bench, source, max_waits=2, task_slice=0)
     assert (ended["status"], ended["error_code"], feed.numbers) == ("failed", "cursor_stuck", [1, 1, 1])
 
 
@@ -251,8 +249,10 @@ def test_a_source_without_a_cursor_may_repeat_its_request_in_each_run(bench: Ben
     assert [bench.ingest(feed.source(fetch=fetch))["status"] for _ in range(2)] == ["succeeded"] * 2
 
 
-def test_the_last_page_may_repeat_the_last_item_if_the_cursor_stays(bench: Bench, upstream: HTTPServer) -> None:
-    """An upstream that includes the item at the cursor repeats its newest item, and the cursor stays."""
+def test_the_last_page_may_repeat_the_newest_item_if_the_cursor_is_unchanged(
+    bench: Bench, upstream: HTTPServer
+) -> None:
+    """An upstream may include the item at the cursor. It then repeats its newest item without moving the cursor."""
     upstream.clear()
     upstream.expect_request("/since").respond_with_json([item(5)])
 
@@ -262,73 +262,3 @@ def test_the_last_page_may_repeat_the_last_item_if_the_cursor_stays(bench: Bench
 
     run = bench.ingest(Feed(upstream, []).source(fetch=fetch))
     assert (run["status"], bench.one("SELECT sum(unchanged) FROM pages")) == ("succeeded", 1)
-
-
-# The guard alone
-
-
-def make_guard(bench: Bench, run: OpenRun, source: Source) -> LoopGuard:
-    window = run.preparer.window("", run.lease.cursor)
-    return LoopGuard(bench.engine, source, run.lease, window, run.preparer.reread)
-
-
-def page_of(*items: Any, cursor: Any, **request: Any) -> Page:
-    return Page(json.dumps(items).encode(), "application/json", request, FETCHED, cursor)
-
-
-@pytest.mark.parametrize(
-    "cursor",
-    [
-        {"since": "2999-01-01T00:00:00Z"},
-        {"done": [7, None, {"until": "2999-01-01T00:00:00+02:00"}]},
-        ["2999-01-01T00:00:00Z"],
-    ],
-    ids=["text", "nested", "list"],
-)
-def test_an_item_from_the_future_that_moved_the_cursor_fails_the_run_at_once(
-    bench: Bench, open_run: OpenRunOf, cursor: Any
-) -> None:
-    run = open_run(source := canned())
-    page = page_of(item(observed_at="2999-01-01T00:00:00Z"), cursor=cursor)
-    with pytest.raises(TerminalError, match=r"canned: an item of 2999-01-01.* moved the cursor") as failed:
-        make_guard(bench, run, source).check(page, run.preparer.normalize(page))
-    assert failed.value.code == "cursor_in_future"
-
-
-@pytest.mark.parametrize(
-    "cursor",
-    [
-        None,
-        {"next": 2999, "day": "2999-01-01", "time": "2999-01-01T00:00:00", "since": "2026-01-01T00:00:00Z"},
-        [None, 1.5, True, "2999"],
-    ],
-    ids=["none", "no_times_with_an_offset", "list"],
-)
-def test_an_item_from_the_future_is_no_error_if_no_time_of_the_cursor_is_in_the_future(
-    bench: Bench, open_run: OpenRunOf, cursor: Any
-) -> None:
-    run = open_run(source := canned())
-    page = page_of(item(observed_at="2999-01-01T00:00:00Z"), cursor=cursor)
-    make_guard(bench, run, source).check(page, run.preparer.normalize(page))
-
-
-def test_the_error_quotes_the_beginning_of_a_long_request(bench: Bench, open_run: OpenRunOf) -> None:
-    run = open_run(source := canned())
-    guard, page = make_guard(bench, run, source), page_of(cursor={"next": 1}, ids="x" * 1000)
-    guard.check(page, run.preparer.normalize(page))
-    with pytest.raises(TransientError) as stuck:
-        guard.check(page, run.preparer.normalize(page))
-    quoted = json.dumps({"ids": "x" * 1000})[:MAX_QUOTED_CHARS]
-    assert stuck.value.detail.endswith(f"while it repeats the request {quoted}…")
-    assert stuck.value.code == "cursor_stuck"
-
-
-def test_a_slice_must_end_at_another_cursor_than_it_started_with(bench: Bench, open_run: OpenRunOf) -> None:
-    run = open_run(source := canned())
-    guard = make_guard(bench, run, source)
-    with pytest.raises(TransientError, match="did not move in a whole slice") as stuck:
-        guard.check_end()
-    assert stuck.value.retry_after == 0, "the slice would go on with another partition"
-    page = page_of(cursor={"next": 1})
-    guard.check(page, run.preparer.normalize(page))
-    guard.check_end()

@@ -1,4 +1,4 @@
-"""Each item of a page becomes a quote or a reject, and a bad item costs no other item."""
+"""Test that each item of a page becomes a quote or a reject, and that an invalid item affects no other item."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PAGE = Page(b"", "application/json", {}, FETCHED, None)
 
 
 def normalize(*items: Any, **changes: Any) -> NormalizedPage:
-    """Normalize a page of these items, with no tolerance for the upstream's clock."""
+    """Normalize a page of these items, without tolerance for clock skew."""
     return normalize_page(canned(parse=lambda _: list(items), **changes), PAGE, clock_skew=0)
 
 
 class Unprintable(Exception):
     def __repr__(self) -> str:
-        return self.missing  # type: ignore[attr-defined,no-any-return]  # the mistake under test
+        return self.missing  # type: ignore[attr-defined,no-any-return]  # the error under test
 
 
 class Nul(Exception):
@@ -41,10 +41,10 @@ class Nul(Exception):
         return "a\x00b"
 
 
-# A mapping that fails
+# Errors of the mapping
 
 
-def test_an_item_that_the_mapping_fails_on_costs_no_other(bench: Bench) -> None:
+def test_an_error_of_the_mapping_rejects_only_its_item(bench: Bench) -> None:
     def strip_price(fields: dict[str, str]) -> dict[str, str]:
         return fields | {"price": fields["price"].strip()}
 
@@ -58,7 +58,7 @@ def test_an_item_that_the_mapping_fails_on_costs_no_other(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("error", "text"), [(ValueError(10**5000), "ValueError"), (Unprintable(), "Unprintable"), (Nul(), "ab")]
 )
-def test_an_item_whose_error_cannot_be_printed_costs_no_other(bench: Bench, error: Exception, text: str) -> None:
+def test_an_unprintable_error_of_the_mapping_rejects_only_its_item(bench: Bench, error: Exception, text: str) -> None:
     def fail_on_odd(fields: dict[str, str]) -> dict[str, str]:
         if fields["price"] == "odd":
             raise error
@@ -70,7 +70,7 @@ def test_an_item_whose_error_cannot_be_printed_costs_no_other(bench: Bench, erro
     assert reason["detail"].endswith(f"failed: {text}")
 
 
-def test_an_item_that_the_mapping_returns_nothing_for_costs_no_other(bench: Bench) -> None:
+def test_a_mapping_that_returns_none_rejects_only_its_item(bench: Bench) -> None:
     source = canned(
         [item(0), item(1, price="none")], normalize=lambda fields: None if fields["price"] == "none" else fields
     )
@@ -80,7 +80,7 @@ def test_an_item_that_the_mapping_returns_nothing_for_costs_no_other(bench: Benc
     assert reason["detail"] == f"the mapping of {source.name} returned NoneType, expected a mapping of fields"
 
 
-def test_the_soft_time_limit_is_not_taken_for_a_mapping_that_fails() -> None:
+def test_the_soft_time_limit_is_not_reported_as_an_error_of_the_mapping() -> None:
     def run_out_of_time(fields: dict[str, str]) -> dict[str, str]:
         raise SoftTimeLimitExceeded
 
@@ -91,13 +91,13 @@ def test_the_soft_time_limit_is_not_taken_for_a_mapping_that_fails() -> None:
 # Items of every kind
 
 
-def test_items_with_nul_nan_and_broken_characters_are_rejects_not_failures(bench: Bench) -> None:
+def test_items_with_nul_nan_or_invalid_characters_are_rejected(bench: Bench) -> None:
     odd = [item(1, name="a\x00b"), item(2, name="\ud800"), item(3, price="NaN"), item(4, price=None, x="\x00\ud800")]
     run = bench.ingest(canned([item(0), *odd]))
     assert (run["status"], counters(bench, run["id"])) == ("partial", (5, 1, 0, 0, 0, 4))
 
 
-def test_every_item_is_counted_as_what_it_became(bench: Bench) -> None:
+def test_every_item_is_counted_by_its_outcome(bench: Bench) -> None:
     def parse(page: object) -> list[object]:
         return [
             item(0),
@@ -115,21 +115,21 @@ def test_every_item_is_counted_as_what_it_became(bench: Bench) -> None:
     assert bench.one("SELECT price FROM quotes JOIN listings l ON l.id = listing_id WHERE symbol = 'C1'") == 2
 
 
-def test_a_time_later_than_the_fetch_and_the_skew_is_a_reject(bench: Bench) -> None:
+def test_a_time_after_the_fetch_time_plus_the_clock_skew_is_rejected(bench: Bench) -> None:
     ahead = (FETCHED + timedelta(seconds=bench.settings.clock_skew + 1)).isoformat()
     run = bench.ingest(canned([item(0), item(1, observed_at=ahead)]))
     assert run["status"] == "partial"
     assert bench.one("SELECT reasons->0->>'code' FROM rejects") == "in_future"
 
 
-def test_the_clock_skew_moves_the_latest_time_that_is_accepted() -> None:
+def test_the_clock_skew_extends_the_latest_accepted_time() -> None:
     source = canned(parse=lambda _: [item(observed_at=(FETCHED + timedelta(seconds=60)).isoformat())])
     accepted, rejected = (normalize_page(source, PAGE, clock_skew=seconds) for seconds in (60, 59))
     assert (len(accepted.quotes), accepted.has_reject("in_future")) == (1, False)
     assert (len(rejected.quotes), rejected.has_reject("in_future"), rejected.has_reject("no_price")) == (0, True, False)
 
 
-def test_a_reject_has_the_position_of_its_item_among_the_items_without_blanks() -> None:
+def test_the_index_of_a_reject_does_not_count_blank_items() -> None:
     unreadable = Reject("", "ragged", "3 cells, expected 4", item=["a"])
     normalized = normalize(BLANK, item(0), unreadable, BLANK, item(1, price="x"), item(2))
     assert [(reject.index, json.loads(reject.item)) for reject in normalized.rejects] == [
@@ -139,23 +139,23 @@ def test_a_reject_has_the_position_of_its_item_among_the_items_without_blanks() 
     assert (normalized.fetched, normalized.blank, len(normalized.quotes)) == (4, 2, 2)
 
 
-def test_numbers_and_times_may_be_python_objects_as_well_as_text() -> None:
+def test_numbers_and_times_may_be_python_objects_or_text() -> None:
     normalized = normalize(item(0, price=Decimal("1.50"), rank=3, observed_at=OBSERVED), item(1, price=True))
     [quote] = normalized.quotes
     assert (quote.price, quote.rank, quote.observed_at) == (Decimal("1.50"), 3, OBSERVED)
     assert [reason["code"] for reason in normalized.rejects[0].reasons] == ["not_a_number"]
 
 
-# A rejected item as text
+# The text of rejected items
 
 
-def test_a_long_rejected_item_is_shortened() -> None:
+def test_the_text_of_a_long_rejected_item_is_truncated() -> None:
     [reject] = normalize(item(0, price="x", note="y" * MAX_ITEM_CHARS)).rejects
     assert len(reject.item) == MAX_ITEM_CHARS
     assert reject.item.startswith('{"source_asset_id": "coin-0"')
 
 
-def test_a_rejected_item_that_json_cannot_express_is_written_as_python_prints_it() -> None:
+def test_a_rejected_item_that_is_invalid_in_json_is_stored_as_its_repr() -> None:
     circle: list[Any] = []
     circle.append(circle)
     odd_key, cycle, digits = normalize(
@@ -164,14 +164,14 @@ def test_a_rejected_item_that_json_cannot_express_is_written_as_python_prints_it
         Reject("", "odd", "odd", item=10**5000),
     ).rejects
     assert (odd_key.item, cycle.item) == ("{(1, 2): '\\xe9'}", "[[...]]")
-    assert digits.item == "int", "a number of too many digits is named by its type"
+    assert digits.item == "int", "a number with too many digits is stored as its type"
 
 
-# The sample that drift examines
+# The sample that is examined for drift
 
 
 class Examiner:
-    """Records the samples of a page that it is asked to examine."""
+    """A stub of the drift examiner that records its samples."""
 
     def __init__(self, drift: PageDrift | None = None):
         self.samples: list[list[Item]] = []
@@ -195,14 +195,14 @@ def test_drift_examines_evenly_spaced_items_of_a_page(count: int) -> None:
 
 
 def columnar(items: Sequence[dict[str, Any]], apart: dict[int, Item]) -> Source:
-    """Return a source that parses its pages to columns. apart: items that are in no row, by index."""
+    """Return a source that parses its pages to columns. apart: items without a row, by index."""
     rows = [{"item": index, **fields} for index, fields in enumerate(items) if index not in apart]
     frame = pl.DataFrame(rows, schema_overrides={"item": pl.UInt32})
     columns = Columns(frame, items.__getitem__, len(items), 0, apart)
     return replace(canned(parse=lambda _: items), columns=lambda _: columns)
 
 
-def test_drift_examines_the_first_rows_of_a_page_that_is_parsed_to_columns() -> None:
+def test_drift_examines_the_first_rows_of_a_columnar_page() -> None:
     items = [item(number) for number in range(SAMPLE_ROWS + 5)]
     examiner = Examiner()
     source = columnar(items, apart={2: Reject("", "ragged", "3 cells, expected 4", item=["a"])})
@@ -211,7 +211,7 @@ def test_drift_examines_the_first_rows_of_a_page_that_is_parsed_to_columns() -> 
     assert (normalized.fetched, len(normalized.quotes), len(normalized.rejects)) == (len(items), len(items) - 1, 1)
 
 
-def test_a_page_of_columns_with_an_affecting_change_is_parsed_item_by_item() -> None:
+def test_a_columnar_page_with_a_change_that_affects_items_is_parsed_item_by_item() -> None:
     drift = PageDrift([(Change("retyped", "market_cap", "string", "number", 1.0), "discard")])
     items = [item(0, market_cap=7), item(1, market_cap="8")]
     source = replace(columnar([item(0), item(1)], apart={}), parse=lambda _: items)
@@ -229,8 +229,8 @@ def test_a_page_with_rejects_is_freed_without_the_garbage_collector() -> None:
     gc.disable()
     try:
         assert len(normalize_page(source, page, clock_skew=300).rejects) == 2
-        held = weakref.ref(page)
+        reference = weakref.ref(page)
         del page
-        assert held() is None
+        assert reference() is None
     finally:
         gc.enable()

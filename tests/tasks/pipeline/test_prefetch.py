@@ -1,4 +1,4 @@
-"""An iterator is computed one item ahead, in a thread, and stops when it is closed."""
+"""Test that `Prefetch` computes one item ahead in a thread, and stops when it is closed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def finish_submitted(thread: ThreadPoolExecutor) -> None:
-    """Wait until the thread has done all that was submitted to it."""
+    """Wait until the thread has finished all submitted work."""
     thread.submit(lambda: None).result(TIMEOUT)
 
 
-def test_all_items_are_yielded_in_order_and_computed_in_the_thread(thread: ThreadPoolExecutor) -> None:
+def test_items_are_computed_in_the_thread_and_yielded_in_order(thread: ThreadPoolExecutor) -> None:
     names: set[str] = set()
 
     def items() -> Iterator[int]:
@@ -49,7 +49,7 @@ def test_the_first_item_is_computed_before_it_is_requested(thread: ThreadPoolExe
     assert computed.wait(TIMEOUT)
 
 
-def test_one_item_is_computed_while_the_current_one_is_in_use_and_no_more(thread: ThreadPoolExecutor) -> None:
+def test_only_one_item_is_computed_ahead_of_the_current_item(thread: ThreadPoolExecutor) -> None:
     computed: list[int] = []
 
     def items() -> Iterator[int]:

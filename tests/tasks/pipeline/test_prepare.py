@@ -1,4 +1,4 @@
-"""Pages are fetched, parsed and normalized, and their quotes become rows of known listings."""
+"""Test that pages are fetched, parsed and normalized, and that their quotes become rows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def page_of(*items: dict[str, Any]) -> Page:
     return Page(json.dumps(items).encode(), "application/json", {}, FETCHED, {"next": 1})
 
 
-def without_colour(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name != "colour"}
+def without_color(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "color"}
 
 
 # Pages
 
 
-def test_a_window_has_the_run_the_cursor_and_the_databases_time(bench: Bench, open_run: OpenRunOf) -> None:
+def test_a_window_contains_the_run_the_cursor_and_the_database_time(bench: Bench, open_run: OpenRunOf) -> None:
     run = open_run(canned())
     window = run.preparer.window("a", {"next": 3})
     assert window == Window(
@@ -44,7 +44,7 @@ def test_a_window_has_the_run_the_cursor_and_the_databases_time(bench: Bench, op
     )
 
 
-def test_pages_are_prepared_one_by_one_as_they_are_requested(open_run: OpenRunOf) -> None:
+def test_each_page_is_prepared_only_when_it_is_requested(open_run: OpenRunOf) -> None:
     fetched: list[int] = []
     run = open_run(canned([item(0), item(1, price="much")], [item(2)], before=fetched.append))
     pages = run.preparer.prepare(run.preparer.window("", None))
@@ -55,8 +55,8 @@ def test_pages_are_prepared_one_by_one_as_they_are_requested(open_run: OpenRunOf
     assert fetched == [0, 1]
 
 
-class Held:
-    """Holds a source's `fetch` generator, so that only an explicit `close` closes it."""
+class HeldFetch:
+    """A source that keeps a reference to its `fetch` generator, so that only an explicit `close` closes it."""
 
     def __init__(self, source: Source):
         self._fetch = source.fetch
@@ -74,8 +74,8 @@ class Held:
             self.is_closed = True
 
 
-def test_fetch_is_closed_before_the_pages_that_were_not_requested(open_run: OpenRunOf) -> None:
-    held = Held(canned([item(0)], [item(1)]))
+def test_closing_the_pages_also_closes_fetch(open_run: OpenRunOf) -> None:
+    held = HeldFetch(canned([item(0)], [item(1)]))
     run = open_run(held.source)
     pages = run.preparer.prepare(run.preparer.window("", None))
     next(pages)
@@ -88,7 +88,7 @@ def test_fetch_is_closed_when_a_page_cannot_be_parsed(open_run: OpenRunOf) -> No
     def parse(page: Page) -> list[Any]:
         raise TerminalError("no list", code="unreadable")
 
-    held = Held(canned([item(0)], parse=parse))
+    held = HeldFetch(canned([item(0)], parse=parse))
     run = open_run(held.source)
     with pytest.raises(TerminalError, match="no list"):
         next(run.preparer.prepare(run.preparer.window("", None)))
@@ -115,7 +115,7 @@ def test_an_unchanged_page_is_not_parsed_and_keeps_the_mappings_fingerprint(open
 # Rows
 
 
-def test_the_rows_have_the_ids_of_their_listings_and_the_run(bench: Bench, open_run: OpenRunOf) -> None:
+def test_rows_contain_their_listing_ids_and_the_run(bench: Bench, open_run: OpenRunOf) -> None:
     bench.ingest(canned([item(1)]))
     run = open_run(canned())
     rows = run.rows(page_of(item(0), item(1), item(2, price="much")))
@@ -125,7 +125,7 @@ def test_the_rows_have_the_ids_of_their_listings_and_the_run(bench: Bench, open_
     assert "C2" not in ids, "a reject has a listing"
 
 
-def test_quotes_that_have_expired_become_no_rows(open_run: OpenRunOf) -> None:
+def test_expired_quotes_become_no_rows(open_run: OpenRunOf) -> None:
     run = open_run(canned(retention=Retention(quotes=40 * DAY)))
     times = [OBSERVED - 20 * DAY, OBSERVED]
     prepared = run.prepare(page_of(*(item(observed_at=time.isoformat()) for time in times)))
@@ -138,35 +138,35 @@ def test_quotes_that_have_expired_become_no_rows(open_run: OpenRunOf) -> None:
 
 @pytest.fixture
 def run(bench: Bench, open_run: OpenRunOf) -> OpenRun:
-    """A run of a source whose items have always had the same fields, without a colour."""
-    source = canned([item(0)], normalize=without_colour)
+    """Return a run of a source whose items have had the same fields so far, without a color."""
+    source = canned([item(0)], normalize=without_color)
     bench.ingest(source)
     return open_run(source)
 
 
 def new_fields(run: OpenRun, page: Page) -> list[str]:
-    """Normalize a page. Return the fields that are new in it."""
+    """Normalize a page. Return its new fields."""
     findings = run.preparer.normalize(page).drift.findings
     return [change.field for change, _ in findings.changes] if findings else []
 
 
-RED = page_of(item(0, colour="red"))
+RED = page_of(item(0, color="red"))
 
 
-def test_the_drift_of_discarded_pages_is_seen_when_they_are_read_again(run: OpenRun) -> None:
-    assert (new_fields(run, RED), new_fields(run, RED)) == (["colour"], [])
+def test_drift_of_discarded_pages_is_detected_when_they_are_read_again(run: OpenRun) -> None:
+    assert (new_fields(run, RED), new_fields(run, RED)) == (["color"], [])
     run.preparer.reset_drift()
-    assert new_fields(run, RED) == ["colour"]
+    assert new_fields(run, RED) == ["color"]
 
 
-def test_a_page_that_is_reread_is_not_examined_for_drift(run: OpenRun) -> None:
+def test_a_page_read_again_for_the_loop_guard_is_not_examined_for_drift(run: OpenRun) -> None:
     reread = run.preparer.reread(RED)
     assert (reread.drift.findings, len(reread.quotes)) == (None, 1)
-    assert new_fields(run, RED) == ["colour"]
+    assert new_fields(run, RED) == ["color"]
 
 
 def test_a_replayed_page_is_not_examined_for_drift(bench: Bench, run: OpenRun, open_run: OpenRunOf) -> None:
-    source = canned(normalize=without_colour)
+    source = canned(normalize=without_color)
     bench.rows("UPDATE runs SET status = 'succeeded', finished_at = now()")
     replay = open_run(source, "replay:", replay=ReplayParameters())
     normalized = replay.preparer.normalize(RED)

@@ -1,4 +1,4 @@
-"""Quotes that were validated as columns and quotes that were validated one by one become one sorted frame."""
+"""Test that quotes validated as columns and quotes validated one by one become one sorted frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAY = timedelta(days=1)
 
 
 def columns(**items: dict[str, Any]) -> ValidatedColumns:
-    """Return validated columns. items: by `item` and the index among the page's items, such as `item3`."""
+    """Return validated columns. items: keyword arguments named by the index of the item, such as `item3`."""
     rows = [{"item": int(name.removeprefix("item")), **fields} for name, fields in items.items()]
     validated = validate_columns(pl.DataFrame(rows, schema_overrides={"item": pl.UInt32}), FETCHED)
     assert not validated.undecided
@@ -36,24 +36,24 @@ def prices(frame: QuoteFrame) -> list[tuple[str, datetime, str]]:
     return sorted((quote.source_asset_id, quote.observed_at, str(quote.price)) for quote in frame)
 
 
-def test_a_quote_replaces_an_earlier_row_of_its_listing_and_instant() -> None:
+def test_a_quote_replaces_an_earlier_row_with_the_same_listing_and_time() -> None:
     frame = QuoteFrame.of(columns(item0=item(price="1"), item1=item(1)), [(2, single(price="2"))])
     assert prices(frame) == [("coin-0", OBSERVED, "2"), ("coin-1", OBSERVED, "1.5")]
 
 
-def test_a_row_replaces_an_earlier_quote_of_its_listing_and_instant() -> None:
+def test_a_row_replaces_an_earlier_quote_with_the_same_listing_and_time() -> None:
     frame = QuoteFrame.of(columns(item0=item(1), item2=item(price="1")), [(1, single(price="2"))])
     assert prices(frame) == [("coin-0", OBSERVED, "1"), ("coin-1", OBSERVED, "1.5")]
 
 
-def test_quotes_of_a_listing_are_sorted_by_time_wherever_they_come_from() -> None:
+def test_rows_and_single_quotes_of_a_listing_are_sorted_by_time() -> None:
     rows = columns(item0=item(observed_at=at(3)), item2=item(observed_at=at(1)))
     frame = QuoteFrame.of(rows, [(1, single(observed_at=at(2))), (3, single(observed_at=at(0)))])
     assert [quote.observed_at for quote in frame] == [OBSERVED + day * DAY for day in range(4)]
     assert len(frame.listings) == 1
 
 
-def test_a_listing_has_the_names_of_its_latest_item() -> None:
+def test_a_listing_gets_the_names_of_its_latest_item() -> None:
     old, new = {"name": "Old", "symbol": "OLD"}, {"name": "New", "symbol": "NEW", "observed_at": at(1)}
     for frame in (
         QuoteFrame.of(columns(item0=item(**old)), [(1, single(**new))]),
@@ -69,7 +69,7 @@ def test_two_currencies_of_a_coin_are_two_listings() -> None:
     assert len(frame) == 3
 
 
-def test_a_frame_yields_the_quotes_that_it_was_made_of() -> None:
+def test_a_frame_yields_its_original_quotes() -> None:
     full = single(rank=7, market_cap="0.10", change_24h_pct="-1e-7", max_supply=None)
     plain = single(source_asset_id="coin-1", price="12345678901234567890.5")
     quotes = list(QuoteFrame.of(columns(item0=item(2)), [(1, full), (2, plain)]))
@@ -77,7 +77,7 @@ def test_a_frame_yields_the_quotes_that_it_was_made_of() -> None:
     assert (type(quotes[1].rank), quotes[1].market_cap) == (int, Decimal("0.10"))
 
 
-def test_rows_have_every_value_as_text_in_the_order_of_the_record() -> None:
+def test_rows_contain_all_values_as_text_in_the_order_of_the_record() -> None:
     frame = QuoteFrame.of(columns(item0=item(price="1.50", volume_24h="7")), [])
     assert list(frame.rows()) == [(0, OBSERVED, "1.50", None, None, None, "7", *[None] * 6)]
 

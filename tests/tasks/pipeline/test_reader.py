@@ -1,4 +1,4 @@
-"""The next partition is prefetched while a page is loaded, and a prefetched page is used only if it is still valid."""
+"""Test that the next partition is prefetched during a load, and that outdated prefetched pages are discarded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.upstreams import FETCHED, canned, item
 TIMEOUT = 10.0
 
 
-def _without_colour(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name != "colour"}
+def _without_color(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "color"}
 
 
 class Files:
@@ -38,11 +38,11 @@ class Files:
         self.on_confirm: dict[str, Callable[[], Any]] = {}
         self.fields: dict[str, dict[str, Any]] = {}
         self.source: Source = replace(
-            canned(partitions=names, columns=lambda _: None, normalize=_without_colour), fetch=self._fetch
+            canned(partitions=names, columns=lambda _: None, normalize=_without_color), fetch=self._fetch
         )
 
     def wait_for_prefetches(self) -> None:
-        """Commit no page but the last before the partition after it is opened."""
+        """Delay the commit of each page, except the last, until the next partition is opened."""
         for name, following in pairwise(self.opened):
             self.opened[following].clear()
             self.on_confirm[name] = lambda following=following: self.opened[following].wait(TIMEOUT)
@@ -81,7 +81,7 @@ def quotes(bench: Bench) -> list[tuple[str, str]]:
     return [tuple(row.values()) for row in rows]
 
 
-def test_the_next_partition_is_opened_before_the_last_page_is_committed(bench: Bench, files: Files) -> None:
+def test_the_next_partition_is_opened_before_the_current_page_is_committed(bench: Bench, files: Files) -> None:
     files.wait_for_prefetches()
     assert bench.ingest(files.source)["status"] == "succeeded"
     assert quotes(bench) == [("coin-1", "1"), ("coin-2", "1"), ("coin-3", "1")]
@@ -90,7 +90,7 @@ def test_the_next_partition_is_opened_before_the_last_page_is_committed(bench: B
     assert files.events.index("3 opened") < files.events.index("2 loaded")
 
 
-def test_a_partition_whose_cursor_moved_after_the_prefetch_is_read_again(bench: Bench, files: Files) -> None:
+def test_a_prefetched_partition_is_read_again_if_its_cursor_moved(bench: Bench, files: Files) -> None:
     def move_cursor() -> None:
         del files.on_open["2"]
         bench.rows("INSERT INTO checkpoints (source, partition, cursor) VALUES ('canned', '2', '{\"elsewhere\": 1}')")
@@ -103,7 +103,7 @@ def test_a_partition_whose_cursor_moved_after_the_prefetch_is_read_again(bench: 
     assert files.events.count("2 closed") == 2
 
 
-def test_a_partition_that_another_worker_holds_is_not_prefetched(bench: Bench, files: Files) -> None:
+def test_a_partition_leased_by_another_worker_is_not_prefetched(bench: Bench, files: Files) -> None:
     run = bench.request(files.source)
     bench.rows(
         "INSERT INTO checkpoints (source, partition, lease_run, lease_claim, lease_expires)"
@@ -118,7 +118,7 @@ def test_a_partition_that_another_worker_holds_is_not_prefetched(bench: Bench, f
     assert [name for name, _ in files.cursors] == ["1", "3", "2"]
 
 
-def test_an_error_of_the_prefetched_partition_does_not_fail_the_one_before_it(bench: Bench, files: Files) -> None:
+def test_an_error_of_a_prefetched_partition_does_not_fail_the_current_partition(bench: Bench, files: Files) -> None:
     def fail() -> None:
         raise TerminalError("2: is torn", code="torn")
 
@@ -129,7 +129,7 @@ def test_an_error_of_the_prefetched_partition_does_not_fail_the_one_before_it(be
     assert quotes(bench) == [("coin-1", "1"), ("coin-3", "1")]
 
 
-def test_a_slice_that_ends_leaves_no_partition_open_and_no_thread(bench: Bench, files: Files) -> None:
+def test_the_end_of_a_slice_closes_all_partitions_and_threads(bench: Bench, files: Files) -> None:
     threads: list[str] = []
     files.on_open["2"] = lambda: threads.append(threading.current_thread().name)
     files.on_confirm["1"] = lambda: files.opened["2"].wait(TIMEOUT)
@@ -141,7 +141,7 @@ def test_a_slice_that_ends_leaves_no_partition_open_and_no_thread(bench: Bench, 
     assert bench.rows("SELECT partition FROM checkpoints WHERE lease_run IS NOT NULL") == []
 
 
-def test_a_partition_without_new_pages_prefetches_no_other(bench: Bench, files: Files) -> None:
+def test_a_partition_without_new_pages_does_not_prefetch_the_next_partition(bench: Bench, files: Files) -> None:
     bench.ingest(files.source)
     leases: list[int] = []
     for name in ("2", "3"):
@@ -154,7 +154,7 @@ def test_a_partition_without_new_pages_prefetches_no_other(bench: Bench, files: 
     assert leases == [1, 1], "a partition was opened before its slice had the lease"
 
 
-def test_a_full_refresh_prefetches_the_next_partition_from_no_cursor(bench: Bench, files: Files) -> None:
+def test_a_full_refresh_prefetches_the_next_partition_from_its_beginning(bench: Bench, files: Files) -> None:
     bench.ingest(files.source)
     files.cursors.clear()
     files.events.clear()
@@ -164,9 +164,9 @@ def test_a_full_refresh_prefetches_the_next_partition_from_no_cursor(bench: Benc
     assert files.events.index("2 opened") < files.events.index("1 loaded")
 
 
-def test_drift_in_a_prefetched_page_that_is_discarded_is_seen_again(bench: Bench, files: Files) -> None:
+def test_drift_in_a_discarded_prefetched_page_is_counted_once(bench: Bench, files: Files) -> None:
     bench.ingest(files.source)
-    files.fields = {"2": {"colour": "red"}}
+    files.fields = {"2": {"color": "red"}}
     bench.rows("UPDATE checkpoints SET cursor = NULL")
 
     def move_cursor() -> None:
@@ -177,9 +177,9 @@ def test_drift_in_a_prefetched_page_that_is_discarded_is_seen_again(bench: Bench
     files.wait_for_prefetches()
     assert bench.ingest(files.source)["status"] == "succeeded"
     assert [cursor for name, cursor in files.cursors if name == "2"][1:] == [None, {"elsewhere": 1}]
-    assert [(row["field"], row["pages"]) for row in bench.rows("SELECT field, pages FROM drift")] == [("colour", 1)]
+    assert [(row["field"], row["pages"]) for row in bench.rows("SELECT field, pages FROM drift")] == [("color", 1)]
 
 
-def test_a_source_that_parses_no_columns_is_not_read_ahead(bench: Bench, files: Files) -> None:
+def test_a_source_without_columnar_parsing_is_not_prefetched(bench: Bench, files: Files) -> None:
     assert bench.ingest(replace(files.source, columns=None))["status"] == "succeeded"
     assert files.events == [f"{name} {event}" for name in "123" for event in ("opened", "loaded", "closed")]

@@ -1,58 +1,51 @@
-"""A body that is unchanged since it was loaded is neither sent nor loaded again. Every other body is."""
+"""Test that only bodies that are unchanged since their load are neither sent nor loaded again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pkgutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from shutil import copy, copytree, ignore_patterns
-from types import ModuleType
 from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine, RowMapping
 
-import sources
 from devstack.recorded_upstreams import RecordedUpstreams, routes
 from sources.coingecko import source as coingecko
 from sources.contract import Http, Page, TransientError, Window
 from sources.http.json_body import json_list
-from tasks.pipeline import revalidation
-from tasks.pipeline.revalidation import known_response, mapping_fingerprint
+from tasks.pipeline.revalidation import known_response
 from tasks.runs.leases import LeaseLost
 from tests.tasks import feed as feed_module
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
-from tests.upstreams import canned, item
+from tests.upstreams import item
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[HTTPServer]:
-    """One server for the module: it takes half a second to stop one."""
+    """Yield one server for the module, because stopping a server takes half a second."""
     with HTTPServer(host="127.0.0.1", threaded=True) as server:
         yield server
 
 
 @pytest.fixture
 def feed(upstream: HTTPServer) -> Feed:
-    """A feed of two pages with two items each, and an empty page after them."""
+    """Return a feed with two pages of two items each, and an empty page after them."""
     upstream.clear()
     return Feed(upstream, [[item(0), item(1)], [item(2), item(3)]])
 
 
 def pages(bench: Bench, run: RowMapping) -> list[tuple[int, int, bool]]:
-    """Return for each page its status, its number of items, and whether any bytes were received."""
+    """Return the status, the number of items, and whether bytes were received, for each page."""
     rows = bench.rows(
         "SELECT status, fetched, bytes FROM pages WHERE run = :run ORDER BY partition, seq", run=run["id"]
     )
@@ -60,13 +53,13 @@ def pages(bench: Bench, run: RowMapping) -> list[tuple[int, int, bool]]:
 
 
 def etag(*items: Any) -> str:
-    return f'"{hashlib.sha1(json.dumps(items).encode()).hexdigest()}"'  # as werkzeug computes it
+    return f'"{hashlib.sha1(json.dumps(items).encode()).hexdigest()}"'  # Werkzeug computes ETags like this.
 
 
 # Bodies that are skipped
 
 
-def test_an_unchanged_page_is_not_sent_again_and_the_run_succeeds_without_items(
+def test_an_unchanged_page_is_neither_sent_nor_loaded_again(
     bench: Bench, feed: Feed, content: Callable[[Engine], str]
 ) -> None:
     first = bench.ingest(feed.source())
@@ -74,7 +67,7 @@ def test_an_unchanged_page_is_not_sent_again_and_the_run_succeeds_without_items(
     assert pages(bench, first) == [(200, 2, True), (200, 2, True), (200, 0, True)]
     assert feed.conditions == [None, None, None]
 
-    feed.asked.clear()
+    feed.requests.clear()
     second = bench.ingest(feed.source())
     assert second["status"] == "succeeded"
     assert pages(bench, second) == [(304, 0, False)] * 3
@@ -84,7 +77,7 @@ def test_an_unchanged_page_is_not_sent_again_and_the_run_succeeds_without_items(
     assert bench.one("SELECT cursor->>'run' FROM checkpoints") == str(second["id"])
 
 
-def test_an_unchanged_body_of_an_upstream_without_etags_is_not_loaded_again(bench: Bench, feed: Feed) -> None:
+def test_an_unchanged_body_without_an_etag_is_not_loaded_again(bench: Bench, feed: Feed) -> None:
     feed.etags = False
     bench.ingest(feed.source())
     second = bench.ingest(feed.source())
@@ -101,7 +94,7 @@ def test_only_the_page_that_changed_is_loaded(bench: Bench, feed: Feed) -> None:
 
 
 @pytest.mark.parametrize("change", [{"price": "2"}, {"observed_at": "2026-01-02T00:00:00Z"}], ids=["price", "time"])
-def test_a_body_that_returns_after_another_one_is_loaded_again(
+def test_a_body_that_is_sent_again_after_another_body_is_loaded_again(
     bench: Bench, feed: Feed, change: dict[str, Any], content: Callable[[Engine], str]
 ) -> None:
     loaded = []
@@ -116,7 +109,7 @@ def test_a_body_that_returns_after_another_one_is_loaded_again(
 def test_the_next_request_sends_the_newest_etag_of_an_unchanged_body(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     bench.rows("""UPDATE validators SET etag = '"of-another-server"'""")
-    feed.asked.clear()
+    feed.requests.clear()
     bench.ingest(feed.source())
     bench.ingest(feed.source())
     assert feed.conditions == ['"of-another-server"'] * 3 + [etag(item(0), item(1)), etag(item(2), item(3)), etag()]
@@ -131,8 +124,8 @@ def test_a_snapshot_of_several_slices_sends_the_validator_of_each_page(bench: Be
         assert [status for status, _, _ in pages(bench, bench.run(run))] == statuses
 
 
-def test_fetch_gets_the_stored_body_if_the_upstream_answers_304(bench: Bench) -> None:
-    """CoinGecko's `fetch` looks into each body to see whether there is another page."""
+def test_fetch_receives_the_stored_body_if_the_upstream_returns_304(bench: Bench) -> None:
+    """CoinGecko's `fetch` needs each body to determine whether another page follows."""
     with RecordedUpstreams(0, routes(ROOT / "sample_data", seed=1, freeze=True)) as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
         bench.monkeypatch.setenv("COINGECKO_URL", f"http://127.0.0.1:{upstream.server_address[1]}/coingecko/api/v3")
@@ -142,7 +135,7 @@ def test_fetch_gets_the_stored_body_if_the_upstream_answers_304(bench: Bench) ->
     assert (second["status"], pages(bench, second)) == ("succeeded", [(304, 0, False)] * 3)
 
 
-def test_a_run_without_changes_has_no_rejects_and_leaves_the_earlier_ones(bench: Bench, feed: Feed) -> None:
+def test_an_unchanged_run_adds_no_rejects_and_keeps_the_earlier_rejects(bench: Bench, feed: Feed) -> None:
     feed.pages = [[item(0), item(1, price="much")]]
     assert bench.ingest(feed.source())["status"] == "partial"
     second = bench.ingest(feed.source())
@@ -153,7 +146,7 @@ def test_a_run_without_changes_has_no_rejects_and_leaves_the_earlier_ones(bench:
 # Bodies that are loaded again
 
 
-def test_a_full_refresh_sends_no_conditions_and_loads_every_page(bench: Bench, feed: Feed) -> None:
+def test_a_full_refresh_sends_unconditional_requests_and_loads_every_page(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     run = bench.request(feed.source(), full_refresh=True)
     while bench.slice(run, task_slice=0)["status"] == "queued":
@@ -163,7 +156,7 @@ def test_a_full_refresh_sends_no_conditions_and_loads_every_page(bench: Bench, f
     assert [status for status, _, _ in pages(bench, bench.ingest(feed.source()))] == [304] * 3
 
 
-def test_a_page_that_was_not_committed_leaves_no_validator(bench: Bench, feed: Feed) -> None:
+def test_an_uncommitted_page_stores_no_validator(bench: Bench, feed: Feed) -> None:
     def refuse() -> None:
         raise TransientError("not this time")
 
@@ -181,7 +174,7 @@ def test_a_page_that_was_not_committed_leaves_no_validator(bench: Bench, feed: F
     assert bench.one("SELECT count(*) FROM quotes") == 4
 
 
-def test_a_body_that_another_mapping_read_is_loaded_again(
+def test_a_body_loaded_with_another_mapping_is_loaded_again(
     bench: Bench, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -200,12 +193,12 @@ def test_a_body_with_an_item_from_the_future_is_loaded_again(bench: Bench, feed:
     ahead = bench.one("SELECT clock_timestamp() + interval '1 hour'")
     feed.pages = [[item(0), item(1, observed_at=ahead.isoformat())]]
     assert bench.ingest(feed.source())["status"] == "partial"
-    run = bench.slice(bench.request(feed.source()), clock_skew=7200)  # as if two hours had passed
+    run = bench.slice(bench.request(feed.source()), clock_skew=7200)  # Simulates a run two hours later.
     assert feed.conditions[0] == feed.conditions[2] is None
     assert (run["status"], bench.one("SELECT count(*) FROM quotes")) == ("succeeded", 2)
 
 
-def test_a_body_whose_items_have_the_time_of_the_fetch_is_loaded_again(bench: Bench, feed: Feed) -> None:
+def test_a_body_is_loaded_again_if_its_items_are_timestamped_with_the_fetch_time(bench: Bench, feed: Feed) -> None:
     def parse(page: Page) -> list[Any]:
         return [fields | {"observed_at": page.fetched_at} for fields in json_list(page.body)]
 
@@ -215,7 +208,7 @@ def test_a_body_whose_items_have_the_time_of_the_fetch_is_loaded_again(bench: Be
     assert bench.one("SELECT count(*) FROM quotes") == 8
 
 
-def test_a_body_whose_quotes_another_page_overwrote_is_loaded_again(bench: Bench, feed: Feed) -> None:
+def test_a_body_is_loaded_again_if_another_page_overwrote_its_quotes(bench: Bench, feed: Feed) -> None:
     feed.pages = [[item(price="1")], [item(price="2")]]
     bench.ingest(feed.source())
     assert bench.one("SELECT price FROM quotes") == 2
@@ -225,7 +218,7 @@ def test_a_body_whose_quotes_another_page_overwrote_is_loaded_again(bench: Bench
     assert bench.one("SELECT price FROM quotes") == 1
 
 
-def test_a_body_that_is_no_longer_stored_is_sent_again(bench: Bench, feed: Feed) -> None:
+def test_a_deleted_body_is_sent_again(bench: Bench, feed: Feed) -> None:
     bench.ingest(feed.source())
     bench.rows("DELETE FROM pages")
     bench.rows("DELETE FROM raw_bodies")
@@ -234,7 +227,7 @@ def test_a_body_that_is_no_longer_stored_is_sent_again(bench: Bench, feed: Feed)
     assert pages(bench, run) == [(200, 2, True), (200, 2, True), (200, 0, True)]
 
 
-def test_a_page_that_is_not_exactly_the_response_is_always_loaded(bench: Bench, feed: Feed) -> None:
+def test_a_page_that_differs_from_its_response_is_always_loaded(bench: Bench, feed: Feed) -> None:
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         [page, *rest] = feed_module.fetch(window, http)
         yield page
@@ -247,15 +240,15 @@ def test_a_page_that_is_not_exactly_the_response_is_always_loaded(bench: Bench, 
     assert feed.conditions == [None] * 3 + [etag(item(0), item(1)), None, None]
 
 
-def test_each_partition_has_validators_of_its_own(bench: Bench, feed: Feed) -> None:
+def test_each_partition_has_separate_validators(bench: Bench, feed: Feed) -> None:
     for _ in range(2):
         bench.ingest(feed.source(partitions=lambda: ("first", "second")))
     assert feed.conditions[:6] == [None] * 6
     assert None not in feed.conditions[6:]
 
 
-def test_validators_of_requests_that_the_last_run_did_not_send_are_deleted(bench: Bench, feed: Feed) -> None:
-    """Otherwise a source that requests everything since a time would leave a row for every time."""
+def test_validators_of_requests_that_are_no_longer_sent_are_deleted(bench: Bench, feed: Feed) -> None:
+    """Otherwise, a source with a time in its requests would add a row in every run."""
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
         since = window.cursor["since"] if window.cursor else 0
@@ -283,77 +276,10 @@ def test_a_run_that_sent_no_request_deletes_no_validators(bench: Bench, feed: Fe
     assert bench.one("SELECT count(*) FROM validators") == 3
 
 
-# The fingerprint of a mapping
-
-CHANGE_EACH_FILE = """
-import sys
-from pathlib import Path
-from sources.registry import SOURCES
-from tasks.pipeline import revalidation
-
-fingerprint = revalidation.mapping_fingerprint
-before = {name: fingerprint(source) for name, source in SOURCES.items()}
-for path in map(Path, sys.argv[1:]):
-    text = path.read_text()
-    path.write_text(text + "# changed")
-    revalidation._digest.cache_clear()
-    unchanged = [name for name, source in SOURCES.items() if fingerprint(source) == before[name]]
-    path.write_text(text)
-    print(path, *unchanged)
-"""
-
-
-def modules(package: ModuleType) -> set[Path]:
-    """Return the files of all modules of a package and of its subpackages, as the import system finds them."""
-    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-    return {Path(str(import_module(name).__file__)) for name in [package.__name__, *names]}
-
-
-def test_every_module_of_the_packages_that_read_bodies_is_part_of_every_fingerprint() -> None:
-    shared = set(map(Path, revalidation._SHARED))
-    assert modules(sources) <= shared
-    names = {path.relative_to(ROOT).as_posix() for path in shared}
-    assert {"sources/csv/blocks.py", "sources/csv/fields.py", "sources/http/json_body.py", "sources/record.py"} <= names
-    assert {"tasks/drift/mapping.py", "tasks/pipeline/normalize.py"} <= names
-
-
-def test_a_change_of_any_file_that_reads_bodies_changes_the_fingerprint_of_every_source(tmp_path: Path) -> None:
-    """Change each file of a copy, and compute the fingerprints again."""
-    for folder in ("sources", "store", "tasks"):
-        copytree(ROOT / folder, tmp_path / folder, ignore=ignore_patterns("__pycache__"))
-    copy(ROOT / "settings.py", tmp_path)
-    files = [
-        path.relative_to(tmp_path) for name in ("csv", "http") for path in (tmp_path / "sources" / name).glob("*.py")
-    ]
-    files += [Path("tasks/pipeline/normalize.py"), Path("tasks/drift/mapping.py")]
-    ran = subprocess.run(
-        [sys.executable, "-c", CHANGE_EACH_FILE, *files], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
-    assert ran.stdout.splitlines() == [str(path) for path in files], (
-        "after a path: the sources with the old fingerprint"
-    )
-
-
-def test_a_source_has_the_modules_of_its_functions_in_its_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    fingerprints = {mapping_fingerprint(canned())}
-    for part in ("fetch", "parse", "normalize"):
-        (tmp_path / f"own_{part}.py").write_text(f"def {part}(*_):\n    return []\n")
-        own = getattr(import_module(f"own_{part}"), part)
-        fingerprints.add(mapping_fingerprint(replace(canned(), **{part: own})))
-    assert len(fingerprints) == 4
-
-
-def test_the_fingerprint_of_a_source_does_not_depend_on_its_name() -> None:
-    assert mapping_fingerprint(canned(name="first")) == mapping_fingerprint(canned(name="second"))
-
-
 # The stored response
 
 
-def test_the_known_response_has_the_stored_body_and_its_validators(bench: Bench, feed: Feed) -> None:
+def test_the_known_response_contains_the_stored_body_and_its_validators(bench: Bench, feed: Feed) -> None:
     bench.ingest(source := feed.source())
     request = bench.one("SELECT request FROM pages WHERE seq = 0")
     known = known_response(bench.engine, source, "", request)

@@ -1,4 +1,4 @@
-"""A slice works on its run until its time is up, and the next slice continues where it stopped."""
+"""Test that a slice works on its run until its time is up, and that the next slice continues the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tasks.counters import counters
 from tests.upstreams import canned, item
 
 
-def test_a_run_resumes_at_the_page_a_slice_reached(bench: Bench) -> None:
+def test_the_next_slice_resumes_at_the_page_after_the_last_committed_page(bench: Bench) -> None:
     fetched: list[int] = []
     run = bench.request(canned([item(0)], [item(1)], [item(2)], before=fetched.append))
     for status in ("queued", "queued", "queued", "succeeded"):
@@ -33,7 +33,7 @@ def test_a_run_resumes_at_the_page_a_slice_reached(bench: Bench) -> None:
     assert [row["seq"] for row in bench.rows("SELECT seq FROM pages ORDER BY seq")] == [0, 1, 2]
 
 
-def test_full_refresh_starts_from_no_cursor_and_still_resumes(bench: Bench) -> None:
+def test_a_full_refresh_ignores_the_cursor_but_resumes_after_a_slice(bench: Bench) -> None:
     cursors: list[object] = []
     source = canned([item(0)], [item(1)])
 
@@ -49,7 +49,7 @@ def test_full_refresh_starts_from_no_cursor_and_still_resumes(bench: Bench) -> N
     assert cursors == [None, None, 1]
 
 
-def test_two_pages_with_one_instant_end_the_same_however_the_run_was_sliced(
+def test_the_number_of_slices_does_not_change_the_loaded_data(
     bench: Bench, make_database: Callable[[], str], content: Callable[[Engine], str]
 ) -> None:
     loaded = []
@@ -79,7 +79,7 @@ def test_a_slice_that_exceeds_its_soft_limit_rejects_no_item_and_keeps_its_lease
     assert bench.one("SELECT lease_run FROM checkpoints") == run
 
 
-def test_a_slice_whose_time_is_up_stops_after_its_page_and_releases_its_lease(bench: Bench) -> None:
+def test_a_slice_that_runs_out_of_time_stops_after_its_page_and_releases_its_lease(bench: Bench) -> None:
     source = canned([item(0)], [item(1)])
     claim = claim_run(bench.engine, bench.request(source))
     assert claim
@@ -89,12 +89,12 @@ def test_a_slice_whose_time_is_up_stops_after_its_page_and_releases_its_lease(be
     assert bench.one("SELECT lease_run FROM checkpoints") is None
 
 
-def test_items_without_a_price_alone_do_not_make_a_run_partial(bench: Bench) -> None:
+def test_a_run_succeeds_if_its_only_rejects_lack_a_price(bench: Bench) -> None:
     run = bench.ingest(canned([item(0), item(1, price=None)]))
     assert (run["status"], counters(bench, run["id"])) == ("succeeded", (2, 1, 0, 0, 0, 1))
 
 
-def test_a_run_whose_items_were_all_rejected_has_failed(bench: Bench) -> None:
+def test_a_run_fails_if_all_its_items_are_rejected(bench: Bench) -> None:
     with capture_logs() as logs:
         run = bench.ingest(canned([item(0, price=None), item(1, symbol="")]))
     assert (run["status"], run["error_code"]) == ("failed", "nothing_loaded")
@@ -104,7 +104,7 @@ def test_a_run_whose_items_were_all_rejected_has_failed(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", [*RESERVED_PREFIXES, *(f"{prefix}2" for prefix in RESERVED_PREFIXES)])
-def test_a_source_must_not_use_a_partition_name_of_replays_and_backfills(bench: Bench, name: str) -> None:
+def test_a_run_fails_if_its_source_uses_a_reserved_partition_name(bench: Bench, name: str) -> None:
     run = bench.ingest(canned([item()], partitions=["own", name]))
     assert run["status"] == "failed"
     assert f"the partition name '{name}' is reserved" in run["error_detail"]
@@ -121,7 +121,7 @@ def test_a_source_without_partitions_succeeds_and_logs_a_hint(bench: Bench) -> N
 @pytest.mark.parametrize(
     ("name", "value"), [("CANNED_PLAN", "platinum"), ("CANNED_PLAN", "keyed"), ("CANNED_URL", "not an address")]
 )
-def test_wrong_settings_of_a_source_fail_its_run_before_any_request(
+def test_invalid_settings_of_a_source_fail_its_run_before_any_request(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     fetched: list[int] = []
@@ -132,7 +132,7 @@ def test_wrong_settings_of_a_source_fail_its_run_before_any_request(
     assert "CANNED_" in run["error_detail"]
 
 
-def test_an_assistant_skips_a_partition_that_fails_and_the_run_reports_it(bench: Bench) -> None:
+def test_an_assistant_skips_a_failing_partition_and_the_run_reports_its_error(bench: Bench) -> None:
     source = canned([item()], partitions=("a", "b", "c"))
 
     def parse(page: Page) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A run of two pages that is worked on over a connection that may break, and the outcome that it must have."""
+"""Work on a run of two pages over an unreliable connection, and verify its outcome."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ EXPECTED = {"fetched": 5, "inserted": 3, "updated": 1, "rejected": 1, "pages": 2
 
 
 def two_pages(fetched: list[int] | None = None) -> Source:
-    """Return a source of two pages. fetched: collects the number of each page that is fetched."""
+    """Return a source of two pages. fetched: a list that collects the number of each fetched page."""
     return canned(*PAGES, name="two", before=(fetched if fetched is not None else []).append)
 
 
 def run_slice(bench: Bench, run: uuid.UUID, **settings: Any) -> None:
-    """Work on a run for one slice, as a worker does: it survives lost claims, lost leases and database errors."""
+    """Work on a run for one slice. Like a worker, ignore lost claims, lost leases and database errors."""
     try:
         claim = claim_run(bench.engine, run)
         if claim is not None:
@@ -42,7 +42,7 @@ def run_slice(bench: Bench, run: uuid.UUID, **settings: Any) -> None:
 
 
 def finish(bench: Bench, run: uuid.UUID) -> None:
-    """Let leases and waits run out and run further slices, until the run has ended."""
+    """Expire leases and waits, and run further slices, until the run has ended."""
     for _ in range(3):
         if bench.run(run)["status"] not in ("queued", "running", "waiting"):
             return

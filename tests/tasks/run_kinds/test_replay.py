@@ -1,4 +1,4 @@
-"""A replay reads stored pages again with today's mapping: without the network, once, and in the order of commits."""
+"""Test that a replay reads stored pages again with the current mapping, without any request to the upstream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATER = FETCHED + timedelta(hours=1)
 
 
 def in_euros(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Map an item without its price, as a broken mapping does."""
+    """Simulate a broken mapping that reads the price from a missing field."""
     return {**fields, "price": fields.get("price_eur")}
 
 
@@ -42,7 +42,7 @@ def test_a_replay_of_a_whole_source_restores_all_its_quotes(
 ) -> None:
     feed = Feed(httpserver, [[item(0, price="1"), item(1)], [item(2), {"no": "item"}]])
     bench.ingest(feed.source())
-    bench.ingest(feed.source())  # All unchanged: 304, or a body that is known.
+    bench.ingest(feed.source())  # All pages are unchanged.
     feed.pages = [[item(0, price="2"), item(1, observed_at=LATER.isoformat())], [item(2)]]
     bench.ingest(feed.source())
     loaded = (
@@ -50,16 +50,16 @@ def test_a_replay_of_a_whole_source_restores_all_its_quotes(
         bench.rows("SELECT listing_id, observed_at, fetched_at FROM quotes ORDER BY 1, 2"),
     )
     bench.rows("TRUNCATE quotes, latest_quotes")
-    requests = len(feed.asked)
+    requests = len(feed.requests)
     run = bench.ingest(feed_source(UNREACHABLE), replay=ReplayParameters())
     assert (run["kind"], run["status"]) == ("replay", "partial")
     replayed = content(bench.engine), bench.rows("SELECT listing_id, observed_at, fetched_at FROM quotes ORDER BY 1, 2")
     assert replayed == loaded
-    assert len(feed.asked) == requests
+    assert len(feed.requests) == requests
     assert bench.one("SELECT cursor->>'next' FROM checkpoints WHERE partition = ''") is None, "the live cursor moved"
 
 
-def test_a_second_replay_changes_nothing_and_does_not_read_the_pages_of_the_first(bench: Bench) -> None:
+def test_a_second_replay_changes_nothing_and_ignores_the_pages_of_the_first_replay(bench: Bench) -> None:
     source = canned([item(0)], [item(1)])
     bench.ingest(source)
     for _ in range(2):
@@ -67,7 +67,7 @@ def test_a_second_replay_changes_nothing_and_does_not_read_the_pages_of_the_firs
         assert counters(bench, run["id"]) == (2, 0, 0, 2, 0, 0)
 
 
-def test_a_thousand_rejects_of_a_broken_mapping_are_loaded_once_it_is_corrected(bench: Bench) -> None:
+def test_a_replay_with_a_corrected_mapping_loads_a_thousand_rejects(bench: Bench) -> None:
     pages = [[item(number, price=str(number + 1)) for number in range(at, at + 250)] for at in range(0, 1000, 250)]
     broken = bench.ingest(canned(*pages, normalize=in_euros))
     assert (broken["status"], quarantined(bench)) == ("failed", 1000)
@@ -88,7 +88,7 @@ def test_a_thousand_rejects_of_a_broken_mapping_are_loaded_once_it_is_corrected(
     assert content_hash(bench.engine) == loaded
 
 
-def test_a_reject_that_still_fails_stays_quarantined_with_its_new_reasons(bench: Bench) -> None:
+def test_a_reject_that_fails_again_stays_quarantined_with_its_new_reasons(bench: Bench) -> None:
     page = [item(0), item(1, price="much"), item(2)]
     bench.ingest(canned(page, normalize=in_euros))
     before = bench.rows("SELECT * FROM rejects WHERE item_index = 1")[0]
@@ -99,13 +99,13 @@ def test_a_reject_that_still_fails_stays_quarantined_with_its_new_reasons(bench:
     after = bench.rows("SELECT * FROM rejects WHERE item_index = 1")[0]
     assert (after["rejected_at"], after["replayed_at"]) == (before["rejected_at"], None)
     assert after["reasons"][0]["code"] == "not_a_number"
-    # Released items are rejected again once the mapping is broken again.
+    # A replay with the broken mapping rejects the loaded items again.
     bench.ingest(canned(page, normalize=in_euros), replay=ReplayParameters())
     assert quarantined(bench) == 3
 
 
 def test_every_page_of_a_body_with_rejects_is_replayed(bench: Bench) -> None:
-    """If a body has no times, each page with that body is another quote."""
+    """If the body contains no times, each page with this body becomes another quote."""
     untimed = {name: value for name, value in item(0).items() if name != "observed_at"}
     for fetched_at in (FETCHED, LATER):
         bench.ingest(canned([untimed], fetched_at=fetched_at, normalize=in_euros))
@@ -128,8 +128,8 @@ def test_a_replayed_old_page_does_not_undo_later_corrections(bench: Bench) -> No
     assert content_hash(bench.engine) == loaded
 
 
-def test_a_quote_that_a_later_page_confirmed_is_not_overwritten_by_a_corrected_page(bench: Bench) -> None:
-    """A quote that is fetched again unchanged keeps the time of its first fetch, so later pages must be read again."""
+def test_a_corrected_page_does_not_overwrite_a_quote_that_a_later_page_confirmed(bench: Bench) -> None:
+    """An unchanged quote keeps its first fetch time. So a replay must also read the later pages with it."""
     fetches = [
         (FETCHED, "10"),
         (LATER, "11,0"),
@@ -146,12 +146,12 @@ def test_a_quote_that_a_later_page_confirmed_is_not_overwritten_by_a_corrected_p
     while (row := bench.slice(run, task_slice=0))["status"] == "queued":
         pass
     assert row["status"] == "succeeded"
-    # The page with the corrected quote, and the pages after it with a quote of the same time.
+    # The page with the corrected quote, and later pages with a quote of the same time, are read.
     assert bench.one("SELECT count(*) FROM pages WHERE run = :run", run=run) == 6
     assert bench.one("SELECT price FROM quotes JOIN listings ON id = listing_id WHERE source_asset_id = 'coin-0'") == 10
 
 
-def test_items_that_a_replay_rejected_are_replayed_as_well(bench: Bench) -> None:
+def test_items_rejected_by_a_replay_can_be_replayed(bench: Bench) -> None:
     bench.ingest(canned([item(0), item(1)]))
     broken = bench.ingest(canned(normalize=in_euros), replay=ReplayParameters())
     assert quarantined(bench) == 2
@@ -161,7 +161,7 @@ def test_items_that_a_replay_rejected_are_replayed_as_well(bench: Bench) -> None
     assert quarantined(bench) == 0
 
 
-def test_a_page_that_an_earlier_parser_found_empty_is_replayed_each_time(bench: Bench) -> None:
+def test_a_page_that_an_earlier_parser_read_as_empty_is_always_replayed(bench: Bench) -> None:
     bench.ingest(canned([item(0)], parse=lambda _: []))
     for _ in range(2):
         bench.rows("TRUNCATE quotes, latest_quotes")
@@ -179,7 +179,7 @@ def test_a_mapping_that_reads_another_field_corrects_the_stored_quotes(bench: Be
     assert bench.one("SELECT market_cap FROM quotes") == 7
 
 
-def test_a_replay_resumes_where_its_slice_ended(bench: Bench) -> None:
+def test_a_replay_resumes_after_each_slice(bench: Bench) -> None:
     pages = [[item(number)] for number in range(5)]
     bench.ingest(canned(*pages))
     bench.rows("TRUNCATE quotes, latest_quotes")

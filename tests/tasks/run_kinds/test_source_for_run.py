@@ -1,4 +1,4 @@
-"""A run of each kind reads its source as that kind needs."""
+"""Test that a source is adapted to the kind of the run."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ BACKFILL = BackfillParameters(assets=("coin-0",), observed_from=datetime(2020, 1
 
 
 def adapted(bench: Bench, source: Source, **parameters: Any) -> Source:
-    """Return the source as a run of these parameters reads it."""
+    """Return the source adapted to a run with these parameters."""
     claim = claim_run(bench.engine, bench.request(source, **parameters))
     assert claim
     return source_for_run(bench.engine, source, claim)
 
 
-def test_a_live_run_reads_the_source_as_it_is(bench: Bench) -> None:
+def test_a_live_run_uses_the_unchanged_source(bench: Bench) -> None:
     source = canned([item()])
     assert adapted(bench, source) is source
 
 
-def test_a_replay_reads_one_partition_alone_and_no_upstream(bench: Bench) -> None:
+def test_a_replay_has_one_partition_and_no_upstream(bench: Bench) -> None:
     source = coingecko.source
     replayed = adapted(bench, source, replay=ReplayParameters())
     assert (list(replayed.partitions()), replayed.is_shared, replayed.upstreams) == (["replay:"], False, {})
     assert (replayed.name, replayed.rate, replayed.drift) == (source.name, source.rate, source.drift)
 
 
-def test_a_replay_maps_the_pages_of_backfills_too(bench: Bench) -> None:
+def test_a_replay_can_map_the_pages_of_backfills(bench: Bench) -> None:
     replayed = adapted(bench, coingecko.source, replay=ReplayParameters())
     assert replayed.normalize is not coingecko.source.normalize
     assert replayed.history is coingecko.source.history
@@ -45,13 +45,13 @@ def test_a_replay_maps_the_pages_of_backfills_too(bench: Bench) -> None:
 
 @pytest.fixture
 def two_currencies(bench: Bench) -> Source:
-    """A source with a history, which lists one asset in two currencies."""
+    """Return a source with a history that lists one asset in two currencies."""
     source = canned([item(), item(quote_currency="EUR"), item(1)], history=coingecko.source.history, is_shared=True)
     bench.ingest(source)
     return source
 
 
-def test_a_backfill_reads_each_listing_of_its_assets_as_a_partition(bench: Bench, two_currencies: Source) -> None:
+def test_a_backfill_has_one_partition_for_each_listing_of_its_assets(bench: Bench, two_currencies: Source) -> None:
     backfilled = adapted(bench, two_currencies, backfill=BACKFILL)
     listings = bench.rows("SELECT quote_currency FROM listings WHERE source_asset_id = 'coin-0' ORDER BY id")
     assert {row["quote_currency"] for row in listings} == {"USD", "EUR"}

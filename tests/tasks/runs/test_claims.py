@@ -1,4 +1,4 @@
-"""Only the newest claim moves a run, and a move takes effect between two pages."""
+"""Test that only the newest claim changes the status of a run, and only between two pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tasks.conftest import Bench, empty_page
 from tests.upstreams import canned, item
 
 
-def test_a_run_is_claimed_by_one_worker_only(bench: Bench) -> None:
+def test_a_run_is_claimed_by_only_one_worker(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     claim = claim_run(bench.engine, run)
     assert claim
@@ -38,7 +38,7 @@ def test_a_waiting_run_is_claimed_when_it_is_due(bench: Bench) -> None:
     assert claim_run(bench.engine, run)
 
 
-def test_a_claim_carries_a_pause_that_has_not_ended(bench: Bench) -> None:
+def test_a_claim_contains_the_current_pause_of_its_source(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     for interval, reason in (("1 min", "maintenance"), ("-1 min", None)):
         bench.rows("UPDATE sources SET paused_reason = 'maintenance'")
@@ -99,7 +99,7 @@ def test_a_run_cancelled_during_its_slice_ends_instead_of_waiting(bench: Bench) 
     assert (row["status"], bool(row["finished_at"])) == ("cancelled", True)
 
 
-def test_a_slice_whose_run_has_ended_meanwhile_writes_nothing_more(bench: Bench) -> None:
+def test_a_slice_stops_writing_after_its_run_has_ended(bench: Bench) -> None:
     def end(number: int) -> None:
         if number == 1:
             bench.rows("UPDATE runs SET status = 'failed', finished_at = clock_timestamp()")
@@ -148,7 +148,7 @@ def test_the_end_of_a_slice_ends_its_assistants(bench: Bench, claims: tuple[Clai
 
 @contextmanager
 def committing(bench: Bench, lease: Lease) -> Iterator[None]:
-    """Hold a page's transaction open after it passed its fence. Commit it at the end."""
+    """Keep a page's transaction open after it passed the fence. Commit it at the end."""
     with bench.engine.begin() as connection:
         pass_fence(connection, lease, empty_page())
         yield
@@ -167,7 +167,9 @@ def test_a_run_ends_after_the_page_that_an_assistant_is_committing(bench: Bench,
     with ThreadPoolExecutor() as threads:
         with committing(bench, lease):
             version = threads.submit(end)
-            until(lambda: bench.one("SELECT count(*) FROM pg_locks WHERE NOT granted"), what="the end waits")
+            until(
+                lambda: bench.one("SELECT count(*) FROM pg_locks WHERE NOT granted"), what="the end waits for the lock"
+            )
             assert bench.run(claim.run)["status"] == "running"
         assert version.result() == 1
     assert bench.run(claim.run)["status"] == "cancelled"

@@ -1,4 +1,4 @@
-"""Every state and every code of a run is explained."""
+"""Test that every status and every code of a run is explained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks.runs import codes
 from tests.code import calls, texts
 
 DEFAULTS = {"upstream_unavailable", "upstream_refused"}
-"""Codes of TransientError and TerminalError without a code of their own."""
+"""Default codes of TransientError and TerminalError."""
 
 
 def raised_codes() -> set[str]:
@@ -25,11 +25,11 @@ def raised_codes() -> set[str]:
     return raised
 
 
-def test_every_code_that_is_raised_is_explained() -> None:
+def test_every_raised_run_code_is_explained() -> None:
     raised = raised_codes()
     assert {"poisoned", "rate_limited", "columns_missing", "internal_error"} <= raised
     assert raised <= set(codes.WAITING) | set(codes.FAILED)
 
 
-def test_every_state_is_explained() -> None:
+def test_every_run_status_is_explained() -> None:
     assert set(RUN_STATUSES) == set(codes.STATES)

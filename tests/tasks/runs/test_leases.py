@@ -1,4 +1,4 @@
-"""One worker at a time writes to a partition, and a worker that lost its lease writes nothing."""
+"""Test that only the worker that holds the lease of a partition writes to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tasks.conftest import Bench, empty_page
 from tests.upstreams import canned, item
 
 
-def test_a_slice_that_lost_its_lease_writes_nothing_more(bench: Bench) -> None:
+def test_a_slice_stops_writing_after_it_lost_its_lease(bench: Bench) -> None:
     run = bench.request(canned([item(0)], [item(1)], before=lambda number: take_over(number)))
 
     def take_over(number: int) -> None:
@@ -53,9 +53,7 @@ def test_a_slice_and_its_assistant_do_not_take_each_others_leases(bench: Bench, 
         take_lease(bench.engine, claims[0], "b", 60, takeover_after=10)
 
 
-def test_a_partition_that_an_assistant_finished_is_done_for_the_slice(
-    bench: Bench, claims: tuple[Claim, Claim]
-) -> None:
+def test_a_partition_finished_by_an_assistant_is_done_for_the_slice(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     claim, assistant = claims
     release_lease(bench.engine, take_lease(bench.engine, assistant, "a", 60), done=True)
     with pytest.raises(PartitionDone):
@@ -71,23 +69,23 @@ def test_a_slice_takes_over_the_lease_of_a_silent_assistant(bench: Bench, claims
         pass_fence(connection, lost, empty_page())
 
 
-def test_the_next_slice_takes_over_the_leases_of_the_last(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+def test_the_next_slice_takes_over_the_leases_of_the_previous_slice(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     claim, assistant = claims
     take_lease(bench.engine, assistant, "a", 60)
-    bench.rows("UPDATE runs SET status = 'queued'")  # like the reconciler, which leaves the lease in place
+    bench.rows("UPDATE runs SET status = 'queued'")  # The reconciler also keeps the lease.
     following = claim_run(bench.engine, claim.run)
     assert following
     assert take_lease(bench.engine, following, "a", 60).token == 2
 
 
-def test_an_expired_lease_is_free(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+def test_an_expired_lease_can_be_taken(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     claim, assistant = claims
     take_lease(bench.engine, assistant, "a", 60)
     bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
     assert take_lease(bench.engine, claim, "a", 60).token == 2
 
 
-def test_a_cancelled_run_gets_no_lease(bench: Bench, claims: tuple[Claim, Claim]) -> None:
+def test_a_run_with_a_requested_cancellation_gets_no_lease(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     request_cancel(bench.engine, claims[0].run)
     for claim in claims:
         with pytest.raises(Cancelled):
@@ -105,8 +103,8 @@ def test_a_partition_is_not_done_if_its_checkpoint_has_changed(bench: Bench, cla
 @pytest.mark.parametrize(
     ("error", "pause"),
     [
-        (TransientError("no\x00 answer", code="slow"), None),
-        (TerminalError("no answer", code="slow", pause=timedelta(minutes=1)), 60),
+        (TransientError("no\x00 response", code="slow"), None),
+        (TerminalError("no response", code="slow", pause=timedelta(minutes=1)), 60),
     ],
     ids=["transient", "terminal"],
 )
@@ -120,7 +118,7 @@ def test_a_failed_partition_keeps_its_error(
         "lease_run": None,
         "done_by": None,
         "failed_by": claim.run,
-        "error": {"code": "slow", "detail": "no answer", "pause": pause},
+        "error": {"code": "slow", "detail": "no response", "pause": pause},
     }
     release_lease(bench.engine, take_lease(bench.engine, claim, "a", 60), done=True)
     assert bench.one("SELECT error FROM checkpoints") is None

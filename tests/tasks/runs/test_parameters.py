@@ -1,4 +1,4 @@
-"""Parameters of replays and backfills survive the JSON of a run's row, and backfills cut equal spans."""
+"""Test that parameters of replays and backfills are restored from JSON, and how backfills are divided into spans."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DAY = timedelta(days=1)
         BackfillParameters(("bitcoin",), NOON.astimezone(timezone(timedelta(hours=2)))),
     ],
 )
-def test_a_backfill_reads_back_the_parameters_it_wrote(parameters: BackfillParameters) -> None:
+def test_the_parameters_of_a_backfill_are_restored_from_json(parameters: BackfillParameters) -> None:
     assert BackfillParameters.of(json.loads(json.dumps(parameters.parameters))) == parameters
 
 
-def test_a_replay_writes_only_the_parameters_that_were_set() -> None:
+def test_a_replay_stores_only_the_parameters_that_were_set() -> None:
     run = UUID("a19acd52-b185-4358-9bfa-6b49f1232861")
     assert ReplayParameters().parameters == {}
     written = ReplayParameters(rejected=True, code="in_future", run=run, fetched_from=NOON).parameters
@@ -41,7 +41,7 @@ def test_a_replay_writes_only_the_parameters_that_were_set() -> None:
     assert ReplayParameters.of(written).parameters == written
 
 
-def test_spans_are_cut_at_multiples_of_their_length_and_come_newest_first() -> None:
+def test_spans_end_at_multiples_of_their_length_and_are_ordered_newest_first() -> None:
     length = 10 * DAY
     spans = BackfillParameters(("bitcoin",), NOON - 25 * DAY, NOON - DAY).spans(length, NOON)
     assert (spans[0][1], spans[-1][0]) == (NOON - DAY, NOON - 25 * DAY)

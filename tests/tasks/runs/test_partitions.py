@@ -1,4 +1,4 @@
-"""A partition that cannot be read stops no other partition, and is named in the run's error."""
+"""Test that an unreadable partition does not stop other partitions, and that the run's error names it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.upstreams import canned, item
 
 
 def work_until_finished(bench: Bench, run: UUID, **settings: Any) -> list[str]:
-    """Work on the run slice by slice, without its waits. Return its status after each slice."""
+    """Work on a run slice by slice, without its waits, until it ends. Return its status after each slice."""
     statuses: list[str] = []
     while len(statuses) < 30:
         bench.rows("UPDATE runs SET next_attempt_at = NULL")
@@ -30,9 +30,9 @@ def work_until_finished(bench: Bench, run: UUID, **settings: Any) -> list[str]:
 
 
 def failing_source(errors: Mapping[str, Exception], fetched: list[str], **changes: Any) -> Source:
-    """A source of four files, a.csv to d.csv, with one quote each. Those in `errors` raise.
+    """Return a source of four files, a.csv to d.csv, with one quote each. Files in `errors` raise their error.
 
-    The letter of each fetched file is added to `fetched`.
+    The list `fetched` collects the letter of each fetched file.
     """
     source = canned([item(0)], partitions=("a.csv", "b.csv", "c.csv", "d.csv"), **changes)
     fetch_page = source.fetch
@@ -51,7 +51,7 @@ def loaded_partitions(bench: Bench) -> list[str]:
     return [row["partition"] for row in bench.rows("SELECT partition FROM pages ORDER BY 1")]
 
 
-def test_a_partition_that_cannot_be_read_does_not_stop_the_others(bench: Bench) -> None:
+def test_an_unreadable_partition_does_not_stop_the_other_partitions(bench: Bench) -> None:
     source = canned([item(0)], partitions=("a.csv", "bad.csv", "c.csv"))
     fetch_page = source.fetch
 
@@ -66,7 +66,7 @@ def test_a_partition_that_cannot_be_read_does_not_stop_the_others(bench: Bench) 
     assert loaded_partitions(bench) == ["a.csv", "c.csv"]
 
 
-def test_a_partition_that_must_wait_does_not_stop_the_others(bench: Bench) -> None:
+def test_a_waiting_partition_does_not_stop_the_other_partitions(bench: Bench) -> None:
     source = canned([item(0)], partitions=("changing.csv", "still.csv"))
     fetch_page = source.fetch
 
@@ -81,7 +81,7 @@ def test_a_partition_that_must_wait_does_not_stop_the_others(bench: Bench) -> No
     assert loaded_partitions(bench) == ["still.csv"]
 
 
-def test_unreadable_partitions_are_tried_once_in_a_run_of_many_slices_and_all_are_named(bench: Bench) -> None:
+def test_a_run_tries_each_unreadable_partition_once_and_names_all_of_them(bench: Bench) -> None:
     fetched: list[str] = []
     errors = {
         "a": TerminalError("a.csv: cannot be read", code="file_unreadable", pause=timedelta(hours=1)),
@@ -99,7 +99,7 @@ def test_unreadable_partitions_are_tried_once_in_a_run_of_many_slices_and_all_ar
     assert bench.one("SELECT paused_until > clock_timestamp() + interval '59 min' FROM sources WHERE name = 'canned'")
 
 
-def test_a_partition_that_is_readable_again_does_not_fail_the_next_run(bench: Bench) -> None:
+def test_the_next_run_succeeds_after_its_partitions_become_readable(bench: Bench) -> None:
     errors: dict[str, Exception] = {"b": TerminalError("cannot be read", code="file_unreadable")}
     assert bench.ingest(failing_source(errors, []))["error_detail"] == "b.csv: cannot be read"
     errors.clear()
@@ -107,7 +107,7 @@ def test_a_partition_that_is_readable_again_does_not_fail_the_next_run(bench: Be
     assert bench.one("SELECT count(*) FROM checkpoints WHERE error IS NOT NULL OR failed_by IS NOT NULL") == 0
 
 
-def test_a_file_that_had_to_wait_and_was_then_deleted_does_not_fail_its_run(bench: Bench) -> None:
+def test_a_waiting_file_that_is_deleted_does_not_fail_its_run(bench: Bench) -> None:
     source = failing_source({"a": TransientError("it changed while it was read", code="file_changed")}, [])
     run = bench.request(source)
     assert bench.slice(run)["status"] == "waiting"
@@ -115,7 +115,7 @@ def test_a_file_that_had_to_wait_and_was_then_deleted_does_not_fail_its_run(benc
     assert work_until_finished(bench, run) == ["succeeded"]
 
 
-def test_unreadable_partitions_that_do_not_fit_into_the_error_are_counted(bench: Bench) -> None:
+def test_the_error_counts_the_unreadable_partitions_that_it_does_not_name(bench: Bench) -> None:
     partitions = [f"{number:03}.csv" for number in range(100)]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
@@ -128,24 +128,24 @@ def test_unreadable_partitions_that_do_not_fit_into_the_error_are_counted(bench:
     assert run["error_detail"].endswith(f"; and {100 - count} more")
 
 
-def test_waiting_partitions_are_retried_after_all_others_until_max_waits(bench: Bench) -> None:
+def test_waiting_partitions_are_retried_last_and_at_most_max_waits_times(bench: Bench) -> None:
     fetched: list[str] = []
     errors = {
         "a": TransientError("a.csv is down"),
-        "b": TransientError("no answer"),
+        "b": TransientError("no response"),
         "c": TerminalError("c.csv: cannot be read", code="file_unreadable"),
     }
     run = bench.request(failing_source(errors, fetched))
     statuses = work_until_finished(bench, run, task_slice=0, max_waits=2)
-    # While untried partitions remain, the run makes progress, and no wait counts.
+    # Waits do not count while the run still makes progress with other partitions.
     assert "".join(fetched) == "abcdd" + "aba"
     assert statuses == ["queued"] * 5 + ["waiting"] * 2 + ["failed"]
     row = bench.run(run)
     assert (row["error_code"], loaded_partitions(bench)) == ("upstream_unavailable", ["d.csv"])
-    assert row["error_detail"] == "a.csv is down; gave up after 2 waits; b.csv: no answer; c.csv: cannot be read"
+    assert row["error_detail"] == "a.csv is down; gave up after 2 waits; b.csv: no response; c.csv: cannot be read"
 
 
-def test_a_partition_that_makes_its_slice_wait_does_not_stop_the_others(bench: Bench) -> None:
+def test_a_rate_limited_partition_does_not_stop_the_other_partitions(bench: Bench) -> None:
     fetched: list[str] = []
     errors = {"a": TransientError("slow down", code="rate_limited", retry_after=1)}
     run = bench.request(failing_source(errors, fetched))
@@ -153,14 +153,14 @@ def test_a_partition_that_makes_its_slice_wait_does_not_stop_the_others(bench: B
     assert ("".join(fetched), loaded_partitions(bench)) == ("abbccddaaa", ["b.csv", "c.csv", "d.csv"])
 
 
-def test_a_limit_of_our_own_does_not_hide_failing_partitions(bench: Bench) -> None:
-    """Otherwise an open circuit breaker would keep the run of a broken host alive for ever."""
+def test_our_own_rate_limit_does_not_hide_failing_partitions(bench: Bench) -> None:
+    """Otherwise, an open circuit breaker would keep the run of a failing host waiting forever."""
     fetched: list[str] = []
     limit = TransientError("used up", code="rate_limited", retry_after=7000, is_failure=False)
     errors: dict[str, Exception] = {"a": TransientError("a is down"), "b": TransientError("b is down"), "c": limit}
     run = bench.request(failing_source(errors, fetched))
     row = bench.slice(run)
-    # c was not requested from the upstream. So it keeps its turn, and the wait does not count.
+    # The upstream did not receive the request for c. So c is tried first next time, and the wait does not count.
     assert (row["waits"], row["waiting_reason"][:21], "".join(fetched)) == (0, "rate_limited: used up", "abc")
     errors["b"] = limit
     del errors["c"]
@@ -174,7 +174,7 @@ def test_a_limit_of_our_own_does_not_hide_failing_partitions(bench: Bench) -> No
     assert bench.one("SELECT next_attempt_at > clock_timestamp() + interval '6900 s' FROM runs")
 
 
-def test_a_slice_ends_on_time_between_partitions_and_the_next_continues(bench: Bench) -> None:
+def test_a_slice_can_end_between_partitions_and_the_next_slice_continues(bench: Bench) -> None:
     fetched: list[str] = []
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
@@ -187,7 +187,7 @@ def test_a_slice_ends_on_time_between_partitions_and_the_next_continues(bench: B
     assert fetched == ["a", "b", "c"]
 
 
-def test_a_folder_of_partitions_that_cannot_be_read_is_named(bench: Bench) -> None:
+def test_the_error_for_an_unreadable_folder_names_it(bench: Bench) -> None:
     def partitions() -> list[str]:
         raise TerminalError("/nowhere: no such folder", code="csv_dir_unreadable")
 
@@ -199,7 +199,7 @@ def test_a_folder_of_partitions_that_cannot_be_read_is_named(bench: Bench) -> No
     )
 
 
-def test_the_partition_to_prefetch_is_the_first_that_is_neither_leased_nor_done(
+def test_the_first_partition_that_is_neither_leased_nor_done_is_prefetched(
     bench: Bench, claims: tuple[Claim, Claim]
 ) -> None:
     claim, assistant = claims

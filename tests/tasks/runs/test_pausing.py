@@ -1,4 +1,4 @@
-"""A paused source starts no slice, and a resumed one continues at once."""
+"""Test that a paused source starts no slice, and that a resumed source continues at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_resuming_a_source_makes_its_waiting_run_due(bench: Bench, broker: Redis
     assert bench.slice(run["id"])["status"] == "succeeded"
 
 
-def test_a_second_pause_replaces_the_first(bench: Bench) -> None:
+def test_a_second_pause_replaces_the_first_pause(bench: Bench) -> None:
     end = datetime(2099, 1, 1, tzinfo=UTC)
     for until, reason in ((None, "maintenance"), (end, "a shorter one")):
         pause_source(bench.engine, "canned", until, reason)

@@ -1,4 +1,4 @@
-"""A run's message carries its id; publishing is counted, and ends quietly when Redis does not take messages."""
+"""Test that messages contain the run's id, that publications are counted, and that Redis errors are only logged."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.tasks.conftest import Bench
 
 
 def queued(broker: Redis) -> list[Any]:
-    """The headers of the messages in the ingest queue, newest first."""
+    """Return the headers of the messages in the ingest queue, newest first."""
     return [json.loads(message)["headers"] for message in broker.lrange("ingest", 0, -1)]
 
 
 def request_two(bench: Bench) -> list[uuid.UUID]:
-    """Request two runs, one after the other."""
+    """Request two runs one after the other. Return their ids."""
     requests = [[RunRequest(name)] for name in ("coinpaprika", "coingecko")]
     return [request_runs(bench.engine, request, requested_by="a")[0].run for request in requests]
 
 
-def test_runs_are_published_oldest_first_under_their_ids(bench: Bench, broker: Redis) -> None:
+def test_runs_are_published_oldest_first_with_their_ids(bench: Bench, broker: Redis) -> None:
     runs = request_two(bench)
     broker.flushall()
     publish(bench.engine, reversed(runs))
@@ -35,7 +35,7 @@ def test_runs_are_published_oldest_first_under_their_ids(bench: Bench, broker: R
     assert (newest["task"], newest["shadow"]) == ("kasparro.ingest", "ingest coingecko")
 
 
-def test_each_publication_of_a_run_is_counted_until_a_worker_has_it(bench: Bench, broker: Redis) -> None:
+def test_publications_of_a_run_are_counted_until_a_worker_claims_it(bench: Bench, broker: Redis) -> None:
     first, second = request_two(bench)
     bench.rows("UPDATE runs SET status = 'running' WHERE id = :run", run=second)
     publish(bench.engine, [first, second])
@@ -54,7 +54,7 @@ def test_publishing_stops_at_the_first_message_that_redis_refuses(bench: Bench, 
     assert [bench.run(run)["publish_count"] for run in runs] == [1, 1]
 
 
-def test_assistants_are_called_for_the_claim_of_the_slice(
+def test_messages_to_assistants_contain_the_claim_of_the_slice(
     bench: Bench, broker: Redis, claims: tuple[Claim, Claim]
 ) -> None:
     claim, _ = claims

@@ -1,4 +1,4 @@
-"""The reconciler settles runs whose worker vanished, and publishes runs whose message was lost."""
+"""Test that the reconciler requeues runs of dead workers, and publishes runs with lost messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tasks.conftest import Bench, empty_page
 from tests.upstreams import canned, item
 
 
-def test_a_run_is_published_again_only_after_its_message_is_old(bench: Bench, broker: Redis) -> None:
+def test_a_run_is_published_again_only_after_the_publish_gap(bench: Bench, broker: Redis) -> None:
     [run] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     assert broker.llen("ingest") == 1
     reconcile(bench.engine, bench.settings)
@@ -29,7 +29,7 @@ def test_a_run_is_published_again_only_after_its_message_is_old(bench: Bench, br
     assert bench.run(run.run)["publish_count"] == 2
 
 
-def test_the_gap_to_the_next_publication_doubles_while_messages_wait(bench: Bench, broker: Redis) -> None:
+def test_the_publish_gap_doubles_while_messages_are_queued(bench: Bench, broker: Redis) -> None:
     request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     gap = bench.settings.publish_gap
     for count, seconds, published in ((1, gap + 1, 1), (3, gap * 4 - 1, 0), (3, gap * 4 + 1, 1)):
@@ -44,7 +44,9 @@ def test_the_gap_to_the_next_publication_doubles_while_messages_wait(bench: Benc
         assert broker.llen("ingest") == 1 + published
 
 
-def test_a_lost_message_is_sent_again_after_one_gap_however_often_it_was_sent(bench: Bench, broker: Redis) -> None:
+def test_a_lost_message_is_published_again_after_one_gap_even_after_many_publications(
+    bench: Bench, broker: Redis
+) -> None:
     request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     for seconds, published in ((bench.settings.publish_gap - 1, 0), (bench.settings.publish_gap + 1, 1)):
         broker.flushall()
@@ -55,7 +57,7 @@ def test_a_lost_message_is_sent_again_after_one_gap_however_often_it_was_sent(be
         assert broker.llen("ingest") == published
 
 
-def test_a_queued_run_says_that_no_worker_is_alive_until_one_sends_a_heartbeat(bench: Bench) -> None:
+def test_a_queued_run_reports_that_no_worker_is_alive_until_a_heartbeat(bench: Bench) -> None:
     [run] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
 
     def reason() -> str | None:
@@ -73,7 +75,7 @@ def test_a_queued_run_says_that_no_worker_is_alive_until_one_sends_a_heartbeat(b
     assert reason() is None
 
 
-def test_a_step_that_fails_does_not_stop_the_other_steps(bench: Bench, broker: Redis) -> None:
+def test_a_failing_step_does_not_stop_the_other_steps(bench: Bench, broker: Redis) -> None:
     request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     broker.flushall()
     bench.rows("UPDATE runs SET published_at = NULL")
@@ -99,12 +101,13 @@ def test_a_run_with_a_live_lease_stays_running(bench: Bench) -> None:
     assert bench.run(run)["status"] == "queued"
 
 
-def test_a_slice_that_has_just_released_a_partition_counts_as_alive(bench: Bench) -> None:
+def test_a_run_that_has_just_released_a_lease_stays_running(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     claim = claim_run(bench.engine, run)
     assert claim
     lease = take_lease(bench.engine, claim, "", bench.settings.lease)
-    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")  # when the slice took the lease
+    # The slice took the lease an hour ago.
+    bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
     release_lease(bench.engine, lease, done=True)
     reconcile(bench.engine, bench.settings)
     assert bench.run(run)["status"] == "running"
@@ -141,14 +144,14 @@ def test_a_cancelled_run_whose_worker_vanished_is_cancelled(bench: Bench) -> Non
     assert bench.run(run)["status"] == "cancelled"
 
 
-def test_a_run_whose_workers_all_die_fails_as_poisoned_names_the_page_and_pauses_its_source(bench: Bench) -> None:
+def test_a_run_that_kills_all_its_workers_fails_as_poisoned_and_pauses_its_source(bench: Bench) -> None:
     run = bench.request(canned([item(0)], [item(1)]))
     bench.slice(run, task_slice=0)
     for _ in range(bench.settings.max_attempts):
         assert bench.run(run)["status"] == "queued"
         claim = claim_run(bench.engine, run)
         assert claim
-        take_lease(bench.engine, claim, "", 0)  # and then its worker dies
+        take_lease(bench.engine, claim, "", 0)  # Then the worker dies.
         bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
         reconcile(bench.engine, bench.settings)
     row = bench.run(run)
@@ -164,7 +167,7 @@ def test_a_run_is_not_requeued_while_an_assistant_is_committing(bench: Bench, cl
     bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
     bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
     with bench.engine.connect() as connection:
-        # The assistant continues although its lease has expired.
+        # The assistant continues, although its lease has expired.
         pass_fence(connection, Lease(assistant, "a", lease.token, None, 0, seconds=-1), empty_page())
         reconcile(bench.engine, bench.settings)
         assert bench.run(claim.run)["status"] == "running"

@@ -1,4 +1,4 @@
-"""Repeated requests for the same run are answered with one run, however many clients send them."""
+"""Test that repeated and simultaneous requests for the same run create only one run."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def test_a_request_for_a_source_with_an_unfinished_run_returns_that_run(bench: B
     assert first.run == second.run
 
 
-def test_many_simultaneous_requests_get_one_run(bench: Bench) -> None:
-    answers: list[uuid.UUID] = []
+def test_many_simultaneous_requests_create_one_run(bench: Bench) -> None:
+    runs: list[uuid.UUID] = []
     barrier = threading.Barrier(8)
 
     def request(order: int) -> None:
         barrier.wait(10)
         requests = [RunRequest("coingecko"), RunRequest("coinpaprika")][::order]
-        answers.extend(answer.run for answer in request_runs(bench.engine, requests, requested_by="crowd"))
+        runs.extend(result.run for result in request_runs(bench.engine, requests, requested_by="crowd"))
 
     threads = [threading.Thread(target=request, args=(order,)) for order in (1, -1) * 4]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert sorted(Counter(answers).values()) == [8, 8]
+    assert sorted(Counter(runs).values()) == [8, 8]
     assert bench.one("SELECT count(*) FROM runs") == 2
 
 
-def test_a_conflicting_run_with_other_parameters_is_named_and_no_run_is_created(bench: Bench) -> None:
+def test_a_conflict_with_an_unfinished_run_names_it_and_creates_no_run(bench: Bench) -> None:
     [live] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="a")
     requests = [RunRequest("coinpaprika"), RunRequest("coingecko", full_refresh=True)]
     with pytest.raises(RunConflict) as conflict:
@@ -52,7 +52,7 @@ def test_a_conflicting_run_with_other_parameters_is_named_and_no_run_is_created(
     assert bench.one("SELECT count(*) FROM runs") == 1
 
 
-def test_the_error_for_an_unknown_source_lists_the_known_ones(bench: Bench) -> None:
+def test_the_error_for_an_unknown_source_lists_the_known_sources(bench: Bench) -> None:
     with pytest.raises(UnknownSource, match=r"'coingeko'.*coinpaprika, coingecko"):
         request_runs(bench.engine, [RunRequest("coingeko")], requested_by="a")
 

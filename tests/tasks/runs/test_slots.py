@@ -1,4 +1,4 @@
-"""A slot and its run are recorded together or not at all."""
+"""Test that a slot and its run are recorded together or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def timetable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Timetable:
     return Timetable.empty(bench, monkeypatch)
 
 
-def test_a_slot_gets_its_run_once(timetable: Timetable) -> None:
+def test_a_slot_gets_only_one_run(timetable: Timetable) -> None:
     engine = timetable.bench.engine
     timetable.add("latest")
     first = request_slot(engine, "canned", MIDNIGHT, after=None)
@@ -32,33 +32,33 @@ def test_a_slot_gets_its_run_once(timetable: Timetable) -> None:
 @pytest.mark.parametrize(
     ("postpone", "outcome", "last_slot"), [(False, "dropped", MIDNIGHT + HOUR), (True, "postponed", MIDNIGHT)]
 )
-def test_a_slot_that_meets_an_unfinished_run_is_dropped_or_postponed(
+def test_a_slot_is_dropped_or_postponed_while_a_run_is_unfinished(
     timetable: Timetable, postpone: bool, outcome: str, last_slot: datetime
 ) -> None:
     engine = timetable.bench.engine
     timetable.add("latest")
     request_slot(engine, "canned", MIDNIGHT, after=None)
-    answer = request_slot(engine, "canned", MIDNIGHT + HOUR, after=MIDNIGHT, postpone=postpone)
-    assert (answer.outcome, answer.run) == (outcome, None)
+    result = request_slot(engine, "canned", MIDNIGHT + HOUR, after=MIDNIGHT, postpone=postpone)
+    assert (result.outcome, result.run) == (outcome, None)
     assert timetable.bench.one("SELECT last_slot FROM sources") == last_slot
 
 
 def test_a_late_beat_does_not_request_a_slot_that_another_beat_dropped(timetable: Timetable) -> None:
-    """It read the newest slot before the other beat did, and was frozen since."""
+    """The late beat read the last slot before the other beat did, and was then frozen."""
     engine = timetable.bench.engine
     timetable.add("latest")
     timetable.check("00:00:00")
-    timetable.check("01:00:00")  # meets the run of 00:00
+    timetable.check("01:00:00")  # The run of 00:00 is unfinished.
     timetable.finish()
     assert request_slot(engine, "canned", MIDNIGHT + HOUR, after=MIDNIGHT).outcome == "superseded"
     assert timetable.slots() == ["00:00"]
     assert timetable.bench.one("SELECT last_slot FROM sources") == MIDNIGHT + HOUR
 
 
-def test_a_slot_and_a_run_that_fails_and_pauses_its_source_do_not_deadlock(timetable: Timetable) -> None:
+def test_requesting_a_slot_while_a_failed_run_pauses_its_source_does_not_deadlock(timetable: Timetable) -> None:
     timetable.add("all")
     timetable.check("00:00:00")
-    engine = make_engine(timetable.bench.settings.database_url, "test")  # without a lock timeout
+    engine = make_engine(timetable.bench.settings.database_url, "test")  # This engine has no lock timeout.
     with ThreadPoolExecutor(1) as beat, engine.connect() as observer, engine.begin() as failing:
         failing.execute(text("UPDATE runs SET status = 'failed', finished_at = clock_timestamp()"))
         following = beat.submit(request_slot, engine, "canned", MIDNIGHT + HOUR, after=MIDNIGHT)
@@ -70,7 +70,7 @@ def test_a_slot_and_a_run_that_fails_and_pauses_its_source_do_not_deadlock(timet
     engine.dispose()
 
 
-def test_a_slot_is_recorded_only_after_the_slot_that_the_caller_read(bench: Bench) -> None:
+def test_a_slot_is_recorded_only_if_the_caller_read_the_current_last_slot(bench: Bench) -> None:
     with bench.engine.begin() as connection:
         assert record_slot(connection, "canned", MIDNIGHT, after=None)
         assert not record_slot(connection, "canned", MIDNIGHT + HOUR, after=None)

@@ -1,4 +1,4 @@
-"""Checks of Redis answer within a second and never raise."""
+"""Test that checks of Redis return quickly and never raise an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_healthy_redis_accepts_writes(broker: Redis) -> None:
     assert broker_accepts_writes()
 
 
-def test_a_full_redis_does_not_accept_writes_but_reports_its_queue(broker: Redis) -> None:
+def test_a_full_redis_accepts_no_writes_but_reports_its_queue(broker: Redis) -> None:
     broker.config_set("maxmemory", 1)
     try:
         assert not broker_accepts_writes()
@@ -32,10 +32,10 @@ def test_a_queue_with_a_message_is_not_empty(broker: Redis) -> None:
     assert not ingest_queue_is_empty()
 
 
-def test_a_redis_that_does_not_answer_counts_as_full_and_busy_within_two_seconds(
+def test_an_unresponsive_redis_counts_as_full_and_busy_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as mute:  # accepts connections and never answers
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:  # Accepts connections, but never responds.
         monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
         get_settings.cache_clear()
         start = time.monotonic()
@@ -48,5 +48,5 @@ def test_a_redis_that_does_not_answer_counts_as_full_and_busy_within_two_seconds
     assert time.monotonic() - start < 4
 
 
-def test_a_heartbeat_may_be_three_sweeps_and_a_grace_period_old(settings: Settings) -> None:
+def test_the_heartbeat_timeout_is_three_sweeps_plus_a_grace_period(settings: Settings) -> None:
     assert heartbeat_timeout(replace(settings, sweep_every=5)) == 30

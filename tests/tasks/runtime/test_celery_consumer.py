@@ -1,4 +1,4 @@
-"""Invalid entries in the queue stop no worker and no run."""
+"""Test that invalid messages in the queue stop neither a worker nor a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WELL_FORMED = [[str(uuid.uuid4())], {}, {"callbacks": None, "errbacks": None, "c
 
 
 def envelope(body: Any, **changes: Any) -> str:
-    """Return a message in Celery's format, with this body and these changes."""
+    """Return a message in Celery's format with this body and these changed fields."""
     encoded = body if isinstance(body, str) else base64.b64encode(json.dumps(body).encode()).decode()
     message: dict[str, Any] = {
         "body": encoded,
@@ -51,7 +51,7 @@ INVALID: dict[str, str | bytes] = {
 }
 
 
-def test_invalid_messages_are_dropped_and_the_worker_continues(
+def test_a_worker_discards_invalid_messages_and_continues(
     engine: Engine,
     broker: Redis,
     start: Callable[..., Process],

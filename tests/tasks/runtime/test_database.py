@@ -1,4 +1,4 @@
-"""The engine of a process has one pool, named sessions and a transaction timeout."""
+"""Test that a process has one engine with named sessions and a transaction timeout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.processes import until
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_a_process_has_one_engine_whose_sessions_are_named_for_workers() -> None:
+def test_a_process_has_one_engine_and_its_sessions_are_named_kasparro_worker() -> None:
     assert worker_engine() is worker_engine()
     with worker_engine().connect() as connection:
         assert connection.scalar(text("SHOW application_name")) == "kasparro-worker"
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_a_transaction_that_outlives_its_timeout_is_ended() -> None:
+def test_postgres_ends_a_transaction_that_exceeds_its_timeout() -> None:
     engine = worker_engine()
 
     def is_alive(session: int) -> bool:

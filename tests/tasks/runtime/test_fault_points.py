@@ -1,4 +1,4 @@
-"""An armed fault point fires once, and an unarmed one does nothing."""
+"""Test that an armed fault point fires once, and that an unarmed fault point does nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ print("reached both")
 
 
 def reach_twice(**environ: str) -> subprocess.CompletedProcess[str]:
-    """Reach two fault points in a process of its own."""
+    """Reach two fault points in a separate process."""
     return subprocess.run(
         [sys.executable, "-c", REACH_TWICE],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
@@ -28,7 +28,7 @@ def reach_twice(**environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_first_process_at_an_armed_point_sends_itself_the_signal(tmp_path: Path) -> None:
+def test_the_first_process_at_an_armed_fault_point_sends_itself_the_signal(tmp_path: Path) -> None:
     armed = tmp_path / "after_commit"
     armed.write_text("SIGKILL\n")
     killed = reach_twice(KASPARRO_FAULTS=str(tmp_path))
@@ -37,6 +37,6 @@ def test_the_first_process_at_an_armed_point_sends_itself_the_signal(tmp_path: P
     assert reach_twice(KASPARRO_FAULTS=str(tmp_path)).stdout == "reached both\n"
 
 
-def test_without_a_folder_no_point_fires(tmp_path: Path) -> None:
+def test_no_fault_point_fires_without_a_folder(tmp_path: Path) -> None:
     (tmp_path / "after_commit").write_text("SIGKILL")
     assert reach_twice().stdout == "reached both\n"

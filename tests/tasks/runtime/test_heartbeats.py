@@ -1,4 +1,4 @@
-"""A heartbeat is the time at which a part of the service last worked."""
+"""Test that a heartbeat records when a component of the service last worked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.runtime.heartbeats import record_heartbeat, send_heartbeat
 from tests.tasks.conftest import Bench
 
 
-def test_a_heartbeat_replaces_the_last_one_of_its_part(bench: Bench) -> None:
+def test_a_heartbeat_replaces_the_last_heartbeat_of_its_component(bench: Bench) -> None:
     bench.rows("INSERT INTO heartbeats VALUES ('worker', '2026-01-01T10:00:00Z'), ('beat', '2026-01-01T10:00:00Z')")
     record_heartbeat(bench.engine, "worker")
     fresh = "SELECT part FROM heartbeats WHERE beaten_at > clock_timestamp() - interval '1 min'"
@@ -20,7 +20,7 @@ def test_a_heartbeat_replaces_the_last_one_of_its_part(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("process_settings")
-def test_a_process_sends_its_heartbeat_to_its_database(bench: Bench) -> None:
+def test_a_process_stores_its_heartbeat_in_its_database(bench: Bench) -> None:
     send_heartbeat("control")
     assert bench.one("SELECT part FROM heartbeats") == "control"
 

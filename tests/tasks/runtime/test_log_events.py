@@ -1,4 +1,4 @@
-"""Every log event is explained, and no other."""
+"""Test that the documentation explains exactly the log events of the service."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from docs.reference.generate import logged_events
 from tasks.runtime.log_events import EVENTS
 
 
-def test_every_event_that_is_logged_is_explained_and_no_other() -> None:
+def test_exactly_the_logged_events_are_explained() -> None:
     assert set(logged_events()) == set(EVENTS)
 
 
-def test_every_event_is_a_noun_and_what_happened_to_it() -> None:
+def test_every_event_name_has_at_least_two_words() -> None:
     assert [event for event in EVENTS if "_" not in event] == []

@@ -1,4 +1,4 @@
-"""Every event is one line, whichever logger wrote it, and contains no secret of the environment."""
+"""Test that every log event is one line, from any logger, and contains no secret of the environment."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Logged = Callable[..., list[str]]
 
 @pytest.fixture
 def logged() -> Logged:
-    """A function that returns the lines that a process with these secrets logs."""
+    """Return a function that runs a script in a process with these secrets and returns its log lines."""
 
     def logged(script: str, form: str = "json", environ: Mapping[str, str] | None = None) -> list[str]:
         process = subprocess.run(
@@ -85,8 +85,8 @@ log.info("the end", flower=os.environ["FLOWER_BASIC_AUTH"], redis=os.environ["RE
 """
 
 
-def unescaped(text: str) -> str:
-    """Return the text without quotes and backslashes, which repr and JSON add."""
+def remove_escapes(text: str) -> str:
+    """Return the text without quotes and backslashes, because repr and JSON add some."""
     return re.sub(r"[\\'\"]", "", text)
 
 
@@ -95,7 +95,7 @@ def test_no_secret_of_the_environment_is_ever_logged(logged: Logged, form: str) 
     lines = logged(LEAKS, form)
     text = "\n".join(lines)
     for secret in HIDDEN:
-        assert unescaped(secret) not in unescaped(text)
+        assert remove_escapes(secret) not in remove_escapes(text)
     assert text.count("[hidden]") > 20
     for shown in ("event [hidden]", "x-key", "RuntimeError: GET https://host/?key=[hidden]", "ValueError: [hidden]"):
         assert shown in text
@@ -117,7 +117,7 @@ log.warning("odd", keys={1: 2, None: 3}, broken="\\ud800", moment=__import__("da
     assert odd.items() >= {"keys": {"1": 2, "None": 3}, "broken": "\ud800", "moment": "2026-01-02"}.items()
 
 
-def test_every_line_logged_during_a_slice_has_its_run_and_source(logged: Logged) -> None:
+def test_every_line_logged_during_a_slice_contains_its_run_and_source(logged: Logged) -> None:
     lines = logged("""
 with structlog.contextvars.bound_contextvars(run="run-1", source="coingecko"):
     log.info("slice_started")
@@ -134,7 +134,7 @@ log.info("afterwards")
     assert "run" not in after
 
 
-def test_the_console_format_shows_tracebacks_and_has_no_colours_in_a_file(logged: Logged) -> None:
+def test_the_console_format_has_tracebacks_but_no_colors_in_a_file(logged: Logged) -> None:
     text = "\n".join(
         logged(
             """
@@ -153,13 +153,13 @@ except ValueError:
     assert "\x1b" not in text
 
 
-def test_an_event_that_cannot_be_written_is_reported_with_its_origin(logged: Logged) -> None:
+def test_an_event_that_cannot_be_formatted_is_reported_with_its_origin(logged: Logged) -> None:
     [event] = events(logged("other.warning('%d', TOKEN)"))
     assert event.items() >= {"event": "event_dropped", "error": "TypeError", "logger": "a.library"}.items()
     assert event["where"].startswith("<string>:")
 
 
 @pytest.mark.parametrize(("level", "expected"), [("INFO", ["one", "two"]), ("WARNING", ["two"])])
-def test_log_level_is_the_minimum_level_that_is_logged(logged: Logged, level: str, expected: list[str]) -> None:
+def test_log_level_sets_the_minimum_logged_level(logged: Logged, level: str, expected: list[str]) -> None:
     script = "other.debug('none'); log.info('one'); log.warning('two'); logging.getLogger('kombu').info('none')"
     assert [event["event"] for event in events(logged(script, environ={"LOG_LEVEL": level}))] == expected

@@ -1,4 +1,4 @@
-"""Only errors that may pass are retried, and only until the given time."""
+"""Test that only transient errors are retried, and only until the deadline."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from structlog.testing import capture_logs
 
 from tasks.runtime.retry import retry_transaction
 
-CONFLICT, MISTAKE = "40001", "22012"
+CONFLICT, DIVISION_BY_ZERO = "40001", "22012"
 
 
 class Transaction:
-    """Raise an error of Postgres with this code in the first `failures` attempts, then return the attempt's number."""
+    """A transaction that fails with this Postgres error code in its first `failures` attempts.
+
+    It then returns the number of the attempt.
+    """
 
     def __init__(self, engine: Engine, code: str, failures: int):
         self.engine, self.code, self.failures, self.attempts = engine, code, failures, 0
@@ -36,22 +39,22 @@ def test_a_transaction_is_retried_after_a_conflict_and_each_retry_is_logged(engi
     assert {event["reason"] for event in events} == {"Postgres reported serialization_failure (40001)"}
 
 
-def test_a_mistake_of_our_own_is_not_retried(engine: Engine) -> None:
-    transaction = Transaction(engine, MISTAKE, failures=1)
+def test_an_error_that_indicates_a_bug_is_not_retried(engine: Engine) -> None:
+    transaction = Transaction(engine, DIVISION_BY_ZERO, failures=1)
     with pytest.raises(DBAPIError):
         retry_transaction(transaction, time.monotonic() + 30)
     assert transaction.attempts == 1
 
 
-def test_no_retry_starts_after_the_given_time(engine: Engine) -> None:
+def test_no_retry_starts_after_the_deadline(engine: Engine) -> None:
     transaction = Transaction(engine, CONFLICT, failures=1)
     with pytest.raises(DBAPIError):
         retry_transaction(transaction, time.monotonic())
     assert transaction.attempts == 1
 
 
-def test_an_error_of_the_driver_itself_is_retried(engine: Engine) -> None:
-    """A COPY raises such errors."""
+def test_an_error_raised_by_the_database_driver_is_retried(engine: Engine) -> None:
+    """COPY raises errors of the driver, not of SQLAlchemy."""
     attempts: list[int] = []
 
     def copy() -> int:

@@ -1,4 +1,4 @@
-"""Error texts are stored short, without secrets, and without characters that Postgres refuses."""
+"""Test that stored error texts are truncated, without secrets, and valid for Postgres."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
 
-def test_an_error_text_is_stored_short_and_without_characters_that_postgres_refuses(bench: Bench) -> None:
+def test_a_stored_error_is_truncated_and_contains_only_valid_characters(bench: Bench) -> None:
     def fail(number: int) -> None:
         raise TransientError("a\x00b\ud800" + "x" * 5000)
 
@@ -21,7 +21,7 @@ def test_an_error_text_is_stored_short_and_without_characters_that_postgres_refu
     assert 2000 <= len(run["waiting_reason"]) < 2050
 
 
-def test_a_secret_is_removed_even_where_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_removed_even_at_the_end_of_a_truncated_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COINGECKO_API_KEY", "the-key-of-coingecko")
     logs._redactor.cache_clear()
     try:

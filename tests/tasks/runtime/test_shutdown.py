@@ -1,4 +1,4 @@
-"""SIGTERM ends a slice after its current page, and not the process."""
+"""Test that SIGTERM ends a slice after its current page, and does not end the process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), int(is_stopping()))
 """
 
 
-def test_sigterm_during_a_slice_stops_that_slice_only() -> None:
+def test_sigterm_during_a_slice_stops_only_that_slice() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with finish_page_on_sigterm():
         assert not is_stopping()
@@ -36,7 +36,7 @@ def test_sigterm_during_a_slice_stops_that_slice_only() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_worker_that_shuts_down_stops_the_processes_it_forked() -> None:
+def test_a_worker_that_shuts_down_also_stops_its_forked_processes() -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", FORKED], env=environ, check=True, capture_output=True, text=True)
     assert result.stdout == "1 1\n"

@@ -1,11 +1,8 @@
-"""No number of threads or processes exceeds an upstream's limits, whether Redis works or not."""
+"""Test that threads and processes together stay within an upstream's limits, even without Redis."""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +12,15 @@ from datetime import date
 from typing import Any
 
 import pytest
-from pytest_httpserver import HTTPServer
 from redis import Redis
 from sqlalchemy import Engine, text
-from werkzeug import Request, Response
 
 from settings import Settings, get_settings
 from sources.contract import Rate, Source, TransientError
 from tasks.upstream import rate_limits as limits
 from tasks.upstream.circuit_breaker import CircuitBreaker
 from tasks.upstream.rate_limits import make_limiter
-from tests.processes import ROOT, until
+from tests.processes import until
 from tests.upstreams import canned
 
 MONTH = "date_trunc('month', clock_timestamp())::date"
@@ -33,25 +28,25 @@ MONTH = "date_trunc('month', clock_timestamp())::date"
 
 @pytest.fixture(autouse=True)
 def empty_redis(broker: Redis) -> Redis:
-    """A Redis without data."""
+    """Return a Redis client without data."""
     return broker
 
 
 @pytest.fixture(autouse=True)
 def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow a busy machine to take long to count a call."""
+    """Allow more time to count a call, because the machine may be busy."""
     monkeypatch.setattr(limits, "MAX_COUNTING_SECONDS", 30.0)
 
 
 def source(engine: Engine, per_minute: int | None = None, per_month: int | None = None, name: str = "canned") -> Source:
-    """Create a source and its row, as the first request of a run does."""
+    """Return a source with these limits, and insert its row."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO sources (name) VALUES (:name)"), {"name": name})
     return canned(name=name, rate=Rate(per_minute, per_month))
 
 
 def budget(engine: Engine, name: str = "canned") -> tuple[int, date | None]:
-    """Return the number of counted calls and their month."""
+    """Return the number of calls that were counted in the budget, and their month."""
     with engine.connect() as connection:
         query = text("SELECT budget_used, budget_month FROM sources WHERE name = :name")
         used, month = connection.execute(query, {"name": name}).one()
@@ -59,7 +54,7 @@ def budget(engine: Engine, name: str = "canned") -> tuple[int, date | None]:
 
 
 def try_calls(engine: Engine, source: Source, times: int) -> list[TransientError | None]:
-    """Try this many calls, one after another. Return the error of each, or None if it was allowed."""
+    """Try this number of calls one after another. Return for each call its error, or None if it was allowed."""
     outcomes: list[TransientError | None] = []
     count_call = make_limiter(engine, source, CircuitBreaker(engine, source.name, get_settings()))
     for _ in range(times):
@@ -78,10 +73,10 @@ def try_in_threads(engine: Engine, source: Source, threads: int, times: int) -> 
     return [outcome for future in futures for outcome in future.result()]
 
 
-# The rate
+# The rate limit
 
 
-def test_all_threads_together_stay_within_the_limit_of_a_minute(engine: Engine) -> None:
+def test_all_threads_together_stay_within_the_limit_per_minute(engine: Engine) -> None:
     outcomes = try_in_threads(engine, source(engine, per_minute=20), threads=8, times=5)
     refused = [error for error in outcomes if error]
     assert len(refused) == 40 - 20
@@ -92,97 +87,6 @@ def test_all_threads_together_stay_within_the_limit_of_a_minute(engine: Engine) 
         assert 1 <= error.retry_after <= limits.MINUTE + limits.LEEWAY
     assert max(error.retry_after or 0 for error in refused) > 30
     assert budget(engine)[0] == 20
-
-
-@pytest.fixture
-def other_host() -> Iterator[HTTPServer]:
-    """A host that is not the upstream."""
-    with HTTPServer(host="127.0.0.1") as server:
-        yield server
-
-
-WORKER = """
-from datetime import timedelta
-from settings import get_settings
-from sources.contract import Page, Rate, Source, Upstream
-from sources.registry import SOURCES
-from store.engine import make_engine
-from tasks.upstream import rate_limits as limits
-from tasks.runs.claims import claim_run
-from tasks.ingest import work_on
-from tests.processes import until
-from uuid import uuid4
-import os
-
-def fetch(window, http):
-    for number in range(window.cursor["next"] if window.cursor else 0, 4):
-        yield Page.of(http.get("/prices", {"page": number}), cursor={"next": number + 1})
-    http.get("/moved")
-
-SOURCES["desk"] = Source(
-    name="desk", every=timedelta(hours=1), rate=Rate(per_minute=12), fetch=fetch,
-    parse=lambda page: [], normalize=lambda item: item,
-    upstreams={"desk": Upstream("https://prices.example.com", key_header="X-Api-Key")},
-    partitions=lambda: [str(os.getpid())],  # so that no worker waits for the lease of another
-)
-limits.MINUTE = limits.LEEWAY = 1.0
-settings = get_settings()
-engine = make_engine(settings.database_url, "test", transaction_timeout=settings.transaction_timeout)
-run = uuid4()
-with engine.begin() as connection:
-    connection.exec_driver_sql("INSERT INTO sources (name) VALUES ('desk') ON CONFLICT DO NOTHING")
-    connection.exec_driver_sql(
-        "INSERT INTO runs (id, source, kind, status, requested_by) VALUES (%s, 'desk', 'live', 'queued', 'test')",
-        (str(run),),
-    )
-
-def ended():
-    claim = claim_run(engine, run)
-    if claim:
-        work_on(engine, settings, claim)
-    with engine.connect() as connection:
-        [status, code] = connection.exec_driver_sql(f"SELECT status, error_code FROM runs WHERE id = '{run}'").one()
-    return code if status == "failed" else None
-
-print(until(ended, within=60))
-"""
-
-
-def test_eight_workers_stay_within_the_limit_and_send_the_key_only_to_its_host(
-    engine: Engine, settings: Settings, httpserver: HTTPServer, other_host: HTTPServer
-) -> None:
-    arrivals: list[float] = []
-    keys: list[str | None] = []
-
-    def answer(request: Request) -> Response:
-        arrivals.append(time.monotonic())
-        keys.append(request.headers.get("X-Api-Key"))
-        moved = request.path == "/moved"
-        return Response("[]", 302 if moved else 200, {"Location": other_host.url_for("/moved")} if moved else {})
-
-    for path in ("/prices", "/moved"):
-        httpserver.expect_request(path).respond_with_handler(answer)
-    environ = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url,
-        "PYTHONPATH": str(ROOT),
-        "DESK_URL": httpserver.url_for("").rstrip("/"),
-        "DESK_API_KEY": "the-key-of-the-desk",
-    }
-    with engine.begin() as connection:  # this index allows one unfinished live run per source
-        connection.exec_driver_sql("DROP INDEX runs_one_of_a_kind_per_source")
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER], env=environ, stdout=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
-    results = [worker.communicate(timeout=90)[0].splitlines()[-1:] for worker in workers]
-    assert results == [["redirected"]] * 8
-    assert len(arrivals) == 8 * 5
-    arrivals.sort()
-    for first, thirteenth in zip(arrivals, arrivals[12:], strict=False):
-        assert thirteenth - first > 1.0
-    assert set(keys) == {"the-key-of-the-desk"}
-    assert other_host.log == []
 
 
 def test_no_window_of_a_minute_has_more_calls_than_allowed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +103,7 @@ def test_no_window_of_a_minute_has_more_calls_than_allowed(engine: Engine, monke
         except TransientError:
             continue
         allowed.append((before, time.monotonic()))
-        if len(allowed) == 1:  # the other calls come at the end of the window and continue into the next
+        if len(allowed) == 1:  # Make the other calls at the end of this window and in the next one.
             until(lambda: time.monotonic() > allowed[0][0] + 0.8)
     assert len(allowed) == 12
     for (before, _), (_, after) in zip(allowed, allowed[5:], strict=False):
@@ -213,7 +117,7 @@ def test_each_source_has_its_own_limit(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("offset", [-3600, -61, 61, 3600])
-def test_a_wrong_host_clock_neither_raises_nor_lowers_the_limit(
+def test_a_wrong_host_clock_does_not_change_the_limit(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, offset: float
 ) -> None:
     limited, real = source(engine, per_minute=6), time.time
@@ -227,7 +131,7 @@ def test_a_wrong_host_clock_neither_raises_nor_lowers_the_limit(
     assert (right_again[-1].retry_after or 0) < 70
 
 
-def test_a_call_that_took_too_long_to_count_is_not_made(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_is_not_made_if_counting_it_took_too_long(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_COUNTING_SECONDS", 0.2)
     limited = source(engine, per_minute=6)
     with ThreadPoolExecutor(1) as pool, engine.begin() as connection:
@@ -249,10 +153,10 @@ def is_waiting_for_a_lock(engine: Engine) -> bool:
         return bool(connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")))
 
 
-# A Redis that lost its data
+# Outages of Redis
 
 
-def test_after_redis_lost_its_data_the_calls_of_the_last_minute_still_count(engine: Engine, empty_redis: Redis) -> None:
+def test_the_calls_of_the_last_minute_still_count_after_redis_lost_its_data(engine: Engine, empty_redis: Redis) -> None:
     limited = source(engine, per_minute=6)
     assert try_calls(engine, limited, 4) == [None] * 4
     empty_redis.flushall()
@@ -263,7 +167,7 @@ def test_after_redis_lost_its_data_the_calls_of_the_last_minute_still_count(engi
     assert budget(engine)[0] == 6
 
 
-def test_after_redis_lost_its_data_a_busy_source_waits_for_a_minute(engine: Engine, empty_redis: Redis) -> None:
+def test_a_busy_source_waits_for_a_minute_after_redis_lost_its_data(engine: Engine, empty_redis: Redis) -> None:
     limited = source(engine, per_minute=6)
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE sources SET budget_used = 700, budget_month = {MONTH}"))
@@ -277,10 +181,10 @@ def test_after_redis_lost_its_data_a_busy_source_waits_for_a_minute(engine: Engi
     ("months_ago", "minute_began_last_month", "allowed"),
     [(0, False, 3), (1, False, 6), (0, True, 0), (1, True, 3), (2, True, 6)],
 )
-def test_after_redis_lost_its_data_a_new_month_hides_no_call(
+def test_calls_still_count_across_a_new_month_after_redis_lost_its_data(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, months_ago: int, minute_began_last_month: bool, allowed: int
 ) -> None:
-    """Three calls were counted in a month. If the minute began before this month, its earlier calls are unknown."""
+    """The budget of a month has counted three calls. Calls of the last minute before this month are unknown."""
     limited = source(engine, per_minute=6)
     with engine.begin() as connection:
         since: Any = connection.scalar(text(f"SELECT extract(epoch FROM clock_timestamp() - {MONTH})::float8"))
@@ -291,9 +195,7 @@ def test_after_redis_lost_its_data_a_new_month_hides_no_call(
     assert try_calls(engine, limited, 7).count(None) == allowed
 
 
-def test_after_the_clock_of_redis_was_set_back_calls_are_blocked_for_at_most_a_minute(
-    engine: Engine, empty_redis: Redis
-) -> None:
+def test_setting_the_clock_of_redis_back_blocks_calls_for_at_most_a_minute(engine: Engine, empty_redis: Redis) -> None:
     limited = source(engine, per_minute=6)
     assert try_calls(engine, limited, 2) == [None, None]
     [key] = empty_redis.keys("kasparro/calls/*")
@@ -307,7 +209,7 @@ def test_after_the_clock_of_redis_was_set_back_calls_are_blocked_for_at_most_a_m
 
 @pytest.fixture
 def no_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Redis address at which no server listens."""
+    """Set the Redis URL to an address where no server listens."""
     with closing(socket.create_server(("127.0.0.1", 0))) as unused:
         address = f"redis://127.0.0.1:{unused.getsockname()[1]}/0"
     monkeypatch.setattr(limits, "get_settings", lambda: replace(settings, redis_url=address))
@@ -317,7 +219,7 @@ def no_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 @pytest.mark.usefixtures("no_redis")
-def test_while_redis_is_down_no_call_is_made_and_the_run_waits(engine: Engine) -> None:
+def test_no_call_is_made_while_redis_is_down(engine: Engine) -> None:
     start = time.monotonic()
     [error] = try_calls(engine, source(engine, per_minute=20), 1)
     assert error is not None
@@ -335,7 +237,7 @@ def test_a_source_without_a_rate_limit_needs_no_redis(engine: Engine) -> None:
 # The budget
 
 
-def test_every_call_counts_against_the_budget_of_the_month(engine: Engine) -> None:
+def test_every_call_counts_against_the_monthly_budget(engine: Engine) -> None:
     limited = source(engine, per_month=3)
     outcomes = try_calls(engine, limited, 5)
     assert outcomes[:3] == [None, None, None]
@@ -353,7 +255,7 @@ def test_calls_are_counted_even_without_a_budget(engine: Engine) -> None:
     assert budget(engine)[0] == 4
 
 
-def test_all_threads_together_stay_within_the_budget_of_the_month(engine: Engine) -> None:
+def test_all_threads_together_stay_within_the_monthly_budget(engine: Engine) -> None:
     outcomes = try_in_threads(engine, source(engine, per_month=10), threads=8, times=4)
     assert outcomes.count(None) == 10
     assert budget(engine)[0] == 10

@@ -1,4 +1,4 @@
-"""Wrong responses of an upstream leave the data correct, and the run names the error."""
+"""Test that invalid responses of an upstream do not corrupt the data, and that the run names the error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGES = [[item(0), item(1)], [item(2)], []]
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the waits between retries of a request short and equal."""
+    """Shorten the waits between retries of a request, and make them equal."""
     monkeypatch.setattr(backoff, "full_jitter", lambda seconds: seconds / 100)
 
 
@@ -59,13 +59,13 @@ def upstream() -> Iterator[RawUpstream]:
         yield upstream
 
 
-def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+def make_response(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
     lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body) if length is None else length}", "", ""]
     return "\r\n".join(lines).encode() + body
 
 
 def page(number: int) -> bytes:
-    return answer(json.dumps(PAGES[number]).encode(), "Content-Type: application/json")
+    return make_response(json.dumps(PAGES[number]).encode(), "Content-Type: application/json")
 
 
 GZIPPED = gzip.compress(json.dumps(PAGES[1] * 50).encode())
@@ -73,25 +73,34 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 FAILED = "feed: GET /prices failed: "
 
 TRANSIENT = {
-    "an error object": (answer(b'{"error": "too many calls"}'), 'unexpected_body: expected a list, got \'{"error"'),
+    "an error object": (
+        make_response(b'{"error": "too many calls"}'),
+        'unexpected_body: expected a list, got \'{"error"',
+    ),
     "HTML": (
-        answer(b"<!DOCTYPE html><p>Busy", "Content-Type: text/html"),
+        make_response(b"<!DOCTYPE html><p>Busy", "Content-Type: text/html"),
         "unexpected_body: expected JSON, got '<!DOC",
     ),
-    "HTML declared as JSON": (answer(b"<html>", "Content-Type: application/json"), "unexpected_body: expected JSON"),
-    "an empty body": (answer(b""), "unexpected_body: expected JSON, got ''"),
-    "null": (answer(b"null"), "unexpected_body: expected a list, got 'null'"),
-    "half a list": (answer(json.dumps(PAGES[1]).encode()[:-20]), "unexpected_body: expected JSON"),
-    "half the length": (answer(json.dumps(PAGES[1]).encode(), length=4000), f"upstream_unavailable: {FAILED}"),
+    "HTML declared as JSON": (
+        make_response(b"<html>", "Content-Type: application/json"),
+        "unexpected_body: expected JSON",
+    ),
+    "an empty body": (make_response(b""), "unexpected_body: expected JSON, got ''"),
+    "null": (make_response(b"null"), "unexpected_body: expected a list, got 'null'"),
+    "half a list": (make_response(json.dumps(PAGES[1]).encode()[:-20]), "unexpected_body: expected JSON"),
+    "half the length": (make_response(json.dumps(PAGES[1]).encode(), length=4000), f"upstream_unavailable: {FAILED}"),
     "half a chunk": (CHUNKED + b"64\r\n[{", f"upstream_unavailable: {FAILED}"),
     "no last chunk": (CHUNKED + b"2\r\n[]\r\n", f"upstream_unavailable: {FAILED}"),
-    "no gzip": (answer(b"[]", "Content-Encoding: gzip"), f"upstream_unavailable: {FAILED}"),
-    "half a gzip": (answer(GZIPPED[: len(GZIPPED) // 2], "Content-Encoding: gzip"), "unexpected_body: expected JSON"),
+    "no gzip": (make_response(b"[]", "Content-Encoding: gzip"), f"upstream_unavailable: {FAILED}"),
+    "half a gzip": (
+        make_response(GZIPPED[: len(GZIPPED) // 2], "Content-Encoding: gzip"),
+        "unexpected_body: expected JSON",
+    ),
 }
 
 
 @pytest.mark.parametrize(("response", "reason"), TRANSIENT.values(), ids=TRANSIENT)
-def test_an_error_that_may_pass_makes_the_run_wait_and_loses_nothing(
+def test_a_broken_response_makes_the_run_wait_and_loses_no_item(
     bench: Bench, upstream: RawUpstream, response: bytes, reason: str
 ) -> None:
     run = bench.request(feed_source(upstream.url))
@@ -128,7 +137,7 @@ TERMINAL = {
 
 
 @pytest.mark.parametrize(("location", "code", "detail"), TERMINAL.values(), ids=TERMINAL)
-def test_a_redirect_loop_or_a_redirect_to_another_host_fails_the_run_and_sends_no_key(
+def test_an_invalid_redirect_fails_the_run_and_does_not_expose_the_key(
     bench: Bench,
     upstream: RawUpstream,
     other_host: HTTPServer,
@@ -142,7 +151,7 @@ def test_a_redirect_loop_or_a_redirect_to_another_host_fails_the_run_and_sends_n
     upstream.response = page(0)
     bench.slice(run, task_slice=0)
     requests_before = upstream.request_count
-    upstream.response = answer(b"", f"Location: {location.format(port=other_host.port)}", status="302 Found")
+    upstream.response = make_response(b"", f"Location: {location.format(port=other_host.port)}", status="302 Found")
     ended = bench.slice(run)
     assert (ended["status"], ended["error_code"]) == ("failed", code)
     assert ended["error_detail"] == detail.format(port=other_host.port)
@@ -152,7 +161,7 @@ def test_a_redirect_loop_or_a_redirect_to_another_host_fails_the_run_and_sends_n
 
 
 def test_a_gzip_bomb_fails_the_run_before_it_fills_the_memory(bench: Bench, upstream: RawUpstream) -> None:
-    upstream.response = answer(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip")
+    upstream.response = make_response(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip")
     ended = bench.slice(bench.request(feed_source(upstream.url)), max_body_bytes=100_000)
     assert (ended["status"], ended["error_code"]) == ("failed", "body_too_large")
     assert ended["error_detail"] == "feed: the body is larger than 100000 bytes; raise MAX_BODY_BYTES"
@@ -162,17 +171,17 @@ def test_a_gzip_bomb_fails_the_run_before_it_fills_the_memory(bench: Bench, upst
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "text/plain; charset=latin-1", "image/png", ""], ids=str)
-def test_a_valid_body_is_loaded_under_any_content_type(bench: Bench, upstream: RawUpstream, content_type: str) -> None:
+def test_a_valid_body_is_loaded_with_any_content_type(bench: Bench, upstream: RawUpstream, content_type: str) -> None:
     run = bench.request(feed_source(upstream.url))
     for number in range(3):
-        upstream.response = answer(json.dumps(PAGES[number]).encode(), f"Content-Type: {content_type}")
+        upstream.response = make_response(json.dumps(PAGES[number]).encode(), f"Content-Type: {content_type}")
         ended = bench.slice(run, task_slice=0 if number < 2 else 20)
     assert ended["status"] == "succeeded"
     assert read_totals(bench, run) == {"quotes": 3, "rejects": 0, "pages": 3, "next": None}
 
 
 def read_totals(bench: Bench, run: object) -> dict[str, Any]:
-    """Count quotes, rejects and the run's pages, and read the page at which the run continues."""
+    """Return the numbers of quotes, rejects and pages of the run, and the next page."""
     row: RowMapping = bench.rows(
         """
         SELECT (SELECT count(*) FROM quotes) AS quotes, (SELECT count(*) FROM rejects) AS rejects,
