@@ -122,7 +122,7 @@ def test_a_renamed_variable_is_accepted_under_both_names(environ: dict[str, str]
 
 
 def test_an_error_names_the_old_variable_if_only_that_is_set() -> None:
-    assert mistakes(ANSWER_CACHE_MB="-1") == {"ANSWER_CACHE_MB": "must be from 0 to 1024"}
+    assert error_messages(ANSWER_CACHE_MB="-1") == {"ANSWER_CACHE_MB": "must be from 0 to 1024"}
 
 
 def test_variables_that_are_not_settings_are_ignored() -> None:
