@@ -63,7 +63,7 @@ _AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partit
 
 
 class StoredPage(NamedTuple):
-    """A page's row, without its body. has_body: it is still stored; corrects: the page may correct quotes."""
+    """A page's row. has_body: whether its body is still stored. corrects: whether the page may correct quotes."""
 
     position: PagePosition
     request: dict[str, Any]
@@ -76,7 +76,7 @@ class StoredPage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredPages:
-    """The stored pages that a replay of a source chose. before: only pages committed earlier count (aware)."""
+    """The stored pages that a replay of a source chose. before: commit time that all pages precede (aware)."""
 
     chosen: ReplayParameters
     source: str
@@ -92,7 +92,7 @@ class StoredPages:
         """Yield the first `limit` pages after a position, in the order of their commits.
 
         corrected: spans of quotes that the replay corrected. Later pages with quotes in these spans are included, even
-        if they were not chosen.
+        if the replay did not choose them.
         """
         values = dict(zip(("committed_at", "after_run", "partition", "seq"), after or (), strict=False))
         beyond = f"AND {_POSITION} > {_AFTER}" if after else ""
@@ -118,11 +118,11 @@ class StoredPages:
 
     def count(self, connection: Connection) -> tuple[int, int]:
         """Return the number of pages, and the number of those whose body is no longer stored."""
-        lost = "count(*) FILTER (WHERE b.body IS NULL) AS lost"
+        missing_bodies = "count(*) FILTER (WHERE b.body IS NULL) AS missing_bodies"
         row = connection.execute(
-            text(f"SELECT count(*) AS pages, {lost} {_STORED} AND ({self._conditions})"), self._values
+            text(f"SELECT count(*) AS pages, {missing_bodies} {_STORED} AND ({self._conditions})"), self._values
         ).one()
-        return row.pages, row.lost
+        return row.pages, row.missing_bodies
 
     @property
     def _conditions(self) -> str:

@@ -42,7 +42,7 @@ _QUARANTINED = text("""
 class Diff:
     """The effects of a replay. Only the first change of each quote counts: later pages may repeat it.
 
-    lost:     pages whose body is no longer stored.
+    missing_bodies: pages whose body is no longer stored.
     items:    items of the other pages.
     new:      quotes to insert.
     fields:   by field, the number of quotes whose value would be corrected.
@@ -53,7 +53,7 @@ class Diff:
     """
 
     pages: int = 0
-    lost: int = 0
+    missing_bodies: int = 0
     items: int = 0
     new: int = 0
     corrected: int = 0
@@ -65,8 +65,10 @@ class Diff:
 
     def write(self, out: TextIO, source: str) -> None:
         """Write the report as text."""
-        lost = f" ({self.lost:,} more have lost their body)" if self.lost else ""
-        out.write(f"{source}: read {self.pages:,} stored pages{lost} with {self.items:,} items; nothing was written.\n")
+        missing = f" ({self.missing_bodies:,} others have no stored body)" if self.missing_bodies else ""
+        out.write(
+            f"{source}: read {self.pages:,} stored pages{missing} with {self.items:,} items; nothing was written.\n"
+        )
         counts = ", ".join(f"{name} {count:,}" for name, count in self.fields.most_common())
         rows = {
             "quotes that would be new": f"{self.new:,}",
@@ -92,7 +94,7 @@ def diff(engine: Engine, source: Source, chosen: ReplayParameters, clock_skew: f
         for stored_page in _pages(connection, StoredPages(chosen, source.name, now)):
             body = read_body(connection, source.name, stored_page.digest) if stored_page.has_body else None
             if body is None:
-                comparison.diff.lost += 1
+                comparison.diff.missing_bodies += 1
             else:
                 metadata = stored_page.content_type, stored_page.request, stored_page.fetched_at
                 comparison.add(connection, Page(body, *metadata, cursor=None))

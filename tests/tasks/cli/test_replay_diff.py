@@ -65,4 +65,4 @@ def test_pages_whose_body_was_deleted_are_counted_apart(bench: Bench) -> None:
     bench.ingest(canned([item(0)], [item(1), item(2)]))
     bench.rows("UPDATE raw_bodies SET body = NULL WHERE digest = (SELECT body_digest FROM pages WHERE seq = 0)")
     changes = diff(bench.engine, SOURCES["canned"], ReplayParameters(), clock_skew=0)
-    assert (changes.pages, changes.lost, changes.items, changes.new, changes.corrected) == (1, 1, 2, 0, 0)
+    assert (changes.pages, changes.missing_bodies, changes.items, changes.new, changes.corrected) == (1, 1, 2, 0, 0)
