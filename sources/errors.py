@@ -53,7 +53,7 @@ class TerminalError(Exception):
 class Reject(Exception):
     """An item cannot become a quote. It is stored in quarantine with its reasons; the page's other items are loaded.
 
-    `normalize` raises it. `parse` may yield it, with the item, for an item that it cannot read.
+    `normalize` raises it. `parse` may yield it, with the item, for an unreadable item.
 
     field:  the invalid field, of the item or of the unified record.
     code:   the kind of error, for programs; counted by `GET /rejects/reasons`.

@@ -72,7 +72,7 @@ class ValidatedColumns(NamedTuple):
 
 
 def validate_columns(frame: pl.DataFrame, latest: datetime) -> ValidatedColumns:
-    """Validate the frame of a `sources.contract.Columns`. latest: as for `sources.record.Record`."""
+    """Validate the frame of a `sources.contract.Columns`. latest: see `sources.record.Record`."""
     missing = [name for name in (*KEY_FIELDS, "observed_at", "price") if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
     listings, listing_of_row = _listings(frame, Record(latest))

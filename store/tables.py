@@ -97,9 +97,10 @@ class SourceRow(Base):
     # The newest slot that got a run or was skipped. Catching up after an outage starts after it.
     last_slot: Mapped[datetime | None]
     # Rows that retention has deleted so far (tasks/archive/retention.py), counted in the same transactions. The columns
-    # keep their first names, so that workers of the version before can still count in them during an upgrade.
-    quotes_deleted: Mapped[int] = mapped_column("quotes_dropped", BigInteger, server_default="0")
-    bodies_deleted: Mapped[int] = mapped_column("bodies_dropped", BigInteger, server_default="0")
+    # keep their first names, so that workers of the version before can still count in them during an upgrade. With
+    # `key`, the rows of Core queries have the new names, too.
+    quotes_deleted: Mapped[int] = mapped_column("quotes_dropped", BigInteger, key="quotes_deleted", server_default="0")
+    bodies_deleted: Mapped[int] = mapped_column("bodies_dropped", BigInteger, key="bodies_deleted", server_default="0")
 
 
 class RunRow(Base):

@@ -14,8 +14,8 @@ FIRST_BLOCK_DIVISOR = 4
 """The first block of a file has the size of a full block divided by this number."""
 
 MAX_RECORD_LINES = 1000
-"""The maximum number of lines in a record. A record with more lines counts as one with an unclosed quote, and the rest
-of the file is not searched for that quote."""
+"""The maximum number of lines in a record. A longer record is assumed to have an unclosed quote, so that the rest of
+the file need not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def _block_by_lines(file: BinaryIO, offset: int, line: int, options: ReadOptions
 
 
 def _block_by_records(file: BinaryIO, offset: int, line: int, options: ReadOptions) -> Block | None:
-    """Return a block, parsed as CSV to find its end; None if its record is still being written."""
+    """Return a block whose end is found by parsing it as CSV; None if its record is still being written."""
     # Read 4 bytes more than a record may have, to see whether its line end has one character or two.
     enough = options.record_bytes + 4
     for size in (options.block_bytes, enough) if options.block_bytes < enough else (options.block_bytes,):

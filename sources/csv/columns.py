@@ -75,7 +75,7 @@ class _Lines:
     """The lines of a block in UTF-8. Each line is one record. Lines are numbered from 0.
 
     irregular: the numbers of the lines that must be parsed one by one, in ascending order.
-    is_plain:  whether only their numbers of cells make lines irregular.
+    is_plain:  whether irregular lines are irregular only in their number of cells.
     width:     the number of cells in the header.
     """
 

@@ -98,8 +98,8 @@ class FileSet:
         columns = columns if len(columns) <= 500 else f"{columns[:500]}…"
         if missing := sorted(self.required_columns - set(header)):
             raise TerminalError(
-                f"{label}: its header lacks the columns {missing}; it has {columns}. Declare the columns that it has, "
-                "or its encoding, delimiter or skip_lines.",
+                f"{label}: its header lacks the columns {missing}; it has {columns}. Correct the declared "
+                "columns, encoding, delimiter or skip_lines.",
                 code="columns_missing",
             )
         if duplicates := sorted(name for name in self.required_columns if header.count(name) > 1):

@@ -63,7 +63,7 @@ def read_preamble(
         if at_end and not options.is_settled:
             return None
         raise TerminalError(
-            f"{options.label}: no header in its first {len(data)} bytes after {skip_lines} skipped lines; "
+            f"{options.label}: no header in its first {len(data)} bytes, after skipping {skip_lines} lines; "
             "correct the file, or declare its `header` or `skip_lines`",
             code="header_missing",
         )

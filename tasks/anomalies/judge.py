@@ -1,4 +1,4 @@
-"""Compare each finished live run with the runs before it, and record what is unusual about it.
+"""Compare each finished live run with the runs before it, and record unusual findings.
 
 The comparison uses the median and the median absolute deviation, which a few bad runs do not move. The figures of a run
 are judged only if its source has enough earlier runs.

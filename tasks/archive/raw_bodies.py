@@ -88,7 +88,7 @@ def _insert(connection: Connection, source: str, page: Page, compressed: bytes) 
 
 
 def read_body(connection: Connection, source: str, digest: bytes) -> bytes | None:
-    """Return a body without compression, or None if it is no longer stored."""
+    """Return the decompressed body, or None if it is no longer stored."""
     compressed = connection.scalar(
         text("SELECT body FROM raw_bodies WHERE source = :source AND digest = :digest"),
         {"source": source, "digest": digest},

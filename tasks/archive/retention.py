@@ -124,7 +124,7 @@ def delete_expired(
 
 
 def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.DataFrame:
-    """Return a page's rows, without rows observed before `since`, which would soon be deleted again.
+    """Return a page's rows without expired rows: those observed before `since`, which would soon be deleted.
 
     rows: as returned by `arrange`. The newest quote of each listing is kept, as in the table.
     """

@@ -19,7 +19,7 @@ PagePosition = list[Any]
 CorrectedSpans = Mapping[str, Mapping[str, str]]
 """Spans of corrected quotes by partition: `since` (commit time), `first` and `last` (observation times)."""
 
-# A page that was skipped as unchanged adds nothing to the earlier page with the same body.
+# Exclude unchanged pages, whose body was loaded by an earlier page.
 _STORED = """
       FROM pages AS p
       JOIN runs AS r ON r.id = p.run
@@ -30,7 +30,7 @@ _STORED = """
                  WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0 AND er.kind <> 'replay'))
 """
 
-# Rejects that this replay released count, too: their body may belong to several pages.
+# Include rejects that this replay has released: their body may belong to several pages.
 _REJECTED = """
     EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
                AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
@@ -76,7 +76,7 @@ class StoredPage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredPages:
-    """The stored pages that a replay of a source chose. before: commit time that all pages precede (aware)."""
+    """The stored pages that a replay of a source chose. before: exclude pages committed from then on (aware)."""
 
     chosen: ReplayParameters
     source: str

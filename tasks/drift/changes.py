@@ -20,7 +20,7 @@ MAX_KNOWN_TYPE_SHARE, MIN_PAGE_TYPE_SHARE = 0.05, 0.5
 """A field is retyped if a type had at most the first share of earlier values and has at least the second share now."""
 
 MAX_CHANCE = 1e-3
-"""The maximum probability that a change is only a coincidence. A page of one item is rarely enough."""
+"""The maximum probability that a change is only a coincidence. A page of one item is rarely enough evidence."""
 
 MAX_COMPUTED_VALUES = 50
 """Above this number of values, the probability is assumed to be 0 instead of being computed."""
@@ -35,7 +35,7 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 class Change(NamedTuple):
-    """A change of one field. was: its earlier type. confidence: that it was renamed, from 0 to 1.
+    """A change of one field. was: its earlier type. confidence: of a renaming, from 0 to 1.
 
     became: the new name of a renamed field, or the new type of any other field.
     """

@@ -72,7 +72,7 @@ class PageDrift:
 
 
 def is_affected(fields: Mapping[str, Any], change: Change) -> bool:
-    """Return whether an item shows a change. fields: its values by path."""
+    """Return whether an item shows a change. fields: the item's values by path."""
     if change.kind == "retyped":
         return type_of(fields.get(change.field)) == change.became
     return (change.field in fields) == (change.kind == "new")

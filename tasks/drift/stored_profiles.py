@@ -160,7 +160,7 @@ def accept_change(engine: Engine, source: str, number: int, by: str) -> bool:
 
 
 def _add_version(connection: Connection, keys: Mapping[str, Any], version: int, profile: str) -> bool:
-    """Store a version of a profile. Return False if another process stored one with this number first.
+    """Store a version of a profile. Return False if another process stored this version number first.
 
     Later pages are then compared with that version, and their changes are detected again.
     """

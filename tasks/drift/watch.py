@@ -21,7 +21,7 @@ MAX_CHANGES_PER_PAGE = 50
 
 
 class DriftWatch:
-    """The detection of changed fields in a slice's pages. It must get the pages in order, and caches profiles."""
+    """The drift detector of one slice. It must get the slice's pages in order, and it caches the formats' profiles."""
 
     def __init__(self, engine: Engine, source: Source, claim: Claim):
         self._engine, self._source, self._claim = engine, source, claim

@@ -35,7 +35,7 @@ BY_RESOLVER = "resolver"
 
 
 class Assignment(NamedTuple):
-    """The slug of the asset that a listing is assigned to, and why."""
+    """The slug of the asset that a listing is assigned to, and the verdict behind it."""
 
     slug: str
     verdict: Verdict

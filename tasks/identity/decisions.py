@@ -66,7 +66,7 @@ class Verdict:
 
 @contextmanager
 def decision_lock(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that prevents decisions by other transactions."""
+    """Open a transaction that blocks decisions in other transactions."""
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
         yield connection
@@ -107,7 +107,7 @@ def split(connection: Connection, slug: str, names: Sequence[ListingName], verdi
 
 
 def pin(connection: Connection, slug: str, names: Sequence[ListingName], verdict: Verdict) -> uuid.UUID:
-    """Assign listings to an asset permanently, so that no rule moves them. Return the id of the change."""
+    """Assign listings to an asset, so that rules no longer move them. Return the id of the change."""
     asset = find_asset(connection, slug)
     return move_for_people(connection, [row.id for row in _listings_by_name(connection, names)], asset.id, verdict)
 
@@ -160,7 +160,7 @@ def record(
     verdicts: Sequence[Verdict],
     change: uuid.UUID | None = None,
 ) -> None:
-    """Insert a row into `decisions` for each assignment. assignments: pairs of a listing's id and an asset's."""
+    """Insert a row into `decisions` for each assignment. assignments: pairs of a listing id and an asset id."""
     connection.execute(
         text("""
             INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason)

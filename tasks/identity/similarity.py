@@ -152,7 +152,7 @@ class Spelling:
 
     @cached_property
     def cores(self) -> frozenset[str]:
-        """Return these names without their generic words, if at least four letters are left."""
+        """Return `names` without generic words, if at least four letters are left."""
         return frozenset(
             core
             for core in (self.core, _without_generic_words(self.id_words))

@@ -13,7 +13,7 @@ from sources.record_columns import ListingFields
 
 
 class Slugs:
-    """Choose free slugs. For a Bitcoin with the symbol BTC2: `bitcoin`, `bitcoin-btc2`, `bitcoin-btc2-2`, …
+    """Choose free slugs. Bitcoin (BTC2) gets the first free one of `bitcoin`, `bitcoin-btc2`, `bitcoin-btc2-2`, …
 
     listings: the listings that need slugs. One query looks up the plain slugs of all.
     """

@@ -66,7 +66,7 @@ def backfill_source(engine: Engine, source: Source, claim: Claim) -> Source:
         return [listing.partition for listing in _listed(engine, source.name, parameters.assets)]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        # Read the listings again: they may have changed their assets since the run was requested.
+        # Read the listings again: their assets may have changed since the run was requested.
         for listing in _listed(engine, source.name, parameters.assets):
             if listing.partition == window.partition:
                 yield from _pages(history_of(source), listing, parameters, window, http)

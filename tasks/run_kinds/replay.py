@@ -74,7 +74,7 @@ def _corrected(engine: Engine, claim: Claim, position: PagePosition, corrected: 
 
 
 def _check_bodies(engine: Engine, source: Source, stored: StoredPages) -> None:
-    """Log the number of chosen pages whose body is no longer stored. Raise TerminalError if no page has one."""
+    """Log the number of chosen pages whose body is no longer stored. Raise TerminalError if no body is stored."""
     with engine.connect() as connection:
         pages, missing_bodies = stored.count(connection)
     if missing_bodies:
