@@ -1,6 +1,6 @@
-"""Read market data from its origins: HTTP upstreams and CSV files.
+"""Read market data from HTTP upstreams and CSV files.
 
-Everything that the author of a source needs can be imported from here; sources/contract.py explains it.
+To write a source, import everything from this package. sources/contract.py explains the names.
 """
 
 from sources.contract import (

@@ -1,4 +1,4 @@
-"""Read CoinGecko's markets: its coins by market cap, 250 per page; and the daily history of a coin.
+"""Read CoinGecko's coins, ordered by market cap with 250 per page, and the daily history of a coin.
 
 https://docs.coingecko.com/reference/coins-markets
 https://docs.coingecko.com/reference/coins-id-market-chart-range
@@ -34,14 +34,15 @@ COINS_PER_PAGE = 250
 DAY_MS = 86_400_000
 
 MAX_PAGES = 4
-"""Pages of a snapshot, unless COINGECKO_PAGES is set. With a snapshot every 30 minutes, that is 5,952 of the 10,000
-calls per month that the free plans allow."""
+"""Number of pages in a snapshot, unless COINGECKO_PAGES is set. With a snapshot every 30 minutes, these take 5,952 of
+the 10,000 calls per month that the free plans allow."""
 
 
 def fetch(window: Window, http: Http) -> Iterator[Page]:
     """Yield the pages of one snapshot.
 
-    Ranks change between two pages. So only the run that began a snapshot resumes it, and only for `EVERY`.
+    Ranks change over time, so pages of different times do not form a snapshot. Only the run that began a snapshot
+    resumes it, for at most `EVERY`.
     """
     cursor = _resumable_cursor(window) or {"run": window.run, "began": window.now.isoformat(), "page": 1}
     last_page = read_upstream("coingecko").pages or MAX_PAGES
@@ -67,7 +68,7 @@ def parse(page: Page) -> list[Item]:
 
 
 def normalize(item: Item) -> Mapping[str, Any]:
-    """Return a coin as the unified record. CoinGecko sends null for a number that it does not know."""
+    """Return a coin as the unified record. CoinGecko sends null for an unknown number."""
     return {
         "source_asset_id": item.get("id"),
         "symbol": item.get("symbol"),
@@ -88,7 +89,7 @@ def normalize(item: Item) -> Mapping[str, Any]:
 
 
 def fetch_history(window: HistoryWindow, http: Http) -> Response:
-    """Request one price per day, at 00:00 UTC. Without a paid plan, only the last year is served."""
+    """Request one price per day, at 00:00 UTC. Without a paid plan, CoinGecko serves only the last year."""
     since, until = (int(at.timestamp()) for at in (window.since, window.until))
     params: dict[str, str | int] = {
         "vs_currency": window.listing["quote_currency"].lower(),
@@ -100,10 +101,10 @@ def fetch_history(window: HistoryWindow, http: Http) -> Response:
 
 
 def parse_history(page: Page) -> Iterator[Item]:
-    """Yield a day's price, market cap and volume. The body has a list of (time, value) pairs for each of them.
+    """Yield one item for each day, with its price, market cap and volume.
 
-    Skip a price at any other time than 00:00 UTC: the last pair may be of the moment of the request. The markets
-    have more about that.
+    The body has one list of (time, value) pairs for each of the three. Skip prices at any time other than 00:00 UTC:
+    the last pair may be the current price. Live runs load the current price with more fields.
     """
     chart = read_json(page.body)
     if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):
@@ -116,14 +117,14 @@ def parse_history(page: Page) -> Iterator[Item]:
 
 
 def _pairs(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the pairs of a list, with None for a time that is neither a number nor a text."""
+    """Yield the pairs of a list. Replace a time that is neither a number nor text with None."""
     for pair in values if isinstance(values, list) else ():
         if isinstance(pair, list) and len(pair) == 2:
             yield pair[0] if isinstance(pair[0], int | str) else None, pair[1]
 
 
 def normalize_history(item: Item) -> Mapping[str, Any]:
-    """Return a day's item as the unified record. Here, a market cap of 0 is an unknown one."""
+    """Return a day's item as the unified record. CoinGecko sends 0 for an unknown market cap."""
     return {
         **{name: item[name] for name in ("source_asset_id", "symbol", "name", "quote_currency")},
         "observed_at": datetime.fromtimestamp(item["at"] / 1000, UTC),

@@ -1,4 +1,4 @@
-"""Read CoinPaprika's tickers: every coin that it lists, in one response; and the daily history of a coin.
+"""Read CoinPaprika's tickers, which list every coin in one response, and the daily history of a coin.
 
 https://docs.coinpaprika.com/api-reference/tickers
 """
@@ -29,9 +29,9 @@ NO_QUOTES = 'expected quotes by currency, such as {"USD": {"price": …}}, got n
 
 
 def fetch(window: Window, http: Http) -> Iterator[Page]:
-    """Yield the only page."""
+    """Yield one page with all tickers, unless this run has already loaded it."""
     if window.cursor and window.cursor["run"] == window.run:
-        return  # This run has already loaded it.
+        return  # Already loaded.
     yield Page.of(http.get("/tickers", {"quotes": "USD"}), cursor={"run": window.run})
 
 
@@ -47,7 +47,7 @@ def parse(page: Page) -> Iterator[Item]:
 
 
 def normalize(item: Item) -> Mapping[str, Any]:
-    """Return a coin in one quote currency as the unified record. A change of 0 percent is a known one."""
+    """Return a coin in one quote currency as the unified record. A change of 0 percent does not mean unknown."""
     [(currency, values)] = item["quotes"].items()
     return {
         "source_asset_id": item.get("id"),
@@ -67,12 +67,12 @@ def normalize(item: Item) -> Mapping[str, Any]:
 
 
 def _zero_to_none(value: Any) -> Any:
-    """Return None for 0, which CoinPaprika sends for a number that it does not know."""
+    """Return None for 0, which CoinPaprika sends for an unknown number; return any other value unchanged."""
     return None if value == 0 and value is not False else value
 
 
 def fetch_history(window: HistoryWindow, http: Http) -> Response:
-    """Request one price per day, at 00:00 UTC. Without a paid plan, only the last year is served.
+    """Request one price per day, at 00:00 UTC. Without a paid plan, CoinPaprika serves only the last year.
 
     https://docs.coinpaprika.com/api-reference/tickers/get-historical-ticks
     """
@@ -87,7 +87,7 @@ def fetch_history(window: HistoryWindow, http: Http) -> Response:
 
 
 def parse_history(page: Page) -> Iterator[Item]:
-    """Yield each tick, together with the listing that was requested: a tick does not name its coin."""
+    """Yield each tick with the requested listing, since a tick does not name its coin."""
     for tick in json_list(page.body):
         yield {"listing": page.request["listing"], "tick": tick}
 

@@ -1,7 +1,7 @@
-"""Read price histories from CSV files, each in the format of its publisher. A coin has one id in all files.
+"""Read price histories from CSV files, each in the format of its publisher. A coin has the same id in all files.
 
-A quote is observed at the time in its row. If the row has only a date, that is 00:00 UTC of the date, although the
-price is the day's closing price.
+A quote has the time in its row. If a row has only a date, its quote has the time 00:00 UTC, although the price is the
+day's closing price.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ CANDLE = {"open": "open", "high": "high", "low": "low", "price": "close"}
 
 
 def coin(symbol: str, name: str, quote_currency: str = "USD") -> dict[str, str]:
-    """Return the constants of a file that has one coin. The coin's name is also its id."""
+    """Return the constants of a file with only one coin. The coin's name is also its id."""
     return {"source_asset_id": name, "symbol": symbol, "name": name, "quote_currency": quote_currency}
 
 
 def binance_daily(symbol: str, name: str) -> FileSet:
-    """Return the format of CryptoDataDownload: a banner before the header; the time is the start of the candle."""
+    """Return the format of CryptoDataDownload. A banner precedes the header, and a row's time is the start of its
+    candle."""
     return FileSet(
         pattern=f"exchange/Binance_{symbol}USDT_d.csv",
         skip_lines=1,
@@ -68,7 +69,7 @@ source = csv_source(
             times=("epoch_ms",),
         ),
         FileSet(
-            # The volume is left out: Investing.com gives it in coins, and the record in the quote currency.
+            # Omit the volume: Investing.com states it in coins, but the record requires the quote currency.
             pattern="investing/Holo Historical Data.csv",
             columns={
                 "observed_at": "Date",
@@ -94,7 +95,7 @@ source = csv_source(
             times=("%d-%m-%Y",),
         ),
         FileSet(
-            # The close comes before the high and the low. The volume is left out: it is that of a minute, not of a day.
+            # The close comes before the high and the low. Omit the volume, which covers a minute instead of a day.
             pattern="minutes/LTCUSD_1m.csv",
             header=("time", "open", "close", "high", "low", "volume"),
             columns={**CANDLE, "observed_at": "time"},

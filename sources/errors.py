@@ -1,4 +1,4 @@
-"""Declare what a source may raise: an error that passes with time, one that needs a person, and a rejected item."""
+"""Define the exceptions that a source may raise: for transient errors, terminal errors and rejected items."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from datetime import timedelta
 from typing import Any, Final
 
 MAX_RETRY_AFTER: Final = 32 * 86_400.0
-"""The longest delay before a retry, in seconds: until the next month, when every monthly budget is new."""
+"""The longest delay before a retry, in seconds. It covers a whole month, after which monthly budgets start again."""
 
 UNTIL_RESUMED: Final = timedelta(days=365_000)
-"""A pause that lasts until somebody resumes the source."""
+"""A pause that lasts until a person resumes the source."""
 
 
 class TransientError(Exception):
     """The data is not available now. The page is not loaded; the run waits, then resumes at its last cursor.
 
-    detail:      what is wrong, for people. It names the source or the file, and never a secret.
+    detail:      the error message, for people. It names the source or the file, and contains no secret.
     code:        the kind of error, for programs; docs/howto/troubleshoot.md lists the codes.
-    retry_after: the minimum delay before the next attempt, in seconds, if the upstream or a limit of our own set one.
-                 With it the run waits at once. Without it the run first loads the source's other partitions.
+    retry_after: the minimum delay before the next attempt, in seconds, if the upstream or one of our limits requires
+                 one. If it is set, the run waits at once. Otherwise the run first loads the source's other partitions.
     is_failure:  whether the wait counts towards MAX_WAITS, after which the run fails. False if our own rate limit,
                  budget or circuit breaker prevented the request.
     """
@@ -40,9 +40,9 @@ class TransientError(Exception):
 class TerminalError(Exception):
     """A retry will not help: a person must act. The run loads its other partitions, then fails with this error.
 
-    detail: what is wrong and the next step, for people. It names the source or the file, and never a secret.
+    detail: the error message and the next step, for people. It names the source or the file, and contains no secret.
     code:   the kind of error, for programs; docs/howto/troubleshoot.md lists the codes.
-    pause:  how long the source is paused after the run. None: it is not paused.
+    pause:  how long the source is paused after the run. None: no pause.
     """
 
     def __init__(self, detail: str, *, code: str = "upstream_refused", pause: timedelta | None = None):
@@ -53,12 +53,12 @@ class TerminalError(Exception):
 class Reject(Exception):
     """An item cannot become a quote. It is stored in quarantine with its reasons; the page's other items are loaded.
 
-    `normalize` raises it. `parse` may yield it, with the item, for an item that it cannot read.
+    `normalize` raises it. `parse` may yield it, with the item, for an unreadable item.
 
-    field:  the field at fault: of the item, or of the unified record.
+    field:  the invalid field, of the item or of the unified record.
     code:   the kind of error, for programs; counted by `GET /rejects/reasons`.
-    detail: what was expected and what was found, for people.
-    item:   the item to store, for a reject that `parse` yields. `normalize` need not pass it.
+    detail: the expected value and the actual one, for people.
+    item:   the item to store, if `parse` yields the reject. `normalize` need not pass it.
     """
 
     def __init__(self, field: str, code: str, detail: str, *, item: Any = None):

@@ -16,10 +16,10 @@ from marshmallow.types import ErrorMessages
 from sources.contract import Reject
 
 EARLIEST = datetime(2009, 1, 3, tzinfo=UTC)
-"""The day of Bitcoin's first block. An earlier time is a wrong unit or a default date."""
+"""The day of Bitcoin's first block. An earlier time has a wrong unit or is a default date."""
 
 LARGEST, SMALLEST = Decimal("1e40"), Decimal("1e-60")
-"""The bounds of a number other than 0. One beyond them is a mistake, and could need a megabyte to be written out."""
+"""The bounds of a number other than 0. A number beyond them is an error, and could take a megabyte when written out."""
 
 MAX_DIGITS = 100
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?0*\d{1,4})?", re.ASCII)
@@ -29,7 +29,7 @@ UNKNOWN_FIELD = "expected a field of the unified record; `normalize` must return
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The unified record: the price of one listing at one time, and what else is known about it.
+    """The unified record: the price of one listing at one time, with related values.
 
     The first six fields are required. None means unknown. Money is in `quote_currency`, supplies are in coins, and
     `change_24h_pct` is in percent.
@@ -40,7 +40,7 @@ class Quote:
 
     symbol: str
     name: str
-    """1 to 100 and 1 to 300 characters. An asset of several sources is recognized by them."""
+    """`symbol` has 1 to 100 characters, `name` 1 to 300. Both help to find the same asset in other sources."""
 
     quote_currency: str
     """2 to 12 letters and digits, such as USD or USDT; stored in upper case."""
@@ -66,7 +66,7 @@ class Quote:
 _NAMES = tuple(field.name for field in fields_of(Quote))
 
 KEY_FIELDS, VALUE_FIELDS = _NAMES[:4], _NAMES[5:]
-"""The fields that identify a listing, which are texts, and the fields with a quote's values, which are numbers."""
+"""The text fields that identify a listing, and the numeric fields with a quote's values."""
 
 
 def _field_error(code: str, detail: str) -> ValidationError:
@@ -74,7 +74,7 @@ def _field_error(code: str, detail: str) -> ValidationError:
 
 
 def _quoted(value: Any) -> str:
-    """Return a value as it is shown in messages, at most 60 characters."""
+    """Return a value for use in messages, with at most 60 characters."""
     try:
         text = ascii(value)
     except (ValueError, RecursionError):  # An int of thousands of digits, or a deeply nested list.
@@ -83,7 +83,7 @@ def _quoted(value: Any) -> str:
 
 
 class _Coded(fields.Field[Any]):
-    """A field that gives a code with every reason: marshmallow's own messages for missing values have none."""
+    """A field whose errors all have a code. marshmallow's own messages for missing values have none."""
 
     default_error_messages: ErrorMessages = {  # noqa: RUF012 — declared as in marshmallow
         "required": {"code": "missing", "detail": "expected a value, got none"},
@@ -121,7 +121,7 @@ class _Currency(_Text):
 
 
 class _Number(_Coded):
-    """A Decimal, an int, or a number as text in plain or exponent notation. Its digits are preserved; no floats."""
+    """A number: a Decimal, an int, or text in plain or exponent notation, but no float. All digits are kept."""
 
     def __init__(self, minimum: Decimal | None = None, *, required: bool = False):
         super().__init__(required=required, allow_none=not required)
@@ -172,7 +172,7 @@ class _Rank(_Number):
 
 
 class _Time(_Coded):
-    """An aware datetime, or RFC 3339 text with an offset."""
+    """A time: an aware datetime, or RFC 3339 text with an offset."""
 
     def __init__(self) -> None:
         super().__init__(required=True)
@@ -194,9 +194,9 @@ class _Time(_Coded):
 
 
 class Record(Schema):
-    """The row validator: validate normalized items, one at a time, that were fetched at the same time.
+    """The row validator for normalized items. All items must have been fetched at the same time.
 
-    latest: the latest time that an observation may have: the time of the fetch plus the allowed clock skew.
+    latest: the latest time allowed for an observation: the time of the fetch plus the allowed clock skew.
     """
 
     class Meta:
@@ -229,7 +229,7 @@ class Record(Schema):
             quote = Quote(**self.load(dict(normalized)))
         except ValidationError as error:
             reasons = list(_reasons(error))
-            # The error and the frame that raised it refer to each other. Through its callers, that cycle would keep
+            # The error and its traceback refer to each other. Through the frames of its callers, this cycle would keep
             # whole pages in memory until the next garbage collection.
             error.__traceback__ = None
             raise Reject.because(reasons) from None
@@ -241,7 +241,7 @@ class Record(Schema):
 
 
 def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:
-    """Yield the reasons of a reject from marshmallow's messages. Only those for unknown fields have no code yet."""
+    """Convert marshmallow's messages to the reasons of a reject. Only messages for unknown fields have no code yet."""
     for field, messages in error.normalized_messages().items():
         for message in messages if isinstance(messages, list) else [messages]:
             if isinstance(message, dict):

@@ -1,7 +1,7 @@
-"""Validate many normalized items at once: accept those that are certainly valid, as columns. Pure.
+"""Validate many normalized items at once as columns, and accept those that are certainly valid. Pure.
 
-The row validator (sources/record.py) decides about all others, one by one, and gives the reasons of rejects. It would
-accept every item that is accepted here, with the same values. So an unusual spelling costs time, and nothing else.
+The row validator (sources/record.py) validates all other items one by one, and gives the reasons of rejects. It would
+accept every item that this module accepts, with the same values. So an unusual spelling only costs time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TIME = pl.Datetime("us", "UTC")
 
 PLAIN_ZERO = re.compile(r"[+-]?(?:0+\.?0*|\.0+)")
 WHOLE_NUMBER = r"^[0-9]{1,9}$"
-# Well within the record's own bounds, since a float is only near the number. The floats are used for checks alone.
+# Well within the record's own bounds, since floats are approximate. Floats are used only for these checks.
 LARGEST, SMALLEST = 1e39, 1e-59
 
 DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -60,10 +60,10 @@ def key_of(listing: ListingFields) -> ListingKey:
 class ValidatedColumns(NamedTuple):
     """The result of the columnar validation.
 
-    accepted:  a frame of the valid items: `item`, the index of the item in the page; `listing`, an index into
-               `listings`; `observed_at`; and the values as text.
+    accepted:  a frame of the valid items. `item` is the item's index in the page, and `listing` is an index into
+               `listings`. The other columns are `observed_at` and the values as text.
     listings:  the distinct listings of all rows.
-    undecided: the indexes of the items that the row validator must decide about.
+    undecided: the indexes of the items that the row validator must check.
     """
 
     accepted: pl.DataFrame
@@ -72,7 +72,7 @@ class ValidatedColumns(NamedTuple):
 
 
 def validate_columns(frame: pl.DataFrame, latest: datetime) -> ValidatedColumns:
-    """Validate the frame of a `sources.contract.Columns`. latest: as for `sources.record.Record`."""
+    """Validate the frame of a `sources.contract.Columns`. latest: see `sources.record.Record`."""
     missing = [name for name in (*KEY_FIELDS, "observed_at", "price") if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
     listings, listing_of_row = _listings(frame, Record(latest))
@@ -86,13 +86,13 @@ def validate_columns(frame: pl.DataFrame, latest: datetime) -> ValidatedColumns:
 
 
 def read_iso(texts: pl.Series, *, naive: bool) -> pl.Series:
-    """Return ISO 8601 texts as times in UTC; null for a text in an unusual format.
+    """Parse ISO 8601 texts as times in UTC; null for a text in an unusual format.
 
-    naive: whether the texts have no offset, and are in UTC. Otherwise only texts with the offset of UTC are read.
+    naive: whether the texts have no offset, and are in UTC. Otherwise only texts with the offset of UTC are parsed.
     """
     formats = NAIVE_FORMATS if naive else AWARE_FORMATS
     first = texts.drop_nulls().head(1).to_list()
-    # Most texts have the format of the first.
+    # Try the format of the first text first, since most texts have it.
     patterns = sorted(formats, key=lambda pattern: not any(re.search(pattern, text) for text in first))
     times = _parse_times(texts, patterns[0], formats[patterns[0]])
     for pattern in patterns[1:]:
@@ -103,30 +103,30 @@ def read_iso(texts: pl.Series, *, naive: bool) -> pl.Series:
 
 
 def _parse_times(texts: pl.Series, pattern: str, time_format: str) -> pl.Series:
-    """Parse the texts that match the pattern, for which polars and Python agree; null for all others."""
+    """Parse the texts that match the pattern, as Python would; null for all others."""
     plain = pl.col("text").str.replace(UTC_OFFSET, "") if pattern.endswith(UTC_OFFSET) else pl.col("text")
     time = plain.str.to_datetime(time_format, strict=False, time_unit="us")
     return texts.to_frame("text").select(pl.when(pl.col("text").str.contains(pattern)).then(time)).to_series()
 
 
 def _listings(frame: pl.DataFrame, record: Record) -> tuple[list[ListingFields], pl.Series]:
-    """Return the distinct listings, as the record normalizes them; and each row's index among them, null if invalid.
+    """Return the distinct listings, normalized by the record, and each row's index into them, null if invalid.
 
-    Rows of one listing usually follow each other, or few listings take turns. So each distinct spelling is validated
-    once, at the first row of a series of equal ones.
+    Most files have all rows of a listing together, or alternate between few listings. So each distinct spelling is
+    validated only once.
     """
     starts_series = frame.select(
         pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in KEY_FIELDS)
         | (pl.int_range(pl.len()) == 0)
     ).to_series()
     indexes: dict[ListingFields, int] = {}
-    known: dict[tuple[str | None, ...], int | None] = {}
+    index_of_texts: dict[tuple[str | None, ...], int | None] = {}
     index_of_series = []
     for texts in frame.filter(starts_series).select(KEY_FIELDS).iter_rows():
-        if texts not in known:
+        if texts not in index_of_texts:
             listing = _validated_listing(texts, record)
-            known[texts] = None if listing is None else indexes.setdefault(listing, len(indexes))
-        index_of_series.append(known[texts])
+            index_of_texts[texts] = None if listing is None else indexes.setdefault(listing, len(indexes))
+        index_of_series.append(index_of_texts[texts])
     index_of_row = pl.Series(index_of_series, dtype=pl.UInt32).gather(starts_series.cum_sum() - 1)
     return list(indexes), index_of_row
 
@@ -140,16 +140,16 @@ def _validated_listing(texts: tuple[str | None, ...], record: Record) -> Listing
 
 
 def _with_floats(rows: pl.DataFrame) -> pl.DataFrame:
-    """Add each number as a float; null for a text that is no number, or a number that a float cannot stand for.
+    """Add each number as a float; null for a text that is not a number, or a number that a float cannot represent.
 
-    polars accepts every spelling that the record accepts, and in addition infinities and exponents of any size, which
-    are out of range. To match each text against the record's pattern would take longer than everything else here.
+    polars accepts every spelling that the record accepts. It also accepts infinities and exponents of any size, but
+    these are out of range. Matching each text against the record's pattern would take longer than all other checks.
     """
     numbers = [name for name in rows.columns if name in VALUE_FIELDS and name != "rank"]
     floats = rows.select(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)
     for name in numbers:
         text, number = rows[name], floats[name]
-        # A number that is too small for a float becomes 0 there. The row validator decides about it.
+        # A number that is too small for a float becomes 0. The row validator checks it.
         small = [spelling for spelling in text.filter(number == 0).unique() if not PLAIN_ZERO.fullmatch(spelling)]
         if small:
             number = number.set(text.is_in(small), None)

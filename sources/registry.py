@@ -1,4 +1,4 @@
-"""List every source by name, with the overrides that the environment sets."""
+"""List every source by name, with the overrides from the environment."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MODULES = (
 )
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-"""A source's name appears in URLs and, in upper case, as the prefix of its variables."""
+"""A source's name appears in URLs and, in upper case, as the prefix of its environment variables."""
 
 
 def _load_sources() -> Mapping[str, Source]:
-    """Return the sources by name; raise SettingsError with every mistake in the modules and the environment."""
+    """Return the sources by name; raise SettingsError with every error in the modules and the environment."""
     extra_modules = [module.strip() for module in get_settings().extra_sources.split(",") if module.strip()]
-    sources, mistakes = [], []
+    sources, errors = [], []
     for module in (*MODULES, *extra_modules):
         try:
             sources.append(_with_overrides(_import_source(module)))
         except SettingsError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise SettingsError("\n".join(mistakes))
+            errors.append(str(error))
+    if errors:
+        raise SettingsError("\n".join(errors))
     names = [source.name for source in sources]
     if duplicates := {name for name in names if names.count(name) > 1}:
         raise SettingsError(
@@ -55,7 +55,7 @@ def _import_source(module: str) -> Source:
             f"{setting}: cannot import {module}.source: {_describe(error)}. Name a module that defines `source`."
         ) from error
     if not isinstance(source, Source):
-        raise SettingsError(f"{module}.source must be a sources.Source, but is of type {type(source).__name__}.")
+        raise SettingsError(f"{module}.source must be a sources.Source, but its type is {type(source).__name__}.")
     if not NAME.fullmatch(source.name):
         raise SettingsError(f"{module}.source: its name must match {NAME.pattern}, but is {source.name!r}.")
     if source.catch_up not in get_args(CatchUp):
@@ -77,10 +77,10 @@ def _describe(error: BaseException) -> str:
 
 
 def _with_overrides(source: Source) -> Source:
-    """Return the source with the values that the environment sets in place of the declared ones."""
+    """Return the source with the overrides from the environment."""
     upstream = read_upstream(source.name)
     if upstream.plan or upstream.api_key:
-        # A wrong plan or key fails at start-up. A missing key fails only the runs, since only workers need it.
+        # Reject a wrong plan or key at start-up. A missing key makes only the runs fail, since only workers need it.
         upstream_address(source)
     rate = Rate(
         per_minute=upstream.calls_per_minute or source.rate.per_minute,

@@ -15,14 +15,16 @@ REJECT_CODES: Mapping[str, str] = {
     "no_price": "The item has no price. This alone does not make a run `partial`.",
     "no_quotes": "The item has no quote in any currency.",
     "not_a_currency": "The currency is not a code such as `USD`.",
-    "not_a_number": "A value is not a number in the declared notation. A JSON float is refused.",
+    "not_a_number": "A value is not a number in the declared notation, or it is a float.",
     "not_a_rank": "The rank is not a whole number of 1 or more.",
     "not_a_time": "The time is not in a declared format, or has no offset from UTC.",
     "not_positive": "The price is not above 0.",
     "not_text": "A value is not text.",
     "out_of_range": "A number is too large, too small, or has too many digits.",
     "ragged": "A row has more or fewer cells than the header.",
-    "record_too_large": "A record has over `CSV_RECORD_BYTES` bytes or 1000 lines. A quote in it may not be closed.",
+    "record_too_large": (
+        "A record has more than `CSV_RECORD_BYTES` bytes or 1000 lines. It may contain an unclosed quote."
+    ),
     "too_early": "The time is before 2009-01-03, the day of Bitcoin's first block.",
     "too_long": "A text is too long.",
     "unclosed_quote": "A quote is not closed before the end of the file.",

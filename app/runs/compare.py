@@ -17,7 +17,7 @@ from app.runs.schemas import COUNTERS, RunSchema, dump_run, find_run
 from app.web.arguments import Arguments, Envelope, Resource
 from app.web.context import read_connection
 from sources.record import VALUE_FIELDS
-from tasks.anomalies.figures import FILLED
+from tasks.anomalies.figures import NON_NULL_COUNTS
 
 MIN_PRICE_MOVE = math.log(1.5)
 """Prices are reported if the logarithm of their ratio is larger than this, up or down."""
@@ -174,7 +174,7 @@ def _null_share_differences(connection: Connection, runs: Sequence[UUID]) -> dic
 
 def _null_shares(connection: Connection, run: UUID) -> dict[str, float]:
     """Return the share of null values among the run's quotes, by field; empty if the run has no quotes."""
-    filled = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
+    filled = {row.name: row.quotes for row in connection.execute(NON_NULL_COUNTS, {"run": run})}
     # Every quote has a price.
     quotes = filled.get("price")
     return {name: round(1 - float(filled.get(name, 0) / quotes), 6) for name in VALUE_FIELDS} if quotes else {}

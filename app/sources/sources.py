@@ -51,8 +51,8 @@ class RetentionSchema(Schema):
         allow_none=True,
         metadata={"description": "Seconds until a raw body is deleted after it was last received; null: never."},
     )
-    quotes_dropped = fields.Integer(metadata={"description": "Number of deleted quotes."})
-    bodies_dropped = fields.Integer(metadata={"description": "Number of deleted raw bodies."})
+    quotes_deleted = fields.Integer(metadata={"description": "Number of deleted quotes."})
+    bodies_deleted = fields.Integer(metadata={"description": "Number of deleted raw bodies."})
 
 
 class BreakerSchema(Schema):
@@ -275,8 +275,8 @@ def _retention(source: Source, row: Any) -> dict[str, Any]:
     return {
         "quotes_seconds": quotes and quotes.total_seconds(),
         "bodies_seconds": bodies and bodies.total_seconds(),
-        "quotes_dropped": row.quotes_dropped if row else 0,
-        "bodies_dropped": row.bodies_dropped if row else 0,
+        "quotes_deleted": row.quotes_deleted if row else 0,
+        "bodies_deleted": row.bodies_deleted if row else 0,
     }
 
 

@@ -123,14 +123,14 @@ def _anomalies(connection: Connection) -> Iterator[Metric]:
     yield anomalies
 
 
-def _dropped(connection: Connection) -> Iterator[Metric]:
-    dropped = CounterMetricFamily(
-        "kasparro_dropped", "Quotes and raw bodies that retention deleted.", labels=("source", "what")
+def _deleted(connection: Connection) -> Iterator[Metric]:
+    deleted = CounterMetricFamily(
+        "kasparro_deleted", "Quotes and raw bodies that retention deleted.", labels=("source", "kind")
     )
-    for row in connection.execute(select(SourceRow.name, SourceRow.quotes_dropped, SourceRow.bodies_dropped)):
-        dropped.add_metric([row.name, "quotes"], row.quotes_dropped)
-        dropped.add_metric([row.name, "bodies"], row.bodies_dropped)
-    yield dropped
+    for row in connection.execute(select(SourceRow.name, SourceRow.quotes_deleted, SourceRow.bodies_deleted)):
+        deleted.add_metric([row.name, "quotes"], row.quotes_deleted)
+        deleted.add_metric([row.name, "bodies"], row.bodies_deleted)
+    yield deleted
 
 
 def _lag(connection: Connection) -> Iterator[Metric]:
@@ -179,4 +179,4 @@ def _heartbeats(connection: Connection) -> Iterator[Metric]:
     yield ages
 
 
-_COLLECTORS = (_runs, _pages_and_rows, _anomalies, _dropped, _lag, _breakers, _oldest_queued_run, _heartbeats)
+_COLLECTORS = (_runs, _pages_and_rows, _anomalies, _deleted, _lag, _breakers, _oldest_queued_run, _heartbeats)

@@ -1,1 +1,1 @@
-"""Read CSV files as a source: find them, detect what is new, cut it into blocks, and read blocks as columns."""
+"""Read CSV files as a source: find files, detect new data, cut it into blocks, and parse blocks as columns."""

@@ -1,4 +1,4 @@
-"""Cut a CSV file into blocks of whole records, as the csv module would read them. Memory stays bounded."""
+"""Cut a CSV file into blocks of whole records, as the csv module would read them. Memory use stays bounded."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from sources.csv.text import decode, read_records, split_lines
 from sources.csv.window import ReadOptions, measure_line, read_bytes, read_lines
 
 FIRST_BLOCK_DIVISOR = 4
-"""The first block of a file has the size of a full block, divided by this."""
+"""The first block of a file has the size of a full block divided by this number."""
 
 MAX_RECORD_LINES = 1000
-"""A record with more lines has a quote that is never closed. That is known without reading on to the end."""
+"""The maximum number of lines in a record. A longer record is assumed to have an unclosed quote, so that the rest of
+the file need not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole records, or one line that cannot be read as a record.
+    """A block of whole records, or one line that is not a valid record.
 
-    offset:  the offset of its first byte in the file.
-    length:  the number of bytes of the file that it stands for. Only for a rejected line can the body have fewer.
+    offset:  the offset of the block's first byte in the file.
+    length:  the number of bytes that the block covers in the file. The body of a rejected line may be shorter.
     line:    the number of its first line, from 1.
-    lines:   the number of its lines.
-    reject_code:     why its line is not a record; None for whole records.
-    is_unterminated: whether it is the file's last record and has no line end (yet).
+    lines:   the number of lines.
+    reject_code:     the code of the reject for an invalid line; None for whole records.
+    is_unterminated: whether this is the file's last record and has no line end (yet).
     """
 
     body: bytes
@@ -47,17 +48,17 @@ def cut_blocks(
     growing_from: int | None = None,
     range_follows: bool = False,
 ) -> Iterator[Block]:
-    """Yield the blocks from the start of a record to the last complete record.
+    """Yield the blocks from `offset`, where a record starts, to the last complete record.
 
-    If a record is too large, or its quote is never closed, only its first line is rejected: reading resumes at the next
+    If a record is too large or has an unclosed quote, only its first line is rejected. Reading resumes at the next
     line.
 
-    growing_from:  the offset of the file's first block. That one is short, since nothing is loaded while it is
-                   prepared. Each later block is at most as long as all blocks before it together. So it is ready by
-                   the time that those are loaded.
-    range_follows: whether another range follows this one. Then the last two blocks share the remaining bytes, so that
-                   the next range can be prepared while the last block is loaded. Without it they do not: a file that
-                   has grown would have two new blocks.
+    growing_from:  the offset of the file's first block, if blocks start short and grow. The first block is short, since
+                   nothing can be loaded before it is ready. Each later block is at most as long as all earlier blocks
+                   together, so it is ready when those are loaded.
+    range_follows: whether another range follows this one. If so, the last two blocks split the remaining bytes evenly,
+                   so that the next range can be prepared while the last block is loaded. Otherwise they do not, since a
+                   file that has grown would have two new blocks.
     """
     while offset < options.end:
         size = options.block_bytes
@@ -77,7 +78,7 @@ def _next_block(file: BinaryIO, offset: int, line: int, options: ReadOptions) ->
 
 
 def _block_by_lines(file: BinaryIO, offset: int, line: int, options: ReadOptions) -> Block | None:
-    """Return a block in which each line is certainly a record, without reading it as CSV; None if that is uncertain."""
+    """Return a block if each line is certainly one record, without parsing it as CSV; None if that is uncertain."""
     if options.encoding.startswith("utf-16") or options.delimiter in "\r\n":
         return None
     data = read_bytes(file, offset, options.block_bytes, options)
@@ -88,8 +89,8 @@ def _block_by_lines(file: BinaryIO, offset: int, line: int, options: ReadOptions
 
 
 def _block_by_records(file: BinaryIO, offset: int, line: int, options: ReadOptions) -> Block | None:
-    """Return a block that is found by reading it as CSV; None if it is still being written."""
-    # 4 bytes more than a record may have show whether its line end is one character or two.
+    """Return a block whose end is found by parsing it as CSV; None if its record is still being written."""
+    # Read 4 bytes more than a record may have, to see whether its line end has one character or two.
     enough = options.record_bytes + 4
     for size in (options.block_bytes, enough) if options.block_bytes < enough else (options.block_bytes,):
         data, lines, _ = read_lines(file, offset, size, options)
@@ -116,7 +117,7 @@ def _rejected_line(file: BinaryIO, offset: int, line: int, options: ReadOptions,
 
 
 def _measure_records(lines: list[bytes], options: ReadOptions) -> tuple[int, int, bool]:
-    """Return the bytes and lines of the first records that fit a block, and whether the next record is too large."""
+    """Return the bytes and lines of all records that fit a block, and whether the next record is too large."""
     read = count = whole = whole_count = 0
     exhausted = is_too_large = False
 
@@ -131,7 +132,7 @@ def _measure_records(lines: list[bytes], options: ReadOptions) -> tuple[int, int
         exhausted = True
 
     for _ in read_records(feed(), options.delimiter):
-        # The reader requests another line only inside of quotes.
+        # The reader requests another line only within quotes.
         if exhausted or (whole and read > options.block_bytes):
             break
         whole, whole_count = read, count
@@ -139,6 +140,6 @@ def _measure_records(lines: list[bytes], options: ReadOptions) -> tuple[int, int
 
 
 def _ends_in_quotes(lines: list[bytes], options: ReadOptions) -> bool:
-    """Return whether the last of these records is still inside of quotes at the end of its last line."""
+    """Return whether the last of these records has an unclosed quote."""
     reader = read_records([*(decode(line, options.encoding) for line in lines), "\n"], options.delimiter)
     return any(reader.line_num > len(lines) for record in reader if record)

@@ -1,7 +1,7 @@
-"""Read a block of a CSV file as columns, with the same result as sources/csv/source.py, which reads row by row.
+"""Parse a block of a CSV file as columns, with the same result as sources/csv/source.py, which parses row by row.
 
-A block with quotes or line ends in unusual places is left to that. So is each line with another number of cells than
-the header has.
+That module still parses blocks with quotes or line ends in unusual places. It also parses lines whose number of cells
+differs from the header's.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from sources.csv.quoting import has_plain_line_ends, remove_quoted
 from sources.csv.text import decode, read_records
 
 UNUSUAL_BYTES = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
-"""NUL, which no cell may have; and the bytes that Python strips from the ends of a text and polars does not."""
+"""NUL, which is invalid in a cell, and the bytes that Python strips as white space but polars does not."""
 
 OTHER_WHITE_SPACE = (b"\t", b"\v", b"\f", b"\r")
-"""The ASCII white space, other than the space, that a line may have."""
+"""The ASCII white space characters, other than the space, that may occur in a line."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 UNEVEN_LINE = re.compile(rb"\n|[^\r\n]+[\r\n]")
-"""An uneven line, in a text in which each even line is a "\\r". One that is too long ends in it, and one that is too
-short is unchanged."""
+"""Match an uneven line, after each even line was replaced with "\\r". A line with too many cells then ends with "\\r";
+a line with too few is unchanged."""
 
 FIRST_LINES = 200
 
 ParseRow = Callable[[list[str], int], Iterable[Item]]
-"""Returns the items of a row, by its cells and its line number in the file."""
+"""A function that returns the items of a row, from its cells and its line number in the file."""
 
 
 def read_columns(page: Page, file_set: FileSet, label: str, parse_row: ParseRow) -> Columns | None:
-    """Return the items of a block; None for a block that must be read row by row. label: the source and the file."""
+    """Return the items of a block; None for a block that must be read row by row. label: a name for messages."""
     request, header = page.request, page.request["header"]
     text = None if request["refused"] else _to_utf8(page.body[request["head"] :], request["encoding"])
     lines = _Lines.of(text, file_set.delimiter, len(header)) if text else None
@@ -65,17 +65,17 @@ def read_columns(page: Page, file_set: FileSet, label: str, parse_row: ParseRow)
 
 
 def _items_of_line(lines: _Lines, page: Page, number: int, parse_row: ParseRow) -> list[Item]:
-    """Read one line of the block as the csv module does. number: the line's number in the block, from 0."""
+    """Return the items of one line, parsed by the csv module. number: the line's number in the block, from 0."""
     [row] = read_records([decode(lines.line(number), "utf-8") + "\n"], lines.delimiter)
     return list(parse_row(row, page.request["line"] + number))
 
 
 @dataclass(frozen=True)
 class _Lines:
-    """Records of one line each, in UTF-8. Lines are numbered from 0.
+    """The lines of a block in UTF-8. Each line is one record. Lines are numbered from 0.
 
-    irregular: the numbers of the lines that must be read one by one, in their order.
-    is_plain:  whether irregular lines differ only in their number of cells.
+    irregular: the numbers of the lines that must be parsed one by one, in ascending order.
+    is_plain:  whether irregular lines are irregular only in their number of cells.
     width:     the number of cells in the header.
     """
 
@@ -117,7 +117,7 @@ class _Lines:
 
     @cached_property
     def first_lines(self) -> Sequence[bytes]:
-        """The first lines. Most blocks need no others, and all lines together take as much memory as the text."""
+        """Return the first lines. Most blocks need no others, and a list of all lines takes much memory."""
         return [line.removesuffix(b"\n") for line in islice(BytesIO(self.text), FIRST_LINES)]
 
     def line(self, number: int) -> bytes:
@@ -125,22 +125,22 @@ class _Lines:
 
     @cached_property
     def is_regular(self) -> pl.Series:
-        """Whether each line is regular."""
+        """Return whether each line is regular."""
         return ~pl.int_range(self.count, eager=True).is_in(self.irregular)
 
     @cached_property
     def regular(self) -> pl.Series:
-        """The numbers of the regular lines."""
+        """Return the numbers of the regular lines."""
         return self.is_regular.arg_true()
 
     def cells(self, needed: Sequence[int]) -> pl.DataFrame | None:
         """Return the needed columns of the regular lines, without white space at the ends of the cells."""
         if not len(self.regular):
             return None
-        # polars can read uneven lines too, but it counts the columns in the first line.
+        # polars can read uneven lines too, but it takes the number of columns from the first line.
         reads_all_lines = self.is_plain and self.irregular[:1] != [0]
         text = self.text if reads_all_lines else b"\n".join([*map(self.lines.__getitem__, self.regular), b""])
-        # polars drops a byte order mark wherever its text begins, but within a file it belongs to the cell.
+        # polars removes a byte order mark at the start of any text. Within a file, the mark belongs to the cell.
         if text.startswith(BYTE_ORDER_MARK):
             return None
         cells = pl.read_csv(
@@ -159,11 +159,11 @@ class _Lines:
 
 
 class _ItemIndexes:
-    """Assign each line its indexes among the block's items: a blank line has none, one with three prices has three.
+    """Assign item indexes to the lines of a block: none to a blank line, three to a line with three prices.
 
     first:    the first cells of the regular lines.
     header:   the first cell of the header.
-    items_at: returns the items of a line, read by itself.
+    items_at: returns the items of a line, given its number.
     """
 
     def __init__(self, lines: _Lines, first: pl.Series, header: str, items_at: Callable[[int], list[Item]]):
@@ -175,7 +175,7 @@ class _ItemIndexes:
         self.is_row = ~lines.regular.is_in(list(blank))
 
     def columns(self, fields: Sequence[pl.DataFrame]) -> Columns:
-        """Return the items as columns. fields: one frame for each price that a row has."""
+        """Return the items as columns. fields: one frame for each price in a row."""
         counts = [len(fields)] * self._lines.count
         for number, items in self._without_row.items():
             counts[number] = sum(item is not BLANK for item in items)
@@ -214,7 +214,7 @@ def _to_utf8(body: bytes, encoding: str) -> bytes | None:
 def _stripped(cells: pl.DataFrame, text: bytes) -> pl.DataFrame:
     """Return the cells of a text without white space at their ends.
 
-    To look for spaces first takes half the time of stripping all cells.
+    Looking for spaces first takes half the time of stripping all cells.
     """
     if not text.isascii() or any(byte in text for byte in OTHER_WHITE_SPACE):
         return cells.select(pl.all().str.strip_chars())
@@ -234,14 +234,14 @@ def _is_plain(text: bytes) -> bool:
 
 
 def _find_uneven_lines(text: bytes, delimiter: str, width: int) -> tuple[int, list[int]]:
-    """Return the number of lines, each of which has an end, and the numbers of those with another number of cells."""
+    """Return the number of lines, and the numbers of those without exactly `width` cells. Every line needs an end."""
     separator = delimiter.encode()
-    # Keep only delimiters and line ends: that leaves about a tenth of the text to search.
+    # Keep only delimiters and line ends, which are about a tenth of the text.
     separators = text.translate(None, bytes(set(range(256)) - {*separator, *b"\n"}))
     even, count = separator * (width - 1) + b"\n", separators.count(b"\n")
     if separators == even * count:
         return count, []
-    # Write each even line as a "\r", which is not a delimiter.
+    # Replace each even line with "\r", which is not a delimiter.
     marked = separators.replace(even, b"\r")
     uneven: list[int] = []
     number = end = 0

@@ -1,6 +1,6 @@
-"""Read the cells of many rows as fields of the unified record, with the same result as `FileSet.record` for each row.
+"""Parse the cells of many rows as fields of the unified record, with the same result as `FileSet.record` per row.
 
-A cell that cannot be read with certainty gets a value that the columnar validator does not accept.
+If a cell cannot be parsed with certainty, its field gets a value that the columnar validator does not accept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sources.record_columns import TIME, read_iso
 
 NOT_A_NUMBER = "?"
 
-# As many digits as fit into a time in microseconds.
+# The numbers of digits are limited to those that fit into a time in microseconds.
 EPOCH_PATTERNS = {
     "epoch_s": r"^[+-]?[0-9]{1,12}$",
     "epoch_ms": r"^[+-]?[0-9]{1,15}$",
@@ -26,17 +26,17 @@ EPOCH_PATTERNS = {
 
 
 def frame_column(column: str) -> str:
-    """Return the name that a file's column has in a frame.
+    """Return the name of a file's column in a frame.
 
-    polars takes `*`, and any name from `^` to `$`, for a pattern of names.
+    The prefix is needed: polars would read `*`, and a name that starts with `^` and ends with `$`, as a pattern.
     """
     return f"column {column}"
 
 
 def read_fields(file_set: FileSet, file: str, cells: pl.DataFrame) -> list[pl.DataFrame] | None:
-    """Return a frame of fields for each price that a row has; None for a declaration that must be read row by row.
+    """Return one frame of fields for each price in a row; None if the file set requires parsing row by row.
 
-    cells: the cells as text, in columns named by `frame_column`, without white space at their ends.
+    cells: the cells as stripped text, in columns named by `frame_column`.
     """
     if not all(_is_plain(name, value) for name, value in file_set.constants.items()) or any(
         not suffix.isalpha() or "e" in suffix.casefold() for suffix in file_set.suffixes
@@ -73,7 +73,7 @@ def _fields(file_set: FileSet, file: str, columns: Mapping[str, str], currency: 
 
 
 def _is_plain(name: str, value: object) -> bool:
-    """Return whether a constant has the same meaning as text."""
+    """Return whether a constant can be converted to text without changing its meaning."""
     return type(value) is str or (name in VALUE_FIELDS and type(value) in (int, Decimal))
 
 
@@ -97,7 +97,7 @@ def _number(file_set: FileSet, cell: pl.Expr, *, percent: bool) -> pl.Expr:
 
 
 def _plain(file_set: FileSet, number: pl.Expr) -> pl.Expr:
-    """Return a number that matches the pattern in plain or exponent notation."""
+    """Convert a number that matches the pattern to plain or exponent notation."""
     if file_set.thousands:
         number = number.str.replace_all(file_set.thousands, "", literal=True)
     if file_set.decimal != ".":
@@ -108,7 +108,7 @@ def _plain(file_set: FileSet, number: pl.Expr) -> pl.Expr:
 
 
 def _pattern(file_set: FileSet) -> str:
-    """Return the pattern of a declared number, in the syntax of polars."""
+    """Return the regular expression for numbers in the declared format, in the syntax of polars."""
     thousands, decimal = _literal(file_set.thousands), _literal(file_set.decimal)
     grouped = rf"[0-9]{{1,3}}(?:{thousands}[0-9]{{3}})+|" if thousands else ""
     suffixes = "".join(f"|{_literal(suffix)}" for suffix in file_set.suffixes)
@@ -121,12 +121,12 @@ def _literal(text: str) -> str:
 
 
 def _filled(file_set: FileSet, file: str, template: str) -> pl.Expr:
-    """Return the template with its values, or an empty text if one of them is unknown."""
+    """Fill in the template's placeholders. Return an empty text if a value is unknown."""
     groups = file_set.path_groups(file)
     parts: list[pl.Expr] = []
     values: list[pl.Expr] = []
     for index, text in enumerate(PLACEHOLDER.split(template)):
-        # Every second part is the name in a placeholder.
+        # Every second part is the name of a placeholder.
         if index % 2:
             values.append(pl.lit(groups[text].strip()) if text in groups else pl.col(frame_column(text)))
             parts.append(values[-1])
@@ -137,12 +137,12 @@ def _filled(file_set: FileSet, file: str, template: str) -> pl.Expr:
 
 
 def _times(file_set: FileSet, cells: pl.Series) -> pl.Series:
-    """Return the times in these cells, as `FileSet.time` reads them; null for a cell in no declared format."""
+    """Parse cells as times, with the same result as `FileSet.time`; null for a cell in no declared format."""
     times = _times_in_bulk(file_set, cells)
     unread = cells.filter(times.is_null()).unique()
     if not len(unread):
         return times
-    # Many rows share few times, such as dates. So read each distinct cell once.
+    # Times such as dates are the same in many rows, so parse each distinct cell once.
     others = cells.replace_strict(
         unread, pl.Series([_time(file_set, cell) for cell in unread], dtype=TIME), default=None
     )
@@ -150,7 +150,7 @@ def _times(file_set: FileSet, cells: pl.Series) -> pl.Series:
 
 
 def _times_in_bulk(file_set: FileSet, cells: pl.Series) -> pl.Series:
-    """Return the times that are in the first declared format, if polars can read it; null for all others."""
+    """Parse times in the first declared format, if polars supports it; null for all other cells."""
     time_format = file_set.times[0]
     if time_format == "iso" and file_set.timezone is UTC:
         return read_iso(cells, naive=True)

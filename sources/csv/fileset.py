@@ -1,4 +1,4 @@
-"""Declare the format of a set of CSV files, and read its rows as unified records. Nothing is guessed. Pure."""
+"""Declare the format of a set of CSV files, and parse its rows as unified records. Formats are never guessed. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES: Mapping[str, int] = {"K": 3, "M": 6, "B": 9, "T": 12}
 """The usual suffixes of numbers, and the powers of ten that they stand for."""
 
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-"""The formats of times that count from 1970 in UTC, and the microseconds in their units."""
+"""The formats of Unix times, and the number of microseconds in their units."""
 
 FIELDS = frozenset(field.name for field in fields(Quote))
 ASCII = bytes(range(128))
@@ -28,31 +28,31 @@ PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 class Unreadable(Exception):
-    """A cell is not in the declared format. Arguments: the reject code, and what was expected."""
+    """A cell is not in the declared format. Arguments: the reject code, and the expected format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileSet:
     """The format of a set of CSV files below CSV_DIR. If several sets match a file, the first one applies.
 
-    Raises ValueError if the declaration is not consistent.
+    Raise ValueError if the declaration is inconsistent.
 
-    pattern:    path below CSV_DIR; `*`, `?` and `[…]` match within one folder or file name.
-    columns:    by field of the unified record, the column that has it.
-    constants:  by field, a value that every row has.
-    templates:  by text field, a text in which `{…}` stands for a column, or for a named group of `path`.
+    pattern:    pattern of paths below CSV_DIR; `*`, `?` and `[…]` match within one folder or file name.
+    columns:    maps a field of the unified record to the column with its values.
+    constants:  maps a field to its value in every row.
+    templates:  maps a text field to a template, where `{…}` stands for a column or a named group of `path`.
     path:       regular expression that matches the file's whole path.
-    currencies: by quote currency, its own `columns`, if a row has several prices. Each price is one item.
-    header:     True: the first record that is not empty. Otherwise the names of the columns; the file has no header.
+    currencies: for rows with several prices: maps a quote currency to its `columns`. Each price is one item.
+    header:     True if the first non-empty record is the header; otherwise the column names of a file without header.
     skip_lines: number of lines to skip before the header.
-    encoding:   utf-8, with or without a byte order mark; utf-16, with one; utf-16-le or utf-16-be; or an encoding that
-                keeps ASCII, such as latin-1.
-    delimiter:  separates the cells.
+    encoding:   utf-8, with or without a byte order mark; utf-16, with a mark; utf-16-le; utf-16-be; or an encoding that
+                is compatible with ASCII, such as latin-1.
+    delimiter:  the character between cells.
     decimal:    the decimal separator.
     thousands:  the thousands separator; empty: none. A number with any other separator is rejected.
-    suffixes:   by suffix of a number, its power of ten; `SUFFIXES` has the usual ones.
-    nulls:      cells that mean unknown.
-    times:      the formats of `observed_at`, tried in their order. Each is `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or
+    suffixes:   maps a number's suffix to its power of ten; `SUFFIXES` has the usual ones.
+    nulls:      texts of cells whose value is unknown.
+    times:      the formats of `observed_at`, tried in order. Each is `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or
                 a format for `datetime.strptime`.
     timezone:   the time zone of times without an offset.
     """
@@ -98,8 +98,8 @@ class FileSet:
         columns = columns if len(columns) <= 500 else f"{columns[:500]}…"
         if missing := sorted(self.required_columns - set(header)):
             raise TerminalError(
-                f"{label}: its header lacks the columns {missing}; it has {columns}. Declare the columns that it has, "
-                "or its encoding, delimiter or skip_lines.",
+                f"{label}: its header lacks the columns {missing}; it has {columns}. Correct the declared "
+                "columns, encoding, delimiter or skip_lines.",
                 code="columns_missing",
             )
         if duplicates := sorted(name for name in self.required_columns if header.count(name) > 1):
@@ -111,7 +111,7 @@ class FileSet:
 
     @cached_property
     def required_columns(self) -> set[str]:
-        """The columns that a record is made from."""
+        """Return the columns that a record needs."""
         in_templates = {name for text in self.templates.values() for name in PLACEHOLDER.findall(text)}
         own = {column for columns in self.currencies.values() for column in columns.values()}
         return {*self.columns.values(), *own, *in_templates} - set(re.compile(self.path).groupindex)
@@ -143,7 +143,7 @@ class FileSet:
 
     @cached_property
     def _readers(self) -> dict[str | None, list[tuple[str, str, Callable[[str], Any]]]]:
-        """By currency: the fields, their columns, and the functions that read their cells."""
+        """Return, by currency, each field with its column and the function that parses its cells."""
         columns_by_currency: Mapping[Any, Mapping[str, str]] = self.currencies or {None: {}}
         return {
             currency: [(name, column, self._reader(name)) for name, column in {**self.columns, **own}.items()]
@@ -160,13 +160,13 @@ class FileSet:
         return partial(self._number, percent=name == "change_24h_pct")
 
     def _plain_number(self, cell: str, percent: bool) -> str | None:
-        """Return the cell unchanged: the record validates it."""
+        """Return the number without a percent sign, or None if it is unknown. The record validates it."""
         if cell in self.nulls:
             return None
         return cell.removesuffix("%") if percent else cell
 
     def _number(self, cell: str, percent: bool) -> str | None:
-        """Return exactly the same number in plain or exponent notation."""
+        """Convert the number to plain or exponent notation, without rounding."""
         if cell in self.nulls:
             return None
         match = self._number_pattern.fullmatch(cell.removesuffix("%") if percent else cell)
@@ -193,7 +193,7 @@ class FileSet:
         return f"1{self.thousands}234{self.decimal}5{suffixes}"
 
     def time(self, cell: str) -> datetime:
-        """Return the time in a cell, with an offset; raise Unreadable if it is in none of the declared formats."""
+        """Parse a cell as an aware time; raise Unreadable if it is in none of the declared formats."""
         for time_format in self.times:
             try:
                 at = _parse_time(cell, time_format)
@@ -209,20 +209,20 @@ class FileSet:
         return early
 
     def _filled(self, text: str, values: Mapping[str, str]) -> str:
-        """Return the template with its values, or an empty text if one of them is unknown."""
+        """Fill in the template's placeholders. Return an empty text if a value is unknown."""
         replacements = {name: values[name].strip() for name in PLACEHOLDER.findall(text)}
         if any(value in self.nulls for value in replacements.values()):
             return ""
         return PLACEHOLDER.sub(lambda placeholder: replacements[placeholder[1]], text)
 
     def path_groups(self, file: str) -> Mapping[str, str]:
-        """Return the named groups of `path` for a file; empty texts if it does not match."""
+        """Return the named groups of `path` for a file; empty texts if `path` does not match it."""
         match = re.fullmatch(self.path, file) if self.path else None
         return match.groupdict("") if match else dict.fromkeys(re.compile(self.path).groupindex, "")
 
 
 def _parse_time(cell: str, time_format: str) -> datetime:
-    """Return the time; raise ValueError or OverflowError if it is not in the format."""
+    """Parse a time; raise ValueError or OverflowError if it is not in the format."""
     if time_format == "iso":
         return datetime.fromisoformat(cell)
     if time_format not in EPOCHS:
@@ -233,18 +233,18 @@ def _parse_time(cell: str, time_format: str) -> datetime:
 
 
 def _encoding(name: str) -> str:
-    """Return the canonical name of an encoding; raise ValueError if its lines cannot be told apart."""
+    """Return the canonical name of an encoding; raise ValueError if it is neither UTF-16 nor compatible with ASCII."""
     normal = codecs.lookup(name).name
     if normal in ("utf-16", "utf-16-le", "utf-16-be"):
         return normal
     if ASCII.decode(normal, "replace") != ASCII.decode():
         raise ValueError(
-            f"encoding {name}: only utf-16 and encodings that keep ASCII can be read; convert the files to utf-8"
+            f"encoding {name}: only utf-16 and encodings compatible with ASCII can be read; convert the files to utf-8"
         )
     return "utf-8" if normal == "utf-8-sig" else normal
 
 
 def _quoted(cell: str) -> str:
-    """Return a cell as it is shown in messages, at most 60 characters."""
+    """Return a cell for use in messages, with at most 60 characters."""
     text = ascii(cell)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,4 +1,4 @@
-"""Read what comes before a CSV file's first record: the byte order mark, the skipped lines and the header."""
+"""Read the preamble of a CSV file: its byte order mark, skipped lines and header."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BYTE_ORDER_MARKS = {"utf-8": {b"\xef\xbb\xbf": "utf-8"}, "utf-16": {b"\xff\xfe":
 class Preamble:
     """All bytes before the first record.
 
-    lines:  the number of its lines.
-    header: the names of the columns, from the file or from its declaration.
-    is_unterminated: whether it has no line end (yet).
+    lines:  the number of lines.
+    header: the column names, from the file or its declaration.
+    is_unterminated: whether its last line has no line end (yet).
     """
 
     body: bytes
@@ -29,9 +29,9 @@ class Preamble:
 
 
 def read_byte_order_mark(file: BinaryIO, label: str, encoding: str) -> tuple[bytes, str]:
-    """Return the byte order mark of a file and the encoding that it stands for.
+    """Return the byte order mark of a file and the encoding that it indicates.
 
-    Raise TerminalError if the declared encoding needs one and there is none.
+    Raise TerminalError if the declared encoding requires a mark and the file has none.
     """
     marks = BYTE_ORDER_MARKS.get(encoding, {})
     file.seek(0)
@@ -63,7 +63,7 @@ def read_preamble(
         if at_end and not options.is_settled:
             return None
         raise TerminalError(
-            f"{options.label}: no header in its first {len(data)} bytes, of which {skip_lines} lines are skipped; "
+            f"{options.label}: no header in its first {len(data)} bytes, after skipping {skip_lines} lines; "
             "correct the file, or declare its `header` or `skip_lines`",
             code="header_missing",
         )
@@ -78,7 +78,7 @@ def read_preamble(
 
 
 def _read_header(lines: list[bytes], options: ReadOptions) -> tuple[list[str] | None, int]:
-    """Return the cells of the first record that is not empty, and the number of lines up to its end."""
+    """Return the cells of the first non-empty record, and the number of lines up to its end."""
     exhausted = False
 
     def feed() -> Iterator[str]:

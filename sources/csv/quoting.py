@@ -1,4 +1,4 @@
-"""Recognize text in which each line is one record, without reading it as CSV. Only for encodings that keep ASCII."""
+"""Detect text with one record per line, without parsing it as CSV. Only for encodings compatible with ASCII."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ def has_plain_line_ends(text: bytes) -> bool:
 
 
 def remove_quoted(text: bytes, delimiter: str) -> bytes | None:
-    """Return the text without its quoted cells; None unless each is certainly quoted as a whole, on one line."""
+    """Return the text without its quoted cells; None if a cell may be quoted only in part, or on several lines."""
     parts = text.split(b'"')
-    outside, inside = parts[::2], parts[1::2]
+    unquoted, quoted = parts[::2], parts[1::2]
     separator = delimiter.encode()
-    before, behind = {part[-1:] for part in outside[:-1]}, {part[:1] for part in outside[1:]}
-    # An empty part is between two quotes, which stand for one quote in the cell. The last byte of a part cannot be
-    # compared with a delimiter of several bytes.
+    bytes_before_quotes = {part[-1:] for part in unquoted[:-1]}
+    bytes_after_quotes = {part[:1] for part in unquoted[1:]}
+    # An empty part lies between two quotes, which mean one quote in the cell. A single byte cannot be compared with a
+    # delimiter of several bytes.
     well_formed = (
         len(parts) % 2 == 1
         and len(separator) == 1
-        and before <= {b"", separator, b"\n"}
-        and behind <= {b"", separator, b"\n", b"\r"}
-        and b"\n" not in b"".join(inside)
+        and bytes_before_quotes <= {b"", separator, b"\n"}
+        and bytes_after_quotes <= {b"", separator, b"\n", b"\r"}
+        and b"\n" not in b"".join(quoted)
     )
-    return b"".join(outside) if well_formed else None
+    return b"".join(unquoted) if well_formed else None
 
 
 def has_longer_line(text: bytes, max_bytes: int) -> bool:
-    """Return whether a line of the text, with its end, is longer than this. The text must end with a line end."""
+    """Return whether a line, including its line end, has more than `max_bytes`. The text must end with a line end."""
     end = 0
     while end < len(text):
         next_end = text.rfind(b"\n", end, end + max_bytes)

@@ -1,6 +1,7 @@
-"""Divide large CSV files into ranges that several workers can read: each starts at the first record from a mark on.
+"""Divide large CSV files into ranges that several workers can read at the same time.
 
-A mark is a multiple of CSV_RANGE_BYTES. Each range is a partition, named after the file and its mark.
+Marks are the multiples of CSV_RANGE_BYTES. A range starts at the first record at or after its mark. Each range is a
+partition, named after the file and the mark.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from sources.csv.text import decode, read_records
 from sources.csv.window import ReadOptions
 
 MARK_SEPARATOR = "//"
-"""Separates the file's name from the mark. No path of a file has it."""
+"""Separates the file's name from the mark. No file path contains it."""
 
 MAX_CACHED_FILES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The start of a record: its offset in bytes, and the number of its line, from 1."""
+    """The start of a record: its offset in bytes, and its line number, from 1."""
 
     offset: int
     line: int
@@ -43,9 +44,9 @@ def split_partition(partition: str) -> tuple[str, int]:
 
 
 class RangeStarts:
-    """The positions at which the ranges of one file start. The file is read only as far as they are requested.
+    """The start positions of the ranges in one file. The file is read only up to the requested position.
 
-    For encodings that keep ASCII.
+    Only for encodings compatible with ASCII.
     """
 
     def __init__(self, first: Position, range_bytes: int):
@@ -53,7 +54,7 @@ class RangeStarts:
         self._positions: list[Position] = []
 
     def find(self, mark: int, file: BinaryIO, options: ReadOptions) -> Position | None:
-        """Return the first record that starts at the mark or after it; None if there is none."""
+        """Return the position of the first record at or after the mark; None if there is none."""
         for block in () if self._is_known(mark) else cut_blocks(file, self._next.offset, self._next.line, options):
             self._add(block, options)
             if self._is_known(mark):
@@ -65,14 +66,14 @@ class RangeStarts:
 
     def _add(self, block: Block, options: ReadOptions) -> None:
         end = block.offset + block.length
-        # Leave a mark at the end of the block: a record may follow there only in a later scan, or not at all.
+        # Do not add a mark at the end of the block yet: there may be no record after it.
         while (mark := (len(self._positions) + 1) * self._range_bytes) < end:
             self._positions.append(_first_record_from(mark, block, options))
         self._next = Position(end, block.line + block.lines)
 
 
 def _first_record_from(mark: int, block: Block, options: ReadOptions) -> Position:
-    """Return the first record of a block from a mark on, or the record after the block if there is none."""
+    """Return the position of a block's first record at or after a mark; the end of the block if there is none."""
     following = Position(block.offset + block.length, block.line + block.lines)
     if mark <= block.offset:
         return Position(block.offset, block.line)
@@ -85,7 +86,7 @@ def _first_record_from(mark: int, block: Block, options: ReadOptions) -> Positio
 
 
 def _record_starts(block: Block, options: ReadOptions) -> Iterator[Position]:
-    """Yield where the records of a block start, except for the first, and where the next block starts."""
+    """Yield the start positions of a block's records, except the first, and the start of the next block."""
     ends, lines = [0], block.body.splitlines(keepends=True)
     for line in lines:
         ends.append(ends[-1] + len(line))
@@ -98,9 +99,9 @@ _cache: OrderedDict[Hashable, RangeStarts] = OrderedDict()
 
 
 def get_range_starts(file: Hashable, first: Position, range_bytes: int) -> RangeStarts:
-    """Return the range starts of a file, from the cache if it was read before.
+    """Return the range starts of a file, from the cache if possible.
 
-    file: everything that identifies the file, its present content and how it is read.
+    file: a key that identifies the file, its current content and its read options.
     """
     key = (file, first, range_bytes)
     starts = _cache.pop(key, None) or RangeStarts(first, range_bytes)

@@ -1,8 +1,8 @@
-"""Scan one CSV file: yield what is new since the last scan, as pages.
+"""Scan one CSV file, and yield its new data as pages.
 
-A file is recognized by the hash of what was read: one that has grown is read from there, one that was replaced is read
-again, and one that is unchanged is not read. The cursor stores where the next record starts, that hash, and what the
-operating system reported about the file.
+The cursor stores where the next record starts, the hash of the bytes before it, and the file's size and modification
+time. A file with the same size and time is not read. A file with the same hash has grown, and is read from the stored
+position. Any other file was replaced, and is read from its start.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from sources.csv.ranges import Position, get_range_starts, split_partition
 from sources.csv.window import CHUNK_BYTES, ReadOptions
 
 SETTLED_AFTER = timedelta(seconds=60)
-"""A file that was not changed for this long is no longer being written."""
+"""A file that has not changed for this long counts as completely written."""
 
-WAITING, TAKEN = "waiting", "taken"
-"""Values of a cursor's `tail`, which describes a last record without a line end. One that was taken is read again if
-the file grows."""
+# Stored in cursors, so the values must not change.
+WAITING, CONSUMED = "waiting", "taken"
+"""Values of a cursor's `tail`, which describes a last record without a line end: still incomplete, or already read. A
+record that was already read is read again if the file grows."""
 
 
 def scan_file(path: Path, label: str, file_set: FileSet, window: Window, settings: Settings) -> Iterator[Page]:
-    """Yield the pages of what is new in a partition's file; raise TerminalError for a file that cannot be read.
+    """Yield a partition's new data as pages; raise TerminalError if the file cannot be read.
 
     label: the source and the file, for messages.
     """
     with translated_os_errors(label, "file_unreadable"):
-        # To open a pipe would wait for its writer.
+        # Opening a pipe would block until it has a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise TerminalError(
                 f"{label}: is not a regular file; replace it, or exclude it from the pattern", code="file_unreadable"
@@ -52,13 +53,13 @@ def scan_file(path: Path, label: str, file_set: FileSet, window: Window, setting
 
 
 def get_range_bytes(file_set: FileSet, settings: Settings) -> int | None:
-    """Return the size of the ranges into which a file is divided; None if it is read as one."""
+    """Return the size of a file's ranges in bytes; None if the file is not divided."""
     return None if file_set.encoding.startswith("utf-16") else settings.csv_range_bytes
 
 
 @contextmanager
 def translated_os_errors(subject: str, code: str) -> Iterator[None]:
-    """Raise TerminalError, with this subject and code, for the operating system's errors."""
+    """Raise TerminalError, with this subject and code, in place of an OSError."""
     try:
         yield
     except OSError as error:
@@ -69,7 +70,7 @@ def translated_os_errors(subject: str, code: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _FileState:
-    """What the operating system reports about a file. identity: its device and inode."""
+    """The identity (device and inode), size and modification time of a file."""
 
     identity: tuple[int, int]
     size: int
@@ -83,10 +84,10 @@ class _FileState:
         return (cursor.get("size"), cursor.get("mtime_ns")) == (self.size, self.mtime_ns)
 
     def is_finished(self, cursor: Cursor, range_bytes: int | None) -> bool:
-        """Return whether an earlier scan has read everything in the file as it is now."""
+        """Return whether an earlier scan has read the whole file, and the file is unchanged."""
         if not self.matches(cursor) or cursor.get("range_bytes") != range_bytes:
             return False
-        return bool(cursor["offset"] >= cursor["end"] or cursor["tail"] == TAKEN)
+        return bool(cursor["offset"] >= cursor["end"] or cursor["tail"] == CONSUMED)
 
     def is_settled(self, cursor: Cursor, now: datetime) -> bool:
         """Return whether the file was unchanged for `SETTLED_AFTER`, or since a scan that waited for a line end."""
@@ -95,7 +96,7 @@ class _FileState:
 
 
 class _Progress:
-    """How far a range was read, and the hash of its bytes up to there."""
+    """The position up to which a range was read, and the hash of the bytes before it."""
 
     def __init__(self, label: str, file: BinaryIO, start: Position):
         self.start, self.offset, self.line = start, start.offset, start.line
@@ -103,7 +104,7 @@ class _Progress:
 
     @classmethod
     def at(cls, label: str, file: BinaryIO, size: int, start: Position, cursor: Cursor) -> _Progress | None:
-        """Return the progress of a cursor; None if the range starts elsewhere now or its content has changed."""
+        """Restore the progress from a cursor; None if the range now starts elsewhere or its content has changed."""
         progress = cls(label, file, start)
         if cursor.get("begin") != start.offset or not start.offset < cursor["offset"] <= size:
             return None
@@ -111,9 +112,9 @@ class _Progress:
         return progress if progress.digest == cursor["digest"] else None
 
     def advance(self, data: bytes, length: int, lines: int) -> None:
-        """Move on by `length` bytes: hash the data that was read, and the file's bytes after it.
+        """Advance by `length` bytes: hash `data`, then the file's bytes up to the new position.
 
-        The data is hashed as it was read, since the file may have other bytes there by now.
+        `data` was read from the file before. It is not read again, since the file may have changed.
         """
         self._hash.update(data)
         end = self.offset + length
@@ -173,12 +174,12 @@ class _Scan:
             yield from self._final_page(progress, b"", self._last_cursor)
         elif preamble.is_unterminated:
             block = Block(b"", len(preamble.body), 0, 1 + preamble.lines, 0)
-            yield self._page(progress, block, preamble.body, TAKEN)
+            yield self._page(progress, block, preamble.body, CONSUMED)
         else:
             yield from self._block_pages(preamble)
 
     def _preamble(self) -> Preamble | None:
-        """Return the file's preamble, whose header is as declared; None while it is being written."""
+        """Return the file's preamble after checking its header; None while the preamble is being written."""
         skip_lines, header = self._file_set.skip_lines, self._file_set.header
         preamble = read_preamble(self._file, self._options, self._byte_order_mark, skip_lines, header)
         if preamble is not None:
@@ -196,8 +197,8 @@ class _Scan:
             if not self._mark:
                 head = preamble.body
                 progress.advance(head, len(head), preamble.lines)
-        # Only the first block of a file is short. The first block of a later range is prepared while the range before
-        # it is loaded, except by a worker that has just joined the run.
+        # Only a file's first block is short. Later ranges are prepared while the range before them is loaded. Only a
+        # worker that has just joined the run waits for its first block.
         growing_from = None if self._mark else start.offset
         range_follows = self._options.end < self._state.size
         for block in cut_blocks(
@@ -209,7 +210,7 @@ class _Scan:
             range_follows=range_follows,
         ):
             if block.is_unterminated:
-                yield self._page(progress, block, head, TAKEN)
+                yield self._page(progress, block, head, CONSUMED)
                 return
             progress.advance(block.body, block.length, block.lines)
             yield self._page(progress, block, head, None)
@@ -217,7 +218,7 @@ class _Scan:
         yield from self._final_page(progress, head, last_cursor)
 
     def _limit_to_range(self, first: Position) -> Position:
-        """Return where the range starts, and set the options to stop at its end.
+        """Return the start of the range, and set the options to stop at its end.
 
         first: the position of the file's first record.
         """
@@ -239,13 +240,13 @@ class _Scan:
         return _Progress.at(self._label, self._file, self._state.size, start, self._last_cursor)
 
     def _final_page(self, progress: _Progress, head: bytes, last_cursor: Cursor) -> Iterator[Page]:
-        """Yield a page without records, unless the last cursor already has everything that the next scan needs."""
+        """Yield a page without records to store the cursor, unless the cursor is unchanged."""
         tail = WAITING if progress.offset < self._options.end else None
         if self._cursor(progress, tail) != last_cursor:
             yield self._page(progress, Block(b"", progress.offset, 0, progress.line, 0), head, tail)
 
     def _page(self, progress: _Progress, block: Block, head: bytes, tail: str | None) -> Page:
-        """Return the page of a block. head: the bytes of the file that come before it in the page's body."""
+        """Return the page of a block. head: the file's bytes before the block that the page's body includes."""
         request = {
             "file": self._name,
             "offset": block.offset - len(head),
@@ -275,7 +276,7 @@ class _Scan:
 
 
 def _confirm(label: str, path: Path, state: _FileState) -> None:
-    """Raise TransientError unless the file is the one that was read, and at most has grown since."""
+    """Raise TransientError if the file has been replaced or changed, except by growing, since it was read."""
     try:
         now = _FileState.of(path.stat())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Make a source of a folder of CSV files: a file, or a range of a large file, is a partition; a block is a page."""
+"""Create a source from a folder of CSV files. A file, or a range of a large file, is a partition. A block is a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sources.csv.scan import get_range_bytes, scan_file, translated_os_errors
 from sources.csv.text import INVALID_CHARACTERS, decode, read_records
 
 INVALID_NAME = "\\udc"
-"""Part of a partition's name if the file's name is not UTF-8: an invalid byte is written as `\\udc` and two digits."""
+"""Occurs in a partition's name if the file's name is not UTF-8: each invalid byte becomes `\\udc` and two digits."""
 
 REJECTED_LINE_DETAILS = {
     "record_too_large": (
@@ -36,8 +36,8 @@ REJECTED_LINE_DETAILS = {
 def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
     """Return a source of the files below CSV_DIR that match one of these file sets.
 
-    Each file is loaded on its own: one that cannot be read does not stop the others. A file that has grown is read
-    from where the last scan ended. Rows that cannot become quotes are rejected, with their file and line.
+    Each file is loaded separately, so an unreadable file does not stop the others. A file that has grown is read from
+    the end of the last scan. Rows that cannot become quotes are rejected, with their file and line.
     """
 
     @lru_cache(maxsize=1024)
@@ -107,12 +107,12 @@ def _size(path: Path) -> int:
 
 
 def _matching_paths(folder: Path, globs: Sequence[str], parent: str = "") -> Iterator[str]:
-    """Yield the paths below a folder that match, one glob for each level, and are not folders.
+    """Yield the paths of matching files below a folder. globs: one for each level of folders, and one for the file.
 
-    Include what cannot be read, such as broken links: `fetch` reports why.
+    Include unreadable files, such as broken links, so that `fetch` reports them.
     """
     try:
-        # glob ignores folders that it may not read.
+        # glob would ignore unreadable folders.
         entries = list(os.scandir(folder))
     except OSError:
         if not parent:
@@ -132,7 +132,7 @@ def _matching_paths(folder: Path, globs: Sequence[str], parent: str = "") -> Ite
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # A link that leads to itself.
+    except OSError:  # A link to itself.
         return False
 
 
@@ -157,10 +157,10 @@ def _parse_rows(page: Page, file_set: FileSet, label: str) -> Iterator[Item]:
 def parse_row(
     row: list[str], line: int, page: Page, file_set: FileSet, *, may_be_invalid: bool = True
 ) -> Iterator[Item]:
-    """Yield an item for each price of a row; or a Reject, or BLANK.
+    """Yield an item for each price of a row, or a Reject for an invalid row, or BLANK for an empty one.
 
     line:           the number of the row's first line in the file.
-    may_be_invalid: whether a cell may have characters that no text may have.
+    may_be_invalid: whether a cell may contain invalid characters.
     """
     header, location = page.request["header"], {"file": page.request["file"], "line": line}
     if not "".join(row).strip() or (row[0].strip() == header[0] and [cell.strip() for cell in row] == header):

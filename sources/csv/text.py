@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 INVALID_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
-"""Characters that no text may have: NUL, and the surrogates that `decode` returns for undecodable bytes."""
+"""The characters that are invalid in text: NUL, and the surrogates that `decode` returns for undecodable bytes."""
 
 
 def decode(data: bytes, encoding: str) -> str:
-    """Return the text; bytes that are invalid in the encoding become lone surrogates. Never raise an error."""
+    """Decode bytes as text. Bytes that are invalid in the encoding become lone surrogates instead of an error."""
     if not encoding.startswith("utf-16"):
         return data.decode(encoding, "surrogateescape")
     even = len(data) // 2 * 2
@@ -24,7 +24,7 @@ def decode(data: bytes, encoding: str) -> str:
 
 
 def split_lines(data: bytes, encoding: str) -> list[bytes]:
-    """Return the lines with their ends; joined, they are the data."""
+    """Split data into lines, which keep their line ends."""
     if not encoding.startswith("utf-16"):
         return data.splitlines(keepends=True)
     # Encoding reverses decoding, even for invalid text, except for half a character at the end.
@@ -34,7 +34,7 @@ def split_lines(data: bytes, encoding: str) -> list[bytes]:
 
 
 def read_records(lines: Iterable[str], delimiter: str) -> Reader:
-    """Return a reader of the records in these lines, which keep their ends."""
+    """Return a CSV reader of the records in these lines. The lines must have their line ends."""
     # The csv module's own limit for a cell applies to the whole process, and is below the allowed size of a record.
     csv.field_size_limit(2**31 - 1)
     return csv.reader(lines, delimiter=delimiter)

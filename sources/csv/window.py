@@ -1,4 +1,4 @@
-"""Read parts of a CSV file: bytes, lines, and the length of a line. Memory stays bounded."""
+"""Read sections of a CSV file: bytes, lines, and the length of a line. Memory use stays bounded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CHUNK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How a file is read, and how far.
+    """The options for reading a file.
 
     label:        the source and the file, for messages.
-    end:          the offset at which reading stops. Bytes that are written after it belong to the next scan.
-    is_settled:   whether the file is no longer being written. Then a last record without a line end is complete.
+    end:          the offset where reading stops. The next scan reads the bytes after it.
+    is_settled:   whether the file is completely written. If so, a last record without a line end is complete.
     block_bytes:  the maximum size of a block of more than one record.
     record_bytes: the maximum size of a record.
     """
@@ -32,7 +32,7 @@ class ReadOptions:
 
 
 def read_bytes(file: BinaryIO, offset: int, size: int, options: ReadOptions) -> bytes:
-    """Return up to `size` bytes from the offset on; raise TransientError if the file is shorter than it was."""
+    """Return up to `size` bytes from the offset on; raise TransientError if the file became shorter."""
     size = min(size, options.end - offset)
     file.seek(offset)
     data = file.read(size)
@@ -54,7 +54,7 @@ def read_lines(file: BinaryIO, offset: int, size: int, options: ReadOptions) -> 
 
 
 def measure_line(file: BinaryIO, offset: int, options: ReadOptions) -> int | None:
-    """Return the bytes of the line at the offset, with its end; None if it has no end (yet).
+    """Return the size of the line at the offset, including its line end; None if it has no line end (yet).
 
     Only one chunk of the line is in memory at a time.
     """

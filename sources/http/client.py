@@ -1,4 +1,4 @@
-"""Send a source's requests to its upstream, within its limits, timeouts and retries, and its key to no other host."""
+"""Send a source's requests to its upstream, with limits, timeouts and retries. Send its key to no other host."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ READ_TIMEOUT = 20.0
 """Seconds that a single read from the connection may take."""
 
 MAX_RETRY_PAUSE = 5.0
-"""Seconds between two attempts."""
+"""Maximum seconds between two attempts."""
 
 MAX_ATTEMPTS = 3
 MAX_REDIRECTS = 3
 
 HOST_FAILURES = ("upstream_unavailable", "upstream_slow")
-"""The codes of errors that concern the host, whatever was requested. They open its circuit breaker."""
+"""The codes of errors that concern the whole host instead of one request. They open its circuit breaker."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a client needs in order to reach one upstream.
+    """The settings and callbacks for requests to one upstream.
 
     url:            the base URL.
-    headers:        the header with the key, if there is one.
-    deadline:       seconds that one `get` may take, retries and redirects included.
+    headers:        the header with the API key; empty without a key.
+    deadline:       the maximum duration of one `get` in seconds, including retries and redirects.
     max_body_bytes: the maximum size of a decompressed body.
-    spend:          called before each request; raises TransientError if the rate, the budget or the breaker forbids it.
-    record_result:  called after each request with whether the host responded, even if it refused.
+    spend:          called before each request; raises TransientError if the rate limit, budget or breaker forbids it.
+    record_result:  called after each request with True, or with False for an error in HOST_FAILURES.
     clock:          returns the time for `Response.fetched_at` (aware, UTC).
     """
 
@@ -58,7 +58,7 @@ class Access:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Outcome:
     """The outcome of one request: a body, a redirect, or neither for a 304."""
 
     fetched_at: datetime
@@ -70,23 +70,26 @@ class _Answer:
 class HttpClient:
     """Implement `sources.contract.Http`. Close it after use.
 
-    known: called before each `get`; returns the last response to that request, or None.
+    find_known_response: called for each request; returns the last response to the same request, or None.
     """
 
     def __init__(
         self,
         access: Access,
-        known: Callable[[Mapping[str, Any]], KnownResponse | None] = lambda request: None,
+        find_known_response: Callable[[Mapping[str, Any]], KnownResponse | None] = lambda request: None,
         session: requests.Session | None = None,
     ):
-        self._access, self._known, self._session = access, known, session or _session()
+        self._access, self._find_known_response = access, find_known_response
+        self._session = session or _session()
 
     def close(self) -> None:
         self._session.close()
 
-    def with_known_responses(self, known: Callable[[Mapping[str, Any]], KnownResponse | None]) -> HttpClient:
-        """Return a client that makes conditional requests. It shares this one's connections and is closed with it."""
-        return HttpClient(self._access, known, self._session)
+    def with_known_responses(
+        self, find_known_response: Callable[[Mapping[str, Any]], KnownResponse | None]
+    ) -> HttpClient:
+        """Return a client for conditional requests. It shares the connections and is closed with this client."""
+        return HttpClient(self._access, find_known_response, self._session)
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Response:
         """Return the response to GET base URL + path, after retries if needed.
@@ -97,7 +100,7 @@ class HttpClient:
         half_time = deadline.at - self._access.deadline / 2
 
         def must_not_retry(error: Exception) -> bool:
-            # If the upstream or the limiter named a delay, the run waits for it: sleeping here would occupy a worker.
+            # If the upstream or a limit requires a delay, the run waits for it. Sleeping here would occupy a worker.
             # `max_time` alone is not enough: it compares the start of an attempt, not its end.
             return bool(getattr(error, "retry_after", None)) or time.monotonic() >= half_time
 
@@ -129,21 +132,21 @@ class HttpClient:
         """Make one attempt: send the request and follow its redirects."""
         url = self._access.url + path
         request = {"method": "GET", "url": url, "params": dict(params)}
-        known = self._known(request)
-        conditions = known.conditions if known else {}
+        known_response = self._find_known_response(request)
+        conditions = known_response.conditions if known_response else {}
         for redirects in range(MAX_REDIRECTS + 1):
-            answer = self._exchange(url, params, conditions, deadline)
-            if answer.redirect is None:
-                return self._response(request, answer, known, was_redirected=redirects > 0)
-            # A validator belongs to the URL that sent it. Another URL may use the same one for another body.
-            url, params, conditions = answer.redirect, {}, {}
+            outcome = self._exchange(url, params, conditions, deadline)
+            if outcome.redirect is None:
+                return self._response(request, outcome, known_response, was_redirected=redirects > 0)
+            # A validator belongs to the URL that sent it. Another URL may use the same validator for another body.
+            url, params, conditions = outcome.redirect, {}, {}
         raise TerminalError(
             self._detail(f"GET {path} was redirected more than {MAX_REDIRECTS} times"), code="redirected"
         )
 
     def _exchange(
         self, url: str, params: Mapping[str, str | int], conditions: Mapping[str, str], deadline: Deadline
-    ) -> _Answer:
+    ) -> _Outcome:
         """Send one request, within the limits and the deadline, and return its outcome."""
         self._access.spend()
         fetched_at = self._access.clock()
@@ -153,8 +156,8 @@ class HttpClient:
             deadline.enforced(),
             self._send(url, params, conditions, deadline) as response,
         ):
-            answer = self._read(response, fetched_at, bool(conditions), deadline)
-        return answer
+            outcome = self._read(response, fetched_at, bool(conditions), deadline)
+        return outcome
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -168,7 +171,7 @@ class HttpClient:
 
     @contextmanager
     def _translating_errors(self, url: str, deadline: Deadline) -> Iterator[None]:
-        """Raise TransientError for the errors of the HTTP libraries."""
+        """Raise TransientError in place of the errors of the HTTP libraries."""
         try:
             yield
         except (requests.RequestException, HTTPError) as error:
@@ -192,18 +195,18 @@ class HttpClient:
 
     def _read(
         self, response: requests.Response, fetched_at: datetime, had_conditions: bool, deadline: Deadline
-    ) -> _Answer:
-        self._check_deadline(deadline)  # The library accepts headers that were cut off.
+    ) -> _Outcome:
+        self._check_deadline(deadline)  # The library accepts incomplete headers.
         if response.is_redirect:
             target = resolve_redirect(self._access.source, response, self._access.url)
-            return _Answer(fetched_at, response.headers, redirect=target)
+            return _Outcome(fetched_at, response.headers, redirect=target)
         if had_conditions and response.status_code == 304:
-            return _Answer(fetched_at, response.headers)
+            return _Outcome(fetched_at, response.headers)
         check_status(self._access.source, response)
         body = read_body(self._access.source, response, self._access.max_body_bytes)
-        self._check_deadline(deadline)  # The body may have been cut off.
+        self._check_deadline(deadline)  # The body may be incomplete.
         check_body(self._access.source, body, self._access.headers.values())
-        return _Answer(fetched_at, response.headers, body)
+        return _Outcome(fetched_at, response.headers, body)
 
     def _check_deadline(self, deadline: Deadline) -> None:
         if deadline.is_over:
@@ -211,35 +214,37 @@ class HttpClient:
             raise TransientError(detail, code="upstream_slow") from None
 
     def _response(
-        self, request: dict[str, Any], answer: _Answer, known: KnownResponse | None, *, was_redirected: bool
+        self, request: dict[str, Any], outcome: _Outcome, known_response: KnownResponse | None, *, was_redirected: bool
     ) -> Response:
-        if answer.body is None:
-            return self._stored_response(request, answer, known)
+        if outcome.body is None:
+            return self._stored_response(request, outcome, known_response)
         return Response(
-            body=answer.body,
+            body=outcome.body,
             status=200,
-            content_type=answer.headers.get("Content-Type", ""),
+            content_type=outcome.headers.get("Content-Type", ""),
             request=request,
-            fetched_at=answer.fetched_at,
-            etag=None if was_redirected else read_etag(answer.headers),
-            last_modified=None if was_redirected else read_last_modified(answer.headers),
-            unchanged=known is not None and known.digest == hashlib.sha256(answer.body).digest(),
+            fetched_at=outcome.fetched_at,
+            etag=None if was_redirected else read_etag(outcome.headers),
+            last_modified=None if was_redirected else read_last_modified(outcome.headers),
+            unchanged=known_response is not None and known_response.digest == hashlib.sha256(outcome.body).digest(),
         )
 
-    def _stored_response(self, request: dict[str, Any], answer: _Answer, known: KnownResponse | None) -> Response:
+    def _stored_response(
+        self, request: dict[str, Any], outcome: _Outcome, known_response: KnownResponse | None
+    ) -> Response:
         """Return the stored response, which a 304 has confirmed."""
-        body = known.body() if known else None
-        if known is None or body is None:
+        body = known_response.body() if known_response else None
+        if known_response is None or body is None:
             # The body was deleted since the request was sent. The next request will be unconditional.
-            raise TransientError(self._detail("answered 304, but the stored body has just been deleted"))
+            raise TransientError(self._detail("returned 304, but the stored body has just been deleted"))
         return Response(
             body=body,
             status=304,
-            content_type=known.content_type,
+            content_type=known_response.content_type,
             request=request,
-            fetched_at=answer.fetched_at,
-            etag=known.etag,
-            last_modified=known.last_modified,
+            fetched_at=outcome.fetched_at,
+            etag=known_response.etag,
+            last_modified=known_response.last_modified,
             unchanged=True,
         )
 
@@ -249,22 +254,22 @@ class HttpClient:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Report no redirect: the client follows it. Otherwise requests would first read its body, without a limit."""
+        """Return None, since the client follows redirects itself. requests would read their bodies without a limit."""
 
 
 def _session() -> requests.Session:
     session = _Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, DeadlineAdapter())
-    # Without an `auth`, requests would send the login that the user's .netrc has for the host.
+    # Without an `auth`, requests would send the host's login from the user's .netrc file.
     session.auth = lambda request: request
     session.headers.update({"User-Agent": "kasparro", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"})
     return session
 
 
 def _retry_forbidden(failure: TransientError, limit: TransientError) -> TransientError:
-    """Return the error of a request that failed and may not be retried now.
+    """Return the error of a failed request that must not be retried now because of a limit.
 
-    It is still a failure, and counts as one. The error of the limit alone would not count.
+    It counts as a failure. The error of the limit would not.
     """
     return TransientError(f"{failure.detail}; {limit.detail}", code=failure.code, retry_after=limit.retry_after)

@@ -1,7 +1,8 @@
-"""Enforce a deadline on a whole request, however slow its upstream: while connecting, in the headers or in the body.
+"""Enforce a deadline on a whole request: on connecting, on the headers and on the body.
 
 The timeouts of the HTTP libraries apply to a single read. A server that sends a byte now and then never exceeds them.
-So the connection is shut down at the deadline. Only the lookup of a host name follows the resolver's own limits.
+So the connection is shut down at the deadline. Only host name lookups are exempt: they follow the resolver's own
+limits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from urllib3.util.connection import create_connection
 
 
 class Deadline:
-    """A point on the monotonic clock, a number of seconds after it was created."""
+    """A time limit on the monotonic clock, in seconds from its creation."""
 
     def __init__(self, seconds: float):
         self.at = time.monotonic() + seconds
@@ -41,7 +42,7 @@ class Deadline:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Shut down the connection at the deadline: the one that this thread uses through `DeadlineAdapter`."""
+        """Shut down this thread's connection at the deadline. Only connections of a `DeadlineAdapter` are covered."""
         timer = threading.Timer(self.seconds_left, self._enforce)
         timer.daemon = True
         token = _CURRENT.set(self)
@@ -54,8 +55,8 @@ class Deadline:
             self._hold(None)
 
     def watch(self, connection: socket.socket) -> None:
-        """Shut down this connection at the deadline, instead of the one before it."""
-        # Duplicate the handle: TLS detaches the socket from its object, and the number of a closed one is used again.
+        """Shut down this connection at the deadline, instead of the previous connection."""
+        # Duplicate the file descriptor: TLS detaches the socket, and the system reuses closed descriptor numbers.
         self._hold(socket.socket(fileno=os.dup(connection.fileno())))
 
     def _hold(self, connection: socket.socket | None) -> None:
@@ -85,7 +86,7 @@ class _WatchedConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         """Connect to one of the host's addresses within the deadline.
 
-        urllib3 would give each address the whole timeout, whatever time is left.
+        urllib3 would allow the whole timeout for each address, even if less time is left.
         """
         deadline, failure = _CURRENT.get(), OSError("no address could be tried in time")
         for *_, address in socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM):
@@ -107,7 +108,7 @@ class _WatchedConnection(HTTPConnection):
         raise error_class(self, str(failure)) from failure
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:  # The connection of an earlier request is used again.
+        if self.sock is not None:  # Reuse the connection of an earlier request.
             _CURRENT.get().watch(self.sock)
         super().request(*args, **kwargs)
 
@@ -117,7 +118,7 @@ class _WatchedTLSConnection(_WatchedConnection, HTTPSConnection):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Have the current deadline watch each connection that a request uses."""
+    """An adapter that applies the current deadline to each connection of a request."""
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         pool = cast(HTTPConnectionPool, super().get_connection_with_tls_context(*args, **kwargs))

@@ -15,9 +15,9 @@ _DECODER = msgspec.json.Decoder(float_hook=Decimal)
 
 
 def json_list(body: bytes) -> list[Any]:
-    """Return the list in a body; raise TransientError if it is anything else.
+    """Parse a body as a JSON list; raise TransientError if it is anything else.
 
-    Some upstreams report a rate limit as an error object under status 200: that is not an empty page.
+    Some upstreams report a rate limit as an error object with status 200. That must not count as an empty page.
     """
     value = read_json(body)
     if not isinstance(value, list):
@@ -26,7 +26,7 @@ def json_list(body: bytes) -> list[Any]:
 
 
 def read_json(body: bytes) -> Any:
-    """Return the value of a body; raise TransientError if it is not JSON, such as the HTML of a broken backend."""
+    """Parse a body as JSON; raise TransientError if it is not JSON, such as an HTML error page."""
     try:
         return _decode(body)
     except RecursionError:
@@ -39,8 +39,8 @@ def _decode(body: bytes) -> Any:
     try:
         return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation):
-        # Some servers send NaN, a broken character, or a number that is too long for int or Decimal. Each of them
-        # becomes a value that no field of the record accepts, so that only its own item is rejected.
+        # Some servers send NaN, a broken character, or a number that is too long for int or Decimal. Each becomes a
+        # value that the record rejects, so that only its own item is rejected.
         text = body.decode("utf-8-sig", "surrogateescape")
         return json.loads(text, parse_float=_number, parse_int=_number, parse_constant=_number)
 

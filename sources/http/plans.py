@@ -1,4 +1,4 @@
-"""Choose the plan of an upstream from the environment: its base URL, and the header that carries its key."""
+"""Choose the plan of an upstream by the environment. A plan has a base URL, and a header for the API key."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sources.contract import Source
 
 
 def upstream_address(source: Source) -> tuple[str, Mapping[str, str]]:
-    """Return the base URL of a source's requests, without a slash at its end, and the header with its key.
+    """Return a source's base URL without a trailing slash, and the header with its API key.
 
-    Return an empty URL for a source without upstreams. Raise SettingsError if the environment names an unknown plan,
-    leaves out the key that the plan needs, or has a key for a plan that takes none.
+    Return an empty URL for a source without upstreams. Raise SettingsError if the plan is unknown, if it needs a key
+    and none is set, or if it takes no key and one is set.
     """
     settings, prefix = read_upstream(source.name), source.name.upper()
     if not source.upstreams:

@@ -1,4 +1,4 @@
-"""Decide what a response means: a body, a redirect, a refusal, or a reason to retry later."""
+"""Interpret responses: as a body, a redirect, a terminal error or a transient error."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sources.contract import TerminalError, TransientError
 
 CHUNK_BYTES = 64 * 1024
 
-# Status: the error's code, and how long the source is paused.
+# By status: the error's code, and how long the source is paused.
 TERMINAL_STATUSES = {
     400: ("upstream_refused", None),
     401: ("key_refused", timedelta(hours=1)),
-    # A paid endpoint or a used-up quota: further requests would only cost more.
+    # A paid endpoint or an exhausted quota: further requests would only cost more.
     402: ("payment_required", timedelta(days=1)),
     403: ("key_refused", timedelta(hours=1)),
     404: ("upstream_refused", None),
@@ -31,7 +31,7 @@ def check_status(source: str, response: requests.Response) -> None:
     status = response.status_code
     if status == 200:
         return
-    detail = f"{source}: answered {status} to GET {urlsplit(response.url).path}"
+    detail = f"{source}: returned {status} for GET {urlsplit(response.url).path}"
     if status in TERMINAL_STATUSES:
         code, pause = TERMINAL_STATUSES[status]
         raise TerminalError(detail, code=code, pause=pause)
@@ -44,7 +44,7 @@ def check_status(source: str, response: requests.Response) -> None:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Return the seconds in Retry-After, in either of its forms, at most 6 hours; None if it has no usable delay."""
+    """Return the delay in the header Retry-After in seconds, at most 6 hours; None if it has no valid delay."""
     try:
         seconds = Retry().parse_retry_after(response.headers.get("Retry-After", ""))
     except (HTTPError, ValueError, OverflowError):
@@ -53,7 +53,7 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def resolve_redirect(source: str, response: requests.Response, base: str) -> str:
-    """Return the target of a redirect; raise TerminalError if its origin is not that of the base URL.
+    """Return the target of a redirect; raise TerminalError if its origin differs from the base URL's.
 
     The key must not be sent to another origin.
     """
@@ -91,6 +91,6 @@ def read_body(source: str, response: requests.Response, max_body: int) -> bytes:
 
 
 def check_body(source: str, body: bytes, keys: Collection[str]) -> None:
-    """Raise TransientError if a body contains our key: bodies are archived and shown as they came."""
+    """Raise TransientError if a body contains our key, since bodies are archived and shown unchanged."""
     if any(key.encode() in body for key in keys):
         raise TransientError(f"{source}: the response contains the key of the request", code="unexpected_body")

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-# A longer or unquoted ETag could mean something else when it is sent back: `*` matches any body.
+# Accept only short and quoted ETags. Sent back without quotes, `*` would match any body.
 ETAG = re.compile(r'(W/)?"[!#-~]{0,1000}"')
 DATE = re.compile(r"[A-Za-z0-9,: ]{1,40}")
 
 
 @dataclass(frozen=True)
 class KnownResponse:
-    """The last response to a request, from a page that was committed.
+    """The last response to a request whose page was committed.
 
     digest: the SHA-256 of the body.
     body:   reads the stored body; returns None if it was deleted.
@@ -28,7 +28,7 @@ class KnownResponse:
 
     @property
     def conditions(self) -> Mapping[str, str]:
-        """The header that makes a request conditional. An ETag is more exact than a time, so it comes first."""
+        """Return the header that makes a request conditional. Prefer the ETag, since it is more exact than a time."""
         if self.etag:
             return {"If-None-Match": self.etag}
         return {"If-Modified-Since": self.last_modified} if self.last_modified else {}
@@ -43,7 +43,7 @@ def read_etag(headers: Mapping[str, str]) -> str | None:
 def read_last_modified(headers: Mapping[str, str]) -> str | None:
     """Return Last-Modified, or None if it is invalid or not earlier than the response's Date.
 
-    Both count whole seconds, and the body may change again within the second.
+    Both are exact to one second, and the body may change again within that second.
     """
     text = headers.get("Last-Modified", "")
     try:

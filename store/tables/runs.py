@@ -45,9 +45,11 @@ class SourceRow(Base):
     breaker_probe_until: Mapped[datetime | None]
     # The newest slot that got a run or was skipped. After an outage, catching up starts at the next slot.
     last_slot: Mapped[datetime | None]
-    # Rows that retention has dropped so far (tasks/archive/retention.py), counted in the same transactions.
-    quotes_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    bodies_dropped: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    # Rows that retention has deleted so far (tasks/archive/retention.py), counted in the same transactions. The columns
+    # keep their first names, so that workers of the version before can still count in them during an upgrade. With
+    # `key`, the rows of Core queries have the new names, too.
+    quotes_deleted: Mapped[int] = mapped_column("quotes_dropped", BigInteger, key="quotes_deleted", server_default="0")
+    bodies_deleted: Mapped[int] = mapped_column("bodies_dropped", BigInteger, key="bodies_deleted", server_default="0")
 
 
 class RunRow(Base):

@@ -1,4 +1,4 @@
-"""Measure a finished run: its figures, how far its prices moved, and how far they are from those of other sources."""
+"""Measure a finished run: its figures, its price changes, and its price differences from other sources."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from sqlalchemy import Connection, text
 from sources.record import VALUE_FIELDS
 
 MAX_LISTINGS_PER_RUN = 5000
-"""Listings of a run whose prices are compared with their earlier ones."""
+"""The maximum number of a run's listings whose prices are compared with earlier prices."""
 
 MAX_EARLIER_PRICES, MIN_EARLIER_PRICES = 12, 5
-"""Earlier prices of a listing whose median a new price is compared with. The median ignores a single wrong price."""
+"""How many earlier prices of a listing to compare a new price with. Their median ignores a single wrong price."""
 
 SAME_TIME = timedelta(minutes=30)
-"""Maximum distance in time of two sources' prices that are compared."""
+"""Maximum time between two sources' prices that are compared."""
 
 RunFigures = dict[str, float]
-"""By name: items, seconds, lag (in seconds); rejected, repeated and null.<field> (shares of the items or quotes).
+"""A run's figures by name: items; seconds and lag, in seconds; rejected, repeated and null.<field>, as shares of the
+items or quotes.
 
 tasks/anomalies/judge.py adds two medians: off (of price gaps) and moved (of the logarithms of price jumps).
 """
 
 
 class PriceJump(NamedTuple):
-    """The newest price of a listing compared with its earlier ones. ratio: to their median."""
+    """The newest price of a listing compared with its earlier prices. ratio: the price divided by their median."""
 
     listing: str
     ratio: float
 
 
-# A page is unchanged if it counts no items, although an equal body of the source had some.
+# A page is unchanged if it counts no items, although a page with the same body had items.
 _PAGE_FIGURES = text("""
     SELECT count(*) AS pages, sum(fetched) AS items, sum(rejected) AS rejected, sum(deduplicated) AS repeated,
            extract(epoch FROM max(observed_until) - max(fetched_at) FILTER (WHERE observed_until IS NOT NULL)) AS ahead,
@@ -45,7 +46,7 @@ _PAGE_FIGURES = text("""
       FROM pages AS p WHERE run = :run
 """)
 
-FILLED = text("""
+NON_NULL_COUNTS = text("""
     SELECT name, sum(quotes::bigint) AS quotes
       FROM pages, LATERAL jsonb_each_text(filled) AS field(name, quotes) WHERE run = :run GROUP BY name
 """)
@@ -101,15 +102,15 @@ def measure_run(connection: Connection, run: UUID, seconds: float) -> RunFigures
     figures["items"] = float(pages.items)
     if pages.items:
         figures |= {"rejected": float(pages.rejected / pages.items), "repeated": float(pages.repeated / pages.items)}
-    filled: Mapping[str, Any] = {row.name: row.quotes for row in connection.execute(FILLED, {"run": run})}
-    # Every quote has a price, so this is the number of quotes. Quotes that expired at once are not among them.
+    filled: Mapping[str, Any] = {row.name: row.quotes for row in connection.execute(NON_NULL_COUNTS, {"run": run})}
+    # Every quote has a price, so this is the number of quotes. Quotes that expired at once are not included.
     if quotes := filled.get("price"):
         figures |= {f"null.{name}": 1 - float(filled.get(name, 0) / quotes) for name in VALUE_FIELDS}
     return figures
 
 
 def price_jumps(connection: Connection, source: str, run: UUID) -> list[PriceJump]:
-    """Return a comparison with earlier prices for each listing whose newest price came with the run."""
+    """Return a comparison with earlier prices for each listing whose newest price the run loaded."""
     rows = connection.execute(
         _PRICE_JUMPS,
         {
@@ -124,9 +125,9 @@ def price_jumps(connection: Connection, source: str, run: UUID) -> list[PriceJum
 
 
 class PriceGap(NamedTuple):
-    """The distance of a source's price of an asset from the nearest price of another source.
+    """The difference between a source's price of an asset and the nearest price of another source.
 
-    share: 0.05 is 5 % above it. others: the number of other sources with a price of about the same time.
+    share: 0.05 means 5 % above that price. others: the number of other sources with a price at about the same time.
     """
 
     asset: str
@@ -135,6 +136,6 @@ class PriceGap(NamedTuple):
 
 
 def price_gaps(connection: Connection, source: str) -> list[PriceGap]:
-    """Return the distance for each asset and quote currency that other sources have a price of."""
+    """Return the difference for each asset and quote currency for which other sources have a price."""
     rows = connection.execute(_PRICE_GAPS, {"source": source, "same_time": SAME_TIME})
     return [PriceGap(row.slug, row.share, row.others) for row in rows]

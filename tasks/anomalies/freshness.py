@@ -15,7 +15,7 @@ log = structlog.get_logger()
 DEFAULT_MAX_SLOTS = 3
 """Slots within which a source must have a good run, unless it declares `fresh`."""
 
-# Since the last good run, or the first request if there was none. The end of a pause counts as a good run.
+# Time since the last good run, or since the first request if there was none. The end of a pause counts as a good run.
 _STALENESS = text("""
     SELECT clock_timestamp() - greatest(
                coalesce((SELECT finished_at FROM runs
@@ -48,7 +48,7 @@ def max_staleness(source: Source) -> timedelta:
 
 
 def record_late_sources(engine: Engine) -> None:
-    """Begin an anomaly for each source that became late, and end it for each that is late no longer.
+    """Begin an anomaly for each source that became late, and end the anomalies of sources that are no longer late.
 
     A paused source loads nothing on purpose, so its anomalies stay unchanged.
     """

@@ -1,7 +1,7 @@
-"""Compare each finished live run with the runs before it, and record what is unusual about it.
+"""Compare each finished live run with the runs before it, and record unusual findings.
 
-The comparison uses the median and the median absolute deviation, which a few bad runs do not move. A source with too
-few earlier runs has no anomalies of figures.
+The comparison uses the median and the median absolute deviation, which a few bad runs do not move. The figures of a run
+are judged only if its source has enough earlier runs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tasks.anomalies.figures import PriceGap, PriceJump, RunFigures, measure_run
 log = structlog.get_logger()
 
 MAX_BASELINE_RUNS, MIN_BASELINE_RUNS = 30, 8
-"""Earlier runs that a run is compared with."""
+"""How many earlier runs to compare a run with."""
 
 MIN_DEVIATIONS = 6.0
-"""Standard deviations, estimated from the median absolute deviation, from which a figure is unusual."""
+"""A figure is unusual from this many standard deviations on, which are estimated from the median absolute deviation."""
 
 MAD_TO_STANDARD_DEVIATION = 1.4826
 """Standard deviation of a normal distribution whose median absolute deviation is 1."""
@@ -37,21 +37,21 @@ MAD_TO_STANDARD_DEVIATION = 1.4826
 MAX_LISTINGS_IN_DETAIL = 5
 
 MIN_JUMP, MIN_JUMP_DEVIATIONS = math.log(5), 10.0
-"""A price jumped if it moved, up or down, by this logarithm and by this many deviations of the run's moves."""
+"""A price jumped if its logarithm moved by the first value, and by this many deviations of all moves in the run."""
 
 MIN_APART = math.log(2)
-"""A price that is more than twice, or less than half, of all others most likely belongs to another asset."""
+"""A price above twice or below half of all other prices most likely belongs to another asset."""
 
 MAX_APART_PER_RUN = 50
 
 MIN_SHARED_ASSETS = 5
-"""Assets that must have prices from other sources before the source as a whole can be off."""
+"""The minimum number of assets with prices from other sources for a comparison of the whole source."""
 
 MAX_RUNS_PER_CALL = 50
 
 
 class Anomaly(NamedTuple):
-    """subject: the field, listing or asset that it is about; None if it is about the whole run."""
+    """An unusual finding. subject: the field, listing or asset that it concerns; None for the whole run."""
 
     kind: str
     detail: str
@@ -61,10 +61,10 @@ class Anomaly(NamedTuple):
 
 
 class _Measure(NamedTuple):
-    """How a figure is judged. description: a format string for its value.
+    """The limits for a figure. description: a format string for its value.
 
     min_deviation, min_deviation_share: lower limits of the deviation, the latter as a share of the median.
-    min_difference: the lower limit of an unusual difference. only_more: whether only a higher value is unusual.
+    min_difference: the lower limit of an unusual difference. only_more: whether only higher values are unusual.
     """
 
     kind: str
@@ -192,7 +192,7 @@ def compare(figures: RunFigures, baseline: Sequence[RunFigures]) -> Iterator[Ano
 
 
 def unusual_jumps(jumps: Sequence[PriceJump]) -> Iterator[Anomaly]:
-    """Yield one anomaly for the prices that moved far, and many times as far as the other prices of the run. Pure."""
+    """Yield one anomaly if some prices moved far, and much farther than the run's other prices. Pure."""
     if not jumps:
         return
     moves = [math.log(jump.ratio) for jump in jumps]
@@ -200,20 +200,22 @@ def unusual_jumps(jumps: Sequence[PriceJump]) -> Iterator[Anomaly]:
     # If all prices moved by the same factor, the deviation is 0, and each of them is a jump.
     deviation = MAD_TO_STANDARD_DEVIATION * median(abs(move - median(moves)) for move in moves)
     limit = max(MIN_JUMP, MIN_JUMP_DEVIATIONS * deviation)
-    far = [(jump, move) for jump, move in zip(jumps, moves, strict=True) if abs(move) >= limit]
-    if far:
-        far.sort(key=lambda entry: -abs(entry[1]))
-        worst = ", ".join(f"{jump.listing} {jump.ratio:.4g}" for jump, _ in far[:MAX_LISTINGS_IN_DETAIL])
-        more = f" and {len(far) - MAX_LISTINGS_IN_DETAIL} more" if len(far) > MAX_LISTINGS_IN_DETAIL else ""
-        detail = f"{len(far)} of {len(jumps)} prices are far from their earlier median (as ratios to it): {worst}{more}"
-        yield Anomaly("price", detail, far[0][0].listing, far[0][0].ratio, math.exp(usual))
+    large_jumps = [(jump, move) for jump, move in zip(jumps, moves, strict=True) if abs(move) >= limit]
+    if large_jumps:
+        large_jumps.sort(key=lambda entry: -abs(entry[1]))
+        worst = ", ".join(f"{jump.listing} {jump.ratio:.4g}" for jump, _ in large_jumps[:MAX_LISTINGS_IN_DETAIL])
+        omitted = len(large_jumps) - MAX_LISTINGS_IN_DETAIL
+        suffix = f" and {omitted} more" if omitted > 0 else ""
+        summary = f"{len(large_jumps)} of {len(jumps)} prices are far from their earlier median"
+        detail = f"{summary} (as ratios to it): {worst}{suffix}"
+        yield Anomaly("price", detail, large_jumps[0][0].listing, large_jumps[0][0].ratio, math.exp(usual))
 
 
 def _disagreement(figures: RunFigures, baseline: Sequence[RunFigures], assets: int, others: int) -> Iterator[Anomaly]:
-    """Yield an anomaly if the source as a whole is off from other sources.
+    """Yield an anomaly if the source as a whole differs from other sources.
 
-    With two or more other sources, the one that is near none of them is off. With one, it is the source whose own
-    prices moved.
+    With two or more other sources, the outlier is the source that is near none of them. With only one other source, it
+    is the source whose own prices moved.
     """
     limit = get_settings().agreement_limit
     share, usual = figures["off"], median([run["off"] for run in baseline if "off" in run] or [0.0])
@@ -226,9 +228,9 @@ def _disagreement(figures: RunFigures, baseline: Sequence[RunFigures], assets: i
 
 
 def _assets_apart(connection: Connection, source: str, gaps: Sequence[PriceGap]) -> Iterator[Anomaly]:
-    """Yield an anomaly for each asset whose price is far from all others: most likely two things were merged.
+    """Yield an anomaly for each asset whose price is far from all others: most likely, two assets were merged.
 
-    An asset that already has such an anomaly gets no second one. End the anomalies of assets that are near again.
+    An asset with such an anomaly gets no second one. End the anomalies of assets whose prices are near again.
     """
     far = {gap.asset: gap.share for gap in gaps if abs(math.log(max(1 + gap.share, 1e-9))) > MIN_APART}
     near = {gap.asset for gap in gaps} - far.keys()

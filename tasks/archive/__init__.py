@@ -1,1 +1,1 @@
-"""Store raw bodies, find stored pages, delete expired rows."""
+"""Store raw bodies, find stored pages, and delete expired rows."""

@@ -33,14 +33,14 @@ _ROW = "SELECT FROM raw_bodies WHERE source = :source AND digest = :digest"
 
 @dataclass(frozen=True)
 class PendingBody:
-    """A body that is being compressed. is_known: its row exists, without the body, which retention deleted."""
+    """A body that is being compressed. is_known: whether its row exists, but retention deleted the body."""
 
     compressed: Future[bytes]
     is_known: bool
 
 
 def start_saving(connection: Connection, source: str, page: Page) -> PendingBody | None:
-    """Start to compress the body in another thread. Return None if it is stored already."""
+    """Start compressing the body in another thread. Return None if the body is already stored."""
     key = {"source": source, "digest": page.digest}
     # Locked, so that retention cannot delete the body before this page is committed.
     if connection.execute(text(f"{_ROW} AND body IS NOT NULL FOR SHARE"), key).rowcount:
@@ -50,7 +50,7 @@ def start_saving(connection: Connection, source: str, page: Page) -> PendingBody
 
 
 def save_body(connection: Connection, source: str, page: Page, pending: PendingBody) -> None:
-    """Write a body that was not stored when `start_saving` looked."""
+    """Write a body that was not stored yet when `start_saving` was called."""
     write = _restore if pending.is_known else _insert
     write(connection, source, page, pending.compressed.result())
 
@@ -72,7 +72,7 @@ def _restore(connection: Connection, source: str, page: Page, compressed: bytes)
 
 
 def _insert(connection: Connection, source: str, page: Page, compressed: bytes) -> None:
-    """Copy the body in binary: as text it would be twice as long."""
+    """Insert the body with a binary COPY. As text, it would be twice as long."""
     row = (
         source.encode(),
         page.digest,
@@ -88,7 +88,7 @@ def _insert(connection: Connection, source: str, page: Page, compressed: bytes) 
 
 
 def read_body(connection: Connection, source: str, digest: bytes) -> bytes | None:
-    """Return a body as it was received, or None if it is no longer stored."""
+    """Return the decompressed body, or None if it is no longer stored."""
     compressed = connection.scalar(
         text("SELECT body FROM raw_bodies WHERE source = :source AND digest = :digest"),
         {"source": source, "digest": digest},

@@ -1,7 +1,7 @@
-"""Delete expired quotes and raw bodies in small batches, oldest first, and keep expired quotes from being loaded.
+"""Delete expired quotes and raw bodies in small batches, oldest first, and filter expired quotes out of new pages.
 
-Each batch is one short transaction that waits for no lock. It may be killed at any point, and two may run at the same
-time: the next call finds the rows that are left.
+Each batch is one short transaction that waits for no lock. Retention may be killed at any point, and two calls may run
+at the same time. The next call deletes the remaining rows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tasks.runtime.retry import DATABASE_ERRORS
 log = structlog.get_logger()
 
 TIME_LIMIT = 10.0
-"""Time limit of one call, in seconds. The reconciler waits for it in the same queue."""
+"""Time limit of one call, in seconds. The reconciler waits in the same queue."""
 
 QUOTE_BATCH_ROWS, BODY_BATCH_ROWS = 5_000, 100
 
 FIRST_SPAN, MIN_SPAN = timedelta(days=1), timedelta(minutes=1)
-"""A batch deletes the quotes of all listings in a span of time. The span adapts so that a batch is about full."""
+"""A batch deletes the quotes of all listings in a span of time. The span adapts so that batches are nearly full."""
 
-# Reads one entry of the primary key per listing: its oldest.
+# Reads only the oldest entry of each listing in the primary key.
 _OLDEST = """
     SELECT min(oldest.observed_at)
       FROM listings JOIN latest_quotes AS newest ON newest.listing_id = listings.id
@@ -83,10 +83,14 @@ _SUPERSEDED = """
 
 
 class _Deletion(NamedTuple):
-    """The deletion of a source's expired rows. batches: deletes one batch per step and yields its size."""
+    """The deletion of a source's expired rows.
+
+    kind:    quotes or bodies.
+    batches: deletes one batch per step and yields its size.
+    """
 
     source: str
-    what: str
+    kind: str
     batches: Iterator[int]
 
 
@@ -110,19 +114,19 @@ def delete_expired(
         try:
             count = next(deletion.batches, None)
         except DATABASE_ERRORS as error:
-            log.warning("retention_failed", source=deletion.source, what=deletion.what, reason=describe(error))
+            log.warning("retention_failed", source=deletion.source, kind=deletion.kind, reason=describe(error))
         else:
             if count is not None:
-                deleted[deletion.source, deletion.what] += count
+                deleted[deletion.source, deletion.kind] += count
                 deletions.append(deletion)
-    for (source, what), count in (+deleted).items():
-        log.info("expired_rows_deleted", source=source, what=what, count=count)
+    for (source, kind), count in (+deleted).items():
+        log.info("expired_rows_deleted", source=source, kind=kind, count=count)
 
 
 def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.DataFrame:
-    """Return a page's rows without those observed before `since`: they would soon be deleted again.
+    """Return a page's rows without expired rows: those observed before `since`, which would soon be deleted.
 
-    rows: as `arrange` returns them. The newest quote of a listing stays, as it does in the table.
+    rows: as returned by `arrange`. The newest quote of each listing is kept, as in the table.
     """
     is_last = (pl.col("listing_id") != pl.col("listing_id").shift(-1)).fill_null(value=True)
     rows = rows.filter((pl.col("observed_at") >= since) | is_last)
@@ -162,7 +166,7 @@ def _deletions(engine: Engine, now: datetime) -> Iterator[_Deletion]:
 
 
 def _delete_quotes(engine: Engine, source: str, horizon: datetime) -> Iterator[int]:
-    """Delete the quotes of all listings, one span of time after another: they lie close together on disk."""
+    """Delete the expired quotes of all listings, span by span. Quotes of one span are close together on disk."""
     with engine.connect() as connection:
         since = connection.scalar(text(_OLDEST), {"source": source, "horizon": horizon})
     span = FIRST_SPAN

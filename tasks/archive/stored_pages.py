@@ -19,7 +19,7 @@ PagePosition = list[Any]
 CorrectedSpans = Mapping[str, Mapping[str, str]]
 """Spans of corrected quotes by partition: `since` (commit time), `first` and `last` (observation times)."""
 
-# A page that was skipped as unchanged adds nothing to the earlier page with the same body.
+# Exclude unchanged pages, whose body was loaded by an earlier page.
 _STORED = """
       FROM pages AS p
       JOIN runs AS r ON r.id = p.run
@@ -30,7 +30,7 @@ _STORED = """
                  WHERE e.source = p.source AND e.body_digest = p.body_digest AND e.fetched > 0 AND er.kind <> 'replay'))
 """
 
-# Rejects that this replay released count, too: their body may belong to several pages.
+# Include rejects that this replay has released: their body may belong to several pages.
 _REJECTED = """
     EXISTS (SELECT FROM rejects AS x WHERE x.source = p.source AND x.digest = p.body_digest
                AND (x.state = 'quarantined' OR x.replayed_at >= CAST(:before AS timestamptz))
@@ -63,7 +63,7 @@ _AFTER = "(CAST(:committed_at AS timestamptz), CAST(:after_run AS uuid), :partit
 
 
 class StoredPage(NamedTuple):
-    """A page's row, without its body. has_body: it is still stored; corrects: the page may correct quotes."""
+    """A page's row. has_body: whether its body is still stored. corrects: whether the page may correct quotes."""
 
     position: PagePosition
     request: dict[str, Any]
@@ -76,7 +76,7 @@ class StoredPage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredPages:
-    """The stored pages that a replay of a source chose. before: only pages committed earlier count (aware)."""
+    """The stored pages that a replay of a source chose. before: exclude pages committed from then on (aware)."""
 
     chosen: ReplayParameters
     source: str
@@ -92,7 +92,7 @@ class StoredPages:
         """Yield the first `limit` pages after a position, in the order of their commits.
 
         corrected: spans of quotes that the replay corrected. Later pages with quotes in these spans are included, even
-        if they were not chosen.
+        if the replay did not choose them.
         """
         values = dict(zip(("committed_at", "after_run", "partition", "seq"), after or (), strict=False))
         beyond = f"AND {_POSITION} > {_AFTER}" if after else ""
@@ -118,11 +118,11 @@ class StoredPages:
 
     def count(self, connection: Connection) -> tuple[int, int]:
         """Return the number of pages, and the number of those whose body is no longer stored."""
-        lost = "count(*) FILTER (WHERE b.body IS NULL) AS lost"
+        missing_bodies = "count(*) FILTER (WHERE b.body IS NULL) AS missing_bodies"
         row = connection.execute(
-            text(f"SELECT count(*) AS pages, {lost} {_STORED} AND ({self._conditions})"), self._values
+            text(f"SELECT count(*) AS pages, {missing_bodies} {_STORED} AND ({self._conditions})"), self._values
         ).one()
-        return row.pages, row.lost
+        return row.pages, row.missing_bodies
 
     @property
     def _conditions(self) -> str:

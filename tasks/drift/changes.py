@@ -1,4 +1,4 @@
-"""Find the changes between the profile of earlier items and a page's, and accept changes into a profile. Pure."""
+"""Compare a page's profile with that of earlier items, and add accepted changes to a profile. Pure."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ MIN_KNOWN_SHARE = 0.98
 """A field can vanish only if at least this share of the earlier items had it."""
 
 MAX_KNOWN_TYPE_SHARE, MIN_PAGE_TYPE_SHARE = 0.05, 0.5
-"""A field is retyped if a type had at most the first share of its earlier values, and has at least the second now."""
+"""A field is retyped if a type had at most the first share of earlier values and has at least the second share now."""
 
 MAX_CHANCE = 1e-3
-"""An observation that is more probable than this without a change is none. A page of one item proves little."""
+"""The maximum probability that a change is only a coincidence. A page of one item is rarely enough evidence."""
 
 MAX_COMPUTED_VALUES = 50
-"""Above this number of values, the probability is not computed but taken as 0."""
+"""Above this number of values, the probability is assumed to be 0 instead of being computed."""
 
 MIN_RENAME_CONFIDENCE = 0.6
-"""Confidence from which a vanished field and a new one are one renamed field."""
+"""The minimum confidence that a vanished field and a new field are one renamed field."""
 
 NAME_WEIGHT = 0.7
-"""Weight of the names' similarity in the confidence of a renaming. The rest is the similarity of the values."""
+"""Weight of the names' similarity in the confidence of a renaming. The values' similarity has the remaining weight."""
 
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 class Change(NamedTuple):
-    """A change of one field. was: its earlier type. confidence: that it was renamed, from 0 to 1.
+    """A change of one field. was: its earlier type. confidence: of a renaming, from 0 to 1.
 
-    became: the new name of a renamed field, or the new type of a retyped one.
+    became: the new name of a renamed field, or the new type of any other field.
     """
 
     kind: ChangeKind
@@ -48,12 +48,12 @@ class Change(NamedTuple):
 
     @property
     def key(self) -> tuple[ChangeKind, str, str | None]:
-        """The values that identify a change on different pages."""
+        """Return the values that identify this change across pages."""
         return self.kind, self.field, self.became
 
     @property
     def new_name(self) -> str | None:
-        """The name of the field that did not exist before."""
+        """Return the name of the field that did not exist before; None if there is none."""
         return {"new": self.field, "renamed": self.became}.get(self.kind)
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Change(NamedTuple):
 
 
 def find_changes(known: FieldProfile, page: FieldProfile) -> list[Change]:
-    """Return the changes of a page against the profile of all earlier items; none if the page has no items."""
+    """Return the changes of a page compared with the profile of earlier items; none if the page has no items."""
     if not page.items:
         return []
     vanished = {path: stats for path, stats in known.fields.items() if _has_vanished(path, stats, known, page)}
@@ -82,7 +82,7 @@ def find_changes(known: FieldProfile, page: FieldProfile) -> list[Change]:
 
 
 def evolve(profile: FieldProfile, page: FieldProfile, accepted: Iterable[Change], *, add_page: bool) -> None:
-    """Accept changes into a profile, so that later pages do not show them again. add_page: add the page's counts."""
+    """Add accepted changes to a profile, so that later pages do not show them. add_page: also add the page's counts."""
     if add_page:
         profile.add(page)
     for change in accepted:
@@ -124,14 +124,14 @@ def _retyped(known: FieldProfile, page: FieldProfile) -> Iterator[Change]:
 
 
 def _probability_of_at_least(count: int, values: int, share: float) -> float:
-    """Return the probability that at least `count` values have a type which each value has with probability `share`."""
+    """Return the probability that at least `count` values have a type, if each has it with probability `share`."""
     if values > MAX_COMPUTED_VALUES:
         return 0.0
     return sum(math.comb(values, n) * share**n * (1 - share) ** (values - n) for n in range(count, values + 1))
 
 
 def _renamed(vanished: Mapping[str, FieldStats], new: Mapping[str, FieldStats]) -> Iterator[Change]:
-    """Yield renamings with the highest confidence first. Each field takes part in one at most."""
+    """Yield renamings, the highest confidence first. Each field is in at most one of them."""
     pairs = sorted(
         (
             (rename_confidence(old_name, old_stats, new_name, new_stats), old_name, new_name)
@@ -140,17 +140,17 @@ def _renamed(vanished: Mapping[str, FieldStats], new: Mapping[str, FieldStats]) 
         ),
         reverse=True,
     )
-    taken: set[tuple[str, str]] = set()
+    matched_names: set[tuple[str, str]] = set()
     for confidence, old_name, new_name in pairs:
         names = {("old", old_name), ("new", new_name)}
-        if confidence >= MIN_RENAME_CONFIDENCE and not names & taken:
-            taken |= names
+        if confidence >= MIN_RENAME_CONFIDENCE and not names & matched_names:
+            matched_names |= names
             was = vanished[old_name].main_type
             yield Change("renamed", old_name, was=was, became=new_name, confidence=round(confidence, 2))
 
 
 def rename_confidence(old_name: str, old: FieldStats, new_name: str, new: FieldStats) -> float:
-    """Return the confidence, from 0 to 1, that a field was renamed: from the similarity of its names and values."""
+    """Return the confidence, from 0 to 1, that a field was renamed, by the similarity of its names and values."""
     return NAME_WEIGHT * _name_similarity(old_name, new_name) + (1 - NAME_WEIGHT) * _value_similarity(old, new)
 
 

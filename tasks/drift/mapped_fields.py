@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MappedFields:
-    """The paths that a mapping reads. Without any, it takes items as they are, and may read every field."""
+    """The paths of the fields that a mapping reads. If there are none, it may read every field."""
 
     paths: set[str] = field(default_factory=set)
 
@@ -25,7 +25,7 @@ class MappedFields:
 
 
 class _RecordingDict(dict[Any, Any]):
-    """An item, or an object inside it. prefix: the path of that object, with a dot at its end."""
+    """A copy of an item, or of an object in it, that records each access. prefix: its path with a trailing dot."""
 
     def __init__(self, fields: Mapping[Any, Any], prefix: str, mapped: MappedFields):
         super().__init__(fields)
@@ -58,7 +58,7 @@ def mapped_fields(source: Source, items: Iterable[Item]) -> MappedFields:
     mapped = MappedFields()
     for item in items:
         if isinstance(item, Mapping):
-            # Normalization reports the mistakes of an item.
+            # Normalization reports invalid items.
             with suppress(Reject):
                 map_item(source, _RecordingDict(item, "", mapped))
     return mapped

@@ -1,4 +1,4 @@
-"""Map an item with its source's `normalize`, and turn every failure of that into a reject."""
+"""Map an item with its source's `normalize`, and turn every failure into a reject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sources.contract import Item, Reject, Source
 
 
 def map_item(source: Source, item: Item) -> Mapping[str, Any]:
-    """Return the fields that the source makes of an item. Raise Reject if its mapping refuses the item or fails."""
+    """Return the fields of an item, as mapped by its source. Raise Reject if the mapping rejects the item or fails."""
     try:
         fields = source.normalize(item)
     except (Reject, SoftTimeLimitExceeded):

@@ -15,10 +15,10 @@ ChangesWithPolicy = Sequence[tuple[Change, DriftPolicy]]
 
 @dataclass
 class KnownProfile:
-    """The profile of a format, as a slice knows it.
+    """A format's profile, as cached by a slice.
 
-    is_learning: this is the format's first run, which accepts all fields.
-    is_stale: another worker has stored this version, so it must be read again.
+    is_learning: whether this is the format's first run, which accepts all fields.
+    is_stale: whether another worker has stored this version, so that it must be read again.
     """
 
     version: int
@@ -29,11 +29,11 @@ class KnownProfile:
 
 @dataclass(frozen=True)
 class DriftFindings:
-    """What is to be stored about a page's changes, together with the page.
+    """The changes and the profile to store in the page's transaction.
 
-    version: of the profile that the page was compared with.
-    new_fields: statistics, by name, of the fields that are new.
-    profile: the profile after the page, as JSON; None if it is not to be stored.
+    version: the version of the profile that the page was compared with.
+    new_fields: the statistics of new fields, by name.
+    profile: the profile after the page, as JSON; None if it need not be stored.
     evolved: whether the profile becomes the next version.
     """
 
@@ -48,13 +48,16 @@ class DriftFindings:
 
 @dataclass(frozen=True)
 class PageDrift:
-    """changes_in_force: changes, of this page or of earlier ones, that reject items or discard a field."""
+    """The effect of changed fields on a page.
+
+    changes_in_force: changes of this page or earlier pages that reject items or discard a field.
+    """
 
     changes_in_force: ChangesWithPolicy = ()
     findings: DriftFindings | None = None
 
     def apply(self, item: Item) -> Item:
-        """Return the item without discarded fields, or a Reject if a change quarantines it."""
+        """Return the item with discarded fields set to null, or a Reject if a change quarantines it."""
         if not isinstance(item, dict):
             return item
         fields = dict(leaves(item))
@@ -69,14 +72,14 @@ class PageDrift:
 
 
 def is_affected(fields: Mapping[str, Any], change: Change) -> bool:
-    """Return whether an item shows a change. fields: its values by path."""
+    """Return whether an item shows a change. fields: the item's values by path."""
     if change.kind == "retyped":
         return type_of(fields.get(change.field)) == change.became
     return (change.field in fields) == (change.kind == "new")
 
 
 def _with_null(item: dict[Any, Any], path: str) -> dict[Any, Any]:
-    """Return a copy with null at a path. It has the item's class, since a source may tell its items by their class."""
+    """Return a copy with null at a path. Keep the item's class, which a source may use to distinguish its items."""
     for name, value in item.items() if path not in item else ():
         if isinstance(value, dict) and path.startswith(f"{name}."):
             return type(item)({**item, name: _with_null(value, path.removeprefix(f"{name}."))})

@@ -16,13 +16,13 @@ from typing import Any
 TEXT, NUMERIC_TEXT = "text", "number as text"
 
 MAX_DEPTH = 5
-"""Levels of nested objects. A deeper object counts as one value."""
+"""The maximum depth of nested objects. A deeper object counts as one value."""
 
 MAX_FIELDS = 500
-"""Fields of a profile. The limit keeps an upstream that invents new fields from filling a table."""
+"""The maximum number of fields in a profile. Without it, an upstream that invents fields could fill a table."""
 
 MAX_COUNTED_ITEMS = 100_000
-"""Items above which all counts are halved, so that older items weigh less and less."""
+"""The number of items above which all counts are halved, so that older items have less and less weight."""
 
 NUMBER = re.compile(r"[+-]?[$€]?(\d[\d,.' ]*|\.\d+)([eE][+-]?\d+)?[ ]?[%KMBT]?", re.ASCII)
 MAX_NUMBER_CHARS, MAX_PATH_CHARS = 100, 200
@@ -33,9 +33,10 @@ NULLS = frozenset(("", "-", "null", "none", "nan", "n/a", "na"))
 
 @dataclass
 class FieldStats:
-    """present: the number of items with the field, null or not. types: how often each type occurs, without null.
+    """The statistics of one field.
 
-    magnitude: the decimal logarithm of the median of its numbers; None without any number other than zero.
+    present: the number of items with the field, null or not. types: how often each type occurs, without null.
+    magnitude: the decimal logarithm of the median of its numbers; None if no number is other than 0.
     """
 
     present: int = 0
@@ -57,7 +58,7 @@ class FieldStats:
 
 @dataclass
 class FieldProfile:
-    """items: the number of items that were counted. fields: by path."""
+    """The statistics of all fields. items: the number of counted items. fields: the statistics by path."""
 
     items: int = 0
     fields: dict[str, FieldStats] = field(default_factory=dict)
@@ -115,9 +116,9 @@ def profile_items(items: Sequence[Any]) -> FieldProfile:
 
 
 def leaves(item: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
-    """Yield the path and the value of each field; of a nested object its fields instead.
+    """Yield the path and the value of each field. For a nested object, yield its fields instead.
 
-    Fields whose path is too long, or cannot be stored as text, are left out.
+    Omit fields whose path is too long or cannot be stored as text.
     """
     for name, value in item.items():
         path = f"{prefix}{name}"

@@ -19,10 +19,11 @@ from tasks.runs.claims import Claim
 log = structlog.get_logger()
 
 MAX_VERSIONS = 20
-"""Newest versions of a profile that are stored, besides the first, which names the run that learned the format."""
+"""How many of the newest versions of a profile to store. The first version is kept too: it names the run that learned
+the format."""
 
 BY_POLICY = "policy"
-"""The author of the acceptance of a change that no person has to look at."""
+"""The author recorded for changes that are accepted by the policy instead of a person."""
 
 _INSERT_CHANGE = """
     INSERT INTO drift (source, format, version, kind, field, was, became, confidence, policy, run, last_run, new_field,
@@ -44,7 +45,7 @@ _ADD_WAITING_CHANGE = f"""{_INSERT_CHANGE}
 
 
 def known_profile(connection: Connection, source: str, format_: str) -> tuple[int, FieldProfile]:
-    """Return the newest version of a format's profile with its number; 0 and an empty profile before the first."""
+    """Return the number and the profile of a format's newest version; 0 and an empty profile if there is none."""
     row = connection.execute(
         text("""
             SELECT version, items, fields FROM shapes WHERE source = :source AND format = :format
@@ -56,7 +57,7 @@ def known_profile(connection: Connection, source: str, format_: str) -> tuple[in
 
 
 def first_run(connection: Connection, source: str, format_: str) -> UUID | None:
-    """Return the run that first read a format; None before it."""
+    """Return the run that first read a format; None if there was none."""
     run: UUID | None = connection.scalar(
         text("SELECT run FROM shapes WHERE source = :source AND format = :format AND version = 1"),
         {"source": source, "format": format_},
@@ -65,7 +66,7 @@ def first_run(connection: Connection, source: str, format_: str) -> UUID | None:
 
 
 def waiting_changes(connection: Connection, source: str, format_: str) -> list[Change]:
-    """Return the changes of a format that nobody has accepted, the oldest first."""
+    """Return the unaccepted changes of a format, the oldest first."""
     rows = connection.execute(
         text("""
             SELECT kind, field, was, became, confidence::float8 AS confidence FROM drift AS waiting
@@ -86,7 +87,7 @@ def waiting_changes(connection: Connection, source: str, format_: str) -> list[C
 def save_drift(connection: Connection, claim: Claim, findings: DriftFindings) -> None:
     """Store the findings of a page, in its transaction.
 
-    The changes come before the profile, as in `accept_change`: in another order, the two would deadlock.
+    Store the changes before the profile, as in `accept_change`. In another order, the two functions could deadlock.
     """
     keys = {"source": claim.source, "format": findings.format, "run": claim.run}
     for change, policy in findings.changes:
@@ -109,7 +110,7 @@ def save_drift(connection: Connection, claim: Claim, findings: DriftFindings) ->
 def _save_change(
     connection: Connection, keys: Mapping[str, Any], findings: DriftFindings, change: Change, policy: DriftPolicy
 ) -> bool:
-    """Store a change of a page. Return whether it is the first page that shows the change."""
+    """Store a change of a page. Return whether this is the first page that shows the change."""
     evolves = policy == "evolve"
     saved = connection.execute(
         text(_ADD_EVOLVED_CHANGE if evolves else _ADD_WAITING_CHANGE),
@@ -129,7 +130,7 @@ def _save_change(
 def accept_change(engine: Engine, source: str, number: int, by: str) -> bool:
     """Accept a change, by its id, so that later pages do not show it. Return False if there is no such change.
 
-    Accepting a change twice does nothing the second time.
+    This is idempotent.
     """
     with engine.begin() as connection:
         row = connection.execute(
@@ -146,7 +147,7 @@ def accept_change(engine: Engine, source: str, number: int, by: str) -> bool:
         new_fields = {change.new_name: FieldStats.from_json(row.new_field)} if change.new_name else {}
         keys = {"source": source, "format": row.format, "run": row.last_run}
         is_added = False
-        while not is_added:  # A page may add the same version first.
+        while not is_added:  # A page may store the same version first.
             version, profile = known_profile(connection, source, row.format)
             evolve(profile, FieldProfile(fields=new_fields), [change], add_page=False)
             is_added = _add_version(connection, keys, version + 1, json.dumps(profile.to_json()))
@@ -159,9 +160,9 @@ def accept_change(engine: Engine, source: str, number: int, by: str) -> bool:
 
 
 def _add_version(connection: Connection, keys: Mapping[str, Any], version: int, profile: str) -> bool:
-    """Store a version of a profile. Return False if another process stored one with this number first.
+    """Store a version of a profile. Return False if another process stored this version number first.
 
-    Later pages are then compared with that version, and their changes are found again.
+    Later pages are then compared with that version, and their changes are detected again.
     """
     added = connection.execute(
         text("""

@@ -17,11 +17,11 @@ from tasks.drift.stored_profiles import first_run, known_profile, save_drift, wa
 from tasks.runs.claims import Claim
 
 MAX_CHANGES_PER_PAGE = 50
-"""Changes of a page that are stored, the waiting ones first. The policy applies to all."""
+"""The maximum number of changes to store per page, waiting changes first. The policy applies to all changes."""
 
 
 class DriftWatch:
-    """The profiles of a source's formats, as a slice knows them. It must see the slice's pages in order."""
+    """The drift detector of one slice. It must get the slice's pages in order, and it caches the formats' profiles."""
 
     def __init__(self, engine: Engine, source: Source, claim: Claim):
         self._engine, self._source, self._claim = engine, source, claim
@@ -30,11 +30,11 @@ class DriftWatch:
         self._page_counts: Counter[str] = Counter()
 
     def apply_waiting(self, page: Page, _: Sequence[Item] = ()) -> PageDrift:
-        """Return the changes that earlier pages showed and nobody has accepted. Do not look for new ones."""
+        """Return the unaccepted changes of earlier pages, without searching for new changes."""
         return PageDrift(self._changes_in_force(self._source.format(page)))
 
     def examine(self, page: Page, sample: Sequence[Item]) -> PageDrift:
-        """Return the same with the page's own changes. Raise TerminalError if one of them freezes the source."""
+        """Return all unaccepted changes, with this page's. Raise TerminalError if one of them freezes the source."""
         format_, profile = self._source.format(page), profile_items(sample)
         if not profile.items:
             return self.apply_waiting(page)
@@ -65,7 +65,7 @@ class DriftWatch:
         changes: ChangesWithPolicy,
         sample: Sequence[Item],
     ) -> PageDrift:
-        """Apply the policies to the changes of a page. Raise TerminalError if one of them is to freeze."""
+        """Apply the policies to the changes of a page. Raise TerminalError if one of the policies is `freeze`."""
         new_fields = {name: profile.fields[name].to_json() for change, _ in changes if (name := change.new_name)}
         stored_changes = sorted(changes, key=lambda entry: entry[1] == "evolve")[:MAX_CHANGES_PER_PAGE]
         for change, policy in changes:
@@ -95,11 +95,11 @@ class DriftWatch:
         self._waiting.pop(format_, None)
 
     def _is_due(self, format_: str) -> bool:
-        """Return whether to store the profile without a change: after the first page, the second, the fourth, …"""
+        """Return whether to store the profile although it has no change: after page 1, 2, 4, 8, …"""
         return self._page_counts[format_].bit_count() == 1
 
     def _forget_if_outdated(self, format_: str) -> bool:
-        """Forget a profile that another process has replaced, so that it is read again. Return whether it was."""
+        """Discard a cached profile if another process has replaced it. Return whether it was discarded."""
         with self._engine.connect() as connection:
             newest, _ = known_profile(connection, self._source.name, format_)
         is_outdated = newest > self._formats[format_].version
@@ -128,7 +128,7 @@ class DriftWatch:
         return self._waiting[format_]
 
     def _add_waiting(self, format_: str, changes: Iterable[Change]) -> Sequence[Change]:
-        """Add changes to those that wait for a person. Return all of them."""
+        """Add changes to the changes that wait for a person. Return all of them."""
         waiting = self._waiting_of(format_)
         keys = {change.key for change in waiting}
         waiting += [change for change in changes if change.key not in keys]
@@ -151,7 +151,7 @@ class DriftWatch:
 
 
 def _shows_any(sample: Sequence[Item], waiting: Sequence[Change]) -> bool:
-    """Return whether an item of the sample is affected by a change that waits."""
+    """Return whether a waiting change affects an item of the sample."""
     if not waiting:
         return False
     items = [dict(leaves(item)) for item in sample if isinstance(item, dict)]

@@ -1,5 +1,9 @@
-"""Decide which listings of different sources are one asset.
+"""Decide which listings of different sources are the same asset.
 
-resolver: when a page brings new listings; assignment: the rules; similarity: the evidence; rematch: later, with all
-listings and prices; decisions, undo: what people decide; overrides_file, apply_overrides: what a file decides.
+- resolver: look up the listings of a page, and add new listings.
+- assignment: assign new listings to assets by rules.
+- similarity: compare the names and ids of listings.
+- rematch: compare all assets again later, with all listings and prices.
+- decisions, undo: store and revert people's decisions.
+- overrides_file, apply_overrides: read and apply the decisions in a file.
 """

@@ -1,4 +1,4 @@
-"""Apply the overrides file to known listings, and restore those that it no longer names."""
+"""Apply the overrides file to stored listings, and restore the listings that it no longer names."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ log = structlog.get_logger()
 
 
 def apply_overrides(engine: Engine, overrides: Overrides | None) -> None:
-    """Move the listings that the file names to their assets, and restore those that it no longer names.
+    """Move the listings in the file to their assets, and restore the listings that it no longer names.
 
-    None, for an unset OVERRIDES, restores nothing: a process may have been started without the setting by mistake.
+    overrides: None if OVERRIDES is not set. Nothing is restored then, since the setting may be missing by accident.
     """
     if overrides is None:
         _warn_of_ignored_overrides(engine)
         return
     with engine.connect() as connection:
         if not _outdated_listings(connection, overrides):
-            return  # Without the lock, so that no decision had to wait.
+            return  # Return without the lock, so that no decision has to wait.
     with decision_lock(engine) as connection:
         outdated = _outdated_listings(connection, overrides)
         named = [row for row in outdated if _slug(overrides, row)]
-        # Read everything before the first move: an asset that loses its last listing can be the target of another.
+        # Read everything before the first move: an asset that loses its last listing can be the target of another move.
         targets = _target_assets(connection, named, overrides)
         restored = {row.id: _before_override(connection, row) for row in outdated if not _slug(overrides, row)}
         for row in named:
@@ -58,7 +58,7 @@ def _warn_of_ignored_overrides(engine: Engine) -> None:
 
 
 def _outdated_listings(connection: Connection, overrides: Overrides) -> list[Row[Any]]:
-    """Return the listings that belong to another asset than the file says, or that it no longer names."""
+    """Return the listings whose asset differs from that in the file, and the listings that it no longer names."""
     names = list(overrides)
     rows = connection.execute(
         text("""
@@ -79,7 +79,7 @@ def _slug(overrides: Overrides, row: Row[Any]) -> str | None:
 
 
 def _target_assets(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> Mapping[str, int]:
-    """Return, by slug, the ids of the assets that the file names. Create those that do not exist."""
+    """Return, by slug, the ids of the assets in the file. Create missing assets."""
     listings = {overrides[row.source, row.source_asset_id].asset: row for row in reversed(named)}
     existing = assets_by_slug(connection, listings)
     new = {slug: add_asset(connection, row, slug) for slug, row in listings.items() if slug not in existing}
@@ -89,7 +89,7 @@ def _target_assets(connection: Connection, named: Sequence[Row[Any]], overrides:
 def _before_override(connection: Connection, row: Row[Any]) -> tuple[int, Verdict]:
     """Return the asset and the verdict that a listing had before its override.
 
-    A listing that was first seen under an override follows the same id in another quote currency.
+    A listing without an earlier decision gets the asset of the same id in another quote currency.
     """
     before = connection.execute(_LAST_OTHER_DECISION, {**row._mapping, "override": OVERRIDE}).one_or_none()
     if before is None:
@@ -107,4 +107,4 @@ _LAST_OTHER_DECISION = text("""
      WHERE source = :source AND source_asset_id = :source_asset_id AND decisions.method <> :override
      ORDER BY listing = :id DESC, decisions.id DESC LIMIT 1
 """)
-"""The newest decision that is no override: of the listing, or else of the same id in another quote currency."""
+"""The newest decision other than an override, for the listing or else for its id in another quote currency."""

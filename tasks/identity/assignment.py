@@ -1,7 +1,7 @@
 """Assign new listings to assets: by the overrides file, the same id, a known pair of ids, or similar names and ids.
 
-The rules apply in this order. A symbol alone never decides: thousands of coins share theirs. If no rule applies, the
-listing gets a new asset, and the rematch (tasks/identity/rematch.py) may merge that later.
+The rules apply in this order. A symbol alone is never enough: thousands of coins share one. If no rule applies, the
+listing gets a new asset. The rematch (tasks/identity/rematch.py) may merge this asset later.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tasks.identity.slugs import Slugs
 KNOWN_PAIRS = Path(__file__).with_name("known_pairs.csv")
 
 BY_RESOLVER = "resolver"
-"""The author of a rule's decision at the first sight of a listing."""
+"""The author of decisions that rules make about new listings."""
 
 
 class Assignment(NamedTuple):
-    """The slug of the asset that a listing is assigned to, and why."""
+    """The slug of the asset that a listing is assigned to, and the verdict behind it."""
 
     slug: str
     verdict: Verdict
@@ -48,7 +48,7 @@ NEW_ASSET_VERDICT = Verdict("new", BY_RESOLVER)
 def assign_assets(
     connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides
 ) -> list[Assignment]:
-    """Return the asset of each new listing. Create an asset where none fits."""
+    """Return the assignment of each new listing. Create a new asset for a listing if no rule applies."""
     by_id = _assign_without_comparing(connection, source, listings, overrides)
     others = [listing for listing in listings if listing.source_asset_id not in by_id]
     similar = _assign_by_similarity(connection, source, others, {assignment.slug for assignment in by_id.values()})
@@ -60,7 +60,7 @@ def assign_assets(
         if assignment is None:
             assignment = Assignment(slugs.reserve(listing), NEW_ASSET_VERDICT)
             new_assets.append((assignment.slug, listing))
-        # The same id in another quote currency follows.
+        # The same id in another quote currency gets the same asset.
         is_override = assignment.verdict.method == OVERRIDE
         by_id[id_] = assignment if is_override else Assignment(assignment.slug, SAME_ID_VERDICT)
         assignments.append(assignment)
@@ -84,7 +84,7 @@ def _assign_by_override(
 ) -> dict[str, Assignment]:
     """Return the assignments of the overrides file, by source_asset_id.
 
-    Create its assets if necessary. A merged asset becomes one of its own again.
+    Create its assets if necessary. Separate a merged asset again.
     """
     named = {listing.source_asset_id: listing for listing in listings if (source, listing.source_asset_id) in overrides}
     by_id = {id_: overrides[source, id_] for id_ in named}
@@ -103,11 +103,11 @@ def _assign_by_override(
 
 
 def _assign_by_similarity(
-    connection: Connection, source: str, listings: Iterable[ListingFields], taken: Collection[str]
+    connection: Connection, source: str, listings: Iterable[ListingFields], assigned_slugs: Collection[str]
 ) -> dict[str, Assignment]:
     """Return assignments, by source_asset_id, to similar assets that the source does not list.
 
-    taken: slugs of assets that other listings of the page are assigned to.
+    assigned_slugs: slugs of assets that other listings of the page already have.
     """
     spellings = {listing.source_asset_id: _spelling(listing) for listing in reversed(list(listings))}
     rows = connection.execute(
@@ -122,7 +122,7 @@ def _assign_by_similarity(
     )
     assets: dict[str, list[Spelling]] = {}
     for row in rows:
-        if row.slug not in taken:
+        if row.slug not in assigned_slugs:
             assets.setdefault(row.slug, []).append(Spelling(row.symbol, row.name, row.source_asset_id))
     matches = match_listings(spellings, assets)
     return {
@@ -138,7 +138,7 @@ def _spelling(listing: ListingFields) -> Spelling:
 
 
 def _assets_by_id(connection: Connection, source: str, listings: Iterable[ListingFields]) -> dict[str, str]:
-    """Return the slugs of the assets, by source_asset_id, that the source lists in another quote currency."""
+    """Return, by source_asset_id, the slugs of assets that the source already lists in another quote currency."""
     rows = connection.execute(
         text("""
             SELECT DISTINCT source_asset_id, slug FROM listings JOIN assets ON assets.id = listings.asset
@@ -171,7 +171,7 @@ def _assign_by_known_pair(
 
 @cache
 def known_pairs() -> Mapping[tuple[str, str], tuple[tuple[str, str], ...]]:
-    """Return, by source and source_asset_id, the ids (also with their source) of the same asset in other sources."""
+    """Return, by source and source_asset_id, the sources and ids of the same asset in other sources."""
     with KNOWN_PAIRS.open(newline="", encoding="utf-8") as file:
         rows = [[(source, id_) for source, id_ in row.items() if id_] for row in csv.DictReader(file)]
     return {name: tuple(other for other in row if other != name) for row in rows for name in row}

@@ -1,4 +1,4 @@
-"""Find pairs of assets that may be one: they share a symbol, and no source lists both. Pure."""
+"""Find pairs of assets that may be the same: they share a symbol, and no source lists both. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Asset:
 
 
 class Pair(NamedTuple):
-    """Two assets that no source lists both of. is_unambiguous: no third asset has a symbol that they share."""
+    """Two assets that may be the same. is_unambiguous: whether no third asset has their common symbol."""
 
     older: Asset
     newer: Asset
@@ -57,7 +57,7 @@ class Pair(NamedTuple):
 
     @property
     def is_open_to_rules(self) -> bool:
-        """Whether a rule may merge the pair. Rules leave alone what people decided."""
+        """Return whether a rule may merge the pair. Rules never change people's decisions."""
         return self.is_unambiguous and not (self.older.decided_by_people or self.newer.decided_by_people)
 
 
@@ -89,9 +89,9 @@ def _is_unambiguous(key: str, older: Asset, newer: Asset, assets: Iterable[Asset
 
 
 def best_similarity(pair: Pair, word_counts: Mapping[str, int]) -> Similarity | None:
-    """Return the strongest evidence that any two listings of a pair give; None without any.
+    """Return the highest similarity between the listings of two assets; None if no listings are similar.
 
-    word_counts: as for `compare_loosely`.
+    word_counts: see `compare_loosely`.
     """
     similarities = [
         similarity

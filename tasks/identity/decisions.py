@@ -1,7 +1,7 @@
-"""Record which asset a listing belongs to, and merge assets, split listings off and pin listings for people.
+"""Record which asset a listing belongs to. Apply people's decisions: merge, split and pin.
 
-Every decision is a row of its own, and the newest row of a listing applies. Rules never change what people decided.
-No quote is rewritten.
+Each decision is a separate row, and the newest row of a listing applies. Rules never change people's decisions. Quotes
+are never rewritten.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sources.record_columns import ListingFields
 from tasks.identity.slugs import Slugs
 
 ListingName = tuple[str, str]
-"""source and source_asset_id: a listing in all its quote currencies."""
+"""source and source_asset_id. They name the listings of an asset in all quote currencies."""
 
 
 class Override(NamedTuple):
-    """asset: the slug of the asset that the listing belongs to. If no asset has it, one is created."""
+    """A line of the overrides file. asset: the slug of the listing's asset, which is created if it does not exist."""
 
     asset: str
     reason: str
@@ -33,17 +33,17 @@ Overrides = Mapping[ListingName, Override]
 
 OVERRIDE, SAME_ID = "override", "same_id"
 BY_OVERRIDES = "overrides"
-"""The author of decisions that follow from a line of the overrides file, or from its removal."""
+"""The author of decisions that apply or revert a line of the overrides file."""
 
 PEOPLE_METHODS = (OVERRIDE, "merged", "split", "pinned")
 """Methods of decisions that only a person can replace."""
 
-# One lock for all sources: two that see Bitcoin for the first time must not both create it.
+# One lock for all sources: if two sources list Bitcoin for the first time, only one of them may create it.
 _RESOLVE_LOCK = 7_274_652
 
 
 class DecisionRefused(Exception):
-    """A decision that cannot be made. The message is safe to show to any client.
+    """A decision was refused. The message is safe to show to any client.
 
     code: unknown_asset, unknown_listing, unknown_change or conflict. details: one message for each unknown listing.
     """
@@ -55,7 +55,7 @@ class DecisionRefused(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How and why a listing is assigned to an asset. by: the author. confidence: from 0 to 1."""
+    """The method and reason of a listing's assignment. by: the author. confidence: from 0 to 1."""
 
     method: str
     by: str
@@ -66,16 +66,16 @@ class Verdict:
 
 @contextmanager
 def decision_lock(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction in which no other transaction can decide anything."""
+    """Open a transaction that blocks decisions in other transactions."""
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
         yield connection
 
 
 def merge(connection: Connection, slug: str, into: str, verdict: Verdict) -> uuid.UUID:
-    """Move all listings of an asset to another, whose slug is `into`. Return the id of the change.
+    """Move all listings of the asset `slug` to the asset `into`. Return the id of the change.
 
-    From then on `slug` stands for the other asset. Call this, `split` and `pin` under `decision_lock`.
+    Afterwards, `slug` refers to the other asset. Call this, `split` and `pin` under `decision_lock`.
     They raise DecisionRefused.
     """
     source, target = find_asset(connection, slug), find_asset(connection, into)
@@ -85,7 +85,7 @@ def merge(connection: Connection, slug: str, into: str, verdict: Verdict) -> uui
 
 
 class Split(NamedTuple):
-    """slug: of the new asset."""
+    """The result of a split: the id of the change, and the slug of the new asset."""
 
     change: uuid.UUID
     slug: str
@@ -95,8 +95,10 @@ def split(connection: Connection, slug: str, names: Sequence[ListingName], verdi
     """Move some listings of an asset to a new asset."""
     asset = find_asset(connection, slug)
     listings = _listings_by_name(connection, names)
-    if strangers := [row for row in listings if row.asset != asset.id]:
-        raise DecisionRefused("conflict", f"The listing {describe_listing(strangers[0])} is not one of {asset.slug}.")
+    if foreign_listings := [row for row in listings if row.asset != asset.id]:
+        raise DecisionRefused(
+            "conflict", f"The listing {describe_listing(foreign_listings[0])} does not belong to {asset.slug}."
+        )
     if len(listings) == len(listings_of(connection, asset.id)):
         raise DecisionRefused("conflict", f"These are all listings of {asset.slug}; at least one must stay.")
     new_slug = reserve_slug(connection, listings[0])
@@ -105,7 +107,7 @@ def split(connection: Connection, slug: str, names: Sequence[ListingName], verdi
 
 
 def pin(connection: Connection, slug: str, names: Sequence[ListingName], verdict: Verdict) -> uuid.UUID:
-    """Assign listings to an asset, wherever they were, so that no rule moves them. Return the id of the change."""
+    """Assign listings to an asset, so that rules no longer move them. Return the id of the change."""
     asset = find_asset(connection, slug)
     return move_for_people(connection, [row.id for row in _listings_by_name(connection, names)], asset.id, verdict)
 
@@ -113,9 +115,9 @@ def pin(connection: Connection, slug: str, names: Sequence[ListingName], verdict
 def move(
     connection: Connection, listings: Sequence[int], asset: int, verdict: Verdict, change: uuid.UUID | None = None
 ) -> uuid.UUID:
-    """Assign listings, by their ids, to an asset, and record the decision. Return the id of the change.
+    """Assign listings to an asset, all given by id, and record the decision. Return the id of the change.
 
-    An asset that loses its last listing is merged into the asset that the listing went to.
+    An asset that loses its last listing is merged into this asset.
     """
     change = change or uuid.uuid4()
     previous = connection.scalars(_ASSETS_OF_LISTINGS, {"listings": list(listings)}).all()
@@ -142,7 +144,7 @@ _UPDATE_MERGED_INTO = text("""
 def move_for_people(
     connection: Connection, listings: Sequence[int], asset: int, verdict: Verdict, change: uuid.UUID | None = None
 ) -> uuid.UUID:
-    """Do the same as `move`, but raise DecisionRefused if the overrides file decides one of the listings."""
+    """Move listings as `move` does, but raise DecisionRefused if the overrides file names one of them."""
     overridden = text("SELECT source, source_asset_id FROM listings WHERE id = ANY(:listings) AND method = :override")
     row = connection.execute(overridden, {"listings": list(listings), "override": OVERRIDE}).first()
     if row is not None:
@@ -158,7 +160,7 @@ def record(
     verdicts: Sequence[Verdict],
     change: uuid.UUID | None = None,
 ) -> None:
-    """Insert a row into `decisions` for each assignment. assignments: pairs of a listing's id and an asset's."""
+    """Insert a row into `decisions` for each assignment. assignments: pairs of a listing id and an asset id."""
     connection.execute(
         text("""
             INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason)
@@ -183,7 +185,7 @@ def record(
 
 
 def find_asset(connection: Connection, slug: str) -> Row[Any]:
-    """Return the asset (`id`, `slug`) that a slug stands for. Raise DecisionRefused if there is none."""
+    """Return the asset (`id`, `slug`) that a slug refers to. Raise DecisionRefused if there is none."""
     asset = connection.execute(ASSETS_BY_SLUG, {"slugs": [slug]}).one_or_none()
     if asset is None:
         raise DecisionRefused("unknown_asset", f"There is no asset {slug!r}.")
@@ -198,11 +200,11 @@ ASSETS_BY_SLUG = text("""
           FROM step JOIN assets ON assets.id = step.merged_into)
     SELECT requested, id, slug FROM step WHERE merged_into IS NULL
 """)
-"""The assets that slugs stand for. The slug of a merged asset stands for the asset that it was merged into."""
+"""The assets that slugs refer to. The slug of a merged asset refers to the asset that it was merged into."""
 
 
 def assets_by_slug(connection: Connection, slugs: Iterable[str]) -> dict[str, int]:
-    """Return, by slug, the ids of the assets with exactly these slugs, whether merged into another or not."""
+    """Return, by slug, the ids of the assets with exactly these slugs, including merged assets."""
     rows = connection.execute(text("SELECT slug, id FROM assets WHERE slug = ANY(:slugs)"), {"slugs": list(slugs)})
     return {row.slug: row.id for row in rows}
 
@@ -214,7 +216,7 @@ def reserve_slug(connection: Connection, listing: Row[Any]) -> str:
 
 
 def add_asset(connection: Connection, listing: Row[Any], slug: str) -> int:
-    """Create an asset for a listing, with a slug that no asset has. Return its id."""
+    """Create an asset for a listing, with an unused slug. Return its id."""
     add_assets(connection, [(slug, _listing_fields(listing))])
     return assets_by_slug(connection, [slug])[slug]
 
@@ -224,7 +226,7 @@ def _listing_fields(listing: Row[Any]) -> ListingFields:
 
 
 def add_assets(connection: Connection, new: Sequence[tuple[str, ListingFields]]) -> None:
-    """Create an asset for each pair of a slug, which no asset has, and a listing."""
+    """Create an asset for each pair of an unused slug and a listing."""
     connection.execute(
         text("""
             INSERT INTO assets (slug, symbol, name)

@@ -1,4 +1,4 @@
-"""Find the pairs of assets that people decided to keep apart, whatever evidence connects them."""
+"""Find the pairs of assets that people decided to keep apart, so that no rule merges them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ PINNING_METHODS = (OVERRIDE, "pinned")
 
 @dataclass
 class ApartDecisions:
-    """separated: pairs of asset ids, the smaller first; a person moved a listing from one to the other.
+    """The decisions that keep assets apart.
 
-    pinned_at: by asset id, when one of its listings was last pinned to it. A pin keeps the asset apart from those that
-    existed then, not from later ones: otherwise one pin of Bitcoin would hide every later duplicate of Bitcoin.
+    separated: pairs of asset ids, the smaller first. A person moved a listing from one asset to the other.
+    pinned_at: by asset id, when one of its listings was last pinned to it. A pin keeps the asset apart only from assets
+               that existed at that time. Otherwise one pin of Bitcoin would hide every later duplicate of Bitcoin.
     """
 
     separated: set[tuple[int, int]] = field(default_factory=set)
     pinned_at: dict[int, datetime] = field(default_factory=dict)
 
     def keep_apart(self, left: int, right: int, created_at: Mapping[int, datetime]) -> bool:
-        """Return whether people decided that two assets are not one. created_at: by asset id."""
+        """Return whether people decided that two assets are different. created_at: by asset id."""
         if (min(left, right), max(left, right)) in self.separated:
             return True
         return any(
-            self.pinned_at[pinned] > created_at[other]
-            for pinned, other in ((left, right), (right, left))
-            if pinned in self.pinned_at
+            self.pinned_at[asset] > created_at[other_asset]
+            for asset, other_asset in ((left, right), (right, left))
+            if asset in self.pinned_at
         )
 
 
 def apart_decisions(connection: Connection) -> ApartDecisions:
-    """Read the decisions that keep assets apart, without those whose listing was moved elsewhere later."""
+    """Read the decisions that keep assets apart. Ignore a decision if its listing was moved again later."""
     merged_into = {row.id: row.merged_into for row in connection.execute(_MERGED)}
 
     def current(asset: int) -> int:
@@ -76,4 +77,4 @@ _DECISIONS_OF_PEOPLE = text("""
             AND (d.method = ANY(:people_methods) OR d.evidence ->> 'undoes' IS NOT NULL))
      ORDER BY d.id
 """)
-"""The decisions of people and of the overrides file, each with its listing's asset before it and today."""
+"""The decisions of people and the overrides file, each with the listing's asset before it and its current asset."""

@@ -1,4 +1,4 @@
-"""Read the overrides file: which assets listings belong to, as people decided it under version control."""
+"""Read the overrides file, where people assign listings to assets under version control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 def read_overrides(path: Path) -> Overrides:
     """Read a CSV file with the columns source, source_asset_id, asset and reason.
 
-    Raise SettingsError with every mistake in the file.
+    Raise SettingsError with every error in the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -34,21 +34,21 @@ def read_overrides(path: Path) -> Overrides:
     if rows.fieldnames != COLUMNS:
         raise SettingsError(f"OVERRIDES: {path}, line 1: expected the header {','.join(COLUMNS)}")
     overrides: dict[ListingName, Override] = {}
-    mistakes = []
+    errors = []
     try:
         for row in rows:
             name = (row["source"], row["source_asset_id"])
-            for mistake in _mistakes(row, is_duplicate=name in overrides):
-                mistakes.append(f"{path}, line {rows.line_num}: {mistake}")
+            for message in _find_errors(row, is_duplicate=name in overrides):
+                errors.append(f"{path}, line {rows.line_num}: {message}")
             overrides[name] = Override(row["asset"], row["reason"])
     except csv.Error as error:
-        mistakes.append(f"{path}, line {rows.line_num}: {error}")
-    if mistakes:
-        raise SettingsError("OVERRIDES:\n" + "\n".join(mistakes))
+        errors.append(f"{path}, line {rows.line_num}: {error}")
+    if errors:
+        raise SettingsError("OVERRIDES:\n" + "\n".join(errors))
     return overrides
 
 
-def _mistakes(row: Mapping[str | None, str | list[str] | None], *, is_duplicate: bool) -> Iterator[str]:
+def _find_errors(row: Mapping[str | None, str | list[str] | None], *, is_duplicate: bool) -> Iterator[str]:
     if None in row or None in row.values():
         yield f"expected {len(COLUMNS)} cells"
         return
@@ -66,9 +66,9 @@ def _mistakes(row: Mapping[str | None, str | list[str] | None], *, is_duplicate:
 
 @cache
 def get_overrides() -> Overrides | None:
-    """Return the content of the file that OVERRIDES names. It is read at the first call; raise SettingsError.
+    """Return the content of the file that OVERRIDES names, which is read at the first call. Raise SettingsError.
 
-    None if OVERRIDES is not set. That differs from a file without lines, which releases all listings.
+    Return None if OVERRIDES is not set. In contrast, an empty file releases all listings.
     """
     file = get_settings().overrides
     return read_overrides(Path(file)) if file else None
@@ -76,9 +76,9 @@ def get_overrides() -> Overrides | None:
 
 @celeryd_init.connect
 def _read_before_forking(**_: Any) -> None:
-    """Read the file before a worker starts its processes, and exit if it has a mistake.
+    """Read the file before a worker starts its processes, and exit if the file is invalid.
 
-    So all processes of a worker have the same overrides.
+    All processes of a worker then have the same overrides.
     """
     try:
         get_overrides()

@@ -1,7 +1,7 @@
-"""Compare all assets again, with their listings and prices of today: merge those that are one, list those in doubt.
+"""Compare all assets again, with their current listings and prices. Merge equal assets, and list doubtful pairs.
 
-If two sources each list a symbol once and no third asset has it, weaker evidence is enough than at a listing's first
-sight. Prices that are far apart prevent a merge. Pairs in doubt become candidates, which people decide.
+If two sources each list a symbol once and no third asset has it, weaker evidence is enough than for a new listing. Very
+different prices prevent a merge. Doubtful pairs become candidates for people to decide.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from tasks.identity.similarity import Similarity, Spelling
 log = structlog.get_logger()
 
 BY_REMATCH = "second_look"
-"""The author of the rematch's decisions, as `decisions.decided_by` has it."""
+"""The author of the rematch's decisions, as stored in `decisions.decided_by`."""
 
 AGREEING_PRICES = 0.02
-"""Relative difference below which the prices of two assets support that they are one."""
+"""Below this relative difference, the prices of two assets suggest that both are the same."""
 
 CONFLICTING_PRICES = 0.1
-"""Relative difference from which prices rule out that two assets are one."""
+"""From this relative difference on, the prices of two assets prevent a merge."""
 
 MERGES_PER_TRANSACTION = 50
-"""Between two transactions, sources can add listings."""
+"""The maximum number of merges in a transaction. Between transactions, sources can add listings."""
 
 
 class _Comparison(NamedTuple):
-    """newest_decision: the id of the newest decision when the comparison began."""
+    """The result of a comparison. newest_decision: the id of the newest decision before it."""
 
     newest_decision: int
     merges: list[tuple[Pair, Verdict]]
@@ -46,9 +46,9 @@ class _Comparison(NamedTuple):
 
 
 def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
-    """Apply the overrides, merge the pairs of assets that are one, and store those in doubt as candidates.
+    """Apply the overrides, merge equal assets, and store doubtful pairs as candidates.
 
-    The comparison takes no lock. A pair about which something was decided meanwhile waits for the next rematch.
+    The comparison takes no lock. If a pair gets a decision meanwhile, it is left to the next rematch.
     """
     apply_overrides(engine, overrides)
     # With autocommit no transaction stays open during the comparison.
@@ -60,7 +60,7 @@ def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
         for pair, verdict, change in _merge(engine, batch, comparison.newest_decision):
             log.info(
                 "assets_merged",
-                one=pair.newer.slug,
+                asset=pair.newer.slug,
                 into=pair.older.slug,
                 method=verdict.method,
                 change=str(change),
@@ -95,7 +95,7 @@ def _compare_assets(connection: Connection) -> _Comparison:
 
 
 def _undecided_pairs(connection: Connection, assets: Sequence[Asset]) -> list[Pair]:
-    """Return the pairs of assets with a common symbol that people did not decide to keep apart."""
+    """Return the pairs of assets with a common symbol, without pairs that people decided to keep apart."""
     decisions = apart_decisions(connection)
     created_at = {asset.id: asset.created_at for asset in assets}
     return [pair for pair in find_pairs(assets) if not decisions.keep_apart(pair.older.id, pair.newer.id, created_at)]
@@ -104,7 +104,7 @@ def _undecided_pairs(connection: Connection, assets: Sequence[Asset]) -> list[Pa
 def _merge(
     engine: Engine, merges: Sequence[tuple[Pair, Verdict]], newest_decision: int
 ) -> list[tuple[Pair, Verdict, uuid.UUID]]:
-    """Merge the pairs about which nothing was decided since the comparison. Return each with the id of its change."""
+    """Merge the pairs that got no decision since the comparison. Return each pair with the id of its change."""
     with decision_lock(engine) as connection:
         later = _later_decisions(connection, newest_decision)
         return [
@@ -116,7 +116,7 @@ def _merge(
 
 @dataclass(frozen=True)
 class _LaterDecisions:
-    """The listings that were decided since the comparison, their assets, and the keys of their symbols."""
+    """The listings with decisions since the comparison, their assets, and the keys of their symbols."""
 
     listing_ids: set[int]
     assets: set[int]
@@ -161,9 +161,9 @@ def _assets(connection: Connection) -> list[Asset]:
 
 
 def _price_gaps(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[int, int], float]:
-    """Return, by the ids of a pair, the relative difference of its newest prices: 0.1 is a tenth.
+    """Return, by the ids of a pair, the relative difference of its newest prices: 0.1 means 10 %.
 
-    Prices are compared within one quote currency and one hour. Without such prices, the pair is left out.
+    Only prices in the same quote currency and within one hour are compared. Pairs without such prices are omitted.
     """
     rows = connection.execute(
         text("""
@@ -198,11 +198,11 @@ def _evidence(pair: Pair, similarity: Similarity | None, price_gap: float | None
 def _save_candidates(connection: Connection, candidates: Sequence[tuple[Pair, Mapping[str, Any]]]) -> None:
     """Replace the stored candidates with these."""
     values = {
-        "ones": [pair.older.id for pair, _ in candidates],
-        "others": [pair.newer.id for pair, _ in candidates],
+        "older": [pair.older.id for pair, _ in candidates],
+        "newer": [pair.newer.id for pair, _ in candidates],
         "evidences": [json.dumps(evidence) for _, evidence in candidates],
     }
-    rows = "unnest(CAST(:ones AS bigint[]), CAST(:others AS bigint[]), CAST(:evidences AS text[]))"
+    rows = "unnest(CAST(:older AS bigint[]), CAST(:newer AS bigint[]), CAST(:evidences AS text[]))"
     connection.execute(
         text(f"""
             DELETE FROM candidates

@@ -1,4 +1,4 @@
-"""Resolve a source's listings to their ids: look known ones up, and add new ones, each to an asset."""
+"""Resolve a source's listings to their ids. Add new listings, and assign each to an asset."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class _StoredListing:
 
 
 class ListingResolver:
-    """Resolve the listings of one source, and remember their ids for the length of a slice.
+    """Resolve the listings of one source, and cache their ids for the duration of a slice.
 
-    renames: whether to store a changed symbol or name of a listing. False for pages of the past.
+    renames: whether to store a changed symbol or name of a listing. False for pages with past data.
     """
 
     def __init__(self, engine: Engine, source: str, overrides: Overrides, *, renames: bool = True):
@@ -33,7 +33,7 @@ class ListingResolver:
         self._stored: dict[ListingKey, _StoredListing] = {}
 
     def resolve(self, listings: Sequence[ListingFields]) -> list[int]:
-        """Return the id of each listing, in order. No two may have the same key.
+        """Return the id of each listing, in order. The keys of the listings must be different.
 
         New listings are committed here, before the page. In the page's transaction, two sources could deadlock.
         """
@@ -55,7 +55,7 @@ class ListingResolver:
 def save_listings(
     connection: Connection, source: str, listings: Mapping[ListingKey, ListingFields], overrides: Overrides
 ) -> dict[ListingKey, _StoredListing]:
-    """Insert the listings that are new, and update the symbol and name of the others. Return all as stored.
+    """Insert new listings, and update the symbol and name of the others. Return all stored listings.
 
     Call this under `decision_lock`.
     """
@@ -70,7 +70,7 @@ def save_listings(
 
 
 def listed_ids(connection: Connection, source: str, keys: Iterable[ListingKey]) -> dict[ListingKey, int]:
-    """Return the ids of the listings with these keys, without those that are not stored."""
+    """Return the ids of the stored listings with these keys, by key."""
     return {key: listing.id for key, listing in _stored_listings(connection, source, keys).items()}
 
 

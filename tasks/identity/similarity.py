@@ -1,6 +1,6 @@
 """Compare listings of different sources that share a symbol, by their names and ids. Pure.
 
-A shared symbol is never enough: thousands of coins share theirs.
+A shared symbol alone is never enough: thousands of coins share one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ListingId = TypeVar("ListingId", bound=Hashable)
 Asset = TypeVar("Asset", bound=Hashable)
 
 KEY_LENGTH = 10
-"""Characters of a symbol that are compared: some sources cut longer symbols off there."""
+"""The number of a symbol's characters that are compared. Some sources truncate symbols to this length."""
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Split a text into words, without case, character width and accents."""
+    """Split a text into words. Remove differences in case, character width and accents."""
     plain = unicodedata.normalize("NFKD", text).casefold()
     return tuple(re.findall(r"[^\W_]+", "".join(char for char in plain if not unicodedata.combining(char))))
 
@@ -42,7 +42,7 @@ DISTINGUISHING_WORDS = frozenset(
         " pos short staked synthetic v1 v2 v3 wormhole wrapped"
     )
 )
-"""Words that tell an asset from the one without them. So does any text in brackets: "Acme (Wormhole)", "Acme"."""
+"""Words that mark another asset: "Wrapped Acme" is not "Acme". Text in brackets does the same: "Acme (Wormhole)"."""
 
 IN_BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
 
@@ -52,23 +52,23 @@ CURRENCIES = frozenset(
     )
 )
 QUOTE_CURRENCIES = CURRENCIES | frozenset(words("bnb btc busd dai eth fdusd tusd usdc usdt xbt"))
-"""The second half of a trading pair's id, such as UNI/USDT. It says nothing about the asset."""
+"""Currencies that end a trading pair's id, such as UNI/USDT. They do not identify the asset."""
 
 UNINFORMATIVE_SUFFIXES = QUOTE_CURRENCIES | {""}
 NON_NAME_WORDS = GENERIC_WORDS | DISTINGUISHING_WORDS | QUOTE_CURRENCIES
 
 MAX_ASSETS_PER_RARE_WORD = 4
-"""A word in the names of at most this many assets is rare: two names that share it support each other."""
+"""A word is rare if at most this many assets have it in their names. A shared rare word is evidence for a match."""
 
 MIN_NAME_RATIO = 92.0
-"""Percent of similarity (`fuzz.ratio`) from which two names are nearly the same."""
+"""The minimum similarity of nearly equal names, in percent (`fuzz.ratio`)."""
 
 MIN_NAME_LENGTH = 8
-"""Characters from which names are compared letter by letter. In shorter ones a letter matters: Lemon, LeMoon."""
+"""The minimum length of names that may differ by a letter. In shorter names, every letter matters: Lemon, LeMoon."""
 
 
 class Similarity(NamedTuple):
-    """What two listings share besides their symbol. confidence: that they are one asset, from 0 to 1."""
+    """What two listings have in common besides their symbol. confidence: that both are one asset, from 0 to 1."""
 
     method: str
     confidence: float
@@ -77,7 +77,7 @@ class Similarity(NamedTuple):
 NAME = Similarity("symbol_and_name", 0.95)
 JOINED_NAME = Similarity("symbol_and_name", 0.94)
 ID = Similarity("symbol_and_id", 0.93)
-CORE = Similarity("symbol_and_core_of_name", 0.92)
+SAME_CORE_NAME = Similarity("symbol_and_core_of_name", 0.92)
 SIMILAR_NAME = Similarity("symbol_and_similar_name", 0.9)
 PART_OF_NAME = Similarity("symbol_and_part_of_name", 0.85)
 RARE_WORD = Similarity("symbol_and_rare_word", 0.8)
@@ -85,7 +85,7 @@ RARE_WORD = Similarity("symbol_and_rare_word", 0.8)
 
 @dataclass(frozen=True)
 class Spelling:
-    """The symbol, name and id by which a source lists an asset."""
+    """The symbol, name and id that a source uses for an asset."""
 
     symbol: str
     name: str
@@ -93,17 +93,17 @@ class Spelling:
 
     @property
     def evidence(self) -> dict[str, str]:
-        """The spelling, as it is stored in the evidence of a decision."""
+        """Return the spelling as JSON for the evidence of a decision."""
         return {"symbol": self.symbol, "name": self.name, "source_asset_id": self.source_asset_id}
 
     @cached_property
     def key(self) -> str:
-        """The symbol in the form in which symbols are compared; empty if it has no letter or digit."""
+        """Return the symbol, normalized for comparisons; empty if it has no letter or digit."""
         return "".join(words(self.symbol))[:KEY_LENGTH]
 
     @cached_property
     def _plain_name(self) -> str:
-        """The name without the symbol in brackets that some sources append."""
+        """Return the name without the symbol in brackets that some sources append."""
         return IN_BRACKETS.sub(
             lambda brackets: "" if "".join(words(brackets[1])) == self.key else brackets[0], self.name
         )
@@ -114,14 +114,14 @@ class Spelling:
 
     @cached_property
     def joined_name(self) -> str:
-        """The name without case, accents, spaces and punctuation; empty if nothing else is in it."""
+        """Return the name without case, accents, spaces and punctuation; empty if nothing is left."""
         return "".join(self.name_words)
 
     @cached_property
     def id_words(self) -> tuple[str, ...]:
-        """The words of the id without a leading symbol; empty if the id contains no name.
+        """Return the words of the id without a leading symbol; empty if the id contains no name.
 
-        An id often keeps the name from before a renaming.
+        An id often contains an asset's former name.
         """
         id_words = words(self.source_asset_id)
         if not any(self._may_be_a_name(word) for word in id_words):
@@ -142,17 +142,17 @@ class Spelling:
 
     @cached_property
     def core(self) -> str:
-        """The joined name without its generic words."""
+        """Return the joined name without its generic words."""
         return _without_generic_words(self.name_words)
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The names in `name` and in the id, without those that only repeat the symbol."""
+        """Return the names in `name` and in the id, except names that only repeat the symbol."""
         return frozenset({self.joined_name, "".join(self.id_words)} - {"", self.key})
 
     @cached_property
     def cores(self) -> frozenset[str]:
-        """The same without generic words, from four letters on."""
+        """Return `names` without generic words, if at least four letters are left."""
         return frozenset(
             core
             for core in (self.core, _without_generic_words(self.id_words))
@@ -165,7 +165,7 @@ def _without_generic_words(name_words: Iterable[str]) -> str:
 
 
 def compare(left: Spelling, right: Spelling) -> Similarity | None:
-    """Return the evidence that two listings with one symbol, of different sources, are one asset; None without any."""
+    """Return the similarity of two listings of different sources with the same symbol; None if they are not similar."""
     if left.distinguishing_words != right.distinguishing_words:
         return None
     if left.joined_name and left.joined_name == right.joined_name:
@@ -173,7 +173,7 @@ def compare(left: Spelling, right: Spelling) -> Similarity | None:
     if left.names & right.names:
         return ID
     if _have_same_core(left, right):
-        return CORE
+        return SAME_CORE_NAME
     shorter = min(len(left.joined_name), len(right.joined_name))
     if shorter >= MIN_NAME_LENGTH and _name_ratio(left, right) >= MIN_NAME_RATIO:
         return SIMILAR_NAME
@@ -189,7 +189,7 @@ def _have_same_core(left: Spelling, right: Spelling) -> bool:
 
 
 def compare_loosely(left: Spelling, right: Spelling, word_counts: Mapping[str, int]) -> Similarity | None:
-    """Return weak evidence that two listings are one asset. It is enough only if no third asset has their symbol.
+    """Return a weak similarity of two listings. It is enough for a match only if no third asset has their symbol.
 
     word_counts: by word, the number of assets that have it in their names.
     """
@@ -205,13 +205,13 @@ def compare_loosely(left: Spelling, right: Spelling, word_counts: Mapping[str, i
 
 
 def _name_ratio(left: Spelling, right: Spelling) -> float:
-    """Return how similar two names are, in percent, in any order of their words."""
+    """Return the similarity of two names in percent, regardless of the order of words."""
     in_order = fuzz.ratio(left.joined_name, right.joined_name)
     return max(in_order, fuzz.ratio(" ".join(sorted(left.name_words)), " ".join(sorted(right.name_words))))
 
 
 class Match(NamedTuple, Generic[Asset]):
-    """The asset that a listing belongs to. spelling: the listing of that asset that resembles it."""
+    """The asset that matches a listing. spelling: of the asset's most similar listing."""
 
     asset: Asset
     similarity: Similarity
@@ -221,30 +221,30 @@ class Match(NamedTuple, Generic[Asset]):
 def match_listings(
     listings: Mapping[ListingId, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
 ) -> dict[ListingId, Match[Asset]]:
-    """Match the listings of one source with assets that this source does not list; without those that match none.
+    """Match the listings of one source with assets that it does not list yet. Omit listings without a match.
 
-    Pairs with the highest confidence are settled first, and nothing is matched twice. If two pairs of equal
-    confidence compete for a listing or an asset, none of them is matched.
+    Pairs with the highest confidence are matched first. No listing or asset is matched twice. If two pairs of equal
+    confidence compete for a listing or an asset, neither is matched.
     """
     by_confidence: dict[float, list[tuple[ListingId, Match[Asset]]]] = defaultdict(list)
     for listing, match in _possible_matches(listings, assets):
         by_confidence[match.similarity.confidence].append((listing, match))
     matches: dict[ListingId, Match[Asset]] = {}
-    settled: set[ListingId] = set()
-    taken: set[Asset] = set()
+    settled_listings: set[ListingId] = set()
+    settled_assets: set[Asset] = set()
     for confidence in sorted(by_confidence, reverse=True):
         level = [
             (listing, match)
             for listing, match in by_confidence[confidence]
-            if listing not in settled and match.asset not in taken
+            if listing not in settled_listings and match.asset not in settled_assets
         ]
         listing_counts = Counter(listing for listing, _ in level)
         asset_counts = Counter(match.asset for _, match in level)
         matches |= {
             listing: match for listing, match in level if listing_counts[listing] == asset_counts[match.asset] == 1
         }
-        settled.update(listing_counts)
-        taken.update(asset_counts)
+        settled_listings.update(listing_counts)
+        settled_assets.update(asset_counts)
     return matches
 
 

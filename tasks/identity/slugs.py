@@ -1,4 +1,4 @@
-"""Choose free slugs for new assets. A slug names an asset in URLs, and no two assets have the same."""
+"""Choose free slugs for new assets. A slug is the unique name of an asset in URLs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sources.record_columns import ListingFields
 
 
 class Slugs:
-    """Free slugs: `bitcoin`; if that is taken `bitcoin-btc2`; then `bitcoin-btc2-2`, `bitcoin-btc2-3`, …
+    """Choose free slugs. Bitcoin (BTC2) gets the first free one of `bitcoin`, `bitcoin-btc2`, `bitcoin-btc2-2`, …
 
-    listings: those that slugs will be chosen for; their plain slugs are looked up in one query.
+    listings: the listings that need slugs. One query looks up the plain slugs of all.
     """
 
     def __init__(self, connection: Connection, listings: Iterable[ListingFields]):

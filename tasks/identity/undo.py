@@ -21,9 +21,9 @@ from tasks.identity.decisions import (
 
 
 def revert_change(connection: Connection, change: uuid.UUID, by: str, reason: str | None) -> uuid.UUID:
-    """Restore the asset of each listing of a change. Return the id of the undo, which can be undone as well.
+    """Restore the previous asset of each listing in a change. Return the id of the undo, which can also be undone.
 
-    Listings that were added later, in another quote currency, move with the listing that they followed.
+    Listings that were added later, with the same id in another quote currency, move with them.
     Call this under `decision_lock`. Raise DecisionRefused if a later decision builds on the change.
     """
     rows = connection.execute(_DECISIONS_OF_CHANGE, {"change": change}).all()
@@ -69,9 +69,9 @@ def _restored(row: Row[Any], change: uuid.UUID, by: str, reason: str | None) -> 
 
 
 def current_asset(connection: Connection, asset: int) -> int:
-    """Return the asset that this one was merged into, or its own id.
+    """Return the id of the asset that this asset was merged into, or its own id.
 
-    An asset that lost its last listing to the overrides file does not count as merged.
+    An asset whose last listing was moved by the overrides file does not count as merged.
     """
     merged = connection.execute(_MERGED_ASSETS, {"assets": [asset]}).one_or_none()
     if merged is None or merged.decided_by == BY_OVERRIDES:
@@ -95,7 +95,7 @@ _MERGED_ASSETS = text("""
             WHERE own.asset = assets.id AND following.asset <> assets.id ORDER BY following.id DESC LIMIT 1) AS last
      WHERE assets.id = ANY(:assets)
 """)
-"""Of these assets those that were merged, with their target and the decision that took their last listing."""
+"""The merged assets among these assets, with their target and the decision that moved their last listing."""
 
 _DECISIONS_OF_CHANGE = text("""
     WITH RECURSIVE current AS (
@@ -114,7 +114,7 @@ _DECISIONS_OF_CHANGE = text("""
 """)
 """The decisions of a change, each with the decision before it.
 
-is_current: whether it applies, as the listing's newest decision or as one that the newest restores.
+is_current: whether it is still in force: as the listing's newest decision, or restored by the newest decision.
 """
 
 _FOLLOWERS = text("""
@@ -129,4 +129,4 @@ _FOLLOWERS = text("""
        AND NOT EXISTS (SELECT FROM decisions AS own WHERE own.listing = listings.id AND own.change = :change)
      ORDER BY listings.id
 """)
-"""Listings that were added after the change, in another quote currency of one of its listings, and follow it."""
+"""Listings that were added after the change, with the same id as one of its listings in another quote currency."""

@@ -1,6 +1,6 @@
-"""Backfill: fetch the past of some assets, span by span, from a source that declares a history.
+"""Fetch past data of some assets, span by span, from a source that declares a history.
 
-Each listing is a partition, whose cursor records the spans that are loaded. The live cursor is not touched.
+Each listing is a partition. Its cursor records the loaded spans. The cursors of live runs do not change.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from tasks.runs.claims import Claim
 from tasks.runs.parameters import BackfillParameters, Existing, Span
 
 PARTITION = "backfill:"
-"""Prefix of the partitions of backfills, which sources must not use."""
+"""Prefix of the partitions of backfills. Sources must not use it."""
 
 FORMAT = "history"
-"""The format under which drift watches the items of a backfill."""
+"""The format of backfilled items, for the detection of drift."""
 
 REFUSED = 400
-"""Status of the page, without body, that records a span refused by the upstream."""
+"""Status of a page without body. It records that the upstream refused a span."""
 
 
 @dataclass(frozen=True)
 class BackfillPlan:
-    """What a backfill would do.
+    """The work that a backfill would do.
 
-    spans: number of spans that it would fetch, each with one request; skipped: number of spans that are loaded or
-    refused already; missing: assets that the source does not list.
+    spans: the number of spans to fetch, each with one request.
+    skipped: the number of spans that are already loaded or refused.
+    missing: assets that the source does not list.
     """
 
     listings: int
@@ -54,7 +55,7 @@ class _BackfillListing:
 
 
 class _HistoryItem(dict[str, Any]):
-    """An item of a backfill's page. The source's history has the mapping for it."""
+    """An item of a backfill's page, which `History.normalize` maps."""
 
 
 def backfill_source(engine: Engine, source: Source, claim: Claim) -> Source:
@@ -65,7 +66,7 @@ def backfill_source(engine: Engine, source: Source, claim: Claim) -> Source:
         return [listing.partition for listing in _listed(engine, source.name, parameters.assets)]
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        # Read again: a listing may belong to another asset since the run was requested.
+        # Read the listings again: their assets may have changed since the run was requested.
         for listing in _listed(engine, source.name, parameters.assets):
             if listing.partition == window.partition:
                 yield from _pages(history_of(source), listing, parameters, window, http)
@@ -74,14 +75,14 @@ def backfill_source(engine: Engine, source: Source, claim: Claim) -> Source:
 
 
 def history_of(source: Source) -> History:
-    """Return the history that the source declares. Raises TerminalError if it declares none."""
+    """Return the history that the source declares. Raise TerminalError if it declares none."""
     if source.history is None:
         raise TerminalError(f"{source.name} declares no history, so it cannot be backfilled", code="no_history")
     return source.history
 
 
 def with_history(source: Source) -> Source:
-    """Return the source with a mapping for the pages of backfills, too. Sources that parse columns have no history."""
+    """Return the source with support for the pages of backfills. Sources that parse columns have no history."""
     history = source.history
     if history is None:
         return source
@@ -107,7 +108,7 @@ def with_history(source: Source) -> Source:
 
 
 def plan_backfill(engine: Engine, source: Source, parameters: BackfillParameters, now: datetime) -> BackfillPlan:
-    """Return what a backfill would do. Raises TerminalError if the source declares no history."""
+    """Return the work that a backfill would do. Raise TerminalError if the source declares no history."""
     spans, listings = parameters.spans(history_of(source).span, now), _listed(engine, source.name, parameters.assets)
     coverages = [Coverage.of(listing.cursor, run="") for listing in listings]
     span_count = sum(len(_remaining(spans, coverage.to_skip(parameters.existing))) for coverage in coverages)
@@ -121,35 +122,36 @@ def plan_backfill(engine: Engine, source: Source, parameters: BackfillParameters
 class Coverage:
     """The spans of a listing that backfills have processed.
 
-    covered: loaded; refused: refused by the upstream; mine: processed by this run; error: this run's first refusal.
+    covered: loaded; refused: refused by the upstream; processed: by this run; error: the first refusal in this run.
     """
 
     covered: list[Span]
     refused: list[Span]
-    mine: list[Span]
+    processed: list[Span]
     error: Mapping[str, str] | None
 
     @classmethod
     def of(cls, cursor: Mapping[str, Any] | None, run: str) -> Self:
         state = cursor or {"covered": (), "refused": (), "mine": (), "error": None, "run": run}
-        is_mine = state["run"] == run
+        is_same_run = state["run"] == run
         return cls(
             _spans(state["covered"]),
             _spans(state["refused"]),
-            _spans(state["mine"]) if is_mine else [],
-            state["error"] if is_mine else None,
+            _spans(state["mine"]) if is_same_run else [],
+            state["error"] if is_same_run else None,
         )
 
     def cursor(self, run: str) -> dict[str, Any]:
-        spans = {name: _texts(getattr(self, name)) for name in ("covered", "refused", "mine")}
-        return {"run": run, **spans, "error": self.error}
+        # Stored cursors call the processed spans `mine`. Workers of other versions read them, so keep that key.
+        spans = {"covered": self.covered, "refused": self.refused, "mine": self.processed}
+        return {"run": run, **{name: _texts(value) for name, value in spans.items()}, "error": self.error}
 
     def to_skip(self, existing: Existing) -> list[Span]:
         spans = {"skip": [*self.covered, *self.refused], "retry": self.covered, "repeat": []}
-        return _merged([*self.mine, *spans[existing]])
+        return _merged([*self.processed, *spans[existing]])
 
     def add(self, span: Span, error: TerminalError | None = None) -> None:
-        self.mine = _merged([*self.mine, span])
+        self.processed = _merged([*self.processed, span])
         if error is None:
             self.covered = _merged([*self.covered, span])
             self.refused = _remaining(self.refused, self.covered)
@@ -161,12 +163,12 @@ class Coverage:
 def _pages(
     history: History, listing: _BackfillListing, parameters: BackfillParameters, window: Window, http: Http
 ) -> Iterator[Page]:
-    """Yield a page for each remaining span. A refused span gets one, too, so that it is not requested again."""
+    """Yield a page for each remaining span. A refused span also gets a page, so that it is not requested again."""
     coverage = Coverage.of(window.cursor, window.run)
     for span in _remaining(parameters.spans(history.span, window.now), coverage.to_skip(parameters.existing)):
         since, until = span
         try:
-            reply = history.fetch(HistoryWindow(listing.fields, since, min(until, window.now)), http)
+            response = history.fetch(HistoryWindow(listing.fields, since, min(until, window.now)), http)
         except TerminalError as error:
             if error.pause is not None:  # The key or the plan is refused, not this span.
                 raise
@@ -175,8 +177,8 @@ def _pages(
             yield Page(b"", "", request, window.now, coverage.cursor(window.run), status=REFUSED)
             continue
         coverage.add(span)
-        page = Page.of(reply, coverage.cursor(window.run))
-        request = {**reply.request, "listing": listing.fields}
+        page = Page.of(response, coverage.cursor(window.run))
+        request = {**response.request, "listing": listing.fields}
         yield replace(page, request=request, response=None, corrects=parameters.existing == "repeat")
     if coverage.error is not None:
         raise TerminalError(coverage.error["detail"], code=coverage.error["code"])
@@ -206,7 +208,7 @@ def _texts(spans: Iterable[Span]) -> list[list[str]]:
 
 
 def _slugs(connection: Connection, source: str, assets: Sequence[str]) -> dict[str, int]:
-    """Return the asset ids of those slugs whose asset the source lists."""
+    """Return, by slug, the ids of the assets that the source lists."""
     rows = connection.execute(ASSETS_BY_SLUG, {"slugs": list(assets)}).all()
     listed = set(
         connection.scalars(

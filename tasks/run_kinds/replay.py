@@ -1,4 +1,4 @@
-"""Replay stored pages of a source with today's mapping. No request is sent to an upstream."""
+"""Replay stored pages of a source with its current mapping. No request is sent to an upstream."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
             after = page.position
             if body is not None:
                 cursor = {"run": window.run, "after": after, "corrected": corrected}
-                about = page.content_type, page.request, page.fetched_at
-                yield Page(body, *about, cursor, corrects=page.corrects)
+                metadata = page.content_type, page.request, page.fetched_at
+                yield Page(body, *metadata, cursor, corrects=page.corrects)
                 committed = after
 
     return replace(source, fetch=fetch, partitions=lambda: (PARTITION,), is_shared=False, upstreams={})
 
 
 def _corrected(engine: Engine, claim: Claim, position: PagePosition, corrected: CorrectedSpans) -> CorrectedSpans:
-    """Add the corrections of the last committed page to the spans corrected before.
+    """Add the span that the last committed page corrected to the spans corrected earlier.
 
-    position: of the stored page that it read.
+    position: the position of the stored page that was read.
     """
     committed_at, _, partition, _ = position
     with engine.connect() as connection:
@@ -74,11 +74,11 @@ def _corrected(engine: Engine, claim: Claim, position: PagePosition, corrected: 
 
 
 def _check_bodies(engine: Engine, source: Source, stored: StoredPages) -> None:
-    """Log the number of chosen pages whose body is no longer stored. Raise TerminalError if no page has one."""
+    """Log the number of chosen pages whose body is no longer stored. Raise TerminalError if no body is stored."""
     with engine.connect() as connection:
-        pages, lost = stored.count(connection)
-    if lost:
-        detail = f"{source.name}: the bodies of {lost} of the {pages} chosen pages are no longer stored"
-        if lost == pages:
-            raise TerminalError(f"{detail}; see {source.name.upper()}_BODIES_KEPT", code="bodies_dropped")
-        log.warning("bodies_dropped", pages=pages, lost=lost, reason=detail)
+        pages, missing_bodies = stored.count(connection)
+    if missing_bodies:
+        detail = f"{source.name}: the bodies of {missing_bodies} of the {pages} chosen pages are no longer stored"
+        if missing_bodies == pages:
+            raise TerminalError(f"{detail}; see {source.name.upper()}_BODIES_KEPT", code="bodies_missing")
+        log.warning("bodies_missing", pages=pages, missing_bodies=missing_bodies, reason=detail)

@@ -14,7 +14,7 @@ RESERVED_PREFIXES = (replays.PARTITION, backfill.PARTITION)
 
 
 def source_for_run(engine: Engine, source: Source, claim: Claim) -> Source:
-    """Return the source as this run reads it."""
+    """Return the source, adapted to the kind of this run."""
     if claim.kind == "replay":
         return replays.replay_source(engine, backfill.with_history(source), claim)
     return backfill.backfill_source(engine, source, claim) if claim.kind == "backfill" else source

@@ -41,7 +41,7 @@ WAITING: Mapping[str, Code] = {
 """Codes of waiting runs. After `MAX_WAITS` consecutive failures, the run fails with the same code."""
 
 FAILED: Mapping[str, Code] = {
-    "bodies_dropped": Code("Retention deleted all bodies that the replay would read.", "Request a full refresh."),
+    "bodies_missing": Code("Retention deleted all bodies that the replay would read.", "Request a full refresh."),
     "body_too_large": Code("A response is larger than `MAX_BODY_BYTES`.", "Raise it, and the worker's memory."),
     "columns_ambiguous": Code("A CSV file has a declared column twice.", "Correct the file or its declaration."),
     "columns_missing": Code("A CSV file lacks a declared column.", "Correct the file or its declaration."),

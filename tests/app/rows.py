@@ -164,10 +164,10 @@ class Rows:
             values = {f"breaker_{name}": value for name, value in state.items()}
             connection.execute(insert(SourceRow).values(name=source, **values))
 
-    def dropped(self, source: str = "coingecko", *, quotes: int = 0, bodies: int = 0) -> None:
+    def deleted(self, source: str = "coingecko", *, quotes: int = 0, bodies: int = 0) -> None:
         """Insert a source with the numbers of quotes and bodies that retention deleted."""
         with self.engine.begin() as connection:
-            connection.execute(insert(SourceRow).values(name=source, quotes_dropped=quotes, bodies_dropped=bodies))
+            connection.execute(insert(SourceRow).values(name=source, quotes_deleted=quotes, bodies_deleted=bodies))
 
     def heartbeat(self, part: str, beaten_at: datetime) -> None:
         with self.engine.begin() as connection:

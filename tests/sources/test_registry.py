@@ -102,7 +102,7 @@ def test_all_errors_are_reported_at_once(registry: Registry, tmp_path: Path) -> 
         "COINGECKO_API_KEY: the plan 'pro' needs a key; set it.",
         f"EXTRA_SOURCES: cannot import absent.source: No module named 'absent'. {NEXT_STEP}",
         f"EXTRA_SOURCES: cannot import none.source: module 'none' has no attribute 'source'. {NEXT_STEP}",
-        "number.source must be a sources.Source, but is of type int.",
+        "number.source must be a sources.Source, but its type is int.",
         f"EXTRA_SOURCES: cannot import lost.source: ZeroDivisionError: division by zero. {NEXT_STEP}",
         f"EXTRA_SOURCES: cannot import over.source: SystemExit: 0. {NEXT_STEP}",
         f"EXTRA_SOURCES: cannot import lame.source: cannot import name 'Nothing' from 'sources.contract' "

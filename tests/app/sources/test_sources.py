@@ -74,14 +74,14 @@ def test_a_source_shows_its_retention_and_the_numbers_of_deleted_rows(
 ) -> None:
     source = replace(SOURCES["coingecko"], retention=Retention(quotes=timedelta(days=30)))
     monkeypatch.setitem(SOURCES, "coingecko", source)  # type: ignore[arg-type]  # a dict, though typed as a Mapping
-    rows.dropped(quotes=12, bodies=3)
+    rows.deleted(quotes=12, bodies=3)
     assert get(api, "/sources/coingecko")["retention"] == {
         "quotes_seconds": 2592000,
         "bodies_seconds": None,
-        "quotes_dropped": 12,
-        "bodies_dropped": 3,
+        "quotes_deleted": 12,
+        "bodies_deleted": 3,
     }
-    unlimited = {"quotes_seconds": None, "bodies_seconds": None, "quotes_dropped": 0, "bodies_dropped": 0}
+    unlimited = {"quotes_seconds": None, "bodies_seconds": None, "quotes_deleted": 0, "bodies_deleted": 0}
     assert get(api, "/sources/coinpaprika")["retention"] == unlimited
 
 

@@ -27,7 +27,7 @@ def insert_one_of_each(rows: Rows) -> None:
     rows.run(status="queued", requested_at=datetime.now(UTC) - timedelta(minutes=1), started_at=None)
     rows.heartbeat("beat", datetime.now(UTC) - timedelta(seconds=30))
     rows.breaker("coinpaprika", failures=5, opened_at=NOON)
-    rows.dropped("csv_history", quotes=7, bodies=2)
+    rows.deleted("csv_history", quotes=7, bodies=2)
     insert_anomaly(rows, run)
 
 
@@ -44,8 +44,8 @@ def test_metrics_show_the_database_and_request_times(api: FlaskClient, rows: Row
     assert samples["kasparro_rows_total", "coingecko", "inserted"] == 3
     assert samples["kasparro_pages_total", "coingecko"] == 2
     assert samples["kasparro_anomalies_total", "coingecko", "rows"] == 1
-    assert samples["kasparro_dropped_total", "csv_history", "quotes"] == 7
-    assert samples["kasparro_dropped_total", "bodies", "csv_history"] == 2
+    assert samples["kasparro_deleted_total", "csv_history", "quotes"] == 7
+    assert samples["kasparro_deleted_total", "bodies", "csv_history"] == 2
     assert samples["kasparro_breaker_open", "coingecko"] == 0
     assert samples["kasparro_breaker_open", "coinpaprika"] == 1
     assert 3600 <= samples["kasparro_source_lag_seconds", "coingecko"] < 3700

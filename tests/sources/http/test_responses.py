@@ -38,7 +38,7 @@ def test_a_refused_request_is_not_retried_and_its_error_contains_no_secret(
     with pytest.raises(TerminalError) as caught:
         client(upstream.url_for("")).get("/tickers", {"quotes": "USD"})
     assert len(requests) == 1
-    assert caught.value.detail == f"example: answered {status} to GET /tickers"
+    assert caught.value.detail == f"example: returned {status} for GET /tickers"
     assert (caught.value.code, caught.value.pause) == (code, pause)
 
 

@@ -153,7 +153,7 @@ def test_a_304_for_an_unconditional_request_is_an_error(
     http = client(upstream.url_for("")).with_known_responses(lambda request: known)
     with pytest.raises(TransientError) as caught:
         http.get("/tickers")
-    assert caught.value.detail == "example: answered 304 to GET /tickers, although the request was not conditional"
+    assert caught.value.detail == "example: returned 304 for GET /tickers, although the request was not conditional"
     assert (caught.value.code, len(requests)) == ("unexpected_status", 3)
 
 

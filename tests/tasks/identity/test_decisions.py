@@ -79,7 +79,7 @@ def test_a_listing_named_twice_in_a_decision_counts_once(engine: Engine) -> None
         (
             lambda engine: split(engine, "universe", [UNISWAP]),
             "conflict",
-            "The listing 'uni-uniswap' of coinpaprika is not one of universe.",
+            "The listing 'uni-uniswap' of coinpaprika does not belong to universe.",
         ),
         (lambda engine: split(engine, "universe", [UNIVERSE]), "conflict", "one must stay"),
         (

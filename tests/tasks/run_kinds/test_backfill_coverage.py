@@ -29,7 +29,7 @@ def test_adjacent_and_overlapping_spans_are_merged_in_any_order() -> None:
     coverage = Coverage.of(None, run="a")
     for first, last in ((4, 6), (0, 2), (2, 3), (5, 8)):
         coverage.add(span(first, last))
-    assert coverage.covered == coverage.mine == [span(0, 3), span(4, 8)]
+    assert coverage.covered == coverage.processed == [span(0, 3), span(4, 8)]
 
 
 def test_a_cursor_restores_the_coverage_of_its_run() -> None:
@@ -41,12 +41,19 @@ def test_a_cursor_restores_the_coverage_of_its_run() -> None:
     assert coverage.error == {"code": "upstream_refused", "detail": "no data"}
 
 
+def test_the_cursor_stores_processed_spans_under_the_key_of_earlier_versions() -> None:
+    coverage = Coverage.of(None, run="a")
+    coverage.add(span(0, 1))
+    cursor = coverage.cursor("a")
+    assert cursor["mine"] == cursor["covered"] != []
+
+
 def test_another_run_inherits_the_covered_spans_but_not_the_error() -> None:
     first = Coverage.of(None, run="a")
     first.add(span(0, 1))
     first.add(span(2, 3), TerminalError("no data"))
     second = Coverage.of(first.cursor("a"), run="b")
-    assert (second.covered, second.refused, second.mine, second.error) == ([span(0, 1)], [span(2, 3)], [], None)
+    assert (second.covered, second.refused, second.processed, second.error) == ([span(0, 1)], [span(2, 3)], [], None)
     assert second.to_skip("skip") == [span(0, 1), span(2, 3)]
     assert second.to_skip("retry") == [span(0, 1)]
     assert second.to_skip("repeat") == []

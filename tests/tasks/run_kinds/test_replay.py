@@ -200,7 +200,7 @@ def test_a_page_without_its_body_is_skipped_and_a_replay_without_any_body_fails(
     assert (run["status"], counters(bench, run["id"])[0]) == ("succeeded", 1)
     bench.rows("UPDATE raw_bodies SET body = NULL")
     run = bench.ingest(canned(), replay=ReplayParameters())
-    assert (run["status"], run["error_code"]) == ("failed", "bodies_dropped")
+    assert (run["status"], run["error_code"]) == ("failed", "bodies_missing")
     assert "2 of the 2 chosen pages" in run["error_detail"]
 
 
