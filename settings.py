@@ -175,7 +175,7 @@ class UpstreamSettings:
         kinds.Float(load_default=None, validate=INTERVAL), "seconds between two scheduled runs"
     )
     catch_up: Literal["latest", "all", "skip"] | None = _text(
-        "which slots that were missed in an outage get a run: only the `latest`, `all`, or none (`skip`)",
+        "which slots get a run after an outage or a pause that missed them: the `latest`, `all`, or none (`skip`)",
         validate.OneOf(("latest", "all", "skip")),
     )
     calls_per_minute: int | None = _count(None, "maximum calls per minute, for all workers together")

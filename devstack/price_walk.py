@@ -41,7 +41,7 @@ def walk_position(seed: int, name: str, step: int) -> int:
 def factor(seed: int, symbol: str, step: int, change: Decimal | None) -> Decimal:
     """Return the factor for a recorded price. The market's walk and the coin's walk each contribute half of it.
 
-    change: the coin's recorded change in percent. It limits the walk, so that a stablecoin stays stable.
+    change: the price's recorded change over 24 hours, in percent. It limits the walk, so that stablecoins stay stable.
     symbol: identifies the coin's walk, so that a coin has similar prices at two upstreams.
     """
     change_ratio = abs(change or Decimal(0)) / 100

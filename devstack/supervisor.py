@@ -186,7 +186,11 @@ class Supervisor:
                     command, cwd=CHECKOUT, env=env, stdout=output, stderr=output, timeout=MIGRATION_TIMEOUT, check=False
                 )
             except subprocess.TimeoutExpired:
-                raise StackFailed(f"The migration took more than {MIGRATION_TIMEOUT} s.", "migrate") from None
+                raise StackFailed(
+                    f"The migration did not finish within {MIGRATION_TIMEOUT} s and was stopped. "
+                    "Check whether another session holds locks, then run `make up` again.",
+                    "migrate",
+                ) from None
         if process.returncode:
             raise StackFailed("The migration of the database failed.", "migrate")
         self.channel.send(step="database tables are up to date")
@@ -211,7 +215,7 @@ class Supervisor:
     def _wait_until_ready(self, url: str, component: str) -> None:
         """Wait until a component is ready. A 401 also counts as ready, since Flower needs a password."""
         deadline = time.monotonic() + READY_DEADLINE
-        outcome = "nothing"
+        outcome = "none"
         while time.monotonic() < deadline:
             for started in self.started:
                 if not started.running:
@@ -222,7 +226,11 @@ class Supervisor:
                     return
                 outcome = f"{response.status_code} {response.text[:500]}"
             self.channel.listen(0.1)
-        raise StackFailed(f"GET {url} returned {outcome} for {READY_DEADLINE:g} s.", component)
+        raise StackFailed(
+            f"{component} was not ready within {READY_DEADLINE:g} s. "
+            f"GET {url} must return 200 or 401; the last response was: {outcome}",
+            component,
+        )
 
     def _restart_ended(self) -> None:
         """Restart ended components, and kill processes that they left. Raise StackFailed after too many restarts."""

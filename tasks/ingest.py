@@ -98,7 +98,7 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     """Ingest one slice and move its run: requeue, postpone, complete, cancel or fail it.
 
     Raise ClaimLost or LeaseLost. Raise the database's error if the move could not be written either. The lease then
-    expires, and the reconciler settles the run.
+    expires, and the reconciler requeues, fails or cancels the run.
     """
     try:
         _work_on(engine, settings, claim)

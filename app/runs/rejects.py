@@ -111,7 +111,7 @@ class ReasonCountSchema(Schema):
     last_rejected_at = Instant()
     detail = fields.String(
         metadata={
-            "description": "The detail of one of these reasons, as an example.",
+            "description": "The detail of one reason with this field and code.",
             "examples": ["expected a price, got none"],
         }
     )

@@ -70,7 +70,7 @@ class BackfillPlanSchema(Schema):
     """The plan of a backfill of one source."""
 
     source = fields.String()
-    listings = fields.Integer(metadata={"description": "Number of the source's listings of these assets."})
+    listings = fields.Integer(metadata={"description": "Number of the source's listings to backfill."})
     spans = fields.Integer(metadata={"description": "Number of time spans to fetch, with one request for each."})
     skipped = fields.Integer(
         metadata={"description": "Number of time spans to skip, because an earlier backfill loaded them or failed."}

@@ -96,8 +96,8 @@ class SourceSchema(Schema):
     catch_up = fields.String(
         metadata={
             "enum": list(get_args(CatchUp)),
-            "description": "Which slots that were missed in an outage or a pause get a run: only the `latest`, "
-            "`all` of them, or none (`skip`).",
+            "description": "Which missed slots get a run: only the `latest`, `all` of them, or none (`skip`). "
+            "Slots are missed in an outage or a pause.",
         },
     )
     next_run_at = Instant(

@@ -99,7 +99,7 @@ def _find_files(folder: Path, files: Sequence[FileSet]) -> list[str]:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a file, or 0 if it cannot be read: `fetch` reports why."""
+    """Return the size of a file in bytes, or 0 if it cannot be read. `fetch` reports the reason."""
     try:
         return path.stat().st_size if os.access(path, os.R_OK) else 0
     except OSError:

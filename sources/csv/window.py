@@ -54,7 +54,7 @@ def read_lines(file: BinaryIO, offset: int, size: int, options: ReadOptions) -> 
 
 
 def measure_line(file: BinaryIO, offset: int, options: ReadOptions) -> int | None:
-    """Return the size of the line at the offset, including its line end; None if it has no line end (yet).
+    """Return the size in bytes of the line at the offset, including its line end; None if it has no line end yet.
 
     Only one chunk of the line is in memory at a time.
     """

@@ -1,4 +1,4 @@
-"""Apply the overrides file to stored listings, and restore the listings that it no longer names."""
+"""Apply the overrides file to stored listings. Restore the previous assets of listings that it no longer names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 def apply_overrides(engine: Engine, overrides: Overrides | None) -> None:
-    """Move the listings in the file to their assets, and restore the listings that it no longer names.
+    """Move the listings in the file to their assets. Restore the previous assets of listings that it no longer names.
 
     overrides: None if OVERRIDES is not set. Nothing is restored then, since the setting may be missing by accident.
     """

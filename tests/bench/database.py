@@ -82,9 +82,9 @@ class Database:
         self.execute("VACUUM ANALYZE")
 
     def content(self) -> tuple[Any, ...]:
-        """Return the numbers of quotes, raw bodies and rejects, and a sum over all columns of all quotes.
+        """Return the number of quotes, a checksum over all their columns, and the numbers of raw bodies and rejects.
 
-        The sum includes the write times and runs of the quotes.
+        The checksum includes the write times and runs of the quotes.
         """
         return self.row(
             "SELECT count(*), sum(hashtextextended(quotes::text, 0)),"

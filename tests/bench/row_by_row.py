@@ -64,7 +64,7 @@ def _typed(listing: str, observed: str, *texts: str) -> dict[str, Any]:
 
 
 def validate_and_copy(database: Database, file: Path, count: int) -> Cost:
-    """Validate every row with the reference validator, COPY into a staging table, and merge. Store nothing else."""
+    """Validate every row with the row validator, COPY into a staging table, and merge. Store nothing else."""
     database.execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS staged AS SELECT {COLUMNS} FROM quotes WITH NO DATA")
     with database.cost() as cost:
         encoded = io.BytesIO()

@@ -31,7 +31,7 @@ RECOVERS_WITHIN = 60.0
 """Maximum seconds until a reconnected host works again."""
 
 CONNECTIONS_LOST_AFTER = 30.0
-"""Seconds until each side gives up a silent connection. See store/engine.py and tasks/celery.py."""
+"""Seconds until each side gives up on a silent connection. See store/engine.py and tasks/celery.py."""
 
 REDIS_USED_WITHIN = 6.0
 """Maximum seconds between two packets from a worker to Redis."""
