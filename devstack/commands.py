@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import psutil
 from rich.console import Console
 
-from devstack.environment import LIVE, MARK, RECORDED, data_folder, upstream
+from devstack.environment import LIVE, MARK, RECORDED, RECORDED_PATHS, data_folder, upstream
 from devstack.first_runs import LOADED, NoFirstRuns, Run, describe_run, first_runs
 from devstack.logs import LogReader
 from devstack.postgres import Postgres
@@ -165,7 +165,7 @@ def _first_runs(supervised: Supervised) -> list[Run]:
         raise supervised.failure("The stack ended just after it started.", "supervisor")
     progress.print("First run of each source:")
     try:
-        return first_runs(stack["api"], stack["token"], progress)
+        return first_runs(stack["api"], stack["token"], supervised.started_at, progress)
     except NoFirstRuns as error:
         raise supervised.failure(str(error), "web") from None
 
@@ -217,8 +217,10 @@ def _show_addresses(stack: Mapping[str, Any]) -> None:
     output.print(f"  Flower   {stack['flower']}   user {stack['flower_user']}, password {stack['flower_password']}")
     output.print(f"  Token    {stack['token']}   (needed for writes)")
     if stack["upstream"] != LIVE:
-        output.print("\n  The upstreams are recordings in sample_data/, served with current times and changing prices.")
-        output.print("  To use the real upstreams, run `make down` and then `make up UPSTREAM=live`.")
+        recorded = " and ".join(source.lower() for source in RECORDED_PATHS)
+        output.print(f"\n  {recorded} get recordings in sample_data/, with current times and changing prices.")
+        output.print("  Every other HTTP source requests its real upstream. To use real upstreams for all sources,")
+        output.print("  run `make down` and then `make up UPSTREAM=live`.")
 
 
 def catch_interrupts() -> None:

@@ -77,6 +77,14 @@ def choose_port(environ: Mapping[str, str], state: StateFolder, variable: str, d
     return int(value)
 
 
+def explain_port(environ: Mapping[str, str], variable: str, port: int, default: int) -> str | None:
+    """Return why a chosen port is not the default, or None if it is, or if the variable sets it."""
+    if environ.get(variable, "").strip() or port == default:
+        return None
+    reason = f"an earlier start chose {port}" if is_port_free(default) else f"port {default} is in use"
+    return f"{variable} is {port}, because {reason}; later starts keep it unless you set {variable}"
+
+
 def check_reachable(variable: str, url: str) -> None:
     """Raise WrongEnvironment if no server listens at the URL.
 

@@ -1,10 +1,11 @@
-"""Request a run of every source, and show the progress of the runs until they end."""
+"""Run every source once after a start, and show the progress of the runs until they end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Protocol
 
 import requests
@@ -37,11 +38,14 @@ class Screen(Protocol):
         """Show the progress of a run."""
 
 
-def first_runs(api: str, token: str, console: Console) -> list[Run]:
-    """Run every source. Return the runs once all have ended, or after FOLLOW_SECONDS. Raise NoFirstRuns."""
+def first_runs(api: str, token: str, since: datetime, console: Console) -> list[Run]:
+    """Run every source. Return the runs once all have ended, or after FOLLOW_SECONDS. Raise NoFirstRuns.
+
+    since: the time of the start. A live run that was requested later, such as by beat, is the source's first run.
+    """
     try:
         with requests.Session() as session, _screen(console) as show:
-            return _follow(session, api, _request_runs(session, api, token, console), show)
+            return _follow(session, api, _runs_since(session, api, token, since, console), show)
     except requests.RequestException as error:
         raise NoFirstRuns(f"A request to the API failed: {error}") from None
 
@@ -58,7 +62,8 @@ def describe_run(run: Run) -> str:
     return f"{run['status']}: {', '.join(counts)}{' — ' if reason else ''}{reason}"
 
 
-def _request_runs(session: requests.Session, api: str, token: str, console: Console) -> list[Run]:
+def _runs_since(session: requests.Session, api: str, token: str, since: datetime, console: Console) -> list[Run]:
+    """Return the newest live run of each source since the start. Request one of a source that has none."""
     session.headers["Authorization"] = f"Bearer {token}"
     runs = []
     for source in _get(session, f"{api}/sources")["data"]:
@@ -66,8 +71,17 @@ def _request_runs(session: requests.Session, api: str, token: str, console: Cons
             line = f"  {source['name']:<14} is paused: {source['paused_reason']}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            runs.append(_request_run(session, api, source["name"]))
+            runs.append(_newest_run(session, api, source["name"], since) or _request_run(session, api, source["name"]))
     return runs
+
+
+def _newest_run(session: requests.Session, api: str, source: str, since: datetime) -> Run | None:
+    """Return the source's newest live run, or None if it was requested before the start."""
+    for run in _get(session, f"{api}/runs?source={source}&kind=live&limit=1")["data"]:
+        if datetime.fromisoformat(run["requested_at"]) >= since:
+            newest: Run = run
+            return newest
+    return None
 
 
 def _request_run(session: requests.Session, api: str, source: str) -> Run:

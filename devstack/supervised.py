@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Supervised:
 
     def __init__(self, folder: Path, environ: Mapping[str, str]):
         self.folder = folder
+        self.started_at = datetime.now(UTC)
         self.logs = make_folder(folder / "logs")
         self.earlier_sizes = {log: log.stat().st_size for log in self.logs.glob("*.log")}
         self.channel, supervisor_end = socket.socketpair()

@@ -142,8 +142,8 @@ class Supervisor:
         return server.url
 
     def _environment(self, database_url: str, redis_url: str) -> dict[str, str]:
-        web_port = environment.choose_port(self.environ, self.state, "WEB_PORT", environment.WEB_PORT)
-        flower_port = environment.choose_port(self.environ, self.state, "FLOWER_PORT", environment.FLOWER_PORT)
+        web_port = self._choose_port("WEB_PORT", environment.WEB_PORT)
+        flower_port = self._choose_port("FLOWER_PORT", environment.FLOWER_PORT)
         defaults = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
@@ -170,6 +170,12 @@ class Supervisor:
             "upstream": recorded_url or environment.LIVE,
         }
         return env
+
+    def _choose_port(self, variable: str, default: int) -> int:
+        port = environment.choose_port(self.environ, self.state, variable, default)
+        if reason := environment.explain_port(self.environ, variable, port, default):
+            self.channel.send(step=reason)
+        return port
 
     def _start_recorded_upstreams(self, env: Mapping[str, str], stack: ExitStack) -> None:
         url = self.addresses["upstream"]

@@ -28,8 +28,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        documents = {"/runs/1": RUN, "/sources": SOURCES}
-        self.respond(200, documents.get(self.path, {"status": "ok", "has_key": HAS_KEY}))
+        documents = {"/runs": {"data": []}, "/runs/1": RUN, "/sources": SOURCES}
+        self.respond(200, documents.get(self.path.partition("?")[0], {"status": "ok", "has_key": HAS_KEY}))
 
     def do_POST(self) -> None:
         is_allowed = self.headers["Authorization"] == f"Bearer {os.environ['API_TOKEN']}"

@@ -12,6 +12,7 @@ from devstack.environment import (
     WrongEnvironment,
     check_reachable,
     choose_port,
+    explain_port,
     for_processes,
     read_environment,
     upstream,
@@ -75,6 +76,18 @@ def test_a_default_port_in_use_is_replaced_permanently(tmp_path: Path, used_port
     port = choose_port({}, StateFolder(tmp_path), "WEB_PORT", used_port)
     assert port != used_port
     assert choose_port({}, StateFolder(tmp_path), "WEB_PORT", used_port) == port
+
+
+def test_a_chosen_port_is_explained_unless_it_is_the_default_or_configured(used_port: int) -> None:
+    free = free_port()
+    assert explain_port({}, "WEB_PORT", 8000, 8000) is None
+    assert explain_port({"WEB_PORT": "8010"}, "WEB_PORT", 8010, 8000) is None
+    explanation = explain_port({}, "WEB_PORT", 8010, used_port)
+    assert explanation
+    assert explanation.startswith(f"WEB_PORT is 8010, because port {used_port} is in use; ")
+    explanation = explain_port({"WEB_PORT": ""}, "WEB_PORT", 8010, free)
+    assert explanation
+    assert explanation.startswith("WEB_PORT is 8010, because an earlier start chose 8010; ")
 
 
 def test_an_unreachable_server_is_named_without_its_password(used_port: int) -> None:
