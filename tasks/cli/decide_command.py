@@ -34,9 +34,10 @@ def main(arguments: list[str]) -> int:
     finally:
         engine.dispose()
     created = f" The listings now belong to {asset}." if asset else ""
-    sys.stdout.write(
-        f"Recorded as change {change}.{created} Undo it with: python -m tasks decide undo {change} --reason …\n"
-    )
+    # The command may need a prefix, such as `docker compose exec worker`, which this process does not know.
+    undo = f'repeat this command with `undo {change} --reason "…"` in place of `{options.action} …`'
+    sys.stdout.write(f"Recorded as change {change}.{created}\n")
+    sys.stdout.write(f"To undo it, {undo}, or send POST /decisions/{change}/undo.\n")
     return 0
 
 

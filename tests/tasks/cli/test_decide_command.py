@@ -23,7 +23,9 @@ def test_the_command_makes_a_decision_and_undoes_it(engine: Engine, capsys: pyte
     assert assets(engine)["uniswap-uni"] == ["uni-uniswap"] * 2
     output = capsys.readouterr().out
     assert "The listings now belong to uniswap-uni." in output
-    assert main(["undo", output.split("change ")[1].split(".")[0], "--reason", "or not"]) == 0
+    change = output.split("change ")[1].split(".")[0]
+    assert f'with `undo {change} --reason "…"` in place of `split …`, or send POST /decisions/{change}/undo' in output
+    assert main(["undo", change, "--reason", "or not"]) == 0
     assert state(engine)[: len(before)] == before
     assert main(["merge", "nothing", "uniswap", "--reason", "it is so"]) == 1
     assert capsys.readouterr().err == "There is no asset 'nothing'.\n"
