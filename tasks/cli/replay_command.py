@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks replay", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help=", ".join(SOURCES))
+    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help="a source's name")
     parser.add_argument("--diff", action="store_true", help="show the changes without writing them")
     parser.add_argument("--run", type=UUID, help="only pages that this run fetched")
     from_help = "only pages fetched at this time or later, such as 2026-01-31T12:00:00Z"
