@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,6 +20,8 @@ from sqlalchemy import Engine, text
 
 import settings
 from app import create_app
+from devstack.state_folder import free_port, is_port_free
+from sources import Page, TransientError
 from sources.registry import MODULES
 from tests.processes import Process, until
 
@@ -79,9 +84,8 @@ def quotes(engine: Engine, source: str) -> list[tuple[str, datetime, Decimal]]:
 
 def test_the_example_source_of_the_readme_works_unchanged(run: Run, engine: Engine, httpserver: HTTPServer) -> None:
     key = {"headers": {"X-Api-Key": "the desk's key".replace(" ", "-")}}
-    for number, price in enumerate(PRICES, start=1):
-        response = {"prices": [price], "more": number < len(PRICES)}
-        httpserver.expect_request("/prices", query_string={"page": str(number)}, **key).respond_with_json(response)
+    for number, items in enumerate([*([price] for price in PRICES), []], start=1):
+        httpserver.expect_request("/prices", query_string={"page": str(number)}, **key).respond_with_json(items)
     status = run(
         README,
         "The desk's own price feed",
@@ -93,6 +97,33 @@ def test_the_example_source_of_the_readme_works_unchanged(run: Run, engine: Engi
     assert status == "partial"
     new_year = datetime(2026, 1, 1, tzinfo=UTC)
     assert quotes(engine, "deskfeed") == [("BTC", new_year, Decimal("1.10")), ("ETH", new_year, Decimal("2e-9"))]
+
+
+def test_the_stub_of_the_http_guide_gives_the_printed_first_run(run: Run, engine: Engine, tmp_path: Path) -> None:
+    port = free_port()
+    code = example(HTTP_GUIDE, "Stand in for the desk's price feed")
+    assert code.count("8900") == 1
+    with subprocess.Popen([sys.executable, "-c", code.replace("8900", str(port))], stderr=subprocess.DEVNULL) as stub:
+        try:
+            until(lambda: not is_port_free(port))
+            begins, url = "The desk's own price feed", f"http://127.0.0.1:{port}"
+            status = run(HTTP_GUIDE, begins, "deskfeed", DESKFEED_URL=url, DESKFEED_API_KEY="the-desks-key")
+        finally:
+            stub.kill()
+    with engine.connect() as connection:
+        query = text("SELECT sum(fetched), sum(inserted), sum(rejected) FROM pages WHERE source = 'deskfeed'")
+        fetched, inserted, rejected = connection.execute(query).one()
+    printed = f"deskfeed       {status}: {fetched} items, {inserted} new, {rejected} rejected"
+    assert printed in HTTP_GUIDE
+
+
+def test_an_error_object_is_retried_by_the_example_source(tmp_path: Path) -> None:
+    module = tmp_path / "deskfeed.py"
+    module.write_text(example(README, "The desk's own price feed"))
+    source = runpy.run_path(str(module))["source"]
+    page = Page(b'{"error": "maintenance"}', "application/json", {}, datetime(2026, 1, 1, tzinfo=UTC), None)
+    with pytest.raises(TransientError, match="expected a list"):
+        source.parse(page)
 
 
 def test_the_http_guide_has_the_same_example_source_as_the_readme() -> None:
