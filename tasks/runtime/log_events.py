@@ -41,7 +41,7 @@ EVENTS: Mapping[str, str] = {
     "run_requeued": "A run's worker vanished. The reconciler queued the run again.",
     "run_skipped": "A message named a run that is not due: another worker has claimed it, or it ended.",
     "run_waiting": "A run waits for `wait_seconds` because of `reason`.",
-    "session_terminated": "The reconciler ended a worker's session, whose transaction took over twice `TRANSACTION_TIMEOUT`.",
+    "session_terminated": "The reconciler ended a worker's session after twice `TRANSACTION_TIMEOUT` in one transaction.",
     "slice_abandoned": "Postgres does not respond. The run continues after its lease has expired.",
     "slice_assisted": "A worker joined another worker's run, to load partitions that no worker had started.",
     "slice_crashed": "A bug in a worker, with its traceback. The run failed.",
