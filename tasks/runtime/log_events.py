@@ -18,7 +18,7 @@ EVENTS: Mapping[str, str] = {
     "drift_accepted": "A person accepted a change in a source's fields.",
     "drift_detected": "A field of a source's items changed. The event has the `change` and the drift `policy`.",
     "event_dropped": "A log event could not be written. `where` is the file and line that logged it.",
-    "exception_unhandled": "A bug in the API, with its traceback. The response had status 500 and the `request_id`.",
+    "exception_unhandled": "A bug in the API, with its traceback. The response had status 500, or its export was aborted.",
     "expired_rows_deleted": "Retention deleted `count` rows of a source. `kind`: `quotes` or `bodies`.",
     "export_aborted": "An export ended early because of `reason`. The client's connection was reset.",
     "export_sent": "A complete export was sent.",
