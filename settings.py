@@ -275,7 +275,8 @@ def _contradictions(settings: Settings) -> Iterable[str]:
 
     docs/explanation/runs-and-leases.md#time-limits-that-must-fit-together explains the rules.
     """
-    # A page has two transactions: one resolves its listings, the other loads it. A retry may add half a timeout.
+    # After the fetch, all transactions of a page share one deadline (tasks/pipeline/prepare.py). Retries start within
+    # half a timeout, and the last two transactions within 1.5. The load then ends within 2.5 timeouts.
     longest_page = settings.request_deadline + 2.5 * settings.transaction_timeout
     if settings.lease <= longest_page:
         yield (
