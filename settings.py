@@ -165,7 +165,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class UpstreamSettings:
+class SourceSettings:
     """The settings of one source. Variables start with its name, and override the values that it declares."""
 
     url: str | None = _text("base URL; overrides the one that the source declares", _url("http", "https"), NO_PASSWORD)
@@ -216,9 +216,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def read_upstream(source: str, environ: Mapping[str, str] = os.environ) -> UpstreamSettings:
+def read_source_settings(source: str, environ: Mapping[str, str] = os.environ) -> SourceSettings:
     """Return the validated settings of a source. Raise SettingsError with every invalid variable."""
-    return UpstreamSettings(**_read(UpstreamSettings, environ, prefix=f"{source.upper()}_"))
+    return SourceSettings(**_read(SourceSettings, environ, prefix=f"{source.upper()}_"))
 
 
 def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:

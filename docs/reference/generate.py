@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from app.web.problems import Code
-from settings import Settings, UpstreamSettings, table
+from settings import Settings, SourceSettings, table
 from sources.reject_codes import REJECT_CODES
 from tasks.cli import decide_command, replay_command
 from tasks.runs import codes
@@ -33,7 +33,7 @@ def settings() -> Rows:
 
 def source_settings() -> Rows:
     yield "Variable", "Default", "Meaning"
-    yield from _settings(UpstreamSettings, "…_")
+    yield from _settings(SourceSettings, "…_")
 
 
 def _settings(kind: type, prefix: str) -> Rows:
