@@ -17,7 +17,7 @@ STATES: Mapping[str, str] = {
     "queued": "The run is requested, or a slice of it ended. It starts when a worker is free.",
     "running": "A worker processes a slice of the run.",
     "waiting": "The run cannot continue now. `waiting_reason` and `next_attempt_at` have the details.",
-    "succeeded": "Everything was loaded.",
+    "succeeded": "Everything was loaded. Rejects, if any, only lack a price.",
     "partial": "The run ended. Some items were rejected for other reasons than a missing price.",
     "failed": "The run ended because of `error`. Committed pages stay.",
     "cancelled": "A person cancelled the run. Committed pages stay.",
