@@ -16,8 +16,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.sources.run_history import run_histories
-from app.web.arguments import Envelope, Resource
+from app.web.arguments import Resource
 from app.web.context import PROBE_TIMEOUT, Context, context
+from app.web.envelope import Envelope
 from app.web.formats import Instant
 from settings import Settings
 from sources.registry import SOURCES
