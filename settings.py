@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
@@ -34,7 +34,9 @@ NO_PASSWORD = validate.Regexp(
     r"[^@]*\Z", error="must contain no user and no password, since it is stored with each page"
 )
 MIN_TOKEN_CHARS = 16
-DRIFT_POLICIES = ("evolve", "discard", "quarantine", "freeze")
+# sources/contract.py explains these policies.
+DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
+CatchUp = Literal["latest", "all", "skip"]
 
 OLD_NAMES = {"RESPONSE_CACHE_MB": "ANSWER_CACHE_MB"}
 """Renamed variables, with the old name that is still accepted."""
@@ -81,10 +83,10 @@ class _Policies(kinds.Field[dict[str, str]]):
         for part in str(value).split(","):
             name, equals, policy = (word.strip() for word in part.rpartition("="))
             name = name if equals else "*"
-            if policy not in DRIFT_POLICIES or not name or name in policies:
+            if policy not in get_args(DriftPolicy) or not name or name in policies:
                 raise ValidationError(
-                    f"expected one of {', '.join(DRIFT_POLICIES)}, and optionally `field=policy` for single fields, "
-                    f"such as `evolve, current_price=freeze`; got {part.strip()!r}"
+                    f"expected one of {', '.join(get_args(DriftPolicy))}, and optionally `field=policy` for single "
+                    f"fields, such as `evolve, current_price=freeze`; got {part.strip()!r}"
                 )
             policies[name] = policy
         return policies
@@ -174,9 +176,9 @@ class SourceSettings:
     every: float | None = _setting(
         kinds.Float(load_default=None, validate=INTERVAL), "seconds between two scheduled runs"
     )
-    catch_up: Literal["latest", "all", "skip"] | None = _text(
+    catch_up: CatchUp | None = _text(  # noqa: RUF009 — the type is immutable
         "which slots get a run after an outage or a pause that missed them: the `latest`, `all`, or none (`skip`)",
-        validate.OneOf(("latest", "all", "skip")),
+        validate.OneOf(get_args(CatchUp)),
     )
     calls_per_minute: int | None = _count(None, "maximum calls per minute, for all workers together")
     calls_per_month: int | None = _count(
@@ -186,7 +188,7 @@ class SourceSettings:
     fresh: float | None = _seconds(
         None, "seconds within which a successful run is expected; unset: three times `EVERY`"
     )
-    drift: Mapping[str, Literal["evolve", "discard", "quarantine", "freeze"]] | None = _setting(
+    drift: Mapping[str, DriftPolicy] | None = _setting(
         _Policies(load_default=None),
         "drift policy for all fields: `evolve`, `discard`, `quarantine` or `freeze`; "
         "add `field=policy` to override single fields",
