@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, validate
@@ -34,7 +34,9 @@ NO_PASSWORD = validate.Regexp(
     r"[^@]*\Z", error="must contain no user and no password, since it is stored with each page"
 )
 MIN_TOKEN_CHARS = 16
-DRIFT_POLICIES = ("evolve", "discard", "quarantine", "freeze")
+# sources/contract.py explains these policies.
+DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
+CatchUp = Literal["latest", "all", "skip"]
 
 OLD_NAMES = {"RESPONSE_CACHE_MB": "ANSWER_CACHE_MB"}
 """Renamed variables, with the old name that is still accepted."""
@@ -81,10 +83,10 @@ class _Policies(kinds.Field[dict[str, str]]):
         for part in str(value).split(","):
             name, equals, policy = (word.strip() for word in part.rpartition("="))
             name = name if equals else "*"
-            if policy not in DRIFT_POLICIES or not name or name in policies:
+            if policy not in get_args(DriftPolicy) or not name or name in policies:
                 raise ValidationError(
-                    f"expected one of {', '.join(DRIFT_POLICIES)}, and optionally `field=policy` for single fields, "
-                    f"such as `evolve, current_price=freeze`; got {part.strip()!r}"
+                    f"expected one of {', '.join(get_args(DriftPolicy))}, and optionally `field=policy` for single "
+                    f"fields, such as `evolve, current_price=freeze`; got {part.strip()!r}"
                 )
             policies[name] = policy
         return policies
@@ -165,7 +167,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class UpstreamSettings:
+class SourceSettings:
     """The settings of one source. Variables start with its name, and override the values that it declares."""
 
     url: str | None = _text("base URL; overrides the one that the source declares", _url("http", "https"), NO_PASSWORD)
@@ -174,9 +176,9 @@ class UpstreamSettings:
     every: float | None = _setting(
         kinds.Float(load_default=None, validate=INTERVAL), "seconds between two scheduled runs"
     )
-    catch_up: Literal["latest", "all", "skip"] | None = _text(
+    catch_up: CatchUp | None = _text(  # noqa: RUF009 — the type is immutable
         "which slots get a run after an outage or a pause that missed them: the `latest`, `all`, or none (`skip`)",
-        validate.OneOf(("latest", "all", "skip")),
+        validate.OneOf(get_args(CatchUp)),
     )
     calls_per_minute: int | None = _count(None, "maximum calls per minute, for all workers together")
     calls_per_month: int | None = _count(
@@ -186,7 +188,7 @@ class UpstreamSettings:
     fresh: float | None = _seconds(
         None, "seconds within which a successful run is expected; unset: three times `EVERY`"
     )
-    drift: Mapping[str, Literal["evolve", "discard", "quarantine", "freeze"]] | None = _setting(
+    drift: Mapping[str, DriftPolicy] | None = _setting(
         _Policies(load_default=None),
         "drift policy for all fields: `evolve`, `discard`, `quarantine` or `freeze`; "
         "add `field=policy` to override single fields",
@@ -216,9 +218,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def read_upstream(source: str, environ: Mapping[str, str] = os.environ) -> UpstreamSettings:
+def read_source_settings(source: str, environ: Mapping[str, str] = os.environ) -> SourceSettings:
     """Return the validated settings of a source. Raise SettingsError with every invalid variable."""
-    return UpstreamSettings(**_read(UpstreamSettings, environ, prefix=f"{source.upper()}_"))
+    return SourceSettings(**_read(SourceSettings, environ, prefix=f"{source.upper()}_"))
 
 
 def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -275,7 +277,8 @@ def _contradictions(settings: Settings) -> Iterable[str]:
 
     docs/explanation/runs-and-leases.md#time-limits-that-must-fit-together explains the rules.
     """
-    # A page has two transactions: one resolves its listings, the other loads it. A retry may add half a timeout.
+    # After the fetch, all transactions of a page share one deadline (tasks/pipeline/prepare.py). Retries start within
+    # half a timeout, and the last two transactions within 1.5. The load then ends within 2.5 timeouts.
     longest_page = settings.request_deadline + 2.5 * settings.transaction_timeout
     if settings.lease <= longest_page:
         yield (

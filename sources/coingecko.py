@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from settings import read_upstream
+from settings import read_source_settings
 from sources import (
     Cursor,
     History,
@@ -45,7 +45,7 @@ def fetch(window: Window, http: Http) -> Iterator[Page]:
     resumes it, for at most `EVERY`.
     """
     cursor = _resumable_cursor(window) or {"run": window.run, "began": window.now.isoformat(), "page": 1}
-    last_page = read_upstream("coingecko").pages or MAX_PAGES
+    last_page = read_source_settings("coingecko").pages or MAX_PAGES
     while cursor["page"] <= last_page:
         params: dict[str, str | int] = {"vs_currency": "usd", "per_page": COINS_PER_PAGE, "page": cursor["page"]}
         response = http.get("/coins/markets", params)

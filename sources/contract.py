@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 # Re-exported for imports from this module.
+from settings import CatchUp as CatchUp
+from settings import DriftPolicy as DriftPolicy
 from sources.errors import UNTIL_RESUMED as UNTIL_RESUMED
 from sources.errors import Reject as Reject
 from sources.errors import TerminalError as TerminalError
@@ -29,25 +31,6 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 ONLY_PARTITION: Final = ""
 """The partition of a source that has only one."""
-
-DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
-"""The reaction to a field of the items that is new, removed, renamed or retyped (tasks/drift/watch.py).
-
-evolve:     the change is recorded, and loading goes on.
-discard:    the changed field becomes null in each affected item.
-quarantine: each affected item is rejected.
-freeze:     the page is not loaded, the run fails, and the source is paused until a person resumes it.
-
-Under each policy, a new field that `normalize` does not read is only recorded.
-"""
-
-CatchUp = Literal["latest", "all", "skip"]
-"""The policy for slots that were missed during an outage or a pause (tasks/schedule.py).
-
-latest: the current slot gets a run at once; the slots before it get none.
-all:    each missed slot gets a run, oldest first.
-skip:   no missed slot gets a run; the schedule continues with the next slot.
-"""
 
 
 @dataclass(frozen=True)
@@ -177,7 +160,12 @@ class Source:
     """Whether several workers may load partitions of one run at the same time."""
 
     catch_up: CatchUp = "latest"
-    """The policy for missed slots. Choose `all` only if `fetch` uses `window.slot`. Override: `<NAME>_CATCH_UP`."""
+    """The policy for slots that were missed during an outage or a pause. Override: `<NAME>_CATCH_UP`.
+
+    latest: the current slot gets a run at once; the slots before it get none.
+    all:    each missed slot gets a run, oldest first. Choose it only if `fetch` uses `window.slot`.
+    skip:   no missed slot gets a run; the schedule continues with the next slot.
+    """
 
     retention: Retention = field(default_factory=Retention)
     """How long data is stored. Overrides: `<NAME>_QUOTES_KEPT`, `<NAME>_BODIES_KEPT`."""
@@ -187,9 +175,16 @@ class Source:
     `<NAME>_FRESH`."""
 
     drift: Mapping[str, DriftPolicy] = field(default_factory=dict)
-    """The policies for changed fields, by path in the item, such as `quotes.USD.price`.
+    """The policies for changed fields, by path in the item, such as `quotes.USD.price`. Override: `<NAME>_DRIFT`.
 
-    `*` stands for all other fields. The default is `evolve`. Override: `<NAME>_DRIFT`.
+    `*` stands for all other fields. The default is `evolve`. A field changes if it is new, removed, renamed or retyped.
+
+    evolve:     the change is recorded, and loading goes on.
+    discard:    the changed field becomes null in each affected item.
+    quarantine: each affected item is rejected.
+    freeze:     the page is not loaded, the run fails, and the source is paused until a person resumes it.
+
+    Under each policy, a new field that `normalize` does not read is only recorded.
     """
 
     format: Callable[[Page], str] = lambda _: ""

@@ -16,7 +16,7 @@ class TransientError(Exception):
     """The data is not available now. The page is not loaded; the run waits, then resumes at its last cursor.
 
     detail:      the error message, for people. It names the source or the file, and contains no secret.
-    code:        the kind of error, for programs; docs/howto/troubleshoot.md lists the codes.
+    code:        the kind of error, for programs; docs/reference/run-states.md lists the codes.
     retry_after: the minimum delay before the next attempt, in seconds, if the upstream or one of our limits requires
                  one. If it is set, the run waits at once. Otherwise the run first loads the source's other partitions.
     is_failure:  whether the wait counts towards MAX_WAITS, after which the run fails. False if our own rate limit,
@@ -41,7 +41,7 @@ class TerminalError(Exception):
     """A retry will not help: a person must act. The run loads its other partitions, then fails with this error.
 
     detail: the error message and the next step, for people. It names the source or the file, and contains no secret.
-    code:   the kind of error, for programs; docs/howto/troubleshoot.md lists the codes.
+    code:   the kind of error, for programs; docs/reference/run-states.md lists the codes.
     pause:  how long the source is paused after the run. None: no pause.
     """
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import get_args
 
-from settings import SettingsError, get_settings, read_upstream
+from settings import SettingsError, get_settings, read_source_settings
 from sources.contract import CatchUp, DriftPolicy, Rate, Retention, Source
 from sources.http.plans import upstream_address
 
@@ -78,26 +78,26 @@ def _describe(error: BaseException) -> str:
 
 def _with_overrides(source: Source) -> Source:
     """Return the source with the overrides from the environment."""
-    upstream = read_upstream(source.name)
-    if upstream.plan or upstream.api_key:
+    settings = read_source_settings(source.name)
+    if settings.plan or settings.api_key:
         # Reject a wrong plan or key at start-up. A missing key makes only the runs fail, since only workers need it.
         upstream_address(source)
     rate = Rate(
-        per_minute=upstream.calls_per_minute or source.rate.per_minute,
-        per_month=upstream.calls_per_month or source.rate.per_month,
+        per_minute=settings.calls_per_minute or source.rate.per_minute,
+        per_month=settings.calls_per_month or source.rate.per_month,
     )
     retention = Retention(
-        quotes=_duration(upstream.quotes_kept) or source.retention.quotes,
-        bodies=_duration(upstream.bodies_kept) or source.retention.bodies,
+        quotes=_duration(settings.quotes_kept) or source.retention.quotes,
+        bodies=_duration(settings.bodies_kept) or source.retention.bodies,
     )
     return replace(
         source,
         rate=rate,
-        every=_duration(upstream.every) or source.every,
-        catch_up=upstream.catch_up or source.catch_up,
+        every=_duration(settings.every) or source.every,
+        catch_up=settings.catch_up or source.catch_up,
         retention=retention,
-        fresh=_duration(upstream.fresh) or source.fresh,
-        drift={**source.drift, **(upstream.drift or {})},
+        fresh=_duration(settings.fresh) or source.fresh,
+        drift={**source.drift, **(settings.drift or {})},
     )
 
 

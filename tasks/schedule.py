@@ -24,11 +24,12 @@ from sqlalchemy import Connection, Engine, Row, text
 from settings import get_settings
 from sources.contract import Source
 from sources.registry import SOURCES
-from store.errors import DatabaseError, classify
+from store.errors import DatabaseError, classify, describe
 from tasks.runs.publishing import publish
 from tasks.runs.slots import record_slot, request_slot
 from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import record_heartbeat
+from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
@@ -91,16 +92,16 @@ class SlotScheduler(Scheduler):
     def _check_slots(self) -> float:
         try:
             return request_due_runs(self._engine())
-        except Exception:
-            log.exception("slots_check_failed")  # the next check requests the slots again
+        except Exception as error:
+            log.exception("slots_check_failed", reason=_reason(error))  # the next check requests the slots again
             return MAX_CHECK_INTERVAL
 
     def _send(self, task: str) -> None:
         try:
             if self._count_queued_tasks() < MAX_QUEUED_CONTROL_TASKS:
                 self.app.send_task(task, queue="control", retry=False)
-        except Exception:
-            log.exception("control_task_failed", task=task)
+        except Exception as error:
+            log.exception("control_task_failed", task=task, reason=_reason(error))
 
     def _count_queued_tasks(self) -> int:
         """Return the number of queued control tasks. They pile up if no control worker is running.
@@ -165,12 +166,16 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = r
             if classify(error) is DatabaseError.CONNECTION_LOST:
                 raise
             # An error of one source must not stop the others.
-            log.exception("slot_failed", source=name)
+            log.exception("slot_failed", source=name, reason=_reason(error))
         else:
             runs += created
             intervals += [min(BEHIND_CHECK_INTERVAL, source.every.total_seconds() / 4)] if is_behind else []
     publish(engine, runs)
     return max(MIN_CHECK_INTERVAL, min(intervals))
+
+
+def _reason(error: Exception) -> str:
+    return describe(error) if isinstance(error, DATABASE_ERRORS) else f"{type(error).__name__}: {error}"
 
 
 def _is_paused(state: Row[Any], now: datetime) -> bool:

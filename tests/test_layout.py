@@ -1,7 +1,8 @@
-"""Test that each module has a test file with its name and place, such as tests/tasks/runs/test_leases.py."""
+"""Test that the settings import no package, and that each module has a test file such as runs/test_leases.py."""
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,15 @@ MODULES = [
     for file in sorted((ROOT / folder).rglob("*.py"))
     if file.name not in ENTRY_POINTS and "migrations" not in file.parts
 ]
+
+
+def test_the_settings_import_none_of_the_packages() -> None:
+    nodes = list(ast.walk(ast.parse((ROOT / "settings.py").read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    packages = {name.partition(".")[0] for name in names}
+    assert "marshmallow" in packages
+    assert packages.isdisjoint(FOLDERS)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

@@ -157,7 +157,7 @@ def test_the_registry_line_of_each_page_registers_its_source(page: str, module: 
     assert modules == (*MODULES, f"sources.{module}")
 
 
-@pytest.mark.parametrize(("kind", "prefix"), [(settings.Settings, ""), (settings.UpstreamSettings, "…_")])
+@pytest.mark.parametrize(("kind", "prefix"), [(settings.Settings, ""), (settings.SourceSettings, "…_")])
 def test_the_reference_lists_every_setting_with_its_default_and_meaning(kind: type, prefix: str) -> None:
     for name, default, about in settings.table(kind):
         assert f"| `{prefix}{name}` | {f'`{default}`' if default else ''} | {about} |" in SETTINGS

@@ -14,9 +14,9 @@ import pytest
 from settings import (
     Settings,
     SettingsError,
-    UpstreamSettings,
+    SourceSettings,
     read_settings,
-    read_upstream,
+    read_source_settings,
     secrets_in,
     table,
 )
@@ -105,7 +105,7 @@ def test_an_empty_variable_counts_as_unset(name: str, empty: str) -> None:
 
 def test_spaces_around_a_value_are_ignored() -> None:
     assert read_settings({**REQUIRED, "API_TOKEN": f"{TOKEN}\n", "LOG_LEVEL": " DEBUG "}).api_token == TOKEN
-    assert read_upstream("coingecko", {"COINGECKO_API_KEY": f" {KEY}\r\n"}).api_key == KEY
+    assert read_source_settings("coingecko", {"COINGECKO_API_KEY": f" {KEY}\r\n"}).api_key == KEY
 
 
 @pytest.mark.parametrize(
@@ -181,28 +181,28 @@ def test_every_variable_of_a_source_starts_with_its_name() -> None:
         "COINGECKO_QUOTES_KEPT": "86400",
         "COINGECKO_BODIES_KEPT": "172800",
     }
-    assert read_upstream("coingecko", environ) == UpstreamSettings(
+    assert read_source_settings("coingecko", environ) == SourceSettings(
         "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2, 7200, DRIFT, 86400, 172800
     )
-    assert read_upstream("coinpaprika", environ) == UpstreamSettings(*[None] * 12)
+    assert read_source_settings("coinpaprika", environ) == SourceSettings(*[None] * 12)
 
 
 @pytest.mark.parametrize("drift", ["ignore", "evolve, freeze", "evolve, =freeze", "evolve, a=b", ","])
 def test_an_unknown_drift_policy_is_refused(drift: str) -> None:
     with pytest.raises(SettingsError, match="COINGECKO_DRIFT: expected one of evolve, discard, quarantine, freeze"):
-        read_upstream("coingecko", {"COINGECKO_DRIFT": drift})
+        read_source_settings("coingecko", {"COINGECKO_DRIFT": drift})
 
 
 @pytest.mark.parametrize("kept", ["0", "90", "86399", "3162240001"])
 def test_an_implausible_retention_is_refused(kept: str) -> None:
     """Refuse 90, which probably means days. As seconds, it would delete nearly everything."""
     with pytest.raises(SettingsError, match="COINGECKO_QUOTES_KEPT: must be at least 86400, which is a day"):
-        read_upstream("coingecko", {"COINGECKO_QUOTES_KEPT": kept})
+        read_source_settings("coingecko", {"COINGECKO_QUOTES_KEPT": kept})
 
 
 def test_all_errors_of_a_source_are_reported_together_without_its_key() -> None:
     with pytest.raises(SettingsError) as caught:
-        read_upstream(
+        read_source_settings(
             "coingecko",
             {
                 "COINGECKO_URL": "https://user:p4ss@host/",
@@ -229,7 +229,7 @@ def test_all_errors_of_a_source_are_reported_together_without_its_key() -> None:
 
 def test_the_repr_of_the_settings_contains_no_secret() -> None:
     settings = read_settings({**REQUIRED, "API_TOKEN": TOKEN})
-    upstream = read_upstream("coingecko", {"COINGECKO_API_KEY": KEY, "COINGECKO_PLAN": "pro"})
+    upstream = read_source_settings("coingecko", {"COINGECKO_API_KEY": KEY, "COINGECKO_PLAN": "pro"})
     shown = repr(settings) + repr(upstream)
     assert "task_slice=240" in shown
     assert "plan='pro'" in shown
@@ -241,7 +241,7 @@ def test_the_repr_of_the_settings_contains_no_secret() -> None:
 def test_error_messages_contain_no_secret(name: str) -> None:
     environ = {**REQUIRED, name: "ftp://u:s3cret@h/ x", "LEASE": "0", "COINGECKO_EVERY": "0"}
     messages = []
-    for read in (lambda: read_settings(environ), lambda: read_upstream("coingecko", environ)):
+    for read in (lambda: read_settings(environ), lambda: read_source_settings("coingecko", environ)):
         with pytest.raises(SettingsError) as caught:
             read()
         messages.append(str(caught.value))
@@ -288,7 +288,7 @@ def test_a_command_reports_missing_settings_and_exits_without_a_traceback(comman
 # The tables of docs/reference/settings.md
 
 
-@pytest.mark.parametrize("settings_class", [Settings, UpstreamSettings])
+@pytest.mark.parametrize("settings_class", [Settings, SourceSettings])
 def test_the_table_has_a_row_with_the_meaning_of_every_setting(settings_class: type) -> None:
     rows = table(settings_class)
     assert [name for name, _, _ in rows] == [setting.name.upper() for setting in fields(settings_class)]

@@ -24,14 +24,14 @@ class Markets:
     """A CoinGecko server that returns `coins` on /coins/markets.
 
     before: called with the page's number before each response. If it returns a response, that replaces the page.
-    asked: the numbers of the requested pages.
+    requested_pages: the numbers of the requested pages.
     headers: the headers of each request.
     """
 
     server: HTTPServer
     coins: list[dict[str, Any]]
     before: Callable[[int], Response | None] = lambda _: None
-    asked: list[int] = field(default_factory=list)
+    requested_pages: list[int] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Markets:
 
     def _respond(self, request: Request) -> Response:
         number, size = int(request.args["page"]), int(request.args["per_page"])
-        self.asked.append(number)
+        self.requested_pages.append(number)
         self.headers.append(dict(request.headers))
         return self.before(number) or Response(
             json.dumps(self.coins[(number - 1) * size : number * size]), content_type="application/json"

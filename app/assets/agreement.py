@@ -11,8 +11,9 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, select
 
 from app.assets.assets import asset_response
-from app.web.arguments import Envelope, Resource
+from app.web.arguments import Resource
 from app.web.context import context, read_connection
+from app.web.envelope import Envelope
 from app.web.formats import Instant
 from store.tables import AssetRow, LatestQuoteRow, ListingRow, QuoteRow
 from tasks.anomalies.figures import SAME_TIME

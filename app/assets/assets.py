@@ -11,20 +11,12 @@ from sqlalchemy import Connection, Row, exists, func, select
 
 from app.assets.filters import nearest_asset
 from app.web import pagination
-from app.web.arguments import (
-    LINK_HEADER,
-    Envelope,
-    ListOf,
-    PageArguments,
-    Pagination,
-    Resource,
-    Text,
-    list_response,
-    source_name,
-)
+from app.web.arguments import ListOf, PageArguments, Resource, Text, source_name
 from app.web.context import read_connection
+from app.web.envelope import Envelope
 from app.web.etags import ETAG_HEADER, NOT_MODIFIED, raise_if_not_modified
 from app.web.formats import Instant
+from app.web.lists import LINK_HEADER, Pagination, list_response
 from app.web.problems import Code, Problem, quoted
 from store.tables import AssetRow, LatestQuoteRow, ListingRow
 from tasks.identity.decisions import ASSETS_BY_SLUG

@@ -10,9 +10,11 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import aliased
 
 from app.web import pagination
-from app.web.arguments import LINK_HEADER, Envelope, PageArguments, Pagination, Resource, list_response
+from app.web.arguments import PageArguments, Resource
 from app.web.context import read_connection
+from app.web.envelope import Envelope
 from app.web.formats import Instant
+from app.web.lists import LINK_HEADER, Pagination, list_response
 from store.tables import AssetRow, CandidateRow
 
 blueprint = Resource("candidates", __name__, description="Pairs of assets that may be the same.")

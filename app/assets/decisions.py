@@ -14,20 +14,11 @@ from sqlalchemy import Connection, select
 from app.assets.assets import AssetResponse, asset_response
 from app.assets.filters import asset_ids
 from app.web import pagination
-from app.web.arguments import (
-    LINK_HEADER,
-    Arguments,
-    Envelope,
-    NoQuery,
-    PageArguments,
-    Pagination,
-    Resource,
-    Text,
-    list_response,
-    source_name,
-)
+from app.web.arguments import Arguments, NoQuery, PageArguments, Resource, Text, source_name
 from app.web.context import context, read_connection
+from app.web.envelope import Envelope
 from app.web.formats import Instant
+from app.web.lists import LINK_HEADER, Pagination, list_response
 from app.web.problems import Code, Problem
 from store.tables import AssetRow, DecisionRow, ListingRow
 from tasks.identity.decisions import DecisionRefused, ListingName, Verdict, decision_lock, merge, pin, split
@@ -129,10 +120,8 @@ def _decision_route(
 
     def decorate(view: Any) -> Any:
         view = blueprint.doc(operationId=operation)(view)
-        for status, name in ((400, "BAD_REQUEST"), (404, "NOT_FOUND"), (409, "CONFLICT")):
-            view = blueprint.alt_response(status, name)(view)
-        for status, name in ((413, "REQUEST_ENTITY_TOO_LARGE"), (415, "UNSUPPORTED_MEDIA_TYPE")):
-            view = blueprint.alt_response(status, name)(view)
+        view = blueprint.alt_response(404, "NOT_FOUND")(view)
+        view = blueprint.alt_response(409, "CONFLICT")(view)
         view = blueprint.response(200, response)(view)
         view = blueprint.arguments(NoQuery, location="query")(view)
         view = blueprint.arguments(body, example=example)(view)
@@ -185,11 +174,8 @@ def pin_listings(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str
 @blueprint.arguments(ReasonBody, example={"reason": "The merge was correct."})
 @blueprint.arguments(NoQuery, location="query")
 @blueprint.response(200, ChangeResponse)
-@blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.alt_response(409, "CONFLICT")
-@blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
-@blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="undoChange")
 def undo_change(body: dict[str, Any], _: dict[str, Any], change: UUID) -> dict[str, Any]:
     """Undo a change

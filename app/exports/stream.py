@@ -109,8 +109,10 @@ def _send(client: ClientConnection, body: Iterator[bytes], fields: Mapping[str, 
             client.mark_complete()
             reason = ""
         except Exception as error:  # too late for an error response: the status is already sent
-            reason = describe(error)
-            if not isinstance(error, SQLAlchemyError | psycopg2.Error):
+            if isinstance(error, SQLAlchemyError | psycopg2.Error):
+                reason = describe(error)
+            else:
+                reason = f"a bug raised {type(error).__name__}"
                 log.error("exception_unhandled", exc_info=error)
             raise ConnectionResetError(errno.ECONNRESET, reason) from None
         finally:

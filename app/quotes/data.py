@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, request
-from marshmallow import ValidationError, fields, validates_schema
+from marshmallow import fields
 
 from app.assets.filters import FILTERS, ListingQuery
 from app.exports.stream import FILE, ROW_COUNT_HEADER
@@ -14,10 +13,12 @@ from app.quotes.export import FORMATS, INGESTED_UNTIL, export
 from app.quotes.fields import Members, QuoteSchema
 from app.quotes.selection import Key, Selection
 from app.web import pagination
-from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, View, raw_list_response
+from app.web.arguments import OneOf, Resource, View
 from app.web.context import context, read_connection
+from app.web.envelope import Envelope
 from app.web.etags import ETAG_HEADER, NOT_MODIFIED, compute_tag, raise_if_not_modified
 from app.web.formats import Instant, instant
+from app.web.lists import LINK_HEADER, PageOrFileArguments, Pagination, raw_list_response
 
 blueprint = Resource("data", __name__, url_prefix="/data", description="Quotes of all sources in one format.")
 
@@ -25,7 +26,7 @@ LOOKUP_FILTERS = FILTERS | {"run"}
 """Parameters that need another query before the page is read."""
 
 
-class DataQuery(ListingQuery):
+class DataQuery(ListingQuery, PageOrFileArguments):
     """The filters, the order and the format of a list of quotes."""
 
     observed_from = Instant(metadata={"description": "Only quotes observed at this time or later."})
@@ -58,13 +59,6 @@ class DataQuery(ListingQuery):
         load_default="json",
         metadata={"description": "`json`: one page. Any other format: one file with all rows."},
     )
-
-    @validates_schema(pass_original=True)
-    def _reject_paging_of_files(self, query: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
-        paging = [name for name in ("limit", "cursor", "count") if name in original]
-        if paging and query["format"] != "json":
-            detail = f"expected none with format={query['format']}, which sends all rows in one file"
-            raise ValidationError({name: [detail] for name in paging})
 
 
 class CountedPagination(Pagination):

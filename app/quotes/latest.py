@@ -14,9 +14,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 from app.assets.filters import FILTERS, ListingQuery, listing_ids
 from app.quotes.fields import LIMIT, Columns, JsonRows, Members, QuoteSchema, rows_as_json
 from app.web import pagination
-from app.web.arguments import LINK_HEADER, Envelope, OneOf, Pagination, Resource, raw_list_response
+from app.web.arguments import OneOf, Resource
 from app.web.context import read_connection
+from app.web.envelope import Envelope
 from app.web.etags import ETAG_HEADER, NOT_MODIFIED, compute_tag, raise_if_not_modified
+from app.web.lists import LINK_HEADER, Pagination, raw_list_response
 from app.web.prepared import MAX_PREPARED, PreparedStatement
 from store.tables import LatestQuoteRow, ListingRow, QuoteRow
 

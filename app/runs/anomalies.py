@@ -10,19 +10,11 @@ from sqlalchemy import select
 
 from app.runs.anomaly_schemas import KINDS, AnomalySchema
 from app.web import pagination
-from app.web.arguments import (
-    LINK_HEADER,
-    Envelope,
-    ListOf,
-    OneOf,
-    PageArguments,
-    Pagination,
-    Resource,
-    list_response,
-    source_name,
-)
+from app.web.arguments import ListOf, OneOf, PageArguments, Resource, source_name
 from app.web.context import read_connection
+from app.web.envelope import Envelope
 from app.web.formats import Instant
+from app.web.lists import LINK_HEADER, Pagination, list_response
 from store.tables import AnomalyRow
 
 AnomalyKey = pagination.BigId

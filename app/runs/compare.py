@@ -14,8 +14,9 @@ from sqlalchemy import Connection, TextClause, text
 from app.quotes.run_bounds import find_run_bounds
 from app.runs.anomaly_schemas import AnomalySchema, run_anomalies
 from app.runs.schemas import COUNTERS, RunSchema, dump_run, find_run
-from app.web.arguments import Arguments, Envelope, Resource
+from app.web.arguments import Arguments, Resource
 from app.web.context import read_connection
+from app.web.envelope import Envelope
 from sources.record import VALUE_FIELDS
 from tasks.anomalies.figures import NON_NULL_COUNTS
 

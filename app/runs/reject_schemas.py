@@ -8,8 +8,10 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields
 from sqlalchemy import ColumnElement, exists
 
-from app.web.arguments import Envelope, Pagination, Text
+from app.web.arguments import Text
+from app.web.envelope import Envelope
 from app.web.formats import Instant
+from app.web.lists import Pagination
 from store.tables import REJECT_STATES, PageRow, RejectRow
 from tasks.runs.parameters import SHA256
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import Response, jsonify, request
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import Schema, fields
 from sqlalchemy import Connection, Select, String, cast, column, func, select, true, tuple_
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -15,20 +15,11 @@ from app.exports.stream import FILE, ROW_COUNT_HEADER, FileRows, csv_file, csv_t
 from app.runs.reject_schemas import DigestField, RejectPage, RejectSchema, reason_code, reason_field, reject_conditions
 from app.runs.submission import RunsAccepted, submit_runs
 from app.web import pagination
-from app.web.arguments import (
-    LINK_HEADER,
-    Arguments,
-    Envelope,
-    ListOf,
-    NoQuery,
-    OneOf,
-    PageArguments,
-    Resource,
-    list_response,
-    source_name,
-)
+from app.web.arguments import Arguments, ListOf, NoQuery, OneOf, Resource, source_name
 from app.web.context import read_connection
+from app.web.envelope import Envelope
 from app.web.formats import Instant, instant_sql
+from app.web.lists import LINK_HEADER, PageOrFileArguments, list_response
 from app.web.problems import Code, Problem
 from store.tables import REJECT_STATES, PageRow, RejectRow
 from tasks.runs.parameters import ReplayParameters
@@ -77,7 +68,7 @@ class ReasonQuery(RejectArguments):
     rejected_to = Instant(metadata={"description": "Only items rejected before this time."})
 
 
-class RejectQuery(ReasonQuery, PageArguments):
+class RejectQuery(ReasonQuery, PageOrFileArguments):
     """Filters of the list of rejects, and its format."""
 
     format = OneOf(
@@ -85,12 +76,6 @@ class RejectQuery(ReasonQuery, PageArguments):
         load_default="json",
         metadata={"description": "`json`: in pages. `csv`: all rows in one file."},
     )
-
-    @validates_schema(pass_original=True)
-    def _is_paged_only_as_json(self, query: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
-        paging = [name for name in ("limit", "cursor") if name in original]
-        if paging and query["format"] != "json":
-            raise ValidationError({name: ["expected none with format=csv, which returns all rows"] for name in paging})
 
 
 class ReplayBody(RejectArguments):
@@ -230,8 +215,6 @@ def count_rejects(arguments: dict[str, Any]) -> Response:
 @blueprint.response(202, RunsAccepted)
 @blueprint.alt_response(404, "NOT_FOUND")
 @blueprint.alt_response(409, "CONFLICT")
-@blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
-@blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="replayRejects")
 def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """Replay rejects with the current mapping

@@ -17,19 +17,10 @@ from app.runs.request_body import KIND_PARAMETERS, RunBody
 from app.runs.schemas import RunResponse, RunSchema, dump_run, find_run, run_id, run_response, with_counters
 from app.runs.submission import RunsAccepted, submit_runs
 from app.web import pagination
-from app.web.arguments import (
-    LINK_HEADER,
-    Envelope,
-    ListOf,
-    NoQuery,
-    OneOf,
-    PageArguments,
-    Pagination,
-    Resource,
-    list_response,
-    source_name,
-)
+from app.web.arguments import ListOf, NoQuery, OneOf, PageArguments, Resource, source_name
 from app.web.context import context, read_connection
+from app.web.envelope import Envelope
+from app.web.lists import LINK_HEADER, Pagination, list_response
 from app.web.problems import Code, Problem, quoted
 from sources.contract import TerminalError
 from sources.registry import SOURCES
@@ -124,10 +115,7 @@ IN_PATH = [
     headers={"Location": {"description": "Path of the run, if there is only one.", "schema": {"type": "string"}}},
 )
 @blueprint.alt_response(200, schema=BackfillPlans, description="With `dry_run`: the plan of the backfill.")
-@blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(409, "CONFLICT")
-@blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
-@blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(
     operationId="requestRuns",
     parameters=[

@@ -9,7 +9,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, Select, func, select, true
 
 from app.runs.anomaly_schemas import AnomalySchema, run_anomalies
-from app.web.arguments import Envelope
+from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.problems import Code, Problem, quoted
 from store.tables import RUN_KINDS, RUN_STATUSES, PageRow, RunRow

@@ -11,8 +11,8 @@ from marshmallow import fields
 from sqlalchemy import select
 
 from app.runs.schemas import RunSchema, dump_run, with_counters
-from app.web.arguments import Envelope
 from app.web.context import context, read_connection
+from app.web.envelope import Envelope
 from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestion
 from store.tables import RunRow
 from tasks.runs.idempotency import IdempotencyMismatch

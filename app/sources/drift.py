@@ -5,26 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from flask import Response, jsonify, request
+from flask import Response, request
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select, tuple_
 
 from app.sources.sources import require_source
 from app.web import pagination
-from app.web.arguments import (
-    LINK_HEADER,
-    Arguments,
-    Envelope,
-    NoQuery,
-    OneOf,
-    PageArguments,
-    Pagination,
-    Resource,
-    Text,
-    next_link,
-)
+from app.web.arguments import Arguments, NoQuery, OneOf, PageArguments, Resource, Text
 from app.web.context import context, read_connection
+from app.web.envelope import Envelope
 from app.web.formats import Instant
+from app.web.lists import LINK_HEADER, Pagination, list_response
 from app.web.problems import Code, Problem, quoted
 from sources.contract import DriftPolicy, Source
 from sources.registry import SOURCES
@@ -153,26 +144,19 @@ def list_drift(arguments: dict[str, Any], name: str) -> Response:
         rows = connection.execute(query).all()
         profiles = _profiles(connection, name)
     next_cursor = pagination.encode(request.path, arguments, rows[limit - 1].id) if len(rows) > limit else None
-    response = jsonify(
-        {
-            "profiles": ProfileSchema(many=True).dump(profiles),
-            "data": DriftChangeSchema(many=True).dump(rows[:limit]),
-            "pagination": {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None},
-        }
+    return list_response(
+        DriftChangeSchema(many=True).dump(rows[:limit]),
+        limit,
+        next_cursor,
+        profiles=ProfileSchema(many=True).dump(profiles),
     )
-    if next_cursor:
-        response.headers["Link"] = next_link(next_cursor)
-    return response
 
 
 @blueprint.route("/<name>/drift/<change>/accept", methods=["POST"])
 @blueprint.arguments(AcceptBody, example={"by": "ann"})
 @blueprint.arguments(NoQuery, location="query")
 @blueprint.response(200, DriftResponse)
-@blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(404, "NOT_FOUND")
-@blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
-@blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="acceptDrift")
 def accept_drift(body: dict[str, Any], _: dict[str, Any], name: str, change: str) -> Any:
     """Accept a change

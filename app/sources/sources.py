@@ -11,9 +11,11 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, func, select
 
 from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, run_histories
-from app.web.arguments import Arguments, Envelope, NoQuery, Pagination, Resource, Text, list_response
+from app.web.arguments import Arguments, NoQuery, Resource, Text
 from app.web.context import context, read_connection
+from app.web.envelope import Envelope
 from app.web.formats import Instant
+from app.web.lists import Pagination, list_response
 from app.web.problems import Code, Problem, quoted, suggestion
 from sources.contract import CatchUp, Source
 from sources.registry import SOURCES
@@ -170,10 +172,7 @@ def get_source(name: str) -> dict[str, Any]:
 @blueprint.arguments(PauseBody, example={"reason": "The upstream is migrating.", "until": "2027-01-31T12:00:00Z"})
 @blueprint.arguments(NoQuery, location="query")
 @blueprint.response(200, SourceResponse)
-@blueprint.alt_response(400, "BAD_REQUEST")
 @blueprint.alt_response(404, "NOT_FOUND")
-@blueprint.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
-@blueprint.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blueprint.doc(operationId="pauseSource")
 def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
     """Pause a source

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from datetime import datetime
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from flask import Response, jsonify
@@ -15,27 +14,20 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.sources.run_history import run_histories
-from app.web.arguments import Envelope, Resource
+from app.status.source_checks import Pause, active_pauses, check_sources
+from app.web.arguments import Resource
 from app.web.context import PROBE_TIMEOUT, Context, context
+from app.web.envelope import Envelope
 from app.web.formats import Instant
 from settings import Settings
 from sources.registry import SOURCES
 from tasks.runs.claims import DISK_FULL
 from tasks.runtime.broker import broker_accepts_writes, heartbeat_timeout
-from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
 
 log = structlog.get_logger(__name__)
 
 COMPONENTS = ("worker", "control", "beat")
 """Processes that write heartbeats."""
-
-
-class _Pause(NamedTuple):
-    """An active pause. until: None if it lasts until the source is resumed."""
-
-    reason: str
-    until: datetime | None
 
 
 blueprint = Resource("health", __name__, url_prefix="/health", description="Health of every component of the service.")
@@ -170,28 +162,16 @@ def _probe_result(probe: Future[Any], deadline: float) -> tuple[Any, str | None]
 def _check_database(context: Context) -> dict[str, Any]:
     """Return every check that reads the database."""
     with context.prober.connect() as connection:
-        pauses = _active_pauses(connection)
+        pauses = active_pauses(connection)
         return {
             "database": _disk_check(pauses),
             **_heartbeat_checks(connection, context.settings),
             "oldest_queued_run": _queue_check(connection, context.settings),
-            "sources": _source_checks(connection, context.settings, pauses),
+            "sources": check_sources(connection, context.settings, pauses),
         }
 
 
-def _active_pauses(connection: Connection) -> Mapping[str, _Pause]:
-    """Return the active pauses by source."""
-    rows = connection.execute(
-        text("""
-            SELECT name, paused_reason, paused_until FROM sources
-             WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > clock_timestamp())
-             ORDER BY name
-        """)
-    )
-    return {row.name: _Pause(row.paused_reason, row.paused_until) for row in rows}
-
-
-def _disk_check(pauses: Mapping[str, _Pause]) -> dict[str, Any]:
+def _disk_check(pauses: Mapping[str, Pause]) -> dict[str, Any]:
     sources = [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
     if not sources:
         return {"status": "ok"}
@@ -248,59 +228,6 @@ def _queue_check(connection: Connection, settings: Settings) -> dict[str, Any]:
         return check
     detail = f"A run has been due for more than {limit:g} s. Check the workers, or add some."
     return {**check, "status": "degraded", "detail": detail}
-
-
-def _source_checks(connection: Connection, settings: Settings, pauses: Mapping[str, _Pause]) -> dict[str, Any]:
-    breakers = read_breakers(connection, settings)
-    late_details = {row.source: row.detail for row in connection.execute(_LATE_SOURCES)}
-    checks = {}
-    for name, history in run_histories(connection, list(SOURCES)).items():
-        check = _with_lateness(_last_run_check(history), late_details.get(name))
-        check = _with_breaker(check, breakers.get(name, CLOSED))
-        checks[name] = _with_pause(check, pauses.get(name))
-    return checks
-
-
-_LATE_SOURCES = text("SELECT source, detail FROM anomalies WHERE kind = 'late' AND over_at IS NULL")
-
-
-def _last_run_check(history: Mapping[str, Any]) -> dict[str, Any]:
-    success, failure = history["last_success"], history["last_failure"]
-    finished = [run for run in (success, failure) if run]
-    if not finished:
-        return {"status": "unknown", "detail": "No run has finished yet.", "last_run_status": None}
-    last = max(finished, key=lambda run: run["requested_at"])
-    check = {"status": "ok", "last_run_status": last["status"], "last_seen": last["finished_at"]}
-    if last is success:
-        return check
-    return {**check, "status": "degraded", "detail": f"The last run failed: {last['code']}."}
-
-
-def _with_lateness(check: dict[str, Any], detail: str | None) -> dict[str, Any]:
-    # The error of a failed run explains more than the fact that the source is late.
-    if detail is None or check["status"] == "degraded":
-        return check
-    return {**check, "status": "degraded", "detail": f"It has fallen behind: {detail}."}
-
-
-def _with_breaker(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any]:
-    if breaker.state == "closed":
-        return check
-    state = breaker.state.replace("_", "-")
-    next_request = (
-        f"no requests until {breaker.until:%Y-%m-%dT%H:%M:%SZ}" if breaker.until else "one trial request allowed"
-    )
-    detail = f"Circuit breaker {state} after {breaker.failures} failed requests in a row: {next_request}."
-    return {**check, "status": "degraded", "detail": detail}
-
-
-def _with_pause(check: dict[str, Any], pause: _Pause | None) -> dict[str, Any]:
-    # A pause by an operator also degrades the check, since a paused source loads no data.
-    if pause is None:
-        return check
-    end = f"{pause.until:%Y-%m-%dT%H:%M:%SZ}" if pause.until else "it is resumed"
-    detail = f"Paused until {end}: {pause.reason}"
-    return {**check, "status": "degraded", "detail": detail, "paused_until": pause.until}
 
 
 def _overall_status(checks: Mapping[str, Any]) -> str:

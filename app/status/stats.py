@@ -12,8 +12,9 @@ from sqlalchemy import Connection, func, select, text
 from app.runs.anomaly_schemas import recent_anomaly_counts
 from app.runs.schemas import COUNTERS, CountersSchema
 from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, run_histories
-from app.web.arguments import Envelope, Resource
+from app.web.arguments import Resource
 from app.web.context import read_connection
+from app.web.envelope import Envelope
 from app.web.row_estimates import RowEstimate
 from sources.registry import SOURCES
 from store.tables import RUN_STATUSES, PageRow, QuoteRow, RunRow, SourceRow

@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from typing import Any
-from urllib.parse import urlencode
 
 import flask_smorest
-from flask import Request, Response, json, jsonify, request
+from flask import Request, json
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from webargs.flaskparser import FlaskParser, is_json_request
 
@@ -112,23 +111,6 @@ class PageArguments(Arguments):
     cursor = Text(max_length=2000, metadata={"description": "`pagination.next_cursor` of the previous page."})
 
 
-class Pagination(Schema):
-    limit = fields.Integer(required=True)
-    next_cursor = fields.String(required=True, allow_none=True, metadata={"description": "Null on the last page."})
-    has_more = fields.Boolean(required=True)
-
-
-LINK_HEADER = {"Link": {"description": "The next page, as `rel=next`.", "schema": {"type": "string"}}}
-"""The header of a list, for the OpenAPI document."""
-
-
-class Envelope(Schema):
-    """The members that every JSON response has in addition to its own."""
-
-    request_id = fields.String(metadata={"description": "The `X-Request-ID` of the request, or a generated id."})
-    api_latency_seconds = fields.Float(metadata={"description": "Seconds that the service took to respond."})
-
-
 class Parser(FlaskParser):
     """Parse arguments strictly: reject unknown ones, and report the place and expected value of each invalid one."""
 
@@ -227,29 +209,3 @@ class Resource(flask_smorest.Blueprint):
 def source_name(**options: Any) -> OneOf:
     """Return a field for the name of a registered source."""
     return OneOf(SOURCES, **options)
-
-
-def next_link(cursor: str) -> str:
-    """Return the Link header that points to the next page."""
-    query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
-    return f'<{request.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
-
-
-def raw_list_response(data: str, members: Mapping[str, Any], cursor: str | None) -> Response:
-    """Return a list response whose rows are JSON text from Postgres, without parsing it.
-
-    members: the other members of the response. cursor: the cursor of the next page; None on the last page.
-    """
-    rest = json.dumps(members, sort_keys=False, separators=(",", ":"))
-    headers = {"Link": next_link(cursor)} if cursor else {}
-    return Response(f'{{"data":{data},{rest[1:]}', headers=headers, mimetype="application/json")
-
-
-def list_response(rows: Any, limit: int, next_cursor: str | None) -> Response:
-    """Return a list response whose rows are Python objects."""
-    response = jsonify(
-        {"data": rows, "pagination": {"limit": limit, "next_cursor": next_cursor, "has_more": next_cursor is not None}}
-    )
-    if next_cursor:
-        response.headers["Link"] = next_link(next_cursor)
-    return response

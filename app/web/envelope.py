@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import structlog
 from flask import Flask, Response, g, json, request
+from marshmallow import Schema, fields
 
 from app.web.problems import MEDIA_TYPE
 
@@ -18,6 +19,13 @@ ENVELOPED = ("application/json", MEDIA_TYPE)
 NO_ACTIVE_CONTENT = "default-src 'none'; frame-ancestors 'none'"
 UNLOGGED_ENDPOINT = "health.live"
 UNCHANGED_ENDPOINT = "docs.openapi"
+
+
+class Envelope(Schema):
+    """The members that every JSON response has in addition to its own."""
+
+    request_id = fields.String(metadata={"description": "The `X-Request-ID` of the request, or a generated id."})
+    api_latency_seconds = fields.Float(metadata={"description": "Seconds that the service took to respond."})
 
 
 def install(app: Flask) -> None:
@@ -44,8 +52,8 @@ def _finish(response: Response) -> Response:
     response.headers["Referrer-Policy"] = "no-referrer"
     if request.endpoint != UNLOGGED_ENDPOINT:
         cached = {"cached": True} if "is_cached" in g else {}
-        fields = {"method": request.method, "route": route(), "status": response.status_code}
-        log.info("request_completed", **fields, duration_seconds=seconds, **cached)
+        values = {"method": request.method, "route": route(), "status": response.status_code}
+        log.info("request_completed", **values, duration_seconds=seconds, **cached)
     return response
 
 

@@ -11,14 +11,17 @@ import flask_smorest
 from flask import Flask
 from marshmallow import Schema, fields
 
-from app.web.arguments import Arguments, CommaSeparated, Envelope, Text
+from app.web.arguments import Arguments, CommaSeparated, Text
 from app.web.context import context_of
+from app.web.envelope import Envelope
 from app.web.formats import Amount, Instant
 from app.web.problems import MEDIA_TYPE, Code
 from settings import VERSION
 
 KEY = "openapi"
 METHODS = {"get", "post"}
+BODY_ERRORS = {"400": "BAD_REQUEST", "413": "REQUEST_ENTITY_TOO_LARGE", "415": "UNSUPPORTED_MEDIA_TYPE"}
+"""The errors of every operation with a body."""
 
 DESCRIPTION = """
 Market data from many upstreams in one format.
@@ -109,7 +112,8 @@ def _comma_separated(converter: Any, field: fields.Field[Any], **_: Any) -> dict
 
 
 def _complete(api: _Api, *, reads_need_token: bool) -> dict[str, Any]:
-    """Return the generated document with descriptions, required members and the operations that need a token."""
+    """Return the generated document with descriptions, required members, body errors and operations with a token."""
+    body_errors = {status: api.spec.components.get_ref("response", name) for status, name in BODY_ERRORS.items()}
     spec: dict[str, Any] = api.spec.to_dict()
     schemas = spec["components"]["schemas"]
     for key, name in api.ma_plugin.converter.refs.items():
@@ -120,6 +124,10 @@ def _complete(api: _Api, *, reads_need_token: bool) -> dict[str, Any]:
     spec["components"]["responses"].setdefault("UNAUTHORIZED", _unauthorized())
     used = {tag for path in spec["paths"].values() for method in METHODS & set(path) for tag in path[method]["tags"]}
     spec["tags"] = [tag for tag in spec["tags"] if tag["name"] in used]
+    for path in spec["paths"].values():
+        for method in METHODS & set(path):
+            if "requestBody" in path[method]:
+                path[method]["responses"] |= body_errors
     _require_token(spec, reads_need_token=reads_need_token)
     return spec
 

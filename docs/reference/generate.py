@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from app.web.problems import Code
-from settings import Settings, UpstreamSettings, table
+from settings import Settings, SourceSettings, table
 from sources.reject_codes import REJECT_CODES
 from tasks.cli import decide_command, replay_command
 from tasks.runs import codes
@@ -33,7 +33,7 @@ def settings() -> Rows:
 
 def source_settings() -> Rows:
     yield "Variable", "Default", "Meaning"
-    yield from _settings(UpstreamSettings, "…_")
+    yield from _settings(SourceSettings, "…_")
 
 
 def _settings(kind: type, prefix: str) -> Rows:
@@ -135,24 +135,23 @@ TABLES: Mapping[str, Callable[[], Rows]] = {
 def logged_events() -> Mapping[str, set[str]]:
     """Return every event that the code logs, with its levels.
 
-    An event whose end is computed stands for all documented events with that beginning.
+    An event whose end is computed stands for the documented events with that beginning that no call names in full.
     """
     levels: dict[str, set[str]] = {"event_dropped": {"error"}}  # Logged by the handler itself.
+    by_prefix: dict[str, str] = {}
     for folder in ("app", "tasks", "sources", "store"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             for call in _calls(file):
                 level = ast.unparse(call.func).removeprefix("log.")
-                if level in LEVELS and call.args:
-                    for event in _events(call.args[0]):
-                        levels.setdefault(event, set()).add("error" if level == "exception" else level)
-    return levels
-
-
-def _events(name: ast.expr) -> Iterable[str]:
-    if isinstance(name, ast.JoinedStr):
-        beginning = _text(name.values[0])
-        return [event for event in EVENTS if event.startswith(beginning)]
-    return [_text(name)]
+                if level not in LEVELS or not call.args:
+                    continue
+                level = "error" if level == "exception" else level
+                if isinstance(name := call.args[0], ast.JoinedStr):
+                    by_prefix[_text(name.values[0])] = level
+                else:
+                    levels.setdefault(_text(name), set()).add(level)
+    computed = {event: {level} for prefix, level in by_prefix.items() for event in EVENTS if event.startswith(prefix)}
+    return computed | levels
 
 
 def _calls(file: Path) -> Iterator[ast.Call]:

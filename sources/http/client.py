@@ -236,7 +236,8 @@ class HttpClient:
         body = known_response.body() if known_response else None
         if known_response is None or body is None:
             # The body was deleted since the request was sent. The next request will be unconditional.
-            raise TransientError(self._detail("returned 304, but the stored body has just been deleted"))
+            detail = self._detail("returned 304, but the stored body has just been deleted")
+            raise TransientError(detail, code="body_deleted")
         return Response(
             body=body,
             status=304,

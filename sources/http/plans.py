@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from settings import SettingsError, read_upstream
+from settings import SettingsError, read_source_settings
 from sources.contract import Source
 
 
@@ -14,7 +14,8 @@ def upstream_address(source: Source) -> tuple[str, Mapping[str, str]]:
     Return an empty URL for a source without upstreams. Raise SettingsError if the plan is unknown, if it needs a key
     and none is set, or if it takes no key and one is set.
     """
-    settings, prefix = read_upstream(source.name), source.name.upper()
+    settings = read_source_settings(source.name)
+    prefix = source.name.upper()
     if not source.upstreams:
         return "", {}
     name = settings.plan or next(

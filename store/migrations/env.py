@@ -21,8 +21,8 @@ PAGE_LOCK_ORDER = (
     "quotes",
     "latest_quotes",
     "rejects",
-    "shapes",
     "drift",
+    "shapes",
     "validators",
     "pages",
 )

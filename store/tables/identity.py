@@ -81,7 +81,7 @@ class CandidateRow(Base):
 
     __tablename__ = "candidates"
 
-    older: Mapped[int] = mapped_column("one", BigInteger, ForeignKey("assets.id"), primary_key=True)
-    newer: Mapped[int] = mapped_column("other", BigInteger, ForeignKey("assets.id"), primary_key=True)
+    older: Mapped[int] = mapped_column("one", BigInteger, ForeignKey("assets.id"), key="older", primary_key=True)
+    newer: Mapped[int] = mapped_column("other", BigInteger, ForeignKey("assets.id"), key="newer", primary_key=True)
     evidence: Mapped[dict[str, Any]]
     found_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))

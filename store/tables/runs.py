@@ -18,8 +18,8 @@ RUN_STATUSES = (
     "queued",  # requested, between two slices, or requeued by the reconciler → running, cancelled
     "running",  # a worker has claimed it → queued, waiting, succeeded, partial, failed, cancelled
     "waiting",  # cannot continue before next_attempt_at; waiting_reason says why → running, cancelled
-    "succeeded",  # final: every item became a quote
-    "partial",  # final: finished, but some items are rejects
+    "succeeded",  # final: everything was loaded; rejects only lack a price
+    "partial",  # final: finished, but some items were rejected for other reasons
     "failed",  # final: failed with error_code; committed pages stay
     "cancelled",  # final: cancelled on request; committed pages stay
 )
@@ -140,7 +140,7 @@ class IdempotencyKeyRow(Base):
 
     key: Mapped[str] = mapped_column(primary_key=True)
     request_hash: Mapped[bytes]
-    response: Mapped[list[Any]] = mapped_column("answer")
+    response: Mapped[list[Any]] = mapped_column("answer", key="response")
     expires_at: Mapped[datetime]
 
 

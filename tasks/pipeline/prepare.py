@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine
 
 from settings import Settings
-from sources.contract import Cursor, Page, Source, Window
+from sources.contract import Cursor, Page, Source, TransientError, Window
 from sources.http.client import HttpClient
 from tasks.archive.retention import without_expired
 from tasks.drift.watch import DriftWatch
@@ -25,11 +25,16 @@ from tasks.runtime.retry import retry_transaction
 
 
 class PreparedPage(NamedTuple):
-    """A page ready to be loaded. rows: None until its listings are resolved."""
+    """A page ready to be loaded.
+
+    rows:     None until its listings are resolved.
+    deadline: the time after which no retry of its transactions may start (monotonic seconds).
+    """
 
     page: Page
     normalized: NormalizedPage
     rows: CopyRows | None
+    deadline: float
 
 
 class PagePreparer:
@@ -74,7 +79,8 @@ class PagePreparer:
         pages = self._source.fetch(window, http)
         try:
             for page in pages:
-                yield PreparedPage(page, self.normalize(page), None)
+                normalized = self.normalize(page)
+                yield PreparedPage(page, normalized, None, self.retry_deadline(time.monotonic()))
         finally:
             if isinstance(pages, Generator):
                 pages.close()
@@ -94,15 +100,27 @@ class PagePreparer:
         return normalize_page(self._source, page, self._settings.clock_skew, self._watch.apply_waiting)
 
     def rows(self, prepared: PreparedPage) -> CopyRows:
-        """Resolve the listings of a prepared page to ids. Return its quotes as rows, without expired quotes."""
-        quotes, deadline = prepared.normalized.quotes, self.retry_deadline()
+        """Resolve the listings of a prepared page to ids. Return its quotes as rows, without expired quotes.
+
+        Raise TransientError if the listings took too long.
+        """
+        quotes, deadline = prepared.normalized.quotes, prepared.deadline
         listings = retry_transaction(lambda: self._listings.resolve(quotes.listings), deadline)
         frame = arrange(quotes, listings)
         if retention := self._source.retention.quotes:
+            self.check_time(deadline)
             since = self._clock() - retention
             frame = retry_transaction(lambda: without_expired(self._engine, frame, since), deadline)
         return CopyRows(frame, prepared.page.fetched_at, self._claim.run)
 
-    def retry_deadline(self) -> float:
-        """Return the time after which no retry may start (monotonic seconds). A later retry could outlive the lease."""
-        return time.monotonic() + self._settings.transaction_timeout / 2
+    def retry_deadline(self, since: float) -> float:
+        """Return the time after which no retry may start. All transactions of a page share this deadline.
+
+        since: when the page was ready for its first transaction. Both are in monotonic seconds.
+        """
+        return since + self._settings.transaction_timeout / 2
+
+    def check_time(self, deadline: float) -> None:
+        """Raise TransientError if a transaction that starts now could end after the lease. deadline: for retries."""
+        if time.monotonic() > deadline + self._settings.transaction_timeout:
+            raise TransientError("the earlier transactions of the page took too long", code="database_unavailable")

@@ -26,8 +26,8 @@ from sources.contract import Page, Source
 from sources.http.revalidation import KnownResponse
 from sources.registry import SOURCES
 from tasks.archive.raw_bodies import read_body
-from tasks.drift import mapping
-from tasks.pipeline import normalize
+from tasks.drift import changes, mapping, policy, profile
+from tasks.pipeline import normalize, quote_frame
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
@@ -162,7 +162,7 @@ def _digest(file: str | Path) -> bytes:
 
 _SHARED = (
     *sorted(Path(sources.__path__[0]).rglob("*.py")),
-    *(Path(str(module.__file__)) for module in (mapping, normalize)),
+    *(Path(str(module.__file__)) for module in (changes, mapping, policy, profile, normalize, quote_frame)),
 )
 
 # Read the files when the code is imported, because they may be replaced while the process runs.

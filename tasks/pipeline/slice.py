@@ -110,13 +110,18 @@ class Slice:
     def _ingest(self, partition: str, preparer: PagePreparer, reader: PageReader, upcoming: Sequence[str]) -> None:
         """Fetch, parse, normalize and load the pages of a partition, one after another."""
         with self._lease(partition) as lease, reader.pages(lease, upcoming) as (pages, guard):
+            renewed_at = time.monotonic()
             for prepared in pages:  # fetched, parsed and normalized by PagePreparer.prepare
                 reach("after_fetch")
                 started = time.monotonic()
-                page, normalized, rows = prepared
+                page, normalized, rows, deadline = prepared
                 guard.check(page, normalized)
                 rows = preparer.rows(prepared) if rows is None else rows
-                seq, counters = commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())
+                # A prefetched page may have waited for the commit that renewed the lease.
+                deadline = max(deadline, preparer.retry_deadline(renewed_at))
+                preparer.check_time(deadline)
+                seq, counters = commit_page(self._engine, lease, page, normalized, rows, deadline)
+                renewed_at = time.monotonic()
                 reader.record_loaded(counters)
                 reach("after_commit")
                 duration = round(time.monotonic() - started, 3)

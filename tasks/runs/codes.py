@@ -17,17 +17,18 @@ STATES: Mapping[str, str] = {
     "queued": "The run is requested, or a slice of it ended. It starts when a worker is free.",
     "running": "A worker processes a slice of the run.",
     "waiting": "The run cannot continue now. `waiting_reason` and `next_attempt_at` have the details.",
-    "succeeded": "Everything was loaded.",
+    "succeeded": "Everything was loaded. Rejects, if any, only lack a price.",
     "partial": "The run ended. Some items were rejected for other reasons than a missing price.",
     "failed": "The run ended because of `error`. Committed pages stay.",
     "cancelled": "A person cancelled the run. Committed pages stay.",
 }
 
 WAITING: Mapping[str, Code] = {
+    "body_deleted": Code("Retention deleted a stored body while the upstream confirmed it.", "None."),
     "breaker_open": Code("Several consecutive requests to the upstream failed.", "None: a trial request follows."),
     "budget_spent": Code("`CALLS_PER_MONTH` is used up.", "Wait for the next month, or raise the limit and resume."),
     "cursor_stuck": Code("The source repeats a request, or its cursor does not advance.", "Correct its `fetch`."),
-    "database_unavailable": Code("Postgres does not respond, or reports a transient error.", "Check Postgres."),
+    "database_unavailable": Code("Postgres is slow or unreachable, or reports a transient error.", "Check Postgres."),
     "disk_full": Code("Postgres has no disk space left. The source is paused.", "Free disk space, then resume it."),
     "file_changed": Code("A file changed while a worker read it.", "None."),
     "limiter_unreachable": Code("Redis does not respond, so calls cannot be counted.", "Check Redis."),

@@ -75,7 +75,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 — logging's name
         if record.msg != EVENT_DROPPED:
             event = {"name": record.name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": EVENT_DROPPED}
-            origin = {"where": f"{record.pathname}:{record.lineno}", "error": type(sys.exception()).__name__}
+            origin = {"where": f"{record.pathname}:{record.lineno}", "reason": type(sys.exception()).__name__}
             self.handle(logging.makeLogRecord(event | origin))
 
 

@@ -87,7 +87,7 @@ class TwoHosts:
         self.stage, self.a, self.b = stage, a, b
 
     def environ(self, host: Host) -> dict[str, str]:
-        """Return the environment of a host's processes. Kill points are active on a only."""
+        """Return the environment of a host's processes. Fault points are active on a only."""
         environ = {
             "DATABASE_URL": host.url("postgres", self.stage.postgres.url),
             "REDIS_URL": host.url("redis", self.stage.valkey.url),

@@ -1,4 +1,4 @@
-"""At every kill point of a slice, kill a process, and freeze one for longer than its lease."""
+"""At every fault point of a slice, kill a process, and freeze one for longer than its lease."""
 
 from __future__ import annotations
 

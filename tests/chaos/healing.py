@@ -31,7 +31,7 @@ def staying(stage: Stage, role: str) -> list[Process]:
 
 
 def heal(stage: Stage, paused: set[str]) -> None:
-    """Disarm kill points, start missing processes, and resume paused sources."""
+    """Disarm fault points, start missing processes, and resume paused sources."""
     stage.disarm()
     revive(stage)
     for source in paused:

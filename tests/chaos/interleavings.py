@@ -47,7 +47,7 @@ DRAIN_SECONDS = 0.5
 any_index = st.integers(0, 99)
 """Choose a process or run, modulo their number. The drawn values must not depend on the processes."""
 
-kill_points: st.SearchStrategy[Point] = st.sampled_from(get_args(Point))
+fault_points: st.SearchStrategy[Point] = st.sampled_from(get_args(Point))
 signals = st.sampled_from(["SIGKILL", "SIGSTOP"])
 source_lists = st.lists(st.sampled_from(KNOWN), min_size=1, unique=True)
 
@@ -86,10 +86,10 @@ class Interleaving(RuleBasedStateMachine):
         self._stage.mark_fault()
         time.sleep(self._random.choice(STEP_PAUSES))
 
-    @initialize(sources=source_lists, point=kill_points, name=signals)
+    @initialize(sources=source_lists, point=fault_points, name=signals)
     @step
     def begin(self, sources: list[str], point: Point, name: str) -> None:
-        """Start some runs and arm a kill point."""
+        """Start some runs and arm a fault point."""
         revive(self._stage)
         self._stage.until_ready(*staying(self._stage, "worker"), *staying(self._stage, "control"))
         self.arm(point, name)
@@ -101,11 +101,11 @@ class Interleaving(RuleBasedStateMachine):
         self._stage.request(*sources)
         self._finish_step("requests", f"of {' and '.join(sources)}")
 
-    @rule(point=kill_points, name=signals)
+    @rule(point=fault_points, name=signals)
     @step
     def arm(self, point: Point, name: str) -> None:
         self._stage.arm(point, name)
-        self._finish_step("kill points", f"{point} {name}")
+        self._finish_step("fault points", f"{point} {name}")
 
     @rule(index=any_index, name=st.sampled_from(["SIGKILL", "SIGSTOP", "SIGCONT"]))
     @step

@@ -1,4 +1,4 @@
-"""Start the service's processes for a fault, report their states, and arm kill points."""
+"""Start the service's processes for a fault, report their states, and arm fault points."""
 
 from __future__ import annotations
 

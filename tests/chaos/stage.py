@@ -96,7 +96,7 @@ class Stage(Service):
 
     engine:  connects to the database. Each statement is its own transaction.
     outcome: the fault's row in the table. The runner completes it.
-    See Service for the processes and their kill points.
+    See Service for the processes and their fault points.
     """
 
     def __init__(self, servers: Servers, folder: Path):

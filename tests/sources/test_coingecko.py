@@ -62,22 +62,22 @@ def test_a_short_page_ends_the_snapshot(client: Clients, markets: Callable[[int]
     server = markets(2 * COINS_PER_PAGE + 1)
     pages = fetch(client, server, "run-1")
     assert [len(json.loads(page.body)) for page in pages] == [COINS_PER_PAGE, COINS_PER_PAGE, 1]
-    assert server.asked == [1, 2, 3]
+    assert server.requested_pages == [1, 2, 3]
     assert fetch(client, server, "run-1", pages[-1].cursor) == []
-    assert server.asked == [1, 2, 3]
+    assert server.requested_pages == [1, 2, 3]
 
 
 def test_an_empty_page_past_the_end_ends_the_snapshot(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(COINS_PER_PAGE)
     pages = fetch(client, server, "run-1")
     assert [page.body == b"[]" for page in pages] == [False, True]
-    assert server.asked == [1, 2]
+    assert server.requested_pages == [1, 2]
 
 
 def test_a_snapshot_has_at_most_four_pages_by_default(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(6 * COINS_PER_PAGE)
     pages = fetch(client, server, "run-1")
-    assert server.asked == [1, 2, 3, 4]
+    assert server.requested_pages == [1, 2, 3, 4]
     assert fetch(client, server, "run-1", pages[-1].cursor) == []
 
 
@@ -92,15 +92,15 @@ def test_coingecko_pages_sets_the_number_of_pages(
     monkeypatch.setenv("COINGECKO_PAGES", pages)
     server = markets(6 * COINS_PER_PAGE)
     fetch(client, server, "run-1")
-    assert server.asked == requested
+    assert server.requested_pages == requested
 
 
 def test_the_same_run_resumes_at_the_page_in_its_cursor(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(3 * COINS_PER_PAGE - 1)
     first = fetch(client, server, "run-1")[0]
-    server.asked.clear()
+    server.requested_pages.clear()
     fetch(client, server, "run-1", json.loads(json.dumps(first.cursor)), NOW + EVERY - timedelta(seconds=1))
-    assert server.asked == [2, 3]
+    assert server.requested_pages == [2, 3]
 
 
 @pytest.mark.parametrize(("run", "age"), [("run-2", timedelta(0)), ("run-1", EVERY)], ids=["another run", "too old"])
@@ -109,9 +109,9 @@ def test_another_run_or_an_old_snapshot_starts_at_page_one(
 ) -> None:
     server = markets(3 * COINS_PER_PAGE - 1)
     second = fetch(client, server, "run-1")[1]
-    server.asked.clear()
+    server.requested_pages.clear()
     pages = fetch(client, server, run, second.cursor, NOW + age)
-    assert server.asked == [1, 2, 3]
+    assert server.requested_pages == [1, 2, 3]
     assert pages[0].cursor == {"run": run, "began": (NOW + age).isoformat(), "page": 2}
 
 

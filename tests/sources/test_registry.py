@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from settings import SourceSettings
 from sources.registry import SOURCES
 from tests.processes import ROOT
 
@@ -77,6 +80,24 @@ def test_data_is_kept_forever_unless_the_environment_sets_a_retention(registry: 
     assert "coingecko keeps quotes 30 days, 0:00:00 bodies None\n" in output
     assert "csv_history keeps quotes None bodies 1 day, 0:00:00\n" in output
     assert "coinpaprika keeps quotes None bodies None\n" in output
+
+
+def read_fields(file: Path) -> set[str]:
+    """Return the attributes that a module reads from the result of `read_source_settings`."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    assigned = [node for node in nodes if isinstance(node, ast.Assign) and _reads_settings(node.value)]
+    names = {ast.unparse(target) for node in assigned for target in node.targets}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    return {node.attr for node in attributes if _reads_settings(node.value) or ast.unparse(node.value) in names}
+
+
+def _reads_settings(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "read_source_settings"
+
+
+def test_every_setting_of_a_source_has_an_effect() -> None:
+    read = set[str]().union(*map(read_fields, (ROOT / "sources").rglob("*.py")))
+    assert read == {setting.name for setting in fields(SourceSettings)}
 
 
 def test_extra_sources_adds_the_sources_of_its_modules(registry: Registry, tmp_path: Path) -> None:

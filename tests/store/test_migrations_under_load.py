@@ -36,6 +36,11 @@ def alembic(database_url: str) -> Iterator[Callable[..., subprocess.Popen[str]]]
             process.stderr.close()
 
 
+def finish(command: subprocess.Popen[str]) -> None:
+    _, errors = command.communicate(timeout=60)
+    assert (command.returncode, errors) == (0, "")
+
+
 def count_waiting(database_url: str) -> int:
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         cursor.execute(WAITING)
@@ -46,7 +51,7 @@ def count_waiting(database_url: str) -> int:
 def test_a_migration_waits_for_a_page_without_a_deadlock(
     alembic: Callable[..., subprocess.Popen[str]], database_url: str
 ) -> None:
-    assert alembic("downgrade", "0012").communicate() is not None
+    finish(alembic("downgrade", "0012"))
     with closing(psycopg2.connect(database_url)) as page, page.cursor() as cursor:
         cursor.execute("LOCK TABLE checkpoints, runs IN ROW EXCLUSIVE MODE")
         migration = alembic("upgrade", "head")
@@ -54,14 +59,13 @@ def test_a_migration_waits_for_a_page_without_a_deadlock(
         for table in ("raw_bodies", "quotes", "latest_quotes", "rejects", "validators", "pages"):
             cursor.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
         page.commit()
-    _, errors = migration.communicate(timeout=60)
-    assert (migration.returncode, errors) == (0, "")
+    finish(migration)
 
 
 def test_a_migration_lets_other_pages_through_while_it_waits_for_a_long_one(
     alembic: Callable[..., subprocess.Popen[str]], database_url: str
 ) -> None:
-    assert alembic("downgrade", "0012").communicate() is not None
+    finish(alembic("downgrade", "0012"))
     with closing(psycopg2.connect(database_url)) as long_page, long_page.cursor() as cursor:
         cursor.execute("LOCK TABLE pages IN ROW EXCLUSIVE MODE")
         migration = alembic("upgrade", "head")
@@ -71,5 +75,4 @@ def test_a_migration_lets_other_pages_through_while_it_waits_for_a_long_one(
             other_cursor.execute("LOCK TABLE quotes IN ROW EXCLUSIVE MODE")
             other.commit()
         assert migration.poll() is None
-    _, errors = migration.communicate(timeout=60)
-    assert (migration.returncode, errors) == (0, "")
+    finish(migration)

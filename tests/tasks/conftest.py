@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 from sqlalchemy import Engine, RowMapping, text
 
 from settings import Settings, get_settings
@@ -77,6 +78,13 @@ class Bench:
 @pytest.fixture
 def bench(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, broker: object) -> Bench:
     return Bench(engine, settings, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[HTTPServer]:
+    """Yield one server for the module, because stopping a server takes half a second."""
+    with HTTPServer(host="127.0.0.1", threaded=True) as server:
+        yield server
 
 
 @pytest.fixture

@@ -61,12 +61,6 @@ def at(minute: int) -> str:
     return f"2026-01-01T00:{minute:02}:00+00:00"
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[HTTPServer]:
-    with HTTPServer(host="127.0.0.1", threaded=True) as server:
-        yield server
-
-
 @pytest.fixture
 def timeline(upstream: HTTPServer) -> Timeline:
     upstream.clear()

@@ -98,7 +98,7 @@ def expected_content(
         patched.setenv("COINGECKO_URL", markets.url)
         work_on(engine, settings, claim)
     assert status_of(engine, claim.run) == "succeeded"
-    markets.asked.clear()
+    markets.requested_pages.clear()
     broker.flushall()
     loaded = content(engine)
     engine.dispose()
@@ -120,7 +120,7 @@ def test_killing_a_worker_between_pages_does_not_change_the_data(
 
     start("worker", COINGECKO_URL=markets.url)
     assert final_status(engine, blocked.run, settings) == "succeeded"
-    assert markets.asked == [1, 2, 2, 3]
+    assert markets.requested_pages == [1, 2, 2, 3]
     assert content(engine) == expected_content
 
 
@@ -157,7 +157,7 @@ def test_repeated_messages_execute_a_run_once(
     worker = start("worker", COINGECKO_URL=markets.url)
     assert final_status(engine, run) == "succeeded"
     until(lambda: worker.log.read_text().count("run_skipped") == 5, what="the other messages were skipped")
-    assert markets.asked == [1, 2, 3]
+    assert markets.requested_pages == [1, 2, 3]
     assert content(engine) == expected_content
 
 
@@ -189,10 +189,10 @@ def test_an_api_key_is_never_logged_stored_or_returned(
     """The upstream repeats the key in its error responses."""
 
     def respond(page: int) -> Response | None:
-        if page == 2 and markets.asked.count(2) < 3:
+        if page == 2 and markets.requested_pages.count(2) < 3:
             return Response(f"bad key {KEY}", status=500, headers={"X-Key": KEY})
         if page == 3:
-            is_first = markets.asked.count(3) == 1
+            is_first = markets.requested_pages.count(3) == 1
             return Response(json.dumps({"error": f"bad key {KEY}"}), status=200 if is_first else 403)
         return None
 
@@ -287,11 +287,11 @@ def test_a_worker_that_receives_sigterm_finishes_its_page_and_releases_its_run(
     until(lambda: "Warm shutdown" in blocked.worker.log.read_text())
     blocked.gate.open.set()
     blocked.worker.wait(20)
-    assert markets.asked == [1, 2]
+    assert markets.requested_pages == [1, 2]
     assert status_of(engine, blocked.run) == "queued"
     start("worker", COINGECKO_URL=markets.url)
     assert final_status(engine, blocked.run) == "succeeded"
-    assert markets.asked == [1, 2, 3]
+    assert markets.requested_pages == [1, 2, 3]
     assert content(engine) == expected_content
 
 

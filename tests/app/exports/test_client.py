@@ -54,8 +54,3 @@ def test_a_client_that_reads_nothing_is_timed_out(connection: Ends) -> None:
     server, _ = connection
     with pytest.raises(TimeoutError), ClientConnection({"gunicorn.socket": server}, patience=0.05):
         server.sendall(b"x" * 50_000_000)
-
-
-def test_without_a_gunicorn_socket_the_connection_is_not_changed() -> None:
-    with ClientConnection({}, patience=5) as guarded:
-        guarded.mark_complete()

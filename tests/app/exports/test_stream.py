@@ -14,8 +14,11 @@ from typing import Any
 import polars as pl
 import pytest
 import requests
-from sqlalchemy import Engine, text
+from flask import Flask
+from sqlalchemy import Connection, Engine, literal, select, text
+from structlog.testing import capture_logs
 
+from app.exports.stream import FileRows, csv_file, stream_file
 from tests.processes import Process, Processes, until
 
 FORMATS = ("csv", "ndjson", "parquet")
@@ -121,6 +124,18 @@ def test_the_client_detects_a_file_that_the_database_aborts(
     assert requests.get(f"http://127.0.0.1:{port}/data?limit=1", timeout=5).ok
 
 
+def test_the_reason_for_a_file_that_a_bug_aborts_does_not_blame_postgres(app: Flask) -> None:
+    def select_too_few(_: Connection) -> FileRows:
+        return FileRows(2, select(literal("the only row")), {})
+
+    with app.test_request_context(), capture_logs() as logs:
+        response = stream_file("rows.csv", "text/csv", select_too_few, lambda pieces, _: csv_file(["row"], pieces))
+        with pytest.raises(ConnectionResetError), closing(response):
+            response.get_data()
+    reasons = {entry["event"]: entry.get("reason") for entry in logs}
+    assert reasons == {"exception_unhandled": None, "export_aborted": "a bug raised RuntimeError"}
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_the_client_detects_a_file_that_a_killed_process_aborts(
     serve: Callable[..., Any],
@@ -205,5 +220,5 @@ def test_slow_clients_delay_no_other_request(
     assert {response.json()["code"] for response in rejected} == {"too_many_exports"}
     for path in ("/data?limit=1", "/health", "/data/latest"):
         started = time.monotonic()
-        requests.get(f"http://127.0.0.1:{port}{path}", timeout=5)
+        assert requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).ok, path
         assert time.monotonic() - started < 3

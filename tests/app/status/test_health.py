@@ -10,22 +10,11 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from tasks.runs.pausing import pause_source, resume_source
+from tasks.runs.pausing import pause_source
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
-from tests.app.runs.anomaly_rows import insert_anomaly
 
 SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
-
-
-@pytest.fixture
-def healthy_api(api: FlaskClient, rows: Rows, broker: Any) -> FlaskClient:
-    """Return a client of the API while every component is working."""
-    for part in ("worker", "control", "beat"):
-        rows.heartbeat(part, datetime.now(UTC))
-    rows.run()
-    assert get(api, "/health")["status"] == "ok"
-    return api
 
 
 def test_health_is_ok_if_every_component_has_sent_a_heartbeat(api: FlaskClient, rows: Rows, broker: Any) -> None:
@@ -55,33 +44,6 @@ def test_a_silent_worker_a_failed_source_and_an_old_queued_run_degrade_health(ap
     assert checks["sources"]["coingecko"]["detail"] == "The last run failed: upstream_refused."
 
 
-def test_an_open_breaker_degrades_its_source_and_shows_when_requests_resume(api: FlaskClient, rows: Rows) -> None:
-    now = datetime.now(UTC)
-    rows.breaker("coingecko", failures=5, opened_at=now)
-    rows.breaker("coinpaprika", failures=6, opened_at=now - timedelta(hours=1))
-    rows.run()
-    checks = get(api, "/health")["checks"]["sources"]
-    assert (checks["coingecko"]["status"], checks["coingecko"]["last_run_status"]) == ("degraded", "succeeded")
-    assert re.fullmatch(
-        r"Circuit breaker open after 5 failed requests in a row: no requests until 20\d\d-\d\d-\d\dT[\d:]{8}Z\.",
-        checks["coingecko"]["detail"],
-    )
-    assert checks["coinpaprika"]["status"] == "degraded"
-    assert (
-        checks["coinpaprika"]["detail"]
-        == "Circuit breaker half-open after 6 failed requests in a row: one trial request allowed."
-    )
-    assert checks["csv_history"]["status"] == "unknown"
-
-
-def test_a_source_with_stale_data_is_degraded(api: FlaskClient, rows: Rows) -> None:
-    rows.run(finished_at=NOON)
-    insert_anomaly(rows, None, "late", detail="nothing came in for 9000 s; a good run is expected every 5400 s")
-    check = (api.get("/health").json or {})["checks"]["sources"]["coingecko"]
-    assert check["status"] == "degraded"
-    assert check["detail"].startswith("It has fallen behind: nothing came in for 9000 s")
-
-
 def test_a_recently_committed_page_counts_as_a_worker_heartbeat(api: FlaskClient, rows: Rows) -> None:
     rows.page(rows.run(), committed_at=datetime.now(UTC))
     assert get(api, "/health")["checks"]["worker"]["status"] == "ok"
@@ -105,28 +67,6 @@ def test_missing_tables_are_reported_with_the_next_step(api: FlaskClient, engine
     assert response.json is not None
     assert response.status_code == 503
     assert "alembic upgrade head" in response.json["checks"]["database"]["detail"]
-
-
-def test_a_paused_source_is_degraded_until_it_is_resumed(healthy_api: FlaskClient, engine: Engine) -> None:
-    pause_source(engine, "coingecko", SOON, "the contract is being signed")
-    pause_source(engine, "coinpaprika", None, "payment_required: the quota is used up")
-    health = get(healthy_api, "/health")
-    paused = health["checks"]["sources"]
-    assert (health["status"], health["checks"]["database"]) == ("degraded", {"status": "ok"})
-    assert paused["coingecko"]["detail"] == f"Paused until {SOON:%Y-%m-%dT%H:%M:%SZ}: the contract is being signed"
-    assert paused["coingecko"]["status"] == paused["coinpaprika"]["status"] == "degraded"
-    assert paused["coingecko"]["last_run_status"] == "succeeded"
-    assert paused["coinpaprika"]["detail"].startswith("Paused until it is resumed: payment_required")
-    assert paused["coinpaprika"]["paused_until"] is None
-    assert "paused_until" not in paused["csv_history"]
-    for name in ("coingecko", "coinpaprika"):
-        resume_source(engine, name)
-    assert get(healthy_api, "/health")["status"] == "ok"
-
-
-def test_an_expired_pause_does_not_degrade_health(healthy_api: FlaskClient, engine: Engine) -> None:
-    pause_source(engine, "coingecko", datetime.now(UTC) - timedelta(seconds=1), "disk_full: no space was left")
-    assert get(healthy_api, "/health")["status"] == "ok"
 
 
 def test_a_full_disk_degrades_the_database_and_names_the_sources(healthy_api: FlaskClient, engine: Engine) -> None:

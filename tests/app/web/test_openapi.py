@@ -75,6 +75,14 @@ def test_exactly_the_writes_are_documented_to_need_the_token(api: FlaskClient) -
         assert (operation.get("security") == [{"token": []}]) == (method == "post")
 
 
+def test_exactly_the_operations_with_a_body_document_its_errors(api: FlaskClient) -> None:
+    documented = [operation for _, operation in operations(api)]
+    assert any("requestBody" in operation for operation in documented)
+    for operation in documented:
+        errors = {"400", "413", "415"} & operation["responses"].keys()
+        assert errors == ({"400", "413", "415"} if "requestBody" in operation else set())
+
+
 @pytest.fixture
 def sample_rows(rows: Rows) -> None:
     run = rows.run(status="partial")

@@ -145,6 +145,17 @@ def test_a_304_for_a_deleted_body_is_followed_by_an_unconditional_request(
 
 
 @pytest.mark.usefixtures("quick_retries")
+def test_a_deleted_body_is_not_blamed_on_the_upstream(
+    upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]]
+) -> None:
+    serve(Response(status=304))
+    http = client(upstream.url_for("")).with_known_responses(lambda _: replace(KNOWN, body=lambda: None))
+    with pytest.raises(TransientError, match="has just been deleted") as caught:
+        http.get("/tickers")
+    assert caught.value.code == "body_deleted"
+
+
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("known", [None, replace(KNOWN, etag=None, last_modified=None)], ids=["new", "no validator"])
 def test_a_304_for_an_unconditional_request_is_an_error(
     upstream: HTTPServer, client: Clients, serve: Callable[..., list[Request]], known: KnownResponse | None

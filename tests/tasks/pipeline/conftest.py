@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -47,15 +48,16 @@ class OpenRun:
     preparer: PagePreparer
 
     def prepare(self, page: Page) -> PreparedPage:
-        return PreparedPage(page, self.preparer.normalize(page), None)
+        normalized = self.preparer.normalize(page)
+        return PreparedPage(page, normalized, None, self.preparer.retry_deadline(time.monotonic()))
 
     def rows(self, page: Page) -> CopyRows:
         return self.preparer.rows(self.prepare(page))
 
     def commit(self, bench: Bench, page: Page) -> tuple[int, Counters]:
         prepared = self.prepare(page)
-        rows, deadline = self.preparer.rows(prepared), self.preparer.retry_deadline()
-        return commit_page(bench.engine, self.lease, page, prepared.normalized, rows, deadline)
+        rows = self.preparer.rows(prepared)
+        return commit_page(bench.engine, self.lease, page, prepared.normalized, rows, prepared.deadline)
 
 
 OpenRunOf = Callable[..., OpenRun]

@@ -60,6 +60,14 @@ def test_a_commit_that_fails_after_the_deadline_is_not_retried(
     assert (run.lease.version, bench.one("SELECT count(*) FROM pages")) == (0, 0)
 
 
+def test_a_page_whose_listings_took_until_the_deadline_is_not_retried(bench: Bench, wired: Bench, wire: Wire) -> None:
+    bench.rows("ALTER TABLE listings ADD CONSTRAINT slow CHECK (pg_sleep(0.35)::text IS NOT NULL)")
+    wire.cut(1, since=LAST_STATEMENT_OF_A_PAGE)
+    run = wired.slice(wired.request(canned([item()])), transaction_timeout=0.6)
+    assert (run["status"], run["waiting_reason"].partition(":")[0]) == ("waiting", "database_unavailable")
+    assert bench.one("SELECT count(*) FROM pages") == 0
+
+
 def test_a_commit_with_a_lost_response_is_recognized_as_committed(
     bench: Bench, wired: Bench, wire: Wire, open_run: OpenRunOf
 ) -> None:

@@ -18,12 +18,6 @@ from tests.tasks.feed import Feed
 from tests.upstreams import canned, item
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[HTTPServer]:
-    with HTTPServer(host="127.0.0.1", threaded=True) as server:
-        yield server
-
-
 @pytest.fixture
 def feed(upstream: HTTPServer) -> Feed:
     upstream.clear()

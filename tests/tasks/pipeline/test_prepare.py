@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sources.contract import Http, Page, Response, Retention, Source, TerminalError, Window
+from sources.contract import Http, Page, Response, Retention, Source, TerminalError, TransientError, Window
 from tasks.pipeline.revalidation import mapping_fingerprint
 from tasks.runs.parameters import ReplayParameters
 from tests.tasks.conftest import Bench
@@ -131,6 +131,14 @@ def test_expired_quotes_become_no_rows(open_run: OpenRunOf) -> None:
     prepared = run.prepare(page_of(*(item(observed_at=time.isoformat()) for time in times)))
     assert len(prepared.normalized.quotes) == 2
     assert run.preparer.rows(prepared).frame["observed_at"].to_list() == [OBSERVED]
+
+
+def test_expired_quotes_are_not_searched_long_after_the_deadline(open_run: OpenRunOf) -> None:
+    run = open_run(canned(retention=Retention(quotes=40 * DAY)))
+    prepared = run.prepare(page_of(item()))
+    assert len(run.preparer.rows(prepared).frame) == 1
+    with pytest.raises(TransientError, match="took too long"):
+        run.preparer.rows(prepared._replace(deadline=0))
 
 
 # Drift

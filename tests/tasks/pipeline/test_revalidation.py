@@ -30,13 +30,6 @@ from tests.upstreams import item
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[HTTPServer]:
-    """Yield one server for the module, because stopping a server takes half a second."""
-    with HTTPServer(host="127.0.0.1", threaded=True) as server:
-        yield server
-
-
 @pytest.fixture
 def feed(upstream: HTTPServer) -> Feed:
     """Return a feed with two pages of two items each, and an empty page after them."""

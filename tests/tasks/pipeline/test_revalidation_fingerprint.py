@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import subprocess
 import sys
@@ -44,12 +45,24 @@ def modules(package: ModuleType) -> set[Path]:
     return {Path(str(import_module(name).__file__)) for name in [package.__name__, *names]}
 
 
+def imported_task_modules(module: str) -> set[str]:
+    """Return a module of `tasks` and all modules of `tasks` that it imports, directly or not."""
+    tree = ast.parse(Path(str(import_module(module).__file__)).read_text())
+    imports = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {module}.union(*(imported_task_modules(name) for name in imports if name.startswith("tasks.")))
+
+
+NORMALIZING = {Path(*name.split(".")).with_suffix(".py") for name in imported_task_modules("tasks.pipeline.normalize")}
+"""The modules outside `sources` that decide what becomes of a body."""
+
+
 def test_the_fingerprint_includes_every_module_that_reads_bodies() -> None:
     shared = set(map(Path, revalidation._SHARED))
     assert modules(sources) <= shared
+    assert {ROOT / path for path in NORMALIZING} <= shared
     names = {path.relative_to(ROOT).as_posix() for path in shared}
     assert {"sources/csv/blocks.py", "sources/csv/fields.py", "sources/http/json_body.py", "sources/record.py"} <= names
-    assert {"tasks/drift/mapping.py", "tasks/pipeline/normalize.py"} <= names
+    assert {"tasks/drift/policy.py", "tasks/pipeline/normalize.py", "tasks/pipeline/quote_frame.py"} <= names
 
 
 def test_changing_any_module_that_reads_bodies_changes_every_fingerprint(tmp_path: Path) -> None:
@@ -60,7 +73,7 @@ def test_changing_any_module_that_reads_bodies_changes_every_fingerprint(tmp_pat
     files = [
         path.relative_to(tmp_path) for name in ("csv", "http") for path in (tmp_path / "sources" / name).glob("*.py")
     ]
-    files += [Path("tasks/pipeline/normalize.py"), Path("tasks/drift/mapping.py")]
+    files += sorted(NORMALIZING)
     ran = subprocess.run(
         [sys.executable, "-c", CHANGE_EACH_FILE, *files], cwd=tmp_path, check=True, capture_output=True, text=True
     )

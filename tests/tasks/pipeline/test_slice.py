@@ -89,6 +89,12 @@ def test_a_slice_that_runs_out_of_time_stops_after_its_page_and_releases_its_lea
     assert bench.one("SELECT lease_run FROM checkpoints") is None
 
 
+def test_a_page_is_not_loaded_if_that_could_outlast_the_lease(bench: Bench) -> None:
+    run = bench.slice(bench.request(canned([item()])), transaction_timeout=1e-6)
+    assert (run["status"], run["waiting_reason"].partition(":")[0]) == ("waiting", "database_unavailable")
+    assert bench.one("SELECT count(*) FROM pages") == 0
+
+
 def test_a_run_succeeds_if_its_only_rejects_lack_a_price(bench: Bench) -> None:
     run = bench.ingest(canned([item(0), item(1, price=None)]))
     assert (run["status"], counters(bench, run["id"])) == ("succeeded", (2, 1, 0, 0, 0, 1))

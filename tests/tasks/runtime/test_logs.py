@@ -155,7 +155,7 @@ except ValueError:
 
 def test_an_event_that_cannot_be_formatted_is_reported_with_its_origin(logged: Logged) -> None:
     [event] = events(logged("other.warning('%d', TOKEN)"))
-    assert event.items() >= {"event": "event_dropped", "error": "TypeError", "logger": "a.library"}.items()
+    assert event.items() >= {"event": "event_dropped", "reason": "TypeError", "logger": "a.library"}.items()
     assert event["where"].startswith("<string>:")
 
 

@@ -1,0 +1,87 @@
+"""Check each source for /health: its last run, its lateness, its circuit breaker and its pause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from app.sources.run_history import run_histories
+from settings import Settings
+from sources.registry import SOURCES
+from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
+
+
+class Pause(NamedTuple):
+    """An active pause. until: None if it lasts until the source is resumed."""
+
+    reason: str
+    until: datetime | None
+
+
+def active_pauses(connection: Connection) -> Mapping[str, Pause]:
+    """Return the active pauses by source."""
+    rows = connection.execute(
+        text("""
+            SELECT name, paused_reason, paused_until FROM sources
+             WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > clock_timestamp())
+             ORDER BY name
+        """)
+    )
+    return {row.name: Pause(row.paused_reason, row.paused_until) for row in rows}
+
+
+def check_sources(connection: Connection, settings: Settings, pauses: Mapping[str, Pause]) -> dict[str, Any]:
+    """Return the members of SourceCheckSchema for each source."""
+    breakers = read_breakers(connection, settings)
+    late_details = {row.source: row.detail for row in connection.execute(_LATE_SOURCES)}
+    checks = {}
+    for name, history in run_histories(connection, list(SOURCES)).items():
+        check = _with_lateness(_last_run_check(history), late_details.get(name))
+        check = _with_breaker(check, breakers.get(name, CLOSED))
+        checks[name] = _with_pause(check, pauses.get(name))
+    return checks
+
+
+_LATE_SOURCES = text("SELECT source, detail FROM anomalies WHERE kind = 'late' AND over_at IS NULL")
+
+
+def _last_run_check(history: Mapping[str, Any]) -> dict[str, Any]:
+    success, failure = history["last_success"], history["last_failure"]
+    finished = [run for run in (success, failure) if run]
+    if not finished:
+        return {"status": "unknown", "detail": "No run has finished yet.", "last_run_status": None}
+    last = max(finished, key=lambda run: run["requested_at"])
+    check = {"status": "ok", "last_run_status": last["status"], "last_seen": last["finished_at"]}
+    if last is success:
+        return check
+    return {**check, "status": "degraded", "detail": f"The last run failed: {last['code']}."}
+
+
+def _with_lateness(check: dict[str, Any], detail: str | None) -> dict[str, Any]:
+    # The error of a failed run explains more than the fact that the source is late.
+    if detail is None or check["status"] == "degraded":
+        return check
+    return {**check, "status": "degraded", "detail": f"It has fallen behind: {detail}."}
+
+
+def _with_breaker(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any]:
+    if breaker.state == "closed":
+        return check
+    state = breaker.state.replace("_", "-")
+    next_request = (
+        f"no requests until {breaker.until:%Y-%m-%dT%H:%M:%SZ}" if breaker.until else "one trial request allowed"
+    )
+    detail = f"Circuit breaker {state} after {breaker.failures} failed requests in a row: {next_request}."
+    return {**check, "status": "degraded", "detail": detail}
+
+
+def _with_pause(check: dict[str, Any], pause: Pause | None) -> dict[str, Any]:
+    # A pause by an operator also degrades the check, since a paused source loads no data.
+    if pause is None:
+        return check
+    end = f"{pause.until:%Y-%m-%dT%H:%M:%SZ}" if pause.until else "it is resumed"
+    detail = f"Paused until {end}: {pause.reason}"
+    return {**check, "status": "degraded", "detail": detail, "paused_until": pause.until}
