@@ -15,9 +15,11 @@ from settings import Settings, SettingsError
 from sources.contract import Source, TerminalError, TransientError
 from sources.http.client import Access, HttpClient
 from sources.http.plans import upstream_address
+from tasks.pipeline.changed_rows import ListingsLost
 from tasks.pipeline.commit import commit_page
+from tasks.pipeline.load import Counters
 from tasks.pipeline.loop_guard import LoopGuard
-from tasks.pipeline.prepare import PagePreparer
+from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.pipeline.reader import PageReader
 from tasks.pipeline.revalidation import delete_unrequested
 from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
@@ -113,10 +115,8 @@ class Slice:
             for prepared in pages:  # fetched, parsed and normalized by PagePreparer.prepare
                 reach("after_fetch")
                 started = time.monotonic()
-                page, normalized, rows = prepared
-                guard.check(page, normalized)
-                rows = preparer.rows(prepared) if rows is None else rows
-                seq, counters = commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())
+                guard.check(prepared.page, prepared.normalized)
+                seq, counters = self._commit(prepared, preparer, lease)
                 reader.record_loaded(counters)
                 reach("after_commit")
                 duration = round(time.monotonic() - started, 3)
@@ -125,6 +125,18 @@ class Slice:
                 self._check_time(guard)
             if self._source.upstreams:
                 delete_unrequested(self._engine, lease)
+
+    def _commit(self, prepared: PreparedPage, preparer: PagePreparer, lease: Lease) -> tuple[int, Counters]:
+        """Resolve the listings of a page and commit it. If the database lost the listings, resolve them again."""
+        page, normalized, rows = prepared
+        rows = preparer.rows(prepared) if rows is None else rows
+        try:
+            return commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())
+        except ListingsLost as lost:
+            log.warning("listings_lost", partition=lease.partition, reason=str(lost))
+        preparer.forget_listings()
+        rows = preparer.rows(prepared)
+        return commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())
 
     def _partitions_left(self) -> tuple[list[str], list[str]]:
         partitions = list(self._source.partitions())

@@ -24,6 +24,7 @@ EVENTS: Mapping[str, str] = {
     "export_sent": "A complete export was sent.",
     "health_check_failed": "A component in `/health` could not be checked.",
     "heartbeat_failed": "A database error prevented a heartbeat. The next heartbeat follows as usual.",
+    "listings_lost": "The database was set back and lost listings of a page. They are added again before the page.",
     "message_invalid": "A message in the queue could not be read, or names no run. It was discarded.",
     "message_requeued": "Postgres does not respond, so the message was returned to the queue.",
     "metrics_degraded": "The database does not respond, so `/metrics` lacks the metrics that are read from it.",
