@@ -74,7 +74,7 @@ def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
         rows = connection.execute(
             # Skip locked rows: a page of the run is being committed, or another reconciler settles the run.
             text("""
-                SELECT id AS run, claims AS number, source, kind, attempts, cancel_requested
+                SELECT id AS run, claims AS number, claim_token AS token, source, kind, attempts, cancel_requested
                   FROM runs
                  WHERE status = 'running'
                    AND claimed_at NOT BETWEEN clock_timestamp() - :lease AND clock_timestamp() + :lease
@@ -103,7 +103,7 @@ def _lock_checkpoints(connection: Connection, run: RowMapping) -> bool:
 
 def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None:
     """Cancel the run if that was requested, fail it after MAX_ATTEMPTS starts, or requeue it."""
-    hold = Hold(run["run"], run["number"], run["source"], run["kind"])
+    hold = Hold(run["run"], run["number"], run["token"], run["source"], run["kind"])
     if run["cancel_requested"]:
         end_run(connection, hold, "cancelled")
         log.info("run_ended", run=str(hold.run), source=hold.source, status="cancelled")
