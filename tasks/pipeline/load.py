@@ -131,7 +131,7 @@ class AlreadyCommitted(Exception):
 
 
 class CommitLost(LeaseLost):
-    """The checkpoint does not have the version that this slice read or committed: the database was set back."""
+    """The checkpoint has an older version than this slice read or committed: the database was set back."""
 
 
 def pass_fence(connection: Connection, lease: Lease, page: Page, next_version: int) -> None:
@@ -192,7 +192,8 @@ def _reason_not_advanced(connection: Connection, lease: Lease, next_version: int
         return LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
     if version == next_version:
         return AlreadyCommitted()
-    return CommitLost(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
+    error = CommitLost if version < lease.version else LeaseLost
+    return error(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
 
 
 def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> tuple[int, int]:

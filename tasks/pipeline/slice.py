@@ -17,7 +17,7 @@ from sources.http.client import Access, HttpClient
 from sources.http.plans import upstream_address
 from tasks.pipeline.changed_rows import ListingsLost
 from tasks.pipeline.commit import commit_page
-from tasks.pipeline.load import Counters
+from tasks.pipeline.load import CommitLost, Counters
 from tasks.pipeline.loop_guard import LoopGuard
 from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.pipeline.reader import PageReader
@@ -29,6 +29,7 @@ from tasks.runs.partitions import list_remaining_partitions, raise_final_failure
 from tasks.runs.publishing import call_assistants
 from tasks.runtime.fault_points import reach
 from tasks.runtime.shutdown import is_stopping
+from tasks.set_backs.history import report_lost_commits
 from tasks.upstream.circuit_breaker import CircuitBreaker
 from tasks.upstream.rate_limits import make_limiter
 
@@ -132,8 +133,12 @@ class Slice:
         rows = preparer.rows(prepared) if rows is None else rows
         try:
             return commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())
+        except CommitLost as lost:
+            report_lost_commits(self._engine, str(lost), self._claim.history)
+            raise
         except ListingsLost as lost:
             log.warning("listings_lost", partition=lease.partition, reason=str(lost))
+            report_lost_commits(self._engine, str(lost), self._claim.history)
         preparer.forget_listings()
         rows = preparer.rows(prepared)
         return commit_page(self._engine, lease, page, normalized, rows, preparer.retry_deadline())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 EVENTS: Mapping[str, str] = {
     "anomaly_check_failed": "A database error prevented the anomaly check. It runs again in 15 seconds.",
     "anomaly_detected": "A run is unusual, or a source is late. `kind` and `reason` describe the anomaly.",
-    "anomaly_ended": "A late source has a good run again.",
+    "anomaly_ended": "A late source has a good run again, or has completed a run after a set-back.",
     "assets_merged": "The rematch merged two assets. `POST /decisions/<change>/undo` reverts this.",
     "bodies_dropped": "Retention deleted the bodies of `lost` pages that a replay would read. It reads the others.",
     "canary_failed": "Redis did not accept the canary, which shows whether workers consume messages.",
@@ -15,6 +15,7 @@ EVENTS: Mapping[str, str] = {
     "connection_close_failed": "A worker lost its connection to Redis while it processed a message. It reconnects.",
     "control_task_failed": "Beat could not publish the control task `task`. It retries when the task is due again.",
     "database_unavailable": "Postgres does not respond, or reports a transient error. API requests get status 503.",
+    "database_set_back": "The database lost commits, or may have lost them in a failover. `reason` explains how.",
     "drift_accepted": "A person accepted a change in a source's fields.",
     "drift_detected": "A field of a source's items changed. The event has the `change` and the drift `policy`.",
     "event_dropped": "A log event could not be written. `where` is the file and line that logged it.",
@@ -39,6 +40,7 @@ EVENTS: Mapping[str, str] = {
     "request_completed": "The API sent a response. `cached`: the response came from the response cache.",
     "retention_failed": "Retention stopped because of a database error or differing clocks. It runs again in a minute.",
     "run_ended": "A run ended with `status`. A failed run has `code` and `reason`.",
+    "run_lost": "The database does not have this run, because it was set back. Request the run again.",
     "run_requeued": "A run's worker vanished. The reconciler queued the run again.",
     "run_skipped": "A message named a run that is not due: another worker has claimed it, or it ended.",
     "run_waiting": "A run waits for `wait_seconds` because of `reason`.",
@@ -58,5 +60,6 @@ EVENTS: Mapping[str, str] = {
     "slots_skipped": "`count` missed slots got no run, because of the source's catch-up policy.",
     "sweep_failed": "A database error prevented a step of the reconciler. The next sweep repeats it.",
     "tables_missing": "The database lacks Kasparro's tables. Run `alembic upgrade head`.",
+    "timeline_unwatched": "Postgres does not let Kasparro read `expression`, so some set-backs are not noticed.",
     "transaction_retried": "A transaction failed because of a conflict or a broken connection. It is retried.",
 }
