@@ -19,6 +19,7 @@ REASON = "the database moved from timeline 1 to 2, as in a failover; commits may
 
 def test_a_set_back_degrades_the_database_until_each_source_has_completed_a_run(api: FlaskClient, rows: Rows) -> None:
     for source in ("coingecko", "coinpaprika"):
+        rows.run(source)
         insert_anomaly(rows, None, "set_back", source=source, detail=REASON, found_at=NOON)
     insert_anomaly(rows, None, "set_back", detail="an earlier one", found_at=NOON - timedelta(days=1), over_at=NOON)
     assert get(api, "/health")["checks"]["database"] == {
