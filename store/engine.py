@@ -75,9 +75,22 @@ def make_engine(
     }
     engine = create_engine(database_url(url), connect_args=arguments, pool_pre_ping=ping, **options)
     event.listen(engine, "handle_error", _discard_connections_to_standby)
+    event.listen(engine, "connect", _commit_synchronously)
     if not ping:
         event.listen(engine, "checkout", _check_not_closed)
     return engine
+
+
+def _commit_synchronously(connection: Any, _: Any) -> None:
+    """Let each COMMIT wait until it is durable, even if the server, the database or the role switched this off.
+
+    Workers acknowledge messages and forget pages after a COMMIT. A stronger setting, such as remote_apply, stays.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+    connection.commit()
 
 
 def _check_not_closed(connection: Any, *_: Any) -> None:

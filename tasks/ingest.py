@@ -28,6 +28,7 @@ from tasks.runs.claims import (
     end_run,
     extend_pause,
     fail_run,
+    is_stored,
     postpone_run,
     requeue_run,
 )
@@ -76,7 +77,8 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
         # Another host may be able to reach the database.
         raise HandBack(requeue=True) from None
     if claim is None:
-        log.info("run_skipped", run=run)
+        if not _log_if_lost(engine, run_id):
+            log.info("run_skipped", run=run)
         return
     context = {"run": run, "source": claim.source, "request_id": claim.request_id, "traceparent": claim.traceparent}
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in context.items() if value}):
@@ -86,12 +88,24 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
                 work_on(engine, settings, claim)
         except (ClaimLost, LeaseLost) as lost:
             log.warning("slice_fenced", reason=str(lost))
+            _log_if_lost(engine, run_id)
         except DATABASE_ERRORS as error:
             if classify(error) is None:
                 raise
             # The lease expires, and the reconciler requeues the run.
             log.warning("slice_abandoned", reason=describe(error))
     reach("before_acknowledgement")
+
+
+def _log_if_lost(engine: Engine, run: uuid.UUID) -> bool:
+    """Log an error if the database no longer has the run of a message. Return whether it was logged."""
+    try:
+        if is_stored(engine, run):
+            return False
+    except DATABASE_ERRORS:
+        return False
+    log.error("run_lost", run=str(run))
+    return True
 
 
 def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:

@@ -22,7 +22,7 @@ from store.engine import make_engine
 from store.tables import Base
 from tests.processes import Process, Processes
 from tests.recordings import REAL, SYNTHETIC, Recordings
-from tests.servers import TEMPLATE, MigratedPostgres
+from tests.servers import TEMPLATE, MigratedPostgres, memory_folder
 from tests.short_times import SHORT_TIMES, remove_caller_settings
 
 # A copied database has the same object ids as its template.
@@ -35,11 +35,10 @@ _empty: list[str] = []
 def _start_servers() -> MigratedPostgres:
     """Start the servers, and replace the caller's settings with those of the tests."""
     remove_caller_settings()
-    folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="kasparro-tests-", dir=memory_folder()))
     _servers.callback(shutil.rmtree, folder, ignore_errors=True)
     postgres = _servers.enter_context(MigratedPostgres(folder))
     valkey = _servers.enter_context(Valkey(folder))
-    postgres.skip_fsync()
     os.environ |= SHORT_TIMES | {"DATABASE_URL": postgres.database_url(DATABASE), "REDIS_URL": valkey.url}
     return postgres
 
@@ -57,6 +56,9 @@ def _clear_database(name: str) -> bool:
     _postgres.run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     if _postgres.run_sql(SCHEMA, name) != _schema_of_template():
         return False
+    from tasks.set_backs.memory import in_process
+
+    in_process.clear()  # Otherwise the next test's sweep would notice that the database lost its rows.
     tables = ", ".join(Base.metadata.tables)
     _postgres.run_sql(f"TRUNCATE {tables} RESTART IDENTITY", name)
     return True

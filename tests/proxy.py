@@ -83,6 +83,12 @@ class Proxy:
         """Forward everything again. Connections that lost bytes stay dead."""
         self._do(self._heal())
 
+    def switch(self, url: str) -> None:
+        """Break every connection, and forward new ones to the server at `url`, as after a failover."""
+        parts = urlsplit(url)
+        self._target = parts.hostname or "127.0.0.1", parts.port
+        self.reset()
+
     def stall(self) -> None:
         """Discard all bytes in both directions. New connections are accepted and get no response, as if half-open."""
         self._stalled = True

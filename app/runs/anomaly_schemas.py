@@ -12,7 +12,10 @@ from sqlalchemy import Connection, func, select
 from app.web.formats import Instant
 from store.tables import AnomalyRow
 
-KINDS = ("rows", "rejects", "repeats", "nulls", "duration", "lag", "price", "agreement", "apart", "schema", "late")
+KINDS = (
+    *("rows", "rejects", "repeats", "nulls", "duration", "lag", "price", "agreement", "apart", "schema", "late"),
+    "set_back",
+)
 
 RECENT = timedelta(days=1)
 """Age of the anomalies that statistics count."""
@@ -23,7 +26,9 @@ class AnomalySchema(Schema):
 
     id = fields.Integer()
     source = fields.String()
-    run = fields.UUID(allow_none=True, metadata={"description": "Null for a source that has fallen behind."})
+    run = fields.UUID(
+        allow_none=True, metadata={"description": "Null for `late` and `set_back`, which concern a whole source."}
+    )
     kind = fields.String(metadata={"enum": list(KINDS)})
     subject = fields.String(
         allow_none=True,
@@ -36,7 +41,7 @@ class AnomalySchema(Schema):
     ended_at = Instant(
         attribute="over_at",
         allow_none=True,
-        metadata={"description": "When an anomaly of kind `late` or `apart` ended; null for all other kinds."},
+        metadata={"description": "When an anomaly of kind `late`, `apart` or `set_back` ended; else null."},
     )
 
 

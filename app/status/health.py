@@ -14,6 +14,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.status.database_checks import check_database
 from app.status.source_checks import Pause, active_pauses, check_sources
 from app.web.arguments import Resource
 from app.web.context import PROBE_TIMEOUT, Context, context
@@ -66,7 +67,10 @@ class ChecksSchema(Schema):
 
     database = fields.Nested(
         CheckSchema,
-        metadata={"description": "`degraded` while sources are paused because the database's disk is full."},
+        metadata={
+            "description": "`degraded` while its disk is full, after a set-back until each source has completed a run, "
+            "and with settings that can lose committed data."
+        },
     )
     broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
     worker = fields.Nested(
@@ -164,18 +168,15 @@ def _check_database(context: Context) -> dict[str, Any]:
     with context.prober.connect() as connection:
         pauses = active_pauses(connection)
         return {
-            "database": _disk_check(pauses),
+            "database": check_database(connection, _sources_without_disk_space(pauses)),
             **_heartbeat_checks(connection, context.settings),
             "oldest_queued_run": _queue_check(connection, context.settings),
             "sources": check_sources(connection, context.settings, pauses),
         }
 
 
-def _disk_check(pauses: Mapping[str, Pause]) -> dict[str, Any]:
-    sources = [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
-    if not sources:
-        return {"status": "ok"}
-    return {"status": "degraded", "detail": f"Its disk is full; paused sources: {', '.join(sources)}."}
+def _sources_without_disk_space(pauses: Mapping[str, Pause]) -> list[str]:
+    return [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
 
 
 def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:

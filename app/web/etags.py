@@ -20,8 +20,8 @@ ETAG_HEADER = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "sch
 NOT_MODIFIED = "Not modified: the client's copy is current."
 """The description of a 304, for the OpenAPI document."""
 
-# A committed page increments the version of its checkpoint; every other change increments a revision. Both happen in
-# the transaction of the change. A restored database reaches the same versions again, but not at the same times.
+# A committed page increases the version of its checkpoint; every other change increases a revision. Both happen in the
+# transaction of the change. The steps are random, so that a database that lost commits never repeats their numbers.
 _REVISIONS = select(func.sum(RevisionRow.number)).scalar_subquery()
 DATA_VERSION = select(
     func.concat_ws("/", func.count(), func.sum(CheckpointRow.version), func.max(CheckpointRow.updated_at), _REVISIONS)

@@ -20,6 +20,7 @@ from store.tables.runs import (
     IdempotencyKeyRow,
     RunRow,
     SourceRow,
+    TimelineRow,
 )
 
 __all__ = [
@@ -49,5 +50,6 @@ __all__ = [
     "RevisionRow",
     "RunRow",
     "SourceRow",
+    "TimelineRow",
     "ValidatorRow",
 ]

@@ -84,7 +84,7 @@ class DriftChangeRow(Base):
 
 
 class AnomalyRow(Base):
-    """An unusual run, or a source that is late. over_at is set when the anomaly ends."""
+    """An unusual run, a source that is late, or one whose data may be missing. over_at is set when the anomaly ends."""
 
     __tablename__ = "anomalies"
     __table_args__ = (
@@ -96,6 +96,7 @@ class AnomalyRow(Base):
             unique=True,
             postgresql_where=text("kind = 'late' AND over_at IS NULL"),
         ),
+        Index("anomalies_set_back", "source", postgresql_where=text("kind = 'set_back' AND over_at IS NULL")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

@@ -56,7 +56,9 @@ class LatestQuoteRow(Base):
 
 
 class RevisionRow(Base):
-    """The number of statements that changed assets or listings, or deleted quotes; triggers count them.
+    """A number that grows, by random steps, with each statement that changes assets or listings, or deletes quotes.
+
+    Triggers increase it. Random steps never repeat a number of changes that the database lost.
 
     Loading quotes is not counted here, since each committed page increases the version of its checkpoint.
     """

@@ -6,7 +6,16 @@ import uuid
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, in_list
@@ -87,6 +96,8 @@ class RunRow(Base):
     traceparent: Mapped[str | None]
     # Number of slices that started. A slice may change its run only while it holds the newest claim.
     claims: Mapped[int] = mapped_column(server_default="0")
+    # A random id of the newest claim. A database that lost a claim can count to the same number again.
+    claim_token: Mapped[uuid.UUID | None]
     claimed_at: Mapped[datetime | None]
     # Starts and waits since the last committed page. Slices that ended cleanly do not count.
     attempts: Mapped[int] = mapped_column(server_default="0")
@@ -119,7 +130,8 @@ class CheckpointRow(Base):
     lease_run: Mapped[uuid.UUID | None]
     # The slice that holds the lease, directly or through an assistant, as its value of runs.claims.
     lease_claim: Mapped[int | None]
-    # The fencing token. Each new lease increases it, and the holder of an older token can no longer write.
+    # The fencing token. Each new lease increases it, and the holder of an older token can no longer write. Tokens and
+    # versions grow by random steps, so that a database that lost commits does not repeat their numbers.
     lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires: Mapped[datetime | None]
     # The last run that read the partition to its end.
@@ -142,6 +154,28 @@ class IdempotencyKeyRow(Base):
     request_hash: Mapped[bytes]
     response: Mapped[list[Any]] = mapped_column("answer", key="response")
     expires_at: Mapped[datetime]
+
+
+class TimelineRow(Base):
+    """One history of the database, in which each commit follows all earlier ones. The newest row is current.
+
+    A new row begins when the database was set back: it lost commits, or may have lost them in a failover.
+    """
+
+    __tablename__ = "timelines"
+
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    # A random id, since a database that lost a row can give its number again.
+    token: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    # The server that the history began on; null if the database role may not read them.
+    system_identifier: Mapped[str | None]
+    timeline: Mapped[int | None]
+    lsn: Mapped[str | None]
+    # Random increasing numbers of the last sweeps of the control worker (tasks/set_backs/history.py).
+    sweeps: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
+    began_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    # How the set-back was noticed; null in the first row.
+    reason: Mapped[str | None]
 
 
 class HeartbeatRow(Base):

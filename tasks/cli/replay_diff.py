@@ -134,7 +134,7 @@ class _Comparison:
         keys = [key_of(listing) for listing in normalized.quotes.listings]
         ids = self._listing_ids(connection, keys)
         new, changed = find_changes(
-            connection, CopyRows(arrange(normalized.quotes, ids), page.fetched_at, uuid.UUID(int=0))
+            connection, CopyRows(arrange(normalized.quotes, ids), page.fetched_at, uuid.UUID(int=0), listings=None)
         )
         self.diff.new += sum(self._count_once(key) for key in new.frame.select("listing_id", "observed_at").iter_rows())
         if len(changed):

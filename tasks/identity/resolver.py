@@ -30,7 +30,7 @@ class ListingResolver:
 
     def __init__(self, engine: Engine, source: str, overrides: Overrides, *, renames: bool = True):
         self._engine, self._source, self._overrides, self._renames = engine, source, overrides, renames
-        self._stored: dict[ListingKey, _StoredListing] = {}
+        self._known: dict[ListingKey, _StoredListing] = {}
 
     def resolve(self, listings: Sequence[ListingFields]) -> list[int]:
         """Return the id of each listing, in order. The keys of the listings must be different.
@@ -38,17 +38,21 @@ class ListingResolver:
         New listings are committed here, before the page. In the page's transaction, two sources could deadlock.
         """
         by_key = {key_of(listing): listing for listing in listings}
-        if unknown := by_key.keys() - self._stored.keys():
+        known = self._known
+        if unknown := by_key.keys() - known.keys():
             with self._engine.connect() as connection:
-                self._stored |= _stored_listings(connection, self._source, unknown)
-        if changed := {key: listing for key, listing in by_key.items() if self._needs_saving(key, listing)}:
+                known |= _stored_listings(connection, self._source, unknown)
+        if changed := {key: new for key, new in by_key.items() if self._needs_saving(known.get(key), new)}:
             with decision_lock(self._engine) as connection:
                 stored = save_listings(connection, self._source, changed, self._overrides)
-            self._stored |= stored
-        return [self._stored[key].id for key in by_key]
+            known |= stored
+        return [known[key].id for key in by_key]
 
-    def _needs_saving(self, key: ListingKey, listing: ListingFields) -> bool:
-        stored = self._stored.get(key)
+    def forget(self) -> None:
+        """Forget all ids, so that they are read again. A call of `resolve` in another thread keeps its own."""
+        self._known = {}
+
+    def _needs_saving(self, stored: _StoredListing | None, listing: ListingFields) -> bool:
         return stored is None or (self._renames and not stored.has_names_of(listing))
 
 

@@ -34,6 +34,21 @@ SPANS = """
 """Select the stored rows within a page's spans. OFFSET 0 prevents the planner from reading the whole table."""
 
 
+UNPROVEN = """
+    SELECT id FROM unnest(CAST(%(proven)s AS int[]), CAST(%(ids)s AS text[]), CAST(%(currencies)s AS text[]))
+                AS known(id, source_asset_id, quote_currency)
+     WHERE NOT EXISTS (SELECT FROM listings AS stored
+                        WHERE stored.id = known.id AND stored.source = %(source)s
+                          AND stored.source_asset_id = known.source_asset_id
+                          AND stored.quote_currency = known.quote_currency OFFSET 0)
+"""
+"""Select the listings of a page that are not stored under their ids. OFFSET 0 makes Postgres look each of them up."""
+
+
+class ListingsLost(Exception):
+    """The database no longer has listings under the ids that it returned earlier: it was set back."""
+
+
 class RowChanges(NamedTuple):
     """The rows of a page to write. Rows that are already stored with the same values are left out.
 
@@ -45,7 +60,10 @@ class RowChanges(NamedTuple):
 
 
 def find_changes(connection: Connection, rows: CopyRows) -> RowChanges:
-    """Return the new and the changed rows. Another run may still write the same rows before this page does."""
+    """Return the new and the changed rows. Another run may still write the same rows before this page does.
+
+    Raise ListingsLost if an id of the page does not belong to its listing.
+    """
     stored = _read_stored(connection, rows)
     if stored is None:
         return RowChanges(rows.empty(), rows)
@@ -79,19 +97,22 @@ def _values(rows: CopyRows) -> list[str]:
 def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
     """Return the stored rows within the spans of these rows, or None if there are too many to compare.
 
-    The column `has_more` is true if the stored row has a value in a column that these rows lack.
+    The column `has_more` is true if the stored row has a value in a column that these rows lack. The same statement
+    proves the listings of the rows, so that the proof costs no round trip. Raise ListingsLost if it fails.
     """
     limit = 2 * len(rows) + 1000
     values = _values(rows)
     others = [name for name in VALUE_FIELDS if name not in values]
     query = f"""
-        COPY (SELECT {", ".join([*KEY, *values])}, {f"num_nonnulls({', '.join(others)}) > 0" if others else "false"}
-                FROM ({SPANS}) AS stored LIMIT {limit}) TO STDOUT
+        COPY (SELECT id, {"NULL, " * (len(values) + 1)}NULL FROM ({UNPROVEN}) AS unproven
+               UNION ALL
+              (SELECT {", ".join([*KEY, *values])}, {f"num_nonnulls({', '.join(others)}) > 0" if others else "false"}
+                 FROM ({SPANS}) AS stored LIMIT {limit})) TO STDOUT
     """
     driver = cast("psycopg2.extensions.connection", connection.connection.driver_connection)
     lines = io.BytesIO()
     with driver.cursor() as cursor:
-        cursor.copy_expert(cursor.mogrify(query, rows.spans), lines)
+        cursor.copy_expert(cursor.mogrify(query, {**rows.spans, **rows.proof}), lines)
     texts = dict.fromkeys(["observed_at", *values, "has_more"], pl.String)
     if not lines.tell():
         return pl.DataFrame(schema={"listing_id": pl.Int32, **texts})
@@ -104,6 +125,8 @@ def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
         quote_char=None,
         null_values="\\N",
     )
+    if lost := stored["observed_at"].null_count():
+        raise ListingsLost(f"{lost} listings of the page are not stored under the ids that the database returned")
     if len(stored) == limit:
         return None
     return stored.with_columns(

@@ -7,16 +7,12 @@ from sqlalchemy import Engine, text
 
 from sources.contract import Page
 from tasks.pipeline.copy_rows import CopyRows
-from tasks.pipeline.load import Counters, load_page, pass_fence
+from tasks.pipeline.load import AlreadyCommitted, Counters, load_page, pass_fence
 from tasks.pipeline.normalize import NormalizedPage
-from tasks.runs.leases import Lease, LeaseLost
+from tasks.runs.leases import Lease, next_version
 from tasks.runtime.retry import retry_transaction
 
 log = structlog.get_logger()
-
-
-class _AlreadyCommitted(Exception):
-    """An earlier attempt was committed, but the response to its COMMIT was lost."""
 
 
 def commit_page(
@@ -32,29 +28,23 @@ def commit_page(
     The whole transaction is retried after a transient error.
     deadline: the time after which no retry starts (monotonic seconds). Raise the errors of pass_fence and load_page.
 
-    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed. Each page
-    increments the version, and only this slice can increment it under its lease token. Until Postgres ends the failed
-    attempt, that attempt locks the checkpoint's row. The fence of the next attempt waits for this lock.
+    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed, since no
+    other page has the version that is chosen here. Until Postgres ends the failed attempt, that attempt locks the
+    checkpoint's row. The fence of the next attempt waits for this lock.
     """
-    next_version, attempts = lease.version + 1, 0
+    version = next_version(lease.version)
 
     def load() -> tuple[int, Counters]:
-        nonlocal attempts
-        attempts += 1
         with engine.begin() as connection:
-            version = pass_fence(connection, lease, page)
-            if attempts > 1 and version == next_version + 1:
-                raise _AlreadyCommitted
-            if version != next_version:  # Postgres lost commits in a failover or a restore.
-                raise LeaseLost(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
+            pass_fence(connection, lease, page, version)
             return load_page(connection, lease, page, normalized, rows)
 
     try:
         committed = retry_transaction(load, deadline)
-    except _AlreadyCommitted:
-        log.info("commit_response_lost", partition=lease.partition, version=next_version)
+    except AlreadyCommitted:
+        log.info("commit_response_lost", partition=lease.partition, version=version)
         committed = _last_committed(engine, lease)
-    lease.version = next_version
+    lease.version = version
     return committed
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from sources.record import VALUE_FIELDS
+from sources.record_columns import ListingKey
 from tasks.pipeline.quote_frame import QuoteFrame
 
 SPAN_COLUMNS = {"listings": "listing_id", "since": "since", "until": "until"}
@@ -24,12 +25,26 @@ MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m
 
 
 @dataclass(frozen=True)
+class KnownListings:
+    """What the ids of a page's listings stand for. keys: the key of each id within the source."""
+
+    source: str
+    keys: Mapping[int, ListingKey]
+
+
+@dataclass(frozen=True)
 class CopyRows:
-    """The rows of one page. frame: the result of `arrange`. fetched_at, run: values of these columns in all rows."""
+    """The rows of one page.
+
+    frame: the result of `arrange`.
+    fetched_at, run: values of these columns in all rows.
+    listings: the listings that the ids in `frame` must belong to. None for rows that are compared and never written.
+    """
 
     frame: pl.DataFrame
     fetched_at: datetime
     run: uuid.UUID
+    listings: KnownListings | None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -47,6 +62,19 @@ class CopyRows:
             pl.col("observed_at").first().alias("since"), pl.col("observed_at").last().alias("until")
         )
         return {name: spans[column].to_list() for name, column in SPAN_COLUMNS.items()}
+
+    @cached_property
+    def proof(self) -> Mapping[str, Any]:
+        """Return what the listings of the spans must be, for parameters of SQL: source, and the lists ids, currencies.
+
+        Without known listings, return empty lists.
+        """
+        if self.listings is None:
+            return {"source": "", "proven": [], "ids": [], "currencies": []}
+        proven = self.spans["listings"]
+        keys = [self.listings.keys[listing] for listing in proven]
+        ids, currencies = [key[0] for key in keys], [key[1] for key in keys]
+        return {"source": self.listings.source, "proven": proven, "ids": ids, "currencies": currencies}
 
     @property
     def filled(self) -> dict[str, int]:

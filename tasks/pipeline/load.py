@@ -24,7 +24,7 @@ from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.copy_rows import CopyRows
 from tasks.pipeline.normalize import NormalizedPage, RejectedItem
 from tasks.pipeline.revalidation import save_validator
-from tasks.runs.claims import ClaimLost
+from tasks.runs.claims import IS_HELD, ClaimLost
 from tasks.runs.leases import Cancelled, Lease, LeaseLost
 from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
@@ -126,44 +126,74 @@ def load_page(
     return seq, counters
 
 
-def pass_fence(connection: Connection, lease: Lease, page: Page) -> int:
-    """Advance the checkpoint past the page, if this slice still holds its lease. Return the checkpoint's new version.
+class AlreadyCommitted(Exception):
+    """An earlier attempt committed the page, but the response to its COMMIT was lost."""
 
-    Raise LeaseLost, ClaimLost or Cancelled.
+
+class CommitLost(LeaseLost):
+    """The checkpoint has an older version than this slice read or committed: the database was set back."""
+
+
+def pass_fence(connection: Connection, lease: Lease, page: Page, next_version: int) -> None:
+    """Advance the checkpoint past the page, if this slice still holds its lease and knows the checkpoint's version.
+
+    next_version: the checkpoint's version after this page. No other page has it.
+
+    Raise LeaseLost, CommitLost, AlreadyCommitted, ClaimLost or Cancelled.
     """
-    version: int | None = connection.scalar(
+    advanced = connection.execute(
         text("""
             UPDATE checkpoints
-               SET cursor = CAST(:cursor AS jsonb), version = version + 1, updated_at = clock_timestamp(),
+               SET cursor = CAST(:cursor AS jsonb), version = :next_version, updated_at = clock_timestamp(),
                    lease_expires = clock_timestamp() + :lease
              WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
-            RETURNING version
+               AND version = :version
         """),
-        {**lease.key, "cursor": _json(page.cursor), "lease": timedelta(seconds=lease.seconds)},
+        {
+            **lease.key,
+            "version": lease.version,
+            "next_version": next_version,
+            "cursor": _json(page.cursor),
+            "lease": timedelta(seconds=lease.seconds),
+        },
     )
-    if version is None:
-        raise LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
+    if advanced.rowcount == 0:
+        raise _reason_not_advanced(connection, lease, next_version)
     # Lock the run until the commit, so that no other process ends or requeues it in between. Assistants take no lock.
     # Ending or requeueing the run also ends their leases, and so waits for their pages. Many shared locks could delay
     # the end of the run forever.
     lock = "" if lease.claim.assists else "FOR SHARE"
     run = connection.execute(
         text(f"""
-            SELECT cancel_requested, attempts, waits FROM runs
-             WHERE id = :run AND claims = :number AND status = 'running' {lock}
+            SELECT cancel_requested, attempts, waits FROM runs WHERE {IS_HELD} {lock}
         """),
-        {"run": lease.claim.run, "number": lease.claim.number},
+        lease.claim.key,
     ).one_or_none()
     if run is None:
         raise ClaimLost(str(lease.claim.run))
     if run.cancel_requested:
         raise Cancelled
     if lease.claim.assists:
-        return version
+        return
     # A page that leaves the cursor where the slice started is no progress. The next slice would load the page again.
     if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
-    return version
+
+
+def _reason_not_advanced(connection: Connection, lease: Lease, next_version: int) -> Exception:
+    version = connection.scalar(
+        text("""
+            SELECT version FROM checkpoints
+             WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
+        """),
+        lease.key,
+    )
+    if version is None:
+        return LeaseLost(f"the lease of partition {lease.partition!r} was taken over")
+    if version == next_version:
+        return AlreadyCommitted()
+    error = CommitLost if version < lease.version else LeaseLost
+    return error(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
 
 
 def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> tuple[int, int]:

@@ -13,11 +13,12 @@ from sqlalchemy import Engine
 from settings import Settings
 from sources.contract import Cursor, Page, Source, TransientError, Window
 from sources.http.client import HttpClient
+from sources.record_columns import key_of
 from tasks.archive.retention import without_expired
 from tasks.drift.watch import DriftWatch
 from tasks.identity.overrides_file import get_overrides
 from tasks.identity.resolver import ListingResolver
-from tasks.pipeline.copy_rows import CopyRows, arrange
+from tasks.pipeline.copy_rows import CopyRows, KnownListings, arrange
 from tasks.pipeline.normalize import NormalizedPage, normalize_page
 from tasks.pipeline.revalidation import known_response, mapping_fingerprint
 from tasks.runs.claims import Claim
@@ -111,7 +112,13 @@ class PagePreparer:
             self.check_time(deadline)
             since = self._clock() - retention
             frame = retry_transaction(lambda: without_expired(self._engine, frame, since), deadline)
-        return CopyRows(frame, prepared.page.fetched_at, self._claim.run)
+        keys = dict(zip(listings, map(key_of, quotes.listings), strict=True))
+        known = KnownListings(self._source.name, keys)
+        return CopyRows(frame, prepared.page.fetched_at, self._claim.run, known)
+
+    def forget_listings(self) -> None:
+        """Forget the ids of all listings, because the database was set back. Prefetched pages keep their old ids."""
+        self._listings.forget()
 
     def retry_deadline(self, since: float) -> float:
         """Return the time after which no retry may start. All transactions of a page share this deadline.

@@ -15,9 +15,11 @@ from settings import Settings, SettingsError
 from sources.contract import Source, TerminalError, TransientError
 from sources.http.client import Access, HttpClient
 from sources.http.plans import upstream_address
+from tasks.pipeline.changed_rows import ListingsLost
 from tasks.pipeline.commit import commit_page
+from tasks.pipeline.load import CommitLost, Counters
 from tasks.pipeline.loop_guard import LoopGuard
-from tasks.pipeline.prepare import PagePreparer
+from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.pipeline.reader import PageReader
 from tasks.pipeline.revalidation import delete_unrequested
 from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
@@ -27,6 +29,7 @@ from tasks.runs.partitions import list_remaining_partitions, raise_final_failure
 from tasks.runs.publishing import call_assistants
 from tasks.runtime.fault_points import reach
 from tasks.runtime.shutdown import is_stopping
+from tasks.set_backs.history import report_lost_commits
 from tasks.upstream.circuit_breaker import CircuitBreaker
 from tasks.upstream.rate_limits import make_limiter
 
@@ -114,13 +117,10 @@ class Slice:
             for prepared in pages:  # fetched, parsed and normalized by PagePreparer.prepare
                 reach("after_fetch")
                 started = time.monotonic()
-                page, normalized, rows, deadline = prepared
-                guard.check(page, normalized)
-                rows = preparer.rows(prepared) if rows is None else rows
+                guard.check(prepared.page, prepared.normalized)
                 # A prefetched page may have waited for the commit that renewed the lease.
-                deadline = max(deadline, preparer.retry_deadline(renewed_at))
-                preparer.check_time(deadline)
-                seq, counters = commit_page(self._engine, lease, page, normalized, rows, deadline)
+                deadline = max(prepared.deadline, preparer.retry_deadline(renewed_at))
+                seq, counters = self._commit(prepared._replace(deadline=deadline), preparer, lease)
                 renewed_at = time.monotonic()
                 reader.record_loaded(counters)
                 reach("after_commit")
@@ -130,6 +130,25 @@ class Slice:
                 self._check_time(guard)
             if self._source.upstreams:
                 delete_unrequested(self._engine, lease)
+
+    def _commit(self, prepared: PreparedPage, preparer: PagePreparer, lease: Lease) -> tuple[int, Counters]:
+        """Resolve the listings of a page and commit it. If the database lost the listings, resolve them again."""
+        try:
+            return self._commit_once(prepared, preparer, lease)
+        except CommitLost as lost:
+            report_lost_commits(self._engine, str(lost), self._claim.history)
+            raise
+        except ListingsLost as lost:
+            log.warning("listings_lost", partition=lease.partition, reason=str(lost))
+            report_lost_commits(self._engine, str(lost), self._claim.history)
+        preparer.forget_listings()
+        return self._commit_once(prepared._replace(rows=None), preparer, lease)
+
+    def _commit_once(self, prepared: PreparedPage, preparer: PagePreparer, lease: Lease) -> tuple[int, Counters]:
+        page, normalized, rows, deadline = prepared
+        rows = preparer.rows(prepared) if rows is None else rows
+        preparer.check_time(deadline)
+        return commit_page(self._engine, lease, page, normalized, rows, deadline)
 
     def _partitions_left(self) -> tuple[list[str], list[str]]:
         partitions = list(self._source.partitions())

@@ -15,21 +15,36 @@ from tasks.runtime.safe_text import safe_text
 DISK_FULL = "disk_full"
 """The first word of a pause's reason, if Postgres ran out of disk space. Such a pause ends automatically."""
 
+IS_HELD = "id = :run AND claims = :number AND claim_token IS NOT DISTINCT FROM :claim_token AND status = 'running'"
+"""The SQL condition that a row of `runs` is still claimed by a hold. Hold.key returns its parameters."""
+
+
+_HISTORY = "(SELECT token FROM timelines ORDER BY timelines.number DESC LIMIT 1) AS history"
+
 
 @dataclass(frozen=True)
 class Hold:
-    """The right to move a run. `number` is a fencing token: each later claim of the run has a higher number."""
+    """The right to move a run. `number` is a fencing token: each later claim of the run has a higher number.
+
+    token: a random id of the claim. After the database lost a claim, another worker's claim can have the same number.
+    """
 
     run: uuid.UUID
     number: int
+    token: uuid.UUID | None
     source: str
     kind: str
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"run": self.run, "number": self.number, "claim_token": self.token}
 
 
 @dataclass(frozen=True)
 class Claim(Hold):
     """A slice's hold on its run, with the data that the slice needs.
 
+    history:       the newest row of `timelines` when the slice started.
     now:           the database's time when the slice started (aware, UTC).
     paused_reason: set while the source is paused; `paused_until` is None if the pause has no end.
     assists:       True for an assistant, which uses the hold of the slice that it assists.
@@ -40,6 +55,7 @@ class Claim(Hold):
     request_id: str | None
     traceparent: str | None
     scheduled_for: datetime | None
+    history: uuid.UUID | None
     now: datetime
     paused_until: datetime | None
     paused_reason: str | None
@@ -55,15 +71,16 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
     with engine.begin() as connection:
         row = (
             connection.execute(
-                text("""
+                text(f"""
                     UPDATE runs SET status = 'running', claims = claims + 1, attempts = attempts + 1,
+                           claim_token = gen_random_uuid(),
                            claimed_at = clock_timestamp(), started_at = coalesce(started_at, clock_timestamp()),
                            next_attempt_at = NULL, waiting_reason = NULL, published_at = NULL, publish_count = 0
                       FROM sources
                      WHERE runs.id = :run AND status IN ('queued', 'waiting') AND sources.name = runs.source
                        AND (next_attempt_at IS NULL OR next_attempt_at <= clock_timestamp())
-                    RETURNING runs.id AS run, claims AS number, source, kind, parameters, attempts,
-                              request_id, traceparent, scheduled_for, claimed_at AS now,
+                    RETURNING runs.id AS run, claims AS number, claim_token AS token, source, kind, parameters,
+                              attempts, request_id, traceparent, scheduled_for, {_HISTORY}, claimed_at AS now,
                               CASE WHEN paused_until > clock_timestamp() OR paused_until IS NULL
                                    THEN paused_reason END AS paused_reason,
                               CASE WHEN paused_until > clock_timestamp() THEN paused_until END AS paused_until
@@ -76,15 +93,21 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
     return Claim(**row) if row else None
 
 
+def is_stored(engine: Engine, run: uuid.UUID) -> bool:
+    """Return whether the database has this run."""
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT 1 FROM runs WHERE id = :run"), {"run": run}) is not None
+
+
 def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
     """Return a claim for an assistant of a running slice. Return None if that slice has ended."""
     with engine.connect() as connection:
         row = (
             connection.execute(
-                text("""
-                    SELECT id AS run, claims AS number, source, kind, parameters, attempts, request_id, traceparent,
-                           scheduled_for, clock_timestamp() AS now, NULL AS paused_until, NULL AS paused_reason,
-                           true AS assists
+                text(f"""
+                    SELECT id AS run, claims AS number, claim_token AS token, source, kind, parameters, attempts,
+                           request_id, traceparent, scheduled_for, {_HISTORY}, clock_timestamp() AS now,
+                           NULL AS paused_until, NULL AS paused_reason, true AS assists
                       FROM runs WHERE id = :run AND claims = :number AND status = 'running' AND NOT cancel_requested
                 """),
                 {"run": run, "number": number},
@@ -195,8 +218,8 @@ def _unless_cancelled(status: str) -> str:
 
 def _move(connection: Connection, hold: Hold, assignments: str, **values: Any) -> None:
     result = connection.execute(
-        text(f"UPDATE runs SET {assignments} WHERE id = :run AND claims = :number AND status = 'running'"),
-        {"run": hold.run, "number": hold.number, **values},
+        text(f"UPDATE runs SET {assignments} WHERE {IS_HELD}"),
+        {**hold.key, **values},
     )
     if result.rowcount == 0:
         raise ClaimLost(str(hold.run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,9 +12,13 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 
 from sources.contract import TerminalError, TransientError
-from tasks.runs.claims import Claim, ClaimLost
+from tasks.runs.claims import IS_HELD, Claim, ClaimLost
 from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
+
+MAX_STEP = 2**31
+"""Tokens and versions grow by random steps of at most this. A database that lost commits never repeats their numbers,
+as it would with steps of 1. Workers of earlier versions add 1, and run next to newer ones."""
 
 
 @dataclass
@@ -21,7 +26,7 @@ class Lease:
     """A run's right to write to a partition.
 
     token:   the fencing token. Each later lease of the partition has a higher token.
-    version: the checkpoint's version that this slice last read or wrote. Each page increments it.
+    version: the checkpoint's version that this slice last read or wrote. Each page increases it.
     seconds: how long the lease lasts without a committed page.
     """
 
@@ -67,6 +72,11 @@ class Cancelled(Exception):
     """A person cancelled the run."""
 
 
+def next_version(version: int) -> int:
+    """Return a version for a checkpoint's next page that no other page has, even one that the database lost."""
+    return version + 1 + secrets.randbelow(MAX_STEP)
+
+
 def take_lease(
     engine: Engine, claim: Claim, partition: str, seconds: float, *, takeover_after: float | None = None
 ) -> Lease:
@@ -92,7 +102,7 @@ def take_lease(
         row = connection.execute(
             text("""
                 UPDATE checkpoints
-                   SET lease_run = :run, lease_claim = :number, lease_token = lease_token + 1,
+                   SET lease_run = :run, lease_claim = :number, lease_token = lease_token + :step,
                        lease_expires = clock_timestamp() + :lease
                  WHERE source = :source AND partition = :partition AND done_by IS DISTINCT FROM :run
                    AND (lease_run IS NULL OR lease_run = :run AND lease_claim IS DISTINCT FROM :number
@@ -106,6 +116,7 @@ def take_lease(
                 **key,
                 "run": claim.run,
                 "number": claim.number,
+                "step": 1 + secrets.randbelow(MAX_STEP),
                 "lease": timedelta(seconds=seconds),
                 "left_at_takeover": timedelta(seconds=0 if takeover_after is None else seconds - takeover_after),
             },
@@ -174,13 +185,12 @@ def _renew_claim(connection: Connection, claim: Claim) -> bool | None:
 
     For an assistant, record nothing, but wait until a concurrent move of the run is committed.
     """
-    is_claimed = "id = :run AND claims = :number AND status = 'running'"
     cancelled: bool | None = connection.scalar(
         text(
-            f"SELECT cancel_requested FROM runs WHERE {is_claimed} FOR SHARE"
+            f"SELECT cancel_requested FROM runs WHERE {IS_HELD} FOR SHARE"
             if claim.assists
-            else f"UPDATE runs SET claimed_at = clock_timestamp() WHERE {is_claimed} RETURNING cancel_requested"
+            else f"UPDATE runs SET claimed_at = clock_timestamp() WHERE {IS_HELD} RETURNING cancel_requested"
         ),
-        {"run": claim.run, "number": claim.number},
+        claim.key,
     )
     return cancelled

@@ -17,6 +17,7 @@ from tasks.runs.publishing import publish
 from tasks.runtime.broker import heartbeat_timeout, ingest_queue_is_empty
 from tasks.runtime.database import WORKER
 from tasks.runtime.retry import DATABASE_ERRORS
+from tasks.set_backs.history import watch_history
 
 log = structlog.get_logger()
 
@@ -31,7 +32,13 @@ def reconcile(engine: Engine, settings: Settings) -> bool:
 
     Return False if a database error prevented a step. The other steps run in any case.
     """
-    steps = (_terminate_overdue_sessions, _settle_abandoned_runs, _explain_missing_workers, _publish_due_runs)
+    steps = (
+        _watch_history,
+        _terminate_overdue_sessions,
+        _settle_abandoned_runs,
+        _explain_missing_workers,
+        _publish_due_runs,
+    )
     results = [_try_step(step, engine, settings) for step in steps]
     return all(results)
 
@@ -43,6 +50,10 @@ def _try_step(step: Callable[[Engine, Settings], None], engine: Engine, settings
         log.warning("sweep_failed", step=step.__name__.strip("_"), reason=describe(error))
         return False
     return True
+
+
+def _watch_history(engine: Engine, _: Settings) -> None:
+    watch_history(engine)
 
 
 def _terminate_overdue_sessions(engine: Engine, settings: Settings) -> None:
@@ -74,7 +85,7 @@ def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
         rows = connection.execute(
             # Skip locked rows: a page of the run is being committed, or another reconciler settles the run.
             text("""
-                SELECT id AS run, claims AS number, source, kind, attempts, cancel_requested
+                SELECT id AS run, claims AS number, claim_token AS token, source, kind, attempts, cancel_requested
                   FROM runs
                  WHERE status = 'running'
                    AND claimed_at NOT BETWEEN clock_timestamp() - :lease AND clock_timestamp() + :lease
@@ -103,7 +114,7 @@ def _lock_checkpoints(connection: Connection, run: RowMapping) -> bool:
 
 def _settle(connection: Connection, settings: Settings, run: RowMapping) -> None:
     """Cancel the run if that was requested, fail it after MAX_ATTEMPTS starts, or requeue it."""
-    hold = Hold(run["run"], run["number"], run["source"], run["kind"])
+    hold = Hold(run["run"], run["number"], run["token"], run["source"], run["kind"])
     if run["cancel_requested"]:
         end_run(connection, hold, "cancelled")
         log.info("run_ended", run=str(hold.run), source=hold.source, status="cancelled")

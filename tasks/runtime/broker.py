@@ -26,6 +26,24 @@ def ingest_queue_is_empty() -> bool:
     return _check(lambda client: client.llen("ingest") == 0)
 
 
+def read_value(key: str) -> str | None:
+    """Return the text that Redis stores under a key. Return None if there is none, or if Redis does not respond."""
+    values: list[str] = []
+
+    def read(client: Redis) -> bool:
+        if value := client.get(key):
+            values.append(bytes(value).decode(errors="replace"))  # type: ignore[arg-type]  # not awaitable
+        return True
+
+    _check(read)
+    return values[0] if values else None
+
+
+def write_value(key: str, value: str) -> bool:
+    """Store a text in Redis. Return whether Redis accepted it."""
+    return _check(lambda client: bool(client.set(key, value)))
+
+
 def _check(check: Callable[[Redis], bool]) -> bool:
     client = Redis.from_url(get_settings().redis_url, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT)
     try:

@@ -23,6 +23,7 @@ from tests.chaos.report import PLACE, last_line, show, write
 from tests.chaos.runner import perform, record_baseline
 from tests.chaos.servers import Servers
 from tests.chaos.stage import FAULTS, Fault
+from tests.servers import memory_folder
 
 
 def main() -> int:
@@ -62,7 +63,7 @@ def choose(phrases: list[str], *, short: bool) -> list[Fault]:
 
 def perform_all(faults: list[Fault], seed: int, rounds: int) -> list[Outcome]:
     """Return the outcome of each fault. Keep the logs if a fault failed."""
-    folder = Path(tempfile.mkdtemp(prefix="kasparro-chaos-"))
+    folder = Path(tempfile.mkdtemp(prefix="kasparro-chaos-", dir=memory_folder()))
     outcomes: list[Outcome] = []
     try:
         with Servers(folder, seed, rounds) as servers:

@@ -54,7 +54,8 @@ INVARIANTS = {
           LEFT JOIN (SELECT source, partition, count(*) AS pages,
                             (array_agg(cursor ORDER BY committed_at DESC))[1] AS cursor
                        FROM pages GROUP BY 1, 2) AS p USING (source, partition)
-         WHERE c.version <> coalesce(p.pages, 0) OR c.cursor IS DISTINCT FROM p.cursor
+         WHERE c.version < coalesce(p.pages, 0) OR (c.version > 0 AND p.pages IS NULL)
+            OR c.cursor IS DISTINCT FROM p.cursor
     """,
     "a validator belongs to a response that was not loaded": """
         SELECT source, partition, etag FROM validators AS v

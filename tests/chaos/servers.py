@@ -77,7 +77,7 @@ class Servers:
         """Remove the rows, messages and changed settings of the previous fault."""
         self.postgres.start()
         self.postgres.run_sql("ALTER SYSTEM RESET ALL")
-        self.postgres.skip_fsync()
+        self.postgres.run_sql("SELECT pg_reload_conf()")
         self.postgres.drop_database(DATABASE)
         self.postgres.create_database(DATABASE)
         self.valkey.stop()

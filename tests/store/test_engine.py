@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 import store.engine
+from devstack.postgres import Postgres
 from settings import Settings
 from store.engine import UnsuitablePostgres, application_name, check_postgres, database_url, make_engine
 
@@ -71,3 +73,44 @@ def test_a_server_that_is_too_old_is_refused_with_its_version(engine: Engine, mo
     monkeypatch.setattr(store.engine, "MIN_POSTGRES", 99)
     with pytest.raises(UnsuitablePostgres, match=r"needs Postgres 99 or newer\. The server at DATABASE_URL is version"):
         check_postgres(engine)
+
+
+@pytest.mark.parametrize(("configured", "used"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")])
+def test_a_commit_is_durable_even_if_the_database_switched_this_off(
+    settings: Settings, engine: Engine, configured: str, used: str
+) -> None:
+    with engine.begin() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = {configured}"))
+    fresh = make_engine(settings.database_url, "test")
+    with fresh.connect() as connection:
+        assert connection.scalar(text("SHOW synchronous_commit")) == used
+        connection.rollback()
+        assert connection.scalar(text("SHOW synchronous_commit")) == used
+    fresh.dispose()
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} RESET synchronous_commit"))
+
+
+def test_a_killed_server_with_asynchronous_commits_loses_no_commit_of_the_service(tmp_path: Path) -> None:
+    postgres = Postgres(tmp_path)
+    try:
+        engine = make_engine(postgres.start(), "test")
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for setting in ("synchronous_commit = off", "wal_writer_delay = '10s'"):
+                connection.execute(text(f"ALTER SYSTEM SET {setting}"))
+            connection.execute(text("CREATE TABLE kept (number int)"))
+        engine.dispose()
+        postgres.stop()
+        postgres.start()
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO kept VALUES (1)"))
+        postgres.kill()
+        engine.dispose()
+        postgres.start()
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM kept")) == 1
+        engine.dispose()
+    finally:
+        postgres.stop()
+        postgres.erase()

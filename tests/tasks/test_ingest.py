@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+import pytest
 from structlog.testing import capture_logs
 
 from sources.contract import TerminalError, TransientError
@@ -154,3 +155,24 @@ def test_a_message_with_an_invalid_run_id_is_logged_and_discarded() -> None:
     with capture_logs() as events:
         ingest("coingecko", "an argument of a newer version")
     assert [(event["event"], event["run"]) for event in events] == [("message_invalid", "'coingecko'")]
+
+
+def test_a_message_of_a_run_that_the_database_lost_names_the_run(
+    bench: Bench, process_settings: pytest.MonkeyPatch
+) -> None:
+    run = bench.request(canned([item()]))
+    bench.rows("DELETE FROM runs")
+    with capture_logs() as logs:
+        ingest(str(run))
+    assert [(log["event"], log["run"]) for log in logs] == [("run_lost", str(run))]
+
+
+def test_a_slice_whose_run_the_database_lost_names_the_run(bench: Bench, process_settings: pytest.MonkeyPatch) -> None:
+    run = bench.request(canned([item()], before=lambda _: lose()))
+
+    def lose() -> None:
+        bench.rows("DELETE FROM runs")
+
+    with capture_logs() as logs:
+        ingest(str(run))
+    assert [log["event"] for log in logs if log["log_level"] in ("warning", "error")] == ["slice_fenced", "run_lost"]

@@ -7,8 +7,11 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+import pytest
+
 from sources.contract import Page
-from tasks.pipeline.changed_rows import find_changes
+from tasks.pipeline.changed_rows import UNPROVEN, ListingsLost, find_changes
+from tasks.pipeline.commit import commit_page
 from tests.tasks.conftest import Bench
 from tests.tasks.pipeline.conftest import OpenRunOf
 from tests.upstreams import FETCHED, OBSERVED, canned, item
@@ -132,3 +135,46 @@ def test_times_are_stored_to_the_microsecond(bench: Bench) -> None:
         assert load(bench, items) == (0, 0, 2)
         query = "SELECT observed_at FROM quotes JOIN listings ON id = listing_id WHERE source_asset_id = :id ORDER BY 1"
         assert [row["observed_at"] for row in bench.rows(query, id=f"coin-{offset}")] == times
+
+
+# The proof of the listings
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "DELETE FROM decisions; DELETE FROM listings",
+        "UPDATE listings SET source_asset_id = 'coin-1' WHERE source_asset_id = 'coin-0'",
+        "UPDATE listings SET quote_currency = 'EUR' WHERE source_asset_id = 'coin-0'",
+        "INSERT INTO sources (name) VALUES ('other'); UPDATE listings SET source = 'other'",
+    ],
+)
+def test_a_page_is_not_written_under_an_id_that_no_longer_belongs_to_its_listing(
+    bench: Bench, open_run: OpenRunOf, lost: str
+) -> None:
+    run = open_run(canned(parse=lambda _: minutes(0, 1)))
+    page = Page(b"[]", "", {}, FETCHED, {"next": 1})
+    rows = run.rows(page)
+    bench.rows(lost)
+    with pytest.raises(ListingsLost, match="1 listings of the page"):
+        commit_page(bench.engine, run.lease, page, run.prepare(page).normalized, rows, run.preparer.retry_deadline())
+    assert [bench.one(f"SELECT count(*) FROM {table}") for table in ("quotes", "latest_quotes", "pages")] == [0, 0, 0]
+    run.preparer.forget_listings()
+    assert run.commit(bench, page)[1].inserted == 2
+    assert bench.rows(LOADED) == [{"source": "canned", "source_asset_id": "coin-0", "quote_currency": "USD", "rows": 2}]
+
+
+LOADED = """
+    SELECT source, source_asset_id, quote_currency, count(*) AS rows
+      FROM quotes JOIN listings ON id = listing_id GROUP BY 1, 2, 3
+"""
+
+
+def test_each_listing_of_a_page_is_looked_up_in_an_index(bench: Bench, open_run: OpenRunOf) -> None:
+    source = canned(parse=lambda _: [item(number) for number in range(500)])
+    rows = open_run(source).rows(Page(b"", "", {}, FETCHED, None))
+    with bench.engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE listings")
+        plan = connection.exec_driver_sql(f"EXPLAIN {UNPROVEN}", dict(rows.proof)).scalars().all()
+    assert any("Index Scan" in line for line in plan), plan
+    assert not any("Seq Scan" in line for line in plan), plan

@@ -25,7 +25,8 @@ def copy_rows(*items: dict[str, Any], ids: Sequence[int] = (1, 2), fetched_at: d
     quotes = normalize_page(source, Page(b"", "", {}, FETCHED, None), clock_skew=0).quotes
     assert len(quotes) == len(items)
     by_coin = dict(zip(("coin-0", "coin-1"), ids, strict=True))
-    return CopyRows(arrange(quotes, [by_coin[listing.source_asset_id] for listing in quotes.listings]), fetched_at, RUN)
+    listings = [by_coin[listing.source_asset_id] for listing in quotes.listings]
+    return CopyRows(arrange(quotes, listings), fetched_at, RUN, listings=None)
 
 
 def at(**offset: int) -> dict[str, str]:

@@ -10,8 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sources.contract import Http, Page, Source, TerminalError, Window
+from tests.processes import until
 from tests.tasks.conftest import Bench
 from tests.upstreams import FETCHED, canned, item
 
@@ -183,3 +185,21 @@ def test_drift_in_a_discarded_prefetched_page_is_counted_once(bench: Bench, file
 def test_a_source_without_columnar_parsing_is_not_prefetched(bench: Bench, files: Files) -> None:
     assert bench.ingest(replace(files.source, columns=None))["status"] == "succeeded"
     assert files.events == [f"{name} {event}" for name in "123" for event in ("opened", "loaded", "closed")]
+
+
+def test_prefetched_pages_are_resolved_again_if_the_database_lost_their_listings(bench: Bench) -> None:
+    pages = [item(0)], [item(1)], [item(1, observed_at="2026-01-02T00:00:00Z")], [item(2)]
+    source = canned(*pages, columns=lambda _: None)
+
+    def lose_listing() -> None:
+        lose = "UPDATE listings SET source_asset_id = 'coin-9' WHERE source_asset_id = 'coin-1' RETURNING id"
+        until(lambda: bench.rows(lose), within=1, what="the listing of page 1 is resolved")
+
+    def fetch(window: Window, http: Http) -> Iterator[Page]:
+        for number, page in enumerate(source.fetch(window, http)):
+            yield page if number else replace(page, confirm=lose_listing)
+
+    with capture_logs() as logs:
+        assert bench.ingest(replace(source, fetch=fetch))["status"] == "succeeded"
+    assert [log["reason"] for log in logs if log["event"] == "listings_lost"]
+    assert quotes(bench) == [("coin-0", "1.5"), ("coin-1", "1.5"), ("coin-1", "1.5"), ("coin-2", "1.5")]

@@ -19,11 +19,11 @@ PAGES = [item(0), item(1)], [item(2), item(1, price="7"), item(3, price=None)]
 
 OUTCOME = """
     SELECT sum(fetched) AS fetched, sum(inserted) AS inserted, sum(updated) AS updated, sum(rejected) AS rejected,
-           count(*) AS pages, (SELECT version FROM checkpoints WHERE source = :source) AS version,
+           count(*) AS pages, (SELECT cursor->'next' FROM checkpoints WHERE source = :source) AS next,
            (SELECT count(*) FROM checkpoints WHERE source = :source AND lease_run IS NOT NULL) AS leases
       FROM pages WHERE run = :run
 """
-EXPECTED = {"fetched": 5, "inserted": 3, "updated": 1, "rejected": 1, "pages": 2, "version": 2, "leases": 0}
+EXPECTED = {"fetched": 5, "inserted": 3, "updated": 1, "rejected": 1, "pages": 2, "next": 2, "leases": 0}
 
 
 def two_pages(fetched: list[int] | None = None) -> Source:

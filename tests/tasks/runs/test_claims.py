@@ -30,6 +30,34 @@ def test_a_run_is_claimed_by_only_one_worker(bench: Bench) -> None:
     assert claim_run(bench.engine, run) is None
 
 
+def test_a_claim_that_the_database_lost_cannot_move_the_run_of_a_later_claim_with_its_number(bench: Bench) -> None:
+    run = bench.request(canned([item()]))
+    lost = claim_run(bench.engine, run)
+    assert lost
+    bench.rows("UPDATE runs SET status = 'queued', claims = 0, claim_token = NULL")
+    claim = claim_run(bench.engine, run)
+    assert claim
+    assert claim.number == lost.number
+    with pytest.raises(ClaimLost):
+        requeue_run(bench.engine, lost)
+    with pytest.raises(ClaimLost):
+        take_lease(bench.engine, lost, "", 60)
+    requeue_run(bench.engine, claim)
+
+
+def test_a_claim_of_an_earlier_version_leaves_the_token_of_the_claim_before(bench: Bench) -> None:
+    run = bench.request(canned([item()]))
+    claim = claim_run(bench.engine, run)
+    assert claim
+    requeue_run(bench.engine, claim)
+    bench.rows("UPDATE runs SET status = 'running', claims = claims + 1")
+    with pytest.raises(ClaimLost):
+        requeue_run(bench.engine, claim)
+    assistant = join_run(bench.engine, run, claim.number + 1)
+    assert assistant
+    take_lease(bench.engine, assistant, "", 60)
+
+
 def test_a_waiting_run_is_claimed_when_it_is_due(bench: Bench) -> None:
     run = bench.request(canned([item()]))
     bench.rows("UPDATE runs SET status = 'waiting', next_attempt_at = clock_timestamp() + interval '1 min'")
@@ -140,7 +168,7 @@ def test_the_end_of_a_slice_ends_its_assistants(bench: Bench, claims: tuple[Clai
     lease = take_lease(bench.engine, assistant, "a", 60)
     requeue_run(bench.engine, claim)
     with bench.engine.begin() as connection, pytest.raises(LeaseLost):
-        pass_fence(connection, lease, empty_page())
+        pass_fence(connection, lease, empty_page(), 1)
     with pytest.raises(ClaimLost):
         take_lease(bench.engine, assistant, "b", 60)
     assert join_run(bench.engine, claim.run, claim.number) is None
@@ -150,7 +178,7 @@ def test_the_end_of_a_slice_ends_its_assistants(bench: Bench, claims: tuple[Clai
 def committing(bench: Bench, lease: Lease) -> Iterator[None]:
     """Keep a page's transaction open after it passed the fence. Commit it at the end."""
     with bench.engine.begin() as connection:
-        pass_fence(connection, lease, empty_page())
+        pass_fence(connection, lease, empty_page(), 1)
         yield
 
 

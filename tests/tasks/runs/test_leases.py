@@ -66,23 +66,34 @@ def test_a_slice_takes_over_the_lease_of_a_silent_assistant(bench: Bench, claims
     bench.rows("UPDATE checkpoints SET lease_expires = lease_expires - interval '11s'")
     take_lease(bench.engine, claim, "a", 60, takeover_after=10)
     with bench.engine.begin() as connection, pytest.raises(LeaseLost):
-        pass_fence(connection, lost, empty_page())
+        pass_fence(connection, lost, empty_page(), 1)
 
 
 def test_the_next_slice_takes_over_the_leases_of_the_previous_slice(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     claim, assistant = claims
-    take_lease(bench.engine, assistant, "a", 60)
+    first = take_lease(bench.engine, assistant, "a", 60)
     bench.rows("UPDATE runs SET status = 'queued'")  # The reconciler also keeps the lease.
     following = claim_run(bench.engine, claim.run)
     assert following
-    assert take_lease(bench.engine, following, "a", 60).token == 2
+    assert take_lease(bench.engine, following, "a", 60).token > first.token
 
 
 def test_an_expired_lease_can_be_taken(bench: Bench, claims: tuple[Claim, Claim]) -> None:
     claim, assistant = claims
-    take_lease(bench.engine, assistant, "a", 60)
+    first = take_lease(bench.engine, assistant, "a", 60)
     bench.rows("UPDATE checkpoints SET lease_expires = clock_timestamp()")
-    assert take_lease(bench.engine, claim, "a", 60).token == 2
+    assert take_lease(bench.engine, claim, "a", 60).token > first.token
+
+
+def test_a_lease_that_the_database_lost_does_not_have_the_token_of_a_later_one(
+    bench: Bench, claims: tuple[Claim, Claim]
+) -> None:
+    claim, assistant = claims
+    lost = take_lease(bench.engine, assistant, "a", 60)
+    bench.rows("UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL, lease_token = 0")
+    take_lease(bench.engine, claim, "a", 60)
+    with bench.engine.begin() as connection, pytest.raises(LeaseLost):
+        pass_fence(connection, lost, empty_page(), 1)
 
 
 def test_a_run_with_a_requested_cancellation_gets_no_lease(bench: Bench, claims: tuple[Claim, Claim]) -> None:

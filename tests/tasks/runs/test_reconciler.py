@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -168,11 +169,11 @@ def test_a_run_is_not_requeued_while_an_assistant_is_committing(bench: Bench, cl
     bench.rows("UPDATE runs SET claimed_at = clock_timestamp() - interval '1h'")
     with bench.engine.connect() as connection:
         # The assistant continues, although its lease has expired.
-        pass_fence(connection, Lease(assistant, "a", lease.token, None, 0, seconds=-1), empty_page())
+        pass_fence(connection, Lease(assistant, "a", lease.token, None, 0, seconds=-1), empty_page(), 1)
         reconcile(bench.engine, bench.settings)
         assert bench.run(claim.run)["status"] == "running"
         connection.commit()
     reconcile(bench.engine, bench.settings)
     assert bench.run(claim.run)["status"] == "queued"
     with bench.engine.begin() as connection, pytest.raises(ClaimLost):
-        pass_fence(connection, lease, empty_page(2))
+        pass_fence(connection, replace(lease, version=1), empty_page(2), 2)

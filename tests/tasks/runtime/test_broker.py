@@ -11,7 +11,13 @@ import pytest
 from redis import Redis
 
 from settings import Settings, get_settings
-from tasks.runtime.broker import broker_accepts_writes, heartbeat_timeout, ingest_queue_is_empty
+from tasks.runtime.broker import (
+    broker_accepts_writes,
+    heartbeat_timeout,
+    ingest_queue_is_empty,
+    read_value,
+    write_value,
+)
 
 
 def test_a_healthy_redis_accepts_writes(broker: Redis) -> None:
@@ -25,6 +31,12 @@ def test_a_full_redis_accepts_no_writes_but_reports_its_queue(broker: Redis) -> 
         assert ingest_queue_is_empty()
     finally:
         broker.config_set("maxmemory", 0)
+
+
+def test_a_stored_value_is_read_again_and_an_unknown_one_is_none(broker: Redis) -> None:
+    assert read_value("kasparro:test") is None
+    assert write_value("kasparro:test", "é")
+    assert read_value("kasparro:test") == "é"
 
 
 def test_a_queue_with_a_message_is_not_empty(broker: Redis) -> None:
