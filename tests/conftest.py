@@ -25,8 +25,12 @@ from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.servers import TEMPLATE, MigratedPostgres
 from tests.short_times import SHORT_TIMES, remove_caller_settings
 
-# A copied database has the same object ids as its template.
-SCHEMA = "SELECT oid FROM pg_class UNION ALL SELECT oid FROM pg_constraint ORDER BY oid"
+# A copied database has the same object ids as its template, and the same revision.
+SCHEMA = """
+    SELECT oid::text FROM pg_class UNION ALL SELECT oid::text FROM pg_constraint
+    UNION ALL SELECT version_num FROM alembic_version ORDER BY 1
+"""
+NO_REVISION = "SELECT to_regclass('alembic_version') IS NULL"
 
 _servers = ExitStack()
 _empty: list[str] = []
@@ -52,10 +56,10 @@ def _schema_of_template() -> list[tuple[object, ...]]:
 def _clear_database(name: str) -> bool:
     """Disconnect all clients and delete all rows. This is faster than creating a database.
 
-    Return False, without deleting, if a table, an index or a constraint was added or removed.
+    Return False, without deleting, if a table, an index or a constraint was added or removed, or the revision changed.
     """
     _postgres.run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-    if _postgres.run_sql(SCHEMA, name) != _schema_of_template():
+    if _postgres.run_sql(NO_REVISION, name) == [(True,)] or _postgres.run_sql(SCHEMA, name) != _schema_of_template():
         return False
     tables = ", ".join(Base.metadata.tables)
     _postgres.run_sql(f"TRUNCATE {tables} RESTART IDENTITY", name)

@@ -13,7 +13,7 @@ import structlog
 from flask import Response, jsonify
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.sources.run_history import run_histories
 from app.web.arguments import Envelope, Resource
@@ -21,6 +21,8 @@ from app.web.context import PROBE_TIMEOUT, Context, context
 from app.web.formats import Instant
 from settings import Settings
 from sources.registry import SOURCES
+from store.errors import SchemaBehind
+from store.schema import behind, explain, is_behind, read_revision
 from tasks.runs.claims import DISK_FULL
 from tasks.runtime.broker import broker_accepts_writes, heartbeat_timeout
 from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
@@ -74,7 +76,9 @@ class ChecksSchema(Schema):
 
     database = fields.Nested(
         CheckSchema,
-        metadata={"description": "`degraded` while sources are paused because the database's disk is full."},
+        metadata={
+            "description": "`degraded` if its schema is behind, or if sources are paused because its disk is full."
+        },
     )
     broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
     worker = fields.Nested(
@@ -162,17 +166,27 @@ def _probe_result(probe: Future[Any], deadline: float) -> tuple[Any, str | None]
         return probe.result(timeout=max(0.0, deadline - monotonic())), None
     except FutureTimeout:
         return None, f"No response within {PROBE_TIMEOUT:g} s."
+    except SchemaBehind as error:
+        return None, str(error)
     except SQLAlchemyError as error:
         log.warning("health_check_failed", reason=type(error).__name__)
         return None, "It is unreachable or lacks Kasparro's tables. Check DATABASE_URL, or run `alembic upgrade head`."
 
 
 def _check_database(context: Context) -> dict[str, Any]:
-    """Return every check that reads the database."""
+    """Return every check that reads the database. Raise SchemaBehind if the schema is too old for that."""
+    try:
+        return _read_checks(context)
+    except DBAPIError as error:
+        raise explain(context.prober, error) from error
+
+
+def _read_checks(context: Context) -> dict[str, Any]:
     with context.prober.connect() as connection:
+        revision = read_revision(connection)
         pauses = _active_pauses(connection)
         return {
-            "database": _disk_check(pauses),
+            "database": _schema_check(revision) if is_behind(revision) else _disk_check(pauses),
             **_heartbeat_checks(connection, context.settings),
             "oldest_queued_run": _queue_check(connection, context.settings),
             "sources": _source_checks(connection, context.settings, pauses),
@@ -189,6 +203,10 @@ def _active_pauses(connection: Connection) -> Mapping[str, _Pause]:
         """)
     )
     return {row.name: _Pause(row.paused_reason, row.paused_until) for row in rows}
+
+
+def _schema_check(revision: str | None) -> dict[str, Any]:
+    return {"status": "degraded", "detail": str(behind(revision))}
 
 
 def _disk_check(pauses: Mapping[str, _Pause]) -> dict[str, Any]:

@@ -139,3 +139,24 @@ def test_a_full_disk_degrades_the_database_and_names_the_sources(healthy_api: Fl
         "status": "degraded",
         "detail": "Its disk is full; paused sources: coingecko, coinpaprika.",
     }
+
+
+def test_a_schema_that_is_behind_degrades_the_database_until_a_check_fails(
+    healthy_api: FlaskClient, engine: Engine
+) -> None:
+    def set_revision(revision: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+    set_revision("0012")
+    check = get(healthy_api, "/health")["checks"]["database"]
+    assert (check["status"], check["detail"][:28]) == ("degraded", "The schema has revision 0012")
+    set_revision("9999")
+    assert get(healthy_api, "/health")["checks"]["database"] == {"status": "ok"}
+    set_revision("0012")
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE anomalies"))
+    response = healthy_api.get("/health")
+    assert response.json is not None
+    assert response.status_code == 503
+    assert response.json["checks"]["database"]["detail"].startswith("The schema has revision 0012")
