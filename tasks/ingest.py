@@ -10,12 +10,13 @@ from typing import Any
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Reject as HandBack
+from psycopg2.errorcodes import LOCK_NOT_AVAILABLE
 from sqlalchemy import Engine
 
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
-from store.errors import DatabaseError, classify, describe
+from store.errors import DatabaseError, classify, describe, sqlstate
 from store.schema import explain
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
@@ -166,7 +167,9 @@ def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: 
             # Not a failure of the run, however long the migration takes.
             _wait(engine, settings, claim, "schema_behind", describe(error), is_failure=False)
         else:
-            _wait(engine, settings, claim, "database_unavailable", describe(error))
+            # A lock that others hold is no failure of this run, however long they hold it.
+            is_failure = sqlstate(error) != LOCK_NOT_AVAILABLE
+            _wait(engine, settings, claim, "database_unavailable", describe(error), is_failure=is_failure)
 
     # With retries, a restart of Postgres delays the run by a few seconds, not by the length of a lease.
     retry_transaction(postpone, time.monotonic() + settings.transaction_timeout / 2)
