@@ -36,12 +36,14 @@ def make_engine(
     *,
     statement_timeout: float = 0,
     transaction_timeout: float = 0,
+    idle_timeout: float = 0,
     ping: bool = True,
     **options: Any,
 ) -> Engine:
     """Return an engine whose sessions are named after a role.
 
-    statement_timeout, transaction_timeout: seconds; 0 means none.
+    statement_timeout, transaction_timeout, idle_timeout: seconds; 0 means none. Postgres closes a connection that is
+    unused for longer than idle_timeout. The pool replaces it on its next use.
     ping: send a ping before each use of a connection. Without it, only check whether the server closed the connection.
     That check costs no round trip, but it does not detect a server that vanished.
     """
@@ -54,6 +56,7 @@ def make_engine(
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
         "idle_in_transaction_session_timeout": int(transaction_timeout * 1000),
+        "idle_session_timeout": int(idle_timeout * 1000),
         # Stop waiting for a lock early enough to retry the page.
         "lock_timeout": int(transaction_timeout * 1000 // 3),
         # The server must detect a client host that vanished. The timeouts above do not end a session that is sending.

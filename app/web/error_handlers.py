@@ -73,7 +73,7 @@ def _static_paths() -> list[str]:
 
 
 def _database_problem(raised: exc.SQLAlchemyError | psycopg2.Error) -> Problem:
-    error = explain(context().prober, raised)
+    error = explain(context().reader, raised)
     state, kind = sqlstate(error), classify(error)
     if isinstance(error, SchemaBehind):
         schema_log.error(error)
