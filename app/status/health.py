@@ -252,8 +252,11 @@ def oldest_queued_age(connection: Connection) -> float | None:
     age = connection.scalar(
         text("""
             SELECT extract(epoch FROM clock_timestamp()
-                           - min(greatest(requested_at, claimed_at, next_attempt_at)))::float8
-              FROM runs WHERE status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp()
+                           - min(greatest(runs.requested_at, runs.claimed_at, runs.next_attempt_at,
+                                          earlier.finished_at)))::float8
+              FROM runs LEFT JOIN runs AS earlier ON earlier.id = runs.after_run
+             WHERE (runs.status = 'queued' OR runs.status = 'waiting' AND runs.next_attempt_at <= clock_timestamp())
+               AND (earlier.id IS NULL OR earlier.status NOT IN ('queued', 'running', 'waiting'))
         """)
     )
     return None if age is None else max(0.0, age)

@@ -169,6 +169,8 @@ def _publish_due_runs(engine: Engine, settings: Settings) -> None:
                  WHERE (status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp())
                    AND (published_at IS NULL OR published_at NOT BETWEEN clock_timestamp() - :gap
                         * CASE WHEN :empty THEN 1 ELSE 2 ^ least(publish_count - 1, 8) END AND clock_timestamp())
+                   AND NOT EXISTS (SELECT FROM runs AS earlier WHERE earlier.id = runs.after_run
+                                      AND earlier.status IN ('queued', 'running', 'waiting'))
                  ORDER BY requested_at LIMIT :max_runs
             """),
             {

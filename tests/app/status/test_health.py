@@ -160,3 +160,17 @@ def test_a_schema_that_is_behind_degrades_the_database_until_a_check_fails(
     assert response.json is not None
     assert response.status_code == 503
     assert response.json["checks"]["database"]["detail"].startswith("The schema has revision 0012")
+
+
+def test_a_run_that_must_wait_for_another_is_not_overdue(api: FlaskClient, rows: Rows, engine: Engine) -> None:
+    current, successor = rows.run(status="running"), rows.run(status="succeeded")
+    with engine.begin() as connection:
+        values = {"run": successor, "current": current}
+        connection.execute(text("UPDATE runs SET after_run = :current, status = 'queued' WHERE id = :run"), values)
+    assert get(api, "/health")["checks"]["oldest_queued_run"] == {"status": "ok", "age_seconds": None}
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE runs SET status = 'failed', finished_at = clock_timestamp() WHERE id = :current"), values
+        )
+    check = get(api, "/health")["checks"]["oldest_queued_run"]
+    assert (check["status"], check["age_seconds"] < 60) == ("ok", True)
