@@ -17,7 +17,7 @@ PEER_TIMEOUT = 20.0
 
 
 class UnsuitablePostgres(Exception):
-    """The server is too old. Leases rely on transaction_timeout, which Postgres 17 introduced."""
+    """The server is too old, since leases rely on transaction_timeout of Postgres 17, or the encoding is not UTF8."""
 
 
 def database_url(url: str) -> URL:
@@ -99,10 +99,19 @@ def _discard_connections_to_standby(context: ExceptionContext) -> None:
 
 
 def check_postgres(engine: Engine) -> None:
-    """Raise UnsuitablePostgres if the server is older than MIN_POSTGRES."""
+    """Raise UnsuitablePostgres if the server is older than MIN_POSTGRES, or the database cannot store every text.
+
+    The locale of the database does not matter.
+    """
     with engine.connect() as connection:
         version = connection.scalar(text("SELECT current_setting('server_version_num')::int")) // 10_000
+        encoding = connection.scalar(text("SELECT current_setting('server_encoding')"))
     if version < MIN_POSTGRES:
         raise UnsuitablePostgres(
             f"Kasparro needs Postgres {MIN_POSTGRES} or newer. The server at DATABASE_URL is version {version}."
+        )
+    if encoding != "UTF8":
+        raise UnsuitablePostgres(
+            f"Kasparro needs a database with the encoding UTF8. The one at DATABASE_URL has {encoding}. "
+            "Create another with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )

@@ -110,6 +110,20 @@ def database_url(make_database: Callable[[], str]) -> str:
 
 
 @pytest.fixture
+def create_database() -> Iterator[Callable[[str], str]]:
+    """Yield a function that creates a database without tables, with options of CREATE DATABASE. It returns its URL."""
+    names: list[str] = []
+
+    def create(options: str) -> str:
+        names.append(f"test_{uuid.uuid4().hex}")
+        return _postgres.create_database(names[-1], "template0", options)
+
+    yield create
+    for name in names:
+        _postgres.drop_database(name)
+
+
+@pytest.fixture
 def settings(database_url: str) -> Settings:
     return read_settings({**os.environ, "DATABASE_URL": database_url})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 import psycopg2
@@ -71,3 +72,10 @@ def test_a_server_that_is_too_old_is_refused_with_its_version(engine: Engine, mo
     monkeypatch.setattr(store.engine, "MIN_POSTGRES", 99)
     with pytest.raises(UnsuitablePostgres, match=r"needs Postgres 99 or newer\. The server at DATABASE_URL is version"):
         check_postgres(engine)
+
+
+def test_a_database_that_cannot_store_every_text_is_refused(create_database: Callable[[str], str]) -> None:
+    engine = make_engine(create_database("ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'"), "test")
+    with pytest.raises(UnsuitablePostgres, match="The one at DATABASE_URL has LATIN1"):
+        check_postgres(engine)
+    engine.dispose()

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0019"
-down_revision = "0013"
+down_revision = "0018"
 
 ONE_OF_A_KIND = "kind IN ('live', 'replay') AND status IN ('queued', 'running', 'waiting')"
 
