@@ -6,7 +6,9 @@ schema, so old processes work on. New processes wait for the migration.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +23,12 @@ REVISIONS = tuple(
 
 HEAD = REVISIONS[-1]
 """The revision that this version needs."""
+
+CATCH_UP_SECONDS = 10.0
+"""Seconds after a migration in which an error is still explained by the old schema. A statement may have met it."""
+
+_last_behind: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
+"""When each engine last saw a schema that was behind (monotonic seconds)."""
 
 
 def read_revision(connection: Connection) -> str | None:
@@ -59,4 +67,9 @@ def explain(engine: Engine, error: Exception) -> Exception:
             revision = read_revision(connection)
     except SQLAlchemyError:
         return error
-    return behind(revision) if is_behind(revision) else error
+    if is_behind(revision):
+        _last_behind[engine] = time.monotonic()
+        return behind(revision)
+    if time.monotonic() < _last_behind.get(engine, -CATCH_UP_SECONDS) + CATCH_UP_SECONDS:
+        return SchemaBehind(f"The schema was migrated to revision {revision} while a statement needed it.")
+    return error

@@ -7,6 +7,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DataError, ProgrammingError
 
+import store.schema
 from settings import Settings
 from store.errors import DatabaseError, classify, describe
 from store.schema import HEAD, REVISIONS, explain, is_behind, is_newer, read_revision
@@ -63,3 +64,16 @@ def test_an_error_without_a_code_needs_no_database(settings: Settings, engine: E
     engine.dispose()
     error = RuntimeError("not from Postgres")
     assert explain(engine, error) is error
+
+
+def test_an_error_of_the_moment_before_the_migration_is_no_bug(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kind_at(revision: str) -> DatabaseError | None:
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        return classify(explain(engine, error))
+
+    error = fail(engine, "TABLE missing")
+    assert kind_at("0012") is DatabaseError.SCHEMA_BEHIND
+    assert kind_at(HEAD) is DatabaseError.SCHEMA_BEHIND
+    monkeypatch.setattr(store.schema, "CATCH_UP_SECONDS", 0)
+    assert kind_at(HEAD) is None
