@@ -17,7 +17,7 @@ PEER_TIMEOUT = 20.0
 
 
 class UnsuitablePostgres(Exception):
-    """The server is too old. Leases rely on transaction_timeout, which Postgres 17 introduced."""
+    """The server is too old, since leases rely on transaction_timeout of Postgres 17, or the encoding is not UTF8."""
 
 
 def database_url(url: str) -> URL:
@@ -36,12 +36,14 @@ def make_engine(
     *,
     statement_timeout: float = 0,
     transaction_timeout: float = 0,
+    idle_timeout: float = 0,
     ping: bool = True,
     **options: Any,
 ) -> Engine:
     """Return an engine whose sessions are named after a role.
 
-    statement_timeout, transaction_timeout: seconds; 0 means none.
+    statement_timeout, transaction_timeout, idle_timeout: seconds; 0 means none. Postgres closes a connection that is
+    unused for longer than idle_timeout. The pool replaces it on its next use.
     ping: send a ping before each use of a connection. Without it, only check whether the server closed the connection.
     That check costs no round trip, but it does not detect a server that vanished.
     """
@@ -54,6 +56,7 @@ def make_engine(
         "statement_timeout": int(statement_timeout * 1000),
         "transaction_timeout": int(transaction_timeout * 1000),
         "idle_in_transaction_session_timeout": int(transaction_timeout * 1000),
+        "idle_session_timeout": int(idle_timeout * 1000),
         # Stop waiting for a lock early enough to retry the page.
         "lock_timeout": int(transaction_timeout * 1000 // 3),
         # The server must detect a client host that vanished. The timeouts above do not end a session that is sending.
@@ -109,10 +112,19 @@ def _discard_connections_to_standby(context: ExceptionContext) -> None:
 
 
 def check_postgres(engine: Engine) -> None:
-    """Raise UnsuitablePostgres if the server is older than MIN_POSTGRES."""
+    """Raise UnsuitablePostgres if the server is older than MIN_POSTGRES, or the database cannot store every text.
+
+    The locale of the database does not matter.
+    """
     with engine.connect() as connection:
         version = connection.scalar(text("SELECT current_setting('server_version_num')::int")) // 10_000
+        encoding = connection.scalar(text("SELECT current_setting('server_encoding')"))
     if version < MIN_POSTGRES:
         raise UnsuitablePostgres(
             f"Kasparro needs Postgres {MIN_POSTGRES} or newer. The server at DATABASE_URL is version {version}."
+        )
+    if encoding != "UTF8":
+        raise UnsuitablePostgres(
+            f"Kasparro needs a database with the encoding UTF8. The one at DATABASE_URL has {encoding}. "
+            "Create another with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )

@@ -1,4 +1,4 @@
-"""Classify Postgres errors by the caller's next step: retry now, retry later, wait for disk space, or fix a bug.
+"""Classify Postgres errors by the caller's next step: retry now, retry later, wait, or fix a bug.
 
 Use the SQLSTATE, not the exception class. A server that became a standby rejects writes with an InternalError.
 """
@@ -21,6 +21,12 @@ class DatabaseError(Enum):
     """The server cannot execute the statement now: a timeout, a standby, no memory. An immediate retry would fail."""
     DISK_FULL = auto()
     """The server's disk or quota is full."""
+    SCHEMA_BEHIND = auto()
+    """The migration of this version has not run. An immediate retry would fail."""
+
+
+class SchemaBehind(exc.SQLAlchemyError):
+    """The database's schema lacks a migration of this version."""
 
 
 # A unique violation means that a concurrent transaction inserted the same key. The retry then finds that row.
@@ -53,6 +59,8 @@ def classify(error: BaseException) -> DatabaseError | None:
     error: an exception from SQLAlchemy, or from psycopg2, such as COPY raises.
     """
     cause, state = _cause(error), sqlstate(error)
+    if isinstance(error, SchemaBehind):
+        return DatabaseError.SCHEMA_BEHIND
     if not isinstance(cause, psycopg2.Error):
         # The pool has no free connection.
         return DatabaseError.CONNECTION_LOST if isinstance(error, exc.TimeoutError) else None
@@ -77,6 +85,8 @@ def sqlstate(error: BaseException) -> str | None:
 def describe(error: BaseException) -> str:
     """Return a public description of an error. The error's own text may contain SQL, data and addresses."""
     state = sqlstate(error)
+    if isinstance(error, SchemaBehind):
+        return str(error)
     if state is None:
         return "the connection to Postgres broke, or none was available"
     try:

@@ -15,6 +15,7 @@ from settings import get_settings
 from sources.contract import TransientError
 from sources.registry import SOURCES
 from store.errors import classify, describe
+from store.schema import explain
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
 from tasks.runs.claims import ClaimLost, join_run
@@ -48,7 +49,8 @@ def assist(run: str = "", number: int = 0, *_: Any, **__: Any) -> None:
         _assist(run_id, claim_number)
     except (ClaimLost, LeaseLost) as lost:
         log.warning("slice_fenced", run=run, reason=str(lost))
-    except DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as raised:
+        error = explain(worker_engine(), raised)
         if classify(error) is None:
             raise
         log.warning("slice_abandoned", run=run, reason=describe(error))

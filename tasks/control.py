@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from settings import get_settings
 from store.errors import classify, describe
+from store.schema import explain
 from tasks.anomalies.freshness import record_late_sources
 from tasks.anomalies.judge import judge_runs
 from tasks.archive.retention import delete_expired
@@ -19,6 +20,7 @@ from tasks.identity.rematch import rematch_assets
 from tasks.runs.reconciler import reconcile
 from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import send_heartbeat
+from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -50,10 +52,12 @@ def judge(**_: Any) -> None:
     try:
         judge_runs(worker_engine())
         record_late_sources(worker_engine())
-    except DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as raised:
+        error = explain(worker_engine(), raised)
         if classify(error) is None:
             raise
-        log.warning("anomaly_check_failed", reason=describe(error))
+        if not schema_log.error(error):
+            log.warning("anomaly_check_failed", reason=describe(error))
 
 
 @celery.task(name="kasparro.rematch", soft_time_limit=60, time_limit=90)
@@ -61,10 +65,12 @@ def rematch(**_: Any) -> None:
     """Merge assets that the rules could not match when their listings were first seen."""
     try:
         rematch_assets(worker_engine(), get_overrides())
-    except DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as raised:
+        error = explain(worker_engine(), raised)
         if classify(error) is None:
             raise
-        log.warning("rematch_failed", reason=describe(error))
+        if not schema_log.error(error):
+            log.warning("rematch_failed", reason=describe(error))
 
 
 @celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)

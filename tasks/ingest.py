@@ -10,12 +10,14 @@ from typing import Any
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Reject as HandBack
+from psycopg2.errorcodes import LOCK_NOT_AVAILABLE
 from sqlalchemy import Engine
 
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
-from store.errors import DatabaseError, classify, describe
+from store.errors import DatabaseError, classify, describe, sqlstate
+from store.schema import explain
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
 from tasks.runs.claims import (
@@ -37,6 +39,7 @@ from tasks.runs.partitions import append_failures
 from tasks.runs.publishing import publish
 from tasks.runtime.database import worker_engine
 from tasks.runtime.fault_points import reach
+from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS, retry_transaction
 from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
 
@@ -69,10 +72,12 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
         raise HandBack(requeue=True)  # another worker processes it
     try:
         claim = claim_run(engine, run_id)
-    except DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as raised:
+        error = explain(engine, raised)
         if classify(error) is None:
             raise
-        log.warning("message_requeued", run=run, reason=describe(error))
+        if not schema_log.error(error):
+            log.warning("message_requeued", run=run, reason=describe(error))
         time.sleep(RETRY_INTERVAL)
         # Another host may be able to reach the database.
         raise HandBack(requeue=True) from None
@@ -89,7 +94,8 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
         except (ClaimLost, LeaseLost) as lost:
             log.warning("slice_fenced", reason=str(lost))
             _log_if_lost(engine, run_id)
-        except DATABASE_ERRORS as error:
+        except DATABASE_ERRORS as raised:
+            error = explain(engine, raised)
             if classify(error) is None:
                 raise
             # The lease expires, and the reconciler requeues the run.
@@ -116,10 +122,13 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     """
     try:
         _work_on(engine, settings, claim)
-    except DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as raised:
+        error = explain(engine, raised)
         if classify(error) is None:
-            raise
-        _wait_for_database(engine, settings, claim, error)
+            log.exception("slice_crashed")
+            _fail_for_bug(engine, claim, raised)
+        else:
+            _wait_for_database(engine, settings, claim, error)
 
 
 def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
@@ -155,11 +164,11 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         # The lease stays until it expires, and the attempt counts. A page that always takes too long ends its run.
         log.warning("slice_timed_out")
         raise
+    except DATABASE_ERRORS:
+        raise
     except Exception as error:
-        if classify(error) is not None:
-            raise
         log.exception("slice_crashed")
-        _fail(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
+        _fail_for_bug(engine, claim, error)
     else:
         log.info("run_ended", status=status)
 
@@ -168,8 +177,13 @@ def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: 
     def postpone() -> None:
         if classify(error) is DatabaseError.DISK_FULL:
             _wait_for_disk_space(engine, settings, claim, describe(error))
+        elif classify(error) is DatabaseError.SCHEMA_BEHIND:
+            # Not a failure of the run, however long the migration takes.
+            _wait(engine, settings, claim, "schema_behind", describe(error), is_failure=False)
         else:
-            _wait(engine, settings, claim, "database_unavailable", describe(error))
+            # A lock that others hold is no failure of this run, however long they hold it.
+            is_failure = sqlstate(error) != LOCK_NOT_AVAILABLE
+            _wait(engine, settings, claim, "database_unavailable", describe(error), is_failure=is_failure)
 
     # With retries, a restart of Postgres delays the run by a few seconds, not by the length of a lease.
     retry_transaction(postpone, time.monotonic() + settings.transaction_timeout / 2)
@@ -184,6 +198,10 @@ def _wait_for_disk_space(engine: Engine, settings: Settings, claim: Claim, detai
     finally:  # even if the pause could not be stored
         postpone_run(engine, claim, reason, seconds=seconds, is_failure=False)
     log.error("run_waiting", code=DISK_FULL, reason=detail, wait_seconds=seconds)
+
+
+def _fail_for_bug(engine: Engine, claim: Claim, error: Exception) -> None:
+    _fail(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
 
 
 def _fail(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:

@@ -25,10 +25,12 @@ from settings import get_settings
 from sources.contract import Source
 from sources.registry import SOURCES
 from store.errors import DatabaseError, classify, describe
+from store.schema import explain, read_revision
 from tasks.runs.publishing import publish
 from tasks.runs.slots import record_slot, request_slot
 from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import record_heartbeat
+from tasks.runtime.outdated_schema import SchemaLog
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -66,7 +68,7 @@ class SlotScheduler(Scheduler):
         clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ):
-        self._engine, self._clock = engine, clock
+        self._engine, self._clock, self._schema_log = engine, clock, SchemaLog(clock)
         # Both are due immediately, so that a new service reports without delay that it works.
         self._next_check = self._next_sweep = clock()
         self._next_executions = {task: clock() + interval for task, interval in CONTROL_INTERVALS.items()}
@@ -91,9 +93,13 @@ class SlotScheduler(Scheduler):
 
     def _check_slots(self) -> float:
         try:
-            return request_due_runs(self._engine())
-        except Exception as error:
-            log.exception("slots_check_failed", reason=_reason(error))  # the next check requests the slots again
+            engine = self._engine()
+            with engine.connect() as connection:
+                self._schema_log.revision(read_revision(connection))
+            return request_due_runs(engine)
+        except Exception as raised:  # the next check requests the slots again
+            if not self._schema_log.error(explain(self._engine(), raised)):
+                log.exception("slots_check_failed", reason=_reason(raised))
             return MAX_CHECK_INTERVAL
 
     def _send(self, task: str) -> None:
@@ -163,7 +169,7 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = r
         try:
             created, is_behind = _request_next_slot(engine, source, state.last_slot if state else None, now)
         except Exception as error:
-            if classify(error) is DatabaseError.CONNECTION_LOST:
+            if classify(explain(engine, error)) in (DatabaseError.CONNECTION_LOST, DatabaseError.SCHEMA_BEHIND):
                 raise
             # An error of one source must not stop the others.
             log.exception("slot_failed", source=name, reason=_reason(error))

@@ -25,8 +25,12 @@ from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.servers import TEMPLATE, MigratedPostgres, memory_folder
 from tests.short_times import SHORT_TIMES, remove_caller_settings
 
-# A copied database has the same object ids as its template.
-SCHEMA = "SELECT oid FROM pg_class UNION ALL SELECT oid FROM pg_constraint ORDER BY oid"
+# A copied database has the same object ids as its template, and the same revision.
+SCHEMA = """
+    SELECT oid::text FROM pg_class UNION ALL SELECT oid::text FROM pg_constraint
+    UNION ALL SELECT version_num FROM alembic_version ORDER BY 1
+"""
+NO_REVISION = "SELECT to_regclass('alembic_version') IS NULL"
 
 _servers = ExitStack()
 _empty: list[str] = []
@@ -51,10 +55,10 @@ def _schema_of_template() -> list[tuple[object, ...]]:
 def _clear_database(name: str) -> bool:
     """Disconnect all clients and delete all rows. This is faster than creating a database.
 
-    Return False, without deleting, if a table, an index or a constraint was added or removed.
+    Return False, without deleting, if a table, an index or a constraint was added or removed, or the revision changed.
     """
     _postgres.run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-    if _postgres.run_sql(SCHEMA, name) != _schema_of_template():
+    if _postgres.run_sql(NO_REVISION, name) == [(True,)] or _postgres.run_sql(SCHEMA, name) != _schema_of_template():
         return False
     from tasks.set_backs.memory import in_process
 
@@ -105,6 +109,20 @@ def make_database() -> Iterator[Callable[[], str]]:
 @pytest.fixture
 def database_url(make_database: Callable[[], str]) -> str:
     return make_database()
+
+
+@pytest.fixture
+def create_database() -> Iterator[Callable[[str], str]]:
+    """Yield a function that creates a database without tables, with options of CREATE DATABASE. It returns its URL."""
+    names: list[str] = []
+
+    def create(options: str) -> str:
+        names.append(f"test_{uuid.uuid4().hex}")
+        return _postgres.create_database(names[-1], "template0", options)
+
+    yield create
+    for name in names:
+        _postgres.drop_database(name)
 
 
 @pytest.fixture

@@ -76,5 +76,10 @@ def memory_folder() -> Path | None:
 
 def migrate(database_url: str) -> None:
     """Create the service's tables in an empty database."""
+    alembic(database_url, "upgrade", "head")
+
+
+def alembic(database_url: str, *command: str) -> None:
+    """Run an Alembic command on a database, such as `downgrade 0012`."""
     environ = {**os.environ, **SHORT_TIMES, "DATABASE_URL": database_url, "REDIS_URL": "redis://127.0.0.1:1/0"}
-    subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, check=True, env=environ)
+    subprocess.run([sys.executable, "-m", "alembic", *command], cwd=ROOT, check=True, env=environ)

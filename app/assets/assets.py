@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response, request
 from marshmallow import Schema, fields
-from sqlalchemy import Connection, Row, exists, func, select
+from sqlalchemy import Connection, Row, exists, select
 
 from app.assets.filters import nearest_asset
 from app.web import pagination
@@ -18,7 +18,7 @@ from app.web.etags import ETAG_HEADER, NOT_MODIFIED, raise_if_not_modified
 from app.web.formats import Instant
 from app.web.lists import LINK_HEADER, Pagination, list_response
 from app.web.problems import Code, Problem, quoted
-from store.tables import AssetRow, LatestQuoteRow, ListingRow
+from store.tables import AssetRow, LatestQuoteRow, ListingRow, upper_case
 from tasks.identity.decisions import ASSETS_BY_SLUG
 
 blueprint = Resource(
@@ -81,7 +81,7 @@ def list_assets(arguments: dict[str, Any]) -> Response:
     limit = arguments["limit"]
     query = select(AssetRow).where(AssetRow.merged_into.is_(None)).order_by(AssetRow.slug).limit(limit + 1)
     if symbols := arguments.get("symbol"):
-        query = query.where(func.upper(AssetRow.symbol).in_([func.upper(symbol) for symbol in symbols]))
+        query = query.where(upper_case(AssetRow.symbol).in_([upper_case(symbol) for symbol in symbols]))
     if sources := arguments.get("source"):
         query = query.where(exists().where(ListingRow.asset == AssetRow.id, ListingRow.source.in_(sources)))
     if "cursor" in arguments:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from app.web.arguments import ListOf, PageArguments, Text, source_name
 from app.web.problems import invalid_parameter, quoted, suggestion
-from store.tables import AssetRow, ListingRow
+from store.tables import AssetRow, ListingRow, upper_case
 from tasks.identity.decisions import ASSETS_BY_SLUG
 
 MAX_SUGGESTED_SLUGS = 2000
@@ -43,7 +43,7 @@ def _listing_conditions(connection: Connection, arguments: Mapping[str, Any]) ->
     if slugs := arguments.get("asset"):
         conditions.append(ListingRow.asset.in_(asset_ids(connection, slugs)))
     if symbols := arguments.get("symbol"):
-        conditions.append(func.upper(ListingRow.symbol).in_([func.upper(symbol) for symbol in symbols]))
+        conditions.append(upper_case(ListingRow.symbol).in_([upper_case(symbol) for symbol in symbols]))
     if currencies := arguments.get("quote_currency"):
         conditions.append(ListingRow.quote_currency.in_([currency.upper() for currency in currencies]))
     return conditions

@@ -17,7 +17,7 @@ from store.tables import RUN_KINDS
 from tasks.runs.parameters import EXISTING
 
 KIND_PARAMETERS = {
-    "live": ("full_refresh",),
+    "live": ("full_refresh", "after"),
     "replay": ("run", "fetched_from", "fetched_to", "body"),
     "backfill": ("assets", "observed_from", "observed_to", "existing", "dry_run"),
 }
@@ -79,6 +79,15 @@ class RunBody(Arguments):
         metadata={
             "description": "For a live run: start without a cursor, as if the source had never been read. "
             "Deletes nothing."
+        },
+    )
+
+    after = OneOf(
+        ("current",),
+        metadata={
+            "description": "For a live run: `current` queues one more run if the source's run has already started, "
+            "since that run may be past what has changed. It starts after the end of the other. A source has at most "
+            "one such run; a repeated request returns it."
         },
     )
 

@@ -105,6 +105,10 @@ IN_PATH = [
                 "observed_from": "2026-01-01T00:00:00Z",
             },
         },
+        "after": {
+            "summary": "One more run after the current one",
+            "value": {"source": "coingecko", "after": "current"},
+        },
         "again": {"summary": "Read a source from the start", "value": {"source": "csv_history", "full_refresh": True}},
     },
 )
@@ -131,12 +135,14 @@ def create_runs(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """Request runs
 
     The request is stored in the database before the response is sent, so it survives an outage of Redis. If a source
-    already has an unfinished run of this kind with the same parameters, that run is returned. If an unfinished live run
-    or replay has other parameters, the response is a 409, and no run is created for any source.
+    already has an unfinished run of this kind with the same parameters, that run is returned, with `joined`. If the
+    data has changed since that run started, send `"after": "current"` to queue one more. If an unfinished live run or
+    replay has other parameters, the response is a 409, and no run is created for any source.
     """
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
     if body["kind"] == "live":
-        return submit_runs([RunRequest(name, body["full_refresh"]) for name in names])
+        after_current = body.get("after") == "current"
+        return submit_runs([RunRequest(name, body["full_refresh"], after_current) for name in names])
     parameters = {name: body[name] for name in KIND_PARAMETERS[body["kind"]] if name in body}
     if body["kind"] == "replay":
         return submit_runs([RunRequest(name, replay=ReplayParameters(**parameters)) for name in names])

@@ -54,6 +54,9 @@ class RunSchema(Schema):
         allow_none=True,
         metadata={"description": "The scheduled slot; null for a run that the schedule did not request."},
     )
+    after_run = fields.UUID(
+        allow_none=True, metadata={"description": "Id of the run that must end before this one starts; usually null."}
+    )
     requested_by = fields.String(metadata={"examples": ["api"]})
     requested_at = Instant()
     started_at = Instant(allow_none=True)
@@ -68,6 +71,17 @@ class RunSchema(Schema):
     cancel_requested = fields.Boolean()
     error = fields.Nested(ErrorSchema, allow_none=True)
     counters = fields.Nested(CountersSchema, metadata={"description": "Sums over the run's pages."})
+
+
+class RequestedRunSchema(RunSchema):
+    """The run of a request."""
+
+    joined = fields.Boolean(
+        metadata={
+            "description": "Whether the run existed before the request. It may already be past what has changed; "
+            "with `after`, a further run is queued."
+        }
+    )
 
 
 class RunResponse(Envelope, RunSchema):

@@ -10,7 +10,7 @@ from flask import Response, g, jsonify, request, url_for
 from marshmallow import fields
 from sqlalchemy import select
 
-from app.runs.schemas import RunSchema, dump_run, with_counters
+from app.runs.schemas import RequestedRunSchema, dump_run, with_counters
 from app.web.context import context, read_connection
 from app.web.envelope import Envelope
 from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestion
@@ -26,7 +26,9 @@ class RunsAccepted(Envelope):
     """The requested runs."""
 
     data = fields.List(
-        fields.Nested(RunSchema), required=True, metadata={"description": "One run for each source, in request order."}
+        fields.Nested(RequestedRunSchema),
+        required=True,
+        metadata={"description": "One run for each source, in request order."},
     )
 
 
@@ -36,7 +38,7 @@ def submit_runs(run_requests: Sequence[RunRequest]) -> Response:
     with read_connection() as connection:
         ids = [run.run for run in requested]
         rows = {row.id: row for row in connection.execute(with_counters(select(RunRow).where(RunRow.id.in_(ids))))}
-    response = jsonify({"data": [dump_run(rows[run]) for run in ids]})
+    response = jsonify({"data": [{**dump_run(rows[run.run]), "joined": not run.created} for run in requested]})
     response.status_code = 202
     if len(ids) == 1:
         response.headers["Location"] = _path(ids[0])

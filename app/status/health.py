@@ -12,7 +12,7 @@ import structlog
 from flask import Response, jsonify
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.status.database_checks import check_database
 from app.status.source_checks import Pause, active_pauses, check_sources
@@ -22,6 +22,8 @@ from app.web.envelope import Envelope
 from app.web.formats import Instant
 from settings import Settings
 from sources.registry import SOURCES
+from store.errors import SchemaBehind
+from store.schema import behind, explain, is_behind, read_revision
 from tasks.runs.claims import DISK_FULL
 from tasks.runtime.broker import broker_accepts_writes, heartbeat_timeout
 
@@ -68,8 +70,8 @@ class ChecksSchema(Schema):
     database = fields.Nested(
         CheckSchema,
         metadata={
-            "description": "`degraded` while its disk is full, after a set-back until each source has completed a run, "
-            "and with settings that can lose committed data."
+            "description": "`degraded` if its schema is behind, while its disk is full, after a set-back until each "
+            "source has completed a run, and with settings that can lose committed data."
         },
     )
     broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
@@ -158,25 +160,40 @@ def _probe_result(probe: Future[Any], deadline: float) -> tuple[Any, str | None]
         return probe.result(timeout=max(0.0, deadline - monotonic())), None
     except FutureTimeout:
         return None, f"No response within {PROBE_TIMEOUT:g} s."
+    except SchemaBehind as error:
+        return None, str(error)
     except SQLAlchemyError as error:
         log.warning("health_check_failed", reason=type(error).__name__)
         return None, "It is unreachable or lacks Kasparro's tables. Check DATABASE_URL, or run `alembic upgrade head`."
 
 
 def _check_database(context: Context) -> dict[str, Any]:
-    """Return every check that reads the database."""
+    """Return every check that reads the database. Raise SchemaBehind if the schema is too old for that."""
+    try:
+        return _read_checks(context)
+    except DBAPIError as error:
+        raise explain(context.prober, error) from error
+
+
+def _read_checks(context: Context) -> dict[str, Any]:
     with context.prober.connect() as connection:
+        revision = read_revision(connection)
         pauses = active_pauses(connection)
         return {
-            "database": check_database(connection, _sources_without_disk_space(pauses)),
+            "database": _schema_check(revision) if is_behind(revision) else _database_check(connection, pauses),
             **_heartbeat_checks(connection, context.settings),
             "oldest_queued_run": _queue_check(connection, context.settings),
             "sources": check_sources(connection, context.settings, pauses),
         }
 
 
-def _sources_without_disk_space(pauses: Mapping[str, Pause]) -> list[str]:
-    return [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
+def _database_check(connection: Connection, pauses: Mapping[str, Pause]) -> dict[str, Any]:
+    without_space = [name for name, pause in pauses.items() if pause.reason.startswith(f"{DISK_FULL}:")]
+    return check_database(connection, without_space)
+
+
+def _schema_check(revision: str | None) -> dict[str, Any]:
+    return {"status": "degraded", "detail": str(behind(revision))}
 
 
 def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
@@ -215,8 +232,11 @@ def oldest_queued_age(connection: Connection) -> float | None:
     age = connection.scalar(
         text("""
             SELECT extract(epoch FROM clock_timestamp()
-                           - min(greatest(requested_at, claimed_at, next_attempt_at)))::float8
-              FROM runs WHERE status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp()
+                           - min(greatest(runs.requested_at, runs.claimed_at, runs.next_attempt_at,
+                                          earlier.finished_at)))::float8
+              FROM runs LEFT JOIN runs AS earlier ON earlier.id = runs.after_run
+             WHERE (runs.status = 'queued' OR runs.status = 'waiting' AND runs.next_attempt_at <= clock_timestamp())
+               AND (earlier.id IS NULL OR earlier.status NOT IN ('queued', 'running', 'waiting'))
         """)
     )
     return None if age is None else max(0.0, age)

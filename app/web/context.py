@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Semaphore
-from typing import Any
 
 from flask import Flask, current_app
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import NullPool
 
 from app.web.watermark import Watermark
 from settings import Settings
-from store.engine import make_engine
+from store.engine import application_name, make_engine
 
 KEY = "kasparro"
 PROBE_TIMEOUT = 2.0
 """Seconds that `/health` waits for the database or the broker."""
+IDLE_TIMEOUT = 60.0
+"""Seconds after which Postgres closes an unused connection of the pool."""
 
 
 @dataclass(frozen=True)
 class Context:
     settings: Settings
-    engine: Engine
     reader: Engine
-    """Autocommit: a read needs no BEGIN and no ROLLBACK. The pool is separate, since changing the isolation level of a
-    shared connection would cost two statements for each use."""
+    """Autocommit: a read needs no BEGIN and no ROLLBACK."""
+    engine: Engine
+    """Transactions, on connections of the same pool. To leave and restore autocommit costs a write two statements."""
     watermark: Watermark
     exporter: Engine
-    """One new connection for each export and its snapshot, so that exports never exhaust the pool."""
+    """Read-only snapshots, on connections of the same pool. A thread uses one connection at a time, so the pool is
+    never exhausted."""
     export_slots: Semaphore
     prober: Engine
     """One new connection for each `/health`, so that an exhausted pool does not look like a database that is down."""
@@ -39,35 +42,27 @@ class Context:
 
 
 def install(app: Flask, settings: Settings, connections: int) -> None:
-    def pool(**options: Any) -> Engine:
-        return make_engine(
-            settings.database_url,
-            "web",
-            statement_timeout=settings.statement_timeout,
-            # If this process freezes, its row locks must not block the workers.
-            transaction_timeout=settings.statement_timeout,
-            ping=False,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=5,
-            # The most recently used session has plans and pages cached. Using the sessions in turn is 10 % slower.
-            pool_use_lifo=True,
-            **options,
-        )
-
+    pool = make_engine(
+        settings.database_url,
+        "web",
+        statement_timeout=settings.statement_timeout,
+        # If this process freezes, its row locks must not block the workers.
+        transaction_timeout=settings.statement_timeout,
+        idle_timeout=IDLE_TIMEOUT,
+        ping=False,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=5,
+        # The most recently used session has plans and pages cached. Using the sessions in turn is 10 % slower.
+        pool_use_lifo=True,
+        isolation_level="AUTOCOMMIT",
+    )
     app.extensions[KEY] = Context(
         settings=settings,
-        engine=pool(),
-        reader=pool(isolation_level="AUTOCOMMIT"),
+        reader=pool,
+        engine=pool.execution_options(isolation_level="READ COMMITTED"),
         watermark=Watermark(),
-        exporter=make_engine(
-            settings.database_url,
-            "export",
-            statement_timeout=settings.statement_timeout,
-            transaction_timeout=settings.export_timeout,
-            poolclass=NullPool,
-            isolation_level="REPEATABLE READ",
-        ).execution_options(postgresql_readonly=True),
+        exporter=_exporter(pool, settings),
         export_slots=BoundedSemaphore(settings.exports_at_once),
         prober=make_engine(
             settings.database_url,
@@ -81,10 +76,29 @@ def install(app: Flask, settings: Settings, connections: int) -> None:
     )
 
 
+def _exporter(pool: Engine, settings: Settings) -> Engine:
+    """Return an engine for exports, which may take longer than other requests. Its connections come from the pool."""
+    exporter = pool.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    timeout = int(settings.export_timeout * 1000)
+
+    @event.listens_for(exporter, "begin")
+    def _allow_more_time(connection: Connection) -> None:
+        # By the driver's own cursor, since the statement that begins the transaction may use one of the server. A new
+        # timeout of a transaction that has one takes effect only after it was off.
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.execute(f"""
+                SET LOCAL transaction_timeout = 0;
+                SET LOCAL transaction_timeout = {timeout};
+                SET LOCAL idle_in_transaction_session_timeout = {timeout};
+                SET LOCAL application_name = '{application_name("export")}'
+            """)
+
+    return exporter
+
+
 def discard_connections(app: Flask) -> None:
     """Discard the pooled connections without closing them. Call this in a forked child: the parent owns them."""
-    for engine in (context_of(app).engine, context_of(app).reader):
-        engine.dispose(close=False)
+    context_of(app).reader.dispose(close=False)
 
 
 def context_of(app: Flask) -> Context:

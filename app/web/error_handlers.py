@@ -11,8 +11,11 @@ from psycopg2 import errorcodes
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
+from app.web.context import context
 from app.web.problems import Code, Problem, quoted, suggestion
-from store.errors import DatabaseError, classify, describe, sqlstate
+from store.errors import DatabaseError, SchemaBehind, classify, describe, sqlstate
+from store.schema import explain
+from tasks.runtime.outdated_schema import schema_log
 
 log = structlog.get_logger(__name__)
 
@@ -69,15 +72,20 @@ def _static_paths() -> list[str]:
     return [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
 
 
-def _database_problem(error: exc.SQLAlchemyError | psycopg2.Error) -> Problem:
+def _database_problem(raised: exc.SQLAlchemyError | psycopg2.Error) -> Problem:
+    error = explain(context().reader, raised)
     state, kind = sqlstate(error), classify(error)
+    if isinstance(error, SchemaBehind):
+        schema_log.error(error)
+        return Problem(Code.SCHEMA_BEHIND, str(error), headers=_retry_after(30))
     if state in TIMEOUTS:
         log.warning("query_timed_out", sqlstate=state)
         detail = "The database query was cancelled because it took too long."
         return Problem(Code.QUERY_TIMEOUT, detail, headers=_retry_after(5))
     if state == errorcodes.UNDEFINED_TABLE:
         log.error("tables_missing")
-        detail, hint = "The database has no Kasparro tables.", "Run `alembic upgrade head` against DATABASE_URL."
+        detail = "The database lacks a table, although every migration has run."
+        hint = "Check DATABASE_URL, or restore the backup."
         return Problem(Code.DATABASE_UNAVAILABLE, detail, hint=hint, headers=_retry_after(30))
     if kind is None:
         return _unexpected_problem(error)

@@ -129,6 +129,12 @@ class Code(Enum):
         "The database is unreachable or cannot process the request now.",
         "Retry after the number of seconds in `Retry-After`.",
     )
+    SCHEMA_BEHIND = (
+        503,
+        "Schema behind",
+        "The database has the schema of an older version.",
+        "Run `alembic upgrade head` against DATABASE_URL, then retry.",
+    )
     TOO_MANY_EXPORTS = (
         503,
         "Too many exports",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from store.tables.base import Base
 from store.tables.drift import DRIFT_KINDS, AnomalyRow, DriftChangeRow, ProfileRow
-from store.tables.identity import SYMBOL_KEY, AssetRow, CandidateRow, DecisionRow, ListingRow
+from store.tables.identity import SYMBOL_KEY, AssetRow, CandidateRow, DecisionRow, ListingRow, upper_case
 from store.tables.pages import REJECT_STATES, PageRow, RawBodyRow, RejectRow, ValidatorRow
 from store.tables.quotes import LatestQuoteRow, QuoteRow, RevisionRow
 from store.tables.runs import (
@@ -52,4 +52,5 @@ __all__ = [
     "SourceRow",
     "TimelineRow",
     "ValidatorRow",
+    "upper_case",
 ]

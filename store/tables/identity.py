@@ -7,20 +7,41 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    ForeignKey,
+    Identity,
+    Index,
+    UniqueConstraint,
+    collate,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base
 
-SYMBOL_KEY = r"left(regexp_replace(lower(symbol), '\W|_', '', 'g'), 10)"
+CASE_COLLATION = "pg_c_utf8"
+"""The collation of Postgres for upper and lower case. In the locale of a database, `I` may have another lower case."""
+
+SYMBOL_KEY = rf"left(regexp_replace(lower(symbol COLLATE {CASE_COLLATION}), '\W|_', '', 'g'), 10)"
 """The SQL expression of a listing's symbol key. For ASCII symbols it equals the key of tasks/identity/similarity.py."""
+
+
+_UPPER_SYMBOL = f"upper(symbol COLLATE {CASE_COLLATION})"
+
+
+def upper_case(value: Any) -> ColumnElement[str]:
+    """Return the SQL of a text in upper case. The indexes of symbols use the same expression."""
+    return func.upper(collate(value, CASE_COLLATION))
 
 
 class AssetRow(Base):
     """One asset, such as a coin, that listings of several sources describe."""
 
     __tablename__ = "assets"
-    __table_args__ = (Index("assets_upper_symbol_idx", text("upper(symbol)")),)
+    __table_args__ = (Index("assets_upper_symbol_idx", text(_UPPER_SYMBOL)),)
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     slug: Mapped[str] = mapped_column(unique=True)
@@ -37,7 +58,7 @@ class ListingRow(Base):
     __tablename__ = "listings"
     __table_args__ = (
         UniqueConstraint("source", "source_asset_id", "quote_currency"),
-        Index("listings_upper_symbol_idx", text("upper(symbol)")),
+        Index("listings_upper_symbol_idx", text(_UPPER_SYMBOL)),
         Index("listings_symbol_key_idx", text(SYMBOL_KEY)),
         Index(None, "asset"),
     )

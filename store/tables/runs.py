@@ -74,7 +74,15 @@ class RunRow(Base):
             "source",
             "kind",
             unique=True,
-            postgresql_where=text(f"kind IN ('live', 'replay') AND {in_list('status', UNFINISHED)}"),
+            postgresql_where=text(
+                f"kind IN ('live', 'replay') AND {in_list('status', UNFINISHED)} AND after_run IS NULL"
+            ),
+        ),
+        Index(
+            "runs_one_successor",
+            "after_run",
+            unique=True,
+            postgresql_where=text(f"after_run IS NOT NULL AND {in_list('status', UNFINISHED)}"),
         ),
         Index("runs_unfinished", "status", postgresql_where=text(in_list("status", UNFINISHED))),
         Index(None, "requested_at", "id"),
@@ -90,6 +98,8 @@ class RunRow(Base):
     # (tasks/archive/stored_pages.py).
     parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     scheduled_for: Mapped[datetime | None]
+    # The run that must end before this one starts.
+    after_run: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
     requested_by: Mapped[str]
     requested_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     request_id: Mapped[str | None]

@@ -20,8 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
 from store.errors import describe
+from store.schema import explain
 from store.tables import UNJUDGED
 from tasks.anomalies.figures import PriceGap, PriceJump, RunFigures, measure_run, price_gaps, price_jumps
+from tasks.runtime.outdated_schema import schema_log
 
 log = structlog.get_logger()
 
@@ -100,9 +102,11 @@ def judge_runs(engine: Engine) -> None:
         try:
             with engine.begin() as connection:
                 anomalies = _judge(connection, run)
-        except SQLAlchemyError as error:
+        except SQLAlchemyError as raised:
             # The next call tries this run again.
-            log.warning("anomaly_check_failed", run=str(run), reason=describe(error))
+            error = explain(engine, raised)
+            if not schema_log.error(error):
+                log.warning("anomaly_check_failed", run=str(run), reason=describe(error))
             continue
         for source, anomaly in anomalies:
             log.warning("anomaly_detected", run=str(run), source=source, kind=anomaly.kind, reason=anomaly.detail)

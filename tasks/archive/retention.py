@@ -19,6 +19,8 @@ from sqlalchemy import Connection, Engine, text
 from settings import Settings
 from sources.registry import SOURCES
 from store.errors import describe
+from store.schema import explain
+from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -113,8 +115,10 @@ def delete_expired(
         deletion = deletions.popleft()
         try:
             count = next(deletion.batches, None)
-        except DATABASE_ERRORS as error:
-            log.warning("retention_failed", source=deletion.source, kind=deletion.kind, reason=describe(error))
+        except DATABASE_ERRORS as raised:
+            error = explain(engine, raised)
+            if not schema_log.error(error):
+                log.warning("retention_failed", source=deletion.source, kind=deletion.kind, reason=describe(error))
         else:
             if count is not None:
                 deleted[deletion.source, deletion.kind] += count

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from settings import get_settings
 from store.engine import make_engine
 from store.errors import describe
+from store.schema import explain
 from tasks.identity.decisions import DecisionRefused, ListingName, Verdict, decision_lock, merge, pin, split
 from tasks.identity.undo import revert_change
 from tasks.runtime.retry import DATABASE_ERRORS
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{refused}\n")
         return 1
     except DATABASE_ERRORS as error:
-        sys.stderr.write(f"Nothing was changed: {describe(error)}.\n")
+        sys.stderr.write(f"Nothing was changed: {describe(explain(engine, error)).rstrip('.')}.\n")
         return 1
     finally:
         engine.dispose()

@@ -13,6 +13,7 @@ from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
 from store.engine import make_engine
 from store.errors import describe
+from store.schema import explain
 from tasks.cli.replay_diff import diff
 from tasks.runs.parameters import SHA256, ReplayParameters
 from tasks.runs.requests import RunConflict, RunRequest, request_runs
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except DATABASE_ERRORS as error:
-        sys.stderr.write(f"Postgres: {describe(error)}\n")
+        sys.stderr.write(f"Postgres: {describe(explain(engine, error))}\n")
         return 1
     finally:
         engine.dispose()

@@ -7,15 +7,19 @@ are never rewritten.
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from psycopg2.errorcodes import LOCK_NOT_AVAILABLE
 from sqlalchemy import Connection, Engine, Row, text
+from sqlalchemy.exc import OperationalError
 
 from sources.record_columns import ListingFields
+from store.errors import sqlstate
 from tasks.identity.slugs import Slugs
 
 ListingName = tuple[str, str]
@@ -41,6 +45,9 @@ PEOPLE_METHODS = (OVERRIDE, "merged", "split", "pinned")
 # One lock for all sources: if two sources list Bitcoin for the first time, only one of them may create it.
 _RESOLVE_LOCK = 7_274_652
 
+_LOCK_TIMEOUT = 1.0
+"""Maximum seconds of one wait for the lock. A wait is part of a transaction, and shortens its remaining time."""
+
 
 class DecisionRefused(Exception):
     """A decision was refused. The message is safe to show to any client.
@@ -65,11 +72,32 @@ class Verdict:
 
 
 @contextmanager
-def decision_lock(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that blocks decisions in other transactions."""
-    with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _RESOLVE_LOCK})
+def decision_lock(engine: Engine, *, patience: float = 5.0) -> Iterator[Connection]:
+    """Open a transaction that blocks decisions in other transactions.
+
+    patience: seconds to wait for the lock. Afterwards, raise OperationalError with LOCK_NOT_AVAILABLE.
+    """
+    until = time.monotonic() + patience
+    with engine.connect() as connection:
+        while True:
+            try:
+                _take_lock(connection, min(_LOCK_TIMEOUT, patience))
+                break
+            except OperationalError as error:
+                if sqlstate(error) != LOCK_NOT_AVAILABLE or time.monotonic() >= until:
+                    raise
+                connection.rollback()
         yield connection
+        connection.commit()
+
+
+def _take_lock(connection: Connection, seconds: float) -> None:
+    """Take the lock until the end of the transaction, in one round trip."""
+    connection.exec_driver_sql(f"""
+        SET LOCAL lock_timeout = {max(1, int(seconds * 1000))};
+        SELECT pg_advisory_xact_lock({_RESOLVE_LOCK});
+        SET LOCAL lock_timeout TO DEFAULT
+    """)
 
 
 def merge(connection: Connection, slug: str, into: str, verdict: Verdict) -> uuid.UUID:

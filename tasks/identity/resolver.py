@@ -25,11 +25,15 @@ class _StoredListing:
 class ListingResolver:
     """Resolve the listings of one source, and cache their ids for the duration of a slice.
 
-    renames: whether to store a changed symbol or name of a listing. False for pages with past data.
+    renames:  whether to store a changed symbol or name of a listing. False for pages with past data.
+    patience: seconds to wait while other transactions decide about listings.
     """
 
-    def __init__(self, engine: Engine, source: str, overrides: Overrides, *, renames: bool = True):
+    def __init__(
+        self, engine: Engine, source: str, overrides: Overrides, *, renames: bool = True, patience: float = 5.0
+    ):
         self._engine, self._source, self._overrides, self._renames = engine, source, overrides, renames
+        self._patience = patience
         self._known: dict[ListingKey, _StoredListing] = {}
 
     def resolve(self, listings: Sequence[ListingFields]) -> list[int]:
@@ -43,7 +47,7 @@ class ListingResolver:
             with self._engine.connect() as connection:
                 known |= _stored_listings(connection, self._source, unknown)
         if changed := {key: new for key, new in by_key.items() if self._needs_saving(known.get(key), new)}:
-            with decision_lock(self._engine) as connection:
+            with decision_lock(self._engine, patience=self._patience) as connection:
                 stored = save_listings(connection, self._source, changed, self._overrides)
             known |= stored
         return [known[key].id for key in by_key]

@@ -54,7 +54,13 @@ class PagePreparer:
         self._engine, self._settings, self._source, self._claim = engine, settings, source, claim
         self._clock, self._http = clock, http
         self._mapping = mapping_fingerprint(source)
-        self._listings = ListingResolver(engine, source.name, get_overrides() or {}, renames=claim.kind == "live")
+        self._listings = ListingResolver(
+            engine,
+            source.name,
+            get_overrides() or {},
+            renames=claim.kind == "live",
+            patience=settings.transaction_timeout / 3,
+        )
         self.reset_drift()
 
     def reset_drift(self) -> None:

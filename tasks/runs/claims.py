@@ -67,7 +67,7 @@ class ClaimLost(Exception):
 
 
 def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
-    """Claim a due run for a slice. Return None if the run has ended, is already claimed, or must wait longer."""
+    """Claim a due run for a slice. Return None if it has ended, is already claimed, or must wait longer."""
     with engine.begin() as connection:
         row = (
             connection.execute(
@@ -79,6 +79,8 @@ def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
                       FROM sources
                      WHERE runs.id = :run AND status IN ('queued', 'waiting') AND sources.name = runs.source
                        AND (next_attempt_at IS NULL OR next_attempt_at <= clock_timestamp())
+                       AND NOT EXISTS (SELECT FROM runs AS earlier WHERE earlier.id = runs.after_run
+                                          AND earlier.status IN ('queued', 'running', 'waiting'))
                     RETURNING runs.id AS run, claims AS number, claim_token AS token, source, kind, parameters,
                               attempts, request_id, traceparent, scheduled_for, {_HISTORY}, claimed_at AS now,
                               CASE WHEN paused_until > clock_timestamp() OR paused_until IS NULL

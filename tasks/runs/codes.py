@@ -34,6 +34,7 @@ WAITING: Mapping[str, Code] = {
     "limiter_unreachable": Code("Redis does not respond, so calls cannot be counted.", "Check Redis."),
     "rate_limited": Code("The upstream returned 429, or `CALLS_PER_MINUTE` is used up.", "None, or a larger plan."),
     "repeated_page": Code("The upstream returned the items of an earlier page again.", "Correct its `fetch`."),
+    "schema_behind": Code("The database has the schema of an older version.", "Run `alembic upgrade head`."),
     "unexpected_body": Code("The upstream returned 200 with an unexpected body.", "Request the URL by hand."),
     "unexpected_status": Code("The upstream returned 304 to an unconditional request.", "None."),
     "upstream_slow": Code("The upstream did not respond within `REQUEST_DEADLINE`.", "None."),

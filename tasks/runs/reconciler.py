@@ -11,11 +11,13 @@ from sqlalchemy import Connection, Engine, RowMapping, select, text
 from settings import Settings
 from store.engine import application_name
 from store.errors import describe
+from store.schema import explain
 from store.tables import CheckpointRow
 from tasks.runs.claims import Hold, end_run, fail_run
 from tasks.runs.publishing import publish
 from tasks.runtime.broker import heartbeat_timeout, ingest_queue_is_empty
 from tasks.runtime.database import WORKER
+from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS
 from tasks.set_backs.history import watch_history
 
@@ -46,8 +48,10 @@ def reconcile(engine: Engine, settings: Settings) -> bool:
 def _try_step(step: Callable[[Engine, Settings], None], engine: Engine, settings: Settings) -> bool:
     try:
         step(engine, settings)
-    except DATABASE_ERRORS as error:
-        log.warning("sweep_failed", step=step.__name__.strip("_"), reason=describe(error))
+    except DATABASE_ERRORS as raised:
+        error = explain(engine, raised)
+        if not schema_log.error(error):
+            log.warning("sweep_failed", step=step.__name__.strip("_"), reason=describe(error))
         return False
     return True
 
@@ -176,6 +180,8 @@ def _publish_due_runs(engine: Engine, settings: Settings) -> None:
                  WHERE (status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp())
                    AND (published_at IS NULL OR published_at NOT BETWEEN clock_timestamp() - :gap
                         * CASE WHEN :empty THEN 1 ELSE 2 ^ least(publish_count - 1, 8) END AND clock_timestamp())
+                   AND NOT EXISTS (SELECT FROM runs AS earlier WHERE earlier.id = runs.after_run
+                                      AND earlier.status IN ('queued', 'running', 'waiting'))
                  ORDER BY requested_at LIMIT :max_runs
             """),
             {

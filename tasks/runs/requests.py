@@ -24,11 +24,13 @@ INSERT_ATTEMPTS = 3
 class RunRequest:
     """A request for a live run, a replay or a backfill.
 
-    full_refresh: start the live run without a cursor. Nothing is deleted.
+    full_refresh:  start the live run without a cursor. Nothing is deleted.
+    after_current: if a live run has already started, queue one more that starts after its end.
     """
 
     source: str
     full_refresh: bool = False
+    after_current: bool = False
     replay: ReplayParameters | None = None
     backfill: BackfillParameters | None = None
 
@@ -45,10 +47,11 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Requested:
-    """The run of a request. created: False if the run already existed."""
+    """The run of a request. created: False if it already existed. must_wait: whether it starts after another run."""
 
     run: uuid.UUID
     created: bool
+    must_wait: bool = False
 
 
 class UnknownSource(Exception):
@@ -99,7 +102,7 @@ def request_runs(
         if idempotency_key:
             runs = [result.run for result in results]
             remember_runs(connection, idempotency_key, _request_hash(requests), runs)
-    publish(engine, [result.run for result in results if result.created])
+    publish(engine, [result.run for result in results if result.created and not result.must_wait])
     return results
 
 
@@ -140,12 +143,14 @@ def insert_run(
     for _ in range(INSERT_ATTEMPTS):
         if run := _insert(connection, request, origin, slot):
             return Requested(run, created=True)
+        if request.after_current and (successor := _find_or_insert_successor(connection, request, origin)):
+            return successor
         existing = connection.execute(
             text("""
                 SELECT id, parameters, scheduled_for FROM runs
                  WHERE source = :source AND (scheduled_for = :slot
                     OR kind = :kind AND status IN ('queued', 'running', 'waiting'))
-                 ORDER BY scheduled_for = :slot DESC NULLS LAST LIMIT 1
+                 ORDER BY scheduled_for = :slot DESC NULLS LAST, requested_at LIMIT 1
             """),
             {"source": request.source, "slot": slot, "kind": request.kind},
         ).one_or_none()
@@ -157,15 +162,55 @@ def insert_run(
     raise RuntimeError(f"{request.source}: {INSERT_ATTEMPTS} conflicting runs started and ended during one request")
 
 
+def _find_or_insert_successor(
+    connection: Connection, request: RunRequest, origin: Mapping[str, str | None]
+) -> Requested | None:
+    """Return the run that starts after the current run of this kind. Return None if the current run has just ended.
+
+    A current run that has not started will read everything, so it is returned itself. Raise RunConflict if the
+    successor has other parameters.
+    """
+    # The lock keeps the current run from starting or ending until the successor is committed.
+    unfinished = connection.execute(
+        text("""
+            SELECT id, parameters, after_run, claims FROM runs
+             WHERE source = :source AND kind = :kind AND status IN ('queued', 'running', 'waiting')
+               FOR NO KEY UPDATE
+        """),
+        {"source": request.source, "kind": request.kind},
+    ).all()
+    ids = {run.id for run in unfinished}
+    current = next((run for run in unfinished if run.after_run not in ids), None)
+    successor = next((run for run in unfinished if run.after_run in ids), None)
+    if current is None:
+        return None
+    if successor is None and current.claims == 0 and current.parameters == request.parameters:
+        return Requested(current.id, created=False)
+    if successor is None:
+        run = _insert(connection, request, origin, after=current.id)
+        return Requested(run, created=True, must_wait=True) if run else None
+    if successor.parameters != request.parameters:
+        raise RunConflict(request.source, successor.id)
+    return Requested(successor.id, created=False, must_wait=True)
+
+
 def _insert(
-    connection: Connection, request: RunRequest, origin: Mapping[str, str | None], slot: datetime | None
+    connection: Connection,
+    request: RunRequest,
+    origin: Mapping[str, str | None],
+    slot: datetime | None = None,
+    after: uuid.UUID | None = None,
 ) -> uuid.UUID | None:
     run: uuid.UUID | None = connection.scalar(
         text("""
-            INSERT INTO runs (id, source, kind, status, parameters, scheduled_for,
+            INSERT INTO runs (id, source, kind, status, parameters, scheduled_for, after_run,
                               requested_by, request_id, traceparent)
-            VALUES (:run, :source, :kind, 'queued', CAST(:parameters AS jsonb), :slot,
-                    :requested_by, :request_id, :traceparent)
+            SELECT :run, :source, :kind, 'queued', CAST(:parameters AS jsonb), CAST(:slot AS timestamptz),
+                   CAST(:after AS uuid), :requested_by, :request_id, :traceparent
+             -- The unique index does not see an unfinished successor, whose predecessor may have ended.
+             WHERE CAST(:after AS uuid) IS NOT NULL OR :kind NOT IN ('live', 'replay') OR NOT EXISTS (
+                   SELECT FROM runs WHERE source = :source AND kind = :kind AND after_run IS NOT NULL
+                      AND status IN ('queued', 'running', 'waiting'))
             ON CONFLICT DO NOTHING RETURNING id
         """),
         {
@@ -174,6 +219,7 @@ def _insert(
             "kind": request.kind,
             "parameters": json.dumps(request.parameters),
             "slot": slot,
+            "after": after,
             **origin,
         },
     )
@@ -195,5 +241,9 @@ def _find_same_backfill(connection: Connection, request: RunRequest) -> uuid.UUI
 
 
 def _request_hash(requests: Sequence[RunRequest]) -> bytes:
-    summary = sorted([request.source, request.kind, request.parameters] for request in requests)
+    # Only a request of this form has a fourth element, so that the hashes of other requests do not change.
+    summary = sorted(
+        [request.source, request.kind, request.parameters, *(["after"] if request.after_current else [])]
+        for request in requests
+    )
     return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).digest()

@@ -6,7 +6,9 @@ import structlog
 from sqlalchemy import Engine, text
 
 from store.errors import describe
+from store.schema import explain
 from tasks.runtime.database import worker_engine
+from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
@@ -16,8 +18,10 @@ def send_heartbeat(part: str) -> None:
     """Record a heartbeat for the component that this process runs. Log a warning if the database is unavailable."""
     try:
         record_heartbeat(worker_engine(), part)
-    except DATABASE_ERRORS as error:
-        log.warning("heartbeat_failed", part=part, reason=describe(error))
+    except DATABASE_ERRORS as raised:
+        error = explain(worker_engine(), raised)
+        if not schema_log.error(error):
+            log.warning("heartbeat_failed", part=part, reason=describe(error))
 
 
 def record_heartbeat(engine: Engine, part: str) -> None:

@@ -44,6 +44,8 @@ EVENTS: Mapping[str, str] = {
     "run_requeued": "A run's worker vanished. The reconciler queued the run again.",
     "run_skipped": "A message named a run that is not due: another worker has claimed it, or it ended.",
     "run_waiting": "A run waits for `wait_seconds` because of `reason`.",
+    "schema_behind": "The database lacks a migration. Run `alembic upgrade head`. Logged at most once a minute.",
+    "schema_newer": "A newer version has migrated the database. This version continues to work. Logged once.",
     "session_terminated": "The reconciler ended a worker session. Its transaction took twice `TRANSACTION_TIMEOUT`.",
     "slice_abandoned": "Postgres does not respond. The run continues after its lease has expired.",
     "slice_assisted": "A worker joined another worker's run, to load partitions that no worker had started.",
@@ -59,7 +61,7 @@ EVENTS: Mapping[str, str] = {
     "slots_check_failed": "Beat could not request any run. It retries within 5 seconds.",
     "slots_skipped": "`count` missed slots got no run, because of the source's catch-up policy.",
     "sweep_failed": "A database error prevented a step of the reconciler. The next sweep repeats it.",
-    "tables_missing": "The database lacks Kasparro's tables. Run `alembic upgrade head`.",
+    "tables_missing": "The database lacks a table, although every migration has run.",
     "timeline_unwatched": "Postgres does not let Kasparro read `expression`, so some set-backs are not noticed.",
     "transaction_retried": "A transaction failed because of a conflict or a broken connection. It is retried.",
 }

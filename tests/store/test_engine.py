@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -114,3 +115,10 @@ def test_a_killed_server_with_asynchronous_commits_loses_no_commit_of_the_servic
     finally:
         postgres.stop()
         postgres.erase()
+
+
+def test_a_database_that_cannot_store_every_text_is_refused(create_database: Callable[[str], str]) -> None:
+    engine = make_engine(create_database("ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'"), "test")
+    with pytest.raises(UnsuitablePostgres, match="The one at DATABASE_URL has LATIN1"):
+        check_postgres(engine)
+    engine.dispose()

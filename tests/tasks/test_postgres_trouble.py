@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sources.contract import Http, Page, Source, Window
 from store.engine import make_engine
 from store.errors import sqlstate
+from tasks.identity.decisions import decision_lock
 from tasks.runs.reconciler import reconcile
 from tests.processes import until
 from tests.tasks.conftest import Bench
@@ -222,3 +223,41 @@ def test_a_run_continues_with_new_connections_after_a_failover_to_a_standby(
         bench.let_leases_run_out()
         assert worker.slice(run)["status"] == "succeeded"
     assert bench.one("SELECT count(*) FROM pages") == 2
+
+
+def test_a_wait_for_the_lock_for_new_listings_is_no_failure_and_keeps_the_connection(bench: Bench) -> None:
+    other = make_engine(bench.settings.database_url, "other")
+    with as_a_worker(bench, transaction_timeout=6) as (worker, log):
+        worker = replace(worker, settings=replace(worker.settings, max_waits=1, transaction_timeout=0.6))
+        run = worker.request(canned([item()]))
+        with decision_lock(other):
+            for _ in range(3):
+                waiting = worker.slice(run, retry_after_failure=0.001)
+                assert (waiting["status"], waiting["waits"]) == ("waiting", 0)
+                assert "lock_not_available (55P03)" in waiting["waiting_reason"]
+                bench.rows("UPDATE runs SET next_attempt_at = NULL")
+        assert worker.slice(run)["status"] == "succeeded"
+    other.dispose()
+    assert set(log.codes) == {"55P03"}
+
+
+def test_a_wait_for_the_lock_for_new_listings_may_outlast_a_transaction(bench: Bench) -> None:
+    other = make_engine(bench.settings.database_url, "other")
+    locked = threading.Event()
+
+    def hold_lock() -> None:
+        with decision_lock(other):
+            locked.set()
+            until(lambda: len(log.codes) >= 2)
+
+    with as_a_worker(bench, transaction_timeout=1.5) as (worker, log):
+        with worker.engine.connect() as connection:
+            session = connection.execute(text("SELECT pg_backend_pid(), current_setting('lock_timeout')")).one()
+        holder = in_thread(hold_lock)
+        assert locked.wait(10)
+        with decision_lock(worker.engine, patience=10) as connection:
+            query = text("SELECT pg_backend_pid(), current_setting('lock_timeout')")
+            assert connection.execute(query).one() == session
+        holder.join()
+    other.dispose()
+    assert set(log.codes) == {"55P03"}

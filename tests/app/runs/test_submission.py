@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select
 
 from store.tables import RunRow
+from tasks.runs.claims import claim_run
 from tests.app.quotes.test_data import get
 from tests.app.runs.run_requests import post_run
 
@@ -17,7 +20,7 @@ def test_a_requested_run_is_stored_and_its_location_leads_to_it(api: FlaskClient
     assert (run["source"], run["kind"], run["status"], run["parameters"]) == ("coingecko", "live", "queued", {})
     assert response.headers["Location"] == f"/runs/{run['id']}"
     stored = get(api, response.headers["Location"])
-    assert {name: stored[name] for name in run} == run
+    assert {**{name: stored[name] for name in run if name != "joined"}, "joined": False} == run
 
 
 def test_an_unfinished_run_is_returned_for_the_same_parameters_and_conflicts_with_others(
@@ -53,3 +56,20 @@ def test_a_run_records_the_request_id_and_a_valid_traceparent(
     with engine.connect() as connection:
         rows = connection.execute(select(RunRow.request_id, RunRow.traceparent).order_by(RunRow.source)).all()
     assert rows == [("mine-coingecko", traceparent), ("mine-coinpaprika", None)]
+
+
+def test_a_request_after_the_current_run_queues_one_more_run(
+    api: FlaskClient, token: dict[str, str], engine: Engine
+) -> None:
+    body = {"source": "coingecko", "after": "current"}
+    [current] = post_run(api, token, body).json["data"]
+    assert (current["joined"], current["after_run"]) == (False, None)
+    assert claim_run(engine, UUID(current["id"]))
+    [joined] = post_run(api, token, {"source": "coingecko"}).json["data"]
+    assert (joined["id"], joined["joined"]) == (current["id"], True)
+    [queued] = post_run(api, token, body).json["data"]
+    assert (queued["status"], queued["joined"], queued["after_run"]) == ("queued", False, current["id"])
+    [again] = post_run(api, token, body).json["data"]
+    assert (again["id"], again["joined"]) == (queued["id"], True)
+    replay = post_run(api, token, {**body, "kind": "replay"})
+    assert (replay.status_code, replay.json["errors"][0]["name"]) == (422, "after")

@@ -79,3 +79,38 @@ def test_a_full_disk_degrades_the_database_and_names_the_sources(healthy_api: Fl
         "status": "degraded",
         "detail": "Its disk is full; paused sources: coingecko, coinpaprika.",
     }
+
+
+def test_a_schema_that_is_behind_degrades_the_database_until_a_check_fails(
+    healthy_api: FlaskClient, engine: Engine
+) -> None:
+    def set_revision(revision: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+    set_revision("0012")
+    check = get(healthy_api, "/health")["checks"]["database"]
+    assert (check["status"], check["detail"][:28]) == ("degraded", "The schema has revision 0012")
+    set_revision("9999")
+    assert get(healthy_api, "/health")["checks"]["database"] == {"status": "ok"}
+    set_revision("0012")
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE anomalies"))
+    response = healthy_api.get("/health")
+    assert response.json is not None
+    assert response.status_code == 503
+    assert response.json["checks"]["database"]["detail"].startswith("The schema has revision 0012")
+
+
+def test_a_run_that_must_wait_for_another_is_not_overdue(api: FlaskClient, rows: Rows, engine: Engine) -> None:
+    current, successor = rows.run(status="running"), rows.run(status="succeeded")
+    with engine.begin() as connection:
+        values = {"run": successor, "current": current}
+        connection.execute(text("UPDATE runs SET after_run = :current, status = 'queued' WHERE id = :run"), values)
+    assert get(api, "/health")["checks"]["oldest_queued_run"] == {"status": "ok", "age_seconds": None}
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE runs SET status = 'failed', finished_at = clock_timestamp() WHERE id = :current"), values
+        )
+    check = get(api, "/health")["checks"]["oldest_queued_run"]
+    assert (check["status"], check["age_seconds"] < 60) == ("ok", True)

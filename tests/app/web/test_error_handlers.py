@@ -73,3 +73,15 @@ def test_the_error_for_an_unsupported_method_lists_the_supported_methods(api: Fl
 def test_the_error_for_an_unknown_path_suggests_the_nearest_path(api: FlaskClient) -> None:
     response: Any = api.get("/assetz")
     assert response.json["detail"] == "There is nothing at '/assetz'; did you mean '/assets'?"
+
+
+def test_a_schema_that_is_behind_is_a_503_that_names_the_migration(api: FlaskClient, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE quotes RENAME price TO renamed"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0012'"))
+    for path in ("/data", "/data/latest"):
+        response: Any = api.get(path)
+        assert (response.status_code, response.json["code"]) == (503, "schema_behind"), path
+        assert response.json["detail"].startswith("The schema has revision 0012, and this version needs")
+        assert int(response.headers["Retry-After"]) > 0
+    assert api.get("/runs").status_code == 200
