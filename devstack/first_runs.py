@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -37,11 +37,14 @@ class Screen(Protocol):
         """Show the progress of a run."""
 
 
-def first_runs(api: str, token: str, console: Console) -> list[Run]:
-    """Run every source. Return the runs once all have ended, or after FOLLOW_SECONDS. Raise NoFirstRuns."""
+def first_runs(api: str, token: str, console: Console, *, is_given_up: Callable[[], bool] = lambda: False) -> list[Run]:
+    """Run every source. Return the runs once all have ended, or after FOLLOW_SECONDS. Raise NoFirstRuns.
+
+    is_given_up: called repeatedly; return the runs at once if it returns True.
+    """
     try:
         with requests.Session() as session, _screen(console) as show:
-            return _follow(session, api, _request_runs(session, api, token, console), show)
+            return _follow(session, api, _request_runs(session, api, token, console), show, is_given_up)
     except requests.RequestException as error:
         raise NoFirstRuns(f"A request to the API failed: {error}") from None
 
@@ -83,13 +86,15 @@ def _request_run(session: requests.Session, api: str, source: str) -> Run:
     return run
 
 
-def _follow(session: requests.Session, api: str, runs: list[Run], show: Screen) -> list[Run]:
+def _follow(
+    session: requests.Session, api: str, runs: list[Run], show: Screen, is_given_up: Callable[[], bool]
+) -> list[Run]:
     deadline = time.monotonic() + FOLLOW_SECONDS
     while True:
         runs = [run if run["status"] in ENDED else _get(session, f"{api}/runs/{run['id']}") for run in runs]
         for run in runs:
             show(run)
-        if all(run["status"] in ENDED for run in runs) or time.monotonic() > deadline:
+        if all(run["status"] in ENDED for run in runs) or time.monotonic() > deadline or is_given_up():
             return runs
         time.sleep(POLL_INTERVAL)
 
