@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import psutil
 from rich.console import Console
@@ -19,7 +20,7 @@ from devstack.environment import LIVE, MARK, RECORDED, RECORDED_PATHS, data_fold
 from devstack.first_runs import LOADED, NoFirstRuns, Run, describe_run, first_runs
 from devstack.logs import LogReader
 from devstack.postgres import Postgres
-from devstack.process import family, is_gone, kill, wait_gone
+from devstack.process import family, is_gone, kill, last_lines, listens_on, wait_gone
 from devstack.stack_lock import end_leftovers, lock_holder
 from devstack.state_folder import StateFolder
 from devstack.supervised import STOP_DEADLINE, Supervised
@@ -45,7 +46,7 @@ def up(environ: Mapping[str, str]) -> int:
         runs = _first_runs(supervised)
         supervised.keep()
     _show_summary(folder, runs)
-    return 0
+    return 1 if _show_failed(folder) else 0
 
 
 def run(environ: Mapping[str, str]) -> int:
@@ -57,7 +58,10 @@ def run(environ: Mapping[str, str]) -> int:
         reader = LogReader(folder / "logs")
         _show_summary(folder, _first_runs(supervised))
         progress.print("Press Ctrl-C to stop.")
+        failed: set[str] = set()
         while supervised.process.poll() is None:
+            if _failed(folder).keys() - failed:
+                failed = _show_failed(folder)
             for line in reader.new_lines():
                 output.print(line)
             time.sleep(0.2)
@@ -83,7 +87,7 @@ def down(environ: Mapping[str, str]) -> int:
 
 
 def status(environ: Mapping[str, str]) -> int:
-    """Show the state of each process, the addresses and the token."""
+    """Show the state of each process, the addresses and the token. Return 1 if a component stays down."""
     folder = data_folder(environ)
     stack = _read_stack(folder)
     if stack is None:
@@ -94,7 +98,7 @@ def status(environ: Mapping[str, str]) -> int:
         is_alive = psutil.pid_exists(pid) and not is_gone(psutil.Process(pid))
         output.print(f"  {name:<12} {'running' if is_alive else 'ended'}, process {pid}")
     _show_addresses(stack)
-    return 0
+    return 1 if _show_failed(folder) else 0
 
 
 def logs(environ: Mapping[str, str], *, follow: bool) -> int:
@@ -116,8 +120,8 @@ def execute(environ: Mapping[str, str], command: Sequence[str]) -> int:
         progress.print("Not running. `make up` starts it.")
         return NOT_RUNNING
     settings: dict[str, str] = {}
-    with suppress(psutil.Error):
-        settings = psutil.Process(stack["pids"]["web"]).environ()
+    with suppress(psutil.Error, ValueError):
+        settings = psutil.Process(stack["pids"].get("web", -1)).environ()
     # Remove the mark, so that `make down` does not end the command.
     mark = settings.pop(MARK, None)
     if mark is None or not Path(mark).samefile(folder):
@@ -163,9 +167,18 @@ def _first_runs(supervised: Supervised) -> list[Run]:
     stack = _read_stack(supervised.folder)
     if stack is None:
         raise supervised.failure("The stack ended just after it started.", "supervisor")
+    port = urlsplit(stack["api"]).port or 0
+    if not listens_on(stack["pids"].get("web"), port):
+        raise supervised.failure(f"The API does not listen on port {port}; another program may have taken it.", "web")
     progress.print("First run of each source:")
     try:
-        return first_runs(stack["api"], stack["token"], supervised.started_at, progress)
+        return first_runs(
+            stack["api"],
+            stack["token"],
+            supervised.started_at,
+            progress,
+            is_given_up=lambda: bool(_failed(supervised.folder)),
+        )
     except NoFirstRuns as error:
         raise supervised.failure(str(error), "web") from None
 
@@ -189,6 +202,23 @@ def _read_stack(folder: Path) -> dict[str, Any] | None:
         return None
     stack: dict[str, Any] = json.loads(file.read_text())
     return stack
+
+
+def _failed(folder: Path) -> dict[str, str]:
+    """Return the components of the running stack that stay down, each with the reason."""
+    stack = _read_stack(folder) or {}
+    return dict(stack.get("failed", {}))
+
+
+def _show_failed(folder: Path) -> set[str]:
+    """Show the components that stay down, and return their names."""
+    failed = _failed(folder)
+    for name, reason in failed.items():
+        log = folder / "logs" / f"{name}.log"
+        output.print(f"\n  {name} {reason}. The end of {log}:\n{last_lines(log)}")
+    if failed:
+        output.print("\nThe other components go on. To start it again, run `make down` and `make up`.")
+    return set(failed)
 
 
 def _show_summary(folder: Path, runs: list[Run]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
@@ -38,14 +38,17 @@ class Screen(Protocol):
         """Show the progress of a run."""
 
 
-def first_runs(api: str, token: str, since: datetime, console: Console) -> list[Run]:
+def first_runs(
+    api: str, token: str, since: datetime, console: Console, *, is_given_up: Callable[[], bool] = lambda: False
+) -> list[Run]:
     """Run every source. Return the runs once all have ended, or after FOLLOW_SECONDS. Raise NoFirstRuns.
 
-    since: the time of the start. A live run that was requested later, such as by beat, is the source's first run.
+    since:       the time of the start. A live run that was requested later, such as by beat, is the source's first run.
+    is_given_up: called repeatedly. If it returns True, return the runs immediately.
     """
     try:
         with requests.Session() as session, _screen(console) as show:
-            return _follow(session, api, _runs_since(session, api, token, since, console), show)
+            return _follow(session, api, _runs_since(session, api, token, since, console), show, is_given_up)
     except requests.RequestException as error:
         raise NoFirstRuns(f"A request to the API failed: {error}") from None
 
@@ -97,13 +100,15 @@ def _request_run(session: requests.Session, api: str, source: str) -> Run:
     return run
 
 
-def _follow(session: requests.Session, api: str, runs: list[Run], show: Screen) -> list[Run]:
+def _follow(
+    session: requests.Session, api: str, runs: list[Run], show: Screen, is_given_up: Callable[[], bool]
+) -> list[Run]:
     deadline = time.monotonic() + FOLLOW_SECONDS
     while True:
         runs = [run if run["status"] in ENDED else _get(session, f"{api}/runs/{run['id']}") for run in runs]
         for run in runs:
             show(run)
-        if all(run["status"] in ENDED for run in runs) or time.monotonic() > deadline:
+        if all(run["status"] in ENDED for run in runs) or time.monotonic() > deadline or is_given_up():
             return runs
         time.sleep(POLL_INTERVAL)
 

@@ -105,6 +105,16 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def listens_on(pid: int | None, port: int) -> bool:
+    """Return whether a process or one of its descendants listens on this port. Another program may have taken it."""
+    for process in family(pid) if pid else []:
+        with suppress(psutil.Error):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return True
+    return False
+
+
 def is_gone(process: psutil.Process) -> bool:
     """Return whether a process has ended. A zombie counts as ended: only its parent must still collect it."""
     try:

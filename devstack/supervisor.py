@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import requests
@@ -26,7 +27,7 @@ from devstack.component import Component, procfile_components
 from devstack.environment import CHECKOUT, WrongEnvironment
 from devstack.postgres import DEFAULT_PORT as POSTGRES_PORT
 from devstack.postgres import Postgres
-from devstack.process import kill
+from devstack.process import kill, listens_on
 from devstack.server import Server, ServerFailed
 from devstack.stack_lock import end_leftovers, lock_stack
 from devstack.state_folder import NoFreePort, StateFolder, make_folder, write_private
@@ -49,7 +50,7 @@ class Stop(BaseException):
 
 
 class StackFailed(Exception):
-    """A component did not start, or ended too often.
+    """A component did not start, or lost its port.
 
     component: the component whose log shows the reason.
     """
@@ -100,9 +101,10 @@ class Supervisor:
         self.started: list[Server | Component] = []
         self.addresses: dict[str, str] = {}
         self.restarts: dict[str, list[float]] = defaultdict(list)
+        self.failed: dict[str, str] = {}
 
     def run(self) -> None:
-        """Run the stack until Stop is raised. Raise StackFailed if a component does not start, or ends too often."""
+        """Run the stack until Stop is raised. Raise StackFailed if a component does not start, or loses its port."""
         self.stack_file.unlink(missing_ok=True)  # A killed supervisor may have left it.
         with ExitStack() as stack:
             try:
@@ -219,8 +221,12 @@ class Supervisor:
             self.started.append(component)
 
     def _wait_until_ready(self, url: str, component: str) -> None:
-        """Wait until a component is ready. A 401 also counts as ready, since Flower needs a password."""
+        """Wait until a component is ready. A 401 also counts as ready, since Flower needs a password.
+
+        A response of another program that took the port does not count. That program would get the token.
+        """
         deadline = time.monotonic() + READY_DEADLINE
+        [server] = [started for started in self.started if started.name == component]
         outcome = "none"
         while time.monotonic() < deadline:
             for started in self.started:
@@ -228,9 +234,10 @@ class Supervisor:
                     raise StackFailed(f"{started.name} ended during its start.", started.name)
             with suppress(requests.RequestException):
                 response = requests.get(url, timeout=5)
-                if response.status_code in (requests.codes.ok, requests.codes.unauthorized):
+                is_ready = response.status_code in (requests.codes.ok, requests.codes.unauthorized)
+                if is_ready and listens_on(server.own_pid, urlsplit(url).port or 0):
                     return
-                outcome = f"{response.status_code} {response.text[:500]}"
+                outcome = f"{response.status_code} {response.text[:500]}" if not is_ready else "a stranger's response"
             self.channel.listen(0.1)
         raise StackFailed(
             f"{component} was not ready within {READY_DEADLINE:g} s. "
@@ -239,18 +246,14 @@ class Supervisor:
         )
 
     def _restart_ended(self) -> None:
-        """Restart ended components, and kill processes that they left. Raise StackFailed after too many restarts."""
+        """Restart ended components, and kill processes that they left.
+
+        After too many restarts a component stays down. The others go on, and so does the user's work with them.
+        """
         ended = [started for started in self.started if not started.running]
-        for component in ended:
-            name, now = component.name, time.monotonic()
-            recent = [restart for restart in self.restarts[name] if now - restart < RESTART_WINDOW]
-            if len(recent) >= MAX_RESTARTS:
-                raise StackFailed(f"{name} ended {len(recent) + 1} times within {RESTART_WINDOW:g} s.", name)
-            self.restarts[name] = [*recent, now]
-            log.warning("%s ended and is being restarted", name)
-            component.stop()
+        restarting = [component for component in ended if self._may_restart(component)]
         self._kill_orphans()
-        for component in ended:
+        for component in restarting:
             port = component.port if isinstance(component, Server) else None
             component.start()
             if isinstance(component, Server) and component.port != port:
@@ -259,6 +262,20 @@ class Supervisor:
                 )
         if ended:
             self._write_stack_file()
+
+    def _may_restart(self, component: Server | Component) -> bool:
+        """Stop an ended component. Return whether it may be restarted; if not, record that it has failed."""
+        name, now = component.name, time.monotonic()
+        recent = [restart for restart in self.restarts[name] if now - restart < RESTART_WINDOW]
+        self.restarts[name] = [*recent, now]
+        component.stop()
+        if len(recent) < MAX_RESTARTS:
+            log.warning("%s ended and is being restarted", name)
+            return True
+        self.failed[name] = f"ended {len(recent) + 1} times within {RESTART_WINDOW:g} s and stays down"
+        self.started.remove(component)
+        log.error("%s %s", name, self.failed[name])
+        return False
 
     def _kill_orphans(self) -> None:
         """Kill the processes of a killed component, such as worker processes that would continue a run.
@@ -270,7 +287,8 @@ class Supervisor:
 
     def _write_stack_file(self) -> None:
         pids = {started.name: started.pid for started in self.started} | {"supervisor": os.getpid()}
-        write_private(self.stack_file, json.dumps({**self.addresses, "pids": pids}, indent=2) + "\n")
+        content = {**self.addresses, "pids": pids, "failed": self.failed}
+        write_private(self.stack_file, json.dumps(content, indent=2) + "\n")
 
 
 def _request_stop(components: Iterable[Component]) -> None:

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def devstack(folder: Path, tmp_path: Path) -> Iterator[Devstack]:
     """Yield a function that starts `python -m devstack` with a Procfile of stand-ins.
 
-    flower, worker: the commands of these lines of the Procfile.
+    flower, worker, web: the commands of these lines of the Procfile.
     status: the status of the first run.
     """
 
@@ -39,9 +39,10 @@ def devstack(folder: Path, tmp_path: Path) -> Iterator[Devstack]:
         flower: str = f"{STAND_IN} FLOWER_PORT succeeded",
         worker: str = "exec sleep 600",
         status: str = "succeeded",
+        web: str = "",
     ) -> subprocess.Popen[str]:
         procfile = tmp_path / "Procfile"
-        procfile.write_text(f"web: {STAND_IN} WEB_PORT {status}\nworker: {worker}\nflower: {flower}\n")
+        procfile.write_text(f"web: {web or f'{STAND_IN} WEB_PORT {status}'}\nworker: {worker}\nflower: {flower}\n")
         env = {name: value for name, value in os.environ.items() if name not in OVERRIDDEN}
         env |= {"KASPARRO_DATA": str(folder), "PROCFILE": str(procfile), "COINGECKO_API_KEY": "must-not-be-seen"}
         return subprocess.Popen(

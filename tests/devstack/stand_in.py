@@ -1,12 +1,14 @@
 """Replace the web process with a healthy API that has one active source and a first run with a fixed status.
 
-Arguments: the name of the variable that holds the port, and the status of the run.
+Arguments: the name of the variable that holds the port, the status of the run, and optionally a file for the path and
+the Authorization header of each request.
 """
 
 import json
 import os
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 COUNTERS = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "deduplicated", "rejected"), 7)
 RUN = {"id": "1", "source": "stand_in", "status": sys.argv[2], "counters": COUNTERS, "error": None}
@@ -21,6 +23,9 @@ HAS_KEY = any(name.endswith("_API_KEY") for name in os.environ)
 
 class Handler(BaseHTTPRequestHandler):
     def respond(self, status: int, document: object) -> None:
+        for file in sys.argv[3:]:
+            with Path(file).open("a") as log:
+                log.write(f"{self.path} {self.headers['Authorization']}\n")
         body = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))

@@ -82,15 +82,30 @@ def test_a_failed_up_shows_the_log_of_the_component_that_did_not_start(devstack:
     assert wait_gone(remaining, 20) == []
 
 
-def test_a_failed_up_shows_the_log_of_the_component_that_keeps_ending(devstack: Devstack, folder: Path) -> None:
-    """The first run never finishes, since its worker keeps ending. The API works until the stack stops."""
+def test_a_component_that_keeps_ending_stays_down_and_the_others_go_on(devstack: Devstack, folder: Path) -> None:
+    """The first run never finishes, since its worker keeps ending."""
     until_serving = f"until [ -e '{folder}/stack.json' ]; do sleep 0.05; done"
     worker = f"{until_serving}; echo the reason; exit 7"
     code, output = finish(devstack("up", worker=worker, status="running"))
     assert code == 1
-    assert "worker ended 6 times within 60 s" in output
-    assert "worker.log:\n" in output
+    assert "worker ended 6 times within 60 s and stays down. The end of" in output
     assert "the reason" in output
+    stack = stack_file(folder)
+    assert "worker" not in stack["pids"]
+    assert requests.get(f"{stack['api']}/health", timeout=5).ok
+    assert all(psutil.pid_exists(pid) for pid in stack["pids"].values())
+    code, output = finish(devstack("status"))
+    assert (code, "worker ended 6 times" in output, "postgres     running" in output) == (1, True, True)
+
+
+def test_a_stranger_that_takes_the_port_of_the_api_never_gets_the_token(devstack: Devstack, tmp_path: Path) -> None:
+    requests_file = tmp_path / "requests"
+    server = f"{STAND_IN.removeprefix('exec ')} WEB_PORT succeeded '{requests_file}'"
+    stranger = f"(setsid {server} > '{tmp_path}/log' 2>&1 &)"
+    until_asked = f"until [ -s '{requests_file}' ]; do sleep 0.1; done"
+    code, output = finish(devstack("up", web=f"{stranger}; {until_asked}; sleep 2"))
+    assert (code, "web ended during its start" in output) == (1, True), output
+    assert set(requests_file.read_text().splitlines()) == {"/health None"}
 
 
 def test_up_succeeds_if_a_first_run_fails_and_points_to_its_log(devstack: Devstack, folder: Path) -> None:

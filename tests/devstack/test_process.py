@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from devstack.process import family, is_gone, last_lines, same_user, spawn, terminate, wait_gone
+from devstack.process import family, is_gone, last_lines, listens_on, same_user, spawn, terminate, wait_gone
 from tests.devstack.stack import wait_until
 
 PARENT = "trap 'exit 3' TERM; sleep 600 & echo ready; wait"
@@ -71,3 +72,14 @@ def test_an_account_reports_whether_it_can_run_a_command_and_write_to_a_folder(t
     assert not account.can_run("/nothing/here")
     assert account.can_write_in(tmp_path)
     assert not account.can_write_in(tmp_path / "missing")
+
+
+def test_a_port_belongs_to_the_process_that_listens_on_it_or_to_its_parents() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert listens_on(os.getpid(), port)
+        with subprocess.Popen(["sleep", "60"]) as other:
+            assert not listens_on(other.pid, port)
+            other.kill()
+    assert not listens_on(os.getpid(), port)
+    assert not listens_on(None, port)
