@@ -121,6 +121,8 @@ class Slice:
                 reach("after_commit")
                 duration = round(time.monotonic() - started, 3)
                 log.info("page_committed", partition=partition, page=seq, duration_seconds=duration, **vars(counters))
+                if page.waiting:
+                    log.warning("record_waiting", partition=partition, reason=page.waiting)
                 self._call_assistants()
                 self._check_time(guard)
             if self._source.upstreams:
