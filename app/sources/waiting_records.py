@@ -10,6 +10,7 @@ from uuid import UUID
 from marshmallow import Schema, fields
 from sqlalchemy import Connection, text
 
+from sources.csv.file_names import read_path
 from sources.csv.ranges import split_partition
 from sources.csv.scan import WAITING
 
@@ -48,5 +49,6 @@ def waiting_records(connection: Connection, runs: Sequence[UUID]) -> dict[str, l
     )
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        records[row.source].append({"file": split_partition(row.partition)[0], "line": row.line})
+        file, _ = split_partition(row.partition)
+        records[row.source].append({"file": read_path(file), "line": row.line})
     return records

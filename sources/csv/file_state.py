@@ -132,7 +132,7 @@ class Evidence:
         )
 
     def _starts_at_line(self, file: BinaryIO) -> bool:
-        if not self.start:
+        if not self.start or self.start == self.end:
             return True
         file.seek(self.start - 1)
         return file.read(1) in LINE_ENDS

@@ -35,9 +35,12 @@ WAITING_DETAIL = (
 )
 
 
-def scan_file(path: Path, label: str, file_set: FileSet, window: Window, settings: Settings) -> Iterator[Page]:
+def scan_file(
+    path: Path, name: str, label: str, file_set: FileSet, window: Window, settings: Settings
+) -> Iterator[Page]:
     """Yield a partition's new data as pages; raise TerminalError if the file cannot be read.
 
+    name:  the file's path below CSV_DIR.
     label: the source and the file, for messages.
     """
     cursor, range_bytes = window.cursor or {}, get_range_bytes(file_set, settings)
@@ -45,7 +48,7 @@ def scan_file(path: Path, label: str, file_set: FileSet, window: Window, setting
         state, observed_at = FileState.of(file), time.monotonic()
         if not _is_finished(file, state, cursor, range_bytes, is_complete=file_set.complete):
             wait_for_next_time(state, observed_at)
-            yield from _Scan(path, label, file, file_set, window, state, settings).pages()
+            yield from _Scan(path, name, label, file, file_set, window, state, settings).pages()
 
 
 def get_range_bytes(file_set: FileSet, settings: Settings) -> int | None:
@@ -91,6 +94,7 @@ class _Scan:
     def __init__(
         self,
         path: Path,
+        name: str,
         label: str,
         file: BinaryIO,
         file_set: FileSet,
@@ -99,7 +103,7 @@ class _Scan:
         settings: Settings,
     ):
         self._path, self._label, self._file, self._file_set, self._state = path, label, file, file_set, state
-        self._name, self._mark = split_partition(window.partition)
+        self._name, (_, self._mark) = name, split_partition(window.partition)
         self._now, self._last_cursor = window.now, window.cursor or {}
         self._byte_order_mark, encoding = read_byte_order_mark(file, label, file_set.encoding)
         self._range_bytes = get_range_bytes(file_set, settings)
@@ -183,6 +187,8 @@ class _Scan:
                 start = starts.find(self._mark, self._file, self._options) or Position(size, 1)
             if following := starts.find(self._mark + self._range_bytes, self._file, self._options):
                 end = following.offset
+        elif self._mark:  # The file became shorter after its ranges were listed.
+            start = Position(size, 1)
         if end < size:
             self._options = replace(self._options, end=end, is_complete=True)
         return start

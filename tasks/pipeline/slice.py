@@ -12,7 +12,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine
 
 from settings import Settings, SettingsError
-from sources.contract import Source, TerminalError, TransientError
+from sources.contract import RESERVED_PREFIXES, Source, TerminalError, TransientError
 from sources.http.client import Access, HttpClient
 from sources.http.plans import upstream_address
 from tasks.pipeline.commit import commit_page
@@ -20,7 +20,7 @@ from tasks.pipeline.loop_guard import LoopGuard
 from tasks.pipeline.prepare import PagePreparer
 from tasks.pipeline.reader import PageReader
 from tasks.pipeline.revalidation import delete_unrequested
-from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
+from tasks.run_kinds.source_for_run import source_for_run
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
 from tasks.runs.partitions import list_remaining_partitions, raise_final_failures

@@ -95,6 +95,13 @@ def test_a_page_of_a_range_is_committed_if_its_header_its_start_and_its_bytes_ar
         assert_changed(page)
 
 
+def test_a_range_without_records_after_an_unterminated_record_is_accepted(path: Path) -> None:
+    path.write_bytes(CONTENT[:-1])
+    page = evidence(path, start=len(CONTENT) - 1)
+    path.touch()
+    page.confirm()
+
+
 def test_a_pipe_in_place_of_the_file_is_a_change_at_once(path: Path) -> None:
     page = evidence(path)
     path.unlink()
