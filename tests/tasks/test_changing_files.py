@@ -35,7 +35,7 @@ Record = tuple[str, Decimal]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    sizes = {"CSV_BLOCK_BYTES": "300", "CSV_RECORD_BYTES": "200", "CSV_RANGE_BYTES": "3000"}
+    sizes = {"CSV_BLOCK_BYTES": "4000", "CSV_RECORD_BYTES": "500", "CSV_RANGE_BYTES": "40000"}
     with environment(CSV_DIR=str(tmp_path), **sizes):
         yield tmp_path
 
@@ -78,7 +78,7 @@ class Writer:
             self._replace_with_same_size_and_time,
             self._truncate,
         ]
-        self._path.write_bytes(HEADER + self._new_lines(0, 40))
+        self._path.write_bytes(HEADER + self._new_lines(0, 400))
         self._note()
 
     def change(self) -> None:
@@ -94,10 +94,10 @@ class Writer:
 
     def _new_lines(self, first: int, count: int, digits: int | None = None) -> bytes:
         self._generation += 1
-        # Longer prices move all following lines.
+        # Longer prices move all following lines. Most parts of a line that lack its start look like a record.
         digits = self._chance.randint(4, 18) if digits is None else digits
         numbers = range(first, first + count)
-        return b"".join(b"c%d,%0*d.%d,%s\n" % (n, digits, self._generation, n + 1, SECOND.encode()) for n in numbers)
+        return b"".join(b"c%050d,%0*d.%d,%s\n" % (n, digits, self._generation, n + 1, SECOND.encode()) for n in numbers)
 
     def _count(self) -> int:
         return len(lines(self._path.read_bytes()))
@@ -125,18 +125,18 @@ class Writer:
     def _rewrite_larger(self) -> None:
         self._rest = b""
         size = self._path.stat().st_size
-        self._write((HEADER + self._new_lines(0, 2 * self._count() + 5, 18)).ljust(size, b"\n"), flags=0)
+        self._write((HEADER + self._new_lines(0, min(self._count() + 100, 800), 18)).ljust(size, b"\n"), flags=0)
 
     def _rewrite_smaller(self) -> None:
         self._rest = b""
-        content = HEADER + self._new_lines(0, max(1, self._count() // 3), 4)
+        content = HEADER + self._new_lines(0, max(100, self._count() * 2 // 3), 4)
         self._write(content, flags=0)
         os.truncate(self._path, len(content))
         self._note()
 
     def _empty_and_write(self) -> None:
         self._rest = b""
-        self._write(HEADER + self._new_lines(0, self._chance.randint(5, 60)))
+        self._write(HEADER + self._new_lines(0, self._chance.randint(100, 500)))
 
     def _replace_with_same_size_and_time(self) -> None:
         self._rest = b""
@@ -154,7 +154,7 @@ class Writer:
         self._rest = b""
         size = self._path.stat().st_size
         if size > len(HEADER):
-            os.truncate(self._path, self._chance.randint(len(HEADER), size))
+            os.truncate(self._path, self._chance.randint(max(len(HEADER), size // 2), size))
             self._note()
 
 
