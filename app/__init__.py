@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from app.assets import agreement, assets, candidates, decisions
-from app.quotes import data, latest
+from app.quotes import data, latest, origin
 from app.runs import anomalies, compare, rejects, runs
 from app.sources import drift, sources
 from app.status import health, metrics, stats
@@ -33,6 +33,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
         [
             data,
             latest,
+            origin,
             assets,
             agreement,
             decisions,

@@ -32,6 +32,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ONLY_PARTITION: Final = ""
 """The partition of a source that has only one."""
 
+RESERVED_PREFIXES: Final = ("replay:", "backfill:")
+"""Prefixes of the partitions of replays and backfills. The partitions of a source must not use them."""
+
 
 @dataclass(frozen=True)
 class HistoryWindow:

@@ -69,8 +69,10 @@ source = csv_source(
             times=("epoch_ms",),
         ),
         FileSet(
-            # Omit the volume: Investing.com states it in coins, but the record requires the quote currency.
+            # Omit the volume: Investing.com states it in coins, but the record requires the quote currency. Its
+            # downloads have no line end after the last record.
             pattern="investing/Holo Historical Data.csv",
+            complete=True,
             columns={
                 "observed_at": "Date",
                 "price": "Price",

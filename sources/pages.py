@@ -119,6 +119,9 @@ class Page:
     corrects: bool = True
     """Whether the page overwrites stored quotes that have other values. New quotes are always inserted."""
 
+    waiting: str | None = None
+    """The data after this page that is not read yet because it may be incomplete, and how to complete it. Logged."""
+
     response: Response | None = None
     """The response that this page was made from. An unchanged response is neither parsed nor loaded again."""
 

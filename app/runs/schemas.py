@@ -9,6 +9,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, Select, func, select, true
 
 from app.runs.anomaly_schemas import AnomalySchema, run_anomalies
+from app.sources.waiting_records import WAITING_RECORDS, waiting_records
 from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.problems import Code, Problem, quoted
@@ -91,11 +92,14 @@ class RunResponse(Envelope, RunSchema):
         fields.Nested(AnomalySchema),
         metadata={"description": "Anomalies of the run. A live run is checked within seconds of its end."},
     )
+    waiting_records = WAITING_RECORDS
 
 
 def run_response(connection: Connection, run: str) -> dict[str, Any]:
     """Return the members of RunResponse. Raise a Problem if there is no such run."""
-    return {**dump_run(find_run(connection, run)), "anomalies": run_anomalies(connection, [run_id(run)])}
+    row = find_run(connection, run)
+    waiting = waiting_records(connection, [row.id]).get(row.source, [])
+    return {**dump_run(row), "anomalies": run_anomalies(connection, [row.id]), "waiting_records": waiting}
 
 
 def with_counters(runs: Select[Any]) -> Select[Any]:

@@ -17,10 +17,9 @@ from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.lists import Pagination, list_response
 from app.web.problems import Code, Problem, quoted, suggestion
-from sources.contract import CatchUp, Source
+from sources.contract import RESERVED_PREFIXES, CatchUp, Source
 from sources.registry import SOURCES
 from store.tables import CheckpointRow, SourceRow
-from tasks.run_kinds.source_for_run import RESERVED_PREFIXES
 from tasks.runs.pausing import pause_source, resume_source
 from tasks.upstream.circuit_breaker import CLOSED, read_breakers
 

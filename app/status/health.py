@@ -14,6 +14,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from app.sources.waiting_records import WAITING_RECORDS
 from app.status.database_checks import check_database
 from app.status.source_checks import Pause, active_pauses, check_sources
 from app.web.arguments import Resource
@@ -62,6 +63,7 @@ class SourceCheckSchema(CheckSchema):
             "description": "End of the pause; null if it lasts until the source is resumed. Absent without a pause."
         },
     )
+    waiting_records = WAITING_RECORDS
 
 
 class ChecksSchema(Schema):

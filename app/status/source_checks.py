@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, text
 
 from app.sources.run_history import run_histories
+from app.sources.waiting_records import waiting_records
 from settings import Settings
 from sources.registry import SOURCES
 from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
@@ -37,23 +38,33 @@ def check_sources(connection: Connection, settings: Settings, pauses: Mapping[st
     """Return the members of SourceCheckSchema for each source."""
     breakers = read_breakers(connection, settings)
     late_details = {row.source: row.detail for row in connection.execute(_LATE_SOURCES)}
-    checks = {}
-    for name, history in run_histories(connection, list(SOURCES)).items():
+    checks, histories = {}, run_histories(connection, list(SOURCES))
+    waiting = waiting_records(connection, [run["run"] for history in histories.values() for run in _last_runs(history)])
+    for name, history in histories.items():
         check = _with_lateness(_last_run_check(history), late_details.get(name))
         check = _with_breaker(check, breakers.get(name, CLOSED))
-        checks[name] = _with_pause(check, pauses.get(name))
+        # A file that is being written often ends in part of a record, so this does not degrade the check.
+        checks[name] = _with_pause(check, pauses.get(name)) | {"waiting_records": waiting.get(name, [])}
     return checks
 
 
 _LATE_SOURCES = text("SELECT source, detail FROM anomalies WHERE kind = 'late' AND over_at IS NULL")
 
 
+def _last_runs(history: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the unfinished run and the last finished run, as far as they exist."""
+    return [run for run in (history["live_run"], _last_finished(history)) if run]
+
+
+def _last_finished(history: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    finished = [run for run in (history["last_success"], history["last_failure"]) if run]
+    return max(finished, key=lambda run: run["requested_at"], default=None)
+
+
 def _last_run_check(history: Mapping[str, Any]) -> dict[str, Any]:
-    success, failure = history["last_success"], history["last_failure"]
-    finished = [run for run in (success, failure) if run]
-    if not finished:
+    success, last = history["last_success"], _last_finished(history)
+    if last is None:
         return {"status": "unknown", "detail": "No run has finished yet.", "last_run_status": None}
-    last = max(finished, key=lambda run: run["requested_at"])
     check = {"status": "ok", "last_run_status": last["status"], "last_seen": last["finished_at"]}
     if last is success:
         return check

@@ -51,6 +51,12 @@ class Code(Enum):
         "List them with `GET /decisions` and `GET /sources/<name>/drift`.",
     )
     UNKNOWN_RUN = 404, "Unknown run", "No run has this id.", "List the runs with `GET /runs`."
+    UNKNOWN_QUOTE = (
+        404,
+        "Unknown quote",
+        "The source has no quote of this listing at this time.",
+        "Copy the values of a quote from `GET /data`.",
+    )
     NO_REJECTS = (
         404,
         "No matching rejects",

@@ -99,7 +99,7 @@ def _block_by_records(file: BinaryIO, offset: int, line: int, options: ReadOptio
             return Block(data[:length], offset, length, line, count)
     if is_too_large or options.end - offset > options.record_bytes:
         return _rejected_line(file, offset, line, options, "record_too_large")
-    if not options.is_settled:
+    if not options.is_complete:
         return None
     lines = split_lines(data, options.encoding)
     if not _ends_in_quotes(lines, options):
@@ -109,7 +109,7 @@ def _block_by_records(file: BinaryIO, offset: int, line: int, options: ReadOptio
 
 def _rejected_line(file: BinaryIO, offset: int, line: int, options: ReadOptions, code: str) -> Block | None:
     length = measure_line(file, offset, options)
-    if length is None and not options.is_settled:
+    if length is None and not options.is_complete:
         return None
     is_unterminated, length = length is None, length or options.end - offset
     body = read_bytes(file, offset, min(length, options.record_bytes), options)

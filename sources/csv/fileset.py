@@ -55,6 +55,8 @@ class FileSet:
     times:      the formats of `observed_at`, tried in order. Each is `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or
                 a format for `datetime.strptime`.
     timezone:   the time zone of times without an offset.
+    complete:   True if each file is complete as soon as it exists, for example because it is renamed into place. Only
+                then may its last record lack a line end. Otherwise such a record waits, since it may be cut.
     """
 
     pattern: str
@@ -73,6 +75,7 @@ class FileSet:
     nulls: Iterable[str] = ("",)
     times: Sequence[str] = ("iso",)
     timezone: tzinfo = UTC
+    complete: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", _encoding(self.encoding))

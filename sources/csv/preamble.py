@@ -48,19 +48,26 @@ def read_byte_order_mark(file: BinaryIO, label: str, encoding: str) -> tuple[byt
 
 
 def read_preamble(
-    file: BinaryIO, options: ReadOptions, byte_order_mark: bytes, skip_lines: int, header: bool | Sequence[str]
+    file: BinaryIO,
+    options: ReadOptions,
+    byte_order_mark: bytes,
+    skip_lines: int,
+    header: bool | Sequence[str],
+    *,
+    is_unchanged: bool,
 ) -> Preamble | None:
     """Return the preamble; None while it is being written. Raise TerminalError if the file has no valid header.
 
-    header: True if the file has a header, otherwise the declared names.
+    header:       True if the file has a header, otherwise the declared names.
+    is_unchanged: whether an earlier scan waited for the preamble, and the file has not changed since.
     """
     data, lines, at_end = read_lines(file, len(byte_order_mark), options.record_bytes, options)
-    terminated_count = len(lines)
-    if at_end and options.is_settled:
+    terminated_count, is_terminated = len(lines), sum(map(len, lines)) == len(data)
+    if at_end and options.is_complete:
         lines = split_lines(data, options.encoding)
     names, count = _read_header(lines[skip_lines:], options) if header is True else (list(header or ()), 0)
     if names is None or len(lines) < skip_lines:
-        if at_end and not options.is_settled:
+        if at_end and not options.is_complete and not (is_unchanged and is_terminated):
             return None
         raise TerminalError(
             f"{options.label}: no header in its first {len(data)} bytes, after skipping {skip_lines} lines; "

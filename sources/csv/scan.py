@@ -1,55 +1,54 @@
 """Scan one CSV file, and yield its new data as pages.
 
-The cursor stores where the next record starts, the hash of the bytes before it, and the file's size and modification
-time. A file with the same size and time is not read. A file with the same hash has grown, and is read from the stored
-position. Any other file was replaced, and is read from its start.
+The cursor stores where the next record starts, the hash of the bytes before it, and the file's state. A file whose
+state proves that it is unchanged is not read. A file with the same hash has grown, and is read from the stored
+position. Any other file was replaced or rewritten, and is read from its start.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from settings import Settings
-from sources.contract import Cursor, Page, TerminalError, TransientError, Window
+from sources.contract import Cursor, Page, TerminalError, Window
 from sources.csv.blocks import Block, cut_blocks
+from sources.csv.file_state import Evidence, FileState, digest_section, opened, wait_for_next_time
 from sources.csv.fileset import FileSet
 from sources.csv.preamble import Preamble, read_byte_order_mark, read_preamble
+from sources.csv.progress import Progress
 from sources.csv.ranges import Position, get_range_starts, split_partition
-from sources.csv.window import CHUNK_BYTES, ReadOptions
-
-SETTLED_AFTER = timedelta(seconds=60)
-"""A file that has not changed for this long counts as completely written."""
+from sources.csv.window import ReadOptions
 
 # Stored in cursors, so the values must not change.
 WAITING, CONSUMED = "waiting", "taken"
-"""Values of a cursor's `tail`, which describes a last record without a line end: still incomplete, or already read. A
-record that was already read is read again if the file grows."""
+"""Values of a cursor's `tail`, which describes a last record without a line end: it waits for its line end, or it was
+read. A record that was read without a line end is read again if it changes."""
+
+WAITING_DETAIL = (
+    "waits, since it may be cut: it has no line end, or a quote is not closed; "
+    "complete the record, or declare the files as `complete`"
+)
 
 
-def scan_file(path: Path, label: str, file_set: FileSet, window: Window, settings: Settings) -> Iterator[Page]:
+def scan_file(
+    path: Path, name: str, label: str, file_set: FileSet, window: Window, settings: Settings
+) -> Iterator[Page]:
     """Yield a partition's new data as pages; raise TerminalError if the file cannot be read.
 
+    name:  the file's path below CSV_DIR.
     label: the source and the file, for messages.
     """
-    with translated_os_errors(label, "file_unreadable"):
-        # Opening a pipe would block until it has a writer.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise TerminalError(
-                f"{label}: is not a regular file; replace it, or exclude it from the pattern", code="file_unreadable"
-            )
-        with path.open("rb") as file:
-            state = _FileState.of(os.fstat(file.fileno()))
-            if not state.is_finished(window.cursor or {}, get_range_bytes(file_set, settings)):
-                yield from _Scan(path, label, file, file_set, window, state, settings).pages()
+    cursor, range_bytes = window.cursor or {}, get_range_bytes(file_set, settings)
+    with translated_os_errors(label, "file_unreadable"), opened(path, label) as file:
+        state, observed_at = FileState.of(file), time.monotonic()
+        if not _is_finished(file, state, cursor, range_bytes, is_complete=file_set.complete):
+            wait_for_next_time(state, observed_at)
+            yield from _Scan(path, name, label, file, file_set, window, state, settings).pages()
 
 
 def get_range_bytes(file_set: FileSet, settings: Settings) -> int | None:
@@ -68,72 +67,25 @@ def translated_os_errors(subject: str, code: str) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _FileState:
-    """The identity (device and inode), size and modification time of a file."""
-
-    identity: tuple[int, int]
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> _FileState:
-        return cls((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns)
-
-    def matches(self, cursor: Cursor) -> bool:
-        return (cursor.get("size"), cursor.get("mtime_ns")) == (self.size, self.mtime_ns)
-
-    def is_finished(self, cursor: Cursor, range_bytes: int | None) -> bool:
-        """Return whether an earlier scan has read the whole file, and the file is unchanged."""
-        if not self.matches(cursor) or cursor.get("range_bytes") != range_bytes:
+def _is_finished(
+    file: BinaryIO, state: FileState, cursor: Cursor, range_bytes: int | None, *, is_complete: bool
+) -> bool:
+    """Return whether an earlier scan has read everything that can be read of the file, and it is unchanged."""
+    if not state.matches(cursor) or cursor["range_bytes"] != range_bytes:
+        return False
+    if cursor["offset"] < cursor["end"] and cursor["tail"] != CONSUMED:
+        waits = cursor["tail"] == WAITING and cursor["offset"] > 0 and not is_complete
+        if not waits:
             return False
-        return bool(cursor["offset"] >= cursor["end"] or cursor["tail"] == CONSUMED)
-
-    def is_settled(self, cursor: Cursor, now: datetime) -> bool:
-        """Return whether the file was unchanged for `SETTLED_AFTER`, or since a scan that waited for a line end."""
-        is_old = now - datetime.fromtimestamp(self.mtime_ns / 1e9, UTC) > SETTLED_AFTER
-        return is_old or (self.matches(cursor) and cursor["tail"] == WAITING)
+    return state.proves_content or _digests(file, cursor) == (cursor["digest"], cursor.get("tail_digest"))
 
 
-class _Progress:
-    """The position up to which a range was read, and the hash of the bytes before it."""
-
-    def __init__(self, label: str, file: BinaryIO, start: Position):
-        self.start, self.offset, self.line = start, start.offset, start.line
-        self._label, self._file, self._hash = label, file, hashlib.sha256()
-
-    @classmethod
-    def at(cls, label: str, file: BinaryIO, size: int, start: Position, cursor: Cursor) -> _Progress | None:
-        """Restore the progress from a cursor; None if the range now starts elsewhere or its content has changed."""
-        progress = cls(label, file, start)
-        if cursor.get("begin") != start.offset or not start.offset < cursor["offset"] <= size:
-            return None
-        progress.advance(b"", cursor["offset"] - start.offset, cursor["line"] - start.line)
-        return progress if progress.digest == cursor["digest"] else None
-
-    def advance(self, data: bytes, length: int, lines: int) -> None:
-        """Advance by `length` bytes: hash `data`, then the file's bytes up to the new position.
-
-        `data` was read from the file before. It is not read again, since the file may have changed.
-        """
-        self._hash.update(data)
-        end = self.offset + length
-        self.offset += len(data)
-        self._file.seek(self.offset)
-        while self.offset < end:
-            chunk = self._file.read(min(CHUNK_BYTES, end - self.offset))
-            if not chunk:
-                raise TransientError(
-                    f"{self._label}: became shorter while it was read; the run reads it again later",
-                    code="file_changed",
-                )
-            self._hash.update(chunk)
-            self.offset += len(chunk)
-        self.line += lines
-
-    @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
+def _digests(file: BinaryIO, cursor: Cursor) -> tuple[str, str | None]:
+    """Return the digest of the bytes before the cursor's position, and of the bytes up to its end if it consumed a
+    tail."""
+    begin = cursor["begin"]
+    tail_digest = digest_section(file, begin, cursor["end"]) if cursor["tail"] == CONSUMED else None
+    return digest_section(file, begin, cursor["offset"]), tail_digest
 
 
 class _Scan:
@@ -142,15 +94,16 @@ class _Scan:
     def __init__(
         self,
         path: Path,
+        name: str,
         label: str,
         file: BinaryIO,
         file_set: FileSet,
         window: Window,
-        state: _FileState,
+        state: FileState,
         settings: Settings,
     ):
         self._path, self._label, self._file, self._file_set, self._state = path, label, file, file_set, state
-        self._name, self._mark = split_partition(window.partition)
+        self._name, (_, self._mark) = name, split_partition(window.partition)
         self._now, self._last_cursor = window.now, window.cursor or {}
         self._byte_order_mark, encoding = read_byte_order_mark(file, label, file_set.encoding)
         self._range_bytes = get_range_bytes(file_set, settings)
@@ -159,32 +112,36 @@ class _Scan:
             encoding=encoding,
             delimiter=file_set.delimiter,
             end=state.size,
-            is_settled=state.is_settled(self._last_cursor, window.now),
+            is_complete=file_set.complete,
             block_bytes=settings.csv_block_bytes,
             record_bytes=settings.csv_record_bytes,
         )
         self._header: list[str] = []
+        self._preamble_bytes = b""
 
     def pages(self) -> Iterator[Page]:
         if self._state.size == len(self._byte_order_mark):
             return
         preamble = self._preamble()
-        progress = _Progress(self._label, self._file, Position(0, 1))
+        progress = Progress(self._label, self._file, Position(0, 1))
         if preamble is None:
             yield from self._final_page(progress, b"", self._last_cursor)
         elif preamble.is_unterminated:
             block = Block(b"", len(preamble.body), 0, 1 + preamble.lines, 0)
-            yield self._page(progress, block, preamble.body, CONSUMED)
+            yield from self._unterminated_page(progress, block, preamble.body)
         else:
             yield from self._block_pages(preamble)
 
     def _preamble(self) -> Preamble | None:
         """Return the file's preamble after checking its header; None while the preamble is being written."""
         skip_lines, header = self._file_set.skip_lines, self._file_set.header
-        preamble = read_preamble(self._file, self._options, self._byte_order_mark, skip_lines, header)
+        is_unchanged = self._last_cursor.get("tail") == WAITING and self._state.matches(self._last_cursor)
+        preamble = read_preamble(
+            self._file, self._options, self._byte_order_mark, skip_lines, header, is_unchanged=is_unchanged
+        )
         if preamble is not None:
             self._file_set.check_header(preamble.header, self._label)
-            self._header = preamble.header
+            self._header, self._preamble_bytes = preamble.header, preamble.body
         return preamble
 
     def _block_pages(self, preamble: Preamble) -> Iterator[Page]:
@@ -193,7 +150,7 @@ class _Scan:
         progress = self._resumed(start)
         head, last_cursor = b"", self._last_cursor
         if progress is None:
-            progress = _Progress(self._label, self._file, start)
+            progress = Progress(self._label, self._file, start)
             if not self._mark:
                 head = preamble.body
                 progress.advance(head, len(head), preamble.lines)
@@ -210,11 +167,12 @@ class _Scan:
             range_follows=range_follows,
         ):
             if block.is_unterminated:
-                yield self._page(progress, block, head, CONSUMED)
+                yield from self._unterminated_page(progress, block, head)
                 return
             progress.advance(block.body, block.length, block.lines)
-            yield self._page(progress, block, head, None)
-            head, last_cursor = b"", self._cursor(progress, None)
+            last_cursor = self._cursor(progress, None)
+            yield self._page(progress, block, head, last_cursor)
+            head = b""
         yield from self._final_page(progress, head, last_cursor)
 
     def _limit_to_range(self, first: Position) -> Position:
@@ -229,23 +187,41 @@ class _Scan:
                 start = starts.find(self._mark, self._file, self._options) or Position(size, 1)
             if following := starts.find(self._mark + self._range_bytes, self._file, self._options):
                 end = following.offset
+        elif self._mark:  # The file became shorter after its ranges were listed.
+            start = Position(size, 1)
         if end < size:
-            self._options = replace(self._options, end=end, is_settled=True)
+            self._options = replace(self._options, end=end, is_complete=True)
         return start
 
-    def _resumed(self, start: Position) -> _Progress | None:
+    def _resumed(self, start: Position) -> Progress | None:
         """Return the progress of the last scan; None if the header or the content has changed."""
         if self._last_cursor.get("header") != self._header:
             return None
-        return _Progress.at(self._label, self._file, self._state.size, start, self._last_cursor)
+        return Progress.at(self._label, self._file, self._state.size, start, self._last_cursor)
 
-    def _final_page(self, progress: _Progress, head: bytes, last_cursor: Cursor) -> Iterator[Page]:
+    def _final_page(self, progress: Progress, head: bytes, last_cursor: Cursor) -> Iterator[Page]:
         """Yield a page without records to store the cursor, unless the cursor is unchanged."""
         tail = WAITING if progress.offset < self._options.end else None
-        if self._cursor(progress, tail) != last_cursor:
-            yield self._page(progress, Block(b"", progress.offset, 0, progress.line, 0), head, tail)
+        cursor = self._cursor(progress, tail)
+        if cursor != last_cursor:
+            yield self._page(progress, Block(b"", progress.offset, 0, progress.line, 0), head, cursor)
 
-    def _page(self, progress: _Progress, block: Block, head: bytes, tail: str | None) -> Page:
+    def _unterminated_page(self, progress: Progress, block: Block, head: bytes) -> Iterator[Page]:
+        """Yield the page of a complete file's last record, which has no line end. `progress` stays before the record.
+
+        If an earlier scan has read the same record, the page only stores the cursor.
+        """
+        cursor = self._cursor(progress, CONSUMED)
+        # The head is already part of the progress, except for a preamble without a line end.
+        data, length = (block.body, block.length) if block.length else (head, len(head))
+        cursor["tail_digest"] = progress.digest_after(data, length)
+        if cursor == self._last_cursor:
+            return
+        if cursor["tail_digest"] == self._last_cursor.get("tail_digest") and not (head and block.length):
+            block, head = replace(block, body=b"", length=0), b""
+        yield self._page(progress, block, head, cursor)
+
+    def _page(self, progress: Progress, block: Block, head: bytes, cursor: dict[str, Any]) -> Page:
         """Return the page of a block. head: the file's bytes before the block that the page's body includes."""
         request = {
             "file": self._name,
@@ -257,10 +233,21 @@ class _Scan:
             "encoding": self._options.encoding,
             "refused": block.reject_code,
         }
-        cursor, confirm = self._cursor(progress, tail), partial(_confirm, self._label, self._path, self._state)
-        return Page(head + block.body, "text/csv", request, self._now, cursor, confirm=confirm)
+        tail_digest = cursor.get("tail_digest")
+        evidence = Evidence(
+            self._label,
+            self._path,
+            self._state,
+            self._preamble_bytes,
+            progress.start.offset,
+            self._options.end if tail_digest else progress.offset,
+            tail_digest or progress.digest,
+        )
+        waiting = f"{self._label}: line {block.line} {WAITING_DETAIL}" if cursor["tail"] == WAITING else None
+        body = head + block.body
+        return Page(body, "text/csv", request, self._now, cursor, confirm=evidence.confirm, waiting=waiting)
 
-    def _cursor(self, progress: _Progress, tail: str | None) -> Cursor:
+    def _cursor(self, progress: Progress, tail: str | None) -> dict[str, Any]:
         return {
             "begin": progress.start.offset,
             "offset": progress.offset,
@@ -269,21 +256,6 @@ class _Scan:
             "header": self._header,
             "end": self._options.end,
             "range_bytes": self._range_bytes,
-            "size": self._state.size,
-            "mtime_ns": self._state.mtime_ns,
+            **self._state.for_cursor,
             "tail": tail,
         }
-
-
-def _confirm(label: str, path: Path, state: _FileState) -> None:
-    """Raise TransientError if the file has been replaced or changed, except by growing, since it was read."""
-    try:
-        now = _FileState.of(path.stat())
-    except OSError as error:
-        raise TransientError(
-            f"{label}: disappeared while it was read: {error.strerror}; the run tries it again later",
-            code="file_changed",
-        ) from error
-    has_grown = now.identity == state.identity and now.size > state.size
-    if now != state and not has_grown:
-        raise TransientError(f"{label}: changed while it was read; the run reads it again later", code="file_changed")

@@ -15,13 +15,11 @@ from settings import get_settings
 from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
 from sources.csv.blocks import MAX_RECORD_LINES
 from sources.csv.columns import read_columns
+from sources.csv.file_names import UNREADABLE, UNREADABLE_DETAIL, name_partition, read_path
 from sources.csv.fileset import FileSet
 from sources.csv.ranges import list_ranges, split_partition
 from sources.csv.scan import get_range_bytes, scan_file, translated_os_errors
 from sources.csv.text import INVALID_CHARACTERS, decode, read_records
-
-INVALID_NAME = "\\udc"
-"""Occurs in a partition's name if the file's name is not UTF-8: each invalid byte becomes `\\udc` and two digits."""
 
 REJECTED_LINE_DETAILS = {
     "record_too_large": (
@@ -55,17 +53,19 @@ def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
     def partitions() -> list[str]:
         settings = get_settings()
         folder = Path(settings.csv_dir)
-        return [
-            partition
-            for file in _find_files(folder, files)
-            for partition in list_ranges(file, _size(folder / file), get_range_bytes(file_set_of(file), settings))
-        ]
+        found: dict[str, None] = {}
+        for name in sorted(map(name_partition, _find_files(folder, files))):
+            file = read_path(name)
+            range_bytes = get_range_bytes(file_set_of(file), settings) if file else None
+            found |= dict.fromkeys(list_ranges(name, _size(folder / file) if file else 0, range_bytes))
+        return list(found)
 
     def fetch(window: Window, http: Http) -> Iterator[Page]:
-        settings, (file, _) = get_settings(), split_partition(window.partition)
-        if INVALID_NAME in file:
-            raise TerminalError(f"{label(file)}: its name is not UTF-8; rename the file", code="file_unreadable")
-        return scan_file(Path(settings.csv_dir, file), label(file), file_set_of(file), window, settings)
+        settings, (name, _) = get_settings(), split_partition(window.partition)
+        file = read_path(name)
+        if file is None:
+            raise TerminalError(f"{label(name.removeprefix(UNREADABLE))}: {UNREADABLE_DETAIL}", code="file_unreadable")
+        return scan_file(Path(settings.csv_dir, file), file, label(file), file_set_of(file), window, settings)
 
     def parse(page: Page) -> Iterator[Item]:
         file = page.request["file"]
@@ -92,10 +92,9 @@ def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
     )
 
 
-def _find_files(folder: Path, files: Sequence[FileSet]) -> list[str]:
+def _find_files(folder: Path, files: Sequence[FileSet]) -> set[str]:
     with translated_os_errors(f"CSV_DIR ({folder})", "csv_dir_unreadable"):
-        paths = {path for file_set in files for path in _matching_paths(folder, file_set.pattern.split("/"))}
-    return sorted(path.encode("utf-8", "backslashreplace").decode() for path in paths)
+        return {path for file_set in files for path in _matching_paths(folder, file_set.pattern.split("/"))}
 
 
 def _size(path: Path) -> int:

@@ -17,7 +17,7 @@ class ReadOptions:
 
     label:        the source and the file, for messages.
     end:          the offset where reading stops. The next scan reads the bytes after it.
-    is_settled:   whether the file is completely written. If so, a last record without a line end is complete.
+    is_complete:  whether all bytes up to the end are written. If so, a last record without a line end is complete.
     block_bytes:  the maximum size of a block of more than one record.
     record_bytes: the maximum size of a record.
     """
@@ -26,7 +26,7 @@ class ReadOptions:
     encoding: str
     delimiter: str
     end: int
-    is_settled: bool
+    is_complete: bool
     block_bytes: int
     record_bytes: int
 

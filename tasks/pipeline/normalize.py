@@ -76,19 +76,19 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     clock_skew: seconds that an observation may be later than the fetch.
     Raise the errors of `examine`, and those of `source.parse` for an unreadable body.
     """
-    latest = page.fetched_at + timedelta(seconds=clock_skew)
+    latest = latest_observation(page, clock_skew)
     columns, drift = _parse(source, page, examine)
     validated = validate_columns(columns.frame, latest)
     undecided = {**columns.items_without_row, **{index: columns.item_at(index) for index in validated.undecided}}
     record, single_quotes, rejects = Record(latest), [], []
     for index, item in sorted(undecided.items(), key=lambda pair: pair[0]):
         if isinstance(item, Reject):
-            rejects.append(RejectedItem(index, _as_text(item.item), item.reasons))
+            rejects.append(RejectedItem(index, as_text(item.item), item.reasons))
             continue
         try:
             single_quotes.append((index, record.quote(map_item(source, item))))
         except Reject as reject:
-            rejects.append(RejectedItem(index, _as_text(item), reject.reasons))
+            rejects.append(RejectedItem(index, as_text(item), reject.reasons))
     quotes = QuoteFrame.of(validated, single_quotes)
     return NormalizedPage(
         quotes=quotes,
@@ -98,6 +98,16 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
         blank=columns.blank,
         drift=drift,
     )
+
+
+def latest_observation(page: Page, clock_skew: float) -> datetime:
+    """Return the latest allowed time of an observation in a page."""
+    return page.fetched_at + timedelta(seconds=clock_skew)
+
+
+def parse_columns(source: Source, page: Page) -> Columns:
+    """Parse a page to columns, without regard to drift."""
+    return _parse(source, page, None)[0]
 
 
 def _parse(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, PageDrift]:
@@ -167,7 +177,8 @@ def _number(value: Any) -> str | None:
     return str(value) if type(value) is Decimal or type(value) is int else _text(value)
 
 
-def _as_text(item: Item) -> str:
+def as_text(item: Item) -> str:
+    """Return an item as JSON, shortened to MAX_ITEM_CHARS."""
     for write in (lambda value: json.dumps(value, default=str), ascii):
         # JSON fails on unusual keys, on cycles, and on numbers of thousands of digits.
         with suppress(TypeError, ValueError, RecursionError):

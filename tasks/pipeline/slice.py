@@ -12,7 +12,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine
 
 from settings import Settings, SettingsError
-from sources.contract import Source, TerminalError, TransientError
+from sources.contract import RESERVED_PREFIXES, Source, TerminalError, TransientError
 from sources.http.client import Access, HttpClient
 from sources.http.plans import upstream_address
 from tasks.pipeline.changed_rows import ListingsLost
@@ -22,7 +22,7 @@ from tasks.pipeline.loop_guard import LoopGuard
 from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.pipeline.reader import PageReader
 from tasks.pipeline.revalidation import delete_unrequested
-from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
+from tasks.run_kinds.source_for_run import source_for_run
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
 from tasks.runs.partitions import list_remaining_partitions, raise_final_failures
@@ -126,6 +126,8 @@ class Slice:
                 reach("after_commit")
                 duration = round(time.monotonic() - started, 3)
                 log.info("page_committed", partition=partition, page=seq, duration_seconds=duration, **vars(counters))
+                if prepared.page.waiting:
+                    log.warning("record_waiting", partition=partition, reason=prepared.page.waiting)
                 self._call_assistants()
                 self._check_time(guard)
             if self._source.upstreams:

@@ -9,9 +9,6 @@ from tasks.run_kinds import backfill
 from tasks.run_kinds import replay as replays
 from tasks.runs.claims import Claim
 
-RESERVED_PREFIXES = (replays.PARTITION, backfill.PARTITION)
-"""Prefixes of partition names that sources must not use."""
-
 
 def source_for_run(engine: Engine, source: Source, claim: Claim) -> Source:
     """Return the source, adapted to the kind of this run."""

@@ -36,6 +36,7 @@ EVENTS: Mapping[str, str] = {
     "partitions_missing": "The source has no partition: no file matches its patterns.",
     "publish_failed": "Redis did not accept the message of a run. The reconciler publishes it later.",
     "query_timed_out": "An API query took longer than `STATEMENT_TIMEOUT`.",
+    "record_waiting": "A file's last record may be incomplete, so it is not read yet. `reason` names file and line.",
     "rematch_failed": "A database error prevented the rematch of assets. It runs again in five minutes.",
     "request_completed": "The API sent a response. `cached`: the response came from the response cache.",
     "retention_failed": "Retention stopped because of a database error or differing clocks. It runs again in a minute.",

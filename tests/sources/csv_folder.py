@@ -27,9 +27,9 @@ COIN = {"source_asset_id": "coin", "symbol": "COIN", "name": "Coin", "quote_curr
 
 
 def daily_files(**declaration: Any) -> FileSet:
-    """Return a file set of one coin. By default, its columns are `day` and `price`."""
+    """Return a file set of one coin. By default, its columns are `day` and `price`, and its files are complete."""
     columns = {"observed_at": "day", "price": "price"}
-    return FileSet(**{"pattern": "*.csv", "columns": columns, "constants": COIN, **declaration})
+    return FileSet(**{"pattern": "*.csv", "columns": columns, "constants": COIN, "complete": True, **declaration})
 
 
 @dataclass

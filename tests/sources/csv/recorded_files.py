@@ -92,6 +92,7 @@ FILES = (
     Expected(
         FileSet(
             pattern="investing_en_Holo.bom.csv",
+            complete=True,  # without a final line end
             columns={
                 "observed_at": "Date",
                 "price": "Price",
@@ -146,6 +147,7 @@ FILES = (
     Expected(
         FileSet(
             pattern="yahoo_BTC-USD.nulls.csv",
+            complete=True,  # without a final line end
             columns={
                 "observed_at": "Date",
                 "open": "Open",
@@ -245,6 +247,7 @@ FILES = (
     Expected(
         FileSet(
             pattern="siblings/Rohitjanardhan21_sample_crypto_data.csv",
+            complete=True,  # without a final line end
             columns={
                 "source_asset_id": "id",
                 "symbol": "symbol",

@@ -90,7 +90,7 @@ def test_a_growing_file_loses_no_record_between_ranges(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], lengths: list[int], range_: int
 ) -> None:
     content = HEADER + "".join(lines)
-    folder = Folder(tmp_path_factory.mktemp("csv"), daily_files())
+    folder = Folder(tmp_path_factory.mktemp("csv"), daily_files(complete=False))
     known: dict[str, Cursor] = {}
     prices: set[str] = set()
     for number, length in enumerate(sorted(lengths)):
@@ -151,3 +151,10 @@ def test_a_file_in_utf_16_is_not_divided(tmp_path: Path) -> None:
     folder.write("file.csv", (HEADER + "".join(DAYS)).encode("utf-16"))
     assert folder.partitions(range_=100) == ["file.csv"]
     assert len(folder.read("file.csv", range_=100).prices) == 28
+
+
+def test_a_range_of_a_file_that_became_too_short_for_it_has_no_records(folder: Folder) -> None:
+    folder.write("file.csv", HEADER + "".join(DAYS))
+    assert "file.csv//200" in folder.partitions(range_=100)
+    folder.write("file.csv", HEADER + DAYS[0])
+    assert [page.body for page in folder.scan("file.csv//200", range_=100)] == [b""]

@@ -6,15 +6,13 @@ The expected counts of the recorded files were verified by hand, with grep and w
 from __future__ import annotations
 
 import csv
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from tests.data.csv_files import Expected
 from tests.recordings import Recordings
 from tests.sources.csv.recorded_files import CSV_FILES
-from tests.sources.csv_folder import NOW, Folder
+from tests.sources.csv_folder import Folder
 
 EACH_FILE = pytest.mark.parametrize(
     ("recordings", "expected"),
@@ -31,7 +29,7 @@ EACH_FILE = pytest.mark.parametrize(
 def test_a_file_loads_or_is_refused_with_the_expected_error(recordings: Recordings, expected: Expected) -> None:
     folder = Folder(recordings.folder / "csv", expected.declared)
     assert folder.partitions() == [expected.name]
-    outcome = folder.validate(folder.scan(expected.name, now=long_after(folder.path / expected.name), block=64 * 1024))
+    outcome = folder.validate(folder.scan(expected.name, block=64 * 1024))
     assert (len(outcome.quotes), outcome.codes, outcome.blank) == (expected.quotes, expected.rejects, expected.blank)
     first_quotes = [
         f"{quote.source_asset_id} {quote.quote_currency} {quote.observed_at:%Y-%m-%dT%H:%M:%S} {quote.price}"
@@ -50,8 +48,3 @@ def test_every_row_of_a_file_is_accounted_for(recordings: Recordings, expected: 
         rows -= declared.skip_lines + (declared.header is True)
     items = expected.quotes + sum(expected.rejects.values())
     assert items == (rows - expected.blank) * max(1, len(declared.currencies))
-
-
-def long_after(file: Path) -> datetime:
-    """Return a time long after the last change of the file."""
-    return max(NOW, datetime.fromtimestamp(file.stat().st_mtime, UTC) + timedelta(hours=1))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from sources.contract import TerminalError
-from tests.sources.csv_folder import COIN, Folder, assert_unreadable, daily_files
+from tests.sources.csv_folder import COIN, Folder, assert_unreadable, daily_files, reloaded_cursor
 
 HEADER = "day,price\n"
 
@@ -47,9 +48,58 @@ def test_the_error_for_a_missing_folder_names_it(folder: Folder) -> None:
 def test_the_error_for_a_file_name_that_is_not_utf_8_names_the_file(folder: Folder) -> None:
     folder.write("good.csv", HEADER)
     (folder.path / os.fsdecode(b"\xff.csv")).touch()
-    assert folder.partitions() == ["\\udcff.csv", "good.csv"]
-    with pytest.raises(TerminalError, match=r"udcff\.csv: its name is not UTF-8"):
-        folder.scan("\\udcff.csv")
+    assert folder.partitions() == ["/\\udcff.csv", "good.csv"]
+    with pytest.raises(TerminalError, match=r"csv_test: \\udcff\.csv: its name is not UTF-8") as raised:
+        folder.scan("/\\udcff.csv")
+    assert raised.value.code == "file_unreadable"
+
+
+def test_the_error_for_a_path_that_is_too_long_for_an_index_names_its_start(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, daily_files(pattern="*/" * 9 + "*.csv"))
+    folder.write("f" * 250 + "/f" * 8 + "/short.csv", HEADER)
+    folder.write("/".join(["f" * 250] * 9) + "/long.csv", HEADER)
+    long, short = folder.partitions()
+    assert len(long) < 250
+    assert short.endswith("/short.csv")
+    with pytest.raises(TerminalError, match=r"csv_test: f{200}….*: its name .* has more than 2000 bytes"):
+        folder.scan(long)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backfill:2026.csv",
+        "replay:.csv",
+        "backfill:folder/replay:x.csv",
+        "two\nlines.csv",
+        "\\udcff.csv",
+        " .csv",
+        "%2F%00.csv",
+        "'\"{}[].csv",
+    ],
+)
+def test_no_name_of_a_file_has_a_meaning(tmp_path: Path, name: str) -> None:
+    folder = Folder(tmp_path, daily_files(pattern="*.csv"), daily_files(pattern="*/*.csv"))
+    folder.write(name, HEADER + "2024-01-02,1\n" * 9)
+    partitions = folder.partitions(range_=40)
+    assert not any(partition.startswith(("backfill:", "replay:")) for partition in partitions)
+    pages = [page for partition in partitions for page in folder.scan(partition, range_=40)]
+    assert len(pages) > 1
+    assert {page.request["file"] for page in pages} == {name}
+    assert folder.validate(pages).prices == ["1"] * 9
+
+
+@pytest.mark.parametrize("year", [-3000, 1900, 12_000])
+def test_any_modification_time_is_allowed(year: int) -> None:
+    # Other file systems do not store such times.
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with TemporaryDirectory(dir=memory) as path:
+        folder = Folder(Path(path), daily_files())
+        file = folder.write("file.csv", HEADER + "2024-01-02,1\n")
+        os.utime(file, ns=(0, (year - 1970) * 31_556_952 * 1_000_000_000))
+        pages = folder.scan("file.csv")
+        assert folder.validate(pages).prices == ["1"]
+        assert folder.scan("file.csv", reloaded_cursor(pages[-1])) == []
 
 
 def test_a_link_to_itself_is_an_error_and_does_not_hide_other_files(folder: Folder) -> None:

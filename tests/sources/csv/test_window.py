@@ -18,7 +18,7 @@ OPTIONS = ReadOptions(
     encoding="utf-8",
     delimiter=",",
     end=100,
-    is_settled=True,
+    is_complete=True,
     block_bytes=1000,
     record_bytes=1000,
 )

@@ -11,11 +11,10 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from sources.contract import Http, Page, TerminalError, Upstream, Window
+from sources.contract import RESERVED_PREFIXES, Http, Page, TerminalError, Upstream, Window
 from store.engine import make_engine
 from tasks.ingest import work_on
 from tasks.pipeline.slice import Slice, SliceEnded
-from tasks.run_kinds.source_for_run import RESERVED_PREFIXES
 from tasks.runs.claims import claim_run, join_run
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters

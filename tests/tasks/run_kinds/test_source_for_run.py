@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sources import coingecko
-from sources.contract import Source
-from tasks.run_kinds.source_for_run import RESERVED_PREFIXES, source_for_run
+from sources.contract import RESERVED_PREFIXES, Source
+from tasks.run_kinds.source_for_run import source_for_run
 from tasks.runs.claims import claim_run
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tests.tasks.conftest import Bench
