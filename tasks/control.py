@@ -17,6 +17,7 @@ from tasks.archive.retention import delete_expired
 from tasks.celery import celery
 from tasks.identity.overrides_file import get_overrides
 from tasks.identity.rematch import rematch_assets
+from tasks.integrity.verify import verify_data
 from tasks.runs.reconciler import reconcile
 from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import send_heartbeat
@@ -58,6 +59,17 @@ def judge(**_: Any) -> None:
             raise
         if not schema_log.error(error):
             log.warning("anomaly_check_failed", reason=describe(error))
+
+
+@celery.task(name="kasparro.verify", soft_time_limit=60, time_limit=90)
+def verify(**_: Any) -> None:
+    """Check the next bit of the stored data."""
+    try:
+        verify_data(worker_engine())
+    except DATABASE_ERRORS as error:
+        if classify(error) is None:
+            raise
+        log.warning("integrity_check_failed", reason=describe(error))
 
 
 @celery.task(name="kasparro.rematch", soft_time_limit=60, time_limit=90)

@@ -40,7 +40,12 @@ MAX_CHECK_INTERVAL, BEHIND_CHECK_INTERVAL, MIN_CHECK_INTERVAL = 5.0, 1.0, 0.05
 because a check also records beat's heartbeat. While slots wait for a run to end, beat checks every second."""
 
 # Retention runs often and briefly, because it shares a worker with the reconciler.
-CONTROL_INTERVALS = {"kasparro.retain": 60.0, "kasparro.judge": 15.0, "kasparro.rematch": 300.0}
+CONTROL_INTERVALS = {
+    "kasparro.retain": 60.0,
+    "kasparro.judge": 15.0,
+    "kasparro.rematch": 300.0,
+    "kasparro.verify": 60.0,
+}
 """Seconds between two executions of each control task."""
 
 SKIP_TOLERANCE = timedelta(minutes=1)

@@ -19,7 +19,8 @@ _UNSAFE_SETTINGS = text("""
 
 def check_database(connection: Connection, full_disk: Iterable[str]) -> dict[str, Any]:
     """Return the check of a database that responds. full_disk: sources that are paused because its disk is full."""
-    problems = [*_full_disk(full_disk), *_set_backs(connection), *_unsafe_settings(connection)]
+    problems = [*_full_disk(full_disk), *_set_backs(connection), *_violations(connection)]
+    problems += _unsafe_settings(connection)
     return {"status": "degraded", "detail": " ".join(problems)} if problems else {"status": "ok"}
 
 
@@ -32,6 +33,14 @@ def _set_backs(connection: Connection) -> list[str]:
     return [
         f"It was set back, which was noticed at {row.found_at:%Y-%m-%dT%H:%M:%SZ}: {row.detail}: {row.sources}."
         for row in connection.execute(_SET_BACK)
+    ]
+
+
+def _violations(connection: Connection) -> list[str]:
+    query = text("SELECT name, violations, last_example FROM integrity WHERE violations > 0 ORDER BY name")
+    return [
+        f"Its data is inconsistent: {row.violations} {row.name.replace('_', ' ')}, such as {row.last_example}."
+        for row in connection.execute(query)
     ]
 
 

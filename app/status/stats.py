@@ -15,9 +15,10 @@ from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, run_hi
 from app.web.arguments import Resource
 from app.web.context import read_connection
 from app.web.envelope import Envelope
+from app.web.formats import Instant
 from app.web.row_estimates import RowEstimate
 from sources.registry import SOURCES
-from store.tables import RUN_STATUSES, PageRow, QuoteRow, RunRow, SourceRow
+from store.tables import RUN_STATUSES, IntegrityRow, PageRow, QuoteRow, RunRow, SourceRow
 
 ALL_QUOTES = RowEstimate(select(QuoteRow.listing_id))
 
@@ -84,11 +85,23 @@ class TotalStatsSchema(Schema):
     anomalies_24h = fields.Integer()
 
 
+class IntegritySchema(Schema):
+    """The last complete result of a check of the stored data."""
+
+    check = fields.String(attribute="name")
+    violations = fields.Integer(allow_none=True, metadata={"description": "Null before the first complete pass."})
+    example = fields.String(attribute="last_example", allow_none=True)
+    completed_at = Instant(allow_none=True, metadata={"description": "End of the last complete pass."})
+
+
 class StatsResponse(Envelope):
     """The statistics of every source and in total."""
 
     total = fields.Nested(TotalStatsSchema)
     sources = fields.List(fields.Nested(SourceStatsSchema))
+    integrity = fields.List(
+        fields.Nested(IntegritySchema), metadata={"description": "Checks of the stored data, which run continuously."}
+    )
 
 
 @blueprint.route("")
@@ -108,6 +121,7 @@ def get_stats() -> Response:
         durations = _durations(connection, names)
         histories = run_histories(connection, names)
         anomalies = recent_anomaly_counts(connection)
+        integrity = connection.execute(select(IntegrityRow).order_by(IntegrityRow.name)).all()
         quotes, _ = ALL_QUOTES.estimate_or_count(connection, {})
     sources = [
         {
@@ -121,7 +135,7 @@ def get_stats() -> Response:
     ]
     total = {**_sums(counters.values(), runs.values()), "quotes_estimate": quotes}
     total["anomalies_24h"] = sum(anomalies.values())
-    return jsonify(StatsResponse().dump({"total": total, "sources": sources}))
+    return jsonify(StatsResponse().dump({"total": total, "sources": sources, "integrity": integrity}))
 
 
 def _source_names(connection: Connection) -> list[str]:

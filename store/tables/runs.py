@@ -188,6 +188,22 @@ class TimelineRow(Base):
     reason: Mapped[str | None]
 
 
+class IntegrityRow(Base):
+    """The position of a check of the stored data, and its last complete result (tasks/integrity)."""
+
+    __tablename__ = "integrity"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    # The last checked key of the current pass, with its violations so far and one of them.
+    position: Mapped[str | None]
+    found: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    example: Mapped[str | None]
+    # The number of violations of the last complete pass, one of them, and the end of the pass.
+    violations: Mapped[int | None] = mapped_column(BigInteger)
+    last_example: Mapped[str | None]
+    completed_at: Mapped[datetime | None]
+
+
 class HeartbeatRow(Base):
     """The last heartbeat of a component. Beat records one at each tick, and a worker when it consumes a canary."""
 

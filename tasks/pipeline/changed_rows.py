@@ -37,12 +37,11 @@ SPANS = """
 UNPROVEN = """
     SELECT id FROM unnest(CAST(%(proven)s AS int[]), CAST(%(ids)s AS text[]), CAST(%(currencies)s AS text[]))
                 AS known(id, source_asset_id, quote_currency)
-     WHERE NOT EXISTS (SELECT FROM listings AS stored
-                        WHERE stored.id = known.id AND stored.source = %(source)s
-                          AND stored.source_asset_id = known.source_asset_id
-                          AND stored.quote_currency = known.quote_currency OFFSET 0)
+     WHERE NOT coalesce((SELECT stored.source = %(source)s AND stored.source_asset_id = known.source_asset_id
+                                AND stored.quote_currency = known.quote_currency
+                           FROM listings AS stored WHERE stored.id = known.id), false)
 """
-"""Select the listings of a page that are not stored under their ids. OFFSET 0 makes Postgres look each of them up."""
+"""Select the listings of a page that are not stored under their ids. Each is one look-up by its id."""
 
 
 class ListingsLost(Exception):

@@ -25,6 +25,8 @@ EVENTS: Mapping[str, str] = {
     "export_sent": "A complete export was sent.",
     "health_check_failed": "A component in `/health` could not be checked.",
     "heartbeat_failed": "A database error prevented a heartbeat. The next heartbeat follows as usual.",
+    "integrity_check_failed": "A database error prevented a check of the stored data. It continues in a minute.",
+    "integrity_violated": "A check of the stored data found `count` violations, such as `example`.",
     "listings_lost": "The database was set back and lost listings of a page. They are added again before the page.",
     "message_invalid": "A message in the queue could not be read, or names no run. It was discarded.",
     "message_requeued": "Postgres does not respond, so the message was returned to the queue.",

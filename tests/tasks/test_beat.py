@@ -120,7 +120,13 @@ def test_each_control_task_is_sent_at_its_interval(timetable: Timetable, broker:
         sent.update(json.loads(message)["headers"]["task"] for message in broker.lrange("control", 0, -1))
         broker.delete("control")
         clock.seconds += 1
-    assert sent == {"kasparro.reconcile": 601, "kasparro.retain": 10, "kasparro.judge": 40, "kasparro.rematch": 2}
+    assert sent == {
+        "kasparro.reconcile": 601,
+        "kasparro.retain": 10,
+        "kasparro.judge": 40,
+        "kasparro.rematch": 2,
+        "kasparro.verify": 10,
+    }
 
 
 def test_the_number_of_queued_control_tasks_is_limited(timetable: Timetable, broker: Redis, clock: Clock) -> None:

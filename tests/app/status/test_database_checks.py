@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
+from store.tables import IntegrityRow
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 from tests.app.runs.anomaly_rows import insert_anomaly
@@ -25,6 +26,20 @@ def test_a_set_back_degrades_the_database_until_each_source_has_completed_a_run(
     assert get(api, "/health")["checks"]["database"] == {
         "status": "degraded",
         "detail": f"It was set back, which was noticed at 2026-01-31T12:00:00Z: {REASON}: coingecko, coinpaprika.",
+    }
+
+
+def test_a_violation_of_integrity_degrades_the_database_and_is_in_the_statistics(api: FlaskClient, rows: Rows) -> None:
+    values = {"name": "quotes_without_listing", "violations": 7, "last_example": "listing 3", "completed_at": NOON}
+    rows.add(IntegrityRow(**values))
+    rows.add(IntegrityRow(name="runs_with_too_many_quotes", violations=0))
+    detail = "Its data is inconsistent: 7 quotes without listing, such as listing 3."
+    assert get(api, "/health")["checks"]["database"] == {"status": "degraded", "detail": detail}
+    assert get(api, "/stats")["integrity"][0] == {
+        "check": "quotes_without_listing",
+        "violations": 7,
+        "example": "listing 3",
+        "completed_at": "2026-01-31T12:00:00Z",
     }
 
 

@@ -1,0 +1,1 @@
+"""Verify on the control worker, bit by bit, that stored data is consistent."""
