@@ -41,7 +41,7 @@ class AnomalySchema(Schema):
     ended_at = Instant(
         attribute="over_at",
         allow_none=True,
-        metadata={"description": "When an anomaly of kind `late`, `apart` or `set_back` ended; null for all others."},
+        metadata={"description": "When an anomaly of kind `late`, `apart` or `set_back` ended; null for other kinds."},
     )
 
 
