@@ -6,7 +6,7 @@ import uuid
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, in_list
@@ -80,7 +80,7 @@ class RunRow(Base):
     parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     scheduled_for: Mapped[datetime | None]
     requested_by: Mapped[str]
-    requested_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    requested_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
     request_id: Mapped[str | None]
     traceparent: Mapped[str | None]
     # Number of slices that started. A slice may change its run only while it holds the newest claim.
@@ -127,7 +127,7 @@ class CheckpointRow(Base):
     failed_by: Mapped[uuid.UUID | None]
     failed_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
-    updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
 
 
 class IdempotencyKeyRow(Base):
@@ -149,3 +149,19 @@ class HeartbeatRow(Base):
 
     part: Mapped[str] = mapped_column(primary_key=True)
     beaten_at: Mapped[datetime]
+
+
+class ClockRow(Base):
+    """How far the service's clock is ahead of the database's clock. There is no row until the first correction.
+
+    `service_time()` reads it: the database's time, plus `ahead` seconds, minus a tenth of the time since `since`.
+    Otherwise, the times that the service stores would go back when the database's clock does.
+    """
+
+    __tablename__ = "clock"
+    __table_args__ = (CheckConstraint("single", name="single"),)
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    ahead: Mapped[float] = mapped_column(Double)
+    # The database's time of the last correction.
+    since: Mapped[datetime]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
+
 import structlog
 from sqlalchemy import Engine, text
 
@@ -11,6 +14,7 @@ from tasks.pipeline.load import Counters, load_page, pass_fence
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease, LeaseLost
 from tasks.runtime.retry import retry_transaction
+from tasks.runtime.service_clock import with_steady_clock
 
 log = structlog.get_logger()
 
@@ -29,7 +33,7 @@ def commit_page(
 ) -> tuple[int, Counters]:
     """Load a page in one transaction. Return the page's number and counters.
 
-    The whole transaction is retried after a transient error.
+    The whole transaction is retried after a transient error, and after the database's clock was set.
     deadline: the time after which no retry starts (monotonic seconds). Raise the errors of pass_fence and load_page.
 
     If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed. Each page
@@ -42,20 +46,28 @@ def commit_page(
         nonlocal attempts
         attempts += 1
         with engine.begin() as connection:
-            version = pass_fence(connection, lease, page)
-            if attempts > 1 and version == next_version + 1:
+            fence = pass_fence(connection, lease, page)
+            if attempts > 1 and fence.version == next_version + 1:
                 raise _AlreadyCommitted
-            if version != next_version:  # Postgres lost commits in a failover or a restore.
+            if fence.version != next_version:  # Postgres lost commits in a failover or a restore.
                 raise LeaseLost(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
-            return load_page(connection, lease, page, normalized, rows)
+            fetched, dated_rows = _fetched_before(fence.time, page, rows)
+            return load_page(connection, lease, fetched, normalized, dated_rows, fence)
 
     try:
-        committed = retry_transaction(load, deadline)
+        committed = retry_transaction(lambda: with_steady_clock(engine, load), deadline)
     except _AlreadyCommitted:
         log.info("commit_response_lost", partition=lease.partition, version=next_version)
         committed = _last_committed(engine, lease)
     lease.version = next_version
     return committed
+
+
+def _fetched_before(now: datetime, page: Page, rows: CopyRows) -> tuple[Page, CopyRows]:
+    """Return a page and its rows, fetched at `now` at the latest. A later time would keep later corrections out."""
+    if page.fetched_at <= now:
+        return page, rows
+    return replace(page, fetched_at=now), replace(rows, fetched_at=now)
 
 
 def _last_committed(engine: Engine, lease: Lease) -> tuple[int, Counters]:
