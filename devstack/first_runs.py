@@ -21,6 +21,7 @@ COUNTER_WORDS = {
     "inserted": "new",
     "updated": "changed",
     "unchanged": "unchanged",
+    "superseded": "superseded",
     "deduplicated": "duplicate",
     "rejected": "rejected",
 }

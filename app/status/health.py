@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.sources.run_history import run_histories
+from app.status.clock_check import check_clock_difference
 from app.web.arguments import Envelope, Resource
 from app.web.context import PROBE_TIMEOUT, Context, context
 from app.web.formats import Instant
@@ -75,6 +76,10 @@ class ChecksSchema(Schema):
     database = fields.Nested(
         CheckSchema,
         metadata={"description": "`degraded` while sources are paused because the database's disk is full."},
+    )
+    clock = fields.Nested(
+        CheckSchema,
+        metadata={"description": "`degraded` after the database's clock went back, until the clocks agree again."},
     )
     broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
     worker = fields.Nested(
@@ -148,7 +153,7 @@ def _run_checks(context: Context) -> dict[str, Any]:
     return {
         "database": {"status": "down", "detail": problem},
         "broker": broker,
-        **dict.fromkeys((*COMPONENTS, "oldest_queued_run"), unknown),
+        **dict.fromkeys(("clock", *COMPONENTS, "oldest_queued_run"), unknown),
         "sources": dict.fromkeys(SOURCES, unknown),
     }
 
@@ -173,6 +178,7 @@ def _check_database(context: Context) -> dict[str, Any]:
         pauses = _active_pauses(connection)
         return {
             "database": _disk_check(pauses),
+            "clock": check_clock_difference(connection),
             **_heartbeat_checks(connection, context.settings),
             "oldest_queued_run": _queue_check(connection, context.settings),
             "sources": _source_checks(connection, context.settings, pauses),
@@ -184,7 +190,7 @@ def _active_pauses(connection: Connection) -> Mapping[str, _Pause]:
     rows = connection.execute(
         text("""
             SELECT name, paused_reason, paused_until FROM sources
-             WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > clock_timestamp())
+             WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > service_time())
              ORDER BY name
         """)
     )
@@ -202,7 +208,7 @@ def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
     """Return the time and age in seconds of each component's last heartbeat. A committed page is one of the worker."""
     rows = connection.execute(
         text("""
-            SELECT part, max(at) AS at, extract(epoch FROM clock_timestamp() - max(at))::float8 AS age
+            SELECT part, max(at) AS at, extract(epoch FROM service_time() - max(at))::float8 AS age
               FROM (SELECT part, beaten_at AS at FROM heartbeats
                     UNION ALL SELECT 'worker', max(committed_at) FROM pages) AS beats
              WHERE at IS NOT NULL GROUP BY part
@@ -233,9 +239,9 @@ def oldest_queued_age(connection: Connection) -> float | None:
     """
     age = connection.scalar(
         text("""
-            SELECT extract(epoch FROM clock_timestamp()
+            SELECT extract(epoch FROM service_time()
                            - min(greatest(requested_at, claimed_at, next_attempt_at)))::float8
-              FROM runs WHERE status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp()
+              FROM runs WHERE status = 'queued' OR status = 'waiting' AND next_attempt_at <= service_time()
         """)
     )
     return None if age is None else max(0.0, age)

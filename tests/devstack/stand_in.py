@@ -8,7 +8,7 @@ import os
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-COUNTERS = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "deduplicated", "rejected"), 7)
+COUNTERS = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected"), 7)
 RUN = {"id": "1", "source": "stand_in", "status": sys.argv[2], "counters": COUNTERS, "error": None}
 SOURCES = {
     "data": [

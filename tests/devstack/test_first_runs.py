@@ -14,7 +14,7 @@ from rich.console import Console
 from devstack.first_runs import NoFirstRuns, describe_run, first_runs
 from devstack.state_folder import free_port
 
-NOTHING = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "deduplicated", "rejected"), 0)
+NOTHING = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected"), 0)
 TOKEN = "a-token"
 
 
