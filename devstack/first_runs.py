@@ -22,6 +22,7 @@ COUNTER_WORDS = {
     "inserted": "new",
     "updated": "changed",
     "unchanged": "unchanged",
+    "superseded": "superseded",
     "deduplicated": "duplicate",
     "rejected": "rejected",
 }

@@ -1,4 +1,4 @@
-"""Run a command on the service's host: `python -m tasks replay | decide`. The API can do the same."""
+"""Run a command on the service's host: `python -m tasks replay | decide | clock`. The API can do the first two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import import_module
 
 from settings import SettingsError
 
-COMMANDS = ("replay", "decide")
+COMMANDS = ("replay", "decide", "clock")
 
 
 def main() -> int:

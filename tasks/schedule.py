@@ -1,7 +1,8 @@
 """Schedule runs: request one run for each slot of each source, and start the control tasks.
 
-The database's clock decides which slot is current. Hosts' clocks and time zones do not matter. A slot is missed if beat
-or the database was down, the source was paused, or the database's clock jumped ahead. The source's `catch_up` policy
+The service's clock (tasks/runtime/service_clock.py) decides which slot is current. Hosts' clocks and time zones do not
+matter. A slot is missed if beat or the database was down, the source was paused, or the database's clock jumped ahead.
+If that clock goes back, the slots continue without a gap. The source's `catch_up` policy
 decides whether a missed slot gets a run or is skipped. If the source has an unfinished live run, its slot is dropped
 or, under the policy `all`, postponed.
 
@@ -32,6 +33,7 @@ from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import record_heartbeat
 from tasks.runtime.outdated_schema import SchemaLog
 from tasks.runtime.retry import DATABASE_ERRORS
+from tasks.runtime.service_clock import check_clock
 
 log = structlog.get_logger()
 
@@ -139,7 +141,7 @@ class DueSlots(NamedTuple):
 def list_due_slots(source: Source, last_slot: datetime | None, now: datetime) -> DueSlots:
     """Return the slots that are due at `now`. last_slot: the last slot that was requested, skipped or dropped."""
     current = source.slot_at(now)
-    # The source is new, or the clock was set back. In both cases, the current slot is due.
+    # The source is new, or an operator accepted a clock that was set back. In both cases, the current slot is due.
     if last_slot is None or last_slot > now:
         return DueSlots([current], current - source.every)
     missed = (current - source.slot_at(last_slot)) // source.every
@@ -151,14 +153,18 @@ def list_due_slots(source: Source, last_slot: datetime | None, now: datetime) ->
     return DueSlots(slots, current - count * source.every if skipped else last_slot, skipped)
 
 
-def read_database_clock(connection: Connection) -> datetime:
-    """Return the database's time (aware, UTC)."""
-    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+def read_service_clock(connection: Connection) -> datetime:
+    """Return the service's time (aware, UTC)."""
+    now: datetime = connection.execute(text("SELECT service_time()")).scalar_one()
     return now
 
 
-def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = read_database_clock) -> float:
+def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = read_service_clock) -> float:
     """Request the runs that are due, for all sources that are not paused. Return the seconds until the next check."""
+    jump = check_clock(engine)
+    if jump > get_settings().clock_skew:
+        # The times that were stored meanwhile cannot be told from right ones, so a person has to know.
+        log.warning("clock_jumped", jump_seconds=round(jump, 3))
     with engine.connect() as connection:
         states = {row.name: row for row in connection.execute(text(SOURCE_STATES))}
         # Read the clock after the rows. Otherwise a slot that another beat records in between could be after `now`.

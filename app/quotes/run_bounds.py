@@ -46,7 +46,7 @@ class RunBounds(NamedTuple):
 
 _FIND = text("""
     WITH wrote AS (SELECT * FROM pages WHERE run = :run AND inserted + updated > 0)
-    SELECT coalesce(started_at, clock_timestamp()) AS started, coalesce(finished_at, clock_timestamp()) AS finished,
+    SELECT coalesce(started_at, service_time()) AS started, coalesce(finished_at, service_time()) AS finished,
            recorded.*, CASE WHEN all_listed THEN ARRAY(SELECT DISTINCT unnest(listings) FROM wrote) END AS listings
       FROM runs
      CROSS JOIN (SELECT coalesce(sum(inserted + updated), 0)::bigint AS rows,

@@ -55,7 +55,7 @@ def recent_anomaly_counts(connection: Connection) -> dict[str, int]:
     """Return the number of anomalies detected in the last 24 hours, by source."""
     rows = connection.execute(
         select(AnomalyRow.source, func.count().label("anomalies"))
-        .where(AnomalyRow.found_at >= func.clock_timestamp() - RECENT)
+        .where(AnomalyRow.found_at >= select(func.service_time() - RECENT).scalar_subquery())
         .group_by(AnomalyRow.source)
     )
     return {row.source: row.anomalies for row in rows}

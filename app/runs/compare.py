@@ -204,7 +204,7 @@ _MOVED_PRICES = text("""
     WITH newest AS (
         SELECT DISTINCT ON (q.run, q.listing_id) q.run, q.listing_id, q.price
           FROM runs JOIN quotes AS q ON q.run = runs.id
-           AND q.ingested_at BETWEEN runs.started_at AND coalesce(runs.finished_at, clock_timestamp())
+           AND q.ingested_at BETWEEN runs.started_at AND coalesce(runs.finished_at, service_time())
          WHERE runs.id IN (:a, :b) ORDER BY q.run, q.listing_id, q.observed_at DESC)
     SELECT source_asset_id, quote_currency, a.price::text AS a, b.price::text AS b, (b.price / a.price)::float8 AS ratio
       FROM newest AS a JOIN newest AS b ON b.listing_id = a.listing_id AND b.run = :b

@@ -15,11 +15,14 @@ from app.web.formats import Instant
 from app.web.problems import Code, Problem, quoted
 from store.tables import RUN_KINDS, RUN_STATUSES, PageRow, RunRow
 
-COUNTERS = ("fetched", "inserted", "updated", "unchanged", "deduplicated", "rejected", "blank", "bytes")
+COUNTERS = ("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected", "blank", "bytes")
 
 
 class CountersSchema(Schema):
-    """Counts of items by outcome. fetched = inserted + updated + unchanged + deduplicated + rejected, always."""
+    """Counts of items by outcome.
+
+    fetched = inserted + updated + unchanged + superseded + deduplicated + rejected, always.
+    """
 
     pages = fields.Integer(metadata={"description": "Committed pages."})
     fetched = fields.Integer(metadata={"description": "Items read."})
@@ -27,6 +30,12 @@ class CountersSchema(Schema):
     updated = fields.Integer(metadata={"description": "Existing quotes that were corrected."})
     unchanged = fields.Integer(
         metadata={"description": "Quotes that already existed, or that retention would delete immediately."}
+    )
+    superseded = fields.Integer(
+        metadata={
+            "description": "Quotes that differ from the stored ones, which stay: they were fetched later, or the run "
+            "does not correct quotes."
+        }
     )
     deduplicated = fields.Integer(metadata={"description": "Duplicate items within one page."})
     rejected = fields.Integer(metadata={"description": "Items that could not become a quote."})
@@ -107,7 +116,7 @@ def with_counters(runs: Select[Any]) -> Select[Any]:
     run = runs.subquery("run")
     sums = [func.coalesce(func.sum(PageRow.__table__.c[name]), 0).label(name) for name in COUNTERS]
     counters = select(func.count().label("pages"), *sums).where(PageRow.run == run.c.id).lateral("counters")
-    end = func.coalesce(run.c.finished_at, func.clock_timestamp())
+    end = func.coalesce(run.c.finished_at, func.service_time())
     duration = func.extract("epoch", end - run.c.started_at).label("duration_seconds")
     return select(run, duration, counters).join(counters, true()).order_by(run.c.requested_at.desc(), run.c.id.desc())
 

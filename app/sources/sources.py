@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, get_args
 
 from flask import Response
@@ -180,7 +180,8 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
     slice first.
     """
     require_source(name)
-    now = datetime.now(UTC)
+    with read_connection() as connection:
+        now: datetime = connection.execute(select(func.service_time())).scalar_one()
     if body["until"] is not None and not now < body["until"] <= now + MAX_PAUSE:
         expected = f"expected a time in the next {MAX_PAUSE.days} days; omit it to pause until the source is resumed"
         raise Problem(
@@ -220,7 +221,7 @@ def _describe_source(name: str) -> dict[str, Any]:
 
 def _describe_sources(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
     """Return the members of SourceSchema for each source, in the order of the names."""
-    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    now: datetime = connection.execute(select(func.service_time())).scalar_one()
     rows = {row.name: row for row in connection.execute(select(SourceRow).where(SourceRow.name.in_(names)))}
     histories = run_histories(connection, names)
     breakers = read_breakers(connection, context().settings)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.sources.waiting_records import WAITING_RECORDS
+from app.status.clock_check import check_clock_difference
 from app.status.database_checks import check_database
 from app.status.source_checks import Pause, active_pauses, check_sources
 from app.web.arguments import Resource
@@ -75,6 +76,10 @@ class ChecksSchema(Schema):
             "description": "`degraded` if its schema is behind, while its disk is full, after a set-back until each "
             "source has completed a run, and with settings that can lose committed data."
         },
+    )
+    clock = fields.Nested(
+        CheckSchema,
+        metadata={"description": "`degraded` after the database's clock went back, until the clocks agree again."},
     )
     broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
     worker = fields.Nested(
@@ -148,7 +153,7 @@ def _run_checks(context: Context) -> dict[str, Any]:
     return {
         "database": {"status": "down", "detail": problem},
         "broker": broker,
-        **dict.fromkeys((*COMPONENTS, "oldest_queued_run"), unknown),
+        **dict.fromkeys(("clock", *COMPONENTS, "oldest_queued_run"), unknown),
         "sources": dict.fromkeys(SOURCES, unknown),
     }
 
@@ -183,6 +188,7 @@ def _read_checks(context: Context) -> dict[str, Any]:
         pauses = active_pauses(connection)
         return {
             "database": _schema_check(revision) if is_behind(revision) else _database_check(connection, pauses),
+            "clock": check_clock_difference(connection),
             **_heartbeat_checks(connection, context.settings),
             "oldest_queued_run": _queue_check(connection, context.settings),
             "sources": check_sources(connection, context.settings, pauses),
@@ -202,7 +208,7 @@ def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
     """Return the time and age in seconds of each component's last heartbeat. A committed page is one of the worker."""
     rows = connection.execute(
         text("""
-            SELECT part, max(at) AS at, extract(epoch FROM clock_timestamp() - max(at))::float8 AS age
+            SELECT part, max(at) AS at, extract(epoch FROM service_time() - max(at))::float8 AS age
               FROM (SELECT part, beaten_at AS at FROM heartbeats
                     UNION ALL SELECT 'worker', max(committed_at) FROM pages) AS beats
              WHERE at IS NOT NULL GROUP BY part
@@ -233,11 +239,11 @@ def oldest_queued_age(connection: Connection) -> float | None:
     """
     age = connection.scalar(
         text("""
-            SELECT extract(epoch FROM clock_timestamp()
+            SELECT extract(epoch FROM service_time()
                            - min(greatest(runs.requested_at, runs.claimed_at, runs.next_attempt_at,
                                           earlier.finished_at)))::float8
               FROM runs LEFT JOIN runs AS earlier ON earlier.id = runs.after_run
-             WHERE (runs.status = 'queued' OR runs.status = 'waiting' AND runs.next_attempt_at <= clock_timestamp())
+             WHERE (runs.status = 'queued' OR runs.status = 'waiting' AND runs.next_attempt_at <= service_time())
                AND (earlier.id IS NULL OR earlier.status NOT IN ('queued', 'running', 'waiting'))
         """)
     )

@@ -99,10 +99,10 @@ def _runs(connection: Connection) -> Iterator[Metric]:
 
 
 def _pages_and_rows(connection: Connection) -> Iterator[Metric]:
-    outcomes = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
+    outcomes = ("inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected")
     rows = CounterMetricFamily(
         "kasparro_rows",
-        "Items by outcome: inserted, updated, unchanged, deduplicated or rejected.",
+        "Items by outcome: inserted, updated, unchanged, superseded, deduplicated or rejected.",
         labels=("source", "outcome"),
     )
     pages = CounterMetricFamily("kasparro_pages", "Committed pages.", labels=("source",))
@@ -140,7 +140,7 @@ def _lag(connection: Connection) -> Iterator[Metric]:
         labels=("source",),
     )
     query = text("""
-        SELECT source, extract(epoch FROM clock_timestamp() - max(finished_at))::float8
+        SELECT source, extract(epoch FROM service_time() - max(finished_at))::float8
           FROM runs WHERE kind = 'live' AND status IN ('succeeded', 'partial') GROUP BY source
     """)
     for source, seconds in connection.execute(query):
@@ -179,4 +179,31 @@ def _heartbeats(connection: Connection) -> Iterator[Metric]:
     yield ages
 
 
-_COLLECTORS = (_runs, _pages_and_rows, _anomalies, _deleted, _lag, _breakers, _oldest_queued_run, _heartbeats)
+def _clock(connection: Connection) -> Iterator[Metric]:
+    ahead = GaugeMetricFamily(
+        "kasparro_clock_ahead_seconds",
+        "Seconds by which the service's clock is ahead of Postgres's clock, after that clock went back; otherwise 0.",
+    )
+    lag = GaugeMetricFamily(
+        "kasparro_watermark_lag_seconds",
+        "Seconds by which `ingested_until` is behind. An open transaction of a worker holds it back.",
+    )
+    until = context().watermark.ingested_until(connection)
+    query = text("SELECT clock_ahead(clock_timestamp()), extract(epoch FROM service_time() - :until)::float8")
+    seconds_ahead, seconds_behind = connection.execute(query, {"until": until}).one()
+    ahead.add_metric([], seconds_ahead)
+    lag.add_metric([], seconds_behind)
+    yield from (ahead, lag)
+
+
+_COLLECTORS = (
+    _runs,
+    _pages_and_rows,
+    _anomalies,
+    _deleted,
+    _lag,
+    _breakers,
+    _oldest_queued_run,
+    _heartbeats,
+    _clock,
+)

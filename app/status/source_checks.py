@@ -27,7 +27,7 @@ def active_pauses(connection: Connection) -> Mapping[str, Pause]:
     rows = connection.execute(
         text("""
             SELECT name, paused_reason, paused_until FROM sources
-             WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > clock_timestamp())
+             WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > service_time())
              ORDER BY name
         """)
     )

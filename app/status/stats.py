@@ -25,13 +25,16 @@ ALL_QUOTES = RowEstimate(select(QuoteRow.listing_id))
 MAX_MEASURED_RUNS = 100
 """Number of a source's last finished runs that the durations cover."""
 
-OUTCOMES = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
+OUTCOMES = ("inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected")
 
 blueprint = Resource("stats", __name__, url_prefix="/stats", description="Counters, run statuses and durations.")
 
 
 class ConservationSchema(Schema):
-    """Whether every item has an outcome: fetched = inserted + updated + unchanged + deduplicated + rejected."""
+    """Whether every item has an outcome.
+
+    fetched = inserted + updated + unchanged + superseded + deduplicated + rejected.
+    """
 
     fetched = fields.Integer(metadata={"description": "Number of items read."})
     accounted = fields.Integer(metadata={"description": "Number of items with an outcome."})

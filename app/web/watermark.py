@@ -8,16 +8,26 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from app.web.prepared import PreparedStatement
+from tasks.runtime.service_clock import NEWEST_STORED_TIME
 
 MAX_AGE = 1.0
 """Seconds that a value is reused. An old value stays valid, and the watermark lags by a second anyway."""
 
-# Call the function behind pg_stat_activity, since the view takes three times as long.
-_OLDEST_WRITE = PreparedStatement(
-    text("""
-        SELECT least(min(xact_start), clock_timestamp() - interval '1 second') FROM pg_stat_get_activity(NULL)
-         WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())
-           AND application_name NOT IN ('kasparro-web', 'kasparro-export', 'kasparro-health')
+# Call the function behind pg_stat_activity, since the view takes three times as long. Only the service's own sessions
+# write quotes. A transaction from before the last correction of the clock has uncorrected times. It has an older id
+# than the row of the clock, or none yet. The 5 seconds cover a correction that was being committed.
+_WATERMARK = PreparedStatement(
+    text(f"""
+        SELECT least(
+            (SELECT min(xact_start + make_interval(secs =>
+                        CASE WHEN xact_start < since + interval '5 seconds' OR age(backend_xid) > age(clock.xmin)
+                             THEN 0 ELSE clock_ahead(clock_timestamp()) END))
+               FROM pg_stat_get_activity(NULL) LEFT JOIN clock ON true
+              WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())
+                AND starts_with(application_name, 'kasparro-')
+                AND application_name NOT IN ('kasparro-web', 'kasparro-export', 'kasparro-health')),
+            service_time() - interval '1 second',
+            {NEWEST_STORED_TIME})
     """)
 )
 
@@ -34,9 +44,12 @@ class Watermark:
         A quote's ingested_at is the start of the transaction that writes it, so the oldest open transaction is the
         limit. Subtracting a second covers a transaction that has started but is not in pg_stat_activity yet. The
         API's own sessions only read quotes, so they are excluded.
+
+        The newest stored time is a limit, too. If the database's clock goes back, a process that does not know the
+        earlier time continues after the newest stored time.
         """
         if self._cached and time.monotonic() < self._cached[1]:
             return self._cached[0]
-        until: datetime = _OLDEST_WRITE.value(connection, {})
+        until: datetime = _WATERMARK.value(connection, {})
         self._cached = until, time.monotonic() + MAX_AGE
         return until

@@ -27,7 +27,7 @@ class ProfileRow(Base):
     items: Mapped[int] = mapped_column(BigInteger)
     # The profile of each field, by its path, in the format of tasks/drift/profile.py.
     fields: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    created_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
 
 
 class DriftChangeRow(Base):
@@ -77,8 +77,8 @@ class DriftChangeRow(Base):
     run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
     last_run: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
     pages: Mapped[int] = mapped_column(server_default="1")
-    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
-    last_seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
     accepted_at: Mapped[datetime | None]
     accepted_by: Mapped[str | None]
 
@@ -108,5 +108,5 @@ class AnomalyRow(Base):
     value: Mapped[Decimal | None]
     expected: Mapped[Decimal | None]
     detail: Mapped[str]
-    found_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    found_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
     over_at: Mapped[datetime | None]

@@ -49,7 +49,7 @@ class AssetRow(Base):
     name: Mapped[str]
     # The asset that received this asset's last listing. The slug resolves to it until this asset has a listing again.
     merged_into: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("assets.id"))
-    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    created_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
 
 
 class ListingRow(Base):
@@ -74,7 +74,7 @@ class ListingRow(Base):
     # The newest decision: how the listing was assigned to the asset, and the confidence from 0 to 1.
     method: Mapped[str]
     confidence: Mapped[Decimal]
-    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    created_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
 
 
 class DecisionRow(Base):
@@ -94,7 +94,7 @@ class DecisionRow(Base):
     evidence: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     decided_by: Mapped[str]
     reason: Mapped[str | None]
-    decided_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    decided_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
 
 
 class CandidateRow(Base):
@@ -105,4 +105,4 @@ class CandidateRow(Base):
     older: Mapped[int] = mapped_column("one", BigInteger, ForeignKey("assets.id"), key="older", primary_key=True)
     newer: Mapped[int] = mapped_column("other", BigInteger, ForeignKey("assets.id"), key="newer", primary_key=True)
     evidence: Mapped[dict[str, Any]]
-    found_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    found_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))

@@ -58,7 +58,9 @@ class PageRow(Base):
     __tablename__ = "pages"
     __table_args__ = (
         ForeignKeyConstraint(["source", "body_digest"], ["raw_bodies.source", "raw_bodies.digest"]),
-        CheckConstraint("fetched = inserted + updated + unchanged + deduplicated + rejected", name="conservation"),
+        CheckConstraint(
+            "fetched = inserted + updated + unchanged + superseded + deduplicated + rejected", name="conservation"
+        ),
         Index(None, "source", "body_digest", "fetched_at"),
         Index(None, "source", "committed_at"),
         Index(None, "committed_at"),
@@ -78,6 +80,8 @@ class PageRow(Base):
     inserted: Mapped[int]
     updated: Mapped[int]
     unchanged: Mapped[int]
+    # Quotes that differ from a stored quote that takes precedence. A worker before 0.2.0 counts them as unchanged.
+    superseded: Mapped[int] = mapped_column(server_default="0")
     deduplicated: Mapped[int]
     rejected: Mapped[int]
     blank: Mapped[int]

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -101,7 +102,7 @@ class RunRow(Base):
     # The run that must end before this one starts.
     after_run: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
     requested_by: Mapped[str]
-    requested_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    requested_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
     request_id: Mapped[str | None]
     traceparent: Mapped[str | None]
     # Number of slices that started. A slice may change its run only while it holds the newest claim.
@@ -151,7 +152,7 @@ class CheckpointRow(Base):
     failed_by: Mapped[uuid.UUID | None]
     failed_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
-    updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
 
 
 class IdempotencyKeyRow(Base):
@@ -183,7 +184,7 @@ class TimelineRow(Base):
     lsn: Mapped[str | None]
     # Random increasing numbers of the last sweeps of the control worker (tasks/set_backs/history.py).
     sweeps: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
-    began_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    began_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
     # How the set-back was noticed; null in the first row.
     reason: Mapped[str | None]
 
@@ -211,3 +212,19 @@ class HeartbeatRow(Base):
 
     part: Mapped[str] = mapped_column(primary_key=True)
     beaten_at: Mapped[datetime]
+
+
+class ClockRow(Base):
+    """How far the service's clock is ahead of the database's clock. There is no row until the first correction.
+
+    `service_time()` reads it: the database's time, plus `ahead` seconds, minus a tenth of the time since `since`.
+    Otherwise, the times that the service stores would go back when the database's clock does.
+    """
+
+    __tablename__ = "clock"
+    __table_args__ = (CheckConstraint("single", name="single"),)
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    ahead: Mapped[float] = mapped_column(Double)
+    # The database's time of the last correction.
+    since: Mapped[datetime]

@@ -17,18 +17,18 @@ DEFAULT_MAX_SLOTS = 3
 
 # Time since the last good run, or since the first request if there was none. The end of a pause counts as a good run.
 _STALENESS = text("""
-    SELECT clock_timestamp() - greatest(
+    SELECT service_time() - greatest(
                coalesce((SELECT finished_at FROM runs
                           WHERE source = :source AND kind = 'live' AND status IN ('succeeded', 'partial')
                           ORDER BY requested_at DESC LIMIT 1),
                         (SELECT min(requested_at) FROM runs WHERE source = :source AND kind = 'live')),
-               (SELECT paused_until FROM sources WHERE name = :source AND paused_until <= clock_timestamp()))
+               (SELECT paused_until FROM sources WHERE name = :source AND paused_until <= service_time()))
            AS staleness
 """)
 
 _PAUSED = text("""
     SELECT name FROM sources
-     WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > clock_timestamp())
+     WHERE paused_reason IS NOT NULL AND (paused_until IS NULL OR paused_until > service_time())
 """)
 
 _BEGIN_LATE = text("""
@@ -38,7 +38,7 @@ _BEGIN_LATE = text("""
 """)
 
 _END_LATE = text("""
-    UPDATE anomalies SET over_at = clock_timestamp() WHERE source = :source AND kind = 'late' AND over_at IS NULL
+    UPDATE anomalies SET over_at = service_time() WHERE source = :source AND kind = 'late' AND over_at IS NULL
 """)
 
 

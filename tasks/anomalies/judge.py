@@ -158,7 +158,7 @@ def _save(connection: Connection, run: Row[Any], figures: RunFigures, anomalies:
             {"source": run.source, "run": run.id, **anomaly._asdict()},
         )
     connection.execute(
-        text("UPDATE runs SET judged_at = clock_timestamp(), figures = CAST(:figures AS jsonb) WHERE id = :run"),
+        text("UPDATE runs SET judged_at = service_time(), figures = CAST(:figures AS jsonb) WHERE id = :run"),
         {"run": run.id, "figures": json.dumps(figures)},
     )
 
@@ -240,7 +240,7 @@ def _assets_apart(connection: Connection, source: str, gaps: Sequence[PriceGap])
     near = {gap.asset for gap in gaps} - far.keys()
     connection.execute(
         text("""
-            UPDATE anomalies SET over_at = clock_timestamp()
+            UPDATE anomalies SET over_at = service_time()
              WHERE source = :source AND kind = 'apart' AND over_at IS NULL AND subject = ANY(:near)
         """),
         {"source": source, "near": list(near)},

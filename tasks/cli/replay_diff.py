@@ -91,7 +91,7 @@ def diff(engine: Engine, source: Source, parameters: ReplayParameters, clock_ske
     """
     comparison = _Comparison(with_history(source), clock_skew)
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
-        now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        now = connection.execute(text("SELECT service_time()")).scalar_one()
         for stored_page in _pages(connection, StoredPages(parameters, source.name, now)):
             body = read_body(connection, source.name, stored_page.digest) if stored_page.has_body else None
             if body is None:

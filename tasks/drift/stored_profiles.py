@@ -29,7 +29,7 @@ _INSERT_CHANGE = """
     INSERT INTO drift (source, format, version, kind, field, was, became, confidence, policy, run, last_run, new_field,
                        accepted_at, accepted_by)
     VALUES (:source, :format, :version, :kind, :field, :was, :became, :confidence, :policy, :run, :run,
-            CAST(:new_field AS jsonb), CASE WHEN :evolves THEN clock_timestamp() END, CASE WHEN :evolves THEN :by END)
+            CAST(:new_field AS jsonb), CASE WHEN :evolves THEN service_time() END, CASE WHEN :evolves THEN :by END)
 """
 
 # If two workers find the same change at the same time, one of them inserts it.
@@ -39,7 +39,7 @@ _ADD_EVOLVED_CHANGE = f"""{_INSERT_CHANGE}
 
 _ADD_WAITING_CHANGE = f"""{_INSERT_CHANGE}
     ON CONFLICT (source, format, kind, field, coalesce(became, '')) WHERE accepted_at IS NULL DO UPDATE
-       SET last_seen_at = clock_timestamp(), last_run = excluded.run, pages = drift.pages + 1, policy = excluded.policy
+       SET last_seen_at = service_time(), last_run = excluded.run, pages = drift.pages + 1, policy = excluded.policy
     RETURNING pages
 """
 
@@ -152,7 +152,7 @@ def accept_change(engine: Engine, source: str, number: int, by: str) -> bool:
             evolve(profile, FieldProfile(fields=new_fields), [change], add_page=False)
             is_added = _add_version(connection, keys, version + 1, json.dumps(profile.to_json()))
         connection.execute(
-            text("UPDATE drift SET accepted_at = clock_timestamp(), accepted_by = :by WHERE id = :number"),
+            text("UPDATE drift SET accepted_at = service_time(), accepted_by = :by WHERE id = :number"),
             {"number": number, "by": by},
         )
     log.info("drift_accepted", source=source, change=str(change), by=by)

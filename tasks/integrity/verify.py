@@ -37,7 +37,7 @@ _CONTINUE = text("""
 _COMPLETE = text("""
     UPDATE integrity
        SET position = NULL, found = 0, example = NULL, violations = :found, last_example = :example,
-           completed_at = clock_timestamp()
+           completed_at = service_time()
      WHERE name = :name
 """)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
+
 import structlog
 from sqlalchemy import Engine, text
 
@@ -11,6 +14,7 @@ from tasks.pipeline.load import AlreadyCommitted, Counters, load_page, pass_fenc
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease, next_version
 from tasks.runtime.retry import retry_transaction
+from tasks.runtime.service_clock import with_steady_clock
 
 log = structlog.get_logger()
 
@@ -25,7 +29,7 @@ def commit_page(
 ) -> tuple[int, Counters]:
     """Load a page in one transaction. Return the page's number and counters.
 
-    The whole transaction is retried after a transient error.
+    The whole transaction is retried after a transient error, and after the database's clock was set.
     deadline: the time after which no retry starts (monotonic seconds). Raise the errors of pass_fence and load_page.
 
     If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed, since no
@@ -36,16 +40,24 @@ def commit_page(
 
     def load() -> tuple[int, Counters]:
         with engine.begin() as connection:
-            pass_fence(connection, lease, page, version)
-            return load_page(connection, lease, page, normalized, rows)
+            fence = pass_fence(connection, lease, page, version)
+            fetched, dated_rows = _fetched_before(fence.time, page, rows)
+            return load_page(connection, lease, fetched, normalized, dated_rows, fence)
 
     try:
-        committed = retry_transaction(load, deadline)
+        committed = retry_transaction(lambda: with_steady_clock(engine, load), deadline)
     except AlreadyCommitted:
         log.info("commit_response_lost", partition=lease.partition, version=version)
         committed = _last_committed(engine, lease)
     lease.version = version
     return committed
+
+
+def _fetched_before(now: datetime, page: Page, rows: CopyRows) -> tuple[Page, CopyRows]:
+    """Return a page and its rows, fetched at `now` at the latest. A later time would keep later corrections out."""
+    if page.fetched_at <= now:
+        return page, rows
+    return replace(page, fetched_at=now), replace(rows, fetched_at=now)
 
 
 def _last_committed(engine: Engine, lease: Lease) -> tuple[int, Counters]:

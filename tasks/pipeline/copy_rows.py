@@ -39,12 +39,14 @@ class CopyRows:
     frame: the result of `arrange`.
     fetched_at, run: values of these columns in all rows.
     listings: the listings that the ids in `frame` must belong to. None for rows that are compared and never written.
+    ingested_at: value of this column in all rows. None: its default, the start of the transaction.
     """
 
     frame: pl.DataFrame
     fetched_at: datetime
     run: uuid.UUID
     listings: KnownListings | None
+    ingested_at: datetime | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -83,12 +85,19 @@ class CopyRows:
 
     @cached_property
     def text(self) -> bytes:
-        """Return one line per row for COPY, with fetched_at and run at the end of each line."""
-        return self._as_lines(f"\t{self.fetched_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f+00}\t{self.run}\n")
+        """Return one line per row for COPY, with the shared values at the end of each line."""
+        return self._as_lines("".join(f"\t{value}" for value in self.shared.values()) + "\n")
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Return the columns that have one value in all rows, with this value as text for COPY."""
+        times = {"fetched_at": self.fetched_at, "ingested_at": self.ingested_at}
+        texts = {name: f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f+00}" for name, at in times.items() if at}
+        return {**texts, "run": str(self.run)}
 
     @property
     def bare_text(self) -> bytes:
-        """Return one line per row for COPY, without fetched_at and run."""
+        """Return one line per row for COPY, without the shared values."""
         return self._as_lines("\n")
 
     def _as_lines(self, line_end: str) -> bytes:

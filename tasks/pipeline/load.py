@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, cast
 
 import psycopg2.extensions
 from sqlalchemy import Connection, text
@@ -28,6 +28,7 @@ from tasks.runs.claims import IS_HELD, ClaimLost
 from tasks.runs.leases import Cancelled, Lease, LeaseLost
 from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
+from tasks.runtime.service_clock import Reading, monotonic_seconds, observe
 
 MAX_LISTINGS_PER_PAGE = 50
 """A page's row stores the page's listings if there are at most this many. The API uses them to find a run's quotes
@@ -47,22 +48,24 @@ _LOAD_STAGED = f"""
         SELECT s.*, stored.listing_id IS NULL AS is_new
           FROM staged_quotes AS s LEFT JOIN ({SPANS}) AS stored USING (listing_id, observed_at)
          WHERE stored.listing_id IS NULL
-            OR stored.fetched_at <= %(fetched_at)s AND ({", ".join(f"stored.{name}" for name in VALUE_FIELDS)})
+            OR ({", ".join(f"stored.{name}" for name in VALUE_FIELDS)})
                IS DISTINCT FROM ({", ".join(f"s.{name}" for name in VALUE_FIELDS)})
          ORDER BY listing_id, observed_at),
     added AS (
-        INSERT INTO quotes (listing_id, observed_at, {", ".join(VALUE_FIELDS)}, fetched_at, run)
-        SELECT listing_id, observed_at, {", ".join(VALUE_FIELDS)}, %(fetched_at)s, %(run)s FROM differing WHERE is_new
+        INSERT INTO quotes (listing_id, observed_at, {", ".join(VALUE_FIELDS)}, fetched_at, ingested_at, run)
+        SELECT listing_id, observed_at, {", ".join(VALUE_FIELDS)}, %(fetched_at)s, coalesce(%(ingested_at)s, now()),
+               %(run)s FROM differing WHERE is_new
         RETURNING 1),
     corrected AS (
         UPDATE quotes AS q
            SET {", ".join(f"{name} = d.{name}" for name in VALUE_FIELDS)},
-               fetched_at = %(fetched_at)s, ingested_at = now(), run = %(run)s
+               fetched_at = %(fetched_at)s, ingested_at = coalesce(%(ingested_at)s, now()), run = %(run)s
           FROM differing AS d
          WHERE NOT d.is_new AND q.listing_id = d.listing_id AND q.observed_at = d.observed_at
-           AND q.fetched_at <= %(fetched_at)s
+           AND q.fetched_at <= %(fetched_at)s AND %(corrects)s
         RETURNING 1)
-    SELECT (SELECT count(*) FROM added) AS inserted, (SELECT count(*) FROM corrected) AS updated
+    SELECT (SELECT count(*) FROM added) AS inserted, (SELECT count(*) FROM corrected) AS updated,
+           (SELECT count(*) FROM differing WHERE NOT is_new) - (SELECT count(*) FROM corrected) AS superseded
 """
 
 _MOVE_LATEST = """
@@ -79,33 +82,55 @@ _MOVE_LATEST = """
 
 @dataclass(frozen=True)
 class Counters:
-    """Counts of a page's items. A constraint of `pages` requires `fetched` to be the sum of the next five."""
+    """Counts of a page's items. A constraint of `pages` requires `fetched` to be the sum of the next six.
+
+    superseded: quotes that differ from the stored quotes, which stay: they were fetched later, or the page only adds.
+    """
 
     fetched: int
     inserted: int
     updated: int
     unchanged: int
+    superseded: int
     deduplicated: int
     rejected: int
     blank: int
     bytes: int
 
 
+class Fence(NamedTuple):
+    """What a page's transaction learned at its fence.
+
+    time:        the service's time.
+    ingested_at: the time of ingestion of the page's quotes. None: the start of the transaction, as their default.
+    """
+
+    time: datetime
+    ingested_at: datetime | None
+
+
+class _Loaded(NamedTuple):
+    """Numbers of a page's quotes by outcome."""
+
+    inserted: int = 0
+    updated: int = 0
+    superseded: int = 0
+
+
 def load_page(
-    connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, rows: CopyRows
+    connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, rows: CopyRows, fence: Fence
 ) -> tuple[int, Counters]:
     """Write a page in the transaction that passed its fence. Return the page's number in its run and partition.
 
     rows: the rows of the page's quotes. Quotes without a row count as unchanged. Raise the errors of `page.confirm`.
     """
     pending_body = start_saving(connection, lease.claim.source, page)
-    inserted, updated = _load_quotes(connection, rows, corrects=page.corrects) if len(rows) else (0, 0)
+    loaded = _load_quotes(connection, rows, fence, corrects=page.corrects) if len(rows) else _Loaded()
     reach("after_merge")
     counters = Counters(
+        **loaded._asdict(),
         fetched=normalized.fetched,
-        inserted=inserted,
-        updated=updated,
-        unchanged=len(normalized.quotes) - inserted - updated,
+        unchanged=len(normalized.quotes) - sum(loaded),
         deduplicated=normalized.deduplicated,
         rejected=len(normalized.rejects),
         blank=normalized.blank,
@@ -117,8 +142,8 @@ def load_page(
         _save_rejects(connection, lease, page.digest, normalized.rejects)
     if normalized.drift.findings:
         save_drift(connection, lease.claim, normalized.drift.findings)
-    save_validator(connection, lease, page, normalized, overwrites=updated > 0)
-    seq = _insert_page(connection, lease, page, counters, rows)
+    save_validator(connection, lease, page, normalized, overwrites=loaded.updated > 0)
+    seq = _insert_page(connection, lease, page, counters, rows, fence)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()
@@ -134,20 +159,23 @@ class CommitLost(LeaseLost):
     """The checkpoint has an older version than this slice read or committed: the database was set back."""
 
 
-def pass_fence(connection: Connection, lease: Lease, page: Page, next_version: int) -> None:
+def pass_fence(connection: Connection, lease: Lease, page: Page, next_version: int) -> Fence:
     """Advance the checkpoint past the page, if this slice still holds its lease and knows the checkpoint's version.
 
     next_version: the checkpoint's version after this page. No other page has it.
 
-    Raise LeaseLost, CommitLost, AlreadyCommitted, ClaimLost or Cancelled.
+    Raise LeaseLost, CommitLost, AlreadyCommitted, ClaimLost or Cancelled. Raise ClockStepped if the database's clock
+    was set.
     """
-    advanced = connection.execute(
+    asked_at = monotonic_seconds()
+    passed = connection.execute(
         text("""
             UPDATE checkpoints
-               SET cursor = CAST(:cursor AS jsonb), version = :next_version, updated_at = clock_timestamp(),
-                   lease_expires = clock_timestamp() + :lease
+               SET cursor = CAST(:cursor AS jsonb), version = :next_version, updated_at = service_time(),
+                   lease_expires = service_time() + :lease
              WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
                AND version = :version
+            RETURNING updated_at, clock_timestamp() AS wall, clock_ahead(now()) > 0 AS is_ahead
         """),
         {
             **lease.key,
@@ -156,9 +184,11 @@ def pass_fence(connection: Connection, lease: Lease, page: Page, next_version: i
             "cursor": _json(page.cursor),
             "lease": timedelta(seconds=lease.seconds),
         },
-    )
-    if advanced.rowcount == 0:
+    ).one_or_none()
+    if passed is None:
         raise _reason_not_advanced(connection, lease, next_version)
+    observe(connection.engine, Reading(passed.updated_at, passed.wall), asked_at)
+    fence = Fence(passed.updated_at, passed.updated_at if passed.is_ahead else None)
     # Lock the run until the commit, so that no other process ends or requeues it in between. Assistants take no lock.
     # Ending or requeueing the run also ends their leases, and so waits for their pages. Many shared locks could delay
     # the end of the run forever.
@@ -174,10 +204,11 @@ def pass_fence(connection: Connection, lease: Lease, page: Page, next_version: i
     if run.cancel_requested:
         raise Cancelled
     if lease.claim.assists:
-        return
+        return fence
     # A page that leaves the cursor where the slice started is no progress. The next slice would load the page again.
     if (run.attempts or run.waits) and lease.cursor != json.loads(json.dumps(page.cursor)):
         connection.execute(text("UPDATE runs SET attempts = 0, waits = 0 WHERE id = :run"), {"run": lease.claim.run})
+    return fence
 
 
 def _reason_not_advanced(connection: Connection, lease: Lease, next_version: int) -> Exception:
@@ -196,13 +227,13 @@ def _reason_not_advanced(connection: Connection, lease: Lease, next_version: int
     return error(f"the checkpoint of partition {lease.partition!r} changed since the last commit")
 
 
-def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> tuple[int, int]:
-    """Write the new and the changed quotes. Return the number of inserted and of updated quotes."""
+def _load_quotes(connection: Connection, rows: CopyRows, fence: Fence, *, corrects: bool) -> _Loaded:
+    """Write the new and the changed quotes."""
     new, changed = find_changes(connection, rows)
-    changed = changed if corrects else changed.empty()
-    inserted, updated = len(new), 0
+    loaded = _Loaded(inserted=len(new))
     if len(new):
-        _copy(connection, "quotes", [*new.frame.columns, "fetched_at", "run"], new.text)
+        new = replace(new, ingested_at=fence.ingested_at) if fence.ingested_at else new
+        _copy(connection, "quotes", [*new.frame.columns, *new.shared], new.text)
     if len(changed):
         connection.exec_driver_sql(_CREATE_STAGED)
         _copy(connection, "staged_quotes", changed.frame.columns, changed.bare_text)
@@ -210,11 +241,12 @@ def _load_quotes(connection: Connection, rows: CopyRows, *, corrects: bool) -> t
     if len(changed):
         # Sort and hash the page in memory, not on disk.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
-        shared = {"fetched_at": rows.fetched_at, "run": rows.run}
-        loaded = connection.exec_driver_sql(_LOAD_STAGED, {**changed.spans, **shared}).one()
-        inserted, updated = inserted + loaded.inserted, loaded.updated
+        times = {"fetched_at": rows.fetched_at, "ingested_at": fence.ingested_at}
+        values = {**changed.spans, **times, "run": rows.run, "corrects": corrects}
+        staged = _Loaded(*connection.exec_driver_sql(_LOAD_STAGED, values).one())
+        loaded = staged._replace(inserted=len(new) + staged.inserted)
     connection.execute(text(_MOVE_LATEST), rows.spans)
-    return inserted, updated
+    return loaded
 
 
 def _copy(connection: Connection, table: str, columns: Iterable[str], lines: bytes) -> None:
@@ -227,7 +259,7 @@ def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
     """Quarantine the items of a body that the current mapping rejects. Release items that it no longer rejects."""
     connection.execute(
         text("""
-            UPDATE rejects SET state = 'replayed', replayed_at = now()
+            UPDATE rejects SET state = 'replayed', replayed_at = service_time()
              WHERE source = :source AND digest = :digest AND state = 'quarantined'
                AND item_index <> ALL(CAST(:indexes AS int[]))
         """),
@@ -238,7 +270,7 @@ def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
     connection.execute(
         text("""
             INSERT INTO rejects (source, digest, item_index, item, reasons, rejected_at)
-            SELECT :source, :digest, item_index, item, CAST(reasons AS jsonb), now()
+            SELECT :source, :digest, item_index, item, CAST(reasons AS jsonb), service_time()
               FROM unnest(CAST(:indexes AS int[]), CAST(:items AS text[]), CAST(:reasons AS text[]))
                 AS rejected(item_index, item, reasons)
             ON CONFLICT (source, digest, item_index) DO UPDATE
@@ -261,17 +293,20 @@ def _safe(reason: dict[str, str]) -> dict[str, str]:
     return {name: safe_text(str(value)) for name, value in reason.items()}
 
 
-def _insert_page(connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows) -> int:
+def _insert_page(
+    connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows, fence: Fence
+) -> int:
     times, listings = rows.frame["observed_at"], rows.spans["listings"]
     seq: int = connection.execute(
         text("""
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
-                               cursor, fetched, inserted, updated, unchanged, deduplicated, rejected, blank, bytes,
-                               observed_from, observed_until, listings, filled)
+                               cursor, fetched, inserted, updated, unchanged, superseded, deduplicated, rejected,
+                               blank, bytes, observed_from, observed_until, listings, filled)
             SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
-                   :fetched_at, clock_timestamp(), :digest, CAST(:cursor AS jsonb), :fetched, :inserted, :updated,
-                   :unchanged, :deduplicated, :rejected, :blank, :bytes, :observed_from, :observed_until,
-                   CAST(:listings AS int[]), CAST(:filled AS jsonb)
+                   :fetched_at, greatest(service_time(), CAST(:fence AS timestamptz)), :digest,
+                   CAST(:cursor AS jsonb), :fetched, :inserted, :updated, :unchanged, :superseded, :deduplicated,
+                   :rejected, :blank, :bytes, :observed_from, :observed_until, CAST(:listings AS int[]),
+                   CAST(:filled AS jsonb)
               FROM pages WHERE run = :run AND partition = :partition
             RETURNING seq
         """),
@@ -281,6 +316,8 @@ def _insert_page(connection: Connection, lease: Lease, page: Page, counters: Cou
             "request": _json(page.request),
             "status": page.status,
             "fetched_at": page.fetched_at,
+            # The clock may have gone back since the fence.
+            "fence": fence.time,
             "digest": page.digest,
             "cursor": _json(page.cursor),
             "observed_from": times.min(),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, RowMapping, text
 
 from sources.contract import UNTIL_RESUMED, TerminalError
 from tasks.runtime.safe_text import safe_text
+from tasks.runtime.service_clock import READING, Reading, monotonic_seconds, observe, with_steady_clock
 
 DISK_FULL = "disk_full"
 """The first word of a pause's reason, if Postgres ran out of disk space. Such a pause ends automatically."""
@@ -45,7 +46,7 @@ class Claim(Hold):
     """A slice's hold on its run, with the data that the slice needs.
 
     history:       the newest row of `timelines` when the slice started.
-    now:           the database's time when the slice started (aware, UTC).
+    now:           the service's time when the slice started (aware, UTC).
     paused_reason: set while the source is paused; `paused_until` is None if the pause has no end.
     assists:       True for an assistant, which uses the hold of the slice that it assists.
     """
@@ -67,32 +68,44 @@ class ClaimLost(Exception):
 
 
 def claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
-    """Claim a due run for a slice. Return None if it has ended, is already claimed, or must wait longer."""
+    """Claim a due run for a slice. Return None if the run has ended, is already claimed, or must wait longer."""
+    return with_steady_clock(engine, lambda: _claim_run(engine, run))
+
+
+def _claim_run(engine: Engine, run: uuid.UUID) -> Claim | None:
+    asked_at = monotonic_seconds()
     with engine.begin() as connection:
         row = (
             connection.execute(
                 text(f"""
                     UPDATE runs SET status = 'running', claims = claims + 1, attempts = attempts + 1,
                            claim_token = gen_random_uuid(),
-                           claimed_at = clock_timestamp(), started_at = coalesce(started_at, clock_timestamp()),
+                           claimed_at = service_time(), started_at = coalesce(started_at, service_time()),
                            next_attempt_at = NULL, waiting_reason = NULL, published_at = NULL, publish_count = 0
                       FROM sources
                      WHERE runs.id = :run AND status IN ('queued', 'waiting') AND sources.name = runs.source
-                       AND (next_attempt_at IS NULL OR next_attempt_at <= clock_timestamp())
+                       AND (next_attempt_at IS NULL OR next_attempt_at <= service_time())
                        AND NOT EXISTS (SELECT FROM runs AS earlier WHERE earlier.id = runs.after_run
                                           AND earlier.status IN ('queued', 'running', 'waiting'))
                     RETURNING runs.id AS run, claims AS number, claim_token AS token, source, kind, parameters,
                               attempts, request_id, traceparent, scheduled_for, {_HISTORY}, claimed_at AS now,
-                              CASE WHEN paused_until > clock_timestamp() OR paused_until IS NULL
+                              {READING},
+                              CASE WHEN paused_until > service_time() OR paused_until IS NULL
                                    THEN paused_reason END AS paused_reason,
-                              CASE WHEN paused_until > clock_timestamp() THEN paused_until END AS paused_until
+                              CASE WHEN paused_until > service_time() THEN paused_until END AS paused_until
                 """),
                 {"run": run},
             )
             .mappings()
             .one_or_none()
         )
-    return Claim(**row) if row else None
+        return _checked(engine, row, asked_at) if row else None
+
+
+def _checked(engine: Engine, row: RowMapping, asked_at: float) -> Claim:
+    """Return a claim from its row, and observe the clock that the row contains. Raise ClockStepped."""
+    observe(engine, Reading(*(row[name] for name in Reading._fields)), asked_at)
+    return Claim(**{name: value for name, value in row.items() if name not in Reading._fields})
 
 
 def is_stored(engine: Engine, run: uuid.UUID) -> bool:
@@ -103,13 +116,18 @@ def is_stored(engine: Engine, run: uuid.UUID) -> bool:
 
 def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
     """Return a claim for an assistant of a running slice. Return None if that slice has ended."""
+    return with_steady_clock(engine, lambda: _join_run(engine, run, number))
+
+
+def _join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
+    asked_at = monotonic_seconds()
     with engine.connect() as connection:
         row = (
             connection.execute(
                 text(f"""
                     SELECT id AS run, claims AS number, claim_token AS token, source, kind, parameters, attempts,
-                           request_id, traceparent, scheduled_for, {_HISTORY}, clock_timestamp() AS now,
-                           NULL AS paused_until, NULL AS paused_reason, true AS assists
+                           request_id, traceparent, scheduled_for, {_HISTORY}, service_time() AS now,
+                           NULL AS paused_until, NULL AS paused_reason, true AS assists, {READING}
                       FROM runs WHERE id = :run AND claims = :number AND status = 'running' AND NOT cancel_requested
                 """),
                 {"run": run, "number": number},
@@ -117,7 +135,7 @@ def join_run(engine: Engine, run: uuid.UUID, number: int) -> Claim | None:
             .mappings()
             .one_or_none()
         )
-    return Claim(**row) if row else None
+        return _checked(engine, row, asked_at) if row else None
 
 
 def requeue_run(engine: Engine, claim: Claim) -> None:
@@ -134,8 +152,8 @@ def postpone_run(engine: Engine, claim: Claim, reason: str, *, seconds: float, i
             claim,
             f"""{_unless_cancelled("waiting")}, attempts = greatest(attempts - 1, 0), waits = waits + :failures,
                waiting_reason = :reason || to_char(
-                   clock_timestamp() + :gap, '"; next attempt at "YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-               next_attempt_at = clock_timestamp() + :gap""",
+                   service_time() + :gap, '"; next attempt at "YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+               next_attempt_at = service_time() + :gap""",
             reason=safe_text(reason),
             gap=timedelta(seconds=seconds),
             failures=int(is_failure),
@@ -192,7 +210,7 @@ def end_run(
     _move(
         connection,
         hold,
-        "status = :status, finished_at = clock_timestamp(), error_code = :code, error_detail = :detail",
+        "status = :status, finished_at = service_time(), error_code = :code, error_detail = :detail",
         status=status,
         code=code,
         detail=safe_text(detail) if detail else None,
@@ -204,9 +222,9 @@ def extend_pause(connection: Connection, source: str, gap: timedelta, reason: st
     connection.execute(
         text("""
             UPDATE sources SET paused_reason = :reason,
-                   paused_until = CASE WHEN :gap < :until_resumed THEN clock_timestamp() + :gap END
+                   paused_until = CASE WHEN :gap < :until_resumed THEN service_time() + :gap END
              WHERE name = :source
-               AND (paused_reason IS NULL OR paused_until < clock_timestamp() + :gap)
+               AND (paused_reason IS NULL OR paused_until < service_time() + :gap)
         """),
         {"source": source, "gap": gap, "reason": reason, "until_resumed": UNTIL_RESUMED},
     )
@@ -215,7 +233,7 @@ def extend_pause(connection: Connection, source: str, gap: timedelta, reason: st
 def _unless_cancelled(status: str) -> str:
     """Return SQL assignments that set a run's status, or that cancel the run if this was requested meanwhile."""
     return f"""status = CASE WHEN cancel_requested THEN 'cancelled' ELSE '{status}' END,
-               finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END"""
+               finished_at = CASE WHEN cancel_requested THEN service_time() END"""
 
 
 def _move(connection: Connection, hold: Hold, assignments: str, **values: Any) -> None:

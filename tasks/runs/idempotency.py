@@ -22,7 +22,7 @@ def recall_runs(connection: Connection, key: str, request_hash: bytes) -> list[u
     Raise IdempotencyMismatch if the key was used with a different request. Lock the key, so that a second request with
     the same key waits here until the first request is committed.
     """
-    connection.execute(text("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()"))
+    connection.execute(text("DELETE FROM idempotency_keys WHERE expires_at < (SELECT service_time())"))
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 1))"), {"key": key})
     row = connection.execute(
         text("SELECT request_hash, answer FROM idempotency_keys WHERE key = :key"), {"key": key}
@@ -39,7 +39,7 @@ def remember_runs(connection: Connection, key: str, request_hash: bytes, runs: S
     connection.execute(
         text("""
             INSERT INTO idempotency_keys (key, request_hash, answer, expires_at)
-            VALUES (:key, :request_hash, CAST(:answer AS jsonb), clock_timestamp() + :lifetime)
+            VALUES (:key, :request_hash, CAST(:answer AS jsonb), service_time() + :lifetime)
         """),
         {
             "key": key,

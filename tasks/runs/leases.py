@@ -103,13 +103,13 @@ def take_lease(
             text("""
                 UPDATE checkpoints
                    SET lease_run = :run, lease_claim = :number, lease_token = lease_token + :step,
-                       lease_expires = clock_timestamp() + :lease
+                       lease_expires = service_time() + :lease
                  WHERE source = :source AND partition = :partition AND done_by IS DISTINCT FROM :run
                    AND (lease_run IS NULL OR lease_run = :run AND lease_claim IS DISTINCT FROM :number
-                        OR lease_expires <= clock_timestamp()
+                        OR lease_expires <= service_time()
                            + CASE WHEN lease_run = :run THEN :left_at_takeover ELSE interval '0' END
                         -- No valid lease ends that late. This lease was taken while the clock was ahead.
-                        OR lease_expires > clock_timestamp() + :lease)
+                        OR lease_expires > service_time() + :lease)
                 RETURNING lease_token, cursor, version
             """),
             {
@@ -129,7 +129,7 @@ def take_lease(
 def _reason_not_taken(connection: Connection, claim: Claim, partition: str) -> LeaseHeld | PartitionDone:
     row = connection.execute(
         text("""
-            SELECT lease_run, greatest(extract(epoch FROM lease_expires - clock_timestamp()), 0)::float AS seconds_left,
+            SELECT lease_run, greatest(extract(epoch FROM lease_expires - service_time()), 0)::float AS seconds_left,
                    done_by IS NOT DISTINCT FROM :run AS is_done
               FROM checkpoints WHERE source = :source AND partition = :partition
         """),
@@ -158,7 +158,7 @@ def release_lease(
                    SET lease_run = NULL, lease_expires = NULL,
                        done_by = CASE WHEN :done THEN :run ELSE done_by END,
                        (failed_by, failed_at, error) = (
-                           SELECT :run, clock_timestamp(), CAST(:error AS jsonb) WHERE :failed
+                           SELECT :run, service_time(), CAST(:error AS jsonb) WHERE :failed
                             UNION ALL SELECT failed_by, failed_at, error WHERE NOT :failed AND NOT :done)
                  WHERE source = :source AND partition = :partition AND lease_run = :run AND lease_token = :token
                    AND (version = :version OR NOT :done)
@@ -189,7 +189,7 @@ def _renew_claim(connection: Connection, claim: Claim) -> bool | None:
         text(
             f"SELECT cancel_requested FROM runs WHERE {IS_HELD} FOR SHARE"
             if claim.assists
-            else f"UPDATE runs SET claimed_at = clock_timestamp() WHERE {IS_HELD} RETURNING cancel_requested"
+            else f"UPDATE runs SET claimed_at = service_time() WHERE {IS_HELD} RETURNING cancel_requested"
         ),
         claim.key,
     )

@@ -29,12 +29,12 @@ def resume_source(engine: Engine, source: str) -> None:
     with engine.begin() as connection:
         connection.execute(
             # Store the end of the pause. Lateness is measured from then on (tasks/anomalies/freshness.py).
-            text("UPDATE sources SET paused_until = clock_timestamp(), paused_reason = NULL WHERE name = :source"),
+            text("UPDATE sources SET paused_until = service_time(), paused_reason = NULL WHERE name = :source"),
             {"source": source},
         )
         runs = connection.scalars(
             text("""
-                UPDATE runs SET next_attempt_at = clock_timestamp()
+                UPDATE runs SET next_attempt_at = service_time()
                  WHERE source = :source AND status = 'waiting' RETURNING id
             """),
             {"source": source},

@@ -38,7 +38,7 @@ def publish(engine: Engine, runs: Iterable[uuid.UUID]) -> None:
         with engine.begin() as connection:
             connection.execute(
                 text("""
-                    UPDATE runs SET published_at = clock_timestamp(), publish_count = publish_count + 1
+                    UPDATE runs SET published_at = service_time(), publish_count = publish_count + 1
                      WHERE id = :run AND status IN ('queued', 'waiting')
                 """),
                 {"run": run},

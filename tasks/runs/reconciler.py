@@ -19,6 +19,7 @@ from tasks.runtime.broker import heartbeat_timeout, ingest_queue_is_empty
 from tasks.runtime.database import WORKER
 from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS
+from tasks.runtime.service_clock import check_clock
 from tasks.set_backs.history import watch_history
 
 log = structlog.get_logger()
@@ -35,6 +36,7 @@ def reconcile(engine: Engine, settings: Settings) -> bool:
     Return False if a database error prevented a step. The other steps run in any case.
     """
     steps = (
+        _correct_clock,
         _watch_history,
         _terminate_overdue_sessions,
         _settle_abandoned_runs,
@@ -56,6 +58,11 @@ def _try_step(step: Callable[[Engine, Settings], None], engine: Engine, settings
     return True
 
 
+def _correct_clock(engine: Engine, settings: Settings) -> None:
+    """Let the service's clock continue if the database's clock went back, even while no worker or beat is running."""
+    check_clock(engine)
+
+
 def _watch_history(engine: Engine, _: Settings) -> None:
     watch_history(engine)
 
@@ -70,7 +77,10 @@ def _terminate_overdue_sessions(engine: Engine, settings: Settings) -> None:
             text("""
                 SELECT pid, pg_terminate_backend(pid, 1000) AS ended FROM pg_stat_activity
                  WHERE application_name = :worker AND datname = current_database() AND usename = current_user
-                   AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - :max_duration
+                   AND pid <> pg_backend_pid()
+                   -- A start in the future is older than the correction of the clock that went back.
+                   AND CASE WHEN xact_start > clock_timestamp() THEN (SELECT since FROM clock) ELSE xact_start END
+                       < clock_timestamp() - :max_duration
             """),
             {"worker": application_name(WORKER), "max_duration": timedelta(seconds=2 * settings.transaction_timeout)},
         )
@@ -92,9 +102,9 @@ def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
                 SELECT id AS run, claims AS number, claim_token AS token, source, kind, attempts, cancel_requested
                   FROM runs
                  WHERE status = 'running'
-                   AND claimed_at NOT BETWEEN clock_timestamp() - :lease AND clock_timestamp() + :lease
+                   AND claimed_at NOT BETWEEN service_time() - :lease AND service_time() + :lease
                    AND NOT EXISTS (SELECT FROM checkpoints WHERE lease_run = runs.id
-                                      AND lease_expires BETWEEN clock_timestamp() AND clock_timestamp() + :lease)
+                                      AND lease_expires BETWEEN service_time() AND service_time() + :lease)
                    FOR NO KEY UPDATE SKIP LOCKED
             """),
             {"lease": timedelta(seconds=settings.lease)},
@@ -155,12 +165,12 @@ def _explain_missing_workers(engine: Engine, settings: Settings) -> None:
                                     (SELECT max(committed_at) FROM pages)) AS at),
                      explanation AS (
                     SELECT CASE WHEN at IS NULL THEN 'no worker heartbeat received yet'
-                                WHEN at < clock_timestamp() - :timeout
+                                WHEN at < service_time() - :timeout
                                 THEN to_char(at, '"no worker heartbeat since "YYYY-MM-DD"T"HH24:MI:SS"Z"')
                            END AS reason FROM last_sign)
                 UPDATE runs SET waiting_reason = explanation.reason FROM explanation
                  WHERE waiting_reason IS DISTINCT FROM explanation.reason
-                   AND (status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp()
+                   AND (status = 'queued' OR status = 'waiting' AND next_attempt_at <= service_time()
                                              AND explanation.reason IS NOT NULL)
             """),
             {"timeout": timedelta(seconds=heartbeat_timeout(settings))},
@@ -177,9 +187,9 @@ def _publish_due_runs(engine: Engine, settings: Settings) -> None:
         runs = connection.scalars(
             text("""
                 SELECT id FROM runs
-                 WHERE (status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp())
-                   AND (published_at IS NULL OR published_at NOT BETWEEN clock_timestamp() - :gap
-                        * CASE WHEN :empty THEN 1 ELSE 2 ^ least(publish_count - 1, 8) END AND clock_timestamp())
+                 WHERE (status = 'queued' OR status = 'waiting' AND next_attempt_at <= service_time())
+                   AND (published_at IS NULL OR published_at NOT BETWEEN service_time() - :gap
+                        * CASE WHEN :empty THEN 1 ELSE 2 ^ least(publish_count - 1, 8) END AND service_time())
                    AND NOT EXISTS (SELECT FROM runs AS earlier WHERE earlier.id = runs.after_run
                                       AND earlier.status IN ('queued', 'running', 'waiting'))
                  ORDER BY requested_at LIMIT :max_runs

@@ -116,7 +116,7 @@ def request_cancel(engine: Engine, run: uuid.UUID) -> str | None:
             text("""
                 UPDATE runs
                    SET cancel_requested = true,
-                       finished_at = CASE WHEN status = 'running' THEN NULL ELSE clock_timestamp() END,
+                       finished_at = CASE WHEN status = 'running' THEN NULL ELSE service_time() END,
                        status = CASE WHEN status = 'running' THEN status ELSE 'cancelled' END
                  WHERE id = :run AND status IN ('queued', 'running', 'waiting')
             """),

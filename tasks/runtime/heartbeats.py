@@ -29,8 +29,8 @@ def record_heartbeat(engine: Engine, part: str) -> None:
     with engine.begin() as connection:
         connection.execute(
             text("""
-                INSERT INTO heartbeats (part, beaten_at) VALUES (:part, clock_timestamp())
-                ON CONFLICT (part) DO UPDATE SET beaten_at = excluded.beaten_at
+                INSERT INTO heartbeats (part, beaten_at) VALUES (:part, service_time())
+                ON CONFLICT (part) DO UPDATE SET beaten_at = greatest(heartbeats.beaten_at, excluded.beaten_at)
             """),
             {"part": part},
         )

@@ -11,12 +11,12 @@ log = structlog.get_logger()
 
 _BEGIN_SET_BACK = text("""
     INSERT INTO anomalies (source, kind, detail, found_at)
-    SELECT name, 'set_back', :detail, statement_timestamp() FROM sources WHERE name = ANY(:registered)
+    SELECT name, 'set_back', :detail, service_time() FROM sources WHERE name = ANY(:registered)
      ORDER BY name RETURNING source
 """)
 
 _END_SET_BACK = text("""
-    UPDATE anomalies AS a SET over_at = clock_timestamp()
+    UPDATE anomalies AS a SET over_at = service_time()
      WHERE kind = 'set_back' AND over_at IS NULL
        AND EXISTS (SELECT FROM runs WHERE runs.source = a.source AND runs.kind = 'live'
                       AND status IN ('succeeded', 'partial') AND started_at > a.found_at)

@@ -18,21 +18,21 @@ from settings import Settings
 from sources.contract import TransientError
 
 # A time too far in the future was stored before the clock was set back. It is ignored.
-_IS_COOLING = "(breaker_opened_at BETWEEN clock_timestamp() - :cooldown AND clock_timestamp())"
-_HAS_TRIAL = "(breaker_probe_until BETWEEN clock_timestamp() AND clock_timestamp() + :deadline)"
+_IS_COOLING = "(breaker_opened_at BETWEEN service_time() - :cooldown AND service_time())"
+_HAS_TRIAL = "(breaker_probe_until BETWEEN service_time() AND service_time() + :deadline)"
 
 # The SELECT reads the row's state before the UPDATE. If the breaker is closed, nothing is written.
 _RESERVE_REQUEST = text(f"""
     WITH trial AS (
-        UPDATE sources SET breaker_probe_until = clock_timestamp() + :deadline
+        UPDATE sources SET breaker_probe_until = service_time() + :deadline
          WHERE name = :source AND NOT {_IS_COOLING} AND {_HAS_TRIAL} IS NOT TRUE
         RETURNING breaker_probe_until)
-    SELECT failures, is_closed, probe, until, extract(epoch FROM until - clock_timestamp())::float8 AS seconds_left
+    SELECT failures, is_closed, probe, until, extract(epoch FROM until - service_time())::float8 AS seconds_left
       FROM (SELECT breaker_failures AS failures, breaker_opened_at IS NULL AS is_closed,
                    (SELECT breaker_probe_until FROM trial) AS probe,
                    greatest(CASE WHEN {_IS_COOLING} THEN breaker_opened_at + :cooldown END,
                             CASE WHEN {_HAS_TRIAL} THEN breaker_probe_until END,
-                            clock_timestamp() + interval '1 second') AS until
+                            service_time() + interval '1 second') AS until
               FROM sources WHERE name = :source) AS breaker
 """)
 
@@ -48,7 +48,7 @@ _CLOSE = text(f"""
 _COUNT_FAILURE = text(f"""
     UPDATE sources
        SET breaker_failures = breaker_failures + 1, breaker_probe_until = NULL,
-           breaker_opened_at = CASE WHEN breaker_failures + 1 >= :limit THEN clock_timestamp() END
+           breaker_opened_at = CASE WHEN breaker_failures + 1 >= :limit THEN service_time() END
      WHERE {_MAY_CHANGE}
 """)
 

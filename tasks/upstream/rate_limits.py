@@ -112,7 +112,7 @@ def _count_possible_calls(engine: Engine, source: Source) -> int:
                 SELECT CASE WHEN budget_month = month THEN budget_used
                             WHEN budget_month > month THEN :all  -- a new month began in that minute
                             ELSE 0 END
-                  FROM sources, (SELECT date_trunc('month', clock_timestamp() - :minute)::date AS month) AS clock
+                  FROM sources, (SELECT date_trunc('month', service_time() - :minute)::date AS month) AS clock
                  WHERE name = :source
             """),
             {"source": source.name, "all": source.rate.per_minute, "minute": timedelta(seconds=MINUTE + LEEWAY)},
@@ -128,7 +128,7 @@ def _spend_budget(engine: Engine, source: Source) -> None:
                 UPDATE sources
                    SET budget_used = CASE WHEN budget_month = this_month THEN budget_used + 1 ELSE 1 END,
                        budget_month = this_month
-                  FROM (SELECT date_trunc('month', clock_timestamp())::date AS this_month) AS clock
+                  FROM (SELECT date_trunc('month', service_time())::date AS this_month) AS clock
                  WHERE name = :source
                    AND (:budget IS NULL OR budget_month IS DISTINCT FROM this_month OR budget_used < :budget)
                 RETURNING budget_used
@@ -139,8 +139,8 @@ def _spend_budget(engine: Engine, source: Source) -> None:
             return
         until_next_month: float = connection.execute(
             text("""
-                SELECT extract(epoch FROM date_trunc('month', clock_timestamp()) + interval '1 month'
-                                          - clock_timestamp())::float
+                SELECT extract(epoch FROM date_trunc('month', service_time()) + interval '1 month'
+                                          - service_time())::float
             """)
         ).scalar_one()
     raise TransientError(

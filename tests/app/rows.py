@@ -30,7 +30,7 @@ from store.tables import (
 )
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-COUNTED = ("inserted", "updated", "unchanged", "deduplicated", "rejected")
+COUNTED = ("inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected")
 
 
 class Rows:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0018"
-down_revision = "0014"
+down_revision = "0016"
 
 UPPER = "upper({})"
 KEY = r"left(regexp_replace(lower({}), '\W|_', '', 'g'), 10)"

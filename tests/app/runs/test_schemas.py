@@ -14,14 +14,15 @@ from tests.app.rows import Rows
 def test_a_run_shows_its_counters_error_and_duration(api: FlaskClient, rows: Rows) -> None:
     run = rows.run(status="failed", error_code="upstream_refused", error_detail="402: the quota is used up")
     rows.page(run, 0, inserted=3, rejected=1)
-    rows.page(run, 1, updated=2, unchanged=4, deduplicated=1, blank=2)
+    rows.page(run, 1, updated=2, unchanged=4, superseded=3, deduplicated=1, blank=2)
     shown = get(api, f"/runs/{run}")
     assert shown["counters"] == {
         "pages": 2,
-        "fetched": 11,
+        "fetched": 14,
         "inserted": 3,
         "updated": 2,
         "unchanged": 4,
+        "superseded": 3,
         "deduplicated": 1,
         "rejected": 1,
         "blank": 2,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from datetime import datetime, timedelta
 
+import psycopg2
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
 from app.web.context import context_of
 from app.web.watermark import Watermark
+from settings import Settings
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
 from tests.processes import until
@@ -52,6 +55,29 @@ def test_the_watermark_lags_a_second_and_waits_for_the_oldest_writer(app: Flask,
         writer.rollback()
         now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         assert started < Watermark().ingested_until(connection) <= now
+
+
+def test_a_foreign_transaction_does_not_hold_the_watermark_back(app: Flask, api_settings: Settings) -> None:
+    with closing(psycopg2.connect(api_settings.database_url, application_name="pg_dump")) as foreign:
+        with foreign.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id(), now()")
+            [_, started] = cursor.fetchone() or (None, None)
+
+        def is_past() -> bool:
+            with context_of(app).reader.connect() as connection:
+                return Watermark().ingested_until(connection) > started
+
+        until(is_past)
+
+
+def test_the_watermark_is_never_later_than_the_newest_stored_time(app: Flask, engine: Engine) -> None:
+    """A process that does not notice a step of the clock continues after that time."""
+    with engine.begin() as connection:
+        beaten_at = connection.execute(
+            text("INSERT INTO heartbeats VALUES ('beat', service_time() - interval '1 h') RETURNING beaten_at")
+        ).scalar_one()
+    with context_of(app).reader.connect() as connection:
+        assert Watermark().ingested_until(connection) == beaten_at
 
 
 def test_the_watermark_is_reused(app: Flask) -> None:

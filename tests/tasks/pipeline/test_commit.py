@@ -31,8 +31,14 @@ def page_of(cursor: int = 1) -> Page:
 def test_each_commit_returns_the_number_and_the_counters_of_its_page(bench: Bench, open_run: OpenRunOf) -> None:
     run = open_run(canned(parse=lambda _: [item(0), item(1), item(1), item(2, price="much")]))
     first, second = run.commit(bench, page_of(1)), run.commit(bench, page_of(2))
-    assert first == (0, Counters(4, inserted=2, updated=0, unchanged=0, deduplicated=1, rejected=1, blank=0, bytes=2))
-    assert second == (1, Counters(4, inserted=0, updated=0, unchanged=2, deduplicated=1, rejected=1, blank=0, bytes=2))
+    assert first == (
+        0,
+        Counters(4, inserted=2, updated=0, unchanged=0, superseded=0, deduplicated=1, rejected=1, blank=0, bytes=2),
+    )
+    assert second == (
+        1,
+        Counters(4, inserted=0, updated=0, unchanged=2, superseded=0, deduplicated=1, rejected=1, blank=0, bytes=2),
+    )
     assert run.lease.version == bench.one("SELECT version FROM checkpoints")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_a_later_fetch_corrects_a_quote_and_an_earlier_fetch_does_not(bench: Ben
     corrected = bench.ingest(canned([item(price="2")], fetched_at=FETCHED + HOUR))
     assert counters(bench, corrected["id"])[2] == 1
     late = bench.ingest(canned([item(price="3")], fetched_at=FETCHED + HOUR / 2))
-    assert counters(bench, late["id"])[3] == 1
+    assert bench.one("SELECT superseded FROM pages WHERE run = :run", run=late["id"]) == 1
     assert bench.one("SELECT price FROM quotes") == 2
     assert bench.one("SELECT run FROM quotes") == corrected["id"]
 
@@ -64,8 +64,36 @@ def test_a_page_without_corrections_adds_quotes_and_keeps_the_stored_quotes(benc
     bench.ingest(canned([item(0, price="1")]))
     run = open_run(canned(parse=lambda _: [item(0, price="2"), item(1)]))
     _, counted = run.commit(bench, Page(b"[]", "", {}, FETCHED + HOUR, {"next": 1}, corrects=False))
-    assert (counted.inserted, counted.updated, counted.unchanged) == (1, 0, 1)
+    assert (counted.inserted, counted.updated, counted.unchanged, counted.superseded) == (1, 0, 0, 1)
     assert bench.one("SELECT price FROM quotes ORDER BY listing_id LIMIT 1") == 1
+
+
+def test_a_page_without_corrections_adds_quotes_between_many_stored_quotes(bench: Bench, open_run: OpenRunOf) -> None:
+    """More quotes are stored in the page's span than are compared in the worker."""
+    minutes = [(OBSERVED + timedelta(minutes=minute)).isoformat() for minute in range(0, 4000, 2)]
+    bench.ingest(canned([item(observed_at=at) for at in minutes]))
+    between = (OBSERVED + timedelta(minutes=1)).isoformat()
+    page = [item(observed_at=minutes[0]), item(observed_at=minutes[-1], price="2"), item(observed_at=between)]
+    run = open_run(canned(parse=lambda _: page))
+    _, counted = run.commit(bench, Page(b"[]", "", {}, FETCHED + HOUR, {"next": 1}, corrects=False))
+    assert (counted.inserted, counted.updated, counted.unchanged, counted.superseded) == (1, 0, 1, 1)
+    assert bench.one("SELECT count(*) FROM quotes") == len(minutes) + 1
+
+
+def test_an_earlier_fetch_of_the_same_values_is_unchanged(bench: Bench) -> None:
+    bench.ingest(canned([item(0), item(1)], fetched_at=FETCHED + HOUR))
+    run = bench.ingest(canned([item(0), item(1, price="2")], fetched_at=FETCHED))
+    [page] = bench.rows("SELECT unchanged, superseded FROM pages WHERE run = :run", run=run["id"])
+    assert tuple(page.values()) == (1, 1)
+
+
+def test_a_page_is_never_stored_as_fetched_after_its_commit(bench: Bench) -> None:
+    """A source whose own clock is ahead would keep its later corrections out."""
+    bench.ingest(canned([item(price="1")], fetched_at=datetime.now(UTC) + HOUR))
+    corrected = bench.ingest(canned([item(price="2")], fetched_at=datetime.now(UTC) + HOUR / 2))
+    assert counters(bench, corrected["id"])[2] == 1
+    assert bench.one("SELECT max(fetched_at) <= clock_timestamp() FROM quotes")
+    assert bench.one("SELECT every(fetched_at <= committed_at) FROM pages")
 
 
 def test_prices_are_stored_exactly(bench: Bench) -> None:

@@ -136,7 +136,8 @@ def test_a_backfill_does_not_correct_a_stored_quote(bench: Bench, gecko: Source)
     live = {"id": "bitcoin", "symbol": "bit", "name": "Bitcoin", "current_price": 5, "market_cap_rank": 1}
     bench.ingest(serving(gecko, [{**live, "last_updated": (BEGIN + DAY).isoformat()}]))
     run = bench.ingest(gecko, backfill=backfill())
-    assert counters(bench, run["id"]) == (110, 109, 0, 1, 0, 0)
+    assert counters(bench, run["id"]) == (110, 109, 0, 0, 0, 0)
+    assert bench.one("SELECT sum(superseded) FROM pages WHERE run = :run", run=run["id"]) == 1
     [quote] = bench.rows("SELECT price, rank FROM quotes WHERE observed_at = :at", at=BEGIN + DAY)
     assert tuple(quote.values()) == (5, 1)
 

@@ -124,7 +124,8 @@ def test_a_replayed_old_page_does_not_undo_later_corrections(bench: Bench) -> No
     loaded = content_hash(bench.engine)
     old = bench.one("SELECT run FROM pages ORDER BY committed_at LIMIT 1")
     run = bench.ingest(canned(), replay=ReplayParameters(run=old))
-    assert counters(bench, run["id"]) == (1, 0, 0, 1, 0, 0)
+    assert counters(bench, run["id"]) == (1, 0, 0, 0, 0, 0)
+    assert bench.one("SELECT superseded FROM pages WHERE run = :run", run=run["id"]) == 1
     assert content_hash(bench.engine) == loaded
 
 
