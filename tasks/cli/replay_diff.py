@@ -17,7 +17,7 @@ from sources.record import VALUE_FIELDS
 from sources.record_columns import ListingKey, key_of
 from tasks.archive.raw_bodies import read_body
 from tasks.archive.stored_pages import PagePosition, StoredPage, StoredPages
-from tasks.identity.resolver import listed_ids
+from tasks.identity.stored_listings import listed_ids
 from tasks.pipeline.changed_rows import find_changes
 from tasks.pipeline.copy_rows import CopyRows, arrange
 from tasks.pipeline.normalize import NormalizedPage, normalize_page

@@ -10,7 +10,6 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
@@ -20,6 +19,7 @@ from tasks.identity.apply_overrides import apply_overrides
 from tasks.identity.candidate_pairs import Asset, Pair, best_similarity, find_pairs
 from tasks.identity.decisions import PEOPLE_METHODS, Overrides, Verdict, decision_lock, move
 from tasks.identity.kept_apart import apart_decisions
+from tasks.identity.later_decisions import LaterDecisions
 from tasks.identity.similarity import Similarity, Spelling
 
 log = structlog.get_logger()
@@ -38,9 +38,9 @@ MERGES_PER_TRANSACTION = 50
 
 
 class _Comparison(NamedTuple):
-    """The result of a comparison. newest_decision: the id of the newest decision before it."""
+    """The result of a comparison. later: the decisions since the comparison began."""
 
-    newest_decision: int
+    later: LaterDecisions
     merges: list[tuple[Pair, Verdict]]
     candidates: list[tuple[Pair, dict[str, Any]]]
 
@@ -57,7 +57,7 @@ def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
     merged: set[int] = set()
     for start in range(0, len(comparison.merges), MERGES_PER_TRANSACTION):
         batch = comparison.merges[start : start + MERGES_PER_TRANSACTION]
-        for pair, verdict, change in _merge(engine, batch, comparison.newest_decision):
+        for pair, verdict, change in _merge(engine, batch, comparison.later):
             log.info(
                 "assets_merged",
                 asset=pair.newer.slug,
@@ -72,8 +72,7 @@ def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
 
 
 def _compare_assets(connection: Connection) -> _Comparison:
-    newest_decision = connection.scalar(text("SELECT coalesce(max(id), 0) FROM decisions")) or 0
-    comparison = _Comparison(newest_decision, [], [])
+    comparison = _Comparison(LaterDecisions(connection), [], [])
     assets = _assets(connection)
     word_counts = Counter(word for asset in assets for word in asset.words)
     pairs = _undecided_pairs(connection, assets)
@@ -102,40 +101,20 @@ def _undecided_pairs(connection: Connection, assets: Sequence[Asset]) -> list[Pa
 
 
 def _merge(
-    engine: Engine, merges: Sequence[tuple[Pair, Verdict]], newest_decision: int
+    engine: Engine, merges: Sequence[tuple[Pair, Verdict]], later: LaterDecisions
 ) -> list[tuple[Pair, Verdict, uuid.UUID]]:
     """Merge the pairs that got no decision since the comparison. Return each pair with the id of its change."""
     with decision_lock(engine) as connection:
-        later = _later_decisions(connection, newest_decision)
+        later.read(connection)
         return [
             (pair, verdict, move(connection, sorted(pair.newer.listing_ids), pair.older.id, verdict))
             for pair, verdict in merges
-            if not later.concern(pair)
+            if not _concern(later, pair)
         ]
 
 
-@dataclass(frozen=True)
-class _LaterDecisions:
-    """The listings with decisions since the comparison, their assets, and the keys of their symbols."""
-
-    listing_ids: set[int]
-    assets: set[int]
-    keys: set[str]
-
-    def concern(self, pair: Pair) -> bool:
-        return bool(self.listing_ids & pair.listing_ids or self.assets & pair.ids or self.keys & pair.keys)
-
-
-def _later_decisions(connection: Connection, newest_decision: int) -> _LaterDecisions:
-    rows = connection.execute(
-        text("""
-            SELECT listing, listings.asset, symbol FROM decisions JOIN listings ON listings.id = listing
-             WHERE decisions.id > :newest_decision
-        """),
-        {"newest_decision": newest_decision},
-    ).all()
-    keys = {Spelling(row.symbol, "", "").key for row in rows} - {""}
-    return _LaterDecisions({row.listing for row in rows}, {row.asset for row in rows}, keys)
+def _concern(later: LaterDecisions, pair: Pair) -> bool:
+    return bool(later.listing_ids & pair.listing_ids or later.assets & pair.ids or later.keys & pair.keys)
 
 
 def _assets(connection: Connection) -> list[Asset]:

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, text
 
 from sources.record_columns import ListingFields
 
-
 FIRST_PROBED_NUMBERS, MAX_PROBED_NUMBERS = 8, 4096
 """The number of numbered slugs that the first query for a name looks up, and the most that one query looks up. Each
 query looks up twice as many as the one before, since thousands of listings can have one name."""
@@ -21,11 +20,13 @@ class Slugs:
     """Choose free slugs. Bitcoin (BTC2) gets the first free one of `bitcoin`, `bitcoin-btc2`, `bitcoin-btc2-2`, …
 
     listings: the listings that need slugs. One query looks up the plain slugs of all.
+    reserved: slugs that are not free, although no asset has them yet.
     """
 
-    def __init__(self, connection: Connection, listings: Iterable[ListingFields]):
+    def __init__(self, connection: Connection, listings: Iterable[ListingFields], reserved: Iterable[str] = ()):
         self._connection = connection
         self._taken = self._existing({slug for listing in listings for slug in self._plain_slugs(listing)})
+        self._taken.update(reserved)
         # By slug without a number: the next number. All lower numbers are taken.
         self._next_numbers: dict[str, int] = defaultdict(lambda: 2)
         # By slug without a number: the first number that was not looked up yet.
