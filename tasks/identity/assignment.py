@@ -25,7 +25,8 @@ from tasks.identity.decisions import (
     Verdict,
     assets_by_slug,
 )
-from tasks.identity.similarity import Spelling, match_listings
+from tasks.identity.matching import match_listings
+from tasks.identity.similarity import Spelling
 from tasks.identity.slugs import Slugs
 
 KNOWN_PAIRS = Path(__file__).with_name("known_pairs.csv")

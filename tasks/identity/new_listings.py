@@ -14,7 +14,7 @@ from tasks.identity.later_decisions import LaterDecisions
 from tasks.identity.similarity import Spelling
 from tasks.identity.stored_listings import listing_values, read_listings
 
-LISTINGS_PER_TRANSACTION = 500
+LISTINGS_PER_TRANSACTION = 250
 """The maximum number of listings to write in a transaction. It holds the lock of all decisions for milliseconds."""
 
 MAX_OUTDATED_PLANS = 3

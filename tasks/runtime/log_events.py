@@ -42,6 +42,7 @@ EVENTS: Mapping[str, str] = {
     "run_skipped": "A message named a run that is not due: another worker has claimed it, or it ended.",
     "run_waiting": "A run waits for `wait_seconds` because of `reason`.",
     "session_terminated": "The reconciler ended a worker's database session that exceeded `TRANSACTION_TIMEOUT`.",
+    "similar_names_skipped": "Too many names of one symbol differ. Only equal names were matched.",
     "slice_abandoned": "Postgres does not respond. The run continues after its lease has expired.",
     "slice_assisted": "A worker joined another worker's run, to load partitions that no worker had started.",
     "slice_crashed": "A bug in a worker, with its traceback. The run failed.",

@@ -47,10 +47,10 @@ def write(connection: Connection, source: str, *listings: ListingFields) -> None
 def test_a_large_page_of_one_name_is_added_in_short_transactions(engine: Engine) -> None:
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
-    add_listings(engine, "coingecko", page(*map(pepe, range(1200))), {})
+    add_listings(engine, "coingecko", page(*map(pepe, range(600))), {})
     sizes = query(engine, "SELECT xmin, count(*) FROM listings GROUP BY xmin ORDER BY 2 DESC")
-    assert [row.count for row in sizes] == [500, 500, 200]
-    assert len(assets(engine)) == 1200
+    assert [row.count for row in sizes] == [250, 250, 100]
+    assert len(assets(engine)) == 600
     assert len(statements) < 60
 
 
