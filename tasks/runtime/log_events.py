@@ -13,7 +13,7 @@ EVENTS: Mapping[str, str] = {
     "canary_failed": "Redis did not accept the canary, which shows whether workers consume messages.",
     "commit_response_lost": "The connection broke during a commit. The worker verified that the page is committed.",
     "connection_close_failed": "A worker lost its connection to Redis while it processed a message. It reconnects.",
-    "control_task_failed": "Beat could not publish the control task `task`. It retries when the task is due again.",
+    "control_task_failed": "The control task `task` could not be published. Beat sends it when it is due again.",
     "database_unavailable": "Postgres does not respond, or reports a transient error. API requests get status 503.",
     "drift_accepted": "A person accepted a change in a source's fields.",
     "drift_detected": "A field of a source's items changed. The event has the `change` and the drift `policy`.",
