@@ -162,6 +162,7 @@ class _Scan:
             is_settled=state.is_settled(self._last_cursor, window.now),
             block_bytes=settings.csv_block_bytes,
             record_bytes=settings.csv_record_bytes,
+            block_records=settings.csv_block_records,
         )
         self._header: list[str] = []
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from settings import get_settings
 from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
-from sources.csv.blocks import MAX_RECORD_LINES
 from sources.csv.columns import read_columns
 from sources.csv.fileset import FileSet
 from sources.csv.ranges import list_ranges, split_partition
 from sources.csv.scan import get_range_bytes, scan_file, translated_os_errors
 from sources.csv.text import INVALID_CHARACTERS, decode, read_records
+from sources.csv.window import MAX_RECORD_LINES
 
 INVALID_NAME = "\\udc"
 """Occurs in a partition's name if the file's name is not UTF-8: each invalid byte becomes `\\udc` and two digits."""

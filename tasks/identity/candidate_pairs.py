@@ -86,7 +86,13 @@ def find_pairs(assets: Iterable[Asset]) -> Iterator[list[Pair]]:
     Each list is the result of a little work, so that the caller can interrupt it. The order of the pairs is the same in
     every process.
     """
-    groups = _groups(assets)
+    groups: dict[str, _Group] = {}
+    for position, asset in enumerate(assets):
+        if position % ASSETS_PER_STEP == 0:
+            yield []
+        for key in asset.keys:
+            groups.setdefault(key, _Group(key)).add(asset)
+    groups = {key: group for key, group in groups.items() if len(group.assets) > 1}
     pairs_of_several_keys: set[tuple[int, int]] = set()
     for key in sorted(groups):
         for pairs in _related_assets(groups[key]):
@@ -119,14 +125,6 @@ class _Group:
         if not common_symbols:
             return len(self.assets) == OWNERS_OF_A_PAIR
         return all(self.owners[symbol] == OWNERS_OF_A_PAIR for symbol in common_symbols)
-
-
-def _groups(assets: Iterable[Asset]) -> dict[str, _Group]:
-    groups: dict[str, _Group] = {}
-    for asset in assets:
-        for key in asset.keys:
-            groups.setdefault(key, _Group(key)).add(asset)
-    return {key: group for key, group in groups.items() if len(group.assets) > 1}
 
 
 def _related_assets(group: _Group) -> Iterator[list[tuple[Asset, Asset]]]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any, cast
 
 import polars as pl
@@ -15,6 +16,7 @@ import polars as pl
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
 from sources.record import KEY_FIELDS, VALUE_FIELDS, Record
 from sources.record_columns import validate_columns
+from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.drift.mapping import map_item
 from tasks.drift.policy import PageDrift
 from tasks.pipeline.quote_frame import QuoteFrame
@@ -47,8 +49,11 @@ class RejectedItem:
 
 @dataclass
 class NormalizedPage:
-    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + len(rejects).
+    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + rejected.
 
+    rejects: the first rejects, at most MAX_REJECTS_PER_PAGE. The others are only counted.
+    rejected: the number of rejects. reject_codes: their codes.
+    other_rejects: a digest of the rejects that are only counted.
     blank:   number of rows without content. They do not count as items.
     mapping: fingerprint of the code that read the page.
     drift:   differences between the fields of the page and the known fields of the source.
@@ -58,13 +63,43 @@ class NormalizedPage:
     rejects: list[RejectedItem] = field(default_factory=list)
     fetched: int = 0
     deduplicated: int = 0
+    rejected: int = 0
     blank: int = 0
+    reject_codes: frozenset[str] = frozenset()
+    other_rejects: bytes = b""
     mapping: bytes = b""
     drift: PageDrift = field(default_factory=PageDrift)
 
     def has_reject(self, code: str) -> bool:
         """Return whether an item was rejected with this code."""
-        return any(reason["code"] == code for reject in self.rejects for reason in reject.reasons)
+        return code in self.reject_codes
+
+    @property
+    def last_known_index(self) -> int:
+        """Return the index of the last item that is known to be rejected or not."""
+        return self.rejects[-1].index if self.rejected > len(self.rejects) else self.fetched
+
+
+class _Rejects:
+    """The rejects of a page. Only the first are kept, since a page can have a million."""
+
+    def __init__(self) -> None:
+        self.kept: list[RejectedItem] = []
+        self.count = 0
+        self.codes: set[str] = set()
+        self._others = sha256()
+
+    def add(self, index: int, item: Item, reasons: list[dict[str, str]]) -> None:
+        self.count += 1
+        self.codes.update(reason["code"] for reason in reasons)
+        if len(self.kept) < MAX_REJECTS_PER_PAGE:
+            self.kept.append(RejectedItem(index, _as_text(item), reasons))
+        else:
+            self._others.update(repr((_as_text(item), reasons)).encode("utf-8", "surrogatepass"))
+
+    @property
+    def digest_of_others(self) -> bytes:
+        return self._others.digest() if self.count > len(self.kept) else b""
 
 
 def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> NormalizedPage:
@@ -80,22 +115,25 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     columns, drift = _parse(source, page, examine)
     validated = validate_columns(columns.frame, latest)
     undecided = {**columns.items_without_row, **{index: columns.item_at(index) for index in validated.undecided}}
-    record, single_quotes, rejects = Record(latest), [], []
+    record, single_quotes, rejects = Record(latest), [], _Rejects()
     for index, item in sorted(undecided.items(), key=lambda pair: pair[0]):
         if isinstance(item, Reject):
-            rejects.append(RejectedItem(index, _as_text(item.item), item.reasons))
+            rejects.add(index, item.item, item.reasons)
             continue
         try:
             single_quotes.append((index, record.quote(map_item(source, item))))
         except Reject as reject:
-            rejects.append(RejectedItem(index, _as_text(item), reject.reasons))
+            rejects.add(index, item, reject.reasons)
     quotes = QuoteFrame.of(validated, single_quotes)
     return NormalizedPage(
         quotes=quotes,
-        rejects=rejects,
+        rejects=rejects.kept,
         fetched=columns.fetched,
-        deduplicated=columns.fetched - len(rejects) - len(quotes),
+        deduplicated=columns.fetched - rejects.count - len(quotes),
+        rejected=rejects.count,
         blank=columns.blank,
+        reject_codes=frozenset(rejects.codes),
+        other_rejects=rejects.digest_of_others,
         drift=drift,
     )
 

@@ -16,6 +16,7 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from sources.contract import BLANK, Columns, Item, Page, Reject, Source
+from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.drift.changes import Change
 from tasks.drift.policy import PageDrift
 from tasks.pipeline.normalize import MAX_ITEM_CHARS, SAMPLE_ITEMS, SAMPLE_ROWS, NormalizedPage, normalize_page
@@ -153,6 +154,17 @@ def test_the_text_of_a_long_rejected_item_is_truncated() -> None:
     [reject] = normalize(item(0, price="x", note="y" * MAX_ITEM_CHARS)).rejects
     assert len(reject.item) == MAX_ITEM_CHARS
     assert reject.item.startswith('{"source_asset_id": "coin-0"')
+
+
+def test_of_many_rejects_only_the_first_are_kept_and_all_are_counted() -> None:
+    items = [item(n, price="x") for n in range(MAX_REJECTS_PER_PAGE + 5)]
+    normalized = normalize(*items, item(0, symbol=""))
+    assert [reject.index for reject in normalized.rejects] == list(range(MAX_REJECTS_PER_PAGE))
+    assert (normalized.fetched, normalized.rejected, normalized.deduplicated) == (len(items) + 1, len(items) + 1, 0)
+    assert normalized.has_reject("empty")
+    assert normalized.last_known_index == MAX_REJECTS_PER_PAGE - 1
+    assert normalized.other_rejects != normalize(*items, item(1, symbol="")).other_rejects
+    assert normalize(*items[:5]).last_known_index == 5
 
 
 def test_a_rejected_item_that_is_invalid_in_json_is_stored_as_its_repr() -> None:
