@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
+from itertools import islice
 from typing import Any, cast
 
 import polars as pl
 
-from sources.contract import BLANK, Columns, Item, Page, Reject, Source
+from sources.contract import BLANK, Columns, Item, Page, Reject, Source, TerminalError
 from sources.record import KEY_FIELDS, VALUE_FIELDS, Record
 from sources.record_columns import validate_columns
 from sources.reject_codes import MAX_REJECTS_PER_PAGE
@@ -23,6 +24,9 @@ from tasks.pipeline.quote_frame import QuoteFrame
 
 MAX_ITEM_CHARS = 64 * 1024
 """Maximum characters of a rejected item to store. The raw body has the whole item."""
+
+MAX_QUOTED_CHARS = 200
+"""Maximum characters of an item in an error."""
 
 SAMPLE_ITEMS, SAMPLE_ROWS = 1000, 100
 """Maximum number of a page's items to examine for drift, and of its rows if the page is parsed to columns."""
@@ -102,17 +106,20 @@ class _Rejects:
         return self._others.digest() if self.count > len(self.kept) else b""
 
 
-def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> NormalizedPage:
+def normalize_page(
+    source: Source, page: Page, clock_skew: float, examine: Examine | None = None, *, max_items: int | None = None
+) -> NormalizedPage:
     """Convert every item of a page to a quote or a reject.
 
     Columns are validated as a whole. Items that remain undecided are then validated one by one. If two items are quotes
     of one listing at one instant, the later item is used.
 
     clock_skew: seconds that an observation may be later than the fetch.
-    Raise the errors of `examine`, and those of `source.parse` for an unreadable body.
+    max_items:  the maximum number of items, if `source.parse` returns them one by one.
+    Raise TerminalError for more items, the errors of `examine`, and those of `source.parse` for an unreadable body.
     """
     latest = page.fetched_at + timedelta(seconds=clock_skew)
-    columns, drift = _parse(source, page, examine)
+    columns, drift = _parse(source, page, examine, max_items)
     validated = validate_columns(columns.frame, latest)
     undecided = {**columns.items_without_row, **{index: columns.item_at(index) for index in validated.undecided}}
     record, single_quotes, rejects = Record(latest), [], _Rejects()
@@ -138,16 +145,31 @@ def normalize_page(source: Source, page: Page, clock_skew: float, examine: Exami
     )
 
 
-def _parse(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, PageDrift]:
+def _parse(source: Source, page: Page, examine: Examine | None, max_items: int | None) -> tuple[Columns, PageDrift]:
     """Parse a page to columns, with its drift policy applied."""
     columns = source.columns(page) if source.columns else None
-    items = None if columns else list(source.parse(page))
+    items = None if columns else _items(source, page, max_items)
     drift = PageDrift()
     if examine:
         drift = examine(page, _sample(items, columns))
         if drift.changes_in_force:
             items = [drift.apply(item) for item in (source.parse(page) if items is None else items)]
     return _as_columns(source, items) if items is not None else cast(Columns, columns), drift
+
+
+def _items(source: Source, page: Page, max_items: int | None) -> list[Item]:
+    items = list(source.parse(page) if max_items is None else islice(source.parse(page), max_items + 1))
+    if max_items is not None and len(items) > max_items:
+        raise TerminalError(
+            f"{source.name}: a page has more than {max_items} items; request fewer items at a time, or raise "
+            f"MAX_PAGE_ITEMS and the worker's memory. The first of them: {', '.join(map(_quoted, items[:3]))}",
+            code="page_too_large",
+        )
+    return items
+
+
+def _quoted(item: Item) -> str:
+    return _as_text(item)[:MAX_QUOTED_CHARS]
 
 
 def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[Item]:
