@@ -141,7 +141,12 @@ class Settings:
     max_body_bytes: int = _count(
         64 * 1024 * 1024, "maximum size of an upstream's response after decompression, in bytes"
     )
+    max_body_values: int = _count(
+        1_000_000, "maximum number of values in an upstream's response: members of its lists and objects"
+    )
+    max_page_items: int = _count(100_000, "maximum number of items in one response of an upstream")
     csv_block_bytes: int = _count(4 * 1024 * 1024, "size of one page of a CSV file, in bytes")
+    csv_block_records: int = _count(50_000, "maximum number of records in one page of a CSV file")
     csv_range_bytes: int = _count(
         32 * 1024 * 1024, "size of the ranges that larger CSV files are split into for several workers, in bytes"
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+MAX_REJECTS_PER_PAGE = 1000
+"""The maximum number of a page's rejects that are stored. The others are only counted."""
+
 REJECT_CODES: Mapping[str, str] = {
     "drift": "A field of the item changed, and the source's drift policy is `quarantine`.",
     "empty": "A text is empty.",

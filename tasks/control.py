@@ -16,13 +16,14 @@ from tasks.anomalies.judge import judge_runs
 from tasks.archive.retention import delete_expired
 from tasks.celery import celery
 from tasks.identity.overrides_file import get_overrides
-from tasks.identity.rematch import rematch_assets
+from tasks.identity.rematch import rematch_steps
 from tasks.integrity.verify import verify_data
 from tasks.runs.reconciler import reconcile
 from tasks.runtime.database import worker_engine
 from tasks.runtime.heartbeats import send_heartbeat
 from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS
+from tasks.runtime.stepwise import StepwiseJob
 
 log = structlog.get_logger()
 
@@ -43,15 +44,16 @@ def reconcile_runs(**_: Any) -> None:
 
 @celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
 def retain(**_: Any) -> None:
-    """Delete a batch of expired quotes and bodies. The next call deletes the next batch."""
-    delete_expired(worker_engine(), get_settings())
+    """Delete expired quotes and bodies for a short time. If some are left, the task is sent again."""
+    if not delete_expired(worker_engine(), get_settings()):
+        _send_again("kasparro.retain")
 
 
 @celery.task(name="kasparro.judge", soft_time_limit=60, time_limit=90)
 def judge(**_: Any) -> None:
-    """Compare ended runs with earlier ones, and record which sources are late."""
+    """Compare ended runs with earlier ones for a short time, and record which sources are late."""
     try:
-        judge_runs(worker_engine())
+        is_complete = judge_runs(worker_engine())
         record_late_sources(worker_engine())
     except DATABASE_ERRORS as raised:
         error = explain(worker_engine(), raised)
@@ -59,6 +61,9 @@ def judge(**_: Any) -> None:
             raise
         if not schema_log.error(error):
             log.warning("anomaly_check_failed", reason=describe(error))
+    else:
+        if not is_complete:
+            _send_again("kasparro.judge")
 
 
 @celery.task(name="kasparro.verify", soft_time_limit=60, time_limit=90)
@@ -72,23 +77,43 @@ def verify(**_: Any) -> None:
         log.warning("integrity_check_failed", reason=describe(error))
 
 
+_rematch_job = StepwiseJob(lambda: rematch_steps(worker_engine(), get_overrides()))
+
+
 @celery.task(name="kasparro.rematch", soft_time_limit=60, time_limit=90)
-def rematch(**_: Any) -> None:
-    """Merge assets that the rules could not match when their listings were first seen."""
+def rematch(part: str | None = None, **_: Any) -> None:
+    """Merge assets that the rules could not match when their listings were first seen.
+
+    part: the part of the rematch to do; None to start one. The task sends itself again for the next part.
+    """
     try:
-        rematch_assets(worker_engine(), get_overrides())
+        next_part = _rematch_job.work(part)
     except DATABASE_ERRORS as raised:
         error = explain(worker_engine(), raised)
         if classify(error) is None:
             raise
         if not schema_log.error(error):
             log.warning("rematch_failed", reason=describe(error))
+    else:
+        if next_part:
+            _send_again("kasparro.rematch", part=next_part)
 
 
 @celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
 def look_again(**_: Any) -> None:
     """Rematch assets. The task had this name before 0.1.0, and a beat of such a version still sends it."""
     rematch()
+
+
+def _send_again(task: str, **arguments: Any) -> None:
+    """Send a control task for the rest of its work. It runs after the tasks that are already queued.
+
+    If Redis does not accept it, beat starts the task at its next interval.
+    """
+    try:
+        celery.send_task(task, kwargs=arguments, queue="control", retry=False)
+    except (BrokerUnreachable, RedisError, OSError) as error:
+        log.warning("control_task_failed", task=task, reason=f"{type(error).__name__}: {error}")
 
 
 def send_canary() -> None:

@@ -8,14 +8,10 @@ from typing import BinaryIO
 
 from sources.csv.quoting import has_longer_line, has_record_per_line
 from sources.csv.text import decode, read_records, split_lines
-from sources.csv.window import ReadOptions, measure_line, read_bytes, read_lines
+from sources.csv.window import MAX_RECORD_LINES, ReadOptions, find_line_end, measure_line, read_bytes, read_lines
 
 FIRST_BLOCK_DIVISOR = 4
 """The first block of a file has the size of a full block divided by this number."""
-
-MAX_RECORD_LINES = 1000
-"""The maximum number of lines in a record. A longer record is assumed to have an unclosed quote, so that the rest of
-the file need not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,10 @@ def _block_by_lines(file: BinaryIO, offset: int, line: int, options: ReadOptions
     body = data[: data.rfind(b"\n") + 1]
     if not has_record_per_line(body, options.delimiter) or has_longer_line(body, options.record_bytes):
         return None
-    return Block(body, offset, len(body), line, body.count(b"\n"))
+    lines = body.count(b"\n")
+    if lines > options.block_records:
+        lines, body = options.block_records, body[: find_line_end(body, options.block_records)]
+    return Block(body, offset, len(body), line, lines)
 
 
 def _block_by_records(file: BinaryIO, offset: int, line: int, options: ReadOptions) -> Block | None:
@@ -118,7 +117,7 @@ def _rejected_line(file: BinaryIO, offset: int, line: int, options: ReadOptions,
 
 def _measure_records(lines: list[bytes], options: ReadOptions) -> tuple[int, int, bool]:
     """Return the bytes and lines of all records that fit a block, and whether the next record is too large."""
-    read = count = whole = whole_count = 0
+    read = count = whole = whole_count = records = 0
     exhausted = is_too_large = False
 
     def feed() -> Iterator[str]:
@@ -135,7 +134,9 @@ def _measure_records(lines: list[bytes], options: ReadOptions) -> tuple[int, int
         # The reader requests another line only within quotes.
         if exhausted or (whole and read > options.block_bytes):
             break
-        whole, whole_count = read, count
+        whole, whole_count, records = read, count, records + 1
+        if records == options.block_records:
+            break
     return whole, whole_count, is_too_large
 
 

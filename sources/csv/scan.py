@@ -115,6 +115,7 @@ class _Scan:
             is_complete=file_set.complete,
             block_bytes=settings.csv_block_bytes,
             record_bytes=settings.csv_record_bytes,
+            block_records=settings.csv_block_records,
         )
         self._header: list[str] = []
         self._preamble_bytes = b""

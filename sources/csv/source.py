@@ -13,13 +13,13 @@ from typing import Any
 
 from settings import get_settings
 from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
-from sources.csv.blocks import MAX_RECORD_LINES
 from sources.csv.columns import read_columns
 from sources.csv.file_names import UNREADABLE, UNREADABLE_DETAIL, name_partition, read_path
 from sources.csv.fileset import FileSet
 from sources.csv.ranges import list_ranges, split_partition
 from sources.csv.scan import get_range_bytes, scan_file, translated_os_errors
 from sources.csv.text import INVALID_CHARACTERS, decode, read_records
+from sources.csv.window import MAX_RECORD_LINES
 
 REJECTED_LINE_DETAILS = {
     "record_too_large": (

@@ -42,6 +42,7 @@ class Access:
     headers:        the header with the API key; empty without a key.
     deadline:       the maximum duration of one `get` in seconds, including retries and redirects.
     max_body_bytes: the maximum size of a decompressed body.
+    max_body_values: the maximum number of members of all lists and objects in a body.
     spend:          called before each request; raises TransientError if the rate limit, budget or breaker forbids it.
     record_result:  called after each request with True, or with False for an error in HOST_FAILURES.
     clock:          returns the time for `Response.fetched_at` (aware, UTC).
@@ -52,6 +53,7 @@ class Access:
     headers: Mapping[str, str]
     deadline: float
     max_body_bytes: int
+    max_body_values: int
     spend: Callable[[], None]
     record_result: Callable[[bool], None]
     clock: Callable[[], datetime]
@@ -203,7 +205,7 @@ class HttpClient:
         if had_conditions and response.status_code == 304:
             return _Outcome(fetched_at, response.headers)
         check_status(self._access.source, response)
-        body = read_body(self._access.source, response, self._access.max_body_bytes)
+        body = read_body(self._access.source, response, self._access.max_body_bytes, self._access.max_body_values)
         self._check_deadline(deadline)  # The body may be incomplete.
         check_body(self._access.source, body, self._access.headers.values())
         return _Outcome(fetched_at, response.headers, body)

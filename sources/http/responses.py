@@ -14,6 +14,9 @@ from sources.contract import TerminalError, TransientError
 
 CHUNK_BYTES = 64 * 1024
 
+VALUE_MARKS = (b",", b"[", b"{")
+"""Each value of a JSON body comes after one of these. Texts may contain them, too, so the count is an upper limit."""
+
 # By status: the error's code, and how long the source is paused.
 TERMINAL_STATUSES = {
     400: ("upstream_refused", None),
@@ -78,11 +81,21 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def read_body(source: str, response: requests.Response, max_body: int) -> bytes:
-    """Return the whole body, decompressed; raise TerminalError if it exceeds `max_body` bytes."""
-    body = bytearray()
+def read_body(source: str, response: requests.Response, max_body: int, max_values: int) -> bytes:
+    """Return the whole body, decompressed; raise TerminalError if it exceeds `max_body` bytes or `max_values` values.
+
+    A value of two bytes takes a hundred bytes of memory once it is parsed. So the values are counted, without parsing.
+    """
+    body, values = bytearray(), 0
     for chunk in response.iter_content(CHUNK_BYTES):
         body += chunk
+        values += sum(map(chunk.count, VALUE_MARKS))
+        if values > max_values:
+            raise TerminalError(
+                f"{source}: the body has more than {max_values} values; request less at a time, or raise "
+                f"MAX_BODY_VALUES and the worker's memory. It starts with {body[:80].decode('utf-8', 'replace')!a}",
+                code="body_too_large",
+            )
         if len(body) > max_body:
             raise TerminalError(
                 f"{source}: the body is larger than {max_body} bytes; raise MAX_BODY_BYTES", code="body_too_large"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from statistics import median
@@ -51,6 +52,9 @@ MIN_SHARED_ASSETS = 5
 
 MAX_RUNS_PER_CALL = 50
 
+TIME_LIMIT = 0.5
+"""Time limit of one call, in seconds. The reconciler waits in the same queue, so another call does the rest."""
+
 
 class Anomaly(NamedTuple):
     """An unusual finding. subject: the field, listing or asset that it concerns; None for the whole run."""
@@ -87,8 +91,12 @@ MEASURES = {
 NULLS = _Measure("nulls", "{:.4g} of the quotes have no value", 0.01, 0, 0.05, only_more=True)
 
 
-def judge_runs(engine: Engine) -> None:
-    """Judge the finished live runs that are not judged yet, the oldest first, each in its own transaction."""
+def judge_runs(engine: Engine, *, seconds: float | None = None) -> bool:
+    """Judge the finished live runs that are not judged yet, the oldest first, each in its own transaction.
+
+    seconds: the time limit. Return False if it was reached before all of these runs were judged.
+    """
+    until = time.monotonic() + (TIME_LIMIT if seconds is None else seconds)
     with engine.connect() as connection:
         runs = connection.scalars(
             text(f"""
@@ -98,7 +106,9 @@ def judge_runs(engine: Engine) -> None:
             """),
             {"max_runs": MAX_RUNS_PER_CALL},
         ).all()
-    for run in runs:
+    for count, run in enumerate(runs):
+        if count and time.monotonic() >= until:
+            return False
         try:
             with engine.begin() as connection:
                 anomalies = _judge(connection, run)
@@ -110,6 +120,7 @@ def judge_runs(engine: Engine) -> None:
             continue
         for source, anomaly in anomalies:
             log.warning("anomaly_detected", run=str(run), source=source, kind=anomaly.kind, reason=anomaly.detail)
+    return True
 
 
 def _judge(connection: Connection, id_: UUID) -> list[tuple[str, Anomaly]]:

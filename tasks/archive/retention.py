@@ -25,8 +25,8 @@ from tasks.runtime.retry import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
-TIME_LIMIT = 10.0
-"""Time limit of one call, in seconds. The reconciler waits in the same queue."""
+TIME_LIMIT = 0.5
+"""Time limit of one call, in seconds. The reconciler waits in the same queue, so another call does the rest."""
 
 QUOTE_BATCH_ROWS, BODY_BATCH_ROWS = 5_000, 100
 
@@ -100,14 +100,14 @@ def delete_expired(
     engine: Engine,
     settings: Settings,
     *,
-    seconds: float = TIME_LIMIT,
+    seconds: float | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> None:
-    """Delete expired rows of all sources in turn, until none are left or the time is up.
+) -> bool:
+    """Delete expired rows of all sources in turn, until the time is up. Return whether none are left.
 
     seconds: the time limit; clock: this host's clock (aware). If it differs from the database's, nothing is deleted.
     """
-    until = time.monotonic() + seconds
+    until = time.monotonic() + (TIME_LIMIT if seconds is None else seconds)
     now = _verified_now(engine, settings, clock)
     deletions = deque(_deletions(engine, now) if now else ())
     deleted: Counter[tuple[str, str]] = Counter()
@@ -125,6 +125,7 @@ def delete_expired(
                 deletions.append(deletion)
     for (source, kind), count in (+deleted).items():
         log.info("expired_rows_deleted", source=source, kind=kind, count=count)
+    return not deletions
 
 
 def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.DataFrame:

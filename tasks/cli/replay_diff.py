@@ -17,7 +17,7 @@ from sources.record import VALUE_FIELDS
 from sources.record_columns import ListingKey, key_of
 from tasks.archive.raw_bodies import read_body
 from tasks.archive.stored_pages import PagePosition, StoredPage, StoredPages
-from tasks.identity.resolver import listed_ids
+from tasks.identity.stored_listings import listed_ids
 from tasks.pipeline.changed_rows import find_changes
 from tasks.pipeline.copy_rows import CopyRows, arrange
 from tasks.pipeline.normalize import NormalizedPage, normalize_page
@@ -141,7 +141,10 @@ class _Comparison:
             self._count_corrections(connection, changed, dict(zip(ids, keys, strict=True)))
 
     def _count_rejects(self, connection: Connection, page: Page, normalized: NormalizedPage) -> None:
+        # Rejects after the last kept one were stored by a version that kept all.
+        last = normalized.last_known_index
         before = set(connection.scalars(_QUARANTINED, {"source": self._source.name, "digest": page.digest}))
+        before = {index for index in before if index <= last}
         after = {reject.index for reject in normalized.rejects}
         self.diff.passing += len(before - after)
         self.diff.staying += len(before & after)

@@ -7,14 +7,15 @@ listing gets a new asset. The rematch (tasks/identity/rematch.py) may merge this
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from sources.record_columns import ListingFields
+from sources.record_columns import ListingFields, ListingKey
 from store.tables import SYMBOL_KEY
 from tasks.identity.decisions import (
     BY_OVERRIDES,
@@ -22,10 +23,10 @@ from tasks.identity.decisions import (
     SAME_ID,
     Overrides,
     Verdict,
-    add_assets,
     assets_by_slug,
 )
-from tasks.identity.similarity import Spelling, match_listings
+from tasks.identity.matching import match_listings
+from tasks.identity.similarity import Spelling
 from tasks.identity.slugs import Slugs
 
 KNOWN_PAIRS = Path(__file__).with_name("known_pairs.csv")
@@ -45,57 +46,78 @@ SAME_ID_VERDICT = Verdict(SAME_ID, BY_RESOLVER)
 NEW_ASSET_VERDICT = Verdict("new", BY_RESOLVER)
 
 
-def assign_assets(
-    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides
-) -> list[Assignment]:
-    """Return the assignment of each new listing. Create a new asset for a listing if no rule applies."""
-    by_id = _assign_without_comparing(connection, source, listings, overrides)
-    others = [listing for listing in listings if listing.source_asset_id not in by_id]
-    similar = _assign_by_similarity(connection, source, others, {assignment.slug for assignment in by_id.values()})
-    slugs = Slugs(connection, listings)
-    assignments, new_assets = [], []
-    for listing in listings:
+@dataclass
+class Plan:
+    """The assignments of new listings, and what must be written before them.
+
+    new_assets:       by slug, the listing that a new asset is named after.
+    overridden_slugs: the slugs of assets in the overrides file. They are separated from assets that they were merged
+                      into.
+    """
+
+    assignments: dict[ListingKey, Assignment] = field(default_factory=dict)
+    new_assets: dict[str, ListingFields] = field(default_factory=dict)
+    overridden_slugs: set[str] = field(default_factory=set)
+
+    def pop_new_assets(self, slugs: Set[str]) -> list[tuple[str, ListingFields]]:
+        """Return the new assets with these slugs that were not returned before, in the order of their listings."""
+        new = [(slug, listing) for slug, listing in self.new_assets.items() if slug in slugs]
+        for slug, _ in new:
+            del self.new_assets[slug]
+        return new
+
+
+def plan_assignments(
+    connection: Connection,
+    source: str,
+    listings: Mapping[ListingKey, ListingFields],
+    overrides: Overrides,
+    rivals: Sequence[ListingFields] = (),
+) -> Plan:
+    """Plan the assignment of each new listing: to a new asset if no rule applies. Write nothing.
+
+    rivals: listings of the same page that already got new assets. They compete for the assets of others.
+    """
+    plan = Plan()
+    by_id = _assign_without_comparing(connection, source, list(listings.values()), overrides, plan)
+    others = [listing for listing in listings.values() if listing.source_asset_id not in by_id]
+    similar = _assign_by_similarity(
+        connection, source, [*others, *rivals], {assignment.slug for assignment in by_id.values()}
+    )
+    slugs = Slugs(connection, others, plan.new_assets)
+    for key, listing in listings.items():
         id_ = listing.source_asset_id
         assignment = by_id.get(id_) or similar.get(id_)
         if assignment is None:
             assignment = Assignment(slugs.reserve(listing), NEW_ASSET_VERDICT)
-            new_assets.append((assignment.slug, listing))
+            plan.new_assets[assignment.slug] = listing
         # The same id in another quote currency gets the same asset.
         is_override = assignment.verdict.method == OVERRIDE
         by_id[id_] = assignment if is_override else Assignment(assignment.slug, SAME_ID_VERDICT)
-        assignments.append(assignment)
-    add_assets(connection, new_assets)
-    return assignments
+        plan.assignments[key] = assignment
+    return plan
 
 
 def _assign_without_comparing(
-    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides
+    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides, plan: Plan
 ) -> dict[str, Assignment]:
     """Return assignments, by source_asset_id, that need no comparison of names: by override, id or known pair."""
     by_pair = _assign_by_known_pair(connection, source, listings)
     by_id = {
         id_: Assignment(slug, SAME_ID_VERDICT) for id_, slug in _assets_by_id(connection, source, listings).items()
     }
-    return {**by_pair, **by_id, **_assign_by_override(connection, source, listings, overrides)}
+    return {**by_pair, **by_id, **_assign_by_override(connection, source, listings, overrides, plan)}
 
 
 def _assign_by_override(
-    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides
+    connection: Connection, source: str, listings: Sequence[ListingFields], overrides: Overrides, plan: Plan
 ) -> dict[str, Assignment]:
-    """Return the assignments of the overrides file, by source_asset_id.
-
-    Create its assets if necessary. Separate a merged asset again.
-    """
+    """Return the assignments of the overrides file, by source_asset_id. Add its missing assets to the plan."""
     named = {listing.source_asset_id: listing for listing in listings if (source, listing.source_asset_id) in overrides}
     by_id = {id_: overrides[source, id_] for id_ in named}
-    slugs = [override.asset for override in by_id.values()]
-    existing = assets_by_slug(connection, slugs)
-    connection.execute(
-        text("UPDATE assets SET merged_into = NULL WHERE slug = ANY(:slugs) AND merged_into IS NOT NULL"),
-        {"slugs": slugs},
-    )
-    missing = {override.asset: named[id_] for id_, override in by_id.items() if override.asset not in existing}
-    add_assets(connection, list(missing.items()))
+    plan.overridden_slugs |= {override.asset for override in by_id.values()}
+    existing = assets_by_slug(connection, plan.overridden_slugs)
+    plan.new_assets |= {override.asset: named[id_] for id_, override in by_id.items() if override.asset not in existing}
     return {
         id_: Assignment(override.asset, Verdict(OVERRIDE, BY_OVERRIDES, reason=override.reason))
         for id_, override in by_id.items()

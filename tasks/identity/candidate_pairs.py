@@ -1,9 +1,13 @@
-"""Find pairs of assets that may be the same: they share a symbol, and no source lists both. Pure."""
+"""Find pairs of assets that may be the same: they share a symbol, and no source lists both. Pure.
+
+If few assets share a symbol, all their pairs are found. If many do, only pairs are found that a rule may merge, and a
+few pairs with equal names for each asset. So the work is not quadratic.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import combinations
@@ -11,8 +15,23 @@ from typing import NamedTuple
 
 from tasks.identity.similarity import Similarity, Spelling, compare, compare_loosely
 
+MAX_COMPARED_ASSETS = 50
+"""If more assets share a symbol, not all their pairs are found."""
 
-@dataclass
+MAX_PAIRS_PER_ASSET = 3
+"""The maximum number of pairs with equal names of an asset, if too many assets share its symbol."""
+
+MAX_COMPARED_SPELLINGS = 100
+"""The maximum number of an asset's spellings that are compared."""
+
+OWNERS_OF_A_PAIR = 2
+"""The number of assets with a symbol if two of them are an unambiguous pair."""
+
+ASSETS_PER_STEP = 500
+"""The number of assets to prepare for comparison before the caller can interrupt the work."""
+
+
+@dataclass(slots=True)
 class Asset:
     """An asset with its listings. decided_by_people: whether a person decided about one of the listings."""
 
@@ -61,31 +80,106 @@ class Pair(NamedTuple):
         return self.is_unambiguous and not (self.older.decided_by_people or self.newer.decided_by_people)
 
 
-def find_pairs(assets: Iterable[Asset]) -> list[Pair]:
-    """Return the pairs of assets with a common symbol. assets: the oldest first.
+def find_pairs(assets: Iterable[Asset]) -> Iterator[list[Pair]]:
+    """Yield the pairs of assets with a common symbol. assets: the oldest first.
 
-    The order of the pairs is the same in every process.
+    Each list is the result of a little work, so that the caller can interrupt it. The order of the pairs is the same in
+    every process.
     """
-    by_key: dict[str, list[Asset]] = defaultdict(list)
-    for asset in assets:
+    groups: dict[str, _Group] = {}
+    for position, asset in enumerate(assets):
+        if position % ASSETS_PER_STEP == 0:
+            yield []
         for key in asset.keys:
-            by_key[key].append(asset)
-    pairs: dict[tuple[int, int], Pair] = {}
-    for key in sorted(by_key):
-        for older, newer in combinations(by_key[key], 2):
-            if older.sources & newer.sources:
-                continue
-            pair = pairs.get((older.id, newer.id))
-            is_unambiguous = _is_unambiguous(key, older, newer, by_key[key]) and (pair is None or pair.is_unambiguous)
-            pairs[older.id, newer.id] = Pair(older, newer, is_unambiguous)
-    return list(pairs.values())
+            groups.setdefault(key, _Group(key)).add(asset)
+    groups = {key: group for key, group in groups.items() if len(group.assets) > 1}
+    pairs_of_several_keys: set[tuple[int, int]] = set()
+    for key in sorted(groups):
+        for pairs in _related_assets(groups[key]):
+            new = []
+            for older, newer in pairs:
+                keys = sorted(older.keys & newer.keys & groups.keys())
+                if len(keys) > 1:
+                    if (older.id, newer.id) in pairs_of_several_keys:
+                        continue
+                    pairs_of_several_keys.add((older.id, newer.id))
+                new.append(Pair(older, newer, all(groups[key].is_unambiguous(older, newer) for key in keys)))
+            yield new
 
 
-def _is_unambiguous(key: str, older: Asset, newer: Asset, assets: Iterable[Asset]) -> bool:
-    # If both have ACM, an asset with $ACM has another symbol, although its key is the same.
-    common_symbols = older.symbols_of(key) & newer.symbols_of(key)
-    owners = [asset for asset in assets if not common_symbols or asset.symbols_of(key) & common_symbols]
-    return len(owners) == 2
+class _Group:
+    """The assets that share the key of a symbol, the oldest first. owners: by symbol, the number of assets with it."""
+
+    def __init__(self, key: str):
+        self.key = key
+        self.assets: list[Asset] = []
+        self.owners: Counter[str] = Counter()
+
+    def add(self, asset: Asset) -> None:
+        self.assets.append(asset)
+        self.owners.update(asset.symbols_of(self.key))
+
+    def is_unambiguous(self, older: Asset, newer: Asset) -> bool:
+        # If both have ACM, an asset with $ACM has another symbol, although its key is the same.
+        common_symbols = older.symbols_of(self.key) & newer.symbols_of(self.key)
+        if not common_symbols:
+            return len(self.assets) == OWNERS_OF_A_PAIR
+        return all(self.owners[symbol] == OWNERS_OF_A_PAIR for symbol in common_symbols)
+
+
+def _related_assets(group: _Group) -> Iterator[list[tuple[Asset, Asset]]]:
+    """Yield the pairs of a group, without assets that one source lists. In each pair, the older asset comes first."""
+    if len(group.assets) <= MAX_COMPARED_ASSETS:
+        yield [pair for pair in combinations(group.assets, 2) if pair[0].sources.isdisjoint(pair[1].sources)]
+        return
+    by_symbol: dict[str, list[Asset]] = defaultdict(list)
+    by_value: dict[Hashable, dict[int, Asset]] = defaultdict(dict)
+    for position, asset in enumerate(group.assets):
+        if position % ASSETS_PER_STEP == 0:
+            yield []
+        for symbol in asset.symbols_of(group.key):
+            if group.owners[symbol] == OWNERS_OF_A_PAIR:
+                by_symbol[symbol].append(asset)
+        for value in _comparable_values(asset, group.key):
+            by_value[value][asset.id] = asset
+    found = {
+        (older.id, newer.id): (older, newer)
+        for older, newer in by_symbol.values()
+        if older.sources.isdisjoint(newer.sources)
+    }
+    yield list(found.values())
+    counts: Counter[int] = Counter()
+    for assets in by_value.values():
+        if len(assets) == 1:
+            continue
+        pairs = {(older.id, newer.id): (older, newer) for older, newer in _sampled_pairs([*assets.values()], counts)}
+        yield [pair for ids, pair in pairs.items() if ids not in found]
+        found |= pairs
+
+
+def _comparable_values(asset: Asset, key: str) -> Iterator[Hashable]:
+    """Yield the values of which two similar assets share one. Names that only resemble each other share none."""
+    for spelling in asset.spellings[:MAX_COMPARED_SPELLINGS]:
+        if spelling.key == key:
+            for value in {spelling.joined_name, spelling.core, *spelling.names, *spelling.cores} - {""}:
+                yield value, spelling.distinguishing_words
+
+
+def _sampled_pairs(assets: Sequence[Asset], counts: Counter[int]) -> Iterator[tuple[Asset, Asset]]:
+    """Yield a few pairs of each asset with assets of other sources. counts: by asset, its pairs so far."""
+    by_sources: dict[frozenset[str], list[Asset]] = defaultdict(list)
+    for asset in assets:
+        by_sources[frozenset(asset.sources)].append(asset)
+    for (left_sources, left), (right_sources, right) in combinations(by_sources.items(), 2):
+        if not left_sources.isdisjoint(right_sources):
+            continue
+        few, many = sorted((left, right), key=len)
+        for position, asset in enumerate(few):
+            for shift in range(min(MAX_PAIRS_PER_ASSET, len(many))):
+                other = many[(position + shift) % len(many)]
+                if max(counts[asset.id], counts[other.id]) < MAX_PAIRS_PER_ASSET:
+                    counts.update((asset.id, other.id))
+                    yield (asset, other) if asset.id < other.id else (other, asset)
 
 
 def best_similarity(pair: Pair, word_counts: Mapping[str, int]) -> Similarity | None:
@@ -95,8 +189,8 @@ def best_similarity(pair: Pair, word_counts: Mapping[str, int]) -> Similarity | 
     """
     similarities = [
         similarity
-        for left in pair.older.spellings
-        for right in pair.newer.spellings
+        for left in pair.older.spellings[:MAX_COMPARED_SPELLINGS]
+        for right in pair.newer.spellings[:MAX_COMPARED_SPELLINGS]
         if left.key == right.key and (similarity := compare(left, right) or compare_loosely(left, right, word_counts))
     ]
     return max(similarities, key=lambda similarity: similarity.confidence, default=None)

@@ -268,6 +268,14 @@ def add_assets(connection: Connection, new: Sequence[tuple[str, ListingFields]])
     )
 
 
+def separate_assets(connection: Connection, slugs: Iterable[str]) -> None:
+    """Separate the assets with these slugs from the assets that they were merged into."""
+    connection.execute(
+        text("UPDATE assets SET merged_into = NULL WHERE slug = ANY(:slugs) AND merged_into IS NOT NULL"),
+        {"slugs": list(slugs)},
+    )
+
+
 def listings_of(connection: Connection, asset: int) -> list[int]:
     """Return the ids of an asset's listings."""
     return list(connection.scalars(text("SELECT id FROM listings WHERE asset = :asset ORDER BY id"), {"asset": asset}))

@@ -7,19 +7,19 @@ different prices prevent a merge. Doubtful pairs become candidates for people to
 from __future__ import annotations
 
 import json
-import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
 from tasks.identity.apply_overrides import apply_overrides
-from tasks.identity.candidate_pairs import Asset, Pair, best_similarity, find_pairs
+from tasks.identity.candidate_pairs import MAX_COMPARED_SPELLINGS, Asset, Pair, best_similarity, find_pairs
 from tasks.identity.decisions import PEOPLE_METHODS, Overrides, Verdict, decision_lock, move
-from tasks.identity.kept_apart import apart_decisions
+from tasks.identity.kept_apart import ApartDecisions, apart_decisions
+from tasks.identity.later_decisions import LaterDecisions
 from tasks.identity.similarity import Similarity, Spelling
 
 log = structlog.get_logger()
@@ -36,51 +36,72 @@ CONFLICTING_PRICES = 0.1
 MERGES_PER_TRANSACTION = 50
 """The maximum number of merges in a transaction. Between transactions, sources can add listings."""
 
+CANDIDATES_PER_TRANSACTION = 200
 
-class _Comparison(NamedTuple):
-    """The result of a comparison. newest_decision: the id of the newest decision before it."""
+ASSETS_PER_QUERY, PAIRS_PER_QUERY = 2_000, 500
+"""The maximum number of assets to read, and of pairs to compare, in one step."""
 
-    newest_decision: int
-    merges: list[tuple[Pair, Verdict]]
-    candidates: list[tuple[Pair, dict[str, Any]]]
+
+@dataclass
+class _Comparison:
+    """The result of a comparison. later: the decisions since the comparison began."""
+
+    later: LaterDecisions
+    apart: ApartDecisions
+    merges: list[tuple[Pair, Verdict]] = field(default_factory=list)
+    candidates: list[tuple[Pair, dict[str, Any]]] = field(default_factory=list)
+    merging: set[int] = field(default_factory=set)
 
 
 def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
-    """Apply the overrides, merge equal assets, and store doubtful pairs as candidates.
+    """Apply the overrides, merge equal assets, and store doubtful pairs as candidates."""
+    for _ in rematch_steps(engine, overrides):
+        pass
+
+
+def rematch_steps(engine: Engine, overrides: Overrides | None) -> Iterator[None]:
+    """Do the work of `rematch_assets` in short steps. Between steps, no transaction or connection is open.
 
     The comparison takes no lock. If a pair gets a decision meanwhile, it is left to the next rematch.
     """
     apply_overrides(engine, overrides)
-    # With autocommit no transaction stays open during the comparison.
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        comparison = _compare_assets(connection)
+    yield
+    with engine.connect() as connection:
+        comparison = _Comparison(LaterDecisions(connection), apart_decisions(connection))
+    assets: list[Asset] = []
+    word_counts: Counter[str] = Counter()
+    for chunk in _read_assets(engine):
+        assets += chunk
+        word_counts.update(word for asset in chunk for word in asset.words)
+        yield
+    created_at = {asset.id: asset.created_at for asset in assets}
+    undecided: list[Pair] = []
+    for pairs in find_pairs(assets):
+        undecided += [
+            pair for pair in pairs if not comparison.apart.keep_apart(pair.older.id, pair.newer.id, created_at)
+        ]
+        while len(undecided) >= PAIRS_PER_QUERY:
+            _compare(engine, comparison, undecided[:PAIRS_PER_QUERY], word_counts)
+            del undecided[:PAIRS_PER_QUERY]
+            yield
+        yield
+    _compare(engine, comparison, undecided, word_counts)
+    yield
     merged: set[int] = set()
     for start in range(0, len(comparison.merges), MERGES_PER_TRANSACTION):
-        batch = comparison.merges[start : start + MERGES_PER_TRANSACTION]
-        for pair, verdict, change in _merge(engine, batch, comparison.newest_decision):
-            log.info(
-                "assets_merged",
-                asset=pair.newer.slug,
-                into=pair.older.slug,
-                method=verdict.method,
-                change=str(change),
-            )
-            merged |= pair.ids
-    with decision_lock(engine) as connection:
-        candidates = [(pair, evidence) for pair, evidence in comparison.candidates if merged.isdisjoint(pair.ids)]
-        _save_candidates(connection, candidates)
+        merged |= _merge(engine, comparison.merges[start : start + MERGES_PER_TRANSACTION], comparison.later)
+        yield
+    yield from _save_candidates(
+        engine, [(pair, evidence) for pair, evidence in comparison.candidates if merged.isdisjoint(pair.ids)]
+    )
 
 
-def _compare_assets(connection: Connection) -> _Comparison:
-    newest_decision = connection.scalar(text("SELECT coalesce(max(id), 0) FROM decisions")) or 0
-    comparison = _Comparison(newest_decision, [], [])
-    assets = _assets(connection)
-    word_counts = Counter(word for asset in assets for word in asset.words)
-    pairs = _undecided_pairs(connection, assets)
-    price_gaps = _price_gaps(connection, pairs)
-    merging: set[int] = set()
+def _compare(engine: Engine, comparison: _Comparison, pairs: Sequence[Pair], word_counts: Mapping[str, int]) -> None:
+    """Compare the names and the prices of pairs. Add the pairs to merge, and the candidates, to the comparison."""
+    with engine.connect() as connection:
+        price_gaps = _price_gaps(connection, pairs)
     for pair in pairs:
-        if not merging.isdisjoint(pair.ids):
+        if not comparison.merging.isdisjoint(pair.ids):
             continue  # The next rematch compares the merged asset.
         similarity = best_similarity(pair, word_counts)
         price_gap = price_gaps.get((pair.older.id, pair.newer.id))
@@ -88,67 +109,53 @@ def _compare_assets(connection: Connection) -> _Comparison:
         if similarity and pair.is_open_to_rules and (price_gap is None or price_gap < CONFLICTING_PRICES):
             verdict = Verdict(similarity.method, BY_REMATCH, similarity.confidence, evidence)
             comparison.merges.append((pair, verdict))
-            merging |= pair.ids
+            comparison.merging |= pair.ids
         elif similarity or (pair.is_unambiguous and price_gap is not None and price_gap < AGREEING_PRICES):
             comparison.candidates.append((pair, evidence))
-    return comparison
 
 
-def _undecided_pairs(connection: Connection, assets: Sequence[Asset]) -> list[Pair]:
-    """Return the pairs of assets with a common symbol, without pairs that people decided to keep apart."""
-    decisions = apart_decisions(connection)
-    created_at = {asset.id: asset.created_at for asset in assets}
-    return [pair for pair in find_pairs(assets) if not decisions.keep_apart(pair.older.id, pair.newer.id, created_at)]
-
-
-def _merge(
-    engine: Engine, merges: Sequence[tuple[Pair, Verdict]], newest_decision: int
-) -> list[tuple[Pair, Verdict, uuid.UUID]]:
-    """Merge the pairs that got no decision since the comparison. Return each pair with the id of its change."""
+def _merge(engine: Engine, merges: Sequence[tuple[Pair, Verdict]], later: LaterDecisions) -> set[int]:
+    """Merge the pairs that got no decision since the comparison. Return the ids of their assets."""
     with decision_lock(engine) as connection:
-        later = _later_decisions(connection, newest_decision)
-        return [
+        later.read(connection)
+        merged = [
             (pair, verdict, move(connection, sorted(pair.newer.listing_ids), pair.older.id, verdict))
             for pair, verdict in merges
-            if not later.concern(pair)
+            if not _concern(later, pair)
         ]
+    for pair, verdict, change in merged:
+        log.info(
+            "assets_merged", asset=pair.newer.slug, into=pair.older.slug, method=verdict.method, change=str(change)
+        )
+    return {id_ for pair, _, _ in merged for id_ in pair.ids}
 
 
-@dataclass(frozen=True)
-class _LaterDecisions:
-    """The listings with decisions since the comparison, their assets, and the keys of their symbols."""
-
-    listing_ids: set[int]
-    assets: set[int]
-    keys: set[str]
-
-    def concern(self, pair: Pair) -> bool:
-        return bool(self.listing_ids & pair.listing_ids or self.assets & pair.ids or self.keys & pair.keys)
+def _concern(later: LaterDecisions, pair: Pair) -> bool:
+    return bool(later.listing_ids & pair.listing_ids or later.assets & pair.ids or later.keys & pair.keys)
 
 
-def _later_decisions(connection: Connection, newest_decision: int) -> _LaterDecisions:
-    rows = connection.execute(
-        text("""
-            SELECT listing, listings.asset, symbol FROM decisions JOIN listings ON listings.id = listing
-             WHERE decisions.id > :newest_decision
-        """),
-        {"newest_decision": newest_decision},
-    ).all()
-    keys = {Spelling(row.symbol, "", "").key for row in rows} - {""}
-    return _LaterDecisions({row.listing for row in rows}, {row.asset for row in rows}, keys)
+def _read_assets(engine: Engine) -> Iterator[list[Asset]]:
+    """Yield all assets that have a listing, the oldest first, in lists."""
+    with engine.connect() as connection:
+        newest: int = connection.scalar(text("SELECT coalesce(max(id), 0) FROM assets")) or 0
+    for after in range(0, newest, ASSETS_PER_QUERY):
+        with engine.connect() as connection:
+            assets = _assets_between(connection, after, after + ASSETS_PER_QUERY)
+        yield assets
 
 
-def _assets(connection: Connection) -> list[Asset]:
-    """Return all assets that have a listing, the oldest first."""
+def _assets_between(connection: Connection, after: int, until: int) -> list[Asset]:
+    """Return the assets with a listing and an id in this range, the oldest first."""
     rows = connection.execute(
         text("""
             SELECT assets.id, slug, assets.created_at, source, source_asset_id, listings.symbol, listings.name,
                    array_agg(listings.id) AS listing_ids, bool_or(method = ANY(:people_methods)) AS decided_by_people
               FROM listings JOIN assets ON assets.id = listings.asset
+             WHERE listings.asset > :after AND listings.asset <= :until
              GROUP BY assets.id, source, source_asset_id, listings.symbol, listings.name
              ORDER BY assets.id, source, source_asset_id, listings.symbol, listings.name
         """),
-        {"people_methods": list(PEOPLE_METHODS)},
+        {"people_methods": list(PEOPLE_METHODS), "after": after, "until": until},
     )
     assets: dict[int, Asset] = {}
     for row in rows:
@@ -188,35 +195,50 @@ def _price_gaps(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[int
 
 def _evidence(pair: Pair, similarity: Similarity | None, price_gap: float | None) -> dict[str, Any]:
     return {
-        "listings": [[spelling.evidence for spelling in asset.spellings] for asset in (pair.older, pair.newer)],
+        "listings": [
+            [spelling.evidence for spelling in asset.spellings[:MAX_COMPARED_SPELLINGS]]
+            for asset in (pair.older, pair.newer)
+        ],
         "alike": similarity and similarity.method,
         "prices_apart": price_gap,
         "symbol_is_theirs": pair.is_unambiguous,
     }
 
 
-def _save_candidates(connection: Connection, candidates: Sequence[tuple[Pair, Mapping[str, Any]]]) -> None:
-    """Replace the stored candidates with these."""
-    values = {
-        "older": [pair.older.id for pair, _ in candidates],
-        "newer": [pair.newer.id for pair, _ in candidates],
-        "evidences": [json.dumps(evidence) for _, evidence in candidates],
-    }
-    rows = "unnest(CAST(:older AS bigint[]), CAST(:newer AS bigint[]), CAST(:evidences AS text[]))"
-    connection.execute(
-        text(f"""
-            DELETE FROM candidates
-             WHERE (one, other) NOT IN (SELECT new.one, new.other FROM {rows} AS new(one, other, evidence))
-        """),
-        values,
-    )
-    connection.execute(
-        text(f"""
-            INSERT INTO candidates (one, other, evidence)
-            SELECT one, other, CAST(evidence AS jsonb) FROM {rows} AS new(one, other, evidence)
-             WHERE NOT EXISTS (SELECT FROM assets WHERE id IN (one, other) AND merged_into IS NOT NULL)
-            ON CONFLICT (one, other) DO UPDATE SET evidence = excluded.evidence
-             WHERE candidates.evidence IS DISTINCT FROM excluded.evidence
-        """),
-        values,
-    )
+def _save_candidates(engine: Engine, candidates: Sequence[tuple[Pair, Mapping[str, Any]]]) -> Iterator[None]:
+    """Replace the stored candidates with these, a few at a time."""
+    current = {(pair.older.id, pair.newer.id) for pair, _ in candidates}
+    with engine.connect() as connection:
+        stored = connection.execute(text("SELECT one, other FROM candidates ORDER BY one, other")).all()
+    outdated = [pair for pair in stored if tuple(pair) not in current]
+    for start in range(0, len(outdated), CANDIDATES_PER_TRANSACTION):
+        ones, others = zip(*outdated[start : start + CANDIDATES_PER_TRANSACTION], strict=True)
+        with decision_lock(engine) as connection:
+            connection.execute(_DELETE_CANDIDATES, {"older": list(ones), "newer": list(others)})
+        yield
+    for start in range(0, len(candidates), CANDIDATES_PER_TRANSACTION):
+        batch = candidates[start : start + CANDIDATES_PER_TRANSACTION]
+        values = {
+            "older": [pair.older.id for pair, _ in batch],
+            "newer": [pair.newer.id for pair, _ in batch],
+            "evidences": [json.dumps(evidence) for _, evidence in batch],
+        }
+        with decision_lock(engine) as connection:
+            connection.execute(_SAVE_CANDIDATES, values)
+        yield
+
+
+_DELETE_CANDIDATES = text("""
+    DELETE FROM candidates
+     WHERE (one, other) IN (SELECT * FROM unnest(CAST(:older AS bigint[]), CAST(:newer AS bigint[])))
+""")
+
+_SAVE_CANDIDATES = text("""
+    INSERT INTO candidates (one, other, evidence)
+    SELECT one, other, CAST(evidence AS jsonb)
+      FROM unnest(CAST(:older AS bigint[]), CAST(:newer AS bigint[]), CAST(:evidences AS text[]))
+        AS new(one, other, evidence)
+     WHERE NOT EXISTS (SELECT FROM assets WHERE id IN (one, other) AND merged_into IS NOT NULL)
+    ON CONFLICT (one, other) DO UPDATE SET evidence = excluded.evidence
+     WHERE candidates.evidence IS DISTINCT FROM excluded.evidence
+""")

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from rapidfuzz import fuzz
-
-ListingId = TypeVar("ListingId", bound=Hashable)
-Asset = TypeVar("Asset", bound=Hashable)
 
 KEY_LENGTH = 10
 """The number of a symbol's characters that are compared. Some sources truncate symbols to this length."""
@@ -118,6 +114,11 @@ class Spelling:
         return "".join(self.name_words)
 
     @cached_property
+    def sorted_name(self) -> str:
+        """Return the words of the name in alphabetical order."""
+        return " ".join(sorted(self.name_words))
+
+    @cached_property
     def id_words(self) -> tuple[str, ...]:
         """Return the words of the id without a leading symbol; empty if the id contains no name.
 
@@ -175,17 +176,23 @@ def compare(left: Spelling, right: Spelling) -> Similarity | None:
     if _have_same_core(left, right):
         return SAME_CORE_NAME
     shorter = min(len(left.joined_name), len(right.joined_name))
-    if shorter >= MIN_NAME_LENGTH and _name_ratio(left, right) >= MIN_NAME_RATIO:
+    if shorter >= MIN_NAME_LENGTH and have_similar_names(left, right):
         return SIMILAR_NAME
     return None
 
 
 def _have_same_core(left: Spelling, right: Spelling) -> bool:
-    # If each has a generic word that the other lacks, they are often two assets: Sun Token, Sun DAO.
-    are_rivals = left.generic_words - right.generic_words and right.generic_words - left.generic_words
-    if left.core and left.core == right.core and not are_rivals:
+    if left.core and left.core == right.core and not are_rivals(left.generic_words, right.generic_words):
         return True
     return bool(left.cores & right.cores)
+
+
+def are_rivals(left: frozenset[str], right: frozenset[str]) -> bool:
+    """Return whether each name has a generic word that the other lacks. left, right: the generic words of both.
+
+    Such names often belong to two assets: Sun Token, Sun DAO.
+    """
+    return not (left <= right or right <= left)
 
 
 def compare_loosely(left: Spelling, right: Spelling, word_counts: Mapping[str, int]) -> Similarity | None:
@@ -204,62 +211,8 @@ def compare_loosely(left: Spelling, right: Spelling, word_counts: Mapping[str, i
     return None
 
 
-def _name_ratio(left: Spelling, right: Spelling) -> float:
-    """Return the similarity of two names in percent, regardless of the order of words."""
-    in_order = fuzz.ratio(left.joined_name, right.joined_name)
-    return max(in_order, fuzz.ratio(" ".join(sorted(left.name_words)), " ".join(sorted(right.name_words))))
-
-
-class Match(NamedTuple, Generic[Asset]):
-    """The asset that matches a listing. spelling: of the asset's most similar listing."""
-
-    asset: Asset
-    similarity: Similarity
-    spelling: Spelling
-
-
-def match_listings(
-    listings: Mapping[ListingId, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
-) -> dict[ListingId, Match[Asset]]:
-    """Match the listings of one source with assets that it does not list yet. Omit listings without a match.
-
-    Pairs with the highest confidence are matched first. No listing or asset is matched twice. If two pairs of equal
-    confidence compete for a listing or an asset, neither is matched.
-    """
-    by_confidence: dict[float, list[tuple[ListingId, Match[Asset]]]] = defaultdict(list)
-    for listing, match in _possible_matches(listings, assets):
-        by_confidence[match.similarity.confidence].append((listing, match))
-    matches: dict[ListingId, Match[Asset]] = {}
-    settled_listings: set[ListingId] = set()
-    settled_assets: set[Asset] = set()
-    for confidence in sorted(by_confidence, reverse=True):
-        level = [
-            (listing, match)
-            for listing, match in by_confidence[confidence]
-            if listing not in settled_listings and match.asset not in settled_assets
-        ]
-        listing_counts = Counter(listing for listing, _ in level)
-        asset_counts = Counter(match.asset for _, match in level)
-        matches |= {
-            listing: match for listing, match in level if listing_counts[listing] == asset_counts[match.asset] == 1
-        }
-        settled_listings.update(listing_counts)
-        settled_assets.update(asset_counts)
-    return matches
-
-
-def _possible_matches(
-    listings: Mapping[ListingId, Spelling], assets: Mapping[Asset, Sequence[Spelling]]
-) -> Iterator[tuple[ListingId, Match[Asset]]]:
-    by_key: dict[str, list[tuple[Asset, Spelling]]] = defaultdict(list)
-    for asset, spellings in assets.items():
-        for spelling in spellings:
-            by_key[spelling.key].append((asset, spelling))
-    for listing, spelling in listings.items():
-        best: dict[Asset, Match[Asset]] = {}
-        for asset, other in by_key[spelling.key] if spelling.key else ():
-            similarity = compare(spelling, other)
-            if similarity and (asset not in best or similarity.confidence > best[asset].similarity.confidence):
-                best[asset] = Match(asset, similarity, other)
-        for match in best.values():
-            yield listing, match
+def have_similar_names(left: Spelling, right: Spelling) -> bool:
+    """Return whether two names are nearly equal, regardless of the order of words."""
+    if fuzz.ratio(left.joined_name, right.joined_name, score_cutoff=MIN_NAME_RATIO):
+        return True
+    return bool(fuzz.ratio(left.sorted_name, right.sorted_name, score_cutoff=MIN_NAME_RATIO))

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from itertools import count
 
 from sqlalchemy import Connection, text
 
 from sources.record_columns import ListingFields
+
+FIRST_PROBED_NUMBERS, MAX_PROBED_NUMBERS = 8, 4096
+"""The number of numbered slugs that the first query for a name looks up, and the most that one query looks up. Each
+query looks up twice as many as the one before, since thousands of listings can have one name."""
 
 
 class Slugs:
     """Choose free slugs. Bitcoin (BTC2) gets the first free one of `bitcoin`, `bitcoin-btc2`, `bitcoin-btc2-2`, …
 
     listings: the listings that need slugs. One query looks up the plain slugs of all.
+    reserved: slugs that are not free, although no asset has them yet.
     """
 
-    def __init__(self, connection: Connection, listings: Iterable[ListingFields]):
+    def __init__(self, connection: Connection, listings: Iterable[ListingFields], reserved: Iterable[str] = ()):
         self._connection = connection
         self._taken = self._existing({slug for listing in listings for slug in self._plain_slugs(listing)})
+        self._taken.update(reserved)
+        # By slug without a number: the next number. All lower numbers are taken.
+        self._next_numbers: dict[str, int] = defaultdict(lambda: 2)
+        # By slug without a number: the first number that was not looked up yet.
+        self._unprobed: dict[str, int] = defaultdict(lambda: 2)
 
     def reserve(self, listing: ListingFields) -> str:
         """Return the first free slug for a listing. This object does not return it again."""
@@ -31,10 +41,19 @@ class Slugs:
     def _candidates(self, listing: ListingFields) -> Iterator[str]:
         yield from self._plain_slugs(listing)
         with_symbol = self._plain_slugs(listing)[-1]
-        for number in count(2):
-            slug = f"{with_symbol}-{number}"
-            self._taken |= self._existing({slug})
-            yield slug
+        while True:
+            number = self._next_numbers[with_symbol]
+            if number == self._unprobed[with_symbol]:
+                self._probe(with_symbol)
+            self._next_numbers[with_symbol] = number + 1
+            yield f"{with_symbol}-{number}"
+
+    def _probe(self, with_symbol: str) -> None:
+        """Look up the next numbers of a slug: as many as were looked up before."""
+        first = self._unprobed[with_symbol]
+        count = min(max(first, FIRST_PROBED_NUMBERS), MAX_PROBED_NUMBERS)
+        self._taken |= self._existing([f"{with_symbol}-{number}" for number in range(first, first + count)])
+        self._unprobed[with_symbol] = first + count
 
     def _plain_slugs(self, listing: ListingFields) -> tuple[str, str]:
         name = _slugify(listing.name) or _slugify(listing.source_asset_id) or "asset"

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import psycopg2.extensions
+import structlog
 from sqlalchemy import Connection, text
 
 from sources.contract import Page
@@ -22,7 +23,7 @@ from tasks.archive.raw_bodies import save_body, start_saving
 from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.copy_rows import CopyRows
-from tasks.pipeline.normalize import NormalizedPage, RejectedItem
+from tasks.pipeline.normalize import NormalizedPage
 from tasks.pipeline.revalidation import save_validator
 from tasks.runs.claims import IS_HELD, ClaimLost
 from tasks.runs.leases import Cancelled, Lease, LeaseLost
@@ -30,9 +31,14 @@ from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
 from tasks.runtime.service_clock import Reading, monotonic_seconds, observe
 
+log = structlog.get_logger()
+
 MAX_LISTINGS_PER_PAGE = 50
 """A page's row stores the page's listings if there are at most this many. The API uses them to find a run's quotes
 (app/quotes/run_bounds.py)."""
+
+MAX_QUOTED_CHARS = 200
+"""The maximum characters of a rejected item in the log."""
 
 COPY_CHUNK_BYTES = 256 * 1024
 """Number of bytes to send at a time in a COPY."""
@@ -132,14 +138,16 @@ def load_page(
         fetched=normalized.fetched,
         unchanged=len(normalized.quotes) - sum(loaded),
         deduplicated=normalized.deduplicated,
-        rejected=len(normalized.rejects),
+        rejected=normalized.rejected,
         blank=normalized.blank,
         bytes=0 if page.status == 304 else len(page.body),
     )
     if pending_body:
         save_body(connection, lease.claim.source, page, pending_body)
+    if normalized.rejected > len(normalized.rejects):
+        _log_unkept_rejects(lease, normalized)
     if not page.unchanged:
-        _save_rejects(connection, lease, page.digest, normalized.rejects)
+        _save_rejects(connection, lease, page.digest, normalized)
     if normalized.drift.findings:
         save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=loaded.updated > 0)
@@ -255,15 +263,24 @@ def _copy(connection: Connection, table: str, columns: Iterable[str], lines: byt
         cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), COPY_CHUNK_BYTES)
 
 
-def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: list[RejectedItem]) -> None:
-    """Quarantine the items of a body that the current mapping rejects. Release items that it no longer rejects."""
+def _save_rejects(connection: Connection, lease: Lease, digest: bytes, normalized: NormalizedPage) -> None:
+    """Quarantine the first items of a body that the current mapping rejects. Release items that it no longer rejects.
+
+    An item after the last one that is known to be rejected stays as it is.
+    """
+    rejects = normalized.rejects
     connection.execute(
         text("""
             UPDATE rejects SET state = 'replayed', replayed_at = service_time()
              WHERE source = :source AND digest = :digest AND state = 'quarantined'
-               AND item_index <> ALL(CAST(:indexes AS int[]))
+               AND item_index <= :last_known AND item_index <> ALL(CAST(:indexes AS int[]))
         """),
-        {"source": lease.claim.source, "digest": digest, "indexes": [reject.index for reject in rejects]},
+        {
+            "source": lease.claim.source,
+            "digest": digest,
+            "last_known": normalized.last_known_index,
+            "indexes": [reject.index for reject in rejects],
+        },
     )
     if not rejects:
         return
@@ -285,6 +302,18 @@ def _save_rejects(connection: Connection, lease: Lease, digest: bytes, rejects: 
             "items": [reject.item for reject in rejects],
             "reasons": [_json([_safe(reason) for reason in reject.reasons]) for reject in rejects],
         },
+    )
+
+
+def _log_unkept_rejects(lease: Lease, normalized: NormalizedPage) -> None:
+    first = normalized.rejects[0]
+    log.warning(
+        "rejects_dropped",
+        partition=lease.partition,
+        rejected=normalized.rejected,
+        kept=len(normalized.rejects),
+        first=safe_text(first.item[:MAX_QUOTED_CHARS]),
+        reason=safe_text(str(first.reasons[0]["detail"])),
     )
 
 

@@ -124,6 +124,7 @@ class LoopGuard:
         )
         rejects = ((reject.item, reject.reasons) for reject in normalized.rejects)
         lines = sorted(map(repr, timeless_quotes)) + sorted(map(repr, rejects))
+        lines.append(normalized.other_rejects.hex())
         return sha256("\n".join(lines).encode("utf-8", "surrogatepass")).digest()
 
     def _stuck(self, problem: str, retry_after: float | None = None) -> TransientError:

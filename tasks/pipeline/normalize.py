@@ -8,19 +8,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from hashlib import sha256
+from itertools import islice
 from typing import Any, cast
 
 import polars as pl
 
-from sources.contract import BLANK, Columns, Item, Page, Reject, Source
+from sources.contract import BLANK, Columns, Item, Page, Reject, Source, TerminalError
 from sources.record import KEY_FIELDS, VALUE_FIELDS, Record
 from sources.record_columns import validate_columns
+from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.drift.mapping import map_item
 from tasks.drift.policy import PageDrift
 from tasks.pipeline.quote_frame import QuoteFrame
 
 MAX_ITEM_CHARS = 64 * 1024
 """Maximum characters of a rejected item to store. The raw body has the whole item."""
+
+MAX_QUOTED_CHARS = 200
+"""Maximum characters of an item in an error."""
 
 SAMPLE_ITEMS, SAMPLE_ROWS = 1000, 100
 """Maximum number of a page's items to examine for drift, and of its rows if the page is parsed to columns."""
@@ -47,8 +53,11 @@ class RejectedItem:
 
 @dataclass
 class NormalizedPage:
-    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + len(rejects).
+    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + rejected.
 
+    rejects: the first rejects, at most MAX_REJECTS_PER_PAGE. The others are only counted.
+    rejected: the number of rejects. reject_codes: their codes.
+    other_rejects: a digest of the rejects that are only counted.
     blank:   number of rows without content. They do not count as items.
     mapping: fingerprint of the code that read the page.
     drift:   differences between the fields of the page and the known fields of the source.
@@ -58,44 +67,80 @@ class NormalizedPage:
     rejects: list[RejectedItem] = field(default_factory=list)
     fetched: int = 0
     deduplicated: int = 0
+    rejected: int = 0
     blank: int = 0
+    reject_codes: frozenset[str] = frozenset()
+    other_rejects: bytes = b""
     mapping: bytes = b""
     drift: PageDrift = field(default_factory=PageDrift)
 
     def has_reject(self, code: str) -> bool:
         """Return whether an item was rejected with this code."""
-        return any(reason["code"] == code for reject in self.rejects for reason in reject.reasons)
+        return code in self.reject_codes
+
+    @property
+    def last_known_index(self) -> int:
+        """Return the index of the last item that is known to be rejected or not."""
+        return self.rejects[-1].index if self.rejected > len(self.rejects) else self.fetched
 
 
-def normalize_page(source: Source, page: Page, clock_skew: float, examine: Examine | None = None) -> NormalizedPage:
+class _Rejects:
+    """The rejects of a page. Only the first are kept, since a page can have a million."""
+
+    def __init__(self) -> None:
+        self.kept: list[RejectedItem] = []
+        self.count = 0
+        self.codes: set[str] = set()
+        self._others = sha256()
+
+    def add(self, index: int, item: Item, reasons: list[dict[str, str]]) -> None:
+        self.count += 1
+        self.codes.update(reason["code"] for reason in reasons)
+        if len(self.kept) < MAX_REJECTS_PER_PAGE:
+            self.kept.append(RejectedItem(index, as_text(item), reasons))
+        else:
+            self._others.update(repr((as_text(item), reasons)).encode("utf-8", "surrogatepass"))
+
+    @property
+    def digest_of_others(self) -> bytes:
+        return self._others.digest() if self.count > len(self.kept) else b""
+
+
+def normalize_page(
+    source: Source, page: Page, clock_skew: float, examine: Examine | None = None, *, max_items: int | None = None
+) -> NormalizedPage:
     """Convert every item of a page to a quote or a reject.
 
     Columns are validated as a whole. Items that remain undecided are then validated one by one. If two items are quotes
     of one listing at one instant, the later item is used.
 
     clock_skew: seconds that an observation may be later than the fetch.
-    Raise the errors of `examine`, and those of `source.parse` for an unreadable body.
+    max_items:  the maximum number of items, if `source.parse` returns them one by one.
+    Raise TerminalError for more items, the errors of `examine`, and those of `source.parse` for an unreadable body.
     """
     latest = latest_observation(page, clock_skew)
-    columns, drift = _parse(source, page, examine)
+    columns, drift = _parse(source, page, examine, max_items)
     validated = validate_columns(columns.frame, latest)
     undecided = {**columns.items_without_row, **{index: columns.item_at(index) for index in validated.undecided}}
-    record, single_quotes, rejects = Record(latest), [], []
+    record, single_quotes, rejects = Record(latest), [], _Rejects()
     for index, item in sorted(undecided.items(), key=lambda pair: pair[0]):
         if isinstance(item, Reject):
-            rejects.append(RejectedItem(index, as_text(item.item), item.reasons))
+            rejects.add(index, item.item, item.reasons)
             continue
         try:
             single_quotes.append((index, record.quote(map_item(source, item))))
         except Reject as reject:
-            rejects.append(RejectedItem(index, as_text(item), reject.reasons))
+            rejects.add(index, item, reject.reasons)
     quotes = QuoteFrame.of(validated, single_quotes)
     return NormalizedPage(
         quotes=quotes,
-        rejects=rejects,
+        rejects=rejects.kept,
         fetched=columns.fetched,
-        deduplicated=columns.fetched - len(rejects) - len(quotes),
+        deduplicated=columns.fetched - rejects.count - len(quotes),
+        rejected=rejects.count,
         blank=columns.blank,
+        reject_codes=frozenset(rejects.codes),
+        other_rejects=rejects.digest_of_others,
         drift=drift,
     )
 
@@ -107,19 +152,34 @@ def latest_observation(page: Page, clock_skew: float) -> datetime:
 
 def parse_columns(source: Source, page: Page) -> Columns:
     """Parse a page to columns, without regard to drift."""
-    return _parse(source, page, None)[0]
+    return _parse(source, page, None, None)[0]
 
 
-def _parse(source: Source, page: Page, examine: Examine | None) -> tuple[Columns, PageDrift]:
+def _parse(source: Source, page: Page, examine: Examine | None, max_items: int | None) -> tuple[Columns, PageDrift]:
     """Parse a page to columns, with its drift policy applied."""
     columns = source.columns(page) if source.columns else None
-    items = None if columns else list(source.parse(page))
+    items = None if columns else _items(source, page, max_items)
     drift = PageDrift()
     if examine:
         drift = examine(page, _sample(items, columns))
         if drift.changes_in_force:
             items = [drift.apply(item) for item in (source.parse(page) if items is None else items)]
     return _as_columns(source, items) if items is not None else cast(Columns, columns), drift
+
+
+def _items(source: Source, page: Page, max_items: int | None) -> list[Item]:
+    items = list(source.parse(page) if max_items is None else islice(source.parse(page), max_items + 1))
+    if max_items is not None and len(items) > max_items:
+        raise TerminalError(
+            f"{source.name}: a page has more than {max_items} items; request fewer items at a time, or raise "
+            f"MAX_PAGE_ITEMS and the worker's memory. The first of them: {', '.join(map(_quoted, items[:3]))}",
+            code="page_too_large",
+        )
+    return items
+
+
+def _quoted(item: Item) -> str:
+    return as_text(item)[:MAX_QUOTED_CHARS]
 
 
 def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[Item]:

@@ -98,7 +98,9 @@ class PagePreparer:
             return NormalizedPage(mapping=self._mapping)
         # Replayed and backfilled pages have the fields of an earlier time, so differences are not drift.
         examine = self._watch.examine if self._claim.kind == "live" else self._watch.apply_waiting
-        normalized = normalize_page(self._source, page, self._settings.clock_skew, examine)
+        # Pages of files are limited by their records. Replayed pages, which have no upstream, were accepted before.
+        max_items = self._settings.max_page_items if self._source.upstreams else None
+        normalized = normalize_page(self._source, page, self._settings.clock_skew, examine, max_items=max_items)
         normalized.mapping = self._mapping
         return normalized
 

@@ -224,6 +224,7 @@ class Slice:
             headers=headers,
             deadline=self._settings.request_deadline,
             max_body_bytes=self._settings.max_body_bytes,
+            max_body_values=self._settings.max_body_values,
             spend=make_limiter(self._engine, self._source, breaker),
             record_result=breaker.record_result,
             clock=self._clock,

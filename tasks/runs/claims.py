@@ -10,8 +10,12 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, text
 
 from sources.contract import UNTIL_RESUMED, TerminalError
+from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.runtime.safe_text import safe_text
 from tasks.runtime.service_clock import READING, Reading, monotonic_seconds, observe, with_steady_clock
+
+QUOTED_REJECTS, QUOTED_CHARS = 3, 200
+"""The number of rejects in the error of a run that loaded nothing, and the maximum characters of each."""
 
 DISK_FULL = "disk_full"
 """The first word of a pause's reason, if Postgres ran out of disk space. Such a pause ends automatically."""
@@ -180,20 +184,34 @@ def complete_run(engine: Engine, claim: Claim) -> str:
                                  JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
                                 WHERE p.run = :run AND p.rejected > 0 AND state = 'quarantined'
                                   AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
-                       ) AS noteworthy
+                       ) OR coalesce(max(rejected), 0) > :max_rejects AS noteworthy
                   FROM pages WHERE run = :run
             """),
-            {"run": claim.run},
+            {"run": claim.run, "max_rejects": MAX_REJECTS_PER_PAGE},
         ).one()
         if outcome.fetched and outcome.rejected == outcome.fetched:
             raise TerminalError(
-                f"All {outcome.fetched} fetched items were rejected; see /runs/{claim.run}/rejects.",
+                f"All {outcome.fetched} fetched items were rejected; see /runs/{claim.run}/rejects. "
+                f"The first of them: {_first_rejects(connection, claim)}",
                 code="nothing_loaded",
             )
         # Some upstreams list coins without a price. These rejects are stored, but do not make the run `partial`.
         status = "partial" if outcome.noteworthy else "succeeded"
         end_run(connection, claim, status)
         return status
+
+
+def _first_rejects(connection: Connection, claim: Claim) -> str:
+    """Return the beginnings of the run's first rejects, each with its first reason."""
+    rows = connection.execute(
+        text("""
+            SELECT left(item, :max_chars) AS item, reasons -> 0 ->> 'detail' AS detail
+              FROM pages AS p JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
+             WHERE p.run = :run AND p.rejected > 0 ORDER BY p.partition, p.seq, r.item_index LIMIT :quoted
+        """),
+        {"run": claim.run, "quoted": QUOTED_REJECTS, "max_chars": QUOTED_CHARS},
+    )
+    return "; ".join(safe_text(f"{row.item} ({row.detail})") for row in rows)
 
 
 def fail_run(connection: Connection, hold: Hold, code: str, detail: str, pause: timedelta | None = None) -> None:

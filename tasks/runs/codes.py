@@ -44,7 +44,9 @@ WAITING: Mapping[str, Code] = {
 
 FAILED: Mapping[str, Code] = {
     "bodies_missing": Code("Retention deleted all bodies that the replay would read.", "Request a full refresh."),
-    "body_too_large": Code("A response is larger than `MAX_BODY_BYTES`.", "Raise it, and the worker's memory."),
+    "body_too_large": Code(
+        "A response exceeds `MAX_BODY_BYTES` or `MAX_BODY_VALUES`.", "Raise it and the worker's memory."
+    ),
     "columns_ambiguous": Code("A CSV file has a declared column twice.", "Correct the file or its declaration."),
     "columns_missing": Code("A CSV file lacks a declared column.", "Correct the file or its declaration."),
     "csv_dir_unreadable": Code("`CSV_DIR` cannot be read.", "Correct the setting, or the permissions."),
@@ -59,6 +61,7 @@ FAILED: Mapping[str, Code] = {
     "misconfigured": Code("The source's plan needs a key.", "Set `<SOURCE>_API_KEY` for the workers."),
     "no_history": Code("The source declares no history.", "None: it cannot be backfilled."),
     "nothing_loaded": Code("All items were rejected.", "Look at `/runs/<id>/rejects`."),
+    "page_too_large": Code("A response has more than `MAX_PAGE_ITEMS` items.", "Request fewer, or raise it."),
     "payment_required": Code("The upstream returned 402. The source is paused.", "Change the plan, then resume it."),
     "poisoned": Code("`MAX_ATTEMPTS` consecutive starts ended without a page.", "Check workers for kills and memory."),
     "redirected": Code("The upstream redirects to another host, or in a loop.", "If you trust it, set `<SOURCE>_URL`."),

@@ -90,7 +90,13 @@ class Clients:
     closing: ExitStack = field(default_factory=ExitStack)
 
     def __call__(
-        self, url: str, *, deadline: float = 4, max_body: int = 1_000_000, key_header: str = "X-Key"
+        self,
+        url: str,
+        *,
+        deadline: float = 4,
+        max_body: int = 1_000_000,
+        max_values: int = 100_000,
+        key_header: str = "X-Key",
     ) -> HttpClient:
         access = Access(
             source="example",
@@ -98,6 +104,7 @@ class Clients:
             headers={key_header: KEY} if key_header else {},
             deadline=deadline,
             max_body_bytes=max_body,
+            max_body_values=max_values,
             spend=self.spend,
             record_result=self.outcomes.append,
             clock=lambda: NOW,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,22 @@ class Folder:
         block: int = 2**20,
         record: int = 2**18,
         range_: int = 2**40,
+        records: int = 50_000,
+        limit: int | None = None,
     ) -> list[Page]:
-        """Scan a partition, which is a file or one of its ranges of `range_` bytes. Return the pages."""
-        sizes = {"CSV_BLOCK_BYTES": block, "CSV_RECORD_BYTES": record, "CSV_RANGE_BYTES": range_}
+        """Scan a partition, which is a file or one of its ranges of `range_` bytes. Return the pages.
+
+        block, record: the sizes of a block and of a record in bytes. records: the number of records in a block.
+        limit: the number of pages to read.
+        """
+        sizes = {
+            "CSV_BLOCK_BYTES": block,
+            "CSV_RECORD_BYTES": record,
+            "CSV_RANGE_BYTES": range_,
+            "CSV_BLOCK_RECORDS": records,
+        }
         with environment(CSV_DIR=str(self.path), **{name: str(size) for name, size in sizes.items()}):
-            return list(self.source.fetch(Window("run", partition, cursor, now), NO_HTTP))
+            return list(islice(self.source.fetch(Window("run", partition, cursor, now), NO_HTTP), limit))
 
     def scan_all(
         self, cursors: Mapping[str, Cursor] | None = None, *, range_: int, **options: Any

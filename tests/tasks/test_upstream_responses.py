@@ -160,6 +160,23 @@ def test_an_invalid_redirect_fails_the_run_and_does_not_expose_the_key(
     assert read_totals(bench, run) == {"quotes": 2, "rejects": 0, "pages": 1, "next": "2"}
 
 
+@pytest.mark.parametrize(
+    ("limits", "code", "setting"),
+    [
+        ({"max_body_values": 10}, "body_too_large", "MAX_BODY_VALUES"),
+        ({"max_page_items": 1}, "page_too_large", "MAX_PAGE_ITEMS"),
+    ],
+)
+def test_a_response_with_too_many_values_or_items_fails_the_run_and_names_the_setting(
+    bench: Bench, upstream: RawUpstream, limits: dict[str, int], code: str, setting: str
+) -> None:
+    upstream.response = page(0)
+    ended = bench.slice(bench.request(feed_source(upstream.url)), **limits)
+    assert (ended["status"], ended["error_code"]) == ("failed", code)
+    assert setting in ended["error_detail"]
+    assert bench.one("SELECT count(*) FROM pages") == 0
+
+
 def test_a_gzip_bomb_fails_the_run_before_it_fills_the_memory(bench: Bench, upstream: RawUpstream) -> None:
     upstream.response = make_response(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip")
     ended = bench.slice(bench.request(feed_source(upstream.url)), max_body_bytes=100_000)

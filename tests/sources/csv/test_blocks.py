@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sources.contract import Reject
-from sources.csv.blocks import MAX_RECORD_LINES
+from sources.csv.window import MAX_RECORD_LINES
 from tests.sources.csv_folder import Folder, Outcome, daily_files, joined_bodies, reloaded_cursor
 
 CELL = st.text(st.sampled_from('ab1,;"\n\r é\u2028\x85😀\x00'), max_size=8)
@@ -67,6 +67,32 @@ def test_blocks_of_any_size_contain_all_records_of_the_file(path: Path, text: st
     for page in pages:
         body = page.body[page.request["head"] :].decode()
         assert len(body.encode()) <= block or len(list(csv.reader(io.StringIO(body, newline="")))) == 1
+
+
+@settings(deadline=None)
+@given(csv_texts(), st.integers(1, 5))
+def test_a_block_has_a_limited_number_of_records(path: Path, text: str, records: int) -> None:
+    folder = Folder(path, daily_files())
+    folder.write("file.csv", text)
+    pages = folder.scan("file.csv", records=records)
+    assert joined_bodies(pages) == text.encode()
+    for page in pages:
+        body = page.body[page.request["head"] :].decode()
+        assert len(list(csv.reader(io.StringIO(body, newline="")))) <= records
+    assert summary(folder.validate(pages)) == summary(folder.validate(folder.scan("file.csv")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("row", ["1\n", "\n", '"1"\n', "1\r"])
+def test_rows_of_one_byte_are_cut_in_bounded_memory(tmp_path: Path, encoding: str, row: str) -> None:
+    folder = Folder(tmp_path, daily_files(encoding=encoding))
+    folder.write("file.csv", ("day,price\n" + row * 500_000).encode(encoding))
+    tracemalloc.start()
+    [first, second, *_] = folder.scan("file.csv", records=1000, block=2**20, limit=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert second.request["line"] - first.request["line"] == 1000
+    assert peak < 10 * 2**20
 
 
 @settings(deadline=None, max_examples=300)

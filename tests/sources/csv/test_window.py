@@ -14,6 +14,7 @@ from sources.csv.window import CHUNK_BYTES, ReadOptions, measure_line, read_byte
 from tests.sources.csv_folder import Folder, daily_files
 
 OPTIONS = ReadOptions(
+    block_records=50,
     label="csv_test: file.csv",
     encoding="utf-8",
     delimiter=",",

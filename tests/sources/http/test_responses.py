@@ -143,6 +143,30 @@ def test_a_body_of_exactly_the_maximum_size_is_accepted(upstream: HTTPServer, cl
     assert (caught.value.code, len(requests)) == ("body_too_large", 2)
 
 
+def test_a_body_of_exactly_the_maximum_number_of_values_is_accepted(upstream: HTTPServer, client: Clients) -> None:
+    body = b'[{"a":1,"b":[]},2]'
+    serve(upstream, make_response(body=body))
+    assert client(upstream.url_for(""), max_values=5).get("/tickers").body == body
+    detail = 'more than 4 values; request less at a time, or raise MAX_BODY_VALUES .* It starts with \'.{"a":1,'
+    with pytest.raises(TerminalError, match=detail) as caught:
+        client(upstream.url_for(""), max_values=4).get("/tickers")
+    assert caught.value.code == "body_too_large"
+
+
+def test_millions_of_compressed_empty_objects_are_refused_before_they_are_parsed(
+    upstream: HTTPServer, client: Clients
+) -> None:
+    serve(upstream, make_response(body=gzip.compress(b"[" + b"{}," * 20_000_000 + b"{}]", 1), Content_Encoding="gzip"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TerminalError, match="more than 100000 values"):
+            client(upstream.url_for(""), max_body=100_000_000).get("/tickers")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_decompression_of_a_gzip_bomb_is_aborted_before_it_fills_the_memory(
     upstream: HTTPServer, client: Clients, times: int

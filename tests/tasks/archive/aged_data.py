@@ -47,4 +47,4 @@ def load(bench: Bench, loaded: Source, **retention: timedelta) -> None:
 
 
 def delete(bench: Bench, **options: Any) -> None:
-    delete_expired(bench.engine, bench.settings, **options)
+    delete_expired(bench.engine, bench.settings, **{"seconds": 60.0, **options})

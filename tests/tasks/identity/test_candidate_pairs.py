@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import pytest
 
-from tasks.identity.candidate_pairs import Asset, Pair, best_similarity, find_pairs
+from tasks.identity import candidate_pairs
+from tasks.identity.candidate_pairs import Asset, Pair, best_similarity
 from tasks.identity.similarity import NAME, PART_OF_NAME, Spelling
+from tests.calls import count_calls
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,6 +27,10 @@ def asset(id_: int, source: str, *spellings: tuple[str, str], decided_by_people:
         spellings=[Spelling(symbol, name, "") for symbol, name in spellings],
         decided_by_people=decided_by_people,
     )
+
+
+def find_pairs(assets: Iterable[Asset]) -> list[Pair]:
+    return [pair for pairs in candidate_pairs.find_pairs(assets) for pair in pairs]
 
 
 def ids_of(pairs: list[Pair]) -> list[tuple[int, int, bool]]:
@@ -77,3 +85,36 @@ def test_the_strongest_evidence_of_any_two_listings_counts() -> None:
     assert best_similarity(Pair(older, asset(2, "b", ("ACM", "Acme")), True), {}) == NAME
     assert best_similarity(Pair(older, asset(2, "b", ("ACM", "Acme Anvils")), True), {}) == PART_OF_NAME
     assert best_similarity(Pair(older, asset(2, "b", ("ANV", "Acme")), True), {}) is None
+
+
+def many(count: int, *names: str) -> list[Asset]:
+    """Return assets of two sources in turn, with one symbol. The names are repeated."""
+    return [asset(n, "ab"[n % 2], ("ACM", names[n % len(names)])) for n in range(count)]
+
+
+def test_many_assets_with_one_name_form_few_pairs_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidate_pairs, "MAX_COMPARED_ASSETS", 10)
+    pairs = find_pairs(many(100, "Acme"))
+    counts = Counter(id_ for pair in pairs for id_ in pair.ids)
+    assert len({frozenset(pair.ids) for pair in pairs}) == len(pairs) == 150
+    assert set(counts.values()) == {3}
+    assert not any(pair.is_unambiguous or pair.older.id > pair.newer.id for pair in pairs)
+
+
+def test_among_many_assets_equal_names_and_symbols_of_two_assets_form_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidate_pairs, "MAX_COMPARED_ASSETS", 10)
+    others = [asset(n, "ab"[n % 2], ("ACM", f"Other {n}")) for n in range(20)]
+    equal = [asset(30, "a", ("ACM", "Road Runner")), asset(31, "b", ("ACM", "Roadrunner Token"))]
+    rare = [asset(40, "a", ("$ACM", "Anvil")), asset(41, "b", ("$ACM", "Rocket"))]
+    assert ids_of(find_pairs([*others, *equal, *rare])) == [(40, 41, True), (30, 31, False)]
+
+
+def test_the_work_for_many_assets_of_one_symbol_grows_linearly() -> None:
+    def pair(count: int) -> None:
+        assert find_pairs(many(count, "Acme", "Acme Coin", "Anvil"))
+
+    assert count_calls(lambda: pair(1200)) < 2.5 * count_calls(lambda: pair(600))
+
+
+def test_the_work_can_be_interrupted_while_many_assets_are_prepared() -> None:
+    assert sum(1 for _ in candidate_pairs.find_pairs(many(2000, "Acme"))) >= 4

@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Engine
 from structlog.testing import capture_logs
 
 from sources.record_columns import key_of
+from tasks.identity.assignment import plan_assignments
 from tasks.identity.decisions import decision_lock, move
+from tasks.identity.new_listings import write_listings
 from tasks.identity.rematch import MERGES_PER_TRANSACTION, rematch_assets
-from tasks.identity.resolver import save_listings
 from tests.app.rows import Rows
 from tests.processes import until
 from tests.tasks.assets import add_acme_twice, assets, by_person, query, quote, resolve, undo
@@ -144,7 +145,13 @@ def test_a_decision_during_the_rematch_takes_precedence(engine: Engine) -> None:
 def test_a_listing_added_during_the_rematch_counts_as_a_third_asset(engine: Engine) -> None:
     add_acme_twice(engine)
     third = quote("third", "acm", "Road Runner")
-    decide_during_rematch(engine, lambda connection: save_listings(connection, "coingecko", {key_of(third): third}, {}))
+    listings = {key_of(third): third}
+    decide_during_rematch(
+        engine,
+        lambda connection: write_listings(
+            connection, "coingecko", listings, plan_assignments(connection, "coingecko", listings, {})
+        ),
+    )
     assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"], "road-runner": ["third"]}
 
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from sqlalchemy import Engine
 
-from tasks.identity.resolver import ListingResolver, listed_ids
+from tasks.identity.resolver import ListingResolver
 from tests.tasks.assets import assets, query, quote, resolve
 
 pytestmark = pytest.mark.usefixtures("sources")
@@ -19,10 +19,6 @@ def test_ids_are_returned_in_the_order_of_the_listings(engine: Engine) -> None:
     first, second = resolver.resolve([ether, bitcoin])
     assert resolver.resolve([bitcoin, ether]) == [second, first]
     assert ListingResolver(engine, "coingecko", overrides={}).resolve([bitcoin]) == [second]
-    with engine.connect() as connection:
-        keys = [("bitcoin", "USD"), ("bitcoin", "EUR")]
-        assert listed_ids(connection, "coingecko", keys) == {("bitcoin", "USD"): second}
-        assert listed_ids(connection, "coinpaprika", keys) == {}
 
 
 def test_a_renamed_coin_keeps_its_asset(engine: Engine) -> None:

@@ -16,7 +16,6 @@ from tasks.identity.similarity import (
     Spelling,
     compare,
     compare_loosely,
-    match_listings,
 )
 
 
@@ -79,33 +78,3 @@ def test_part_of_a_name_or_a_rare_word_is_weak_evidence(
 ) -> None:
     word_counts = {"acme": 4, "common": 5}
     assert compare_loosely(left, right, word_counts) == compare_loosely(right, left, word_counts) == expected
-
-
-def matches(listings: dict[str, Spelling], assets: dict[str, list[Spelling]]) -> dict[str, tuple[str, Similarity]]:
-    return {listing: (match.asset, match.similarity) for listing, match in match_listings(listings, assets).items()}
-
-
-def test_the_better_match_wins() -> None:
-    listings = {"coin": spelling("Acme Coin"), "plain": spelling("Acme")}
-    assert matches(listings, {"asset": [spelling("acme")]}) == {"plain": ("asset", NAME)}
-    assert matches({"plain": spelling("Acme")}, {"token": [spelling("Acme Token")], "asset": [spelling("acme")]}) == {
-        "plain": ("asset", NAME)
-    }
-
-
-def test_two_equally_good_matches_are_both_discarded() -> None:
-    rivals = {"token": [spelling("Acme Token")], "the": [spelling("The Acme")]}
-    assert matches({"plain": spelling("Acme")}, rivals) == {}
-    assert matches({name: spellings[0] for name, spellings in rivals.items()}, {"asset": [spelling("Acme")]}) == {}
-
-
-def test_any_listing_of_an_asset_can_match() -> None:
-    asset = {"asset": [spelling("Road Runner"), spelling("Acme")]}
-    assert matches({"listing": spelling("ACME")}, asset) == {"listing": ("asset", NAME)}
-
-
-def test_a_dollar_prefix_or_truncation_does_not_change_a_symbol() -> None:
-    asset = {"asset": [spelling("Acme", symbol="acmeanvilworks")]}
-    assert matches({"listing": spelling("Acme", symbol="$ACMEANVILW")}, asset) == {"listing": ("asset", NAME)}
-    assert matches({"listing": spelling("Acme", symbol="ACMEANVIL")}, asset) == {}
-    assert matches({"listing": spelling("Acme", symbol="💩")}, {"asset": [spelling("Acme", symbol="?")]}) == {}

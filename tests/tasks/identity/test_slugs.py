@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
 
 from sources.record_columns import ListingFields
 from tasks.identity.slugs import Slugs
@@ -47,3 +47,17 @@ def test_slugs_of_stored_assets_are_taken(engine: Engine) -> None:
 
 def test_a_symbol_without_letters_adds_nothing_to_a_slug(engine: Engine) -> None:
     assert reserve(engine, *[listing("Bitcoin", symbol="💩")] * 3) == ["bitcoin", "bitcoin-2", "bitcoin-3"]
+
+
+def test_thousands_of_listings_with_one_name_need_few_queries(engine: Engine) -> None:
+    query(engine, "INSERT INTO assets (slug, symbol, name) VALUES ('pepe-pepe-700', 'PEPE', 'Pepe')")
+    statements = []
+
+    def count(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", count)
+    slugs = reserve(engine, *[listing("Pepe", "PEPE")] * 3000)
+    numbers = [number for number in range(2, 3001) if number != 700]
+    assert slugs == ["pepe", "pepe-pepe", *(f"pepe-pepe-{number}" for number in numbers)]
+    assert len(statements) < 15

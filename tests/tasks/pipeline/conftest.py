@@ -77,6 +77,7 @@ def open_run(bench: Bench) -> Iterator[OpenRunOf]:
                 headers={},
                 deadline=bench.settings.request_deadline,
                 max_body_bytes=bench.settings.max_body_bytes,
+                max_body_values=bench.settings.max_body_values,
                 spend=lambda: None,
                 record_result=lambda _: None,
                 clock=lambda: FETCHED,

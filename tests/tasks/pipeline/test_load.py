@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
 from settings import secrets_in
 from sources.contract import Page, Reject
+from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.pipeline.load import MAX_LISTINGS_PER_PAGE, pass_fence
 from tasks.runs.claims import ClaimLost
 from tasks.runs.leases import Cancelled, LeaseLost
@@ -147,6 +149,23 @@ def test_the_same_reject_of_the_same_body_is_stored_once(bench: Bench) -> None:
     bench.ingest(source)
     assert bench.ingest(source)["status"] == "partial"
     assert bench.one("SELECT count(*) FROM rejects") == 1
+
+
+def test_of_a_million_rejects_the_first_are_stored_and_the_others_counted(bench: Bench) -> None:
+    source = canned([item(0), *(item(n, price="x") for n in range(1, MAX_REJECTS_PER_PAGE + 10))])
+    with capture_logs() as events:
+        run = bench.ingest(source)
+    assert run["status"] == "partial"
+    assert bench.one("SELECT count(*) FROM rejects") == MAX_REJECTS_PER_PAGE
+    assert bench.one("SELECT rejected FROM pages") == MAX_REJECTS_PER_PAGE + 9
+    [event] = [event for event in events if event["event"] == "rejects_dropped"]
+    assert (event["rejected"], event["kept"]) == (MAX_REJECTS_PER_PAGE + 9, MAX_REJECTS_PER_PAGE)
+    assert '"coin-1"' in event["first"]
+    # An earlier version stored all rejects of a page. They are not released.
+    bench.rows("UPDATE rejects SET item_index = :last WHERE item_index = 1", last=MAX_REJECTS_PER_PAGE + 5)
+    bench.rows("DELETE FROM validators")
+    bench.ingest(source, full_refresh=True)
+    assert bench.rows("SELECT DISTINCT state FROM rejects") == [{"state": "quarantined"}]
 
 
 def test_a_corrected_mapping_loads_the_earlier_rejects(bench: Bench) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import polars as pl
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from sources.contract import BLANK, Columns, Item, Page, Reject, Source
+from sources.contract import BLANK, Columns, Item, Page, Reject, Source, TerminalError
+from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.drift.changes import Change
 from tasks.drift.policy import PageDrift
 from tasks.pipeline.normalize import MAX_ITEM_CHARS, SAMPLE_ITEMS, SAMPLE_ROWS, NormalizedPage, normalize_page
@@ -153,6 +155,25 @@ def test_the_text_of_a_long_rejected_item_is_truncated() -> None:
     [reject] = normalize(item(0, price="x", note="y" * MAX_ITEM_CHARS)).rejects
     assert len(reject.item) == MAX_ITEM_CHARS
     assert reject.item.startswith('{"source_asset_id": "coin-0"')
+
+
+def test_a_page_with_too_many_items_is_refused_with_its_first_items() -> None:
+    endless = canned(parse=lambda _: map(item, count()))
+    with pytest.raises(TerminalError, match=r"more than 3 items; .* raise MAX_PAGE_ITEMS .*coin-0.*coin-2") as error:
+        normalize_page(endless, PAGE, 0, max_items=3)
+    assert error.value.code == "page_too_large"
+    assert normalize_page(canned(parse=lambda _: map(item, range(3))), PAGE, 0, max_items=3).fetched == 3
+
+
+def test_of_many_rejects_only_the_first_are_kept_and_all_are_counted() -> None:
+    items = [item(n, price="x") for n in range(MAX_REJECTS_PER_PAGE + 5)]
+    normalized = normalize(*items, item(0, symbol=""))
+    assert [reject.index for reject in normalized.rejects] == list(range(MAX_REJECTS_PER_PAGE))
+    assert (normalized.fetched, normalized.rejected, normalized.deduplicated) == (len(items) + 1, len(items) + 1, 0)
+    assert normalized.has_reject("empty")
+    assert normalized.last_known_index == MAX_REJECTS_PER_PAGE - 1
+    assert normalized.other_rejects != normalize(*items, item(1, symbol="")).other_rejects
+    assert normalize(*items[:5]).last_known_index == 5
 
 
 def test_a_rejected_item_that_is_invalid_in_json_is_stored_as_its_repr() -> None:

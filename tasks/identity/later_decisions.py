@@ -1,0 +1,56 @@
+"""Collect the decisions that others make between a plan, which takes no lock, and its writing under the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from sqlalchemy import Connection, text
+
+from tasks.identity.decisions import ListingName
+from tasks.identity.similarity import Spelling
+
+
+class LaterDecisions:
+    """The decisions since a plan: their listings and assets, the names of both, and the keys of their symbols.
+
+    Create this before the plan reads anything. Each `read` adds the decisions since the one before, so that the plan
+    can be written in many short transactions. Only decisions that are made under `decision_lock` are certain to be
+    seen, since their ids follow the order of their commits.
+    """
+
+    def __init__(self, connection: Connection):
+        self._newest = _newest_decision(connection)
+        self.listing_ids: set[int] = set()
+        self.assets: set[int] = set()
+        self._slugs: set[str] = set()
+        self._names: set[ListingName] = set()
+        self.keys: set[str] = set()
+
+    def read(self, connection: Connection) -> None:
+        """Add the decisions since the last call. Call this under `decision_lock`."""
+        for row in connection.execute(_DECISIONS, {"newest": self._newest}):
+            self._newest = max(self._newest, row.id)
+            self.listing_ids.add(row.listing)
+            self.assets.add(row.asset)
+            self._slugs.add(row.slug)
+            self._names.add((row.source, row.source_asset_id))
+            self.keys |= {Spelling(row.symbol, "", "").key} - {""}
+
+    def skip_own(self, connection: Connection) -> None:
+        """Leave out the decisions since the last `read`. Call this in the transaction that made them."""
+        self._newest = _newest_decision(connection)
+
+    def concern(self, names: Set[ListingName], slugs: Set[str], keys: Set[str]) -> bool:
+        """Return whether a decision concerns a listing of these names or keys, or an asset of these slugs."""
+        return bool(self._names & names or self._slugs & slugs or self.keys & keys)
+
+
+def _newest_decision(connection: Connection) -> int:
+    return connection.scalar(text("SELECT coalesce(max(id), 0) FROM decisions")) or 0
+
+
+_DECISIONS = text("""
+    SELECT decisions.id, listing, listings.asset, slug, source, source_asset_id, listings.symbol
+      FROM decisions JOIN listings ON listings.id = listing JOIN assets ON assets.id = listings.asset
+     WHERE decisions.id > :newest
+""")
