@@ -126,12 +126,16 @@ class Settings:
         30, "seconds a run waits after its first failure; doubles with each further failure, up to 15 minutes"
     )
     publish_gap: float = _seconds(
-        30, "seconds until a queued run that no worker has started is published again; doubles each time"
+        30,
+        "seconds until a queued run that no worker has started is published again; "
+        "while the queue has messages, doubles each time, up to 256 times this value",
     )
     disk_full_pause: float = _seconds(900, "seconds to pause a source after Postgres runs out of disk space")
     max_attempts: int = _count(4, "starts without a committed page until a run fails as `poisoned`")
     max_waits: int = _count(
-        10, "waits after consecutive failures until a run fails; waits for its own rate limits do not count"
+        10,
+        "waits after failures without a committed page until a run fails; "
+        "waits for the configured rate limits do not count",
     )
     breaker_failures: int = _count(5, "consecutive failed requests to a source that open its circuit breaker")
     breaker_cooldown: float = _seconds(60, "seconds an open circuit breaker waits before it allows one trial request")
@@ -166,23 +170,23 @@ class Settings:
     export_patience: float = _seconds(30, "maximum seconds that an export's client may take to receive half a megabyte")
     agreement_limit: float = _setting(
         kinds.Float(load_default=0.03, validate=POSITIVE),
-        "maximum relative difference between a price and the prices of other sources; a larger one is reported",
+        "maximum deviation of a price from the prices of other sources, as a share; a larger deviation is reported",
     )
     idempotency_keys_kept: float = _seconds(86400, "seconds an `Idempotency-Key` is stored")
 
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """The settings of one source. Variables start with its name, and override the values that it declares."""
+    """The settings of one source. Variables start with the source's name, and override the values it declares."""
 
-    url: str | None = _text("base URL; overrides the one that the source declares", _url("http", "https"), NO_PASSWORD)
+    url: str | None = _text("base URL; overrides the URL that the source declares", _url("http", "https"), NO_PASSWORD)
     plan: str | None = _text("the upstream plan that the key belongs to")
     api_key: str | None = _text("API key, sent to this upstream only", HEADER_VALUE, secret=True)
     every: float | None = _setting(
         kinds.Float(load_default=None, validate=INTERVAL), "seconds between two scheduled runs"
     )
     catch_up: CatchUp | None = _text(  # noqa: RUF009 — the type is immutable
-        "which slots get a run after an outage or a pause that missed them: the `latest`, `all`, or none (`skip`)",
+        "which of the slots missed in an outage or a pause get a run: the `latest`, `all`, or none (`skip`)",
         validate.OneOf(get_args(CatchUp)),
     )
     calls_per_minute: int | None = _count(None, "maximum calls per minute, for all workers together")

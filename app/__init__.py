@@ -16,7 +16,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 def create_app(settings: Settings | None = None, *, connections: int = 8) -> Flask:
-    """Create the web application. connections: size of the database pool; use the number of threads."""
+    """Create the web application. connections: size of the database pool, one for each thread."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]  # only on Flask's default provider

@@ -60,7 +60,7 @@ threads = 8
 worker_class = "gthread"
 wsgi_app = f"app:create_app(connections={threads})"
 preload_app = True
-# STATEMENT_TIMEOUT cancels a query. A worker that stays silent for another 30 s is stuck.
+# STATEMENT_TIMEOUT cancels a query. A worker that still sends no heartbeat 30 s later is stuck.
 timeout = int(get_settings().statement_timeout) + 30
 graceful_timeout = 10
 limit_request_line = 8190

@@ -169,7 +169,7 @@ def _first_runs(supervised: Supervised) -> list[Run]:
         raise supervised.failure("The stack ended just after it started.", "supervisor")
     port = urlsplit(stack["api"]).port or 0
     if not listens_on(stack["pids"].get("web"), port):
-        raise supervised.failure(f"The API does not listen on port {port}; another program may have taken it.", "web")
+        raise supervised.failure(f"The API does not listen on port {port}; another program may use it.", "web")
     progress.print("First run of each source:")
     try:
         return first_runs(
@@ -249,7 +249,7 @@ def _show_addresses(stack: Mapping[str, Any]) -> None:
     if stack["upstream"] != LIVE:
         recorded = " and ".join(source.lower() for source in RECORDED_PATHS)
         output.print(f"\n  {recorded} get recordings in sample_data/, with current times and changing prices.")
-        output.print("  Every other HTTP source requests its real upstream. To use real upstreams for all sources,")
+        output.print("  Every other HTTP source uses its real upstream. To use real upstreams for all sources,")
         output.print("  run `make down` and then `make up UPSTREAM=live`.")
 
 

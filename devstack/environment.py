@@ -78,7 +78,7 @@ def choose_port(environ: Mapping[str, str], state: StateFolder, variable: str, d
 
 
 def explain_port(environ: Mapping[str, str], variable: str, port: int, default: int) -> str | None:
-    """Return why a chosen port is not the default, or None if it is, or if the variable sets it."""
+    """Return why a port is not the default. Return None if it is the default, or if the variable sets it."""
     if environ.get(variable, "").strip() or port == default:
         return None
     reason = f"an earlier start chose {port}" if is_port_free(default) else f"port {default} is in use"
@@ -97,7 +97,9 @@ def check_reachable(variable: str, url: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=5).close()
     except OSError as error:
-        raise WrongEnvironment(f"{variable}: cannot connect to {parts.hostname}:{port}: {error}.") from None
+        raise WrongEnvironment(
+            f"{variable}: cannot connect to {parts.hostname}:{port}: {error}. Start that server, or correct {variable}."
+        ) from None
 
 
 def for_processes(

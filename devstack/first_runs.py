@@ -44,7 +44,7 @@ def first_runs(
 ) -> list[Run]:
     """Run every source. Return the runs once all have ended, or after FOLLOW_SECONDS. Raise NoFirstRuns.
 
-    since:       the time of the start. A live run that was requested later, such as by beat, is the source's first run.
+    since:       the time of the start. A live run of beat that was requested later also counts as a first run.
     is_given_up: called repeatedly. If it returns True, return the runs immediately.
     """
     try:
@@ -67,7 +67,7 @@ def describe_run(run: Run) -> str:
 
 
 def _runs_since(session: requests.Session, api: str, token: str, since: datetime, console: Console) -> list[Run]:
-    """Return the newest live run of each source since the start. Request one of a source that has none."""
+    """Return the newest live run of each source since the start. Request a run of each source that has none."""
     session.headers["Authorization"] = f"Bearer {token}"
     runs = []
     for source in _get(session, f"{api}/sources")["data"]:
@@ -89,7 +89,7 @@ def _newest_run(session: requests.Session, api: str, source: str, since: datetim
 
 
 def _request_run(session: requests.Session, api: str, source: str) -> Run:
-    """Request a run of the source, and return it or the unfinished run of an earlier start."""
+    """Request a run of the source. Return the new run, or the unfinished run of an earlier start."""
     response = session.post(f"{api}/runs", json={"source": source}, timeout=30)
     if response.status_code == requests.codes.conflict:
         return _get(session, f"{api}/runs/{_get(session, f'{api}/sources/{source}')['live_run']['run']}")

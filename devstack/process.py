@@ -72,7 +72,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a command in its own session, so that the terminal's Ctrl-C does not stop it. Append its output to the log.
 
-    The process receives death_signal when the launching thread ends. Call this from a thread that lives long enough.
+    The process receives death_signal when the launching thread ends. Call this from a thread that outlives the process.
     """
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
         return subprocess.Popen(

@@ -38,7 +38,7 @@ class FolderInUse(ServerFailed):
 class Server(ABC):
     """The base class of Postgres and Valkey. As a context manager, it starts and stops the server.
 
-    folder: contains the data, `kept/` (port, password) and `logs/`. Only one Postgres and one Valkey may use it.
+    folder: contains the data, `kept/` (port, password) and `logs/`. Only one Postgres and one Valkey may use a folder.
     default_port: the port to try first, or None for any free port. The chosen port is stored for the next start.
 
     On Linux, the server ends with the thread that started it. Start it from a thread that lives as long as the server

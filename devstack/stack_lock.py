@@ -28,7 +28,7 @@ def lock_stack(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackRuns(f"A stack is already running on {folder}.") from None
+            raise StackRuns(f"A stack is already running on {folder}. Stop it first: `make down`.") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

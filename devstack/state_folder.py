@@ -53,7 +53,8 @@ def free_port() -> int:
         if is_port_free(port):
             return port
     raise NoFreePort(
-        f"No free port on 127.0.0.1: {PORT_ATTEMPTS} ports from {FREE_PORTS.start} to {FREE_PORTS.stop - 1} are in use."
+        f"Found no free port on 127.0.0.1: all {PORT_ATTEMPTS} ports tried from {FREE_PORTS.start} to "
+        f"{FREE_PORTS.stop - 1} are in use. Stop programs that listen on these ports, then try again."
     )
 
 

@@ -62,7 +62,7 @@ class Supervised:
 
     def failure(self, message: str, component: str) -> UpFailed:
         """Return the error that the supervisor reports. Without a report, return the message and a component's log."""
-        # Without the file, the supervisor is stopping the stack and has yet to report the reason.
+        # If the file is missing, the supervisor is stopping the stack, and has not reported the reason yet.
         if not (self.folder / "stack.json").exists():
             self.channel.settimeout(STOP_DEADLINE)
             with suppress(OSError):

@@ -131,7 +131,7 @@ class Supervisor:
         self._write_stack_file()
 
     def _url(self, variable: str, server: Server, stack: ExitStack) -> str:
-        """Return the URL of the user's own server. If none is set, start a server and return its URL."""
+        """Return the URL of the user's own server. If the variable is unset, start a server and return its URL."""
         url = self.environ.get(variable, "").strip()
         if url:
             environment.check_reachable(variable, url)
@@ -223,7 +223,7 @@ class Supervisor:
     def _wait_until_ready(self, url: str, component: str) -> None:
         """Wait until a component is ready. A 401 also counts as ready, since Flower needs a password.
 
-        A response of another program that took the port does not count. That program would get the token.
+        A response of another program that took the port does not count. Otherwise that program would get the token.
         """
         deadline = time.monotonic() + READY_DEADLINE
         [server] = [started for started in self.started if started.name == component]
@@ -237,7 +237,7 @@ class Supervisor:
                 is_ready = response.status_code in (requests.codes.ok, requests.codes.unauthorized)
                 if is_ready and listens_on(server.own_pid, urlsplit(url).port or 0):
                     return
-                outcome = f"{response.status_code} {response.text[:500]}" if not is_ready else "a stranger's response"
+                outcome = f"{response.status_code} {response.text[:500]}" if not is_ready else "sent by another program"
             self.channel.listen(0.1)
         raise StackFailed(
             f"{component} was not ready within {READY_DEADLINE:g} s. "
@@ -248,7 +248,7 @@ class Supervisor:
     def _restart_ended(self) -> None:
         """Restart ended components, and kill processes that they left.
 
-        After too many restarts a component stays down. The others go on, and so does the user's work with them.
+        After too many restarts, a component stays down, and the other components keep running.
         """
         ended = [started for started in self.started if not started.running]
         restarting = [component for component in ended if self._may_restart(component)]
@@ -258,7 +258,8 @@ class Supervisor:
             component.start()
             if isinstance(component, Server) and component.port != port:
                 raise StackFailed(
-                    f"{component.name} ended, and another program now uses its port {port}.", component.name
+                    f"{component.name} ended, and another program now uses its port {port}. Run `make up` again.",
+                    component.name,
                 )
         if ended:
             self._write_stack_file()

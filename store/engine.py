@@ -17,11 +17,11 @@ PEER_TIMEOUT = 20.0
 
 
 class UnsuitablePostgres(Exception):
-    """The server is too old, since leases rely on transaction_timeout of Postgres 17, or the encoding is not UTF8."""
+    """The encoding is not UTF8, or the server is too old: leases rely on transaction_timeout of Postgres 17."""
 
 
 def database_url(url: str) -> URL:
-    """Return the URL with psycopg2 as its driver. For a bare `postgresql://`, SQLAlchemy would choose another one."""
+    """Return the URL with psycopg2 as its driver. SQLAlchemy may choose another driver for `postgresql://`."""
     return make_url(url).set(drivername="postgresql+psycopg2")
 
 
@@ -44,8 +44,8 @@ def make_engine(
 
     statement_timeout, transaction_timeout, idle_timeout: seconds; 0 means none. Postgres closes a connection that is
     unused for longer than idle_timeout. The pool replaces it on its next use.
-    ping: send a ping before each use of a connection. Without it, only check whether the server closed the connection.
-    That check costs no round trip, but it does not detect a server that vanished.
+    ping: send a ping before each use of a connection. Without a ping, only check whether the server closed the
+    connection. That check costs no round trip, but it does not detect a server that vanished.
     """
     session = {
         "timezone": "UTC",
@@ -121,10 +121,11 @@ def check_postgres(engine: Engine) -> None:
         encoding = connection.scalar(text("SELECT current_setting('server_encoding')"))
     if version < MIN_POSTGRES:
         raise UnsuitablePostgres(
-            f"Kasparro needs Postgres {MIN_POSTGRES} or newer. The server at DATABASE_URL is version {version}."
+            f"Kasparro needs Postgres {MIN_POSTGRES} or newer. The server at DATABASE_URL is version {version}. "
+            "Upgrade that server, or set DATABASE_URL to a newer server."
         )
     if encoding != "UTF8":
         raise UnsuitablePostgres(
-            f"Kasparro needs a database with the encoding UTF8. The one at DATABASE_URL has {encoding}. "
-            "Create another with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+            f"Kasparro needs a database with the encoding UTF8. The database at DATABASE_URL has {encoding}. "
+            "Create another database with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )

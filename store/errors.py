@@ -56,7 +56,7 @@ _DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")
 def classify(error: BaseException) -> DatabaseError | None:
     """Return the kind of a server error; None for bugs, and for errors that do not come from Postgres.
 
-    error: an exception from SQLAlchemy, or from psycopg2, such as COPY raises.
+    error: an exception from SQLAlchemy, or from psycopg2, as raised by COPY.
     """
     cause, state = _cause(error), sqlstate(error)
     if isinstance(error, SchemaBehind):

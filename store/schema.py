@@ -1,7 +1,7 @@
 """Compare the revision of the database's schema with the migrations of this version.
 
 During an upgrade, new processes may meet the old schema, and old processes the new one. Migrations only expand the
-schema, so old processes work on. New processes wait for the migration.
+schema, so old processes keep working. New processes wait for the migration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from store.errors import SchemaBehind, classify, sqlstate
 
-# From the names of the files, since importing Alembic and every migration would slow the start of each process.
+# Read the names of the files, since importing Alembic and every migration would slow the start of each process.
 REVISIONS = tuple(
     sorted(file.name.partition("_")[0] for file in (Path(__file__).parent / "migrations/versions").glob("[0-9]*_*.py"))
 )
@@ -25,7 +25,7 @@ HEAD = REVISIONS[-1]
 """The revision that this version needs."""
 
 CATCH_UP_SECONDS = 10.0
-"""Seconds after a migration in which an error is still explained by the old schema. A statement may have met it."""
+"""Seconds after a migration in which the old schema may still explain an error of an earlier statement."""
 
 _last_behind: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
 """When each engine last saw a schema that was behind (monotonic seconds)."""
@@ -58,7 +58,8 @@ def behind(revision: str | None) -> SchemaBehind:
 def explain(engine: Engine, error: Exception) -> Exception:
     """Return SchemaBehind if the schema may be the cause of a database error. Otherwise, return the error itself.
 
-    Call this after the end of the failed transaction. Only an error that would count as a bug costs a query.
+    Call this after the end of the failed transaction. This queries the database only for an error that would otherwise
+    count as a bug.
     """
     if sqlstate(error) is None or classify(error) is not None:
         return error
@@ -71,5 +72,5 @@ def explain(engine: Engine, error: Exception) -> Exception:
         _last_behind[engine] = time.monotonic()
         return behind(revision)
     if time.monotonic() < _last_behind.get(engine, -CATCH_UP_SECONDS) + CATCH_UP_SECONDS:
-        return SchemaBehind(f"The schema was migrated to revision {revision} while a statement needed it.")
+        return SchemaBehind(f"The schema was migrated to revision {revision} while a statement ran. Try again.")
     return error

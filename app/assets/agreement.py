@@ -65,7 +65,7 @@ class AgreementResponse(Envelope):
 
     asset = fields.String()
     limit = fields.Float(
-        metadata={"description": "AGREEMENT_LIMIT, as a share. A price that deviates by more is an outlier."}
+        metadata={"description": "AGREEMENT_LIMIT, as a share. A price that deviates more than this is an outlier."}
     )
     data = fields.List(fields.Nested(CurrencyAgreementSchema))
 
@@ -79,7 +79,7 @@ def get_agreement(slug: str) -> Response:
     """Compare an asset's prices across sources
 
     Compares the newest price of each listing with the median of its quote currency. Only prices observed within 30
-    minutes of the newest one count. An outlier points to a wrong match or to a broken upstream.
+    minutes of the newest price are compared. An outlier points to a wrong match or to a broken upstream.
     """
     limit = context().settings.agreement_limit
     with read_connection() as connection:

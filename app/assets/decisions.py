@@ -71,15 +71,15 @@ class SplitAssetResponse(ChangedAssetResponse):
 class ChangeResponse(Envelope):
     """The id of the change."""
 
-    change = fields.UUID(metadata={"description": "Id of the undo. It is a change too, and can itself be undone."})
+    change = fields.UUID(metadata={"description": "Id of the new change, which can itself be undone."})
 
 
 class DecisionQuery(PageArguments):
     """Filters of the list of decisions."""
 
-    asset = Text(metadata={"description": "Only decisions for this asset, by its slug."})
-    source = source_name(metadata={"description": "Only decisions on listings of this source."})
-    source_asset_id = Text(metadata={"description": "Only decisions on listings with this id."})
+    asset = Text(metadata={"description": "Only decisions that assign a listing to this asset, by its slug."})
+    source = source_name(metadata={"description": "Only decisions about listings of this source."})
+    source_asset_id = Text(metadata={"description": "Only decisions about listings with this id in their source."})
     change = fields.UUID(metadata={"description": "Only decisions of this change."})
 
 
@@ -140,8 +140,8 @@ SPLIT_EXAMPLE = {
 def merge_assets(body: dict[str, Any], _: dict[str, Any], slug: str) -> dict[str, Any]:
     """Merge an asset into another
 
-    All listings of this asset move to the other asset. This asset's slug then returns the other asset. Quotes do not
-    change.
+    All listings of this asset move to the other asset. This asset's slug then resolves to the other asset. Quotes do
+    not change.
     """
     with _transaction() as connection:
         change = merge(connection, slug, body["into"], _verdict("merged", body))
@@ -244,7 +244,8 @@ PROBLEM_CODES = {
 def _transaction() -> Iterator[Connection]:
     """Yield a connection in the transaction of a decision. Raise a Problem if the decision is refused.
 
-    Read the response on this connection. If a read after the commit failed, the client would never get the change's id.
+    Read the response's data on this connection. If a read after the commit failed, the client would never get the
+    change's id.
     """
     try:
         with decision_lock(context().engine) as connection:

@@ -41,7 +41,7 @@ def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: M
     with open(read, "rb", buffering=0) as pipe:  # noqa: PTH123 — a descriptor has no path
         writer.start()
         try:
-            # After a failure, polars still writes a footer: it would make a partial file look complete.
+            # After a failure, polars still writes a footer, which would make a partial file look complete.
             while (piece := pipe.read(PIECE_BYTES)) and not failures:
                 yield piece
         finally:
@@ -63,7 +63,7 @@ def _write(
         try:
             for piece in pieces:
                 yield _frame(piece, members)
-        except BaseException as failure:  # polars would keep only its text
+        except BaseException as failure:  # polars would keep only the text of the exception
             failures.append(failure)
             raise
 

@@ -40,7 +40,7 @@ Pieces = Iterator[Sequence[str]]
 
 
 class FileRows(NamedTuple):
-    """The rows of a file. total: their number. lines: the query that returns each row as a line."""
+    """The rows of a file. total: the number of rows. lines: the query that returns each row as a line."""
 
     total: int
     lines: Select[Any]
@@ -90,7 +90,7 @@ def _slot() -> Iterator[None]:
 
 
 def _pieces(connection: Connection, rows: FileRows) -> Pieces:
-    """Yield the lines of each FETCH. Raise RuntimeError at the end if their number differs from the count."""
+    """Yield the lines of each FETCH. Raise RuntimeError at the end if any lines are missing."""
     missing = rows.total
     result = connection.execution_options(yield_per=FETCH_ROWS).scalars(rows.lines, dict(rows.parameters))
     for piece in result.partitions():

@@ -112,7 +112,7 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
 
     `format=csv`, `ndjson` or `parquet` returns one file with every row, from one snapshot. `X-Row-Count` is the number
     of rows. Compare it with the rows in the file to verify that the file is complete. NDJSON also ends with
-    `{"complete": true, "rows": …}`, and Parquet has the number as `kasparro.rows` in its metadata. If an export fails,
+    `{"complete": true, "rows": …}`, and the metadata of Parquet has this number as `kasparro.rows`. If an export fails,
     the connection is reset. In CSV, null is an empty cell. In Parquet, times are timestamps. Prices and supplies are
     text, since no decimal type of Parquet can hold them all.
     """
@@ -121,7 +121,7 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     limit = arguments["limit"]
     after = pagination.decode(arguments["cursor"], request.path, arguments, Key) if "cursor" in arguments else None
     with read_connection() as connection:
-        # Otherwise the query of the page also returns the state of the data.
+        # Without If-None-Match and these filters, the query of the page also returns the state of the data.
         if request.if_none_match or not LOOKUP_FILTERS.isdisjoint(arguments):
             raise_if_not_modified(connection, arguments)
         until = after[2] if after else context().watermark.ingested_until(connection)
@@ -139,6 +139,6 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
 def _export(arguments: dict[str, Any]) -> Response:
     with read_connection() as connection:
         raise_if_not_modified(connection, arguments)
-        # Read before the snapshot, so that the file contains every quote written before this time.
+        # Read the watermark before the snapshot, so that the file contains every quote written before this time.
         until = context().watermark.ingested_until(connection)
     return export(arguments, until)

@@ -134,7 +134,7 @@ class JsonRows(NamedTuple):
 def rows_as_json(
     rows: Subquery, members: Sequence[str], order: Callable[[Columns], Sequence[Any]], key: Sequence[str], limit: int
 ) -> Any:
-    """Return the query whose only row `JsonRows.of` reads. It contains the first `limit` rows as a JSON array.
+    """Return the query whose only row `JsonRows.of` reads. That row has the first `limit` rows as JSON.
 
     rows: a subquery with the columns of `quotes` and at most LIMIT + 1 rows. Postgres writes the JSON text, and nothing
     parses it again. This is ten times as fast as serializing the rows in Python.

@@ -62,7 +62,7 @@ def list_latest(arguments: dict[str, Any]) -> Response:
     """
     per_asset, limit = arguments["per"] == "asset", arguments["limit"]
     with read_connection() as connection:
-        # Otherwise the query of the page also returns the state of the data.
+        # Without If-None-Match and these filters, the query of the page also returns the state of the data.
         if request.if_none_match or not FILTERS.isdisjoint(arguments):
             raise_if_not_modified(connection, arguments)
         listings = listing_ids(connection, arguments)
@@ -105,7 +105,7 @@ def _page(shape: _Shape, members: tuple[str, ...], limit: int) -> PreparedStatem
 
 
 def _quotes(newest: Subquery) -> Subquery:
-    # The limit makes Postgres look up each quote by its key. For a plain join, it would scan all quotes.
+    # The limit makes Postgres look up each quote by its key. With a plain join, Postgres would scan all quotes.
     by_key = select(QuoteRow).where(
         QuoteRow.listing_id == newest.c.listing_id, QuoteRow.observed_at == newest.c.observed_at
     )

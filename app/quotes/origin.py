@@ -22,23 +22,25 @@ blueprint = Resource("origin", __name__, url_prefix="/data/origin", description=
 
 
 class OriginQuery(Arguments):
-    """The quote, as `/data` returns it."""
+    """The key of a quote, with the values that `/data` returns."""
 
     source = source_name(required=True)
-    source_asset_id = Text(required=True, metadata={"description": "The source's own id of the coin."})
+    source_asset_id = Text(required=True, metadata={"description": "The source's own id of the asset."})
     quote_currency = Text(max_length=12, required=True, metadata={"description": "The currency of the quote."})
     observed_at = Instant(required=True, metadata={"description": "The time of the quote."})
 
 
 class OriginPageSchema(Schema):
-    """The stored page that has the quote."""
+    """The stored page that contains the quote."""
 
     partition = fields.String(metadata={"description": "The partition of the source, such as a file."})
     seq = fields.Integer(metadata={"description": "Number of the page in its run and partition, from 0."})
-    request = fields.Dict(metadata={"description": "The request to the upstream, or the section of the file."})
-    body = fields.String(metadata={"description": "SHA-256 of the page's body, for a replay."})
+    request = fields.Dict(
+        metadata={"description": "The request to the upstream, or the section of the file that was read."}
+    )
+    body = fields.String(metadata={"description": "SHA-256 of the page's body. To replay the page, send it as `body`."})
     item_index = fields.Integer(metadata={"description": "Index of the item in the page, from 0."})
-    item = fields.String(metadata={"description": "The item as JSON text, as received."})
+    item = fields.String(metadata={"description": "The item as received, as JSON text."})
     file = fields.String(allow_none=True, metadata={"description": "Path of the file, for a source of files."})
     line = fields.Integer(allow_none=True, metadata={"description": "First line of the item in its file, from 1."})
 
@@ -47,12 +49,12 @@ class OriginSchema(Schema):
     """The origin of a quote."""
 
     run = fields.UUID(metadata={"description": "The run that last wrote the quote."})
-    fetched_at = Instant(metadata={"description": "When the page was fetched."})
+    fetched_at = Instant(metadata={"description": "Time when the page was fetched."})
     page = fields.Nested(
         OriginPageSchema,
         allow_none=True,
         metadata={
-            "description": "Null if the page's body was deleted, or if the current mapping reads no such quote in it."
+            "description": "Null if the page's body was deleted, or if the current mapping does not produce the quote."
         },
     )
 
@@ -71,7 +73,8 @@ class OriginResponse(Envelope):
 def get_origin(arguments: dict[str, Any]) -> Response:
     """Get the origin of a quote: its run, its page, and its item in the page
 
-    For a quote from a file, the response has the file and the line. The stored body of the page is read again.
+    For a quote from a file, the response includes the path of the file and the line. To find the item, the service
+    reads the stored body of the page again.
     """
     source, observed_at = SOURCES[arguments["source"]], arguments["observed_at"]
     key = arguments["source_asset_id"], arguments["quote_currency"].upper()

@@ -20,8 +20,9 @@ MAX_SORTED_ROWS = 20_000
 class RunBounds(NamedTuple):
     """Bounds of the quotes that a run wrote.
 
-    started, finished: start and end of the run, or now. rows: an upper limit, since later runs may have corrected some.
-    first, last: first and last observation time, None if unknown. listings: their listings, None if unknown.
+    started, finished: start and end of the run; the current time if the run has none.
+    rows: maximum number of quotes, since later runs may have corrected some.
+    first, last: first and last observation time, None if unknown. listings: ids of the listings, None if unknown.
     """
 
     started: datetime

@@ -87,7 +87,7 @@ class QueryShape:
         """Return a subquery for the rows of a page and one more row, which shows whether another page follows."""
         conditions = self.all() if is_first else [*self.all(), *self._after()]
         if self.sort_all:
-            # OFFSET 0 prevents a scan of the index on time. The planner cannot estimate how many rows that would read.
+            # OFFSET 0 prevents a scan of the index on time. The planner cannot estimate how many rows it reads.
             rows = select(QuoteRow).where(*conditions).offset(0).subquery("selected")
             return select(rows).order_by(*self.order(rows.c)).limit(LIMIT + 1).subquery("rows")
         if self.listings == "few":
@@ -107,7 +107,7 @@ class QueryShape:
 
     def _after(self) -> Conditions:
         key, last = tuple_(QuoteRow.observed_at, QuoteRow.listing_id), tuple_(*CURSOR_PARAMETERS)
-        # The second condition follows from the first, but lets a scan of the primary key start at that time.
+        # The second condition follows from the first, but lets a scan of the primary key start at the cursor's time.
         if self.descending:
             return [key < last, QuoteRow.observed_at <= CURSOR_PARAMETERS[0]]
         return [key > last, QuoteRow.observed_at >= CURSOR_PARAMETERS[0]]

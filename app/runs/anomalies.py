@@ -48,7 +48,7 @@ class AnomalyPage(Envelope):
 def list_anomalies(arguments: dict[str, Any]) -> Response:
     """List anomalies, newest first
 
-    Each finished live run is compared with the last 30 runs of its source, if there are at least 8.
+    Each finished live run is compared with up to 30 earlier runs of its source, if there are at least 8.
     """
     limit = arguments["limit"]
     query = select(AnomalyRow).order_by(AnomalyRow.id.desc()).limit(limit + 1)

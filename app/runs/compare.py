@@ -199,7 +199,7 @@ _REJECT_REASONS = text("""
 
 _DRIFT = text("SELECT run, kind, field, became FROM drift WHERE run IN (:a, :b) ORDER BY id")
 
-# A quote that a later run corrected belongs to that run, and is not compared.
+# A quote that a later run corrected counts for the later run only.
 _MOVED_PRICES = text("""
     WITH newest AS (
         SELECT DISTINCT ON (q.run, q.listing_id) q.run, q.listing_id, q.price

@@ -108,7 +108,7 @@ class ReasonCounts(Envelope):
     data = fields.List(fields.Nested(ReasonCountSchema), required=True)
     has_more = fields.Boolean(
         required=True,
-        metadata={"description": f"Whether there are more than {MAX_REASONS} rows. Use filters to see the others."},
+        metadata={"description": f"Whether there are more than {MAX_REASONS} rows. Use filters to see the rest."},
     )
 
 
@@ -121,7 +121,8 @@ class ReasonCounts(Envelope):
 def list_rejects(arguments: dict[str, Any]) -> Response:
     """List rejects of all sources, newest first
 
-    An item is one reject, even if its body is received several times. It stays in quarantine until a replay accepts it.
+    An item is one reject, even if its body is received several times. The item stays in quarantine until a replay
+    accepts it.
     """
     if arguments["format"] == "csv":
         return _export(arguments)
@@ -167,7 +168,7 @@ def _rejects_with_pages(arguments: Mapping[str, Any]) -> Select[Any]:
 def count_rejects(arguments: dict[str, Any]) -> Response:
     """Count rejects by source, field and code
 
-    A reject with several reasons counts once for each. The most frequent reasons in quarantine come first.
+    A reject with several reasons counts once for each reason. The most frequent reasons in quarantine come first.
     """
     reasons = (
         func.jsonb_array_elements(RejectRow.reasons)
@@ -220,15 +221,15 @@ def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """Replay rejects with the current mapping
 
     Requests one run of kind `replay` for each source with matching rejects in quarantine. The run reads the stored
-    bodies again, without requests to the upstream. Items that pass become quotes, and items that fail stay in
-    quarantine. Existing quotes do not change.
+    bodies again, without requests to the upstream. Items that the mapping accepts become quotes. All others
+    stay in quarantine. Existing quotes do not change.
     """
     filters = {name: value for name, value in body.items() if name != "source"}
     parameters = ReplayParameters(rejected=True, **filters)
     with read_connection() as connection:
         sources = _quarantined_sources(connection, body)
     if not sources:
-        raise Problem(Code.NO_REJECTS, "No reject in quarantine matches the body.")
+        raise Problem(Code.NO_REJECTS, "No reject in quarantine matches the body of the request.")
     return submit_runs([RunRequest(source, replay=parameters) for source in sources])
 
 

@@ -85,9 +85,9 @@ class RunBody(Arguments):
     after = OneOf(
         ("current",),
         metadata={
-            "description": "For a live run: `current` queues one more run if the source's run has already started, "
-            "since that run may be past what has changed. It starts after the end of the other. A source has at most "
-            "one such run; a repeated request returns it."
+            "description": "For a live run: if the source's current run has already started, `current` queues another "
+            "run. The current run may have read the source before it changed. The new run starts when the current "
+            "run ends. A source has at most one such queued run; a repeated request returns that run."
         },
     )
 
@@ -112,7 +112,7 @@ class RunBody(Arguments):
 
 
 def _check_period(body: Mapping[str, Any], original: Mapping[str, Any]) -> None:
-    """Raise ValidationError if a backfill lacks its assets or its start, or if its period is empty or too early."""
+    """Raise ValidationError if a backfill lacks its assets or start, or if its period is empty or starts too early."""
     for name in ("assets", "observed_from"):
         if name not in original:
             raise ValidationError("required for a backfill", name)
@@ -120,6 +120,6 @@ def _check_period(body: Mapping[str, Any], original: Mapping[str, Any]) -> None:
         return
     now = datetime.now(UTC)
     if body["observed_from"] >= min(body.get("observed_to", now), now):
-        raise ValidationError("expected a time before observed_to, or now", "observed_from")
+        raise ValidationError("expected a time in the past and before observed_to", "observed_from")
     if body["observed_from"] < EARLIEST:
         raise ValidationError(f"expected {EARLIEST:%Y-%m-%d} or later", "observed_from")

@@ -64,7 +64,7 @@ class BackfillPlanSchema(Schema):
     listings = fields.Integer(metadata={"description": "Number of the source's listings to backfill."})
     spans = fields.Integer(metadata={"description": "Number of time spans to fetch, with one request for each."})
     skipped = fields.Integer(
-        metadata={"description": "Number of time spans to skip, because an earlier backfill loaded them or failed."}
+        metadata={"description": "Number of time spans to skip, because an earlier backfill loaded or failed them."}
     )
     missing = fields.List(fields.String(), metadata={"description": "Assets that the source does not list."})
 
@@ -106,10 +106,13 @@ IN_PATH = [
             },
         },
         "after": {
-            "summary": "One more run after the current one",
+            "summary": "Another run after the current run",
             "value": {"source": "coingecko", "after": "current"},
         },
-        "again": {"summary": "Read a source from the start", "value": {"source": "csv_history", "full_refresh": True}},
+        "again": {
+            "summary": "Read a source from its start, without a cursor",
+            "value": {"source": "csv_history", "full_refresh": True},
+        },
     },
 )
 @blueprint.arguments(NoQuery, location="query")
@@ -135,9 +138,9 @@ def create_runs(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """Request runs
 
     The request is stored in the database before the response is sent, so it survives an outage of Redis. If a source
-    already has an unfinished run of this kind with the same parameters, that run is returned, with `joined`. If the
-    data has changed since that run started, send `"after": "current"` to queue one more. If an unfinished live run or
-    replay has other parameters, the response is a 409, and no run is created for any source.
+    already has an unfinished run of this kind with the same parameters, that run is returned, and `joined` is true. If
+    the data has changed since that run started, send `"after": "current"` to queue another run. If an unfinished live
+    run or replay has other parameters, the response is a 409, and no run is created for any source.
     """
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
     if body["kind"] == "live":

@@ -33,8 +33,8 @@ class CountersSchema(Schema):
     )
     superseded = fields.Integer(
         metadata={
-            "description": "Quotes that differ from the stored ones, which stay: they were fetched later, or the run "
-            "does not correct quotes."
+            "description": "Quotes that differ from stored quotes but do not replace them: the stored quotes were "
+            "fetched later, or the run does not correct quotes."
         }
     )
     deduplicated = fields.Integer(metadata={"description": "Duplicate items within one page."})
@@ -54,7 +54,7 @@ class RunSchema(Schema):
     """One ingestion of one source."""
 
     id = fields.UUID(
-        metadata={"description": "Also the id of the Celery task. Every row and log line of the run has it."}
+        metadata={"description": "Also the id of the Celery task. Every row and log line of the run has this id."}
     )
     source = fields.String(metadata={"examples": ["coingecko"]})
     kind = fields.String(metadata={"enum": list(RUN_KINDS)})
@@ -84,12 +84,12 @@ class RunSchema(Schema):
 
 
 class RequestedRunSchema(RunSchema):
-    """The run of a request."""
+    """The run that a request created or joined."""
 
     joined = fields.Boolean(
         metadata={
-            "description": "Whether the run existed before the request. It may already be past what has changed; "
-            "with `after`, a further run is queued."
+            "description": "Whether the run existed before the request. Such a run may have read the source before it "
+            "changed; use `after` to queue another run."
         }
     )
 
@@ -138,7 +138,7 @@ def find_run(connection: Connection, run: str) -> Row[Any]:
 
 
 def run_id(run: str) -> UUID:
-    """Return the id in a path. Raise a Problem if it is not a UUID."""
+    """Return the id of the run in a path. Raise a Problem if the id is not a UUID."""
     try:
         return UUID(run)
     except ValueError:

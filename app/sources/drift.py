@@ -67,7 +67,7 @@ class ProfileSchema(Schema):
     format = fields.String(metadata={"description": "Empty if the source has only one format."})
     version = fields.Integer(metadata={"description": "Increases by one whenever changes are accepted."})
     since = Instant(metadata={"description": "Time when this version was stored."})
-    items = fields.Integer(metadata={"description": "Number of sampled items. Older items have less weight."})
+    items = fields.Integer(metadata={"description": "Number of sampled items; older items have less weight."})
     item_fields = fields.List(fields.Nested(FieldSchema), data_key="fields")
 
 
@@ -162,8 +162,8 @@ def accept_drift(body: dict[str, Any], _: dict[str, Any], name: str, change: str
     """Accept a change
 
     Updates the profile, so that the changed fields are expected. To load items that were rejected or that lost a
-    field, request a replay with `POST /rejects/replay` or `POST /runs`. Resume the source if the policy `freeze` paused
-    it. Accepting a change again has no effect.
+    field, request a replay with `POST /rejects/replay` or `POST /runs`. If the policy `freeze` paused the source,
+    resume it with `POST /sources/<name>/resume`. Accepting a change again has no effect.
     """
     require_source(name)
     change_id = _change_id(change)
@@ -175,7 +175,7 @@ def accept_drift(body: dict[str, Any], _: dict[str, Any], name: str, change: str
 
 
 def _change_id(text: str) -> int:
-    """Return the id in a path. If it is not a number that fits a bigint, return 0, which no change has."""
+    """Return the id in a path. If it is no number or too large for a bigint, return 0, which is no change's id."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 

@@ -83,8 +83,10 @@ class CheckpointSchema(Schema):
     """The position where the next fetch of a partition starts."""
 
     partition = fields.String(metadata={"description": "Empty for the whole source."})
-    cursor = fields.Dict(allow_none=True, metadata={"description": "Defined by the source; null at the start."})
-    version = fields.Integer(metadata={"description": "Number of pages committed to the partition."})
+    cursor = fields.Dict(
+        allow_none=True, metadata={"description": "Defined by the source; null before the first page."}
+    )
+    version = fields.Integer(metadata={"description": "Increases with each committed page, by random steps."})
     updated_at = Instant()
     lease = fields.Nested(LeaseSchema, allow_none=True, metadata={"description": "Null if no run may write now."})
 
@@ -183,7 +185,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
     with read_connection() as connection:
         now: datetime = connection.execute(select(func.service_time())).scalar_one()
     if body["until"] is not None and not now < body["until"] <= now + MAX_PAUSE:
-        expected = f"expected a time in the next {MAX_PAUSE.days} days; omit it to pause until the source is resumed"
+        expected = f"expected a time in the next {MAX_PAUSE.days} days; omit `until` to pause without an end"
         raise Problem(
             Code.INVALID_BODY,
             f"until: {expected}",

@@ -1,4 +1,4 @@
-"""Find the records of CSV files that are not loaded yet, because they may be cut."""
+"""Find the last records of CSV files that are not loaded yet because they may be incomplete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_RECORDS = 20
 
 
 class WaitingRecordSchema(Schema):
-    """A record at the end of a file that has no line end, or whose quote is not closed."""
+    """The last record of a file, if it has no line end or its quote is not closed."""
 
     file = fields.String(metadata={"examples": ["closes/2026.csv"]})
     line = fields.Integer(metadata={"description": "The record's first line, from 1."})
@@ -27,15 +27,17 @@ class WaitingRecordSchema(Schema):
 WAITING_RECORDS = fields.List(
     fields.Nested(WaitingRecordSchema),
     metadata={
-        "description": f"Records of files that are not loaded yet, because they may be cut; at most {MAX_RECORDS}."
+        "description": "The last records of files that are not loaded yet because they may be incomplete; "
+        f"at most {MAX_RECORDS} records."
     },
 )
 
 
 def waiting_records(connection: Connection, runs: Sequence[UUID]) -> dict[str, list[dict[str, Any]]]:
-    """Return the members of WaitingRecordSchema by source, for the files that one of these runs was the last to read.
+    """Return the members of WaitingRecordSchema by source.
 
-    Files that no longer exist are not included if these are the last runs of their sources.
+    Include a file only if one of these runs was the last run that read it completely. If these are the last runs of
+    their sources, files that no longer exist are not included.
     """
     rows = connection.execute(
         text("""

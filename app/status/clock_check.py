@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from tasks.runtime.service_clock import CATCH_UP_RATE
 
 MIN_DIFFERENCE = 1.0
-"""Minimum seconds between the two clocks that degrade the health."""
+"""Minimum difference between the two clocks that degrades the health, in seconds."""
 
 _CORRECTION = text("SELECT clock_ahead(clock_timestamp()) AS left, since, ahead FROM clock")
 
@@ -23,6 +23,7 @@ def check_clock_difference(connection: Connection) -> dict[str, Any]:
     end = correction.since + timedelta(seconds=correction.ahead / CATCH_UP_RATE)
     return {
         "status": "degraded",
-        "detail": f"The database's clock went back; it showed {correction.since:%Y-%m-%dT%H:%M:%SZ} then. "
-        f"The service's times are {correction.left:.0f} s ahead of it, until {end:%Y-%m-%dT%H:%M:%SZ}.",
+        "detail": f"The database's clock went back to {correction.since:%Y-%m-%dT%H:%M:%SZ}. The service's clock is "
+        f"{correction.left:.0f} s ahead of it, and they agree again at {end:%Y-%m-%dT%H:%M:%SZ}. Check the time "
+        "synchronization of the database's host.",
     }

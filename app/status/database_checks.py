@@ -18,7 +18,7 @@ _UNSAFE_SETTINGS = text("""
 
 
 def check_database(connection: Connection, full_disk: Iterable[str]) -> dict[str, Any]:
-    """Return the check of a database that responds. full_disk: sources that are paused because its disk is full."""
+    """Return the check of a database that responds. full_disk: sources paused because its disk is full."""
     problems = [*_full_disk(full_disk), *_set_backs(connection), *_violations(connection)]
     problems += _unsafe_settings(connection)
     return {"status": "degraded", "detail": " ".join(problems)} if problems else {"status": "ok"}
@@ -31,7 +31,7 @@ def _full_disk(sources: Iterable[str]) -> list[str]:
 
 def _set_backs(connection: Connection) -> list[str]:
     return [
-        f"It was set back, which was noticed at {row.found_at:%Y-%m-%dT%H:%M:%SZ}: {row.detail}: {row.sources}."
+        f"It was set back (detected at {row.found_at:%Y-%m-%dT%H:%M:%SZ}): {row.detail}. Sources: {row.sources}."
         for row in connection.execute(_SET_BACK)
     ]
 

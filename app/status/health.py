@@ -73,13 +73,17 @@ class ChecksSchema(Schema):
     database = fields.Nested(
         CheckSchema,
         metadata={
-            "description": "`degraded` if its schema is behind, while its disk is full, after a set-back until each "
-            "source has completed a run, and with settings that can lose committed data."
+            "description": "`degraded` if its schema is behind, its disk is full, its data violates an integrity "
+            "check, or its settings can lose committed data. Also `degraded` after a set-back, until each source has "
+            "completed a live run."
         },
     )
     clock = fields.Nested(
         CheckSchema,
-        metadata={"description": "`degraded` after the database's clock went back, until the clocks agree again."},
+        metadata={
+            "description": "`degraded` after the database's clock went back, while the service's clock is 1 s or more "
+            "ahead of it."
+        },
     )
     broker = fields.Nested(CheckSchema, metadata={"description": "Whether Redis accepts writes."})
     worker = fields.Nested(
@@ -87,9 +91,9 @@ class ChecksSchema(Schema):
         metadata={"description": "Whether a worker recently consumed a canary message or committed a page."},
     )
     control = fields.Nested(CheckSchema, metadata={"description": "Whether the reconciler ran recently."})
-    beat = fields.Nested(CheckSchema, metadata={"description": "Whether the schedule advanced recently."})
+    beat = fields.Nested(CheckSchema, metadata={"description": "Whether beat recorded a heartbeat recently."})
     oldest_queued_run = fields.Nested(
-        CheckSchema, metadata={"description": "`degraded` if a run has been due for too long."}
+        CheckSchema, metadata={"description": "`degraded` if no worker has started a due run for too long."}
     )
     sources = fields.Dict(keys=fields.String(), values=fields.Nested(SourceCheckSchema))
 
@@ -101,7 +105,7 @@ class HealthResponse(Envelope):
         required=True,
         metadata={
             "enum": ["ok", "degraded", "down"],
-            "description": "`down` if the database is down; `degraded` if any other component has a problem.",
+            "description": "`down` if the database is down; otherwise `degraded` if any check is `degraded` or `down`.",
         },
     )
     checks = fields.Nested(ChecksSchema)
@@ -158,7 +162,7 @@ def _run_checks(context: Context) -> dict[str, Any]:
     }
 
 
-_BROKER_DOWN = "Redis does not respond or refuses writes. Requested runs wait until it is back."
+_BROKER_DOWN = "Redis does not respond or refuses writes. Requested runs wait until Redis accepts writes again."
 
 
 def _probe_result(probe: Future[Any], deadline: float) -> tuple[Any, str | None]:
@@ -175,7 +179,7 @@ def _probe_result(probe: Future[Any], deadline: float) -> tuple[Any, str | None]
 
 
 def _check_database(context: Context) -> dict[str, Any]:
-    """Return every check that reads the database. Raise SchemaBehind if the schema is too old for that."""
+    """Return every check that reads the database. Raise SchemaBehind if the schema is too old."""
     try:
         return _read_checks(context)
     except DBAPIError as error:
@@ -205,7 +209,7 @@ def _schema_check(revision: str | None) -> dict[str, Any]:
 
 
 def read_heartbeats(connection: Connection) -> dict[str, tuple[Any, float]]:
-    """Return the time and age in seconds of each component's last heartbeat. A committed page is one of the worker."""
+    """Return the time and age in seconds of each component's last heartbeat. Committed pages count for the worker."""
     rows = connection.execute(
         text("""
             SELECT part, max(at) AS at, extract(epoch FROM service_time() - max(at))::float8 AS age
@@ -233,9 +237,9 @@ def _heartbeat_check(heartbeat: tuple[Any, float] | None, timeout: float) -> dic
 
 
 def oldest_queued_age(connection: Connection) -> float | None:
-    """Return the seconds since the oldest unclaimed run became due, or None if there is none.
+    """Return the seconds for which the oldest due run has been waiting for a worker, or None if no run is due.
 
-    A run between two slices has been due since its last slice started.
+    A run between two slices counts as due since its last slice started.
     """
     age = connection.scalar(
         text("""

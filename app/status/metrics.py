@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 
-# Not the default registry: with several processes, the samples come from files and not from this process's memory.
+# Do not use the default registry: with several processes, the samples come from files, not from this process's memory.
 REQUEST_REGISTRY = CollectorRegistry()
 REQUESTS = Histogram(
     "kasparro_http_request_seconds",

@@ -16,7 +16,7 @@ from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
 
 
 class Pause(NamedTuple):
-    """An active pause. until: None if it lasts until the source is resumed."""
+    """An active pause. until: the end of the pause, or None if it lasts until the source is resumed."""
 
     reason: str
     until: datetime | None
@@ -43,7 +43,7 @@ def check_sources(connection: Connection, settings: Settings, pauses: Mapping[st
     for name, history in histories.items():
         check = _with_lateness(_last_run_check(history), late_details.get(name))
         check = _with_breaker(check, breakers.get(name, CLOSED))
-        # A file that is being written often ends in part of a record, so this does not degrade the check.
+        # A file that is being written often ends in an incomplete record, so waiting records do not degrade the check.
         checks[name] = _with_pause(check, pauses.get(name)) | {"waiting_records": waiting.get(name, [])}
     return checks
 
@@ -52,7 +52,7 @@ _LATE_SOURCES = text("SELECT source, detail FROM anomalies WHERE kind = 'late' A
 
 
 def _last_runs(history: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the unfinished run and the last finished run, as far as they exist."""
+    """Return the unfinished run and the last finished run, without those that do not exist."""
     return [run for run in (history["live_run"], _last_finished(history)) if run]
 
 
@@ -85,7 +85,7 @@ def _with_breaker(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any
     next_request = (
         f"no requests until {breaker.until:%Y-%m-%dT%H:%M:%SZ}" if breaker.until else "one trial request allowed"
     )
-    detail = f"Circuit breaker {state} after {breaker.failures} failed requests in a row: {next_request}."
+    detail = f"Circuit breaker {state} after {breaker.failures} consecutive failed requests: {next_request}."
     return {**check, "status": "degraded", "detail": detail}
 
 

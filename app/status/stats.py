@@ -89,10 +89,12 @@ class TotalStatsSchema(Schema):
 
 
 class IntegritySchema(Schema):
-    """The last complete result of a check of the stored data."""
+    """The result of the last complete pass of one integrity check."""
 
     check = fields.String(attribute="name")
-    violations = fields.Integer(allow_none=True, metadata={"description": "Null before the first complete pass."})
+    violations = fields.Integer(
+        allow_none=True, metadata={"description": "Number of violations; null before the first complete pass."}
+    )
     example = fields.String(attribute="last_example", allow_none=True)
     completed_at = Instant(allow_none=True, metadata={"description": "End of the last complete pass."})
 
@@ -103,7 +105,8 @@ class StatsResponse(Envelope):
     total = fields.Nested(TotalStatsSchema)
     sources = fields.List(fields.Nested(SourceStatsSchema))
     integrity = fields.List(
-        fields.Nested(IntegritySchema), metadata={"description": "Checks of the stored data, which run continuously."}
+        fields.Nested(IntegritySchema),
+        metadata={"description": "Integrity checks of the stored data, which run continuously."},
     )
 
 
@@ -114,8 +117,8 @@ class StatsResponse(Envelope):
 def get_stats() -> Response:
     """Get statistics for each source and in total
 
-    The counters are sums over all pages ever committed. `conservation.holds` is true if every item became a
-    quote, repeated a quote, or was rejected.
+    The counters are sums over all committed pages. `conservation.holds` is true if every item has an outcome, such as
+    `inserted` or `rejected`.
     """
     with read_connection() as connection:
         names = _source_names(connection)
@@ -177,7 +180,7 @@ def _runs(connection: Connection) -> dict[str, dict[str, int]]:
 
 
 def _durations(connection: Connection, names: list[str]) -> dict[str, dict[str, float | None]]:
-    """Return last_seconds, average_seconds and p95_seconds of recent live runs by source; None without a run."""
+    """Return last_seconds, average_seconds and p95_seconds of recent live runs by source; None if there are none."""
     rows = connection.execute(
         text("""
             SELECT listed.name, round((array_agg(seconds ORDER BY requested_at DESC))[1]::numeric, 3) AS last_seconds,

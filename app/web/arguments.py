@@ -30,7 +30,7 @@ class Arguments(Schema):
 
 
 class Text(fields.Field[str]):
-    """Text that Postgres can store: neither NUL nor unpaired surrogates."""
+    """Text that Postgres can store, without NUL and unpaired surrogates."""
 
     def __init__(self, max_length: int = 300, **options: Any):
         super().__init__(validate=validate.Length(1, max_length), **options)
@@ -112,9 +112,9 @@ class PageArguments(Arguments):
 
 
 class Parser(FlaskParser):
-    """Parse arguments strictly: reject unknown ones, and report the place and expected value of each invalid one."""
+    """Reject unknown arguments, and report the name and expected value of each invalid argument."""
 
-    # Not a ClassVar, since webargs does not declare it as one.
+    # webargs does not declare this attribute as a ClassVar, so this class cannot either.
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE, "json": RAISE}  # noqa: RUF012
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
@@ -186,7 +186,7 @@ class NoQuery(Arguments):
 
 
 class Resource(flask_smorest.Blueprint):
-    """A blueprint whose views reject unknown arguments, even if they accept no arguments."""
+    """A blueprint whose views reject unknown arguments, including views that accept no arguments."""
 
     ARGUMENTS_PARSER = Parser()
 

@@ -50,7 +50,7 @@ def _compress(response: Response) -> Response:
 def _compressed(pieces: Any) -> Iterator[bytes]:
     """Yield each piece compressed and flushed, so that the client can decompress it on arrival.
 
-    pieces: a generator of bytes; it is closed at the end.
+    pieces: a generator of bytes, which is closed at the end.
     """
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
     with closing(pieces):

@@ -28,7 +28,7 @@ class Context:
     reader: Engine
     """Autocommit: a read needs no BEGIN and no ROLLBACK."""
     engine: Engine
-    """Transactions, on connections of the same pool. To leave and restore autocommit costs a write two statements."""
+    """Transactions, on connections of the same pool. Leaving and restoring autocommit costs a write two statements."""
     watermark: Watermark
     exporter: Engine
     """Read-only snapshots, on connections of the same pool. A thread uses one connection at a time, so the pool is
@@ -83,8 +83,8 @@ def _exporter(pool: Engine, settings: Settings) -> Engine:
 
     @event.listens_for(exporter, "begin")
     def _allow_more_time(connection: Connection) -> None:
-        # By the driver's own cursor, since the statement that begins the transaction may use one of the server. A new
-        # timeout of a transaction that has one takes effect only after it was off.
+        # Use a cursor of the driver, since SQLAlchemy may run the next statement in a server-side cursor. Postgres
+        # applies a new timeout to an open transaction only after the old timeout was switched off.
         with closing(connection.connection.cursor()) as cursor:
             cursor.execute(f"""
                 SET LOCAL transaction_timeout = 0;
@@ -97,7 +97,7 @@ def _exporter(pool: Engine, settings: Settings) -> Engine:
 
 
 def discard_connections(app: Flask) -> None:
-    """Discard the pooled connections without closing them. Call this in a forked child: the parent owns them."""
+    """Discard the pooled connections without closing them. Call this in a forked child: its parent owns them."""
     context_of(app).reader.dispose(close=False)
 
 

@@ -63,7 +63,7 @@ def route() -> str:
 
 
 def _add_members(response: Response, members: dict[str, object]) -> None:
-    """Add members to the JSON object in the body, without parsing the body: it can have half a megabyte."""
+    """Add members to the JSON object in the body, without parsing it: the body can be half a megabyte."""
     body = response.get_data().rstrip()
     if body.startswith(b"{") and body.endswith(b"}"):
         comma = b"" if body[1:-1].isspace() or body == b"{}" else b","

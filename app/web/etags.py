@@ -1,4 +1,4 @@
-"""Tag responses with an ETag that is computed before the query, and send a 304 if the client has the response."""
+"""Tag responses with an ETag of the state of the data, and send a 304 if the client already has the response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.web.prepared import PreparedStatement
 from settings import VERSION
 from store.tables import CheckpointRow, RevisionRow
 
-ETAG_HEADER = {"ETag": {"description": "Weak. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
+ETAG_HEADER = {"ETag": {"description": "Weak ETag. Send it as `If-None-Match`.", "schema": {"type": "string"}}}
 """The header of a tagged response, for the OpenAPI document."""
 
 NOT_MODIFIED = "Not modified: the client's copy is current."
@@ -32,7 +32,7 @@ _STATE = PreparedStatement(select(DATA_VERSION))
 
 
 class Tag(NamedTuple):
-    """An ETag, and the state of the data that it was computed from. The response has that state or a newer one."""
+    """An ETag, and the state of the data that it was computed from. The response has that state or a newer state."""
 
     etag: str
     state: str
@@ -50,8 +50,9 @@ def install(app: Flask) -> None:
 def raise_if_not_modified(connection: Connection, arguments: Mapping[str, Any]) -> None:
     """Tag the response of this request. Raise NotModified if the client already has it.
 
-    Call this before you read anything else. A page that is committed in between is then sent with the older tag, and
-    sent again for the client's next request. In the reverse order, the client would get a 304 and miss the page.
+    Call this before you read anything else. If a page is committed after this call, the response may contain the page
+    under the older tag, and the client's next request gets it again. In the reverse order, the client would get a 304
+    and miss the page.
     """
     compute_tag(arguments, data_version(connection))
     _raise_if_client_has(g.tag)

@@ -1,6 +1,6 @@
 """Build the SQL of each query shape once in a process, and prepare it once in each database session.
 
-For one page of rows, building the SQL takes longer than its execution in Postgres, and so does parsing it. A
+For one page of rows, building the SQL takes longer than executing it in Postgres. Parsing the SQL also takes longer. A
 statement without parameters is also planned only once, which saves a third of Postgres's work for a page.
 """
 

@@ -48,7 +48,7 @@ class Code(Enum):
         404,
         "Unknown change",
         "No decision or field change has this id.",
-        "List them with `GET /decisions` and `GET /sources/<name>/drift`.",
+        "List decisions with `GET /decisions`, and field changes with `GET /sources/<name>/drift`.",
     )
     UNKNOWN_RUN = 404, "Unknown run", "No run has this id.", "List the runs with `GET /runs`."
     UNKNOWN_QUOTE = (
@@ -90,7 +90,7 @@ class Code(Enum):
     BODY_TOO_LARGE = (
         413,
         "Body too large",
-        "The body of the request is larger than the API accepts.",
+        "The body of the request is larger than 64 KiB.",
         "Send a smaller body.",
     )
     UNSUPPORTED_MEDIA_TYPE = (

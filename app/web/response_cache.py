@@ -56,7 +56,7 @@ class ResponseCache:
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Install the cache. Call this after everything that can reject a request, such as the bearer token."""
+    """Install the cache. Call this after installing every check that can reject a request, such as the bearer token."""
     app.extensions[KEY] = ResponseCache(settings.response_cache_mb * 1024 * 1024)
     app.before_request(_send_cached)
     app.after_request(_store)

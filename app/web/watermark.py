@@ -14,8 +14,9 @@ MAX_AGE = 1.0
 """Seconds that a value is reused. An old value stays valid, and the watermark lags by a second anyway."""
 
 # Call the function behind pg_stat_activity, since the view takes three times as long. Only the service's own sessions
-# write quotes. A transaction from before the last correction of the clock has uncorrected times. It has an older id
-# than the row of the clock, or none yet. The 5 seconds cover a correction that was being committed.
+# write quotes. A transaction from before the last correction of the clock has uncorrected times: it began before the
+# correction, or its id is older than that of the clock's row. The 5 seconds cover a correction that was not committed
+# yet when the transaction began.
 _WATERMARK = PreparedStatement(
     text(f"""
         SELECT least(
@@ -41,12 +42,12 @@ class Watermark:
     def ingested_until(self, connection: Connection) -> datetime:
         """Return the time before which all quotes are visible. Call this before the rows are read.
 
-        A quote's ingested_at is the start of the transaction that writes it, so the oldest open transaction is the
-        limit. Subtracting a second covers a transaction that has started but is not in pg_stat_activity yet. The
-        API's own sessions only read quotes, so they are excluded.
+        A quote's ingested_at is never earlier than the start of the transaction that writes it. The oldest open
+        transaction is therefore the limit. Subtracting a second covers a transaction that has started but is not in
+        pg_stat_activity yet. The API's own sessions only read quotes, so they are excluded.
 
-        The newest stored time is a limit, too. If the database's clock goes back, a process that does not know the
-        earlier time continues after the newest stored time.
+        The newest stored time is a limit, too. If the database's clock goes back, a process that has not read the
+        clock before continues after the newest stored time.
         """
         if self._cached and time.monotonic() < self._cached[1]:
             return self._cached[0]

@@ -40,13 +40,13 @@ def migrate() -> None:
     check_postgres(engine)
     deadline = time.monotonic() + LOCK_DEADLINE
     while not _try_migrations(engine, deadline):
-        # A random wait, so that two migrators or a page of the same length do not meet again and again.
+        # Wait for a random time, so that the next attempt does not meet the same migrator or page again.
         time.sleep(random.uniform(0.1, 1.0))
     engine.dispose()
 
 
 def _try_migrations(engine: Engine, deadline: float) -> bool:
-    """Run all migrations in one transaction. Return False if a page held a lock for too long, or for a deadlock."""
+    """Run all migrations in one transaction. Return False after a deadlock, or if a page held a lock for too long."""
     try:
         with engine.connect() as connection:
             context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
@@ -64,7 +64,7 @@ def _try_migrations(engine: Engine, deadline: float) -> bool:
 
 
 def _lock_tables(connection: Connection) -> None:
-    """Lock all tables at once, in the order in which a page locks them: otherwise the two could deadlock."""
+    """Lock all tables at once, in the order in which a page locks them. Any other order could cause a deadlock."""
     existing = set(inspect(connection).get_table_names())
     others = sorted(existing - set(PAGE_LOCK_ORDER))
     for table in [*(name for name in PAGE_LOCK_ORDER if name in existing), *others]:

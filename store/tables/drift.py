@@ -31,7 +31,7 @@ class ProfileRow(Base):
 
 
 class DriftChangeRow(Base):
-    """One change of a source's schema. It is pending until a person or the drift policy accepts it."""
+    """One change of a source's fields. It is pending until a person or the drift policy accepts it."""
 
     __tablename__ = "drift"
     __table_args__ = (
@@ -63,7 +63,7 @@ class DriftChangeRow(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     format: Mapped[str]
-    # The version of the profile that the item was compared with.
+    # The version of the profile that the page was compared with.
     version: Mapped[int]
     kind: Mapped[str]
     field: Mapped[str]
@@ -84,7 +84,7 @@ class DriftChangeRow(Base):
 
 
 class AnomalyRow(Base):
-    """An unusual run, a source that is late, or one whose data may be missing. over_at is set when the anomaly ends."""
+    """Something unusual about a run, a source or an asset. over_at is set when the anomaly ends."""
 
     __tablename__ = "anomalies"
     __table_args__ = (
@@ -103,7 +103,7 @@ class AnomalyRow(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     run: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
     kind: Mapped[str]
-    # The field, listing or asset, if the anomaly concerns one.
+    # The affected field, listing or asset; null if the whole run or source is affected.
     subject: Mapped[str | None]
     value: Mapped[Decimal | None]
     expected: Mapped[Decimal | None]

@@ -90,7 +90,7 @@ class DecisionRow(Base):
     asset: Mapped[int] = mapped_column(BigInteger, ForeignKey("assets.id"))
     method: Mapped[str]
     confidence: Mapped[Decimal]
-    # The evidence: similar names, prices, or the decision that this one undoes.
+    # The evidence: similar names, prices, or the decision that this decision undoes.
     evidence: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     decided_by: Mapped[str]
     reason: Mapped[str | None]
@@ -98,7 +98,7 @@ class DecisionRow(Base):
 
 
 class CandidateRow(Base):
-    """Two assets that may be the same, with too little or with contrary evidence. Each rematch rebuilds these rows."""
+    """Two assets that may be the same, but lack evidence for an automatic merge. Each rematch rebuilds these rows."""
 
     __tablename__ = "candidates"
 

@@ -80,7 +80,7 @@ class PageRow(Base):
     inserted: Mapped[int]
     updated: Mapped[int]
     unchanged: Mapped[int]
-    # Quotes that differ from a stored quote that takes precedence. A worker before 0.2.0 counts them as unchanged.
+    # Quotes that differ from a stored quote that takes precedence. Workers older than 0.2.0 count them as unchanged.
     superseded: Mapped[int] = mapped_column(server_default="0")
     deduplicated: Mapped[int]
     rejected: Mapped[int]
@@ -97,7 +97,7 @@ class PageRow(Base):
 
 
 class RejectRow(Base):
-    """An item that could not become a quote. The same item of the same body is one reject, even if received again."""
+    """An item that could not become a quote. An item is one reject, even if its body is received again."""
 
     __tablename__ = "rejects"
     __table_args__ = (

@@ -15,8 +15,8 @@ from store.tables.base import Base
 class QuoteRow(Base):
     """The price and other values of one listing at one time.
 
-    It has no foreign keys, since each would cost a trigger per row and block retention. A test checks the references
-    instead.
+    It has no foreign keys, since each would cost a trigger per row and block retention. A test and the
+    integrity check quotes_without_listing verify the references instead.
     """
 
     __tablename__ = "quotes"
@@ -58,9 +58,9 @@ class LatestQuoteRow(Base):
 class RevisionRow(Base):
     """A number that grows, by random steps, with each statement that changes assets or listings, or deletes quotes.
 
-    Triggers increase it. Random steps never repeat a number of changes that the database lost.
+    Triggers increase it. The steps are random, so that a database that lost changes does not repeat their numbers.
 
-    Loading quotes is not counted here, since each committed page increases the version of its checkpoint.
+    Loading quotes does not increase it, since each committed page increases the version of its checkpoint.
     """
 
     __tablename__ = "revisions"

@@ -28,7 +28,7 @@ RUN_STATUSES = (
     "queued",  # requested, between two slices, or requeued by the reconciler → running, cancelled
     "running",  # a worker has claimed it → queued, waiting, succeeded, partial, failed, cancelled
     "waiting",  # cannot continue before next_attempt_at; waiting_reason says why → running, cancelled
-    "succeeded",  # final: everything was loaded; rejects only lack a price
+    "succeeded",  # final: everything was loaded, except items without a price
     "partial",  # final: finished, but some items were rejected for other reasons
     "failed",  # final: failed with error_code; committed pages stay
     "cancelled",  # final: cancelled on request; committed pages stay
@@ -38,7 +38,7 @@ UNJUDGED = "judged_at IS NULL AND kind = 'live' AND status IN ('succeeded', 'par
 
 
 class SourceRow(Base):
-    """The state of a source. Everything else about it is declared in code."""
+    """The state of a source. Everything else about the source is declared in code."""
 
     __tablename__ = "sources"
 
@@ -56,7 +56,7 @@ class SourceRow(Base):
     # The newest slot that got a run or was skipped. After an outage, catching up starts at the next slot.
     last_slot: Mapped[datetime | None]
     # Rows that retention has deleted so far (tasks/archive/retention.py), counted in the same transactions. The columns
-    # keep their first names, so that workers of the version before can still count in them during an upgrade. With
+    # keep their first names, so that workers of the previous version can still update them during an upgrade. With
     # `key`, the rows of Core queries have the new names, too.
     quotes_deleted: Mapped[int] = mapped_column("quotes_dropped", BigInteger, key="quotes_deleted", server_default="0")
     bodies_deleted: Mapped[int] = mapped_column("bodies_dropped", BigInteger, key="bodies_deleted", server_default="0")
@@ -116,7 +116,7 @@ class RunRow(Base):
     next_attempt_at: Mapped[datetime | None]
     waiting_reason: Mapped[str | None]
     published_at: Mapped[datetime | None]
-    # Number of publications since the last claim. Each one doubles the time until the next.
+    # Number of publications since the last claim. While the queue has messages, each doubles the time until the next.
     publish_count: Mapped[int] = mapped_column(server_default="0")
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     started_at: Mapped[datetime | None]
@@ -139,7 +139,7 @@ class CheckpointRow(Base):
     cursor: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_run: Mapped[uuid.UUID | None]
-    # The slice that holds the lease, directly or through an assistant, as its value of runs.claims.
+    # The value of runs.claims of the slice that holds the lease, directly or through an assistant.
     lease_claim: Mapped[int | None]
     # The fencing token. Each new lease increases it, and the holder of an older token can no longer write. Tokens and
     # versions grow by random steps, so that a database that lost commits does not repeat their numbers.
@@ -176,16 +176,16 @@ class TimelineRow(Base):
     __tablename__ = "timelines"
 
     number: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    # A random id, since a database that lost a row can give its number again.
+    # A random id, since a database that lost a row can reuse its number.
     token: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
-    # The server that the history began on; null if the database role may not read them.
+    # The server and the position where the history began; null if the database role may not read these values.
     system_identifier: Mapped[str | None]
     timeline: Mapped[int | None]
     lsn: Mapped[str | None]
     # Random increasing numbers of the last sweeps of the control worker (tasks/set_backs/history.py).
     sweeps: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
     began_at: Mapped[datetime] = mapped_column(server_default=text("service_time()"))
-    # How the set-back was noticed; null in the first row.
+    # How the set-back was detected; null in the first row.
     reason: Mapped[str | None]
 
 
@@ -218,7 +218,7 @@ class ClockRow(Base):
     """How far the service's clock is ahead of the database's clock. There is no row until the first correction.
 
     `service_time()` reads it: the database's time, plus `ahead` seconds, minus a tenth of the time since `since`.
-    Otherwise, the times that the service stores would go back when the database's clock does.
+    Without this table, the times that the service stores would go back with the database's clock.
     """
 
     __tablename__ = "clock"

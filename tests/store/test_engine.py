@@ -119,6 +119,6 @@ def test_a_killed_server_with_asynchronous_commits_loses_no_commit_of_the_servic
 
 def test_a_database_that_cannot_store_every_text_is_refused(create_database: Callable[[str], str]) -> None:
     engine = make_engine(create_database("ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'"), "test")
-    with pytest.raises(UnsuitablePostgres, match="The one at DATABASE_URL has LATIN1"):
+    with pytest.raises(UnsuitablePostgres, match="The database at DATABASE_URL has LATIN1"):
         check_postgres(engine)
     engine.dispose()

@@ -14,7 +14,7 @@ def upgrade() -> None:
     op.add_column("pages", sa.Column("filled", postgresql.JSONB(), nullable=True))
     op.add_column("runs", sa.Column("figures", postgresql.JSONB(), nullable=True))
     op.add_column("runs", sa.Column("judged_at", sa.DateTime(timezone=True), nullable=True))
-    # Existing runs are not judged, since their null counts are not known.
+    # Existing runs are not compared, since their null counts are not known.
     op.execute("UPDATE runs SET judged_at = clock_timestamp() WHERE finished_at IS NOT NULL")
     op.create_index("runs_unjudged", "runs", ["finished_at"], postgresql_where=sa.text(UNJUDGED))
     op.create_table(

@@ -1,4 +1,4 @@
-"""tell the commits of a database that was set back from those that it lost"""
+"""after a set-back of the database, distinguish its new commits from those that it lost"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""add a clock that never goes back, and count the quotes that lost to a later fetch"""
+"""add a clock that never goes back, and count superseded quotes"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -6,7 +6,7 @@ from alembic import op
 revision = "0016"
 down_revision = "0015"
 
-# The times that lists are sorted by, or that are compared with the current time.
+# Columns with times that sort lists, or that are compared with the current time.
 DEFAULTS = (
     ("anomalies", "found_at"),
     ("assets", "created_at"),

@@ -1,4 +1,4 @@
-"""let a live run be queued that starts when the current one has ended"""
+"""allow a queued live run that starts when the current run has ended"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -24,7 +24,9 @@ def test_the_health_is_degraded_while_the_clock_is_ahead(api: FlaskClient, engin
     correct(engine, 86_400)
     health = get(api, "/health")
     assert (health["status"], health["checks"]["clock"]["status"]) == ("degraded", "degraded")
-    assert "The service's times are 86400 s ahead of it, until 20" in health["checks"]["clock"]["detail"]
+    assert (
+        "The service's clock is 86400 s ahead of it, and they agree again at 20" in health["checks"]["clock"]["detail"]
+    )
 
 
 def test_the_metrics_show_the_clock_and_the_watermark(api: FlaskClient, engine: Engine) -> None:

@@ -25,7 +25,7 @@ def test_a_set_back_degrades_the_database_until_each_source_has_completed_a_run(
     insert_anomaly(rows, None, "set_back", detail="an earlier one", found_at=NOON - timedelta(days=1), over_at=NOON)
     assert get(api, "/health")["checks"]["database"] == {
         "status": "degraded",
-        "detail": f"It was set back, which was noticed at 2026-01-31T12:00:00Z: {REASON}: coingecko, coinpaprika.",
+        "detail": f"It was set back (detected at 2026-01-31T12:00:00Z): {REASON}. Sources: coingecko, coinpaprika.",
     }
 
 

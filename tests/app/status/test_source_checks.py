@@ -24,13 +24,13 @@ def test_an_open_breaker_degrades_its_source_and_shows_when_requests_resume(api:
     checks = get(api, "/health")["checks"]["sources"]
     assert (checks["coingecko"]["status"], checks["coingecko"]["last_run_status"]) == ("degraded", "succeeded")
     assert re.fullmatch(
-        r"Circuit breaker open after 5 failed requests in a row: no requests until 20\d\d-\d\d-\d\dT[\d:]{8}Z\.",
+        r"Circuit breaker open after 5 consecutive failed requests: no requests until 20\d\d-\d\d-\d\dT[\d:]{8}Z\.",
         checks["coingecko"]["detail"],
     )
     assert checks["coinpaprika"]["status"] == "degraded"
     assert (
         checks["coinpaprika"]["detail"]
-        == "Circuit breaker half-open after 6 failed requests in a row: one trial request allowed."
+        == "Circuit breaker half-open after 6 consecutive failed requests: one trial request allowed."
     )
     assert checks["csv_history"]["status"] == "unknown"
 
