@@ -103,8 +103,8 @@ def fetch_history(window: HistoryWindow, http: Http) -> Response:
 def parse_history(page: Page) -> Iterator[Item]:
     """Yield one item for each day, with its price, market cap and volume.
 
-    The body has one list of (time, value) pairs for each of the three. Skip prices at any time other than 00:00 UTC:
-    the last pair may be the current price. Live runs load the current price with more fields.
+    The body has one list of (time, value) pairs for prices, market caps and volumes. Skip prices at any time other than
+    00:00 UTC: the last pair may be the current price. Live runs load the current price with more fields.
     """
     chart = read_json(page.body)
     if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):

@@ -47,7 +47,7 @@ def parse(page: Page) -> Iterator[Item]:
 
 
 def normalize(item: Item) -> Mapping[str, Any]:
-    """Return a coin in one quote currency as the unified record. A change of 0 percent does not mean unknown."""
+    """Return a coin in one quote currency as the unified record. A change of 0 percent is a valid value."""
     [(currency, values)] = item["quotes"].items()
     return {
         "source_asset_id": item.get("id"),

@@ -38,7 +38,7 @@ RESERVED_PREFIXES: Final = ("replay:", "backfill:")
 
 @dataclass(frozen=True)
 class HistoryWindow:
-    """The input of one backfill request: a listing, and the time range from `since` until before `until`."""
+    """The input of one backfill request: a listing, and a time range that includes `since` and excludes `until`."""
 
     listing: Mapping[str, str]
     """The listing's source_asset_id, symbol, name and quote_currency."""
@@ -102,7 +102,7 @@ class Source:
     be called again for the same page, in other processes, and years later in a replay.
 
     All functions except `normalize` may raise TransientError or TerminalError (sources/errors.py). Any other exception
-    is a bug: the run fails as `internal_error`, and its committed pages stay.
+    is a bug: the run fails as `internal_error`, and its committed pages remain stored.
     """
 
     name: str

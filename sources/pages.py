@@ -85,8 +85,8 @@ class Http(Protocol):
         """Send GET to base URL + `path`, with `params` as the query, and return the response.
 
         A repeated request is sent as a conditional request. If the upstream returns 304, the response has the stored
-        body, so a source need not handle that case. Raise TransientError or TerminalError for any other failure; do not
-        catch them in `fetch`.
+        body, so a source need not handle that case. Raise TransientError or TerminalError if the request fails; do not
+        catch these errors in `fetch`.
         """
 
 

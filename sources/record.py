@@ -74,7 +74,7 @@ def _field_error(code: str, detail: str) -> ValidationError:
 
 
 def _quoted(value: Any) -> str:
-    """Return a value for use in messages, with at most 60 characters."""
+    """Return a value as text for messages, with at most 60 characters."""
     try:
         text = ascii(value)
     except (ValueError, RecursionError):  # An int of thousands of digits, or a deeply nested list.

@@ -1,7 +1,8 @@
 """Validate many normalized items at once as columns, and accept those that are certainly valid. Pure.
 
-The row validator (sources/record.py) validates all other items one by one, and gives the reasons of rejects. It would
-accept every item that this module accepts, with the same values. So an unusual spelling only costs time.
+The row validator (sources/record.py) validates all other items one by one, and reports the reasons for rejects. It
+would accept every item that this module accepts, with the same values. An unusual spelling therefore only takes longer
+to validate.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ TIME = pl.Datetime("us", "UTC")
 
 PLAIN_ZERO = re.compile(r"[+-]?(?:0+\.?0*|\.0+)")
 WHOLE_NUMBER = r"^[0-9]{1,9}$"
-# Well within the record's own bounds, since floats are approximate. Floats are used only for these checks.
+# These bounds are well within the record's own bounds, since floats are approximate. Floats are used only for these
+# checks.
 LARGEST, SMALLEST = 1e39, 1e-59
 
 DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -112,8 +114,8 @@ def _parse_times(texts: pl.Series, pattern: str, time_format: str) -> pl.Series:
 def _listings(frame: pl.DataFrame, record: Record) -> tuple[list[ListingFields], pl.Series]:
     """Return the distinct listings, normalized by the record, and each row's index into them, null if invalid.
 
-    Most files have all rows of a listing together, or alternate between few listings. So each distinct spelling is
-    validated only once.
+    Most files have all rows of a listing together, or alternate between few listings. A listing is therefore validated
+    once for each distinct spelling, not once for each row.
     """
     starts_series = frame.select(
         pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in KEY_FIELDS)

@@ -7,6 +7,6 @@ import os
 # were returned immediately, loading would take a third longer.
 os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:1000,muzzy_decay_ms:0")
 
-# A block of a CSV file is too small to divide among threads. Two threads take as long as one, and use a tenth more of
-# the CPU time that Postgres needs. Several processes share the work instead.
+# A block of a CSV file is too small to divide among threads. Two threads take as long as one, and use a tenth more CPU
+# time, which Postgres needs. Several processes share the work instead.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")

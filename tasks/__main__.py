@@ -1,4 +1,7 @@
-"""Run a command on the service's host: `python -m tasks replay | decide | clock`. The API can do the first two."""
+"""Run a command on the service's host: `python -m tasks replay | decide | clock`.
+
+The API also offers `replay` and `decide`.
+"""
 
 from __future__ import annotations
 

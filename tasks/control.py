@@ -33,7 +33,7 @@ MAX_QUEUED_MESSAGES = 100
 
 @celery.task(name="kasparro.reconcile", soft_time_limit=60, time_limit=90)
 def reconcile_runs(**_: Any) -> None:
-    """Settle abandoned runs, publish due runs, and send a canary through the ingest queue."""
+    """Requeue, fail or cancel abandoned runs, publish due runs, and send a canary through the ingest queue."""
     if reconcile(worker_engine(), get_settings()):
         send_heartbeat("control")
     try:
@@ -44,14 +44,14 @@ def reconcile_runs(**_: Any) -> None:
 
 @celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
 def retain(**_: Any) -> None:
-    """Delete expired quotes and bodies for a short time. If some are left, the task is sent again."""
+    """Delete expired quotes and bodies within a time limit. If some are left, send the task again."""
     if not delete_expired(worker_engine(), get_settings()):
         _send_again("kasparro.retain")
 
 
 @celery.task(name="kasparro.judge", soft_time_limit=60, time_limit=90)
 def judge(**_: Any) -> None:
-    """Compare ended runs with earlier ones for a short time, and record which sources are late."""
+    """Compare finished runs with earlier runs within a time limit, and record which sources are late."""
     try:
         is_complete = judge_runs(worker_engine())
         record_late_sources(worker_engine())
@@ -68,7 +68,7 @@ def judge(**_: Any) -> None:
 
 @celery.task(name="kasparro.verify", soft_time_limit=60, time_limit=90)
 def verify(**_: Any) -> None:
-    """Check the next bit of the stored data."""
+    """Check the next batches of the stored data."""
     try:
         verify_data(worker_engine())
     except DATABASE_ERRORS as error:
@@ -84,7 +84,7 @@ _rematch_job = StepwiseJob(lambda: rematch_steps(worker_engine(), get_overrides(
 def rematch(part: str | None = None, **_: Any) -> None:
     """Merge assets that the rules could not match when their listings were first seen.
 
-    part: the part of the rematch to do; None to start one. The task sends itself again for the next part.
+    part: the part of the rematch to do; None to start a rematch. The task sends itself again for the next part.
     """
     try:
         next_part = _rematch_job.work(part)
@@ -101,12 +101,12 @@ def rematch(part: str | None = None, **_: Any) -> None:
 
 @celery.task(name="kasparro.look_again", soft_time_limit=60, time_limit=90)
 def look_again(**_: Any) -> None:
-    """Rematch assets. The task had this name before 0.1.0, and a beat of such a version still sends it."""
+    """Rematch assets. The task had this name before 0.1.0, and a beat of an earlier version still sends it."""
     rematch()
 
 
 def _send_again(task: str, **arguments: Any) -> None:
-    """Send a control task for the rest of its work. It runs after the tasks that are already queued.
+    """Send a control task again, to do the rest of its work after the tasks that are already queued.
 
     If Redis does not accept it, beat starts the task at its next interval.
     """
@@ -128,5 +128,5 @@ def send_canary() -> None:
 
 @celery.task(name="kasparro.canary", soft_time_limit=10, time_limit=20)
 def canary(**_: Any) -> None:
-    """Send a heartbeat, which proves that a worker consumes. A response to a ping would not prove that."""
+    """Send a heartbeat, which proves that a worker consumes messages. A response to a ping would not prove that."""
     send_heartbeat("worker")

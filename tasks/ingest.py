@@ -178,10 +178,10 @@ def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: 
         if classify(error) is DatabaseError.DISK_FULL:
             _wait_for_disk_space(engine, settings, claim, describe(error))
         elif classify(error) is DatabaseError.SCHEMA_BEHIND:
-            # Not a failure of the run, however long the migration takes.
+            # This is not a failure of the run, however long the migration takes.
             _wait(engine, settings, claim, "schema_behind", describe(error), is_failure=False)
         else:
-            # A lock that others hold is no failure of this run, however long they hold it.
+            # A lock that another transaction holds is no failure of this run, however long it is held.
             is_failure = sqlstate(error) != LOCK_NOT_AVAILABLE
             _wait(engine, settings, claim, "database_unavailable", describe(error), is_failure=is_failure)
 

@@ -2,9 +2,9 @@
 
 The service's clock (tasks/runtime/service_clock.py) decides which slot is current. Hosts' clocks and time zones do not
 matter. A slot is missed if beat or the database was down, the source was paused, or the database's clock jumped ahead.
-If that clock goes back, the slots continue without a gap. The source's `catch_up` policy
-decides whether a missed slot gets a run or is skipped. If the source has an unfinished live run, its slot is dropped
-or, under the policy `all`, postponed.
+If that clock goes back, the slots continue without a gap. The source's `catch_up` policy decides whether a missed slot
+gets a run or is skipped. If the source has an unfinished live run, its slot is dropped or, under the policy `all`,
+postponed.
 
 The database stores the last slot of each source that was requested, skipped or dropped. Several beats may therefore
 run at once, and a restarted beat continues after that slot.
@@ -85,7 +85,7 @@ class SlotScheduler(Scheduler):
         """Do nothing, since Celery's own entries are not used."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Run everything that is due. Return the seconds until the next tick. Never raise: no error must stop beat."""
+        """Run everything that is due. Return the seconds until the next tick. Never raise: no error may stop beat."""
         if self._clock() >= self._next_check:
             interval = self._check_slots()
             self._next_check = self._clock() + interval
@@ -163,11 +163,12 @@ def request_due_runs(engine: Engine, clock: Callable[[Connection], datetime] = r
     """Request the runs that are due, for all sources that are not paused. Return the seconds until the next check."""
     jump = check_clock(engine)
     if jump > get_settings().clock_skew:
-        # The times that were stored meanwhile cannot be told from right ones, so a person has to know.
+        # If the clock is now wrong, wrong times cannot be recognized once they are stored. So warn the operator.
         log.warning("clock_jumped", jump_seconds=round(jump, 3))
     with engine.connect() as connection:
         states = {row.name: row for row in connection.execute(text(SOURCE_STATES))}
-        # Read the clock after the rows. Otherwise a slot that another beat records in between could be after `now`.
+        # Read the clock after the rows. Otherwise a slot that another beat records between both reads could be after
+        # `now`.
         now = clock(connection)
     record_heartbeat(engine, "beat")
     runs: list[uuid.UUID] = []

@@ -49,12 +49,12 @@ def cut_blocks(
     If a record is too large or has an unclosed quote, only its first line is rejected. Reading resumes at the next
     line.
 
-    growing_from:  the offset of the file's first block, if blocks start short and grow. The first block is short, since
-                   nothing can be loaded before it is ready. Each later block is at most as long as all earlier blocks
-                   together, so it is ready when those are loaded.
-    range_follows: whether another range follows this one. If so, the last two blocks split the remaining bytes evenly,
-                   so that the next range can be prepared while the last block is loaded. Otherwise they do not, since a
-                   file that has grown would have two new blocks.
+    growing_from:  the offset of the file's first block, if the block size grows from a short first block. The first
+                   block is short, since nothing can be loaded before it is ready. Each later block is at most as long
+                   as all earlier blocks together, so it is ready when those are loaded.
+    range_follows: whether another range of the file follows. If so, the last two blocks have equal sizes, so that the
+                   next range can be prepared while the last block is loaded. In a file's last range, the remaining
+                   bytes stay in one block: data appended to a file would otherwise become two blocks.
     """
     while offset < options.end:
         size = options.block_bytes

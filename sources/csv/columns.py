@@ -1,7 +1,7 @@
 """Parse a block of a CSV file as columns, with the same result as sources/csv/source.py, which parses row by row.
 
-That module still parses blocks with quotes or line ends in unusual places. It also parses lines whose number of cells
-differs from the header's.
+The row parser still handles blocks with quotes or line ends in unusual places, and lines whose number of cells differs
+from the header's.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _Lines:
 
     @cached_property
     def first_lines(self) -> Sequence[bytes]:
-        """Return the first lines. Most blocks need no others, and a list of all lines takes much memory."""
+        """Return the first lines. Most blocks need no other lines, and a list of all lines takes much memory."""
         return [line.removesuffix(b"\n") for line in islice(BytesIO(self.text), FIRST_LINES)]
 
     def line(self, number: int) -> bytes:
@@ -125,7 +125,7 @@ class _Lines:
 
     @cached_property
     def is_regular(self) -> pl.Series:
-        """Return whether each line is regular."""
+        """Return, for each line, whether it is regular."""
         return ~pl.int_range(self.count, eager=True).is_in(self.irregular)
 
     @cached_property
@@ -202,7 +202,7 @@ class _ItemIndexes:
 
 
 def _to_utf8(body: bytes, encoding: str) -> bytes | None:
-    """Return the body in UTF-8; None if it is not valid in its encoding. UTF-8 itself is not checked here."""
+    """Return the body in UTF-8; None if it is not valid in its encoding. A body in UTF-8 is not checked here."""
     if encoding == "utf-8" or (body.isascii() and not encoding.startswith("utf-16")):
         return body
     try:
@@ -234,7 +234,10 @@ def _is_plain(text: bytes) -> bool:
 
 
 def _find_uneven_lines(text: bytes, delimiter: str, width: int) -> tuple[int, list[int]]:
-    """Return the number of lines, and the numbers of those without exactly `width` cells. Every line needs an end."""
+    """Return the number of lines, and the numbers of those without exactly `width` cells.
+
+    Every line must have a line end.
+    """
     separator = delimiter.encode()
     # Keep only delimiters and line ends, which are about a tenth of the text.
     separators = text.translate(None, bytes(set(range(256)) - {*separator, *b"\n"}))

@@ -17,7 +17,7 @@ from sources.record_columns import TIME, read_iso
 
 NOT_A_NUMBER = "?"
 
-# The numbers of digits are limited to those that fit into a time in microseconds.
+# The number of digits is limited, so that the result fits into a time in microseconds.
 EPOCH_PATTERNS = {
     "epoch_s": r"^[+-]?[0-9]{1,12}$",
     "epoch_ms": r"^[+-]?[0-9]{1,15}$",
@@ -142,7 +142,7 @@ def _times(file_set: FileSet, cells: pl.Series) -> pl.Series:
     unread = cells.filter(times.is_null()).unique()
     if not len(unread):
         return times
-    # Times such as dates are the same in many rows, so parse each distinct cell once.
+    # Many rows have the same time, such as a date, so parse each distinct cell only once.
     others = cells.replace_strict(
         unread, pl.Series([_time(file_set, cell) for cell in unread], dtype=TIME), default=None
     )

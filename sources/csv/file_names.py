@@ -1,4 +1,4 @@
-"""Name the partition of a CSV file, whatever the name of the file is."""
+"""Convert the path of a CSV file to the name of its partition and back, for any file name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MAX_SHOWN_CHARS = 200
 
 
 def name_partition(path: str) -> str:
-    """Return the name of the partition for a path below CSV_DIR, as the operating system's functions return it.
+    """Return the name of the partition for a path below CSV_DIR. Usually, this name is the path.
 
-    Usually this is the path.
+    path: as returned by the functions of `os`.
     """
     try:
         is_readable = len(path.encode()) <= MAX_NAME_BYTES
@@ -35,7 +35,7 @@ def name_partition(path: str) -> str:
 
 
 def read_path(file: str) -> str | None:
-    """Return the path of a file from the name of its partition; None if the path is unreadable."""
+    """Return the path of a file from the name of its partition; None if the name stands for an unreadable path."""
     return None if file.startswith(UNREADABLE) else file.removeprefix(THIS_FOLDER)
 
 

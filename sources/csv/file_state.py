@@ -28,7 +28,10 @@ LINE_ENDS = (b"\n", b"\r")
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """The device, inode, size and times of a file. Only times of the same file are compared, never with a clock."""
+    """The device, inode, size and times of a file.
+
+    Its times are compared only with other times of the same file, never with a clock.
+    """
 
     device: int
     inode: int
@@ -45,7 +48,7 @@ class FileState:
     def proves_content(self) -> bool:
         """Return whether equal states prove equal content, for bytes read after `wait_for_next_time`.
 
-        A file system that stores whole seconds proves nothing.
+        If a file system stores times in whole seconds, equal states prove nothing.
         """
         return self.size > SMALL_FILE_BYTES and self.ctime_ns % 1_000_000_000 != 0
 
@@ -61,7 +64,10 @@ class FileState:
 
 @contextmanager
 def opened(path: Path, label: str) -> Iterator[BinaryIO]:
-    """Open a file; raise TerminalError if it is not a regular file. Opening also gets its current state from NFS."""
+    """Open a file; raise TerminalError if it is not a regular file.
+
+    On NFS, opening the file also fetches its current state.
+    """
     with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise TerminalError(
@@ -76,7 +82,10 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def wait_for_next_time(state: FileState, observed_at: float) -> None:
-    """Wait until any further change of the file gets a later time. observed_at: when it had this state (monotonic)."""
+    """Wait until any further change of the file gets a later time.
+
+    observed_at: when the file had this state (monotonic seconds).
+    """
     if state.proves_content:
         time.sleep(max(0.0, observed_at + TIMESTAMP_STEP - time.monotonic()))
 
@@ -93,7 +102,7 @@ def digest_section(file: BinaryIO, start: int, end: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was read from a file to make a page, so that it can be verified before the page is committed.
+    """The data that was read from a file for one page, so that it can be verified before the page is committed.
 
     state:    the state of the file before it was read.
     preamble: the file's first bytes.
@@ -109,11 +118,11 @@ class Evidence:
     digest: str
 
     def confirm(self) -> None:
-        """Raise TransientError unless everything that was read was in the file at one moment.
+        """Raise TransientError unless all bytes that were read were in the file at one moment.
 
-        A file with the same state is not read again, if its state proves its content. Otherwise everything is hashed
-        again. Two equal hashes mean that no byte changed between the end of the first reading and the start of the
-        second. A file that has only grown therefore passes.
+        A file with the same state is not read again, if its state proves its content. Otherwise all those bytes are
+        hashed again. Two equal hashes mean that no byte changed between the end of the first reading and the start of
+        the second. A file that has only grown therefore passes.
         """
         try:
             with opened(self.path, self.label) as file:

@@ -42,21 +42,21 @@ class FileSet:
     constants:  maps a field to its value in every row.
     templates:  maps a text field to a template, where `{…}` stands for a column or a named group of `path`.
     path:       regular expression that matches the file's whole path.
-    currencies: for rows with several prices: maps a quote currency to its `columns`. Each price is one item.
+    currencies: maps a quote currency to its `columns`, for rows with several prices. Each price is one item.
     header:     True if the first non-empty record is the header; otherwise the column names of a file without header.
     skip_lines: number of lines to skip before the header.
     encoding:   utf-8, with or without a byte order mark; utf-16, with a mark; utf-16-le; utf-16-be; or an encoding that
                 is compatible with ASCII, such as latin-1.
     delimiter:  the character between cells.
     decimal:    the decimal separator.
-    thousands:  the thousands separator; empty: none. A number with any other separator is rejected.
+    thousands:  the thousands separator; empty if numbers have none. A number with any other separator is rejected.
     suffixes:   maps a number's suffix to its power of ten; `SUFFIXES` has the usual ones.
     nulls:      texts of cells whose value is unknown.
     times:      the formats of `observed_at`, tried in order. Each is `iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or
                 a format for `datetime.strptime`.
     timezone:   the time zone of times without an offset.
     complete:   True if each file is complete as soon as it exists, for example because it is renamed into place. Only
-                then may its last record lack a line end. Otherwise such a record waits, since it may be cut.
+                then may its last record lack a line end. Otherwise such a record waits, since it may be incomplete.
     """
 
     pattern: str
@@ -248,6 +248,6 @@ def _encoding(name: str) -> str:
 
 
 def _quoted(cell: str) -> str:
-    """Return a cell for use in messages, with at most 60 characters."""
+    """Return a cell as text for messages, with at most 60 characters."""
     text = ascii(cell)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -29,7 +29,7 @@ class Progress:
     def advance(self, data: bytes, length: int, lines: int) -> None:
         """Advance by `length` bytes: hash `data`, then the file's bytes up to the new position.
 
-        `data` was read from the file before. It is not read again, since the file may have changed.
+        `data` was already read from the file. It is not read again, since the file may have changed.
         """
         self._add(self._hash, data, length)
         self.offset, self.line = self.offset + length, self.line + lines
@@ -39,7 +39,7 @@ class Progress:
         return self._hash.hexdigest()
 
     def digest_after(self, data: bytes, length: int) -> str:
-        """Return the hash that `advance` would result in."""
+        """Return the hash that the progress would have after `advance`."""
         digest = self._hash.copy()
         self._add(digest, data, length)
         return digest.hexdigest()

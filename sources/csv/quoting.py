@@ -1,4 +1,7 @@
-"""Detect text with one record per line, without parsing it as CSV. Only for encodings compatible with ASCII."""
+"""Detect text with one record per line, without parsing it as CSV.
+
+Use this only for encodings compatible with ASCII.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def split_partition(partition: str) -> tuple[str, int]:
 class RangeStarts:
     """The start positions of the ranges in one file. The file is read only up to the requested position.
 
-    Only for encodings compatible with ASCII.
+    Use this only for encodings compatible with ASCII.
     """
 
     def __init__(self, first: Position, range_bytes: int):
@@ -86,7 +86,7 @@ def _first_record_from(mark: int, block: Block, options: ReadOptions) -> Positio
 
 
 def _record_starts(block: Block, options: ReadOptions) -> Iterator[Position]:
-    """Yield the start positions of a block's records, except the first, and the start of the next block."""
+    """Yield the start positions of a block's records from the second on, then the start of the next block."""
     ends, lines = [0], block.body.splitlines(keepends=True)
     for line in lines:
         ends.append(ends[-1] + len(line))

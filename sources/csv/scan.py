@@ -1,8 +1,8 @@
 """Scan one CSV file, and yield its new data as pages.
 
 The cursor stores where the next record starts, the hash of the bytes before it, and the file's state. A file whose
-state proves that it is unchanged is not read. A file with the same hash has grown, and is read from the stored
-position. Any other file was replaced or rewritten, and is read from its start.
+state proves that it is unchanged is not read. If the hash still matches, the file has grown, and is read from the
+stored position. Any other file was replaced or rewritten, and is read from its start.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def translated_os_errors(subject: str, code: str) -> Iterator[None]:
 def _is_finished(
     file: BinaryIO, state: FileState, cursor: Cursor, range_bytes: int | None, *, is_complete: bool
 ) -> bool:
-    """Return whether an earlier scan has read everything that can be read of the file, and it is unchanged."""
+    """Return whether an earlier scan read all complete data of the file, and the file is unchanged."""
     if not state.matches(cursor) or cursor["range_bytes"] != range_bytes:
         return False
     if cursor["offset"] < cursor["end"] and cursor["tail"] != CONSUMED:
@@ -81,8 +81,10 @@ def _is_finished(
 
 
 def _digests(file: BinaryIO, cursor: Cursor) -> tuple[str, str | None]:
-    """Return the digest of the bytes before the cursor's position, and of the bytes up to its end if it consumed a
-    tail."""
+    """Return the digest up to the cursor's position, and the digest up to its end.
+
+    The second digest is None if the scan consumed no tail.
+    """
     begin = cursor["begin"]
     tail_digest = digest_section(file, begin, cursor["end"]) if cursor["tail"] == CONSUMED else None
     return digest_section(file, begin, cursor["offset"]), tail_digest
@@ -155,8 +157,8 @@ class _Scan:
             if not self._mark:
                 head = preamble.body
                 progress.advance(head, len(head), preamble.lines)
-        # Only a file's first block is short. Later ranges are prepared while the range before them is loaded. Only a
-        # worker that has just joined the run waits for its first block.
+        # Only a file's first block is short. Each later range is prepared while the previous range is loaded. Only a
+        # worker that has just joined the run waits for the first block of its range.
         growing_from = None if self._mark else start.offset
         range_follows = self._options.end < self._state.size
         for block in cut_blocks(
@@ -208,7 +210,7 @@ class _Scan:
             yield self._page(progress, Block(b"", progress.offset, 0, progress.line, 0), head, cursor)
 
     def _unterminated_page(self, progress: Progress, block: Block, head: bytes) -> Iterator[Page]:
-        """Yield the page of a complete file's last record, which has no line end. `progress` stays before the record.
+        """Yield the page of a complete file's last record, which has no line end. `progress` does not advance.
 
         If an earlier scan has read the same record, the page only stores the cursor.
         """

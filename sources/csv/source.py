@@ -131,7 +131,7 @@ def _matching_paths(folder: Path, globs: Sequence[str], parent: str = "") -> Ite
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # A link to itself.
+    except OSError:  # The link refers to itself.
         return False
 
 
@@ -156,7 +156,7 @@ def _parse_rows(page: Page, file_set: FileSet, label: str) -> Iterator[Item]:
 def parse_row(
     row: list[str], line: int, page: Page, file_set: FileSet, *, may_be_invalid: bool = True
 ) -> Iterator[Item]:
-    """Yield an item for each price of a row, or a Reject for an invalid row, or BLANK for an empty one.
+    """Yield an item for each price of a row, or a Reject for an invalid row, or BLANK for an empty row.
 
     line:           the number of the row's first line in the file.
     may_be_invalid: whether a cell may contain invalid characters.

@@ -90,13 +90,16 @@ class HttpClient:
     def with_known_responses(
         self, find_known_response: Callable[[Mapping[str, Any]], KnownResponse | None]
     ) -> HttpClient:
-        """Return a client for conditional requests. It shares the connections and is closed with this client."""
+        """Return a client for conditional requests.
+
+        It shares this client's connections and is closed with this client.
+        """
         return HttpClient(self._access, find_known_response, self._session)
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Response:
         """Return the response to GET base URL + path, after retries if needed.
 
-        Raise TransientError or TerminalError for anything but a success.
+        Raise TransientError or TerminalError if the request fails.
         """
         deadline = Deadline(self._access.deadline)
         half_time = deadline.at - self._access.deadline / 2
@@ -273,6 +276,6 @@ def _session() -> requests.Session:
 def _retry_forbidden(failure: TransientError, limit: TransientError) -> TransientError:
     """Return the error of a failed request that must not be retried now because of a limit.
 
-    It counts as a failure. The error of the limit would not.
+    This error counts as a failure. The limit's own error would not.
     """
     return TransientError(f"{failure.detail}; {limit.detail}", code=failure.code, retry_after=limit.retry_after)

@@ -23,7 +23,7 @@ def upstream_address(source: Source) -> tuple[str, Mapping[str, str]]:
     )
     plan, plans = source.upstreams.get(name), ", ".join(source.upstreams)
     if plan is None and not settings.plan and not settings.api_key:
-        raise SettingsError(f"{prefix}_API_KEY is not set, but every plan of {source.name} needs a key: {plans}.")
+        raise SettingsError(f"Set {prefix}_API_KEY: every plan of {source.name} needs a key. The plans are: {plans}.")
     if plan is None:
         raise SettingsError(f"{prefix}_PLAN or {prefix}_API_KEY: no plan fits them; the plans are: {plans}.")
     if bool(plan.key_header) != bool(settings.api_key):

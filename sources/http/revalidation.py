@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-# Accept only short and quoted ETags. Sent back without quotes, `*` would match any body.
+# Accept only short and quoted ETags. The unquoted ETag `*` would match any body.
 ETAG = re.compile(r'(W/)?"[!#-~]{0,1000}"')
 DATE = re.compile(r"[A-Za-z0-9,: ]{1,40}")
 

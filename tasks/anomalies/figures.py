@@ -103,7 +103,8 @@ def measure_run(connection: Connection, run: UUID, seconds: float) -> RunFigures
     if pages.items:
         figures |= {"rejected": float(pages.rejected / pages.items), "repeated": float(pages.repeated / pages.items)}
     filled: Mapping[str, Any] = {row.name: row.quotes for row in connection.execute(NON_NULL_COUNTS, {"run": run})}
-    # Every quote has a price, so this is the number of quotes. Quotes that expired at once are not included.
+    # Every quote has a price, so this is the number of quotes. Quotes that had expired before their page was loaded are
+    # not included.
     if quotes := filled.get("price"):
         figures |= {f"null.{name}": 1 - float(filled.get(name, 0) / quotes) for name in VALUE_FIELDS}
     return figures

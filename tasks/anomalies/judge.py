@@ -1,4 +1,4 @@
-"""Compare each finished live run with the runs before it, and record unusual findings.
+"""Compare each finished live run with the runs before it, and record anomalies.
 
 The comparison uses the median and the median absolute deviation, which a few bad runs do not move. The figures of a run
 are judged only if its source has enough earlier runs.
@@ -57,7 +57,7 @@ TIME_LIMIT = 0.5
 
 
 class Anomaly(NamedTuple):
-    """An unusual finding. subject: the field, listing or asset that it concerns; None for the whole run."""
+    """An anomaly to record. subject: the field, listing or asset that it concerns; None for the whole run."""
 
     kind: str
     detail: str
@@ -229,8 +229,8 @@ def unusual_jumps(jumps: Sequence[PriceJump]) -> Iterator[Anomaly]:
 def _disagreement(figures: RunFigures, baseline: Sequence[RunFigures], assets: int, others: int) -> Iterator[Anomaly]:
     """Yield an anomaly if the source as a whole differs from other sources.
 
-    With two or more other sources, the outlier is the source that is near none of them. With only one other source, it
-    is the source whose own prices moved.
+    With two or more other sources, the outlier is the source that is near none of them. With only one other source, the
+    outlier is the source whose own prices moved.
     """
     limit = get_settings().agreement_limit
     share, usual = figures["off"], median([run["off"] for run in baseline if "off" in run] or [0.0])
@@ -243,9 +243,10 @@ def _disagreement(figures: RunFigures, baseline: Sequence[RunFigures], assets: i
 
 
 def _assets_apart(connection: Connection, source: str, gaps: Sequence[PriceGap]) -> Iterator[Anomaly]:
-    """Yield an anomaly for each asset whose price is far from all others: most likely, two assets were merged.
+    """Yield an anomaly for each asset whose price is far from all other sources: most likely, two assets were merged.
 
-    An asset with such an anomaly gets no second one. End the anomalies of assets whose prices are near again.
+    An asset that already has such an anomaly gets no second anomaly. End the anomalies of assets whose prices agree
+    again.
     """
     far = {gap.asset: gap.share for gap in gaps if abs(math.log(max(1 + gap.share, 1e-9))) > MIN_APART}
     near = {gap.asset for gap in gaps} - far.keys()

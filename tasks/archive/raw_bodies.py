@@ -42,7 +42,7 @@ class PendingBody:
 def start_saving(connection: Connection, source: str, page: Page) -> PendingBody | None:
     """Start compressing the body in another thread. Return None if the body is already stored."""
     key = {"source": source, "digest": page.digest}
-    # Locked, so that retention cannot delete the body before this page is committed.
+    # Lock the row, so that retention cannot delete the body before this page is committed.
     if connection.execute(text(f"{_ROW} AND body IS NOT NULL FOR SHARE"), key).rowcount:
         return None
     is_known = connection.execute(text(_ROW), key).rowcount > 0

@@ -33,7 +33,7 @@ QUOTE_BATCH_ROWS, BODY_BATCH_ROWS = 5_000, 100
 FIRST_SPAN, MIN_SPAN = timedelta(days=1), timedelta(minutes=1)
 """A batch deletes the quotes of all listings in a span of time. The span adapts so that batches are nearly full."""
 
-# Reads only the oldest entry of each listing in the primary key.
+# This reads only the oldest entry of each listing in the primary key.
 _OLDEST = """
     SELECT min(oldest.observed_at)
       FROM listings JOIN latest_quotes AS newest ON newest.listing_id = listings.id
@@ -105,7 +105,8 @@ def delete_expired(
 ) -> bool:
     """Delete expired rows of all sources in turn, until the time is up. Return whether none are left.
 
-    seconds: the time limit; clock: this host's clock (aware). If it differs from the database's, nothing is deleted.
+    seconds: the time limit. clock: this host's clock (aware). If it differs from the database's clock, nothing is
+             deleted.
     """
     until = time.monotonic() + (TIME_LIMIT if seconds is None else seconds)
     now = _verified_now(engine, settings, clock)

@@ -76,7 +76,10 @@ class StoredPage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredPages:
-    """The stored pages that a replay of a source chose. before: exclude pages committed from then on (aware)."""
+    """The stored pages that a replay of a source chose.
+
+    before: exclude pages committed at or after this time (aware).
+    """
 
     chosen: ReplayParameters
     source: str

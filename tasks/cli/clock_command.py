@@ -1,4 +1,4 @@
-"""Show the service's clock, or accept the clock of Postgres after it was wrong: `python -m tasks clock [--accept]`."""
+"""Show the service's clock, or set it to Postgres's corrected clock: `python -m tasks clock [--accept]`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ MOMENTS: Mapping[str, tuple[str, ...]] = {
     "sources": ("breaker_opened_at",),
     "timelines": ("began_at",),
 }
-"""The times at which something happened. One in the future becomes the current time. No earlier time is later than it,
-since the service's clock never goes back. So the order of fetches stays."""
+"""The times at which something happened. A time in the future becomes the current time. All other times are earlier, so
+no two fetches change their order."""
 
 DEADLINES: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("lease_expires",),
@@ -44,14 +44,14 @@ DEADLINES: Mapping[str, tuple[str, ...]] = {
     "runs": ("next_attempt_at",),
     "sources": ("paused_until", "breaker_probe_until"),
 }
-"""The times until which something lasts. Each becomes earlier by the seconds that the clock was ahead."""
+"""The times at which something ends. Subtract the seconds that the clock was ahead from each time in the future."""
 
 SLOTS: Mapping[str, str] = {"runs": "scheduled_for", "sources": "last_slot"}
-"""Slots in the future are forgotten. Otherwise their runs would count as requested when their time comes."""
+"""The slots. Set each slot in the future to null. Otherwise beat would treat it as already requested when it is due."""
 
 
 class WorkersRunning(Exception):
-    """Workers, control or beat are connected to Postgres. They would take the accepted clock for a step back."""
+    """Workers, control or beat are connected to Postgres. They would treat the accepted clock as a step back."""
 
 
 def main(arguments: list[str]) -> int:
@@ -90,7 +90,8 @@ def describe_clock(engine: Engine) -> str:
 def accept_clock(engine: Engine) -> float:
     """Set the service's clock to that of Postgres, and correct all stored times in the future.
 
-    Return the seconds by which it was ahead. Raise WorkersRunning.
+    Return the seconds by which the service's clock was ahead. Raise WorkersRunning if a worker, control or beat is
+    connected.
     """
     with engine.begin() as connection:
         lock_clock(connection)
@@ -102,7 +103,7 @@ def accept_clock(engine: Engine) -> float:
             {"name": application_name(WORKER)},
         )
         if workers:
-            raise WorkersRunning(f"{workers} sessions of workers, control or beat are open. Stop these first.")
+            raise WorkersRunning(f"{workers} database sessions of workers, control or beat are open. Stop them first.")
         wall, ahead = _read(connection)
         connection.execute(text("DELETE FROM clock"))
         values = {"wall": wall, "ahead": ahead}
@@ -114,7 +115,7 @@ def accept_clock(engine: Engine) -> float:
                 _update(connection, table, column, f"{column} - make_interval(secs => :ahead)", values)
         for table, column in SLOTS.items():
             _update(connection, table, column, "NULL", values)
-        # Responses that clients and the API cached contain the times.
+        # Responses that clients and the API have cached contain the wrong times.
         connection.execute(
             text("""
                 INSERT INTO revisions (part, number) VALUES ('clock', 1)

@@ -141,7 +141,7 @@ class _Comparison:
             self._count_corrections(connection, changed, dict(zip(ids, keys, strict=True)))
 
     def _count_rejects(self, connection: Connection, page: Page, normalized: NormalizedPage) -> None:
-        # Rejects after the last kept one were stored by a version that kept all.
+        # Rejects after the last known item were stored by a version that stored all rejects.
         last = normalized.last_known_index
         before = set(connection.scalars(_QUARANTINED, {"source": self._source.name, "digest": page.digest}))
         before = {index for index in before if index <= last}

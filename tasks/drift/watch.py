@@ -73,7 +73,7 @@ class DriftWatch:
                 self._freeze(change, DriftFindings(format_, known, known.version, stored_changes, new_fields))
         waiting = self._add_waiting(format_, (change for change, policy in changes if policy != "evolve"))
         accepted = [change for change, policy in changes if policy == "evolve"]
-        # A page that shows a waiting change must not be learned as normal.
+        # A page that shows an unaccepted change must not be added to the profile.
         evolve(known.profile, profile, accepted, add_page=not _shows_any(sample, waiting))
         version, known.version = known.version, known.version + bool(accepted)
         stored = _as_json(known.profile) if accepted or self._is_due(format_) else None
@@ -128,7 +128,7 @@ class DriftWatch:
         return self._waiting[format_]
 
     def _add_waiting(self, format_: str, changes: Iterable[Change]) -> Sequence[Change]:
-        """Add changes to the changes that wait for a person. Return all of them."""
+        """Add changes to the unaccepted changes. Return all unaccepted changes."""
         waiting = self._waiting_of(format_)
         keys = {change.key for change in waiting}
         waiting += [change for change in changes if change.key not in keys]
@@ -151,7 +151,7 @@ class DriftWatch:
 
 
 def _shows_any(sample: Sequence[Item], waiting: Sequence[Change]) -> bool:
-    """Return whether a waiting change affects an item of the sample."""
+    """Return whether an unaccepted change affects an item of the sample."""
     if not waiting:
         return False
     items = [dict(leaves(item)) for item in sample if isinstance(item, dict)]

@@ -58,7 +58,7 @@ def _warn_of_ignored_overrides(engine: Engine) -> None:
 
 
 def _outdated_listings(connection: Connection, overrides: Overrides) -> list[Row[Any]]:
-    """Return the listings whose asset differs from that in the file, and the listings that it no longer names."""
+    """Return the listings whose asset differs from that in the file, and listings that the file no longer names."""
     names = list(overrides)
     rows = connection.execute(
         text("""
@@ -93,7 +93,7 @@ def _before_override(connection: Connection, row: Row[Any]) -> tuple[int, Verdic
     """
     before = connection.execute(_LAST_OTHER_DECISION, {**row._mapping, "override": OVERRIDE}).one_or_none()
     if before is None:
-        return row.asset, Verdict("new", BY_OVERRIDES)  # As if a rule had created the asset.
+        return row.asset, Verdict("new", BY_OVERRIDES)  # Use the verdict of a rule that creates an asset.
     asset = current_asset(connection, before.asset)
     if before.listing != row.id:
         return asset, Verdict(SAME_ID, BY_OVERRIDES)

@@ -48,11 +48,11 @@ NEW_ASSET_VERDICT = Verdict("new", BY_RESOLVER)
 
 @dataclass
 class Plan:
-    """The assignments of new listings, and what must be written before them.
+    """The assignments of new listings, and the assets to create or separate before them.
 
     new_assets:       by slug, the listing that a new asset is named after.
-    overridden_slugs: the slugs of assets in the overrides file. They are separated from assets that they were merged
-                      into.
+    overridden_slugs: the slugs of assets in the overrides file. These assets are separated from assets that they were
+                      merged into.
     """
 
     assignments: dict[ListingKey, Assignment] = field(default_factory=dict)
@@ -74,9 +74,9 @@ def plan_assignments(
     overrides: Overrides,
     rivals: Sequence[ListingFields] = (),
 ) -> Plan:
-    """Plan the assignment of each new listing: to a new asset if no rule applies. Write nothing.
+    """Plan the assignment of each new listing. If no rule applies, the listing gets a new asset. Write nothing.
 
-    rivals: listings of the same page that already got new assets. They compete for the assets of others.
+    rivals: listings of the same page that already got new assets. They still compete for assets of other sources.
     """
     plan = Plan()
     by_id = _assign_without_comparing(connection, source, list(listings.values()), overrides, plan)

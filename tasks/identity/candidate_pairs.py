@@ -1,7 +1,7 @@
 """Find pairs of assets that may be the same: they share a symbol, and no source lists both. Pure.
 
-If few assets share a symbol, all their pairs are found. If many do, only pairs are found that a rule may merge, and a
-few pairs with equal names for each asset. So the work is not quadratic.
+If few assets share a symbol, all their pairs are found. Otherwise only two kinds of pairs are found: pairs that a rule
+may merge, and a few pairs with equal names for each asset. So the time is not quadratic in the number of assets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_COMPARED_ASSETS = 50
 """If more assets share a symbol, not all their pairs are found."""
 
 MAX_PAIRS_PER_ASSET = 3
-"""The maximum number of pairs with equal names of an asset, if too many assets share its symbol."""
+"""The maximum number of an asset's pairs with equal names, if too many assets share its symbol."""
 
 MAX_COMPARED_SPELLINGS = 100
 """The maximum number of an asset's spellings that are compared."""
@@ -83,8 +83,8 @@ class Pair(NamedTuple):
 def find_pairs(assets: Iterable[Asset]) -> Iterator[list[Pair]]:
     """Yield the pairs of assets with a common symbol. assets: the oldest first.
 
-    Each list is the result of a little work, so that the caller can interrupt it. The order of the pairs is the same in
-    every process.
+    Each list takes only a short time to find, so that the caller can pause after it. The order of the pairs is the same
+    in every process.
     """
     groups: dict[str, _Group] = {}
     for position, asset in enumerate(assets):
@@ -120,7 +120,7 @@ class _Group:
         self.owners.update(asset.symbols_of(self.key))
 
     def is_unambiguous(self, older: Asset, newer: Asset) -> bool:
-        # If both have ACM, an asset with $ACM has another symbol, although its key is the same.
+        # If both assets have ACM, a third asset with $ACM has another symbol, although its key is the same.
         common_symbols = older.symbols_of(self.key) & newer.symbols_of(self.key)
         if not common_symbols:
             return len(self.assets) == OWNERS_OF_A_PAIR
@@ -128,7 +128,7 @@ class _Group:
 
 
 def _related_assets(group: _Group) -> Iterator[list[tuple[Asset, Asset]]]:
-    """Yield the pairs of a group, without assets that one source lists. In each pair, the older asset comes first."""
+    """Yield the pairs of a group whose assets have no source in common. In each pair, the older asset comes first."""
     if len(group.assets) <= MAX_COMPARED_ASSETS:
         yield [pair for pair in combinations(group.assets, 2) if pair[0].sources.isdisjoint(pair[1].sources)]
         return
@@ -158,7 +158,7 @@ def _related_assets(group: _Group) -> Iterator[list[tuple[Asset, Asset]]]:
 
 
 def _comparable_values(asset: Asset, key: str) -> Iterator[Hashable]:
-    """Yield the values of which two similar assets share one. Names that only resemble each other share none."""
+    """Yield values of which similar assets have at least one in common. Nearly equal names have none in common."""
     for spelling in asset.spellings[:MAX_COMPARED_SPELLINGS]:
         if spelling.key == key:
             for value in {spelling.joined_name, spelling.core, *spelling.names, *spelling.cores} - {""}:
@@ -166,7 +166,10 @@ def _comparable_values(asset: Asset, key: str) -> Iterator[Hashable]:
 
 
 def _sampled_pairs(assets: Sequence[Asset], counts: Counter[int]) -> Iterator[tuple[Asset, Asset]]:
-    """Yield a few pairs of each asset with assets of other sources. counts: by asset, its pairs so far."""
+    """Yield a few pairs of each asset with assets of other sources.
+
+    counts: by asset, the number of its pairs so far.
+    """
     by_sources: dict[frozenset[str], list[Asset]] = defaultdict(list)
     for asset in assets:
         by_sources[frozenset(asset.sources)].append(asset)

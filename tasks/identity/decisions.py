@@ -75,7 +75,7 @@ class Verdict:
 def decision_lock(engine: Engine, *, patience: float = 5.0) -> Iterator[Connection]:
     """Open a transaction that blocks decisions in other transactions.
 
-    patience: seconds to wait for the lock. Afterwards, raise OperationalError with LOCK_NOT_AVAILABLE.
+    patience: seconds to wait for the lock. After that, raise OperationalError with LOCK_NOT_AVAILABLE.
     """
     until = time.monotonic() + patience
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Collect the decisions that others make between a plan, which takes no lock, and its writing under the lock."""
+"""Collect the decisions of other transactions after a plan was made without a lock, and before it is written."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tasks.identity.similarity import Spelling
 
 
 class LaterDecisions:
-    """The decisions since a plan: their listings and assets, the names of both, and the keys of their symbols.
+    """The decisions made after a plan: their listings and assets, the names of both, and the keys of their symbols.
 
-    Create this before the plan reads anything. Each `read` adds the decisions since the one before, so that the plan
-    can be written in many short transactions. Only decisions that are made under `decision_lock` are certain to be
-    seen, since their ids follow the order of their commits.
+    Create this before the plan reads anything. Each `read` adds the decisions since the previous `read`, so that the
+    plan can be written in many short transactions. Only decisions that are made under `decision_lock` are certain to be
+    read, since their ids follow the order of their commits.
     """
 
     def __init__(self, connection: Connection):
@@ -37,7 +37,7 @@ class LaterDecisions:
             self.keys |= {Spelling(row.symbol, "", "").key} - {""}
 
     def skip_own(self, connection: Connection) -> None:
-        """Leave out the decisions since the last `read`. Call this in the transaction that made them."""
+        """Skip the decisions that this transaction made since the last `read`. Call this before its commit."""
         self._newest = _newest_decision(connection)
 
     def concern(self, names: Set[ListingName], slugs: Set[str], keys: Set[str]) -> bool:

@@ -1,7 +1,7 @@
-"""Match the listings of one source with assets that share a symbol, level by level, from the strongest evidence on.
+"""Match the listings of one source with assets that share a symbol, by levels of evidence, the strongest first.
 
-Thousands of listings and assets can have one symbol. So equal names are joined and not compared pair by pair, and only
-a limited number of names is compared letter by letter.
+Thousands of listings and assets can have one symbol. Equal names are therefore joined instead of compared pair by pair.
+Only a limited number of names is compared letter by letter.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def match_listings(listings: Mapping[str, Spelling], assets: Mapping[str, Sequen
     spellings = ((asset, spelling) for asset, spellings in assets.items() for spelling in spellings)
     for number, (asset, spelling) in enumerate(spellings):
         assets_by_key[spelling.key, spelling.distinguishing_words].append(_AssetSpelling(number, asset, spelling))
-    # An asset can have several symbols, so each level is settled for all symbols before the next.
+    # An asset can have several symbols, so match each level for all symbols before the next level.
     groups = [(listings_by_key[key], assets_by_key[key]) for key in listings_by_key.keys() & assets_by_key.keys()]
     matches: dict[str, Match] = {}
     settled_listings: set[str] = set()
@@ -97,7 +97,7 @@ def match_listings(listings: Mapping[str, Spelling], assets: Mapping[str, Sequen
 
 
 class _Level:
-    """The pairs of one level of evidence. Enough of them to show who has exactly one partner."""
+    """Enough pairs of one level of evidence to show which listings and assets have exactly one partner."""
 
     def __init__(self) -> None:
         self.assets_of: dict[str, dict[str, _AssetSpelling]] = defaultdict(dict)
@@ -147,8 +147,8 @@ def _buckets(
 
 
 def _representative_pairs(listings: Sequence[_Listing], assets: Sequence[_AssetSpelling]) -> Iterator[_Pair]:
-    """Yield enough of these pairs to show which listings and assets have exactly one partner: at most n + m, twice."""
-    # Two partners show that there are several. An asset's first spelling is its evidence.
+    """Yield enough pairs to show which listings and assets have exactly one partner: at most 2 (n + m) pairs."""
+    # Two partners are enough to show that there is not exactly one. An asset's first spelling is its evidence.
     first_spellings = {asset.asset: asset for asset in reversed(assets)}
     partners = [*first_spellings.values()]
     for listing, _ in listings:

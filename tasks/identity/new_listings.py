@@ -1,4 +1,4 @@
-"""Add new listings, and assign each to an asset. Plan without the lock of all decisions, and write in short batches."""
+"""Add new listings, and assign each to an asset. Plan without a lock, and write in small batches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tasks.identity.similarity import Spelling
 from tasks.identity.stored_listings import listing_values, read_listings
 
 LISTINGS_PER_TRANSACTION = 250
-"""The maximum number of listings to write in a transaction. It holds the lock of all decisions for milliseconds."""
+"""The maximum number of listings to write in a transaction, which holds `decision_lock` for milliseconds."""
 
 MAX_OUTDATED_PLANS = 3
-"""After this many plans in a row that decisions of others made outdated, a batch is planned under the lock."""
+"""After this many consecutive plans that later decisions made outdated, plan a batch under the lock."""
 
 Listings = Mapping[ListingKey, ListingFields]
 
@@ -26,9 +26,9 @@ Listings = Mapping[ListingKey, ListingFields]
 def add_listings(
     engine: Engine, source: str, listings: Listings, overrides: Overrides, *, patience: float = 5.0
 ) -> None:
-    """Add the listings that are not stored yet. If this fails, the batches that were written stay.
+    """Add the listings that are not stored yet. After an error, batches that were already written remain stored.
 
-    patience: seconds to wait for the lock of all decisions, for each batch.
+    patience: seconds to wait for `decision_lock`, for each batch.
     """
     adder, outdated = ListingAdder(source, listings, overrides), 0
     while adder.remaining:
@@ -44,7 +44,7 @@ def add_listings(
 
 
 def _write_batches(engine: Engine, adder: ListingAdder, patience: float) -> bool:
-    """Write the batches of a plan. Return whether at least one of them was written before the plan was outdated."""
+    """Write the batches of a plan. Return False if the plan was outdated before its first batch."""
     was_written = not adder.has_batches
     while adder.has_batches:
         with decision_lock(engine, patience=patience) as connection:
@@ -55,7 +55,7 @@ def _write_batches(engine: Engine, adder: ListingAdder, patience: float) -> bool
 
 
 class ListingAdder:
-    """The new listings of a page, of which some may be written.
+    """The new listings of a page, which are planned together and written in batches.
 
     A plan considers all remaining listings, since the listings of a page compete for assets.
     """
@@ -63,7 +63,7 @@ class ListingAdder:
     def __init__(self, source: str, listings: Listings, overrides: Overrides):
         self._source, self._overrides = source, overrides
         self.remaining = dict(sorted(listings.items()))
-        # Listings that got new assets still compete with the remaining ones, as if all were written at once.
+        # Listings that got new assets still compete with the remaining listings, as if all were written together.
         self._rivals: list[ListingFields] = []
         self._batches: list[Sequence[ListingKey]] = []
 
@@ -72,7 +72,7 @@ class ListingAdder:
         return bool(self._batches)
 
     def plan(self, connection: Connection) -> None:
-        """Plan the assignments of the remaining listings. Forget the listings that another process has added."""
+        """Plan the assignments of the remaining listings. Skip listings that another process has added."""
         self._later = LaterDecisions(connection)
         for key in read_listings(connection, self._source, self.remaining):
             del self.remaining[key]
@@ -140,9 +140,10 @@ def write_listings(connection: Connection, source: str, listings: Listings, plan
 
 
 def split_into_batches(listings: Listings, size: int) -> Iterator[list[ListingKey]]:
-    """Yield batches of at most `size` keys. Listings with one symbol or id share a batch, unless they exceed it.
+    """Yield batches of at most `size` keys. Listings with one symbol or id share a batch if they fit.
 
-    If a page is broken off, its rest is planned without the written batches. So rivals are written together.
+    After an interruption, the next plan ignores batches that were already written. So listings that compete for an
+    asset are written together.
     """
     groups: dict[str, list[ListingKey]] = defaultdict(list)
     group_of_id: dict[str, str] = {}

@@ -62,7 +62,7 @@ def rematch_assets(engine: Engine, overrides: Overrides | None) -> None:
 def rematch_steps(engine: Engine, overrides: Overrides | None) -> Iterator[None]:
     """Do the work of `rematch_assets` in short steps. Between steps, no transaction or connection is open.
 
-    The comparison takes no lock. If a pair gets a decision meanwhile, it is left to the next rematch.
+    The comparison takes no lock. A pair that gets a decision during the comparison is left to the next rematch.
     """
     apply_overrides(engine, overrides)
     yield
@@ -115,7 +115,7 @@ def _compare(engine: Engine, comparison: _Comparison, pairs: Sequence[Pair], wor
 
 
 def _merge(engine: Engine, merges: Sequence[tuple[Pair, Verdict]], later: LaterDecisions) -> set[int]:
-    """Merge the pairs that got no decision since the comparison. Return the ids of their assets."""
+    """Merge the pairs that got no decision since the comparison. Return the ids of the assets in the merged pairs."""
     with decision_lock(engine) as connection:
         later.read(connection)
         merged = [
@@ -135,7 +135,7 @@ def _concern(later: LaterDecisions, pair: Pair) -> bool:
 
 
 def _read_assets(engine: Engine) -> Iterator[list[Asset]]:
-    """Yield all assets that have a listing, the oldest first, in lists."""
+    """Yield all assets that have a listing in batches, the oldest first."""
     with engine.connect() as connection:
         newest: int = connection.scalar(text("SELECT coalesce(max(id), 0) FROM assets")) or 0
     for after in range(0, newest, ASSETS_PER_QUERY):
@@ -206,7 +206,7 @@ def _evidence(pair: Pair, similarity: Similarity | None, price_gap: float | None
 
 
 def _save_candidates(engine: Engine, candidates: Sequence[tuple[Pair, Mapping[str, Any]]]) -> Iterator[None]:
-    """Replace the stored candidates with these, a few at a time."""
+    """Replace the stored candidates with these candidates, in batches."""
     current = {(pair.older.id, pair.newer.id) for pair, _ in candidates}
     with engine.connect() as connection:
         stored = connection.execute(text("SELECT one, other FROM candidates ORDER BY one, other")).all()

@@ -16,7 +16,7 @@ class ListingResolver:
     """Resolve the listings of one source, and cache their ids for the duration of a slice.
 
     renames:  whether to store a changed symbol or name of a listing. False for pages with past data.
-    patience: seconds to wait while other transactions decide about listings.
+    patience: seconds to wait for `decision_lock`, which other transactions may hold.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class Slugs:
             yield f"{with_symbol}-{number}"
 
     def _probe(self, with_symbol: str) -> None:
-        """Look up the next numbers of a slug: as many as were looked up before."""
+        """Look up the next numbers of a slug, as many as were already looked up."""
         first = self._unprobed[with_symbol]
         count = min(max(first, FIRST_PROBED_NUMBERS), MAX_PROBED_NUMBERS)
         self._taken |= self._existing([f"{with_symbol}-{number}" for number in range(first, first + count)])

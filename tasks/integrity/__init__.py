@@ -1,1 +1,1 @@
-"""Verify on the control worker, bit by bit, that stored data is consistent."""
+"""Verify on the control worker, batch by batch, that stored data is consistent."""

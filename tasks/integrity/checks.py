@@ -1,6 +1,6 @@
-"""Define the checks of the stored data. Each check walks along a key in bites, and counts violations in each bite.
+"""Define the checks of the stored data. Each check reads rows in batches by key, and counts their violations.
 
-A bite is one statement, and so sees one snapshot: a page that is being committed is either complete or absent.
+One statement checks a batch, so it reads one snapshot: a page that is being committed is either complete or absent.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _RESULT = """
 class Check:
     """A check of the stored data.
 
-    name: names the violation. start: a position before every key. bite: keys that one statement checks.
-    query: counts the violations of a bite. Its row has the members position, the last key or null after the last bite,
-    violations, and an example.
+    name: the name of the violation. start: a position before every key. bite: the number of keys in a batch.
+    query: counts the violations in a batch. It returns the position (the last key; null after the last batch), the
+           number of violations, and an example.
     """
 
     name: str
@@ -79,8 +79,8 @@ CHECKS = (
               FROM bite) {_RESULT}
         """,
     ),
-    # Quotes have no index on their run. Those of a run are within the times of its pages. A run never gains quotes
-    # after its end, and may lose them to later corrections and to retention.
+    # Quotes have no index on their run, so search within the observation times of the run's pages. After its end, a run
+    # never gains quotes, but may lose quotes to later corrections and to retention.
     Check(
         "runs_with_too_many_quotes",
         "00000000-0000-0000-0000-000000000000",

@@ -1,4 +1,7 @@
-"""Run the checks in bites of at most a second. The database stores the position, so that any process continues."""
+"""Run the checks in batches of at most one second.
+
+The database stores the position, so that any process can continue.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from tasks.integrity.checks import CHECKS, Check
 log = structlog.get_logger()
 
 CHECK_SECONDS = 0.3
-"""Seconds after which a check takes no further bite, so that sweeps of the reconciler are not delayed."""
+"""Seconds after which a check starts no further batch, so that sweeps of the reconciler are not delayed."""
 
 BITE_TIMEOUT_MS = 1000
 
-# ON CONFLICT alone would wait for a bite of another process.
+# ON CONFLICT alone would wait while another process checks a batch.
 _ADD = text("""
     INSERT INTO integrity (name) SELECT :name WHERE NOT EXISTS (SELECT FROM integrity WHERE name = :name)
     ON CONFLICT DO NOTHING
@@ -47,7 +50,7 @@ _SKIP_RUN = text("""
 
 
 def verify_data(engine: Engine) -> None:
-    """Take a few bites of each check. A check that is complete starts again at the next call."""
+    """Check a few batches with each check. A complete check starts again at the next call."""
     for check in CHECKS:
         deadline = time.monotonic() + CHECK_SECONDS
         while _bite(engine, check) and time.monotonic() < deadline:
@@ -55,7 +58,7 @@ def verify_data(engine: Engine) -> None:
 
 
 def _bite(engine: Engine, check: Check) -> bool:
-    """Take one bite. Return whether the check has more. Return False if another process takes a bite."""
+    """Check one batch. Return whether the check has more batches, or False if another process is checking one."""
     with engine.begin() as connection:
         connection.execute(_ADD, {"name": check.name})
         taken = connection.execute(_TAKE, {"name": check.name}).one_or_none()
@@ -76,7 +79,7 @@ def _bite(engine: Engine, check: Check) -> bool:
 
 
 def _count(connection: Connection, check: Check, position: str) -> Row[Any] | None:
-    """Count the violations of a bite. Return None for a run with so many quotes that counting takes too long."""
+    """Count the violations in a batch. Return None for a run with so many quotes that counting takes too long."""
     try:
         with connection.begin_nested():
             connection.execute(text(f"SET LOCAL statement_timeout = {BITE_TIMEOUT_MS}"))

@@ -41,17 +41,17 @@ UNPROVEN = """
                                 AND stored.quote_currency = known.quote_currency
                            FROM listings AS stored WHERE stored.id = known.id), false)
 """
-"""Select the listings of a page that are not stored under their ids. Each is one look-up by its id."""
+"""Select the listings of a page that are not stored under their ids. Each listing takes one look-up by its id."""
 
 
 class ListingsLost(Exception):
-    """The database no longer has listings under the ids that it returned earlier: it was set back."""
+    """Some listings are no longer stored under the ids that the database returned: the database was set back."""
 
 
 class RowChanges(NamedTuple):
     """The rows of a page to write. Rows that are already stored with the same values are left out.
 
-    changed: rows whose values differ from the stored values. They correct only rows that were not fetched later.
+    changed: rows whose values differ from the stored values. They do not correct stored rows that were fetched later.
     """
 
     new: CopyRows
@@ -97,7 +97,7 @@ def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
     """Return the stored rows within the spans of these rows, or None if there are too many to compare.
 
     The column `has_more` is true if the stored row has a value in a column that these rows lack. The same statement
-    proves the listings of the rows, so that the proof costs no round trip. Raise ListingsLost if it fails.
+    verifies the ids of the page's listings, which saves a round trip. Raise ListingsLost if an id is wrong.
     """
     limit = 2 * len(rows) + 1000
     values = _values(rows)

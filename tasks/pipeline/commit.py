@@ -32,9 +32,9 @@ def commit_page(
     The whole transaction is retried after a transient error, and after the database's clock was set.
     deadline: the time after which no retry starts (monotonic seconds). Raise the errors of pass_fence and load_page.
 
-    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed, since no
-    other page has the version that is chosen here. Until Postgres ends the failed attempt, that attempt locks the
-    checkpoint's row. The fence of the next attempt waits for this lock.
+    If the connection breaks during COMMIT, the checkpoint's version shows whether the page was committed. No other page
+    has the version that is chosen here. Until Postgres ends the failed attempt, that attempt locks the checkpoint's
+    row. The fence of the next attempt waits for this lock.
     """
     version = next_version(lease.version)
 
@@ -54,7 +54,7 @@ def commit_page(
 
 
 def _fetched_before(now: datetime, page: Page, rows: CopyRows) -> tuple[Page, CopyRows]:
-    """Return a page and its rows, fetched at `now` at the latest. A later time would keep later corrections out."""
+    """Return a page and its rows with a fetch time of at most `now`. A later time would prevent later corrections."""
     if page.fetched_at <= now:
         return page, rows
     return replace(page, fetched_at=now), replace(rows, fetched_at=now)

@@ -26,7 +26,7 @@ MINUTES, SECONDS, MICROSECONDS = "%Y-%m-%d %H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m
 
 @dataclass(frozen=True)
 class KnownListings:
-    """What the ids of a page's listings stand for. keys: the key of each id within the source."""
+    """The listings of a page. keys: by the id of a listing, its key within the source."""
 
     source: str
     keys: Mapping[int, ListingKey]
@@ -39,7 +39,7 @@ class CopyRows:
     frame: the result of `arrange`.
     fetched_at, run: values of these columns in all rows.
     listings: the listings that the ids in `frame` must belong to. None for rows that are compared and never written.
-    ingested_at: value of this column in all rows. None: its default, the start of the transaction.
+    ingested_at: value of this column in all rows; None for the column's default, the start of the transaction.
     """
 
     frame: pl.DataFrame
@@ -67,7 +67,7 @@ class CopyRows:
 
     @cached_property
     def proof(self) -> Mapping[str, Any]:
-        """Return what the listings of the spans must be, for parameters of SQL: source, and the lists ids, currencies.
+        """Return the SQL parameters that verify the ids of the spans' listings: their source, ids and keys.
 
         Without known listings, return empty lists.
         """

@@ -90,7 +90,8 @@ _MOVE_LATEST = """
 class Counters:
     """Counts of a page's items. A constraint of `pages` requires `fetched` to be the sum of the next six.
 
-    superseded: quotes that differ from the stored quotes, which stay: they were fetched later, or the page only adds.
+    superseded: quotes that differ from the stored quotes without replacing them. The stored quotes were fetched later,
+                or the page may only add quotes.
     """
 
     fetched: int
@@ -105,10 +106,10 @@ class Counters:
 
 
 class Fence(NamedTuple):
-    """What a page's transaction learned at its fence.
+    """The times that a page's transaction read at its fence.
 
     time:        the service's time.
-    ingested_at: the time of ingestion of the page's quotes. None: the start of the transaction, as their default.
+    ingested_at: the time of ingestion of the page's quotes. None for the default, the start of the transaction.
     """
 
     time: datetime
@@ -126,7 +127,7 @@ class _Loaded(NamedTuple):
 def load_page(
     connection: Connection, lease: Lease, page: Page, normalized: NormalizedPage, rows: CopyRows, fence: Fence
 ) -> tuple[int, Counters]:
-    """Write a page in the transaction that passed its fence. Return the page's number in its run and partition.
+    """Write a page in the transaction that passed its fence. Return the page's number and counters.
 
     rows: the rows of the page's quotes. Quotes without a row count as unchanged. Raise the errors of `page.confirm`.
     """
@@ -197,9 +198,9 @@ def pass_fence(connection: Connection, lease: Lease, page: Page, next_version: i
         raise _reason_not_advanced(connection, lease, next_version)
     observe(connection.engine, Reading(passed.updated_at, passed.wall), asked_at)
     fence = Fence(passed.updated_at, passed.updated_at if passed.is_ahead else None)
-    # Lock the run until the commit, so that no other process ends or requeues it in between. Assistants take no lock.
-    # Ending or requeueing the run also ends their leases, and so waits for their pages. Many shared locks could delay
-    # the end of the run forever.
+    # Lock the run until the commit, so that no other process ends or requeues it before. Assistants take no lock: many
+    # shared locks could delay the end of the run forever. Ending or requeueing the run also ends the assistants'
+    # leases, and so waits for their pages.
     lock = "" if lease.claim.assists else "FOR SHARE"
     run = connection.execute(
         text(f"""
@@ -266,7 +267,7 @@ def _copy(connection: Connection, table: str, columns: Iterable[str], lines: byt
 def _save_rejects(connection: Connection, lease: Lease, digest: bytes, normalized: NormalizedPage) -> None:
     """Quarantine the first items of a body that the current mapping rejects. Release items that it no longer rejects.
 
-    An item after the last one that is known to be rejected stays as it is.
+    Items after `last_known_index` stay unchanged.
     """
     rejects = normalized.rejects
     connection.execute(
@@ -345,7 +346,7 @@ def _insert_page(
             "request": _json(page.request),
             "status": page.status,
             "fetched_at": page.fetched_at,
-            # The clock may have gone back since the fence.
+            # The database's clock may have gone back since the fence.
             "fence": fence.time,
             "digest": page.digest,
             "cursor": _json(page.cursor),

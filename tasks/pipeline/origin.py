@@ -59,7 +59,7 @@ def find_origin(
 ) -> Origin | None:
     """Return the origin of a quote.
 
-    Return None if no stored page has the quote: its body was deleted, or the current mapping reads it differently.
+    Return None if no stored page contains the quote: the body was deleted, or the current mapping reads it differently.
     """
     source = with_history(source)
     pages = connection.execute(
@@ -78,7 +78,7 @@ def find_origin(
 def find_item(
     source: Source, page: Page, key: ListingKey, observed_at: datetime, clock_skew: float
 ) -> tuple[int, Item] | None:
-    """Return a quote's item in a page, with its index; None if there is none. Of several items, the last one counts."""
+    """Return the index and the item of a quote in a page; None if there is none. Of several items, return the last."""
     latest = latest_observation(page, clock_skew)
     columns = parse_columns(source, page)
     validated = validate_columns(columns.frame, latest)

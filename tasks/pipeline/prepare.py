@@ -98,7 +98,8 @@ class PagePreparer:
             return NormalizedPage(mapping=self._mapping)
         # Replayed and backfilled pages have the fields of an earlier time, so differences are not drift.
         examine = self._watch.examine if self._claim.kind == "live" else self._watch.apply_waiting
-        # Pages of files are limited by their records. Replayed pages, which have no upstream, were accepted before.
+        # A page of a file is already limited by its number of records. Replayed pages, which have no upstream, were
+        # accepted before.
         max_items = self._settings.max_page_items if self._source.upstreams else None
         normalized = normalize_page(self._source, page, self._settings.clock_skew, examine, max_items=max_items)
         normalized.mapping = self._mapping
@@ -111,7 +112,7 @@ class PagePreparer:
     def rows(self, prepared: PreparedPage) -> CopyRows:
         """Resolve the listings of a prepared page to ids. Return its quotes as rows, without expired quotes.
 
-        Raise TransientError if the listings took too long.
+        Raise TransientError if resolving the listings took too long.
         """
         quotes, deadline = prepared.normalized.quotes, prepared.deadline
         listings = retry_transaction(lambda: self._listings.resolve(quotes.listings), deadline)

@@ -191,7 +191,7 @@ class Slice:
         try:
             yield lease
         except SoftTimeLimitExceeded:
-            raise  # Keep the lease, so that a poisoned run can name the page that killed its workers.
+            raise  # Keep the lease, so that the error of a poisoned run can name the page that killed its workers.
         except TerminalError as error:
             release_lease(self._engine, lease, done=True, failed=error)
             raise

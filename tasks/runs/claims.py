@@ -249,7 +249,7 @@ def extend_pause(connection: Connection, source: str, gap: timedelta, reason: st
 
 
 def _unless_cancelled(status: str) -> str:
-    """Return SQL assignments that set a run's status, or that cancel the run if this was requested meanwhile."""
+    """Return SQL assignments that set a run's status, or that cancel the run if a cancellation was requested."""
     return f"""status = CASE WHEN cancel_requested THEN 'cancelled' ELSE '{status}' END,
                finished_at = CASE WHEN cancel_requested THEN service_time() END"""
 
@@ -261,7 +261,7 @@ def _move(connection: Connection, hold: Hold, assignments: str, **values: Any) -
     )
     if result.rowcount == 0:
         raise ClaimLost(str(hold.run))
-    # This waits for the pages that assistants are committing. Later pages are rejected.
+    # This waits for the pages that assistants are committing. Their later pages are rejected.
     connection.execute(
         text("""
             UPDATE checkpoints SET lease_run = NULL, lease_expires = NULL

@@ -73,7 +73,7 @@ class Cancelled(Exception):
 
 
 def next_version(version: int) -> int:
-    """Return a version for a checkpoint's next page that no other page has, even one that the database lost."""
+    """Return a version for a checkpoint's next page that no other page has, not even a page that the database lost."""
     return version + 1 + secrets.randbelow(MAX_STEP)
 
 

@@ -31,7 +31,7 @@ POISONED_PAUSE = timedelta(days=1)
 
 
 def reconcile(engine: Engine, settings: Settings) -> bool:
-    """Settle every `running` run that has no worker, and publish every run that is due.
+    """Requeue, fail or cancel every `running` run that has no worker, and publish every run that is due.
 
     Return False if a database error prevented a step. The other steps run in any case.
     """
@@ -59,7 +59,7 @@ def _try_step(step: Callable[[Engine, Settings], None], engine: Engine, settings
 
 
 def _correct_clock(engine: Engine, settings: Settings) -> None:
-    """Let the service's clock continue if the database's clock went back, even while no worker or beat is running."""
+    """Correct the service's clock if the database's clock was set, even while no worker or beat is running."""
     check_clock(engine)
 
 
@@ -68,9 +68,10 @@ def _watch_history(engine: Engine, _: Settings) -> None:
 
 
 def _terminate_overdue_sessions(engine: Engine, settings: Settings) -> None:
-    """Terminate workers' sessions whose transaction takes more than twice TRANSACTION_TIMEOUT. They block others.
+    """Terminate workers' sessions whose transaction takes more than twice TRANSACTION_TIMEOUT.
 
-    Postgres does not apply transaction_timeout while a COPY waits for rows. A worker may freeze during a COPY.
+    They block other sessions. Postgres does not apply transaction_timeout while a COPY waits for rows. A
+    worker may freeze during a COPY.
     """
     with engine.begin() as connection:
         sessions = connection.execute(
@@ -94,10 +95,10 @@ def _terminate_overdue_sessions(engine: Engine, settings: Settings) -> None:
 
 
 def _settle_abandoned_runs(engine: Engine, settings: Settings) -> None:
-    """Settle `running` runs that have no valid lease, and whose worker has been silent for the length of a lease."""
+    """Requeue, fail or cancel `running` runs without a valid lease, and with no sign of their worker for LEASE."""
     with engine.begin() as connection:
         rows = connection.execute(
-            # Skip locked rows: a page of the run is being committed, or another reconciler settles the run.
+            # Skip locked rows: a page of the run is being committed, or another reconciler handles the run.
             text("""
                 SELECT id AS run, claims AS number, claim_token AS token, source, kind, attempts, cancel_requested
                   FROM runs

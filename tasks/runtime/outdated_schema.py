@@ -17,7 +17,7 @@ LOG_INTERVAL = 60.0
 
 
 class SchemaLog:
-    """A log of the states of the schema. clock: returns monotonic seconds."""
+    """The log of an outdated or newer schema. clock: returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -25,7 +25,7 @@ class SchemaLog:
         self._newer_logged = False
 
     def error(self, error: Exception) -> bool:
-        """Log an error that is due to an outdated schema, at most once in LOG_INTERVAL. Return whether it is one."""
+        """Log an error if an outdated schema caused it, at most once in LOG_INTERVAL. Return whether the schema did."""
         if not isinstance(error, SchemaBehind):
             return False
         if self._clock() >= self._quiet_until:
@@ -34,7 +34,7 @@ class SchemaLog:
         return True
 
     def revision(self, revision: str | None) -> None:
-        """Log a revision that is behind, at most once in LOG_INTERVAL, or one that is newer, once in a process."""
+        """Log an older revision at most once in LOG_INTERVAL, and a newer revision once per process."""
         if is_behind(revision):
             self.error(behind(revision))
         elif is_newer(revision) and not self._newer_logged:

@@ -3,10 +3,10 @@
 Every time that the service stores and compares comes from the SQL function `service_time()`: the database's clock plus
 the seconds that the table `clock` stores. These seconds are 0 until the database's clock goes back.
 
-A step back is noticed in two ways. A process that has read the clock before compares it with its own monotonic clock.
-A process that has not compares it with the newest time that is stored. Whoever notices a step raises the stored
-seconds, so that the service's clock continues where it was. It then runs at nine tenths of its speed until the
-database's clock has caught up.
+A process detects a step back in two ways. If it has read the service's clock before, it compares that clock with its
+own monotonic clock. It also compares the service's clock with the newest stored time. The process then raises the
+stored seconds, so that the service's clock continues where it was. The service's clock runs at nine tenths of its speed
+until the database's clock has caught up.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 TOLERANCE = 0.1
-"""Maximum seconds by which the clocks of two hosts may differ between two readings, apart from their speeds."""
+"""Maximum seconds by which two clocks may drift apart between two readings, in addition to MAX_SPEED_DIFFERENCE."""
 
 MAX_SPEED_DIFFERENCE = 0.001
-"""Maximum difference of the speeds of two clocks. NTP corrects a clock by at most half of this."""
+"""Maximum relative difference between the speeds of two clocks. NTP changes a clock's speed by at most half of this."""
 
 CATCH_UP_RATE = 0.1
-"""By this share, the service's clock is slower while it is ahead. The function clock_ahead uses the same number."""
+"""Share by which the service's clock runs slower while it is ahead. The SQL function clock_ahead uses the same
+number."""
 
 MARGIN = 10.0
-"""Seconds to add if only the stored times show a step, since the newest time of another process may not be stored."""
+"""Seconds to add if the stored times show a step, since another process may have read a newer time without storing
+it."""
 
 MIN_JUMP = 1.0
 """Minimum seconds by which the database's clock must jump ahead to end an earlier correction at once."""
@@ -70,7 +72,7 @@ class Reading(NamedTuple):
 
 
 class ClockStepped(Exception):
-    """The database's clock was set since its last reading. The transaction must be rolled back and tried again."""
+    """The database's clock was set since its last reading. The transaction must be rolled back and retried."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,15 @@ def observe(engine: Engine, reading: Reading, asked_at: float) -> float:
     jump = _jump(last, seen)
     if _deficit(last, seen) > 0 or (jump > MIN_JUMP and reading.ahead > 0):
         raise ClockStepped
-    # If the statement waited for a lock, the wait may hide a step. The last reading then shows it to the next one.
+    # If the statement waited for a lock, the wait may hide a step. Then keep the last reading, so that the next reading
+    # can show the step.
     if last is None or _behind(last, seen, at=seen.answered_at) == 0:
         _seen[engine] = seen
     return jump
 
 
 def with_steady_clock(engine: Engine, transaction: Callable[[], T]) -> T:
-    """Run a transaction that observes the clock. If the clock was set, correct the service's clock, and run it again.
+    """Run a transaction that observes the clock. If the clock was set, correct it and run the transaction again.
 
     transaction: a function that rolls back if it raises.
     """
@@ -134,7 +137,7 @@ def check_clock(engine: Engine) -> float:
 def correct_clock(engine: Engine) -> None:
     """Let the service's clock continue where it was before the database's clock was set.
 
-    Two processes may notice the same step. The second one finds the clock corrected, and changes nothing.
+    Two processes may detect the same step. The second process finds the clock already corrected, and changes nothing.
     """
     with engine.begin() as connection:
         lock_clock(connection)
@@ -182,7 +185,7 @@ def _save(connection: Connection, ahead: float) -> None:
 
 
 def _deficit(last: _Seen | None, now: _Seen) -> float:
-    """Return the seconds that the service's clock is behind what it must be at least, or 0."""
+    """Return the seconds by which the service's clock is behind its earliest possible time; 0 if it is not behind."""
     deficit = _behind(last, now, at=now.asked_at) if last else 0.0
     if now.reading.stored is not None and now.reading.stored > now.reading.time:
         deficit = max(deficit, (now.reading.stored - now.reading.time).total_seconds() + MARGIN)
@@ -190,7 +193,7 @@ def _deficit(last: _Seen | None, now: _Seen) -> float:
 
 
 def _behind(last: _Seen, now: _Seen, *, at: float) -> float:
-    """Return the seconds that a reading is behind the last one, if the clock was read at this monotonic time, or 0."""
+    """Return the seconds by which a reading made at this monotonic time is too early after the last reading, or 0."""
     elapsed = max(0.0, at - last.answered_at)
     slower = min(max(last.reading.ahead, now.reading.ahead), CATCH_UP_RATE * elapsed)
     behind = (last.reading.time - now.reading.time).total_seconds() + elapsed - slower
@@ -198,7 +201,7 @@ def _behind(last: _Seen, now: _Seen, *, at: float) -> float:
 
 
 def _jump(last: _Seen | None, now: _Seen) -> float:
-    """Return the seconds by which the database's clock is ahead of what it can be at most, or 0."""
+    """Return the seconds by which the database's clock is ahead of its latest possible time; 0 if it is not ahead."""
     if last is None:
         return 0.0
     elapsed = now.answered_at - last.asked_at

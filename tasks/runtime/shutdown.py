@@ -22,7 +22,7 @@ _process_stopping = False
 
 
 def is_stopping() -> bool:
-    """Return whether this worker, or this process alone, was told to stop."""
+    """Return whether this worker, or this process alone, received a signal to stop."""
     return _process_stopping or _WORKER_STOPPING[0] == 1
 
 

@@ -1,4 +1,4 @@
-"""Run a long job of the control worker in short parts, so that the tasks between them, such as sweeps, are not late."""
+"""Run a long job of the control worker in short parts, so that other tasks, such as sweeps, run between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class StepwiseJob:
         """Do one part of the job. Return the name of its next part, or None if there is nothing more to do.
 
         part: the name of the part that an earlier call returned; None to start the job, unless it is already under way.
-              A part that was done already is ignored. A part of a process that has ended starts the job again.
+              A part that is already done is ignored. If the process that returned the name has ended, the job starts
+              again.
         """
         is_under_way = self._steps is not None and self._clock() - self._worked_at < ABANDONED_AFTER
         if is_under_way and part != self._next_part:

@@ -1,10 +1,11 @@
-"""Compare the database with what is remembered of it, and begin a new history if it was set back.
+"""Compare the database with the remembered sweeps, and begin a new history if the database was set back.
 
-The database is set back if it no longer has commits that it acknowledged: after a failover to a standby that lagged
-behind, after a crash without synchronous commits, or after a restore. A failover that lost nothing looks the same.
+A set-back means that the database no longer has commits that it acknowledged. The cause is a failover to a standby that
+lagged behind, a crash without synchronous commits, or a restore. A failover without lost commits is treated as a
+set-back, too.
 
-Each sweep writes a random number into the database, and remembers it elsewhere. A history whose remembered number is
-missing lost that sweep, and everything after it.
+Each sweep writes a random number into the database, and remembers it elsewhere. If a remembered number is missing from
+its history, the database lost that sweep and all later commits.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ log = structlog.get_logger()
 MAX_STEP = 2**31
 
 MAX_SWEEPS = 240
-"""Numbers of sweeps that a history keeps: those of the last hour, with the default of SWEEP_EVERY."""
+"""Maximum number of sweeps that a history stores: those of the last hour, with the default of SWEEP_EVERY."""
 
-_LOCK = 7_274_652  # Any number that only this module uses.
+_LOCK = 7_274_652  # Any number that all processes share.
 
 _NEWEST = text("""
     SELECT number, token, system_identifier, timeline, sweeps FROM timelines ORDER BY number DESC LIMIT 1
@@ -55,10 +56,10 @@ def watch_history(engine: Engine) -> None:
 
 
 def report_lost_commits(engine: Engine, reason: str, known_history: UUID | None) -> None:
-    """Begin a new history because a worker missed commits. known_history: the newest history when it started.
+    """Begin a new history because a worker detected lost commits. known_history: the newest history at its start.
 
-    If a later history has begun, the set-back was reported already. Raise nothing: the worker continues in any case,
-    and the next sweep may notice the set-back, too.
+    If a later history has begun, the set-back was already reported. Only log a database error: the worker continues in
+    any case, and the next sweep may also detect the set-back.
     """
     try:
         _watch(engine, reason, known_history)
@@ -91,7 +92,7 @@ def _watch(engine: Engine, evidence: str | None = None, known_history: UUID | No
 def _find_set_back(
     history: Row[Any] | None, position: Position, remembered: Iterable[Sweep], tokens: set[str]
 ) -> str | None:
-    """Return how the database was set back, or None. tokens: those of all histories in the database."""
+    """Return how the database was set back, or None. tokens: the tokens of all histories in the database."""
     if any(sweep.token not in tokens for sweep in remembered):
         return "the database no longer has a history that it began earlier"
     if history is None:
@@ -100,7 +101,7 @@ def _find_set_back(
         return f"the database moved from system {history.system_identifier} to {position.system_identifier}"
     if _differ(history.timeline, position.timeline):
         return f"the database moved from timeline {history.timeline} to {position.timeline}, as in a failover"
-    # A sweep that is older than all kept ones proves nothing. It was remembered by a process that was frozen.
+    # A remembered sweep that is older than all stored sweeps proves nothing: its process was frozen for a long time.
     oldest = min(history.sweeps, default=0)
     numbers = [sweep.number for sweep in remembered if sweep.token == str(history.token)]
     if any(number > oldest and number not in history.sweeps for number in numbers):

@@ -1,4 +1,4 @@
-"""Remember the last sweep outside of the database: in this process and in Redis. Both may forget it at any time."""
+"""Remember the last sweep outside of the database: in this process and in Redis. Both may lose it at any time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.set_backs.position import Position
 
 
 class Sweep(NamedTuple):
-    """A committed sweep. token: the history that it belongs to. number: its number within that history."""
+    """A committed sweep. token: the token of its history. number: its number within that history."""
 
     token: str
     number: int
@@ -25,7 +25,7 @@ def recall_sweeps(position: Position) -> list[Sweep]:
     key = _key(position)
     sweeps = [in_process[key]] if key in in_process else []
     if stored := read_value(key):
-        with suppress(ValueError, TypeError):  # written by something else
+        with suppress(ValueError, TypeError):  # another program wrote it
             sweeps.append(Sweep(*json.loads(stored)))
     return sweeps
 

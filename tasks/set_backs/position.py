@@ -1,4 +1,4 @@
-"""Read where the database is: on which server, on which timeline, and up to which commit."""
+"""Read the position of the database: its server, its timeline, and the end of its write-ahead log."""
 
 from __future__ import annotations
 

@@ -33,13 +33,13 @@ def begin_repair(connection: Connection, reason: str) -> list[str]:
     values = {"detail": detail, "registered": list(SOURCES)}
     sources = list(connection.scalars(_BEGIN_SET_BACK, values))
     for source in sorted(sources):
-        # The lock of tasks/pipeline/revalidation.py. Without it, this could deadlock with a page.
+        # Take the lock of tasks/pipeline/revalidation.py. Without it, this transaction could deadlock with a page's.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), {"source": source})
         connection.execute(text("DELETE FROM validators WHERE source = :source"), {"source": source})
     return sources
 
 
 def end_repairs(connection: Connection) -> None:
-    """End the anomaly of each source that has completed a run since the set-back was noticed."""
+    """End the anomaly of each source that has completed a run since the set-back was detected."""
     for source in connection.scalars(_END_SET_BACK):
         log.info("anomaly_ended", source=source, kind="set_back")

@@ -70,7 +70,10 @@ class CircuitBreaker:
         self._trial: datetime | None = None
 
     def admit(self) -> None:
-        """Allow the next request. Raise TransientError if the breaker is open or another worker makes the trial."""
+        """Allow the next request.
+
+        Raise TransientError if the breaker is open or another worker makes the trial request.
+        """
         with self._engine.connect() as connection:
             row = connection.execute(_RESERVE_REQUEST, {"source": self._source, **self._intervals}).one()
         self._failures, self._trial = row.failures, row.probe

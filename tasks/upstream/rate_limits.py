@@ -105,7 +105,7 @@ def _script() -> Script:
 
 
 def _count_possible_calls(engine: Engine, source: Source) -> int:
-    """Return the maximum number of calls in the last minute: all calls that Postgres counted for that month."""
+    """Return an upper limit of the calls in the last minute: all calls that Postgres counted in its month."""
     with engine.connect() as connection:
         calls: int = connection.execute(
             text("""
