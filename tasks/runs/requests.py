@@ -143,8 +143,11 @@ def insert_run(
     for _ in range(INSERT_ATTEMPTS):
         if run := _insert(connection, request, origin, slot):
             return Requested(run, created=True)
-        if request.after_current and (successor := _find_or_insert_successor(connection, request, origin)):
-            return successor
+        if request.after_current:
+            # The run in progress is never an answer, so it is not looked up below.
+            if successor := _find_or_insert_successor(connection, request, origin):
+                return successor
+            continue
         existing = connection.execute(
             text("""
                 SELECT id, parameters, scheduled_for FROM runs
