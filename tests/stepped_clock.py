@@ -53,5 +53,4 @@ def stepped_postgres() -> Iterator[SteppedPostgres]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kasparro-clock-")))
         folder.chmod(0o755)  # The server may run as another user, and reads the offset.
         server = stack.enter_context(SteppedPostgres(folder, libraries[0]))
-        server.skip_fsync()
         yield server

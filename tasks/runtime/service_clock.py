@@ -44,7 +44,7 @@ MIN_JUMP = 1.0
 
 MAX_CORRECTIONS = 5
 
-CLOCK_LOCK = 7_274_652  # Any number that all processes share.
+CLOCK_LOCK = 7_274_653
 
 NEWEST_STORED_TIME = """
     (SELECT greatest((SELECT max(beaten_at) FROM heartbeats), (SELECT max(committed_at) FROM pages)))
@@ -188,7 +188,9 @@ def _deficit(last: _Seen | None, now: _Seen) -> float:
     """Return the seconds by which the service's clock is behind its earliest possible time; 0 if it is not behind."""
     deficit = _behind(last, now, at=now.asked_at) if last else 0.0
     if now.reading.stored is not None and now.reading.stored > now.reading.time:
-        deficit = max(deficit, (now.reading.stored - now.reading.time).total_seconds() + MARGIN)
+        # Only a process that has read the clock before knows how much time has passed since the newest stored time.
+        margin = 0.0 if last else MARGIN
+        deficit = max(deficit, (now.reading.stored - now.reading.time).total_seconds() + margin)
     return deficit
 
 

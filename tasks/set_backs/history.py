@@ -31,7 +31,7 @@ MAX_STEP = 2**31
 MAX_SWEEPS = 240
 """Maximum number of sweeps that a history stores: those of the last hour, with the default of SWEEP_EVERY."""
 
-_LOCK = 7_274_652  # Any number that all processes share.
+_LOCK = 7_274_654
 
 _NEWEST = text("""
     SELECT number, token, system_identifier, timeline, sweeps FROM timelines ORDER BY number DESC LIMIT 1

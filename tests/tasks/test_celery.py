@@ -21,7 +21,7 @@ def test_every_task_has_its_name_and_the_control_queue_is_the_default() -> None:
     names = {name for name in celery.tasks if name.startswith("kasparro.")}
     assert names == {
         f"kasparro.{name}"
-        for name in ("ingest", "assist", "reconcile", "retain", "judge", "rematch", "look_again", "canary")
+        for name in ("ingest", "assist", "reconcile", "retain", "judge", "verify", "rematch", "look_again", "canary")
     }
     assert celery.conf.task_default_queue == "control"
     assert celery.conf.beat_scheduler == "tasks.schedule:SlotScheduler"

@@ -69,7 +69,7 @@ def test_a_column_that_is_missing_anywhere_in_a_page_makes_the_run_wait(bench: B
 
 def test_a_missing_table_in_a_current_schema_fails_the_run(bench: Bench) -> None:
     run = bench.request(canned([item()]))
-    bench.rows("DROP TABLE pages")
+    bench.rows("DROP TABLE raw_bodies CASCADE")
     assert bench.slice(run)["error_code"] == "internal_error"
 
 

@@ -59,7 +59,7 @@ def test_accepting_the_clock_leaves_no_time_in_the_future_and_loses_no_correctio
         " scheduled_for = service_time() WHERE id = :id",
         id=waiting,
     )
-    bench.rows("UPDATE sources SET last_slot = service_time(), breaker_opened_at = service_time()")
+    bench.rows("UPDATE sources SET last_slot = service_time(), breaker_opened_at = service_time() - interval '5 s'")
     server.set_clock(0)
     assert load(bench, feed, "2") == (0, 1, 0)
     assert main([]) == 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
-from settings import get_settings
+from settings import Settings, get_settings
+from store.engine import make_engine
 from tasks.cli.decide_command import main
 from tasks.identity.decisions import decision_lock
 from tests.tasks.assets import add_uniswap_and_universe, assets, query, state
@@ -44,10 +45,12 @@ def test_the_command_reports_that_postgres_is_down(
 
 @pytest.mark.usefixtures("process_settings")
 def test_the_command_fails_if_another_decision_holds_the_lock(
-    engine: Engine, capsys: pytest.CaptureFixture[str]
+    settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with decision_lock(engine):
+    holder = make_engine(settings.database_url, "test")  # without timeouts, since the command waits longer than those
+    with decision_lock(holder):
         assert main(["merge", "universe", "uniswap", "--reason", "it is so"]) == 1
+    holder.dispose()
     assert capsys.readouterr().err == "Nothing was changed: Postgres reported lock_not_available (55P03).\n"
 
 

@@ -157,8 +157,9 @@ def test_a_page_is_not_written_under_an_id_that_no_longer_belongs_to_its_listing
     page = Page(b"[]", "", {}, FETCHED, {"next": 1})
     rows = run.rows(page)
     bench.rows(lost)
+    prepared = run.prepare(page)
     with pytest.raises(ListingsLost, match="1 listings of the page"):
-        commit_page(bench.engine, run.lease, page, run.prepare(page).normalized, rows, run.preparer.retry_deadline())
+        commit_page(bench.engine, run.lease, page, prepared.normalized, rows, prepared.deadline)
     assert [bench.one(f"SELECT count(*) FROM {table}") for table in ("quotes", "latest_quotes", "pages")] == [0, 0, 0]
     run.preparer.forget_listings()
     assert run.commit(bench, page)[1].inserted == 2
