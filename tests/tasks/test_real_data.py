@@ -35,7 +35,7 @@ def recorded(source: Source, recording: Path) -> Source:
 def bench(bench: Bench, database_url: str) -> Iterator[Bench]:
     """Yield a bench without a transaction timeout, because loading a whole list can take long on a busy machine."""
     engine = make_engine(database_url, "test")
-    yield replace(bench, engine=engine)
+    yield replace(bench, engine=engine, settings=replace(bench.settings, transaction_timeout=30.0))
     engine.dispose()
 
 
