@@ -10,7 +10,8 @@ from sqlalchemy import Engine, text
 
 from sources.contract import Page
 from tasks.pipeline.copy_rows import CopyRows
-from tasks.pipeline.load import AlreadyCommitted, Counters, load_page, pass_fence
+from tasks.pipeline.fence import AlreadyCommitted, pass_fence
+from tasks.pipeline.load import Counters, load_page
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease, next_version
 from tasks.runtime.retry import retry_transaction

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from sources.contract import TerminalError, TransientError
 from tasks.ingest import work_on
-from tasks.pipeline.load import pass_fence
+from tasks.pipeline.fence import pass_fence
 from tasks.runs.claims import Claim, ClaimLost, claim_run, complete_run, end_run, join_run, postpone_run, requeue_run
 from tasks.runs.leases import Lease, LeaseLost, take_lease
 from tasks.runs.pausing import pause_source

@@ -8,7 +8,7 @@ import pytest
 
 from sources.contract import TerminalError, TransientError
 from tasks.ingest import work_on
-from tasks.pipeline.load import pass_fence
+from tasks.pipeline.fence import pass_fence
 from tasks.runs.claims import Claim, claim_run
 from tasks.runs.leases import Cancelled, LeaseHeld, LeaseLost, PartitionDone, release_lease, take_lease
 from tasks.runs.requests import request_cancel

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from redis import Redis
 
-from tasks.pipeline.load import pass_fence
+from tasks.pipeline.fence import pass_fence
 from tasks.runs.claims import Claim, ClaimLost, claim_run
 from tasks.runs.leases import Lease, release_lease, take_lease
 from tasks.runs.reconciler import reconcile
