@@ -71,7 +71,7 @@ def choose_port(environ: Mapping[str, str], state: StateFolder, variable: str, d
     if not value:
         return state.port(variable.lower().removesuffix("_port"), default)
     if not value.isdigit() or not 0 < int(value) < 65536:
-        raise WrongEnvironment(f"{variable} is {value!r}. Expected a number from 1 to 65535.")
+        raise WrongEnvironment(f"{variable} is {value!r}. Expected a whole number from 1 to 65535.")
     if not is_port_free(int(value)):
         raise WrongEnvironment(f"{variable} is {value}, but that port is in use. Unset it, or choose another port.")
     return int(value)

@@ -108,7 +108,7 @@ def parse_history(page: Page) -> Iterator[Item]:
     """
     chart = read_json(page.body)
     if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):
-        raise TransientError("expected lists of prices, market caps and volumes", code="unexpected_body")
+        raise TransientError(f"expected an object with a list `prices`, got {str(chart)[:60]}", code="unexpected_body")
     caps, volumes = (dict(_pairs(chart.get(name))) for name in ("market_caps", "total_volumes"))
     for at, price in _pairs(chart["prices"]):
         if isinstance(at, int) and at % DAY_MS:

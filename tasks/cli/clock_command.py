@@ -103,7 +103,10 @@ def accept_clock(engine: Engine) -> float:
             {"name": application_name(WORKER)},
         )
         if workers:
-            raise WorkersRunning(f"{workers} database sessions of workers, control or beat are open. Stop them first.")
+            raise WorkersRunning(
+                f"Workers, control or beat are still connected to Postgres (database sessions: {workers}). "
+                "Stop these processes first."
+            )
         wall, ahead = _read(connection)
         connection.execute(text("DELETE FROM clock"))
         values = {"wall": wall, "ahead": ahead}

@@ -43,7 +43,7 @@ def _check_is_undoable(
     connection: Connection, change: uuid.UUID, rows: Sequence[Row[Any]], followers: Sequence[Row[Any]]
 ) -> None:
     if not rows:
-        raise DecisionRefused("unknown_change", f"There is no change {change}.")
+        raise DecisionRefused("unknown_change", f"There is no change {change}. `GET /decisions` lists the changes.")
     if later := [row for row in rows if not row.is_current]:
         raise DecisionRefused(
             "conflict", f"The listing {describe_listing(later[0])} was decided again later; undo that change first."

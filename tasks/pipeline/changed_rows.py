@@ -125,7 +125,7 @@ def _read_stored(connection: Connection, rows: CopyRows) -> pl.DataFrame | None:
         null_values="\\N",
     )
     if lost := stored["observed_at"].null_count():
-        raise ListingsLost(f"{lost} listings of the page are not stored under the ids that the database returned")
+        raise ListingsLost(f"listings of the page that are not stored under the ids that the database returned: {lost}")
     if len(stored) == limit:
         return None
     return stored.with_columns(

@@ -139,4 +139,9 @@ class PagePreparer:
     def check_time(self, deadline: float) -> None:
         """Raise TransientError if a transaction that starts now could end after the lease. deadline: for retries."""
         if time.monotonic() > deadline + self._settings.transaction_timeout:
-            raise TransientError("the earlier transactions of the page took too long", code="database_unavailable")
+            limit = 1.5 * self._settings.transaction_timeout
+            raise TransientError(
+                f"the page was not loaded: its first transactions took more than {limit:g} s; "
+                "the run fetches the page again later",
+                code="database_unavailable",
+            )

@@ -191,7 +191,7 @@ def complete_run(engine: Engine, claim: Claim) -> str:
         ).one()
         if outcome.fetched and outcome.rejected == outcome.fetched:
             raise TerminalError(
-                f"All {outcome.fetched} fetched items were rejected; see /runs/{claim.run}/rejects. "
+                f"Every fetched item was rejected ({outcome.fetched}); see /runs/{claim.run}/rejects. "
                 f"The first of them: {_first_rejects(connection, claim)}",
                 code="nothing_loaded",
             )

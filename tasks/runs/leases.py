@@ -146,7 +146,8 @@ def release_lease(
 ) -> None:
     """Release the lease of a partition.
 
-    done:   whether the run has finished the partition. If so, raise LeaseLost if the checkpoint has changed.
+    done:   whether the run has finished the partition. If so, raise LeaseLost if the checkpoint changed since the
+            slice read it.
     failed: the error that prevented reading the partition. Without `done`, the run retries it after its other
             partitions.
     """

@@ -64,7 +64,7 @@ EVENTS: Mapping[str, str] = {
     "slice_timed_out": "A page took longer than `TASK_SOFT_LIMIT`. The attempt counts.",
     "slot_dropped": "A slot got no run, because the source has an unfinished live run.",
     "slot_failed": "Beat could not request the run of one source. It retries within 5 seconds.",
-    "slot_repeated": "A slot already had its run, because another beat requested it or a wrong clock was accepted.",
+    "slot_repeated": "A slot already had its run: another beat requested it, or `clock --accept` made it due again.",
     "slot_requested": "Beat requested the run of a slot.",
     "slots_check_failed": "Beat could not request any run. It retries within 5 seconds.",
     "slots_skipped": "`count` missed slots got no run, because of the source's catch-up policy.",

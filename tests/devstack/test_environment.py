@@ -63,7 +63,7 @@ def test_an_unknown_upstream_is_refused_with_the_allowed_values() -> None:
 
 @pytest.mark.parametrize("value", ["0", "65536", "http", "-1"])
 def test_an_invalid_port_is_refused(tmp_path: Path, value: str) -> None:
-    with pytest.raises(WrongEnvironment, match=r"WEB_PORT is .*Expected a number from 1 to 65535"):
+    with pytest.raises(WrongEnvironment, match=r"WEB_PORT is .*Expected a whole number from 1 to 65535"):
         choose_port({"WEB_PORT": value}, StateFolder(tmp_path), "WEB_PORT", 8000)
 
 

@@ -88,6 +88,8 @@ def test_each_time_is_corrected_or_comes_from_an_upstream(bench: Bench) -> None:
 def test_a_clock_is_not_accepted_while_workers_are_connected(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(psycopg2.connect(bench.settings.database_url, application_name="kasparro-worker")):
         assert main(["--accept"]) == 1
-    assert capsys.readouterr().err == "1 database sessions of workers, control or beat are open. Stop them first.\n"
+    assert capsys.readouterr().err == (
+        "Workers, control or beat are still connected to Postgres (database sessions: 1). Stop these processes first.\n"
+    )
     assert main([]) == 0
     assert "is 0.0 s ahead.\n" in capsys.readouterr().out

@@ -103,7 +103,7 @@ def test_a_run_whose_items_were_all_rejected_cannot_succeed(bench: Bench) -> Non
     with pytest.raises(TerminalError) as error:
         complete_run(bench.engine, claim)
     assert error.value.code == "nothing_loaded"
-    beginning = f"All 2 fetched items were rejected; see /runs/{run}/rejects. The first of them: "
+    beginning = f"Every fetched item was rejected (2); see /runs/{run}/rejects. The first of them: "
     first, second = error.value.detail.removeprefix(beginning).split("; ")
     assert first.startswith('{"source_asset_id": "coin-0", ')
     assert first.endswith(""""price": "much"} (expected a number, got 'much')""")

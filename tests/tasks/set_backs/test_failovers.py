@@ -85,7 +85,7 @@ def assert_reported_once(logs: Any, service: Service, sources: list[str]) -> Non
 
 
 @pytest.mark.parametrize("full_refresh", [False, True])
-def test_lost_listings_are_added_again_before_their_page(service: Service, full_refresh: bool) -> None:
+def test_lost_listings_are_added_again_before_their_page_is_loaded(service: Service, full_refresh: bool) -> None:
     pages, others = [page(0), page(500), page(1000)], [page(2000)]
     position: list[str] = []
 
