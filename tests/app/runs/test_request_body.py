@@ -62,7 +62,7 @@ def test_the_error_names_a_parameter_of_another_kind_of_run(
     [
         ({"assets": []}, "assets", "between 1 and 100"),
         ({"assets": ["nothing"]}, "assets", "lists no asset 'nothing'"),
-        ({"observed_from": "2999-01-01T00:00:00Z"}, "observed_from", "before observed_to, or now"),
+        ({"observed_from": "2999-01-01T00:00:00Z"}, "observed_from", "in the past and before observed_to"),
         ({"observed_to": "2025-01-01T00:00:00Z"}, "observed_from", "before observed_to"),
         ({"observed_from": "0001-01-01T00:00:00Z"}, "observed_from", "or later"),
         ({"existing": "always"}, "existing", "expected one of skip, retry, repeat"),

@@ -164,7 +164,7 @@ def test_millions_of_compressed_empty_objects_are_refused_before_they_are_parsed
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2_000_000
+    assert peak < 20_000_000  # of 60 MB, with what the test server sends
 
 
 @pytest.mark.parametrize("times", [1, 2])
