@@ -105,7 +105,7 @@ def test_lost_listings_are_added_again_before_their_page_is_loaded(service: Serv
     with capture_logs() as logs:
         service.work(run)
         service.sweep()
-    assert [log["reason"][:3] for log in logs if log["event"] == "listings_lost"] == [f"{COINS} "]
+    assert [log["reason"].rpartition(": ")[2] for log in logs if log["event"] == "listings_lost"] == [f"{COINS}"]
     assert service.bench.run(run)["status"] == "succeeded"
     service.assert_equal({"canned": pages, "other": others})
     assert_reported_once(logs, service, ["canned", "other"])
