@@ -90,7 +90,8 @@ class ReplayParameters:
         """Return the JSON for the run's row, without the fields that have their default."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         selected = {name: value for name, value in values.items() if value not in (None, False)}
-        return json.loads(json.dumps(selected, default=_as_json))  # type: ignore[no-any-return]  # an object
+        stored: dict[str, Any] = json.loads(json.dumps(selected, default=_as_json))
+        return stored
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
