@@ -25,6 +25,7 @@ COUNTER_WORDS = {
     "superseded": "superseded",
     "deduplicated": "duplicate",
     "rejected": "rejected",
+    "left_out": "left out",
 }
 
 Run = dict[str, Any]

@@ -5,6 +5,7 @@ To write a source, import everything from this package. sources/contract.py expl
 
 from sources.contract import (
     BLANK,
+    LEFT_OUT,
     CatchUp,
     Columns,
     Cursor,
@@ -30,6 +31,7 @@ from sources.http.json_body import json_list, read_json
 
 __all__ = [
     "BLANK",
+    "LEFT_OUT",
     "SUFFIXES",
     "CatchUp",
     "Columns",

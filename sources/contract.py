@@ -19,6 +19,7 @@ from sources.errors import Reject as Reject
 from sources.errors import TerminalError as TerminalError
 from sources.errors import TransientError as TransientError
 from sources.pages import BLANK as BLANK
+from sources.pages import LEFT_OUT as LEFT_OUT
 from sources.pages import Columns as Columns
 from sources.pages import Cursor as Cursor
 from sources.pages import Http as Http
@@ -123,7 +124,8 @@ class Source:
     parse: Callable[[Page], Iterable[Item]]
     """Return the items of a page's body, one for each quote.
 
-    Include a Reject for an unreadable item, and BLANK for an empty row. Raise TransientError for a wrong body, such as
+    Include a Reject for an unreadable item, BLANK for an empty row, and LEFT_OUT for each item that is no quote of this
+    source. So every item of the body is counted. Raise TransientError for a wrong body, such as
     an error page with status 200. An empty list would count as a success.
     """
 

@@ -21,6 +21,10 @@ Cursor = Mapping[str, Any]
 BLANK: Final = object()
 """The item that `parse` yields for an empty row. It is counted as blank, and neither loaded nor rejected."""
 
+LEFT_OUT: Final = object()
+"""The item that `parse` yields for an item of the body that is no quote of the source, such as the price of an hour in
+a source of daily prices. It is counted as left out, and neither loaded nor rejected."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -176,3 +180,6 @@ class Columns:
 
     items_without_row: Mapping[int, Item] = field(default_factory=dict)
     """The items without a row in the frame, by index."""
+
+    left_out: int = 0
+    """The number of items that were left out. `fetched` does not include them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,15 +14,15 @@ from app.sources.waiting_records import WAITING_RECORDS, waiting_records
 from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.problems import Code, Problem, quoted
-from store.tables import RUN_KINDS, RUN_STATUSES, PageRow, RunRow
+from store.tables import OUTCOMES, RUN_KINDS, RUN_STATUSES, PageRow, RunRow
 
-COUNTERS = ("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected", "blank", "bytes")
+COUNTERS = ("fetched", *OUTCOMES, "blank", "conflicting", "bytes")
 
 
 class CountersSchema(Schema):
     """Counts of items by outcome.
 
-    fetched = inserted + updated + unchanged + superseded + deduplicated + rejected, always.
+    fetched = inserted + updated + unchanged + superseded + deduplicated + rejected + left_out, always.
     """
 
     pages = fields.Integer(metadata={"description": "Committed pages."})
@@ -39,8 +40,33 @@ class CountersSchema(Schema):
     )
     deduplicated = fields.Integer(metadata={"description": "Duplicate items within one page."})
     rejected = fields.Integer(metadata={"description": "Items that could not become a quote."})
+    left_out = fields.Integer(
+        metadata={"description": "Items that the source does not load, such as hourly prices in a daily backfill."}
+    )
     blank = fields.Integer(metadata={"description": "Empty rows; they do not count as items."})
+    conflicting = fields.Integer(
+        metadata={
+            "description": "Items, counted above, whose values differ from another item of the run with the same "
+            "listing and time. The later item is used."
+        }
+    )
     bytes = fields.Integer(metadata={"description": "Size of the received bodies, in bytes."})
+
+
+class ConflictSchema(Schema):
+    """Two items of a run with the same listing and time, but other values."""
+
+    source_asset_id = fields.String()
+    quote_currency = fields.String()
+    observed_at = Instant()
+    values = fields.Dict(
+        keys=fields.String(),
+        values=fields.List(fields.String(allow_none=True)),
+        metadata={
+            "description": "By field, the earlier and the later value. The later value is used.",
+            "examples": [{"price": ["61500", "62000"]}],
+        },
+    )
 
 
 class ErrorSchema(Schema):
@@ -102,13 +128,32 @@ class RunResponse(Envelope, RunSchema):
         metadata={"description": "Anomalies of the run. A live run is checked within seconds of its end."},
     )
     waiting_records = WAITING_RECORDS
+    first_conflict = fields.Nested(
+        ConflictSchema, allow_none=True, metadata={"description": "The first conflict; null without conflicts."}
+    )
 
 
 def run_response(connection: Connection, run: str) -> dict[str, Any]:
     """Return the members of RunResponse. Raise a Problem if there is no such run."""
     row = find_run(connection, run)
     waiting = waiting_records(connection, [row.id]).get(row.source, [])
-    return {**dump_run(row), "anomalies": run_anomalies(connection, [row.id]), "waiting_records": waiting}
+    return {
+        **dump_run(row),
+        "anomalies": run_anomalies(connection, [row.id]),
+        "waiting_records": waiting,
+        "first_conflict": _first_conflict(connection, row.id) if row.conflicting else None,
+    }
+
+
+def _first_conflict(connection: Connection, run: UUID) -> dict[str, Any] | None:
+    first = select(PageRow.conflict).where(PageRow.run == run, PageRow.conflict.is_not(None))
+    conflict = connection.scalar(first.order_by(PageRow.committed_at, PageRow.partition, PageRow.seq).limit(1))
+    if conflict is None:
+        return None
+    shown: dict[str, Any] = ConflictSchema().dump(
+        {**conflict, "observed_at": datetime.fromisoformat(conflict["observed_at"])}
+    )
+    return shown
 
 
 def with_counters(runs: Select[Any]) -> Select[Any]:

@@ -19,7 +19,7 @@ from app.status.health import oldest_queued_age, read_heartbeats
 from app.web.arguments import Resource
 from app.web.context import context, read_connection
 from app.web.envelope import route
-from store.tables import PageRow, SourceRow
+from store.tables import OUTCOMES, PageRow, SourceRow
 from tasks.upstream.circuit_breaker import read_breakers
 
 log = structlog.get_logger(__name__)
@@ -99,17 +99,16 @@ def _runs(connection: Connection) -> Iterator[Metric]:
 
 
 def _pages_and_rows(connection: Connection) -> Iterator[Metric]:
-    outcomes = ("inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected")
     rows = CounterMetricFamily(
         "kasparro_rows",
-        "Items by outcome: inserted, updated, unchanged, superseded, deduplicated or rejected.",
+        "Items by outcome: inserted, updated, unchanged, superseded, deduplicated, rejected or left_out.",
         labels=("source", "outcome"),
     )
     pages = CounterMetricFamily("kasparro_pages", "Committed pages.", labels=("source",))
-    sums = [func.sum(PageRow.__table__.c[outcome]).label(outcome) for outcome in outcomes]
+    sums = [func.sum(PageRow.__table__.c[outcome]).label(outcome) for outcome in OUTCOMES]
     for row in connection.execute(select(PageRow.source, func.count().label("pages"), *sums).group_by(PageRow.source)):
         pages.add_metric([row.source], row.pages)
-        for outcome in outcomes:
+        for outcome in OUTCOMES:
             rows.add_metric([row.source, outcome], row._mapping[outcome])
     yield from (pages, rows)
 

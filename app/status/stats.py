@@ -18,14 +18,12 @@ from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.row_estimates import RowEstimate
 from sources.registry import SOURCES
-from store.tables import RUN_STATUSES, IntegrityRow, PageRow, QuoteRow, RunRow, SourceRow
+from store.tables import OUTCOMES, RUN_STATUSES, IntegrityRow, PageRow, QuoteRow, RunRow, SourceRow
 
 ALL_QUOTES = RowEstimate(select(QuoteRow.listing_id))
 
 MAX_MEASURED_RUNS = 100
 """Number of a source's last finished runs that the durations cover."""
-
-OUTCOMES = ("inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected")
 
 blueprint = Resource("stats", __name__, url_prefix="/stats", description="Counters, run statuses and durations.")
 
@@ -33,7 +31,7 @@ blueprint = Resource("stats", __name__, url_prefix="/stats", description="Counte
 class ConservationSchema(Schema):
     """Whether every item has an outcome.
 
-    fetched = inserted + updated + unchanged + superseded + deduplicated + rejected.
+    fetched = inserted + updated + unchanged + superseded + deduplicated + rejected + left_out.
     """
 
     fetched = fields.Integer(metadata={"description": "Number of items read."})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from store.tables.base import Base
 from store.tables.drift import DRIFT_KINDS, AnomalyRow, DriftChangeRow, ProfileRow
 from store.tables.identity import SYMBOL_KEY, AssetRow, CandidateRow, DecisionRow, ListingRow, upper_case
-from store.tables.pages import REJECT_STATES, PageRow, RawBodyRow, RejectRow, ValidatorRow
+from store.tables.pages import OUTCOMES, REJECT_STATES, PageRow, RawBodyRow, RejectRow, ValidatorRow
 from store.tables.quotes import LatestQuoteRow, QuoteRow, RevisionRow
 from store.tables.runs import (
     RUN_KINDS,
@@ -27,6 +27,7 @@ from store.tables.runs import (
 
 __all__ = [
     "DRIFT_KINDS",
+    "OUTCOMES",
     "REJECT_STATES",
     "RUN_KINDS",
     "RUN_STATUSES",

@@ -17,6 +17,10 @@ REJECT_STATES = (
 )
 
 
+# Each item of a page has one of these outcomes. Each is a column of `pages`.
+OUTCOMES = ("inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected", "left_out")
+
+
 class ValidatorRow(Base):
     """The validators of an upstream's last response to a request, for conditional requests.
 
@@ -58,9 +62,7 @@ class PageRow(Base):
     __tablename__ = "pages"
     __table_args__ = (
         ForeignKeyConstraint(["source", "body_digest"], ["raw_bodies.source", "raw_bodies.digest"]),
-        CheckConstraint(
-            "fetched = inserted + updated + unchanged + superseded + deduplicated + rejected", name="conservation"
-        ),
+        CheckConstraint(f"fetched = {' + '.join(OUTCOMES)}", name="conservation"),
         Index(None, "source", "body_digest", "fetched_at"),
         Index(None, "source", "committed_at"),
         Index(None, "committed_at"),
@@ -84,13 +86,21 @@ class PageRow(Base):
     superseded: Mapped[int] = mapped_column(server_default="0")
     deduplicated: Mapped[int]
     rejected: Mapped[int]
+    # Items that the source's `parse` leaves out.
+    left_out: Mapped[int] = mapped_column(server_default="0")
     blank: Mapped[int]
+    # Items, counted above, whose values differ from another item of the run with the same listing and time; and the
+    # first of them: {"source_asset_id", "quote_currency", "observed_at", "values": {field: [earlier, later]}}.
+    conflicting: Mapped[int] = mapped_column(server_default="0")
+    conflict: Mapped[dict[str, Any] | None]
+    # Values that were dropped without their quote: [{"field", "code", "count", "detail", "item"}, …].
+    dropped: Mapped[list[Any] | None]
     # The column is named `bytes`. An attribute of that name would hide the type that other columns use.
     bytes_: Mapped[int] = mapped_column("bytes", BigInteger)
     # The earliest and the latest time of the page's quotes; null without quotes.
     observed_from: Mapped[datetime | None]
     observed_until: Mapped[datetime | None]
-    # The listings of the page's quotes; null if there are too many (tasks/pipeline/load.py).
+    # The listings of the page's quotes; null if there are too many (tasks/pipeline/page_row.py).
     listings: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
     # Number of the page's quotes that have a value, by field.
     filled: Mapped[dict[str, Any] | None]

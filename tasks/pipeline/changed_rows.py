@@ -1,13 +1,11 @@
 """Find the rows of a page that are new, and the rows that differ from the stored rows.
 
 The stored rows are read as text and compared here, because Postgres reads a row four times as fast as it writes one.
-Different texts can be equal numbers, such as 1e-7 and 0.0000001. Such texts are compared as numbers.
 """
 
 from __future__ import annotations
 
 import io
-from decimal import Decimal
 from typing import NamedTuple, cast
 
 import polars as pl
@@ -16,14 +14,12 @@ from sqlalchemy import Connection
 
 from sources.record import VALUE_FIELDS
 from tasks.pipeline.copy_rows import CopyRows
+from tasks.pipeline.numbers_in_text import differ
 
 KEY = ["listing_id", "observed_at"]
 
 STORED = " stored"
 """Suffix of the columns of stored rows in a join."""
-
-EXACT_DIGITS = 15
-"""Two different numbers of at most this many decimal digits are two different floats."""
 
 SPANS = """
     SELECT stored.* FROM unnest(CAST(%(listings)s AS int[]), CAST(%(since)s AS timestamptz[]),
@@ -74,19 +70,8 @@ def find_changes(connection: Connection, rows: CopyRows) -> RowChanges:
     for name in _values(rows):
         differs = ~(is_new | is_changed) & joined[name].ne_missing(joined[f"{name}{STORED}"])
         pairs = joined.filter(differs).select(pl.col(name).alias("new"), pl.col(f"{name}{STORED}").alias("stored"))
-        is_changed = is_changed.scatter(differs.arg_true().filter(_differ(pairs)), True)
+        is_changed = is_changed.scatter(differs.arg_true().filter(differ(pairs)), True)
     return RowChanges(rows.where(is_new), rows.where(is_changed))
-
-
-def _differ(pairs: pl.DataFrame) -> pl.Series:
-    """Return, for each pair of the texts `new` and `stored`, whether the two numbers differ."""
-    differ, is_long = pairs.select(
-        pl.col("new").cast(pl.Float64).ne_missing(pl.col("stored").cast(pl.Float64)).alias("differ"),
-        pl.all_horizontal(pl.all().is_not_null())
-        & pl.any_horizontal(pl.all().str.strip_chars_start("0.").str.len_bytes() > EXACT_DIGITS),
-    )
-    exact = [Decimal(new) != Decimal(stored) for new, stored in pairs.filter(is_long).iter_rows()]
-    return differ.scatter(is_long.arg_true(), exact)
 
 
 def _values(rows: CopyRows) -> list[str]:

@@ -11,8 +11,9 @@ from sqlalchemy import Engine, text
 from sources.contract import Page
 from tasks.pipeline.copy_rows import CopyRows
 from tasks.pipeline.fence import AlreadyCommitted, pass_fence
-from tasks.pipeline.load import Counters, load_page
+from tasks.pipeline.load import load_page
 from tasks.pipeline.normalize import NormalizedPage
+from tasks.pipeline.page_row import Counters
 from tasks.runs.leases import Lease, next_version
 from tasks.runtime.retry import retry_transaction
 from tasks.runtime.service_clock import with_steady_clock

@@ -9,31 +9,30 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple, cast
 
 import psycopg2.extensions
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from sources.contract import Page
 from sources.record import VALUE_FIELDS
 from tasks.archive.raw_bodies import save_body, start_saving
 from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
+from tasks.pipeline.conflicts import Conflict, Conflicts
 from tasks.pipeline.copy_rows import CopyRows
 from tasks.pipeline.fence import Fence
 from tasks.pipeline.normalize import NormalizedPage
+from tasks.pipeline.page_row import Counters, insert_page
 from tasks.pipeline.revalidation import save_validator
 from tasks.runs.leases import Lease
 from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
 
 log = structlog.get_logger()
-
-MAX_LISTINGS_PER_PAGE = 50
-"""A page's row stores the page's listings if there are at most this many. The API uses them to find a run's quotes
-(app/quotes/run_bounds.py)."""
 
 MAX_QUOTED_CHARS = 200
 """The maximum characters of a rejected item in the log."""
@@ -49,7 +48,9 @@ _CREATE_STAGED = f"""
 # Rows are written in the order of their key, so that two writers of the same keys cannot deadlock.
 _LOAD_STAGED = f"""
     WITH differing AS MATERIALIZED (
-        SELECT s.*, stored.listing_id IS NULL AS is_new
+        SELECT s.*, stored.listing_id IS NULL AS is_new,
+               CASE WHEN stored.run = %(run)s THEN ARRAY[{", ".join(f"stored.{name}::text" for name in VALUE_FIELDS)}]
+               END AS own_values
           FROM staged_quotes AS s LEFT JOIN ({SPANS}) AS stored USING (listing_id, observed_at)
          WHERE stored.listing_id IS NULL
             OR ({", ".join(f"stored.{name}" for name in VALUE_FIELDS)})
@@ -69,7 +70,11 @@ _LOAD_STAGED = f"""
            AND q.fetched_at <= %(fetched_at)s AND %(corrects)s
         RETURNING 1)
     SELECT (SELECT count(*) FROM added) AS inserted, (SELECT count(*) FROM corrected) AS updated,
-           (SELECT count(*) FROM differing WHERE NOT is_new) - (SELECT count(*) FROM corrected) AS superseded
+           (SELECT count(*) FROM differing WHERE NOT is_new) - (SELECT count(*) FROM corrected) AS superseded,
+           (SELECT count(own_values) FROM differing) AS conflicting,
+           (SELECT jsonb_build_object('listing', listing_id, 'observed_at', observed_at, 'stored', own_values,
+                                      'new', ARRAY[{", ".join(f"{name}::text" for name in VALUE_FIELDS)}])
+              FROM differing WHERE own_values IS NOT NULL LIMIT 1) AS conflict
 """
 
 _MOVE_LATEST = """
@@ -84,31 +89,18 @@ _MOVE_LATEST = """
 """
 
 
-@dataclass(frozen=True)
-class Counters:
-    """Counts of a page's items. A constraint of `pages` requires `fetched` to be the sum of the next six.
-
-    superseded: quotes that differ from the stored quotes without replacing them. The stored quotes were fetched later,
-                or the page may only add quotes.
-    """
-
-    fetched: int
-    inserted: int
-    updated: int
-    unchanged: int
-    superseded: int
-    deduplicated: int
-    rejected: int
-    blank: int
-    bytes: int
-
-
 class _Loaded(NamedTuple):
-    """Numbers of a page's quotes by outcome."""
+    """Numbers of a page's quotes by outcome, and its conflicts with earlier pages of the run."""
 
     inserted: int = 0
     updated: int = 0
     superseded: int = 0
+    conflicts: Conflicts = Conflicts()
+
+    @property
+    def changes(self) -> int:
+        """Return the number of quotes that are not unchanged."""
+        return self.inserted + self.updated + self.superseded
 
 
 def load_page(
@@ -121,25 +113,33 @@ def load_page(
     pending_body = start_saving(connection, lease.claim.source, page)
     loaded = _load_quotes(connection, rows, fence, corrects=page.corrects) if len(rows) else _Loaded()
     reach("after_merge")
+    conflicts = normalized.quotes.conflicts + loaded.conflicts
     counters = Counters(
-        **loaded._asdict(),
         fetched=normalized.fetched,
-        unchanged=len(normalized.quotes) - sum(loaded),
+        inserted=loaded.inserted,
+        updated=loaded.updated,
+        unchanged=len(normalized.quotes) - loaded.changes,
+        superseded=loaded.superseded,
         deduplicated=normalized.deduplicated,
         rejected=normalized.rejected,
+        left_out=normalized.left_out,
         blank=normalized.blank,
+        conflicting=conflicts.count,
         bytes=0 if page.status == 304 else len(page.body),
     )
     if pending_body:
         save_body(connection, lease.claim.source, page, pending_body)
     if normalized.rejected > len(normalized.rejects):
         _log_unkept_rejects(lease, normalized)
+    if conflicts.first:
+        first = conflicts.first.as_json()
+        log.warning("items_conflicting", partition=lease.partition, conflicting=conflicts.count, first=first)
     if not page.unchanged:
         _save_rejects(connection, lease, page.digest, normalized)
     if normalized.drift.findings:
         save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=loaded.updated > 0)
-    seq = _insert_page(connection, lease, page, counters, rows, fence)
+    seq = insert_page(connection, lease, page, counters, conflicts, rows, fence)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()
@@ -163,10 +163,28 @@ def _load_quotes(connection: Connection, rows: CopyRows, fence: Fence, *, correc
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
         times = {"fetched_at": rows.fetched_at, "ingested_at": fence.ingested_at}
         values = {**changed.spans, **times, "run": rows.run, "corrects": corrects}
-        staged = _Loaded(*connection.exec_driver_sql(_LOAD_STAGED, values).one())
-        loaded = staged._replace(inserted=len(new) + staged.inserted)
+        staged = connection.exec_driver_sql(_LOAD_STAGED, values).one()
+        loaded = _Loaded(
+            len(new) + staged.inserted, staged.updated, staged.superseded, _conflicts_with_stored(staged, rows)
+        )
     connection.execute(text(_MOVE_LATEST), rows.spans)
     return loaded
+
+
+def _conflicts_with_stored(staged: Row[Any], rows: CopyRows) -> Conflicts:
+    """Return the conflicts with rows that earlier pages of the same run stored."""
+    if not staged.conflicting:
+        return Conflicts()
+    assert rows.listings
+    pairs = zip(VALUE_FIELDS, staged.conflict["stored"], staged.conflict["new"], strict=True)
+    return Conflicts(
+        staged.conflicting,
+        Conflict(
+            rows.listings.keys[staged.conflict["listing"]],
+            datetime.fromisoformat(staged.conflict["observed_at"]),
+            {name: (stored, new) for name, stored, new in pairs if stored != new},
+        ),
+    )
 
 
 def _copy(connection: Connection, table: str, columns: Iterable[str], lines: bytes) -> None:
@@ -212,7 +230,7 @@ def _save_rejects(connection: Connection, lease: Lease, digest: bytes, normalize
             "digest": digest,
             "indexes": [reject.index for reject in rejects],
             "items": [reject.item for reject in rejects],
-            "reasons": [_json([_safe(reason) for reason in reject.reasons]) for reject in rejects],
+            "reasons": [json.dumps([_safe(reason) for reason in reject.reasons]) for reject in rejects],
         },
     )
 
@@ -232,43 +250,3 @@ def _log_unkept_rejects(lease: Lease, normalized: NormalizedPage) -> None:
 def _safe(reason: dict[str, str]) -> dict[str, str]:
     """Return the reason with safe texts. A mapping's error can quote a secret, and a field can have any name."""
     return {name: safe_text(str(value)) for name, value in reason.items()}
-
-
-def _insert_page(
-    connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows, fence: Fence
-) -> int:
-    times, listings = rows.frame["observed_at"], rows.spans["listings"]
-    seq: int = connection.execute(
-        text("""
-            INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
-                               cursor, fetched, inserted, updated, unchanged, superseded, deduplicated, rejected,
-                               blank, bytes, observed_from, observed_until, listings, filled)
-            SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
-                   :fetched_at, greatest(service_time(), CAST(:fence AS timestamptz)), :digest,
-                   CAST(:cursor AS jsonb), :fetched, :inserted, :updated, :unchanged, :superseded, :deduplicated,
-                   :rejected, :blank, :bytes, :observed_from, :observed_until, CAST(:listings AS int[]),
-                   CAST(:filled AS jsonb)
-              FROM pages WHERE run = :run AND partition = :partition
-            RETURNING seq
-        """),
-        {
-            **lease.key,
-            **vars(counters),
-            "request": _json(page.request),
-            "status": page.status,
-            "fetched_at": page.fetched_at,
-            # The database's clock may have gone back since the fence.
-            "fence": fence.time,
-            "digest": page.digest,
-            "cursor": _json(page.cursor),
-            "observed_from": times.min(),
-            "observed_until": times.max(),
-            "filled": _json(rows.filled) if len(rows) else None,
-            "listings": listings if 0 < len(listings) <= MAX_LISTINGS_PER_PAGE else None,
-        },
-    ).scalar_one()
-    return seq
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from sources.contract import BLANK, Columns, Item, Page, Reject, Source, TerminalError
+from sources.contract import BLANK, LEFT_OUT, Columns, Item, Page, Reject, Source, TerminalError
 from sources.record import KEY_FIELDS, VALUE_FIELDS, Record
 from sources.record_columns import validate_columns
 from sources.reject_codes import MAX_REJECTS_PER_PAGE
@@ -53,12 +53,13 @@ class RejectedItem:
 
 @dataclass
 class NormalizedPage:
-    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + rejected.
+    """The quotes and rejects of a page. Invariant: fetched = len(quotes) + deduplicated + rejected + left_out.
 
     rejects: the first rejects, at most MAX_REJECTS_PER_PAGE. The others are only counted.
     rejected: the number of rejects. reject_codes: their codes.
     other_rejects: a digest of the rejects that are only counted.
     blank:   number of rows without content. They do not count as items.
+    left_out: number of items that `parse` leaves out.
     mapping: fingerprint of the code that read the page.
     drift:   differences between the fields of the page and the known fields of the source.
     """
@@ -69,6 +70,7 @@ class NormalizedPage:
     deduplicated: int = 0
     rejected: int = 0
     blank: int = 0
+    left_out: int = 0
     reject_codes: frozenset[str] = frozenset()
     other_rejects: bytes = b""
     mapping: bytes = b""
@@ -135,10 +137,11 @@ def normalize_page(
     return NormalizedPage(
         quotes=quotes,
         rejects=rejects.kept,
-        fetched=columns.fetched,
+        fetched=columns.fetched + columns.left_out,
         deduplicated=columns.fetched - rejects.count - len(quotes),
         rejected=rejects.count,
         blank=columns.blank,
+        left_out=columns.left_out,
         reject_codes=frozenset(rejects.codes),
         other_rejects=rejects.digest_of_others,
         drift=drift,
@@ -193,8 +196,8 @@ def _sample(items: Sequence[Item] | None, columns: Columns | None) -> Sequence[I
 
 def _as_columns(source: Source, items: list[Item]) -> Columns:
     """Map the items of a page to columns. Only items whose values are plain texts and numbers get a row."""
-    blank = sum(item is BLANK for item in items)
-    items = [item for item in items if item is not BLANK] if blank else items
+    blank, left_out = (sum(item is mark for item in items) for mark in (BLANK, LEFT_OUT))
+    items = [item for item in items if item is not BLANK and item is not LEFT_OUT] if blank or left_out else items
     rows, items_without_row = [], {}
     for index, item in enumerate(items):
         row = None if isinstance(item, Reject) else _row(source, item)
@@ -204,7 +207,7 @@ def _as_columns(source: Source, items: list[Item]) -> Columns:
             rows.append([index, *row])
     schema = {"item": pl.UInt32, **dict.fromkeys((*TEXT_FIELDS, *VALUE_FIELDS), pl.String)}
     frame = pl.DataFrame(dict(zip(schema, zip(*rows, strict=True), strict=True)) if rows else None, schema)
-    return Columns(frame, items.__getitem__, len(items), blank, items_without_row)
+    return Columns(frame, items.__getitem__, len(items), blank, items_without_row, left_out)
 
 
 def _row(source: Source, item: Item) -> list[str | None] | None:

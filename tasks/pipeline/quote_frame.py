@@ -11,6 +11,7 @@ import polars as pl
 
 from sources.record import VALUE_FIELDS, Quote
 from sources.record_columns import TIME, ListingFields, ValidatedColumns, key_of
+from tasks.pipeline.conflicts import Conflicts, find_conflicts
 
 
 def _empty_frame() -> pl.DataFrame:
@@ -24,10 +25,12 @@ class QuoteFrame:
     listings: the distinct listings of the page.
     frame:    one row per quote, with the columns `listing` (an index into listings) and `observed_at`, and the values
               as text.
+    conflicts: the items that are not used, although their values differ from those of the used item.
     """
 
     listings: Sequence[ListingFields] = ()
     frame: pl.DataFrame = field(default_factory=_empty_frame)
+    conflicts: Conflicts = field(default_factory=Conflicts)
 
     @classmethod
     def of(cls, validated: ValidatedColumns, single_quotes: Sequence[tuple[int, Quote]]) -> QuoteFrame:
@@ -44,15 +47,16 @@ class QuoteFrame:
                 for _, quote in single_quotes
             ]
         listings, new_indexes = _unique(listings, frame)
-        ordered = (
-            frame.with_columns(pl.Series(new_indexes, dtype=pl.UInt32).gather(frame["listing"]).alias("listing"))
-            .sort("listing", "observed_at", "item")
-            .filter(
-                (pl.col("listing") != pl.col("listing").shift(-1)).fill_null(value=True)
-                | (pl.col("observed_at") != pl.col("observed_at").shift(-1))
-            )
+        items = frame.with_columns(
+            pl.Series(new_indexes, dtype=pl.UInt32).gather(frame["listing"]).alias("listing")
+        ).sort("listing", "observed_at", "item")
+        used = items.filter(
+            (pl.col("listing") != pl.col("listing").shift(-1)).fill_null(value=True)
+            | (pl.col("observed_at") != pl.col("observed_at").shift(-1))
         )
-        return cls(listings, ordered.drop("item"))
+        has_duplicates = len(used) < len(items)
+        conflicts = find_conflicts(items, [key_of(listing) for listing in listings]) if has_duplicates else Conflicts()
+        return cls(listings, used.drop("item"), conflicts)
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -17,8 +17,8 @@ from sqlalchemy import Engine, select
 from sources.contract import Cursor, Source, Window
 from store.tables import PageRow
 from tasks.pipeline.copy_rows import CopyRows
-from tasks.pipeline.load import Counters
 from tasks.pipeline.loop_guard import LoopGuard
+from tasks.pipeline.page_row import Counters
 from tasks.pipeline.prefetch import Prefetch
 from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.runs.claims import Claim

@@ -18,8 +18,8 @@ from sources.http.plans import upstream_address
 from tasks.pipeline.changed_rows import ListingsLost
 from tasks.pipeline.commit import commit_page
 from tasks.pipeline.fence import CommitLost
-from tasks.pipeline.load import Counters
 from tasks.pipeline.loop_guard import LoopGuard
+from tasks.pipeline.page_row import Counters
 from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.pipeline.reader import PageReader
 from tasks.pipeline.revalidation import delete_unrequested

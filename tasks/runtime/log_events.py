@@ -30,6 +30,7 @@ EVENTS: Mapping[str, str] = {
     "heartbeat_failed": "A database error prevented a heartbeat. The next heartbeat follows as usual.",
     "integrity_check_failed": "A database error prevented a check of the stored data. It continues in a minute.",
     "integrity_violated": "A check of the stored data found `count` violations, such as `example`.",
+    "items_conflicting": "A page has items with the same listing and time as others of its run, but other values.",
     "listings_lost": "The database was set back and lost listings of a page. The worker adds them again.",
     "message_invalid": "A message in the queue could not be read, or names no run. It was discarded.",
     "message_requeued": "Postgres does not respond, so the message was returned to the queue.",

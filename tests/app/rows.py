@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from store.tables import (
+    OUTCOMES,
     AssetRow,
     Base,
     CheckpointRow,
@@ -30,7 +31,6 @@ from store.tables import (
 )
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-COUNTED = ("inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected")
 
 
 class Rows:
@@ -103,7 +103,7 @@ class Rows:
         **counted: int,
     ) -> bytes:
         digest = sha256(body).digest()
-        counters = {**dict.fromkeys((*COUNTED, "blank"), 0), **counted}
+        counters = {**dict.fromkeys((*OUTCOMES, "blank"), 0), **counted}
         with self.engine.begin() as connection:
             raw = {"body": b"", "content_type": "application/json", "size": len(body), "received_at": NOON}
             connection.execute(upsert(RawBodyRow).values(source=source, digest=digest, **raw).on_conflict_do_nothing())
@@ -118,7 +118,7 @@ class Rows:
                     fetched_at=NOON,
                     committed_at=committed_at,
                     body_digest=digest,
-                    fetched=sum(counters[name] for name in COUNTED),
+                    fetched=sum(counters[name] for name in OUTCOMES),
                     bytes=len(body),
                     **counters,
                     **(recorded or {}),

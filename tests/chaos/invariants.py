@@ -18,7 +18,7 @@ REJECTS = "SELECT source, item, reasons FROM rejects"
 INVARIANTS = {
     "a page's counters do not add up": """
         SELECT run, partition, seq FROM pages
-         WHERE fetched <> inserted + updated + unchanged + superseded + deduplicated + rejected
+         WHERE fetched <> inserted + updated + unchanged + superseded + deduplicated + rejected + left_out
     """,
     "the number of quotes differs from the number that the pages inserted": """
         SELECT source, coalesce(p.inserted, 0) AS inserted, coalesce(q.quotes, 0) AS quotes

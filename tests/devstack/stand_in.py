@@ -10,7 +10,9 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-COUNTERS = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected"), 7)
+COUNTERS = dict.fromkeys(
+    ("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected", "left_out"), 7
+)
 RUN = {"id": "1", "source": "stand_in", "status": sys.argv[2], "counters": COUNTERS, "error": None}
 SOURCES = {
     "data": [

@@ -15,7 +15,9 @@ from rich.console import Console
 from devstack.first_runs import NoFirstRuns, describe_run, first_runs
 from devstack.state_folder import free_port
 
-NOTHING = dict.fromkeys(("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected"), 0)
+NOTHING = dict.fromkeys(
+    ("fetched", "inserted", "updated", "unchanged", "superseded", "deduplicated", "rejected", "left_out"), 0
+)
 TOKEN = "a-token"
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 NEWEST_RUN = {"source": "feed", "kind": "live", "limit": "1"}

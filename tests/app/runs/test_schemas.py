@@ -25,12 +25,26 @@ def test_a_run_shows_its_counters_error_and_duration(api: FlaskClient, rows: Row
         "superseded": 3,
         "deduplicated": 1,
         "rejected": 1,
+        "left_out": 0,
         "blank": 2,
+        "conflicting": 0,
         "bytes": 4,
     }
     assert shown["error"] == {"code": "upstream_refused", "detail": "402: the quota is used up"}
     assert shown["duration_seconds"] == 2.0
     assert shown["finished_at"] == "2026-01-31T12:00:03Z"
+
+
+def test_a_run_shows_its_first_conflict(api: FlaskClient, rows: Rows) -> None:
+    run = rows.run()
+    assert get(api, f"/runs/{run}")["first_conflict"] is None
+    at = "2026-01-31T11:00:00+00:00"
+    values = {"price": ["61500", "62000"], "rank": [None, "1"]}
+    conflict = {"source_asset_id": "btc", "quote_currency": "USD", "observed_at": at, "values": values}
+    rows.page(run, 0, deduplicated=2, conflicting=2, recorded={"conflict": conflict})
+    shown = get(api, f"/runs/{run}")
+    assert shown["counters"]["conflicting"] == 2
+    assert shown["first_conflict"] == {**conflict, "observed_at": "2026-01-31T11:00:00Z"}
 
 
 @pytest.mark.parametrize("path", ["/runs/7", f"/runs/{uuid.UUID(int=7)}", "/runs/%ff/rejects"])

@@ -16,7 +16,7 @@ from sources.http.client import Access, HttpClient
 from store.engine import make_engine
 from tasks.pipeline.commit import commit_page
 from tasks.pipeline.copy_rows import CopyRows
-from tasks.pipeline.load import Counters
+from tasks.pipeline.page_row import Counters
 from tasks.pipeline.prepare import PagePreparer, PreparedPage
 from tasks.runs.claims import Claim, claim_run
 from tasks.runs.leases import Lease, take_lease

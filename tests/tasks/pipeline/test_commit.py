@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from sources.contract import Http, Page, Window
 from tasks.pipeline.commit import commit_page
-from tasks.pipeline.load import Counters
+from tasks.pipeline.page_row import Counters
 from tasks.runs.leases import LeaseLost
 from tests.tasks.conftest import Bench
 from tests.tasks.pipeline.conftest import OpenRunOf
@@ -30,15 +30,10 @@ def page_of(cursor: int = 1) -> Page:
 
 def test_each_commit_returns_the_number_and_the_counters_of_its_page(bench: Bench, open_run: OpenRunOf) -> None:
     run = open_run(canned(parse=lambda _: [item(0), item(1), item(1), item(2, price="much")]))
-    first, second = run.commit(bench, page_of(1)), run.commit(bench, page_of(2))
-    assert first == (
-        0,
-        Counters(4, inserted=2, updated=0, unchanged=0, superseded=0, deduplicated=1, rejected=1, blank=0, bytes=2),
-    )
-    assert second == (
-        1,
-        Counters(4, inserted=0, updated=0, unchanged=2, superseded=0, deduplicated=1, rejected=1, blank=0, bytes=2),
-    )
+    nothing = dict.fromkeys(("inserted", "updated", "unchanged", "superseded", "left_out", "blank", "conflicting"), 0)
+    counted = {**nothing, "fetched": 4, "deduplicated": 1, "rejected": 1, "bytes": 2}
+    assert run.commit(bench, page_of(1)) == (0, Counters(**{**counted, "inserted": 2}))
+    assert run.commit(bench, page_of(2)) == (1, Counters(**{**counted, "unchanged": 2}))
     assert run.lease.version == bench.one("SELECT version FROM checkpoints")
 
 

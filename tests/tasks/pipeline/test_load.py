@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from settings import secrets_in
 from sources.contract import Page, Reject
 from sources.reject_codes import MAX_REJECTS_PER_PAGE
-from tasks.pipeline.load import MAX_LISTINGS_PER_PAGE
+from tasks.pipeline.page_row import MAX_LISTINGS_PER_PAGE
 from tasks.runtime.safe_text import MAX_DETAIL_CHARS
 from tests.tasks.conftest import Bench
 from tests.tasks.counters import counters
