@@ -7,7 +7,7 @@ from flask import Flask
 from app.assets import agreement, assets, candidates, decisions
 from app.quotes import data, latest, origin
 from app.runs import anomalies, compare, rejects, runs
-from app.sources import drift, sources
+from app.sources import drift, missing_partitions, sources
 from app.status import health, metrics, stats
 from app.web import auth, compression, context, docs, envelope, error_handlers, etags, openapi, response_cache
 from settings import Settings, get_settings
@@ -40,6 +40,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
             candidates,
             sources,
             drift,
+            missing_partitions,
             runs,
             compare,
             rejects,

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from settings import read_source_settings
 from sources import (
+    LEFT_OUT,
     Cursor,
     History,
     HistoryWindow,
@@ -103,8 +104,8 @@ def fetch_history(window: HistoryWindow, http: Http) -> Response:
 def parse_history(page: Page) -> Iterator[Item]:
     """Yield one item for each day, with its price, market cap and volume.
 
-    The body has one list of (time, value) pairs for prices, market caps and volumes. Skip prices at any time other than
-    00:00 UTC: the last pair may be the current price. Live runs load the current price with more fields.
+    The body has one list of (time, value) pairs for prices, market caps and volumes. Leave out prices at any time other
+    than 00:00 UTC: the last pair may be the current price. Live runs load the current price with more fields.
     """
     chart = read_json(page.body)
     if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):
@@ -112,6 +113,7 @@ def parse_history(page: Page) -> Iterator[Item]:
     caps, volumes = (dict(_pairs(chart.get(name))) for name in ("market_caps", "total_volumes"))
     for at, price in _pairs(chart["prices"]):
         if isinstance(at, int) and at % DAY_MS:
+            yield LEFT_OUT
             continue
         yield {**page.request["listing"], "at": at, "price": price, "cap": caps.get(at), "volume": volumes.get(at)}
 

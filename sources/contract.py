@@ -33,6 +33,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ONLY_PARTITION: Final = ""
 """The partition of a source that has only one."""
 
+LEAST_GOOD: Final = 0.5
+"""The default of `Source.least_good`."""
+
 RESERVED_PREFIXES: Final = ("replay:", "backfill:")
 """Prefixes of the partitions of replays and backfills. The partitions of a source must not use them."""
 
@@ -194,6 +197,16 @@ class Source:
 
     format: Callable[[Page], str] = lambda _: ""
     """Return the name of a page's format, for a source with several formats. Drift is detected within each format."""
+
+    least_good: float = LEAST_GOOD
+    """The least share of a page's items that must become quotes, from 0 to 1. Below it, a run is `partial`."""
+
+    expects: int | None = None
+    """The least number of items in a run that reads something. With fewer, the run is `partial`. None: any number."""
+
+    partitions_stay: bool = True
+    """Whether a missing partition that was read before degrades the source. False: partitions may be removed, such as
+    files that are deleted after they were loaded."""
 
     history: History | None = None
     """The source's past data. None: it cannot be backfilled."""

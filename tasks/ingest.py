@@ -141,7 +141,7 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         return
     try:
         Slice(engine, settings, source, claim).work()
-        status = complete_run(engine, claim)
+        verdict = complete_run(engine, claim, source)
     except (ClaimLost, LeaseLost):
         raise
     except SliceEnded:
@@ -170,7 +170,8 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         log.exception("slice_crashed")
         _fail_for_bug(engine, claim, error)
     else:
-        log.info("run_ended", status=status)
+        reason = {"code": verdict.code, "reason": verdict.detail} if verdict.code else {}
+        log.info("run_ended", status=verdict.status, **reason)
 
 
 def _wait_for_database(engine: Engine, settings: Settings, claim: Claim, error: Exception) -> None:

@@ -70,7 +70,7 @@ class ConflictSchema(Schema):
 
 
 class ErrorSchema(Schema):
-    """Why a run failed."""
+    """Why a run failed, or is partial. Null if only some items were rejected."""
 
     code = fields.String(metadata={"examples": ["upstream_unavailable"]})
     detail = fields.String(allow_none=True)

@@ -13,16 +13,11 @@ MAX_DETAIL_CHARS = 500
 
 
 class LastRunSchema(Schema):
-    """A finished run."""
+    """A finished run, and why it failed or is partial."""
 
     run = fields.UUID()
     status = fields.String()
     finished_at = Instant(allow_none=True)
-
-
-class LastFailureSchema(LastRunSchema):
-    """A failed run, and why it failed."""
-
     code = fields.String(allow_none=True, metadata={"examples": ["upstream_unavailable"]})
     detail = fields.String(allow_none=True, metadata={"description": f"At most {MAX_DETAIL_CHARS} characters."})
 
@@ -40,7 +35,7 @@ LAST_SUCCESS = fields.Nested(
     allow_none=True,
     metadata={"description": "The last live run that ended as `succeeded` or `partial`."},
 )
-LAST_FAILURE = fields.Nested(LastFailureSchema, allow_none=True, metadata={"description": "The last failed live run."})
+LAST_FAILURE = fields.Nested(LastRunSchema, allow_none=True, metadata={"description": "The last failed live run."})
 LIVE_RUN = fields.Nested(LiveRunSchema, allow_none=True, metadata={"description": "The unfinished live run."})
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, get_args
 
 from flask import Response
 from marshmallow import Schema, fields
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
+from app.sources.checkpoints import CheckpointSchema, describe_checkpoint, live_checkpoints
 from app.sources.run_history import LAST_FAILURE, LAST_SUCCESS, LIVE_RUN, run_histories
 from app.web.arguments import Arguments, NoQuery, Resource, Text
 from app.web.context import context, read_connection
@@ -17,9 +17,9 @@ from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.lists import Pagination, list_response
 from app.web.problems import Code, Problem, quoted, suggestion
-from sources.contract import RESERVED_PREFIXES, CatchUp, Source
+from sources.contract import CatchUp, Source
 from sources.registry import SOURCES
-from store.tables import CheckpointRow, SourceRow
+from store.tables import SourceRow
 from tasks.runs.pausing import pause_source, resume_source
 from tasks.upstream.circuit_breaker import CLOSED, read_breakers
 
@@ -70,25 +70,6 @@ class BreakerSchema(Schema):
     until = Instant(
         allow_none=True, metadata={"description": "When the next request is allowed; null if it is allowed now."}
     )
-
-
-class LeaseSchema(Schema):
-    """A run's right to write to the partition."""
-
-    run = fields.UUID()
-    expires = Instant(allow_none=True)
-
-
-class CheckpointSchema(Schema):
-    """The position where the next fetch of a partition starts."""
-
-    partition = fields.String(metadata={"description": "Empty for the whole source."})
-    cursor = fields.Dict(
-        allow_none=True, metadata={"description": "Defined by the source; null before the first page."}
-    )
-    version = fields.Integer(metadata={"description": "Increases with each committed page, by random steps."})
-    updated_at = Instant()
-    lease = fields.Nested(LeaseSchema, allow_none=True, metadata={"description": "Null if no run may write now."})
 
 
 class SourceSchema(Schema):
@@ -166,7 +147,7 @@ def list_sources() -> Response:
 def get_source(name: str) -> dict[str, Any]:
     """Get a source"""
     require_source(name)
-    return _describe_source(name)
+    return describe_source(name)
 
 
 @blueprint.route("/<name>/pause", methods=["POST"])
@@ -192,7 +173,7 @@ def pause(body: dict[str, Any], _: dict[str, Any], name: str) -> dict[str, Any]:
             errors=[{"in": "body", "name": "until", "detail": expected}],
         )
     pause_source(context().engine, name, body["until"], body["reason"])
-    return _describe_source(name)
+    return describe_source(name)
 
 
 @blueprint.route("/<name>/resume", methods=["POST"])
@@ -207,7 +188,7 @@ def resume(name: str) -> dict[str, Any]:
     """
     require_source(name)
     resume_source(context().engine, name)
-    return _describe_source(name)
+    return describe_source(name)
 
 
 def require_source(name: str) -> None:
@@ -216,7 +197,8 @@ def require_source(name: str) -> None:
         raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {quoted(name)}{suggestion(name, SOURCES) or '.'}")
 
 
-def _describe_source(name: str) -> dict[str, Any]:
+def describe_source(name: str) -> dict[str, Any]:
+    """Return the members of SourceSchema."""
     with read_connection() as connection:
         return _describe_sources(connection, [name])[0]
 
@@ -227,7 +209,7 @@ def _describe_sources(connection: Connection, names: list[str]) -> list[dict[str
     rows = {row.name: row for row in connection.execute(select(SourceRow).where(SourceRow.name.in_(names)))}
     histories = run_histories(connection, names)
     breakers = read_breakers(connection, context().settings)
-    checkpoints = _live_checkpoints(connection, names)
+    checkpoints = live_checkpoints(connection, names)
     return [
         {
             "name": name,
@@ -235,20 +217,11 @@ def _describe_sources(connection: Connection, names: list[str]) -> list[dict[str
             "rate": _rate(SOURCES[name], rows.get(name), now),
             "retention": _retention(SOURCES[name], rows.get(name)),
             "breaker": breakers.get(name, CLOSED),
-            "checkpoints": [_checkpoint(row, now) for row in checkpoints if row.source == name],
+            "checkpoints": [describe_checkpoint(row, now) for row in checkpoints if row.source == name],
             **histories[name],
         }
         for name in names
     ]
-
-
-def _live_checkpoints(connection: Connection, names: list[str]) -> Sequence[Row[Any]]:
-    is_live = [~CheckpointRow.partition.startswith(prefix) for prefix in RESERVED_PREFIXES]
-    return connection.execute(
-        select(CheckpointRow)
-        .where(CheckpointRow.source.in_(names), *is_live)
-        .order_by(CheckpointRow.source, CheckpointRow.partition)
-    ).all()
 
 
 def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
@@ -279,9 +252,3 @@ def _retention(source: Source, row: Any) -> dict[str, Any]:
         "quotes_deleted": row.quotes_deleted if row else 0,
         "bodies_deleted": row.bodies_deleted if row else 0,
     }
-
-
-def _checkpoint(row: Row[Any], now: datetime) -> dict[str, Any]:
-    is_leased = row.lease_run is not None and row.lease_expires is not None and row.lease_expires > now
-    lease = {"run": row.lease_run, "expires": row.lease_expires} if is_leased else None
-    return {**row._mapping, "lease": lease}

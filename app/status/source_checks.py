@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from app.sources.recent_anomalies import recent_anomalies
 from app.sources.run_history import run_histories
 from app.sources.waiting_records import waiting_records
 from settings import Settings
@@ -37,11 +38,13 @@ def active_pauses(connection: Connection) -> Mapping[str, Pause]:
 def check_sources(connection: Connection, settings: Settings, pauses: Mapping[str, Pause]) -> dict[str, Any]:
     """Return the members of SourceCheckSchema for each source."""
     breakers = read_breakers(connection, settings)
+    anomalies = recent_anomalies(connection, list(SOURCES))
     late_details = {row.source: row.detail for row in connection.execute(_LATE_SOURCES)}
     checks, histories = {}, run_histories(connection, list(SOURCES))
     waiting = waiting_records(connection, [run["run"] for history in histories.values() for run in _last_runs(history)])
     for name, history in histories.items():
-        check = _with_lateness(_last_run_check(history), late_details.get(name))
+        check = _with_anomalies(_last_run_check(history), anomalies.get(name, []))
+        check = _with_lateness(check, late_details.get(name))
         check = _with_breaker(check, breakers.get(name, CLOSED))
         # A file that is being written often ends in an incomplete record, so waiting records do not degrade the check.
         checks[name] = _with_pause(check, pauses.get(name)) | {"waiting_records": waiting.get(name, [])}
@@ -66,9 +69,19 @@ def _last_run_check(history: Mapping[str, Any]) -> dict[str, Any]:
     if last is None:
         return {"status": "unknown", "detail": "No run has finished yet.", "last_run_status": None}
     check = {"status": "ok", "last_run_status": last["status"], "last_seen": last["finished_at"]}
-    if last is success:
+    if last is success and last["code"] is None:
         return check
-    return {**check, "status": "degraded", "detail": f"The last run failed: {last['code']}."}
+    status = "is partial" if last is success else "failed"
+    detail = f": {last['detail']}" if last["detail"] else "."
+    return {**check, "status": "degraded", "detail": f"The last run {status}: {last['code']}{detail}"}
+
+
+def _with_anomalies(check: dict[str, Any], details: Sequence[str]) -> dict[str, Any]:
+    # The reason of a failed or partial run explains more.
+    if not details or check["status"] == "degraded":
+        return check
+    more = f" and {len(details) - 1} more; see /anomalies" if len(details) > 1 else ""
+    return {**check, "status": "degraded", "detail": f"The newest content is unusual: {details[0]}{more}."}
 
 
 def _with_lateness(check: dict[str, Any], detail: str | None) -> dict[str, Any]:

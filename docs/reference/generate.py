@@ -63,6 +63,11 @@ def failed_codes() -> Rows:
     yield from _codes(codes.FAILED)
 
 
+def partial_codes() -> Rows:
+    yield "Code", "Meaning", "Next step"
+    yield from _codes(codes.PARTIAL)
+
+
 def _codes(catalogue: Mapping[str, codes.Code]) -> Rows:
     for name, code in catalogue.items():
         yield f"`{name}`", code.meaning, code.next_step
@@ -119,6 +124,7 @@ TABLES: Mapping[str, Callable[[], Rows]] = {
     for function in (
         api_errors,
         failed_codes,
+        partial_codes,
         log_events,
         make_targets,
         metrics,

@@ -121,6 +121,7 @@ class RunRow(Base):
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    # Why a run failed, or is partial. Null for a run that is partial only because of some rejects.
     error_code: Mapped[str | None]
     error_detail: Mapped[str | None]
     # The run's measured figures, and when they were compared with earlier runs (tasks/anomalies/judge.py).
@@ -145,6 +146,10 @@ class CheckpointRow(Base):
     # versions grow by random steps, so that a database that lost commits does not repeat their numbers.
     lease_token: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires: Mapped[datetime | None]
+    # Why the newest content is not loaded: {"run", "code", "items", "loaded"}; null if it is.
+    verdict: Mapped[dict[str, Any] | None]
+    # When a live run first missed the partition; null while it exists.
+    missing_since: Mapped[datetime | None]
     # The last run that read the partition to its end.
     done_by: Mapped[uuid.UUID | None]
     # The last run that could not read the partition, the time, and the error: {"code", "detail", "pause"}. If done_by

@@ -26,7 +26,7 @@ from tasks.pipeline.revalidation import delete_unrequested
 from tasks.run_kinds.source_for_run import source_for_run
 from tasks.runs.claims import Claim
 from tasks.runs.leases import Lease, LeaseHeld, PartitionDone, release_lease, take_lease
-from tasks.runs.partitions import list_remaining_partitions, raise_final_failures
+from tasks.runs.partitions import list_remaining_partitions, mark_missing, raise_final_failures
 from tasks.runs.publishing import call_assistants
 from tasks.runtime.fault_points import reach
 from tasks.runtime.shutdown import is_stopping
@@ -163,6 +163,8 @@ class Slice:
                 f"{self._source.name}: the partition name {reserved[0]!r} is reserved; "
                 f"names must not begin with {' or '.join(map(repr, RESERVED_PREFIXES))}"
             )
+        if self._claim.kind == "live" and self._source.partitions_stay and not self._claim.assists:
+            mark_missing(self._engine, self._claim, partitions)
         return list_remaining_partitions(self._engine, self._claim, partitions)
 
     def _check_time(self, guard: LoopGuard | None = None) -> None:

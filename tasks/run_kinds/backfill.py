@@ -6,13 +6,27 @@ Each listing is a partition. Its cursor records the loaded spans. The cursors of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.contract import History, HistoryWindow, Http, Item, Page, Source, TerminalError, Window
+from sources.contract import (
+    BLANK,
+    LEFT_OUT,
+    History,
+    HistoryWindow,
+    Http,
+    Item,
+    Page,
+    Reject,
+    Source,
+    TerminalError,
+    Window,
+)
+from sources.record import Record
 from tasks.identity.decisions import ASSETS_BY_SLUG
 from tasks.runs.claims import Claim
 from tasks.runs.parameters import BackfillParameters, Existing, Span
@@ -93,7 +107,9 @@ def with_history(source: Source) -> Source:
     def parse(page: Page) -> Iterable[Item]:
         if not is_backfilled(page):
             return source.parse(page)
-        return () if "refused" in page.request else (_HistoryItem(item) for item in history.parse(page))
+        if "refused" in page.request:
+            return ()
+        return (item if _has_no_quote(item) else _HistoryItem(item) for item in history.parse(page))
 
     def normalize(item: Item) -> Mapping[str, Any]:
         return history.normalize(item) if isinstance(item, _HistoryItem) else source.normalize(item)
@@ -150,6 +166,12 @@ class Coverage:
         spans = {"skip": [*self.covered, *self.refused], "retry": self.covered, "repeat": []}
         return _merged([*self.processed, *spans[existing]])
 
+    def add_unusable(self, span: Span) -> None:
+        """Add a span whose items all failed. This run does not request it again, but later backfills do."""
+        self.processed = _merged([*self.processed, span])
+        detail = f"the response for {span[0]:%Y-%m-%d} to {span[1]:%Y-%m-%d} has items, but none became a quote"
+        self.error = self.error or {"code": "nothing_loaded", "detail": detail}
+
     def add(self, span: Span, error: TerminalError | None = None) -> None:
         self.processed = _merged([*self.processed, span])
         if error is None:
@@ -176,12 +198,34 @@ def _pages(
             request = {"listing": listing.fields, "refused": error.detail, "span": _texts([span])[0]}
             yield Page(b"", "", request, window.now, coverage.cursor(window.run), status=REFUSED)
             continue
-        coverage.add(span)
-        page = Page.of(response, coverage.cursor(window.run))
         request = {**response.request, "listing": listing.fields}
-        yield replace(page, request=request, response=None, corrects=parameters.existing == "repeat")
+        page = replace(
+            Page.of(response, None), request=request, response=None, corrects=parameters.existing == "repeat"
+        )
+        if _has_only_unusable_items(history, page, window):
+            coverage.add_unusable(span)
+        else:
+            coverage.add(span)
+        yield replace(page, cursor=coverage.cursor(window.run))
     if coverage.error is not None:
         raise TerminalError(coverage.error["detail"], code=coverage.error["code"])
+
+
+def _has_no_quote(item: Item) -> bool:
+    return item is LEFT_OUT or item is BLANK or isinstance(item, Reject)
+
+
+def _has_only_unusable_items(history: History, page: Page, window: Window) -> bool:
+    """Return whether the page has items, of which none becomes a quote."""
+    record, has_items = Record(page.fetched_at + window.skew), False
+    for item in history.parse(page):
+        has_items = True
+        if not _has_no_quote(item):
+            # The page is normalized again when it is loaded, with the reason of each reject.
+            with suppress(Exception):
+                record.quote(history.normalize(item))
+                return False
+    return has_items
 
 
 def _spans(texts: Iterable[Sequence[str]]) -> list[Span]:

@@ -9,13 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, text
 
-from sources.contract import UNTIL_RESUMED, TerminalError
-from sources.reject_codes import MAX_REJECTS_PER_PAGE
+from sources.contract import LEAST_GOOD, UNTIL_RESUMED, Source, TerminalError
+from sources.registry import SOURCES
+from tasks.runs.verdicts import Verdict, judge_run, record_verdicts
 from tasks.runtime.safe_text import safe_text
 from tasks.runtime.service_clock import READING, Reading, monotonic_seconds, observe, with_steady_clock
-
-QUOTED_REJECTS, QUOTED_CHARS = 3, 200
-"""The number of rejects in the error of a run that loaded nothing, and the maximum characters of each."""
 
 DISK_FULL = "disk_full"
 """The first word of a pause's reason, if Postgres ran out of disk space. Such a pause ends automatically."""
@@ -171,47 +169,18 @@ def count_waits(engine: Engine, claim: Claim) -> int:
     return waits
 
 
-def complete_run(engine: Engine, claim: Claim) -> str:
-    """End a run that has fetched everything. Return its status: `succeeded`, or `partial` if items were rejected.
+def complete_run(engine: Engine, claim: Claim, source: Source) -> Verdict:
+    """End a run that has fetched everything. Return its verdict: its status, and the reason unless all is well.
 
-    Raise TerminalError if every item was rejected.
+    Raise TerminalError if the run failed, for example because every item was rejected.
     """
     with engine.begin() as connection:
-        outcome = connection.execute(
-            text("""
-                SELECT coalesce(sum(fetched), 0) AS fetched, coalesce(sum(rejected), 0) AS rejected,
-                       EXISTS (SELECT FROM pages AS p
-                                 JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
-                                WHERE p.run = :run AND p.rejected > 0 AND state = 'quarantined'
-                                  AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
-                       ) OR coalesce(max(rejected), 0) > :max_rejects AS noteworthy
-                  FROM pages WHERE run = :run
-            """),
-            {"run": claim.run, "max_rejects": MAX_REJECTS_PER_PAGE},
-        ).one()
-        if outcome.fetched and outcome.rejected == outcome.fetched:
-            raise TerminalError(
-                f"Every fetched item was rejected ({outcome.fetched}); see /runs/{claim.run}/rejects. "
-                f"The first of them: {_first_rejects(connection, claim)}",
-                code="nothing_loaded",
-            )
-        # Some upstreams list coins without a price. These rejects are stored, but do not make the run `partial`.
-        status = "partial" if outcome.noteworthy else "succeeded"
-        end_run(connection, claim, status)
-        return status
-
-
-def _first_rejects(connection: Connection, claim: Claim) -> str:
-    """Return the beginnings of the run's first rejects, each with its first reason."""
-    rows = connection.execute(
-        text("""
-            SELECT left(item, :max_chars) AS item, reasons -> 0 ->> 'detail' AS detail
-              FROM pages AS p JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
-             WHERE p.run = :run AND p.rejected > 0 ORDER BY p.partition, p.seq, r.item_index LIMIT :quoted
-        """),
-        {"run": claim.run, "quoted": QUOTED_REJECTS, "max_chars": QUOTED_CHARS},
-    )
-    return "; ".join(safe_text(f"{row.item} ({row.detail})") for row in rows)
+        record_verdicts(connection, claim.source, claim.run, claim.kind, source.least_good)
+        verdict = judge_run(connection, claim.run, claim.kind, source)
+        if verdict.status == "failed":
+            raise TerminalError(verdict.detail or "", code=verdict.code or "")
+        _finish(connection, claim, verdict.status, verdict.code, verdict.detail)
+        return verdict
 
 
 def fail_run(connection: Connection, hold: Hold, code: str, detail: str, pause: timedelta | None = None) -> None:
@@ -224,7 +193,13 @@ def fail_run(connection: Connection, hold: Hold, code: str, detail: str, pause: 
 def end_run(
     connection: Connection, hold: Hold, status: str, code: str | None = None, detail: str | None = None
 ) -> None:
-    """Move a run to a final status."""
+    """Move a run to a final status. The verdicts about its partitions stay, however it ended."""
+    source = SOURCES.get(hold.source)
+    record_verdicts(connection, hold.source, hold.run, hold.kind, source.least_good if source else LEAST_GOOD)
+    _finish(connection, hold, status, code, detail)
+
+
+def _finish(connection: Connection, hold: Hold, status: str, code: str | None, detail: str | None) -> None:
     _move(
         connection,
         hold,

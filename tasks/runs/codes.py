@@ -18,7 +18,8 @@ STATES: Mapping[str, str] = {
     "running": "A worker processes a slice of the run.",
     "waiting": "The run cannot continue now. `waiting_reason` and `next_attempt_at` have the details.",
     "succeeded": "Everything was loaded. Rejects, if any, only lack a price.",
-    "partial": "The run ended. Some items were rejected for other reasons than a missing price.",
+    "partial": "The run ended, but not everything is well: some items were rejected for other reasons than a missing "
+    "price, or `error` says what is missing.",
     "failed": "The run ended because of `error`. Committed pages stay.",
     "cancelled": "A person cancelled the run. Committed pages stay.",
 }
@@ -58,6 +59,10 @@ FAILED: Mapping[str, Code] = {
     "header_unreadable": Code("The header of a CSV file is not in the declared encoding.", "Declare `encoding`."),
     "internal_error": Code("A bug in Kasparro or a source.", "Report the traceback in the log event `slice_crashed`."),
     "key_refused": Code("The upstream returned 401 or 403. The source is paused.", "Correct its key, then resume it."),
+    "partitions_missing": Code(
+        "Partitions that were read before are missing.",
+        "Put them back, or forget them with `DELETE /sources/<name>/missing-partitions`.",
+    ),
     "misconfigured": Code("The source's plan needs a key.", "Set `<SOURCE>_API_KEY` for the workers."),
     "no_history": Code("The source declares no history.", "None: it cannot be backfilled."),
     "nothing_loaded": Code("All items were rejected.", "Look at `/runs/<id>/rejects`."),
@@ -70,3 +75,15 @@ FAILED: Mapping[str, Code] = {
     "upstream_refused": Code("The upstream returned 400, 404 or another 4xx.", "Check `<SOURCE>_URL` and its API."),
 }
 """Codes of failed runs, in addition to the codes of waiting runs."""
+
+PARTIAL: Mapping[str, Code] = {
+    "mostly_rejected": Code(
+        "Too few items of a page became quotes (`least_good`).", "Look at `/runs/<id>/rejects`, and ask the upstream."
+    ),
+    "nothing_loaded": Code(
+        "The newest content of some partitions could not be loaded.", "Look at the rejects of the run in `error`."
+    ),
+    "partitions_missing": Code("Some partitions that were read before are missing.", "As for a failed run."),
+    "too_few_items": Code("The run has fewer items than the source expects (`expects`).", "Look at the upstream."),
+}
+"""Codes of partial runs. A run that is partial only because some items were rejected has no code."""

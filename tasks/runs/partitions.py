@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Engine, text
 
-from sources.contract import Cursor, TerminalError
+from sources.contract import RESERVED_PREFIXES, Cursor, TerminalError
 from tasks.runs.claims import Claim
 from tasks.runtime.safe_text import MAX_DETAIL_CHARS
 
@@ -51,6 +51,24 @@ def list_remaining_partitions(engine: Engine, claim: Claim, partitions: Iterable
     existing_partitions = set(ordered)
     retries = [row.partition for row in rows if not row.done and row.partition in existing_partitions]
     return [partition for partition in ordered if partition not in tried_partitions], retries
+
+
+def mark_missing(engine: Engine, claim: Claim, partitions: Iterable[str]) -> None:
+    """Record which partitions of earlier runs are missing now. Partitions of replays and backfills do not count."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE checkpoints SET missing_since = CASE WHEN missing_since IS NULL THEN service_time() END
+                 WHERE source = :source AND NOT starts_with(partition, :replays)
+                   AND NOT starts_with(partition, :backfills)
+                   AND (missing_since IS NULL) <> (partition = ANY(CAST(:present AS text[])))
+            """),
+            {
+                "source": claim.source,
+                "present": list(partitions),
+                **dict(zip(("replays", "backfills"), RESERVED_PREFIXES, strict=True)),
+            },
+        )
 
 
 def find_unleased_partition(

@@ -42,6 +42,8 @@ def test_a_source_shows_its_checkpoints_leases_budget_and_runs(api: FlaskClient,
         "run": str(succeeded),
         "status": "succeeded",
         "finished_at": "2026-01-31T12:00:03Z",
+        "code": None,
+        "detail": None,
     }
     assert len(source["last_failure"]["detail"]) == 500
     assert source["live_run"]["run"] == str(live)

@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
+from store.tables import AnomalyRow
 from tasks.runs.pausing import pause_source
 from tests.app.quotes.test_data import get
 from tests.app.rows import NOON, Rows
@@ -42,6 +43,25 @@ def test_a_silent_worker_a_failed_source_and_an_old_queued_run_degrade_health(ap
     assert checks["oldest_queued_run"]["detail"].startswith("A run has been due for more than ")
     assert checks["sources"]["coingecko"]["status"] == "degraded"
     assert checks["sources"]["coingecko"]["detail"] == "The last run failed: upstream_refused."
+
+
+def test_a_partial_run_degrades_its_source_only_if_it_has_a_code(api: FlaskClient, rows: Rows) -> None:
+    rows.run(status="partial")
+    rows.run("coinpaprika", "partial", error_code="too_few_items", error_detail="2 items, where 3 are expected.")
+    sources = get(api, "/health")["checks"]["sources"]
+    assert sources["coingecko"]["status"] == "ok"
+    assert sources["coinpaprika"]["status"] == "degraded"
+    assert sources["coinpaprika"]["detail"] == "The last run is partial: too_few_items: 2 items, where 3 are expected."
+
+
+def test_an_anomaly_of_the_newest_content_degrades_its_source(api: FlaskClient, rows: Rows) -> None:
+    run = rows.run()
+    rows.page(run, inserted=6)
+    for detail in ("6 items, where 60 is usual", "3 items were rejected"):
+        rows.add(AnomalyRow(source="coingecko", run=run, kind="rows", detail=detail))
+    check = get(api, "/health")["checks"]["sources"]["coingecko"]
+    assert check["status"] == "degraded"
+    assert check["detail"] == "The newest content is unusual: 6 items, where 60 is usual and 1 more; see /anomalies."
 
 
 def test_a_recently_committed_page_counts_as_a_worker_heartbeat(api: FlaskClient, rows: Rows) -> None:

@@ -142,6 +142,25 @@ def test_a_backfill_does_not_correct_a_stored_quote(bench: Bench, gecko: Source)
     assert tuple(quote.values()) == (5, 1)
 
 
+HOURS = json.dumps({"prices": [[(1_700_000_000 + 3600 * hour) * 1000, 5] for hour in range(24)]})
+UNREADABLE = json.dumps({"prices": [[86_400_000, "much"]]})
+
+
+@pytest.mark.parametrize(("body", "left_out"), [(HOURS, 24), (UNREADABLE, 0)])
+def test_a_span_whose_prices_are_all_unusable_fails_and_is_requested_again(
+    bench: Bench, gecko: Source, charts: Charts, body: str, left_out: int
+) -> None:
+    charts.before = lambda number: Response(body, 200) if number == 2 else None
+    run = bench.ingest(gecko, backfill=backfill())
+    assert (run["status"], run["error_code"]) == ("failed", "nothing_loaded")
+    assert len(charts.requests) == SPANS, "the other spans are loaded, and no span is requested twice"
+    assert bench.one("SELECT sum(left_out) FROM pages WHERE run = :run", run=run["id"]) == left_out
+    charts.requests.clear()
+    charts.before = lambda _: None
+    assert bench.ingest(gecko, backfill=backfill())["status"] == "succeeded"
+    assert len(charts.requests) == 1
+
+
 def test_a_refused_span_does_not_stop_the_other_spans_and_can_be_retried(
     bench: Bench, gecko: Source, charts: Charts
 ) -> None:

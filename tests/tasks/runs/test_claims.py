@@ -101,7 +101,7 @@ def test_a_run_whose_items_were_all_rejected_cannot_succeed(bench: Bench) -> Non
     claim = claim_run(bench.engine, run)
     assert claim
     with pytest.raises(TerminalError) as error:
-        complete_run(bench.engine, claim)
+        complete_run(bench.engine, claim, canned())
     assert error.value.code == "nothing_loaded"
     beginning = f"Every fetched item was rejected (2); see /runs/{run}/rejects. The first of them: "
     first, second = error.value.detail.removeprefix(beginning).split("; ")

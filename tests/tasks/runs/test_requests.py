@@ -89,7 +89,7 @@ def test_a_run_after_the_current_one_starts_when_that_has_ended(bench: Bench, br
     reconcile(bench.engine, bench.settings)
     assert broker.llen("ingest") == 0
     assert claim_run(bench.engine, successor.run) is None
-    complete_run(bench.engine, current)
+    complete_run(bench.engine, current, canned())
     [other] = request_runs(bench.engine, [RunRequest("coingecko")], requested_by="test")
     assert other == Requested(successor.run, created=False)
     reconcile(bench.engine, bench.settings)
@@ -119,7 +119,7 @@ def test_simultaneous_requests_queue_one_run_while_the_current_one_ends(bench: B
         assert current
         with ThreadPoolExecutor(5) as pool:
             results = [pool.submit(after_current, bench) for _ in range(4)]
-            pool.submit(complete_run, bench.engine, current).result(30)
+            pool.submit(complete_run, bench.engine, current, canned()).result(30)
             runs = {result.result(30).run for result in results}
         assert len(runs) == 1
         assert current.run not in runs
@@ -130,5 +130,5 @@ def test_a_slot_is_dropped_while_a_successor_is_queued(bench: Bench) -> None:
     current = claim_run(bench.engine, bench.request(canned(name="coingecko")))
     assert current
     after_current(bench)
-    complete_run(bench.engine, current)
+    complete_run(bench.engine, current, canned())
     assert request_slot(bench.engine, "coingecko", OBSERVED, after=None).outcome == "dropped"
