@@ -178,7 +178,8 @@ def complete_run(engine: Engine, claim: Claim, source: Source) -> Verdict:
         record_verdicts(connection, claim.source, claim.run, claim.kind, source.least_good)
         verdict = judge_run(connection, claim.run, claim.kind, source)
         if verdict.status == "failed":
-            raise TerminalError(verdict.detail or "", code=verdict.code or "")
+            assert verdict.code
+            raise TerminalError(str(verdict.detail), code=verdict.code)
         _finish(connection, claim, verdict.status, verdict.code, verdict.detail)
         return verdict
 

@@ -59,7 +59,7 @@ def mark_missing(engine: Engine, claim: Claim, partitions: Iterable[str]) -> Non
         connection.execute(
             text("""
                 UPDATE checkpoints SET missing_since = CASE WHEN missing_since IS NULL THEN service_time() END
-                 WHERE source = :source AND NOT starts_with(partition, :replays)
+                 WHERE source = :source AND cursor IS NOT NULL AND NOT starts_with(partition, :replays)
                    AND NOT starts_with(partition, :backfills)
                    AND (missing_since IS NULL) <> (partition = ANY(CAST(:present AS text[])))
             """),

@@ -34,10 +34,24 @@ def raised_codes() -> set[str]:
     return raised
 
 
+def judged_codes() -> dict[str, set[str]]:
+    """Return the codes of the verdicts about runs that read everything, by status."""
+    judged: dict[str, set[str]] = {"failed": set(), "partial": set()}
+    for call in calls():
+        if ast.unparse(call.func) == "Verdict" and len(call.args) > 1:
+            for status in judged.keys() & set(texts(call.args[0])):
+                judged[status] |= set(texts(call.args[1]))
+    return judged
+
+
 def test_exactly_the_raised_run_codes_are_explained() -> None:
-    raised = raised_codes()
+    raised = raised_codes() | judged_codes()["failed"]
     assert {"poisoned", "rate_limited", "columns_missing", "internal_error"} <= raised
     assert raised == set(codes.WAITING) | set(codes.FAILED)
+
+
+def test_exactly_the_codes_of_partial_runs_are_explained() -> None:
+    assert judged_codes()["partial"] == set(codes.PARTIAL)
 
 
 def test_every_run_status_is_explained() -> None:
