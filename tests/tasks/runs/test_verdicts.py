@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 from sqlalchemy import RowMapping
 
-from sources import FileSet, Source, csv_source
+from sources import FileSet, Source, coingecko, csv_source
 from tasks.runs.parameters import ReplayParameters
 from tests.field import field_folder
 from tests.sources.csv_folder import COIN, environment
 from tests.tasks.conftest import Bench
-from tests.upstreams import canned, item
+from tests.upstreams import Markets, canned, coins, item
 
 DAY = timedelta(days=1)
 ROWS = "2026-01-0{},{}\n"
@@ -173,3 +174,31 @@ def test_a_run_that_reads_nothing_new_is_not_short(bench: Bench, folder: Path) -
     (folder / "a.csv").write_text("day,price\n" + ROWS.format(1, "1"))
     assert verdict(bench.ingest(prices(expects=1))) == ("succeeded", None)
     assert verdict(bench.ingest(prices(expects=1))) == ("succeeded", None)
+
+
+# Unchanged responses
+
+
+def test_an_unchanged_response_keeps_the_verdict_of_its_body(
+    bench: Bench, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = coins(5)
+    markets = Markets(httpserver, [{**coin, "current_price": None} for coin in listed[:4]] + listed[4:])
+    monkeypatch.setenv("COINGECKO_URL", markets.url)
+    first, unchanged = (bench.ingest(coingecko.source) for _ in range(2))
+    assert verdict(first) == verdict(unchanged) == ("partial", "mostly_rejected")
+    assert bench.one("SELECT sum(fetched) FROM pages WHERE run = :run", run=unchanged["id"]) == 0
+    markets.coins = listed
+    assert verdict(bench.ingest(coingecko.source)) == ("succeeded", None)
+    assert verdict(bench.ingest(coingecko.source)) == ("succeeded", None)
+
+
+def test_an_unchanged_short_response_stays_short(
+    bench: Bench, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markets = Markets(httpserver, coins(5))
+    monkeypatch.setenv("COINGECKO_URL", markets.url)
+    source = replace(coingecko.source, expects=6)
+    assert [verdict(bench.ingest(source)) for _ in range(2)] == [("partial", "too_few_items")] * 2
+    markets.coins = coins(6)
+    assert [verdict(bench.ingest(source)) for _ in range(2)] == [("succeeded", None)] * 2
