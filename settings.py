@@ -38,6 +38,9 @@ MIN_TOKEN_CHARS = 16
 DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
 CatchUp = Literal["latest", "all", "skip"]
 
+CURRENCIES = validate.Regexp(
+    r"[A-Za-z0-9]{2,12}(,\s*[A-Za-z0-9]{2,12})*\Z", error="must be currency codes, separated by commas, such as USD,EUR"
+)
 OLD_NAMES = {"RESPONSE_CACHE_MB": "ANSWER_CACHE_MB"}
 """Renamed variables, with the old name that is still accepted."""
 
@@ -192,6 +195,9 @@ class SourceSettings:
     calls_per_minute: int | None = _count(None, "maximum calls per minute, for all workers together")
     calls_per_month: int | None = _count(
         None, "maximum calls per calendar month (UTC), including retries and manual runs"
+    )
+    quote_currencies: str | None = _text(
+        "quote currencies to request, such as `USD,EUR`, for CoinPaprika and CoinGecko; unset: `USD`", CURRENCIES
     )
     pages: int | None = _count(None, "maximum pages of one run, for a source that sends several pages")
     fresh: float | None = _seconds(

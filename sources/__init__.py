@@ -28,6 +28,7 @@ from sources.contract import (
 from sources.csv.fileset import SUFFIXES, FileSet
 from sources.csv.source import csv_source
 from sources.http.json_body import json_list, read_json
+from sources.paging import NumberedPages
 
 __all__ = [
     "BLANK",
@@ -42,6 +43,7 @@ __all__ = [
     "HistoryWindow",
     "Http",
     "Item",
+    "NumberedPages",
     "Page",
     "Rate",
     "Reject",

@@ -7,6 +7,7 @@ https://docs.coingecko.com/reference/coins-id-market-chart-range
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -19,8 +20,10 @@ from sources import (
     HistoryWindow,
     Http,
     Item,
+    NumberedPages,
     Page,
     Rate,
+    Reject,
     Response,
     Source,
     TransientError,
@@ -29,6 +32,7 @@ from sources import (
     json_list,
     read_json,
 )
+from sources.quote_currencies import USD, quote_currencies
 
 EVERY = timedelta(minutes=30)
 COINS_PER_PAGE = 250
@@ -43,16 +47,32 @@ def fetch(window: Window, http: Http) -> Iterator[Page]:
     """Yield the pages of one snapshot.
 
     Ranks change over time, so pages of different times do not form a snapshot. Only the run that began a snapshot
-    resumes it, for at most `EVERY`.
+    resumes it, for at most `EVERY`. With several quote currencies, each has its own pages.
     """
+    settings = read_source_settings("coingecko")
+    currencies = quote_currencies(source.name)
+    numbered = NumberedPages(COINS_PER_PAGE, settings.pages or MAX_PAGES)
     cursor = _resumable_cursor(window) or {"run": window.run, "began": window.now.isoformat(), "page": 1}
-    last_page = read_source_settings("coingecko").pages or MAX_PAGES
-    while cursor["page"] <= last_page:
-        params: dict[str, str | int] = {"vs_currency": "usd", "per_page": COINS_PER_PAGE, "page": cursor["page"]}
-        response = http.get("/coins/markets", params)
-        is_full = len(json_list(response.body)) == COINS_PER_PAGE
-        cursor = {**cursor, "page": cursor["page"] + 1 if is_full else last_page + 1}
-        yield Page.of(response, cursor)
+    for currency in currencies[cursor.get("currency", 0) :]:
+        while cursor["page"]:
+            page, cursor = _fetch_page(http, numbered, currency, cursor)
+            yield page
+        cursor = {**cursor, "currency": cursor.get("currency", 0) + 1, "page": 1, "items": None, "most": 0}
+
+
+def _fetch_page(http: Http, numbered: NumberedPages, currency: str, cursor: Cursor) -> tuple[Page, dict[str, Any]]:
+    """Return the page of coins at a cursor, and the cursor after it. Its `page` is 0 after the last page."""
+    number = cursor["page"]
+    params: dict[str, str | int] = {"vs_currency": currency.lower(), "per_page": COINS_PER_PAGE, "page": number}
+    response = http.get("/coins/markets", params)
+    count = len(json_list(response.body))
+    if number == 1 and not count:
+        raise TransientError(f"expected coins in {currency}, got an empty list", code="unexpected_body")
+    most = max(cursor.get("most", 0), count)
+    following = 0 if numbered.is_last(number, count, response, most) else number + 1
+    notice = numbered.notice(number, count, response, cursor.get("items"))
+    cursor = {**cursor, "page": following, "items": count, "most": most}
+    return replace(Page.of(response, cursor), notice=notice), cursor
 
 
 def _resumable_cursor(window: Window) -> Cursor | None:
@@ -64,8 +84,13 @@ def _resumable_cursor(window: Window) -> Cursor | None:
 
 
 def parse(page: Page) -> list[Item]:
-    """Return the coins of a page."""
-    return json_list(page.body)
+    """Return the coins of a page, each with the currency of the request unless that is USD."""
+    coins, currency = json_list(page.body), page.request.get("params", {}).get("vs_currency", "usd").upper()
+    return (
+        coins
+        if currency == USD
+        else [{**coin, "vs_currency": currency} if isinstance(coin, dict) else coin for coin in coins]
+    )
 
 
 def normalize(item: Item) -> Mapping[str, Any]:
@@ -74,7 +99,7 @@ def normalize(item: Item) -> Mapping[str, Any]:
         "source_asset_id": item.get("id"),
         "symbol": item.get("symbol"),
         "name": item.get("name"),
-        "quote_currency": "USD",
+        "quote_currency": item.get("vs_currency", USD),
         "observed_at": item.get("last_updated"),
         "price": item.get("current_price"),
         "high": item.get("high_24h"),
@@ -110,19 +135,25 @@ def parse_history(page: Page) -> Iterator[Item]:
     chart = read_json(page.body)
     if not isinstance(chart, dict) or not isinstance(chart.get("prices"), list):
         raise TransientError(f"expected an object with a list `prices`, got {str(chart)[:60]}", code="unexpected_body")
-    caps, volumes = (dict(_pairs(chart.get(name))) for name in ("market_caps", "total_volumes"))
-    for at, price in _pairs(chart["prices"]):
-        if isinstance(at, int) and at % DAY_MS:
+    caps, volumes = (_by_time(chart.get(name)) for name in ("market_caps", "total_volumes"))
+    for pair in chart["prices"]:
+        if not _is_pair(pair):
+            yield Reject(
+                "observed_at", "not_a_time", "expected a pair of a time in milliseconds and a price", item=pair
+            )
+        elif pair[0] % DAY_MS:
             yield LEFT_OUT
-            continue
-        yield {**page.request["listing"], "at": at, "price": price, "cap": caps.get(at), "volume": volumes.get(at)}
+        else:
+            at, price = pair
+            yield {**page.request["listing"], "at": at, "price": price, "cap": caps.get(at), "volume": volumes.get(at)}
 
 
-def _pairs(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the pairs of a list. Replace a time that is neither a number nor text with None."""
-    for pair in values if isinstance(values, list) else ():
-        if isinstance(pair, list) and len(pair) == 2:
-            yield pair[0] if isinstance(pair[0], int | str) else None, pair[1]
+def _by_time(pairs: Any) -> dict[int, Any]:
+    return {pair[0]: pair[1] for pair in pairs if _is_pair(pair)} if isinstance(pairs, list) else {}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and type(value[0]) is int
 
 
 def normalize_history(item: Item) -> Mapping[str, Any]:

@@ -20,10 +20,12 @@ from sources import (
     Reject,
     Response,
     Source,
+    TransientError,
     Upstream,
     Window,
     json_list,
 )
+from sources.quote_currencies import quote_currencies
 
 NO_QUOTES = 'expected quotes by currency, such as {"USD": {"price": …}}, got none'
 
@@ -32,7 +34,10 @@ def fetch(window: Window, http: Http) -> Iterator[Page]:
     """Yield one page with all tickers, unless this run has already loaded it."""
     if window.cursor and window.cursor["run"] == window.run:
         return  # Already loaded.
-    yield Page.of(http.get("/tickers", {"quotes": "USD"}), cursor={"run": window.run})
+    response = http.get("/tickers", {"quotes": ",".join(quote_currencies(source.name))})
+    if not json_list(response.body):
+        raise TransientError("expected tickers, got an empty list", code="unexpected_body")
+    yield Page.of(response, cursor={"run": window.run})
 
 
 def parse(page: Page) -> Iterator[Item]:

@@ -78,6 +78,9 @@ class Response:
     last_modified: str | None = None
     """The validators as the upstream sent them; None if they cannot be used for a conditional request."""
 
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The headers of this response, with names in lower case. A 304 has fewer headers than its stored response had."""
+
     unchanged: bool = False
     """Whether the body equals the last body that was loaded for this request."""
 
@@ -122,6 +125,9 @@ class Page:
 
     corrects: bool = True
     """Whether the page overwrites stored quotes that have other values. New quotes are always inserted."""
+
+    notice: str | None = None
+    """Something unusual about the response, which does not prevent loading it. Logged as `response_unusual`."""
 
     waiting: str | None = None
     """The data after this page that is not read yet because it may be incomplete, and how to complete it. Logged."""

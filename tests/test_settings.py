@@ -175,6 +175,7 @@ def test_every_variable_of_a_source_starts_with_its_name() -> None:
         "COINGECKO_CATCH_UP": "all",
         "COINGECKO_CALLS_PER_MINUTE": "5",
         "COINGECKO_CALLS_PER_MONTH": "1000",
+        "COINGECKO_QUOTE_CURRENCIES": "usd, EUR",
         "COINGECKO_PAGES": "2",
         "COINGECKO_FRESH": "7200",
         "COINGECKO_DRIFT": "quarantine, a.b = freeze",
@@ -182,9 +183,9 @@ def test_every_variable_of_a_source_starts_with_its_name() -> None:
         "COINGECKO_BODIES_KEPT": "172800",
     }
     assert read_source_settings("coingecko", environ) == SourceSettings(
-        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, 2, 7200, DRIFT, 86400, 172800
+        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, "usd, EUR", 2, 7200, DRIFT, 86400, 172800
     )
-    assert read_source_settings("coinpaprika", environ) == SourceSettings(*[None] * 12)
+    assert read_source_settings("coinpaprika", environ) == SourceSettings(*[None] * 13)
 
 
 @pytest.mark.parametrize("drift", ["ignore", "evolve, freeze", "evolve, =freeze", "evolve, a=b", ","])

@@ -23,6 +23,9 @@ FETCHED = datetime(2026, 2, 1, tzinfo=UTC)
 class Markets:
     """A CoinGecko server that returns `coins` on /coins/markets.
 
+    cap: the most coins of a page, whatever is requested.
+    states: the headers `total` and `per-page` are sent.
+    drop: by page number, how many of its coins are missing.
     before: called with the page's number before each response. If it returns a response, that replaces the page.
     requested_pages: the numbers of the requested pages.
     headers: the headers of each request.
@@ -31,6 +34,9 @@ class Markets:
     server: HTTPServer
     coins: list[dict[str, Any]]
     before: Callable[[int], Response | None] = lambda _: None
+    cap: int = 250
+    states: bool = False
+    drop: Mapping[int, int] = field(default_factory=dict)
     requested_pages: list[int] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
 
@@ -42,12 +48,12 @@ class Markets:
         return self.server.url_for("").rstrip("/")
 
     def _respond(self, request: Request) -> Response:
-        number, size = int(request.args["page"]), int(request.args["per_page"])
+        number, size = int(request.args["page"]), min(self.cap, int(request.args["per_page"]))
         self.requested_pages.append(number)
         self.headers.append(dict(request.headers))
-        return self.before(number) or Response(
-            json.dumps(self.coins[(number - 1) * size : number * size]), content_type="application/json"
-        )
+        stated = {"total": str(len(self.coins)), "per-page": str(size)} if self.states else {}
+        page = self.coins[(number - 1) * size : number * size][self.drop.get(number, 0) :]
+        return self.before(number) or Response(json.dumps(page), content_type="application/json", headers=stated)
 
 
 def coins(count: int, *, price: str = "1.5") -> list[dict[str, Any]]:

@@ -231,6 +231,7 @@ class HttpClient:
             fetched_at=outcome.fetched_at,
             etag=None if was_redirected else read_etag(outcome.headers),
             last_modified=None if was_redirected else read_last_modified(outcome.headers),
+            headers=_lower_case(outcome.headers),
             unchanged=known_response is not None and known_response.digest == hashlib.sha256(outcome.body).digest(),
         )
 
@@ -251,11 +252,16 @@ class HttpClient:
             fetched_at=outcome.fetched_at,
             etag=known_response.etag,
             last_modified=known_response.last_modified,
+            headers=_lower_case(outcome.headers),
             unchanged=True,
         )
 
     def _detail(self, text: str) -> str:
         return f"{self._access.source}: {text}"
+
+
+def _lower_case(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 class _Session(requests.Session):

@@ -127,6 +127,8 @@ class Slice:
                 reach("after_commit")
                 duration = round(time.monotonic() - started, 3)
                 log.info("page_committed", partition=partition, page=seq, duration_seconds=duration, **vars(counters))
+                if prepared.page.notice:
+                    log.warning("response_unusual", partition=partition, page=seq, reason=prepared.page.notice)
                 if prepared.page.waiting:
                     log.warning("record_waiting", partition=partition, reason=prepared.page.waiting)
                 self._call_assistants()

@@ -46,6 +46,7 @@ EVENTS: Mapping[str, str] = {
     "rejects_dropped": "Of the `rejected` items of a page, only the first `kept` were stored. `first` is one of them.",
     "rematch_failed": "A database error prevented the rematch of assets. It runs again in five minutes.",
     "request_completed": "The API sent a response. `cached`: the response came from the response cache.",
+    "response_unusual": "An upstream's response is unusual, but was loaded. `reason` explains it.",
     "retention_failed": "Retention stopped because of a database error or differing clocks. It runs again in a minute.",
     "run_ended": "A run ended with `status`. A failed run has `code` and `reason`.",
     "run_lost": "The database does not have this run, because it was set back. Request the run again.",

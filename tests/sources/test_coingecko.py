@@ -58,20 +58,65 @@ def normalized(*items: Any) -> NormalizedPage:
 # Pages
 
 
-def test_a_short_page_ends_the_snapshot(client: Clients, markets: Callable[[int], Markets]) -> None:
+def test_a_snapshot_ends_with_an_empty_page(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(2 * COINS_PER_PAGE + 1)
     pages = fetch(client, server, "run-1")
-    assert [len(json.loads(page.body)) for page in pages] == [COINS_PER_PAGE, COINS_PER_PAGE, 1]
-    assert server.requested_pages == [1, 2, 3]
+    assert [len(json.loads(page.body)) for page in pages] == [COINS_PER_PAGE, COINS_PER_PAGE, 1, 0]
     assert fetch(client, server, "run-1", pages[-1].cursor) == []
-    assert server.requested_pages == [1, 2, 3]
+    assert server.requested_pages == [1, 2, 3, 4]
 
 
-def test_an_empty_page_past_the_end_ends_the_snapshot(client: Clients, markets: Callable[[int], Markets]) -> None:
-    server = markets(COINS_PER_PAGE)
-    pages = fetch(client, server, "run-1")
-    assert [page.body == b"[]" for page in pages] == [False, True]
+def test_a_snapshot_ends_at_the_total_that_the_upstream_states(
+    client: Clients, markets: Callable[[int], Markets]
+) -> None:
+    server = markets(2 * COINS_PER_PAGE)
+    server.states = True
+    fetch(client, server, "run-1")
     assert server.requested_pages == [1, 2]
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_a_short_page_does_not_end_the_snapshot(
+    client: Clients, markets: Callable[[int], Markets], states: bool
+) -> None:
+    server = markets(1200)
+    server.states, server.drop = states, {2: 1}
+    pages = fetch(client, server, "run-1")
+    assert [len(json.loads(page.body)) for page in pages] == [250, 249, 250, 250]
+    assert [page.notice for page in pages] == [
+        *[None, None, "page 2 has 249 items instead of 250, but is not the last page", None]
+    ]
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_smaller_pages_than_requested_are_noticed_and_read_to_the_same_number_of_coins(
+    client: Clients, markets: Callable[[int], Markets], states: bool
+) -> None:
+    server = markets(1200)
+    server.states, server.cap = states, 100
+    pages = fetch(client, server, "run-1")
+    assert sum(len(json.loads(page.body)) for page in pages) == 1000
+    assert any(page.notice for page in pages)
+
+
+def test_a_list_without_coins_is_an_error(client: Clients, markets: Callable[[int], Markets]) -> None:
+    with pytest.raises(TransientError, match="got an empty list") as error:
+        fetch(client, markets(0), "run-1")
+    assert error.value.code == "unexpected_body"
+
+
+def test_several_currencies_are_requested_and_label_their_quotes(
+    client: Clients, markets: Callable[[int], Markets], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COINGECKO_QUOTE_CURRENCIES", "USD, eur")
+    server = markets(COINS_PER_PAGE + 1)
+    server.states = True
+    pages = fetch(client, server, "run-1")
+    assert [page.request["params"]["vs_currency"] for page in pages] == ["usd", "usd", "eur", "eur"]
+    currencies = [{quote.quote_currency for quote in normalize_page(source, page, 0).quotes} for page in pages]
+    assert currencies == [{"USD"}, {"USD"}, {"EUR"}, {"EUR"}]
+    assert fetch(client, server, "run-1", pages[-1].cursor) == []
+    assert [page.request["params"]["page"] for page in fetch(client, server, "run-1", pages[1].cursor)] == [1, 2]
 
 
 def test_a_snapshot_has_at_most_four_pages_by_default(client: Clients, markets: Callable[[int], Markets]) -> None:
@@ -97,6 +142,7 @@ def test_coingecko_pages_sets_the_number_of_pages(
 
 def test_the_same_run_resumes_at_the_page_in_its_cursor(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(3 * COINS_PER_PAGE - 1)
+    server.states = True
     first = fetch(client, server, "run-1")[0]
     server.requested_pages.clear()
     fetch(client, server, "run-1", json.loads(json.dumps(first.cursor)), NOW + EVERY - timedelta(seconds=1))
@@ -108,15 +154,17 @@ def test_another_run_or_an_old_snapshot_starts_at_page_one(
     client: Clients, markets: Callable[[int], Markets], run: str, age: timedelta
 ) -> None:
     server = markets(3 * COINS_PER_PAGE - 1)
+    server.states = True
     second = fetch(client, server, "run-1")[1]
     server.requested_pages.clear()
     pages = fetch(client, server, run, second.cursor, NOW + age)
     assert server.requested_pages == [1, 2, 3]
-    assert pages[0].cursor == {"run": run, "began": (NOW + age).isoformat(), "page": 2}
+    assert pages[0].cursor is not None
+    assert (pages[0].cursor["run"], pages[0].cursor["page"]) == (run, 2)
 
 
 def test_prices_are_requested_in_dollars(client: Clients, markets: Callable[[int], Markets]) -> None:
-    [page] = fetch(client, markets(1), "run-1")
+    page = fetch(client, markets(1), "run-1")[0]
     assert page.request["params"] == {"vs_currency": "usd", "per_page": COINS_PER_PAGE, "page": 1}
 
 
@@ -271,5 +319,6 @@ def test_a_recorded_page_past_the_end_ends_the_snapshot(
 ) -> None:
     body = recordings.file("coingecko/markets.beyond_last_page.json").read_bytes()
     upstream.expect_request("/coins/markets").respond_with_data(body, 200)
-    pages = list(source.fetch(Window("run-1", "", None, NOW), client(upstream.url_for(""))))
+    cursor = {"run": "run-1", "began": NOW.isoformat(), "page": 3}
+    pages = list(source.fetch(Window("run-1", "", cursor, NOW), client(upstream.url_for(""))))
     assert [page.body for page in pages] == [b"[]"]

@@ -200,3 +200,19 @@ def test_the_recorded_redirect_for_a_trailing_slash_is_followed(
     upstream.expect_request(f"{path}/").respond_with_data(html, status, {"Location": location}, content_type)
     upstream.expect_request(path, query_string=query).respond_with_json([])
     assert client(upstream.url_for("")).get(f"{path}/").body == b"[]"
+
+
+def test_an_empty_list_of_tickers_is_an_error(upstream: HTTPServer, client: Clients) -> None:
+    upstream.expect_request("/tickers").respond_with_json([])
+    with pytest.raises(TransientError, match="got an empty list") as error:
+        next(source.fetch(window("run-1"), client(upstream.url_for(""))))
+    assert error.value.code == "unexpected_body"
+
+
+def test_tickers_are_requested_in_the_currencies_of_the_setting(
+    upstream: HTTPServer, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.expect_request("/tickers", query_string={"quotes": "USD,EUR"}).respond_with_json([BITCOIN])
+    monkeypatch.setenv("COINPAPRIKA_QUOTE_CURRENCIES", "USD,EUR")
+    [page] = source.fetch(window("run-1"), client(upstream.url_for("")))
+    assert page.request["params"] == {"quotes": "USD,EUR"}
