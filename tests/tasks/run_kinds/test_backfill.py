@@ -273,7 +273,7 @@ def test_a_malformed_item_is_rejected_and_a_malformed_body_makes_the_run_wait(
         content_type="application/json",
     )
     run = bench.ingest(gecko, backfill=backfill(observed_from=END - DAY))
-    assert counters(bench, run["id"])[5] == 2
+    assert counters(bench, run["id"])[5] == 3
     charts.before = lambda _: Response('{"prices": 7}', content_type="application/json")
     assert bench.ingest(gecko, backfill=backfill(existing="repeat"))["status"] == "waiting"
 
