@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from celery.signals import setup_logging
@@ -35,9 +36,20 @@ class Service(Celery):
         return connection
 
 
+def verifying_url(url: str) -> str:
+    """Return the URL of Redis so that Celery verifies the certificate of a `rediss://` server.
+
+    By default, redis-py verifies it, but kombu accepts any certificate.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "rediss" or "ssl_cert_reqs" in parse_qs(parts.query):
+        return url
+    return parts._replace(query="&".join(filter(None, [parts.query, "ssl_cert_reqs=required"]))).geturl()
+
+
 celery = Service("kasparro", include=["tasks.ingest", "tasks.assist", "tasks.control"])
 celery.conf.update(
-    broker_url=settings.redis_url,
+    broker_url=verifying_url(settings.redis_url),
     broker_connection_retry_on_startup=True,
     # Celery's default of 100 retries ends within an hour. Redis may be down for longer.
     broker_connection_max_retries=None,

@@ -24,6 +24,7 @@ from tests.processes import Process, Processes
 from tests.recordings import REAL, SYNTHETIC, Recordings
 from tests.servers import TEMPLATE, MigratedPostgres, memory_folder
 from tests.short_times import SHORT_TIMES, remove_caller_settings
+from tests.stepped_clock import SteppedPostgres, stepped_postgres
 
 # A copied database has the same object ids as its template, and the same revision.
 SCHEMA = """
@@ -123,6 +124,21 @@ def create_database() -> Iterator[Callable[[str], str]]:
     yield create
     for name in names:
         _postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def stepped_server() -> Iterator[SteppedPostgres]:
+    with stepped_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def stepped_database_url(stepped_server: SteppedPostgres) -> Iterator[str]:
+    """Yield a database on a server whose clock the test can set. Override `database_url` with this fixture."""
+    stepped_server.set_clock(0)
+    name = f"test_{uuid.uuid4().hex}"
+    yield stepped_server.create_database(name)
+    stepped_server.drop_database(name)
 
 
 @pytest.fixture

@@ -240,7 +240,7 @@ def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
 
 def _rate(source: Source, row: Any, now: datetime) -> dict[str, Any]:
     this_month = now.date().replace(day=1)
-    used = row.budget_used if row and row.budget_month == this_month else 0
+    used = row.budget_used if row and row.budget_month and row.budget_month >= this_month else 0
     return {"per_minute": source.rate.per_minute, "per_month": source.rate.per_month, "used_this_month": used}
 
 

@@ -10,9 +10,8 @@ from sqlalchemy.exc import OperationalError
 from settings import SettingsError, get_settings
 from store.engine import UnsuitablePostgres, check_postgres, make_engine
 from store.errors import DatabaseError, classify
+from store.locks import Lock, take_lock
 from store.tables import Base
-
-MIGRATION_LOCK = 7_274_651  # Any number that all migrators share.
 
 PAGE_LOCK_ORDER = (
     "checkpoints",
@@ -51,7 +50,7 @@ def _try_migrations(engine: Engine, deadline: float) -> bool:
         with engine.connect() as connection:
             context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
             with context.begin_transaction():
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+                take_lock(connection, Lock.MIGRATION)
                 connection.execute(text(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT * 1000)}"))
                 if context.get_context().get_current_revision() != context.get_head_revision():
                     _lock_tables(connection)

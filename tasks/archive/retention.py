@@ -129,6 +129,15 @@ def delete_expired(
     return not deletions
 
 
+def expired_before(now: datetime, retention: timedelta) -> datetime:
+    """Return the time before which a page's quotes have expired.
+
+    now: the service's time. If it is ahead of this host's clock, the database's clock may be, or may have been, wrong.
+    Then this host's clock counts, since a quote that is not loaded is lost. Retention can still delete it later.
+    """
+    return min(now, datetime.now(UTC)) - retention
+
+
 def without_expired(engine: Engine, rows: pl.DataFrame, since: datetime) -> pl.DataFrame:
     """Return a page's rows without expired rows: those observed before `since`, which would soon be deleted.
 

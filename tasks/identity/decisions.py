@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from sources.record_columns import ListingFields
 from store.errors import sqlstate
+from store.locks import Lock, lock_statement
 from tasks.identity.slugs import Slugs
 
 ListingName = tuple[str, str]
@@ -41,9 +42,6 @@ BY_OVERRIDES = "overrides"
 
 PEOPLE_METHODS = (OVERRIDE, "merged", "split", "pinned")
 """Methods of decisions that only a person can replace."""
-
-# One lock for all sources: if two sources list Bitcoin for the first time, only one of them may create it.
-_RESOLVE_LOCK = 7_274_652
 
 _LOCK_TIMEOUT = 1.0
 """Maximum seconds of one wait for the lock. A wait is part of a transaction, and shortens its remaining time."""
@@ -75,6 +73,8 @@ class Verdict:
 def decision_lock(engine: Engine, *, patience: float = 5.0) -> Iterator[Connection]:
     """Open a transaction that blocks decisions in other transactions.
 
+    There is one lock for all sources: if two sources list Bitcoin for the first time, only one of them may create it.
+
     patience: seconds to wait for the lock. After that, raise OperationalError with LOCK_NOT_AVAILABLE.
     """
     until = time.monotonic() + patience
@@ -95,7 +95,7 @@ def _take_lock(connection: Connection, seconds: float) -> None:
     """Take the lock until the end of the transaction, in one round trip."""
     connection.exec_driver_sql(f"""
         SET LOCAL lock_timeout = {max(1, int(seconds * 1000))};
-        SELECT pg_advisory_xact_lock({_RESOLVE_LOCK});
+        {lock_statement(Lock.DECISIONS)};
         SET LOCAL lock_timeout TO DEFAULT
     """)
 

@@ -14,7 +14,7 @@ from settings import Settings
 from sources.contract import Cursor, Page, Source, TransientError, Window
 from sources.http.client import HttpClient
 from sources.record_columns import key_of
-from tasks.archive.retention import without_expired
+from tasks.archive.retention import expired_before, without_expired
 from tasks.drift.watch import DriftWatch
 from tasks.identity.overrides_file import get_overrides
 from tasks.identity.resolver import ListingResolver
@@ -119,7 +119,7 @@ class PagePreparer:
         frame = arrange(quotes, listings)
         if retention := self._source.retention.quotes:
             self.check_time(deadline)
-            since = self._clock() - retention
+            since = expired_before(self._clock(), retention)
             frame = retry_transaction(lambda: without_expired(self._engine, frame, since), deadline)
         keys = dict(zip(listings, map(key_of, quotes.listings), strict=True))
         known = KnownListings(self._source.name, keys)

@@ -25,6 +25,7 @@ from settings import VERSION
 from sources.contract import Page, Source
 from sources.http.revalidation import KnownResponse
 from sources.registry import SOURCES
+from store.locks import NamedLock, take_named_lock
 from tasks.archive.raw_bodies import read_body
 from tasks.drift import changes, mapping, policy, profile
 from tasks.pipeline import normalize, quote_frame
@@ -145,7 +146,7 @@ def delete_unrequested(engine: Engine, lease: Lease) -> None:
 
 def _lock_validators(connection: Connection, lease: Lease) -> None:
     """Serialize changes to a source's validators. Workers that change them in different orders would deadlock."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), lease.key)
+    take_named_lock(connection, NamedLock.VALIDATORS, lease.claim.source)
 
 
 def mapping_fingerprint(source: Source) -> bytes:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, text
 
 from settings import get_settings
+from store.locks import NamedLock, take_named_lock
 
 
 class IdempotencyMismatch(Exception):
@@ -23,7 +24,7 @@ def recall_runs(connection: Connection, key: str, request_hash: bytes) -> list[u
     the same key waits here until the first request is committed.
     """
     connection.execute(text("DELETE FROM idempotency_keys WHERE expires_at < (SELECT service_time())"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 1))"), {"key": key})
+    take_named_lock(connection, NamedLock.IDEMPOTENCY_KEY, key)
     row = connection.execute(
         text("SELECT request_hash, answer FROM idempotency_keys WHERE key = :key"), {"key": key}
     ).one_or_none()

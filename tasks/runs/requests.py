@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from sources.registry import SOURCES
+from store.locks import NamedLock, take_named_lock
 from tasks.runs.idempotency import recall_runs, remember_runs
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
 from tasks.runs.publishing import publish
@@ -231,7 +232,7 @@ def _insert(
 
 def _find_same_backfill(connection: Connection, request: RunRequest) -> uuid.UUID | None:
     """Return an unfinished backfill with the same parameters. A source may have several, with different parameters."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 2))"), {"source": request.source})
+    take_named_lock(connection, NamedLock.BACKFILLS, request.source)
     run: uuid.UUID | None = connection.scalar(
         text("""
             SELECT id FROM runs

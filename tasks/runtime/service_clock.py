@@ -21,6 +21,8 @@ from weakref import WeakKeyDictionary
 import structlog
 from sqlalchemy import Connection, Engine, text
 
+from store.locks import Lock, take_lock
+
 log = structlog.get_logger()
 
 T = TypeVar("T")
@@ -43,8 +45,6 @@ MIN_JUMP = 1.0
 """Minimum seconds by which the database's clock must jump ahead to end an earlier correction at once."""
 
 MAX_CORRECTIONS = 5
-
-CLOCK_LOCK = 7_274_653
 
 NEWEST_STORED_TIME = """
     (SELECT greatest((SELECT max(beaten_at) FROM heartbeats), (SELECT max(committed_at) FROM pages)))
@@ -167,7 +167,7 @@ def correct_clock(engine: Engine) -> None:
 
 def lock_clock(connection: Connection) -> None:
     """Lock the clock until the end of the transaction, so that no other process corrects it."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": CLOCK_LOCK})
+    take_lock(connection, Lock.CLOCK)
 
 
 def _read(connection: Connection) -> Reading:

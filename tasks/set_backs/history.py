@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, text
 
 from store.errors import describe
+from store.locks import Lock, take_lock
 from tasks.runtime.retry import DATABASE_ERRORS
 from tasks.set_backs.memory import Sweep, recall_sweeps, remember_sweep
 from tasks.set_backs.position import Position, read_position
@@ -30,8 +31,6 @@ MAX_STEP = 2**31
 
 MAX_SWEEPS = 240
 """Maximum number of sweeps that a history stores: those of the last hour, with the default of SWEEP_EVERY."""
-
-_LOCK = 7_274_654
 
 _NEWEST = text("""
     SELECT number, token, system_identifier, timeline, sweeps FROM timelines ORDER BY number DESC LIMIT 1
@@ -72,7 +71,7 @@ def _watch(engine: Engine, evidence: str | None = None, known_history: UUID | No
         position = read_position(connection)
     remembered = recall_sweeps(position)  # Redis may be slow, so it is not read in the transaction.
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        take_lock(connection, Lock.HISTORY)
         position = read_position(connection)
         history = connection.execute(_NEWEST).one_or_none()
         tokens = set(connection.scalars(text("SELECT token::text FROM timelines")))

@@ -6,6 +6,7 @@ import structlog
 from sqlalchemy import Connection, text
 
 from sources.registry import SOURCES
+from store.locks import NamedLock, take_named_lock
 
 log = structlog.get_logger()
 
@@ -34,7 +35,7 @@ def begin_repair(connection: Connection, reason: str) -> list[str]:
     sources = list(connection.scalars(_BEGIN_SET_BACK, values))
     for source in sorted(sources):
         # Take the lock of tasks/pipeline/revalidation.py. Without it, this transaction could deadlock with a page's.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:source, 0))"), {"source": source})
+        take_named_lock(connection, NamedLock.VALIDATORS, source)
         connection.execute(text("DELETE FROM validators WHERE source = :source"), {"source": source})
     return sources
 

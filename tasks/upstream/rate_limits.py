@@ -121,16 +121,24 @@ def _count_possible_calls(engine: Engine, source: Source) -> int:
 
 
 def _spend_budget(engine: Engine, source: Source) -> None:
-    """Count the call in its own transaction, because it is spent even if its page is not committed."""
+    """Count the call in its own transaction, because it is spent even if its page is not committed.
+
+    The month does not go back with the clock. Otherwise a step back across its start would grant a second budget. A
+    month beyond the next one comes from a clock that was far ahead, and does not count.
+    """
     with engine.begin() as connection:
         budget_used = connection.scalar(
             text("""
                 UPDATE sources
-                   SET budget_used = CASE WHEN budget_month = this_month THEN budget_used + 1 ELSE 1 END,
-                       budget_month = this_month
-                  FROM (SELECT date_trunc('month', service_time())::date AS this_month) AS clock
+                   SET budget_used = CASE WHEN budget_month BETWEEN this_month AND next_month THEN budget_used + 1
+                                          ELSE 1 END,
+                       budget_month = CASE WHEN budget_month BETWEEN this_month AND next_month THEN budget_month
+                                           ELSE this_month END
+                  FROM (SELECT month::date AS this_month, (month + interval '1 month')::date AS next_month
+                          FROM date_trunc('month', service_time()) AS month) AS clock
                  WHERE name = :source
-                   AND (:budget IS NULL OR budget_month IS DISTINCT FROM this_month OR budget_used < :budget)
+                   AND (:budget IS NULL OR budget_used < :budget
+                        OR (budget_month BETWEEN this_month AND next_month) IS NOT TRUE)
                 RETURNING budget_used
             """),
             {"source": source.name, "budget": source.rate.per_month},

@@ -67,11 +67,11 @@ SLICE_END_EVENTS = ("run_ended", "run_waiting", "slice_ended", "slice_fenced", "
 
 LOCKING_QUERY = """
 from sqlalchemy import text
-from tasks.identity import decisions
+from store.locks import Lock, take_lock
 from tasks.runtime import database
 
 with database.worker_engine().begin() as connection:
-    connection.execute(text(f"SELECT pg_advisory_xact_lock({decisions._RESOLVE_LOCK})"))
+    take_lock(connection, Lock.DECISIONS)
     print("locked", flush=True)
     connection.execute(text("WITH waited AS MATERIALIZED (SELECT pg_sleep(0.5)) "
                             "SELECT repeat('x', 1000) FROM waited, generate_series(1, 20000)")).all()

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+import redis
 from kombu.exceptions import OperationalError
 
-from tasks.celery import Service, celery
+from tasks.celery import Service, celery, verifying_url
 from tests.processes import ROOT
+from tests.tls import encrypted
 
 
 def test_every_task_has_its_name_and_the_control_queue_is_the_default() -> None:
@@ -36,6 +39,47 @@ def test_publishing_to_an_unresponsive_redis_fails_within_seconds() -> None:
             app.send_task("kasparro.ingest", queue="ingest", retry=False)
         assert time.monotonic() - start < 5
         app.close()
+
+
+def publish(url: str) -> None:
+    """Publish a message as the service does, on a new connection."""
+    app = Service("test", broker=verifying_url(url))
+    app.conf.update(result_backend=None, broker_transport_options=celery.conf.broker_transport_options)
+    try:
+        app.send_task("kasparro.ingest", queue="ingest", retry=False)
+    finally:
+        app.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "is_accepted"),
+    [
+        ("", False),
+        ("?ssl_check_hostname=true", False),
+        ("?ssl_cert_reqs=required", False),
+        ("?ssl_ca_certs={authority}", True),
+        ("?ssl_cert_reqs=none", True),
+    ],
+)
+def test_every_client_verifies_the_certificate_of_redis(
+    broker: redis.Redis, tmp_path: Path, query: str, is_accepted: bool
+) -> None:
+    with encrypted(os.environ["REDIS_URL"], tmp_path) as (url, authority):
+        url += query.format(authority=authority)
+        if is_accepted:
+            publish(url)
+            assert redis.Redis.from_url(url).ping()
+        else:
+            with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+                publish(url)
+            with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+                redis.Redis.from_url(url).ping()
+    assert broker.llen("ingest") == is_accepted
+
+
+def test_a_url_without_tls_is_unchanged() -> None:
+    assert verifying_url("redis://:p%40ss@host:6379/0?x=1") == "redis://:p%40ss@host:6379/0?x=1"
+    assert verifying_url("rediss://:p%40ss@host/0") == "rediss://:p%40ss@host/0?ssl_cert_reqs=required"
 
 
 @pytest.mark.parametrize(

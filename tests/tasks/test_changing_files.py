@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -212,12 +213,48 @@ def test_a_cut_last_record_waits_and_is_loaded_once_it_is_complete(bench: Bench,
     assert bench.one(TIMES) == "10:00 11:30"
 
 
-def test_a_file_with_any_name_is_loaded_and_an_unreadable_one_keeps_no_other_out(bench: Bench, folder: Path) -> None:
-    names = [b"backfill:2026.csv", b"replay:x.csv", b"two\nlines.csv", b"\xff.csv", b"\\udcff.csv", b"good.csv"]
-    for name in names:
-        coin = name.hex().encode()
-        (folder / os.fsdecode(name)).write_bytes(HEADER + coin + b",1,2026-01-31T10:00:00Z\n")
+NAMES = [
+    b"backfill:2026.csv",
+    b"replay:x.csv",
+    b"two\nlines.csv",
+    b"\r\n\t\x01\x1b[31m\x7f.csv",
+    b"\\udcff.csv",
+    b"\\x00.csv",
+    b"-rf.csv",
+    b"%s %(run)s {0} :run $1 ';--.csv",
+    b"x.csv@40000.csv",
+    "\u202egnp.\U0001f600.csv".encode(),
+    b"e\xcc\x81.csv",
+    "é.csv".encode(),
+    b"n" * 251 + b".csv",
+    b"good.csv",
+]
+UNREADABLE_NAMES = [b"\xff.csv", b"\xed\xb2\x80.csv", b"\xc0\x80.csv", b"\xf4\x90\x80\x80.csv"]
+"""Names that are not UTF-8: the last three contain a surrogate, a long form of NUL, and a number beyond Unicode."""
+
+MTIMES_NS = (0, -1, -(2**62), 2**62, 253_402_300_800 * 10**9, -62_135_596_801 * 10**9)
+"""Times in 1970, 1969, 1823, 2116, 10000 and 0000, as far as the file system can store them."""
+
+
+def test_a_file_with_any_name_and_time_is_loaded_and_an_unreadable_one_keeps_no_other_out(
+    bench: Bench, folder: Path
+) -> None:
+    for number, name in enumerate([*NAMES, *UNREADABLE_NAMES, b".hidden.csv"]):
+        path = folder / os.fsdecode(name)
+        # A row names its file by the digest of the file's name, and is not the last of its range.
+        path.write_bytes(HEADER + f"{digest(name)},1,2026-01-31T10:00:00Z\n".encode())
+        mtime_ns = MTIMES_NS[number % len(MTIMES_NS)]
+        os.utime(path, ns=(mtime_ns, mtime_ns))
     run = bench.ingest(coin_files())
-    assert set(stored(bench)) == {name.hex() for name in names} - {b"\xff.csv".hex()}
+    assert set(stored(bench)) == set(map(digest, NAMES))
     assert (run["status"], run["error_code"]) == ("failed", "file_unreadable")
-    assert "\\udcff.csv: its name is not UTF-8" in run["error_detail"]
+    assert "its name is not UTF-8" in run["error_detail"]
+    for name in UNREADABLE_NAMES:
+        (folder / os.fsdecode(name)).unlink()
+    again = bench.ingest(coin_files())
+    assert again["status"] == "succeeded"
+    assert bench.one("SELECT count(*) FROM pages WHERE run = :run", run=again["id"]) == 0
+
+
+def digest(name: bytes) -> str:
+    return sha256(name).hexdigest()[:16]

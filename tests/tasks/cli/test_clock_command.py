@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from contextlib import closing
 
 import psycopg2
@@ -12,7 +10,7 @@ from pytest_httpserver import HTTPServer
 
 from store.engine import make_engine
 from tasks.cli.clock_command import DEADLINES, MOMENTS, SLOTS, main
-from tests.stepped_clock import SteppedPostgres, stepped_postgres
+from tests.stepped_clock import SteppedPostgres
 from tests.tasks.conftest import Bench
 from tests.tasks.feed import Feed
 from tests.upstreams import canned, item
@@ -25,18 +23,9 @@ TIME_COLUMNS = """
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[SteppedPostgres]:
-    with stepped_postgres() as server:
-        yield server
-
-
 @pytest.fixture
-def database_url(server: SteppedPostgres) -> Iterator[str]:
-    server.set_clock(0)
-    name = f"test_{uuid.uuid4().hex}"
-    yield server.create_database(name)
-    server.drop_database(name)
+def database_url(stepped_database_url: str) -> str:
+    return stepped_database_url
 
 
 def load(bench: Bench, feed: Feed, price: str) -> tuple[int, ...]:
@@ -48,10 +37,10 @@ def load(bench: Bench, feed: Feed, price: str) -> tuple[int, ...]:
 
 @pytest.mark.usefixtures("process_settings")
 def test_accepting_the_clock_leaves_no_time_in_the_future_and_loses_no_correction(
-    server: SteppedPostgres, bench: Bench, httpserver: HTTPServer, capsys: pytest.CaptureFixture[str]
+    stepped_server: SteppedPostgres, bench: Bench, httpserver: HTTPServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     feed = Feed(httpserver, [])
-    server.set_clock(DAY)
+    stepped_server.set_clock(DAY)
     assert load(bench, feed, "1") == (1, 0, 0)
     waiting = bench.request(canned([item()]))
     bench.rows(
@@ -60,7 +49,7 @@ def test_accepting_the_clock_leaves_no_time_in_the_future_and_loses_no_correctio
         id=waiting,
     )
     bench.rows("UPDATE sources SET last_slot = service_time(), breaker_opened_at = service_time() - interval '5 s'")
-    server.set_clock(0)
+    stepped_server.set_clock(0)
     assert load(bench, feed, "2") == (0, 1, 0)
     assert main([]) == 0
     assert "and agrees in 8640" in capsys.readouterr().out

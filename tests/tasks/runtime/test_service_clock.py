@@ -23,25 +23,16 @@ from tasks.runtime.heartbeats import record_heartbeat
 from tasks.runtime.service_clock import MARGIN, check_clock, correct_clock
 from tasks.upstream.circuit_breaker import CircuitBreaker
 from tests.processes import until
-from tests.stepped_clock import SteppedPostgres, stepped_postgres
+from tests.stepped_clock import SteppedPostgres
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
 SECOND, MINUTE, DAY = 1.0, 60.0, 86_400.0
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[SteppedPostgres]:
-    with stepped_postgres() as server:
-        yield server
-
-
 @pytest.fixture
-def database_url(server: SteppedPostgres) -> Iterator[str]:
-    server.set_clock(0)
-    name = f"test_{uuid.uuid4().hex}"
-    yield server.create_database(name)
-    server.drop_database(name)
+def database_url(stepped_database_url: str) -> str:
+    return stepped_database_url
 
 
 @pytest.fixture
@@ -70,12 +61,12 @@ def steps(logs: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize("step", [SECOND, MINUTE, DAY])
 def test_a_process_that_knows_the_earlier_time_notices_a_step_back_once(
-    server: SteppedPostgres, engine: Engine, restarted: Engine, step: float
+    stepped_server: SteppedPostgres, engine: Engine, restarted: Engine, step: float
 ) -> None:
     check_clock(engine)
     check_clock(restarted)
     before = service_time(engine)
-    server.set_clock(-step)
+    stepped_server.set_clock(-step)
     with capture_logs() as logs:
         check_clock(engine)
         check_clock(restarted)
@@ -87,11 +78,11 @@ def test_a_process_that_knows_the_earlier_time_notices_a_step_back_once(
 
 @pytest.mark.parametrize("step", [SECOND, MINUTE, DAY])
 def test_a_restarted_process_notices_that_a_stored_time_is_in_the_future(
-    server: SteppedPostgres, engine: Engine, restarted: Engine, step: float
+    stepped_server: SteppedPostgres, engine: Engine, restarted: Engine, step: float
 ) -> None:
     record_heartbeat(engine, "beat")
     before = service_time(engine)
-    server.set_clock(-step)
+    stepped_server.set_clock(-step)
     with capture_logs() as logs:
         check_clock(restarted)
         check_clock(engine)
@@ -100,19 +91,19 @@ def test_a_restarted_process_notices_that_a_stored_time_is_in_the_future(
 
 
 def test_a_heartbeat_does_not_hide_a_step_from_other_processes(
-    server: SteppedPostgres, engine: Engine, restarted: Engine
+    stepped_server: SteppedPostgres, engine: Engine, restarted: Engine
 ) -> None:
     record_heartbeat(engine, "worker")
     before = service_time(engine)
-    server.set_clock(-MINUTE)
+    stepped_server.set_clock(-MINUTE)
     record_heartbeat(engine, "worker")
     check_clock(restarted)
     assert service_time(engine) > before
 
 
-def test_the_clock_is_slower_until_the_database_has_caught_up(server: SteppedPostgres, engine: Engine) -> None:
+def test_the_clock_is_slower_until_the_database_has_caught_up(stepped_server: SteppedPostgres, engine: Engine) -> None:
     check_clock(engine)
-    server.set_clock(-MINUTE)
+    stepped_server.set_clock(-MINUTE)
     check_clock(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE clock SET since = since - interval '300 seconds'"))
@@ -122,9 +113,9 @@ def test_the_clock_is_slower_until_the_database_has_caught_up(server: SteppedPos
     assert ahead(engine) == 0
 
 
-def test_a_slower_clock_is_not_taken_for_a_step(server: SteppedPostgres, engine: Engine) -> None:
+def test_a_slower_clock_is_not_taken_for_a_step(stepped_server: SteppedPostgres, engine: Engine) -> None:
     check_clock(engine)
-    server.set_clock(-MINUTE)
+    stepped_server.set_clock(-MINUTE)
     check_clock(engine)
     second_later = service_time(engine) + timedelta(seconds=1)
     with capture_logs() as logs:
@@ -133,14 +124,14 @@ def test_a_slower_clock_is_not_taken_for_a_step(server: SteppedPostgres, engine:
 
 
 def test_a_clock_that_is_set_right_again_ends_the_correction(
-    server: SteppedPostgres, engine: Engine, restarted: Engine
+    stepped_server: SteppedPostgres, engine: Engine, restarted: Engine
 ) -> None:
     check_clock(engine)
-    server.set_clock(-DAY)
+    stepped_server.set_clock(-DAY)
     check_clock(engine)
     check_clock(restarted)
     before = service_time(engine)
-    server.set_clock(0)
+    stepped_server.set_clock(0)
     with capture_logs() as logs:
         check_clock(engine)
         check_clock(restarted)
@@ -149,21 +140,21 @@ def test_a_clock_that_is_set_right_again_ends_the_correction(
     assert steps(logs) == ["clock_set_ahead"]
 
 
-def test_ending_a_correction_stays_after_every_stored_time(server: SteppedPostgres, engine: Engine) -> None:
+def test_ending_a_correction_stays_after_every_stored_time(stepped_server: SteppedPostgres, engine: Engine) -> None:
     check_clock(engine)
-    server.set_clock(-DAY)
+    stepped_server.set_clock(-DAY)
     check_clock(engine)
-    server.set_clock(0)
+    stepped_server.set_clock(0)
     record_heartbeat(engine, "worker")  # A process that does not check the clock stores a time a day ahead.
     stored = service_time(engine) - timedelta(seconds=MINUTE)
     check_clock(engine)
     assert service_time(engine) > stored
 
 
-def test_a_jump_ahead_is_returned_in_seconds(server: SteppedPostgres, engine: Engine) -> None:
+def test_a_jump_ahead_is_returned_in_seconds(stepped_server: SteppedPostgres, engine: Engine) -> None:
     check_clock(engine)
     assert check_clock(engine) < 1
-    server.set_clock(DAY)
+    stepped_server.set_clock(DAY)
     assert check_clock(engine) == pytest.approx(DAY, abs=30)
     assert ahead(engine) == 0
 
@@ -176,10 +167,10 @@ def test_correcting_a_right_clock_changes_nothing(engine: Engine, restarted: Eng
     assert (ahead(engine), steps(logs)) == (0, [])
 
 
-def test_the_reconciler_notices_a_step_while_nothing_else_runs(server: SteppedPostgres, bench: Bench) -> None:
+def test_the_reconciler_notices_a_step_while_nothing_else_runs(stepped_server: SteppedPostgres, bench: Bench) -> None:
     reconcile(bench.engine, bench.settings)
     before = service_time(bench.engine)
-    server.set_clock(-DAY)
+    stepped_server.set_clock(-DAY)
     reconcile(bench.engine, bench.settings)
     assert service_time(bench.engine) > before
 
@@ -229,7 +220,7 @@ FUTURE_TIMES = [
 @pytest.mark.parametrize("stored_at", ["before the step", "after the step"])
 @pytest.mark.parametrize(("store", "query", "bound"), FUTURE_TIMES, ids=lambda value: getattr(value, "__name__", ""))
 def test_no_wait_becomes_longer_when_a_clock_that_was_ahead_goes_back(
-    server: SteppedPostgres,
+    stepped_server: SteppedPostgres,
     bench: Bench,
     store: Callable[[Bench, uuid.UUID], None],
     query: str,
@@ -237,11 +228,11 @@ def test_no_wait_becomes_longer_when_a_clock_that_was_ahead_goes_back(
     stored_at: str,
 ) -> None:
     run = bench.request(canned([item()]))
-    server.set_clock(DAY)
+    stepped_server.set_clock(DAY)
     check_clock(bench.engine)
     if stored_at == "before the step":
         store(bench, run)
-    server.set_clock(0)
+    stepped_server.set_clock(0)
     check_clock(bench.engine)
     if stored_at == "after the step":
         store(bench, run)
@@ -249,13 +240,15 @@ def test_no_wait_becomes_longer_when_a_clock_that_was_ahead_goes_back(
     assert bound - 30 < left <= bound
 
 
-def test_a_frozen_workers_session_is_terminated_after_a_step_back(server: SteppedPostgres, bench: Bench) -> None:
+def test_a_frozen_workers_session_is_terminated_after_a_step_back(
+    stepped_server: SteppedPostgres, bench: Bench
+) -> None:
     check_clock(bench.engine)
     with closing(psycopg2.connect(bench.settings.database_url, application_name="kasparro-worker")) as frozen:
         with frozen.cursor() as cursor:
             cursor.execute("SELECT 1")
         pid = frozen.info.backend_pid
-        server.set_clock(-DAY)
+        stepped_server.set_clock(-DAY)
 
         def sweep() -> bool:
             reconcile(bench.engine, bench.settings)

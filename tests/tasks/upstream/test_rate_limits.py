@@ -261,7 +261,7 @@ def test_all_threads_together_stay_within_the_monthly_budget(engine: Engine) -> 
     assert budget(engine)[0] == 10
 
 
-@pytest.mark.parametrize("months_ago", [1, 2, 13])
+@pytest.mark.parametrize("months_ago", [1, 2, 13, -2, -13])
 def test_a_new_month_has_a_new_budget(engine: Engine, months_ago: int) -> None:
     limited = source(engine, per_month=2)
     with engine.begin() as connection:
@@ -270,6 +270,16 @@ def test_a_new_month_has_a_new_budget(engine: Engine, months_ago: int) -> None:
         this_month: Any = connection.scalar(text(f"SELECT {MONTH}"))
     assert [error and error.code for error in try_calls(engine, limited, 3)] == [None, None, "budget_spent"]
     assert budget(engine) == (2, this_month)
+
+
+def test_a_clock_that_steps_back_across_the_start_of_a_month_grants_no_second_budget(engine: Engine) -> None:
+    limited = source(engine, per_month=3)
+    with engine.begin() as connection:
+        next_month: Any = connection.scalar(text(f"SELECT ({MONTH} + interval '1 month')::date"))
+        connection.execute(text("UPDATE sources SET budget_used = 2, budget_month = :month"), {"month": next_month})
+    outcomes = try_calls(engine, limited, 2)
+    assert [error and error.code for error in outcomes] == [None, "budget_spent"]
+    assert budget(engine) == (3, next_month)
 
 
 def test_a_run_without_budget_waits_until_the_next_month_starts(engine: Engine) -> None:
