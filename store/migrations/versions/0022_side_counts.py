@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0022"
-down_revision = "0019"
+down_revision = "0021"
 
 OUTCOMES = "inserted + updated + unchanged + superseded + deduplicated + rejected"
 
