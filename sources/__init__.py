@@ -3,6 +3,7 @@
 To write a source, import everything from this package. sources/contract.py explains the names.
 """
 
+from sources.auth import BasicLogin, ClientCredentials, HeaderKey, QueryKey, Signature, SignedRequest
 from sources.contract import (
     BLANK,
     CatchUp,
@@ -31,20 +32,26 @@ from sources.http.json_body import json_list, read_json
 __all__ = [
     "BLANK",
     "SUFFIXES",
+    "BasicLogin",
     "CatchUp",
+    "ClientCredentials",
     "Columns",
     "Cursor",
     "DriftPolicy",
     "FileSet",
+    "HeaderKey",
     "History",
     "HistoryWindow",
     "Http",
     "Item",
     "Page",
+    "QueryKey",
     "Rate",
     "Reject",
     "Response",
     "Retention",
+    "Signature",
+    "SignedRequest",
     "Source",
     "TerminalError",
     "TransientError",
