@@ -68,7 +68,8 @@ def _last_run_check(history: Mapping[str, Any]) -> dict[str, Any]:
     check = {"status": "ok", "last_run_status": last["status"], "last_seen": last["finished_at"]}
     if last is success:
         return check
-    return {**check, "status": "degraded", "detail": f"The last run failed: {last['code']}."}
+    reason = ": ".join(part for part in (last["code"], last["detail"]) if part)
+    return {**check, "status": "degraded", "detail": f"The last run failed: {reason}"}
 
 
 def _with_lateness(check: dict[str, Any], detail: str | None) -> dict[str, Any]:
