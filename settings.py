@@ -33,7 +33,15 @@ HEADER_VALUE = validate.Regexp(r"[!-~]+\Z", error="must consist of visible ASCII
 NO_PASSWORD = validate.Regexp(
     r"[^@]*\Z", error="must contain no user and no password, since it is stored with each page"
 )
+NO_QUERY = validate.Regexp(r"[^?#]*\Z", error="must contain no `?` and no `#`, since paths are appended to it")
+# The address of a person or a page, in a header: visible ASCII without parentheses, which delimit it there.
+CONTACT = validate.Regexp(
+    r"(https?://[!-'*-?A-~]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+)\Z",
+    error="must be an e-mail address, or a URL that starts with http:// or https:// and contains no user",
+)
 MIN_TOKEN_CHARS = 16
+SECRET_ENDINGS = ("_API_KEY", "_API_SECRET", "_API_PASSPHRASE", "API_TOKEN", "_PASSWORD")
+"""The endings of variables whose values are secrets."""
 # sources/contract.py explains these policies.
 DriftPolicy = Literal["evolve", "discard", "quarantine", "freeze"]
 CatchUp = Literal["latest", "all", "skip"]
@@ -110,6 +118,9 @@ class Settings:
     csv_dir: str = _text("folder with the CSV files", default="sample_data/csv")
     extra_sources: str = _text("modules of additional sources, separated by commas", default="")
     overrides: str = _text("CSV file that assigns listings to assets", default="")
+    user_agent_contact: str | None = _text(
+        "your e-mail address or website, sent to upstreams in `User-Agent`; some refuse requests without it", CONTACT
+    )
     log_format: str = _text(
         "`json`, `console` or `auto`, which means `console` in a terminal and `json` elsewhere",
         validate.OneOf(("auto", "json", "console")),
@@ -182,7 +193,9 @@ class Settings:
 class SourceSettings:
     """The settings of one source. Variables start with the source's name, and override the values it declares."""
 
-    url: str | None = _text("base URL; overrides the URL that the source declares", _url("http", "https"), NO_PASSWORD)
+    url: str | None = _text(
+        "base URL; overrides the URL that the source declares", _url("http", "https"), NO_PASSWORD, NO_QUERY
+    )
     plan: str | None = _text("the upstream plan that the key belongs to")
     api_key: str | None = _text("API key, sent to this upstream only", HEADER_VALUE, secret=True)
     every: float | None = _setting(
@@ -216,6 +229,14 @@ class SourceSettings:
         kinds.Float(load_default=None, validate=RETENTION),
         "seconds a raw body is kept after it was last received; unset: forever",
     )
+    api_secret: str | None = _text(
+        "secret that belongs to the API key, for an upstream with signatures, logins or OAuth",
+        HEADER_VALUE,
+        secret=True,
+    )
+    api_passphrase: str | None = _text(
+        "passphrase of the API key, for an upstream that needs one", HEADER_VALUE, secret=True
+    )
 
 
 @cache
@@ -240,16 +261,18 @@ def read_source_settings(source: str, environ: Mapping[str, str] = os.environ) -
 
 def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return every value that must never be logged, stored or sent to a client, longest first."""
-    values = {value for name, value in environ.items() if name.endswith(("_API_KEY", "API_TOKEN", "_PASSWORD"))}
+    values = {value for name, value in environ.items() if name.endswith(SECRET_ENDINGS)}
     logins = {value.partition(":")[2] for name, value in environ.items() if name.endswith("_AUTH")}
-    urls = {_password(value) for name, value in environ.items() if name.endswith("_URL")}
+    urls = {_password(value) for name, value in environ.items() if name.upper().endswith(("_URL", "_PROXY"))}
     secrets = {value.strip() for value in values | logins | urls | {unquote(url) for url in urls}}
     return tuple(sorted(secrets - {""}, key=len, reverse=True))
 
 
 def _password(url: str) -> str:
+    """Return the password in a URL. A user without a password is a token in a web address, and a name elsewhere."""
     try:
-        return urlsplit(url).password or ""
+        parts = urlsplit(url.strip())
+        return parts.password or (parts.username if parts.scheme in ("http", "https") else "") or ""
     except ValueError:  # not a URL
         return ""
 

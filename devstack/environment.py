@@ -23,7 +23,8 @@ RECORDED, LIVE = "replay", "live"
 """The values of UPSTREAM: recorded upstreams, or the real ones."""
 
 RECORDED_PATHS = {"COINPAPRIKA": "/coinpaprika/v1", "COINGECKO": "/coingecko/api/v3"}
-REAL_UPSTREAM_VARIABLES = {f"{source}_{variable}" for source in RECORDED_PATHS for variable in ("API_KEY", "PLAN")}
+REAL_VARIABLES = ("API_KEY", "API_SECRET", "API_PASSPHRASE", "PLAN")
+REAL_UPSTREAM_VARIABLES = {f"{source}_{variable}" for source in RECORDED_PATHS for variable in REAL_VARIABLES}
 
 
 class WrongEnvironment(Exception):

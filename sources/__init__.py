@@ -3,6 +3,7 @@
 To write a source, import everything from this package. sources/contract.py explains the names.
 """
 
+from sources.auth import BasicLogin, ClientCredentials, HeaderKey, QueryKey, Signature, SignedRequest
 from sources.contract import (
     BLANK,
     LEFT_OUT,
@@ -34,21 +35,27 @@ __all__ = [
     "BLANK",
     "LEFT_OUT",
     "SUFFIXES",
+    "BasicLogin",
     "CatchUp",
+    "ClientCredentials",
     "Columns",
     "Cursor",
     "DriftPolicy",
     "FileSet",
+    "HeaderKey",
     "History",
     "HistoryWindow",
     "Http",
     "Item",
     "NumberedPages",
     "Page",
+    "QueryKey",
     "Rate",
     "Reject",
     "Response",
     "Retention",
+    "Signature",
+    "SignedRequest",
     "Source",
     "TerminalError",
     "TransientError",

@@ -14,6 +14,8 @@ from typing import Any, Final
 # Re-exported for imports from this module.
 from settings import CatchUp as CatchUp
 from settings import DriftPolicy as DriftPolicy
+from sources.auth import Auth, check_auth, check_headers
+from sources.errors import LIFTED_BY_SETTINGS as LIFTED_BY_SETTINGS
 from sources.errors import UNTIL_RESUMED as UNTIL_RESUMED
 from sources.errors import Reject as Reject
 from sources.errors import TerminalError as TerminalError
@@ -71,11 +73,21 @@ class History:
 
 @dataclass(frozen=True)
 class Upstream:
-    """One plan of an upstream: its base URL, and the header for its API key."""
+    """One plan of an upstream: its base URL, and how its requests carry the API key."""
 
     url: str
     key_header: str | None = None
-    """None: the plan takes no key."""
+    """The header for the API key, for short. None: the plan takes no key, or `auth` declares its place."""
+
+    auth: tuple[Auth, ...] = ()
+    """Other places of the key and its secret, signatures and tokens (sources/auth.py), in the order to apply them."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Further headers of each request, without secrets."""
+
+    def __post_init__(self) -> None:
+        check_auth(self.auth)
+        check_headers(self.headers)
 
 
 @dataclass(frozen=True)
@@ -145,8 +157,8 @@ class Source:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     """The upstream's plans by name. Empty: the source uses no HTTP.
 
-    If `<NAME>_API_KEY` is set, the first plan that takes a key is used. Otherwise the first plan without a key is used.
-    Override: `<NAME>_PLAN`.
+    The first plan that takes exactly the secrets that are set is used: `<NAME>_API_KEY`, `<NAME>_API_SECRET` and
+    `<NAME>_API_PASSPHRASE`. Without a secret, it is the first plan without a key. Override: `<NAME>_PLAN`.
     """
 
     columns: Callable[[Page], Columns | None] | None = None

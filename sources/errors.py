@@ -11,6 +11,9 @@ MAX_RETRY_AFTER: Final = 32 * 86_400.0
 UNTIL_RESUMED: Final = timedelta(days=365_000)
 """A pause that lasts until a person resumes the source."""
 
+LIFTED_BY_SETTINGS: Final = ("key_refused", "key_missing", "payment_required", "upstream_forbidden")
+"""Codes of pauses that end as soon as the source's key, plan, URL or contact changes."""
+
 
 class TransientError(Exception):
     """The data is not available now. The page is not loaded; the run waits, then resumes at its last cursor.

@@ -69,7 +69,7 @@ class Response:
     content_type: str
 
     request: dict[str, Any]
-    """The request without its API key: {"method", "url", "params"}."""
+    """The request without its secrets: {"method", "url", "params"}, and for POST also {"json"}."""
 
     fetched_at: datetime
     """The database's time right before the request (aware, UTC)."""
@@ -86,14 +86,28 @@ class Response:
 
 
 class Http(Protocol):
-    """A source's client for its own upstream. It applies the base URL, key, limits, timeouts, retries and breaker."""
+    """A source's client for its own upstream. It applies the base URL, key, limits, timeouts, retries and breaker.
+
+    Each function raises TransientError or TerminalError if the request fails. Do not catch these errors in `fetch`.
+    """
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Response:
         """Send GET to base URL + `path`, with `params` as the query, and return the response.
 
         A repeated request is sent as a conditional request. If the upstream returns 304, the response has the stored
-        body, so a source need not handle that case. Raise TransientError or TerminalError if the request fails; do not
-        catch these errors in `fetch`.
+        body, so a source need not handle that case.
+        """
+
+    def post(self, path: str, json: Any, params: Mapping[str, str | int] | None = None) -> Response:
+        """Send POST to base URL + `path`, with a JSON body, and return the response.
+
+        Use it to read data only: a request may be repeated after an error. It is never conditional.
+        """
+
+    def graphql(self, query: str, variables: Mapping[str, Any] | None = None, path: str = "") -> Response:
+        """Send a GraphQL query to base URL + `path`, and return the response.
+
+        Raise TransientError with the messages of the upstream if the response has errors and no data.
         """
 
 

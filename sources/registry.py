@@ -11,7 +11,7 @@ from typing import get_args
 
 from settings import SettingsError, get_settings, read_source_settings
 from sources.contract import CatchUp, DriftPolicy, Rate, Retention, Source
-from sources.http.plans import upstream_address
+from sources.http.plans import read_secrets, upstream_address
 
 MODULES = (
     "sources.coinpaprika",
@@ -79,7 +79,7 @@ def _describe(error: BaseException) -> str:
 def _with_overrides(source: Source) -> Source:
     """Return the source with the overrides from the environment."""
     settings = read_source_settings(source.name)
-    if settings.plan or settings.api_key:
+    if settings.plan or read_secrets(source.name):
         # Reject a wrong plan or key at start-up. A missing key makes only the runs fail, since only workers need it.
         upstream_address(source)
     rate = Rate(

@@ -10,11 +10,13 @@ from typing import Any
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Reject as HandBack
+from celery.signals import worker_ready
 from psycopg2.errorcodes import LOCK_NOT_AVAILABLE
 from sqlalchemy import Engine
 
 from settings import Settings, get_settings
-from sources.contract import TerminalError, TransientError
+from sources.contract import LIFTED_BY_SETTINGS, TerminalError, TransientError
+from sources.http.configuration import configuration_fingerprint, configuration_settings
 from sources.registry import SOURCES
 from store.errors import DatabaseError, classify, describe, sqlstate
 from store.schema import explain
@@ -24,6 +26,7 @@ from tasks.runs.claims import (
     DISK_FULL,
     Claim,
     ClaimLost,
+    Configuration,
     claim_run,
     complete_run,
     count_waits,
@@ -36,6 +39,7 @@ from tasks.runs.claims import (
 )
 from tasks.runs.leases import Cancelled, LeaseHeld, LeaseLost
 from tasks.runs.partitions import append_failures
+from tasks.runs.pausing import lift_outdated_pause
 from tasks.runs.publishing import publish
 from tasks.runtime.database import worker_engine
 from tasks.runtime.fault_points import reach
@@ -103,6 +107,23 @@ def ingest(run: str = "", *_: Any, **__: Any) -> None:
     reach("before_acknowledgement")
 
 
+@worker_ready.connect
+def _lift_outdated_pauses(sender: Any, **_: Any) -> None:
+    """Lift the pauses of corrected configurations. Only the workers that read sources have the keys."""
+    if "ingest" not in sender.app.amqp.queues.consume_from:
+        return
+    engine = worker_engine()
+    try:
+        for source in SOURCES.values():
+            lift_outdated_pause(engine, source)
+    except DATABASE_ERRORS as raised:
+        error = explain(engine, raised)
+        if not schema_log.error(error):
+            log.warning("pause_check_failed", reason=describe(error))
+    finally:
+        engine.dispose()
+
+
 def _log_if_lost(engine: Engine, run: uuid.UUID) -> bool:
     """Log an error if the database no longer has the run of a message. Return whether it was logged."""
     try:
@@ -136,7 +157,7 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     if source is None:
         _fail(engine, claim, "unknown_source", f"source {claim.source!r} no longer exists")
         return
-    if claim.paused_reason:
+    if claim.paused_reason and not lift_outdated_pause(engine, source):
         _wait_for_resume(engine, claim)
         return
     try:
@@ -207,8 +228,12 @@ def _fail_for_bug(engine: Engine, claim: Claim, error: Exception) -> None:
 
 def _fail(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:
     detail = append_failures(engine, claim, detail)
+    source = SOURCES.get(claim.source)
+    configuration = None
+    if pause is not None and source and code in LIFTED_BY_SETTINGS:
+        configuration = Configuration(configuration_fingerprint(source), configuration_settings(source))
     with engine.begin() as connection:
-        fail_run(connection, claim, code, detail, pause)
+        fail_run(connection, claim, code, detail, pause, configuration)
     log.error("run_ended", status="failed", code=code, reason=detail)
 
 

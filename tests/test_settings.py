@@ -181,11 +181,14 @@ def test_every_variable_of_a_source_starts_with_its_name() -> None:
         "COINGECKO_DRIFT": "quarantine, a.b = freeze",
         "COINGECKO_QUOTES_KEPT": "86400",
         "COINGECKO_BODIES_KEPT": "172800",
+        "COINGECKO_API_SECRET": "s3cret",
+        "COINGECKO_API_PASSPHRASE": "w0rds",
     }
     assert read_source_settings("coingecko", environ) == SourceSettings(
-        "http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, "usd, EUR", 2, 7200, DRIFT, 86400, 172800
+        *("http://127.0.0.1:8080/api", "pro", KEY, 60, "all", 5, 1000, "usd, EUR", 2, 7200, DRIFT, 86400, 172800),
+        *("s3cret", "w0rds"),
     )
-    assert read_source_settings("coinpaprika", environ) == SourceSettings(*[None] * 13)
+    assert read_source_settings("coinpaprika", environ) == SourceSettings(*[None] * 15)
 
 
 @pytest.mark.parametrize("drift", ["ignore", "evolve, freeze", "evolve, =freeze", "evolve, a=b", ","])
@@ -259,12 +262,21 @@ def test_all_secrets_in_the_environment_are_returned_longest_first() -> None:
         "POSTGRES_PASSWORD": "p0stgres",
         "FLOWER_BASIC_AUTH": "kasparro:fl0wer",
         "PROXY_URL": "http://me:pr0xy@host/",
+        "https_proxy": "http://me:pr0xy2@host/",
+        "DESK_URL": "https://t0ken@host/",
+        "DESK_API_SECRET": "s3cret",
+        "DESK_API_PASSPHRASE": "w0rds",
         "BROKEN_URL": "http://[::1",
         "COINGECKO_PLAN": "pro",
     }
     decoded = "p4ssw0rd/of@the-database"
     secrets = secrets_in(environ)
-    assert set(secrets) == {PASSWORD, decoded, "v4lkey", TOKEN, KEY, "p0stgres", "fl0wer", "pr0xy"}
+    assert set(secrets) == {PASSWORD, decoded, "v4lkey", TOKEN, KEY, "p0stgres", "fl0wer", "pr0xy"} | {
+        "pr0xy2",
+        "t0ken",
+        "s3cret",
+        "w0rds",
+    }
     assert list(secrets) == sorted(secrets, key=len, reverse=True)
 
 

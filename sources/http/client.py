@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import backoff
 import requests
-from urllib3.exceptions import HTTPError
 
 from sources.contract import Response, TerminalError, TransientError
-from sources.http.deadline import Deadline, DeadlineAdapter
-from sources.http.responses import check_body, check_status, read_body, resolve_redirect
+from sources.http.authentication import dump_json
+from sources.http.deadline import Deadline
+from sources.http.exchange import Access, Exchange, Outcome, Outgoing
+from sources.http.graphql import check_graphql
+from sources.http.responses import Unauthorized, origin_of
 from sources.http.revalidation import KnownResponse, read_etag, read_last_modified
-
-CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 20.0
-"""Seconds that a single read from the connection may take."""
+from sources.http.session import open_session
+from sources.http.tokens import TokenClient
 
 MAX_RETRY_PAUSE = 5.0
 """Maximum seconds between two attempts."""
@@ -30,43 +27,7 @@ MAX_RETRY_PAUSE = 5.0
 MAX_ATTEMPTS = 3
 MAX_REDIRECTS = 3
 
-HOST_FAILURES = ("upstream_unavailable", "upstream_slow")
-"""The codes of errors that concern the whole host instead of one request. They open its circuit breaker."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """The settings and callbacks for requests to one upstream.
-
-    url:            the base URL.
-    headers:        the header with the API key; empty without a key.
-    deadline:       the maximum duration of one `get` in seconds, including retries and redirects.
-    max_body_bytes: the maximum size of a decompressed body.
-    max_body_values: the maximum number of members of all lists and objects in a body.
-    spend:          called before each request; raises TransientError if the rate limit, budget or breaker forbids it.
-    record_result:  called after each request with True, or with False for an error in HOST_FAILURES.
-    clock:          returns the time for `Response.fetched_at` (aware, UTC).
-    """
-
-    source: str
-    url: str
-    headers: Mapping[str, str]
-    deadline: float
-    max_body_bytes: int
-    max_body_values: int
-    spend: Callable[[], None]
-    record_result: Callable[[bool], None]
-    clock: Callable[[], datetime]
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """The outcome of one request: a body, a redirect, or neither for a 304."""
-
-    fetched_at: datetime
-    headers: Mapping[str, str]
-    body: bytes | None = None
-    redirect: str | None = None
+NO_BODY: Any = object()
 
 
 class HttpClient:
@@ -82,7 +43,9 @@ class HttpClient:
         session: requests.Session | None = None,
     ):
         self._access, self._find_known_response = access, find_known_response
-        self._session = session or _session()
+        self._session = session or open_session(access.contact)
+        self._exchange = Exchange(access, self._session)
+        self._tokens = TokenClient(access, self._exchange)
 
     def close(self) -> None:
         self._session.close()
@@ -101,6 +64,46 @@ class HttpClient:
 
         Raise TransientError or TerminalError if the request fails.
         """
+        return self._request("GET", path, params or {}, NO_BODY)
+
+    def post(self, path: str, json: Any, params: Mapping[str, str | int] | None = None) -> Response:
+        """Return the response to POST base URL + path with a JSON body, after retries if needed.
+
+        Raise TransientError or TerminalError if the request fails.
+        """
+        return self._request("POST", path, params or {}, json)
+
+    def graphql(self, query: str, variables: Mapping[str, Any] | None = None, path: str = "") -> Response:
+        """Return the response to a GraphQL query at base URL + path.
+
+        Raise TransientError or TerminalError if the request fails, or if the response has errors and no data.
+        """
+        response = self.post(path, {"query": query, "variables": dict(variables or {})})
+        check_graphql(self._access.source, response.body)
+        return response
+
+    def _request(self, method: str, path: str, params: Mapping[str, str | int], body: Any) -> Response:
+        request = {"method": method, "url": self._access.url + path, "params": dict(params)}
+        request |= {} if body is NO_BODY else {"json": body}
+        self._check_request(request)
+        return self._with_retries(lambda deadline: self._attempt(request, deadline))
+
+    def _check_request(self, request: Mapping[str, Any]) -> None:
+        """Raise TerminalError for a request to another origin, or for one that contains a secret, as it is stored."""
+        source = self._access.source
+        if not _has_origin(request["url"], self._access.url):
+            raise TerminalError(
+                f"{source}: the path of a request leads to another origin; it must begin with `/` or be empty",
+                code="misconfigured",
+            )
+        if self._access.auth.is_in_request(request):
+            raise TerminalError(
+                f"{source}: a request contains the key, and would be stored with it; declare the place of the key in "
+                "`Upstream.auth` instead",
+                code="misconfigured",
+            )
+
+    def _with_retries(self, request: Callable[[Deadline], Response]) -> Response:
         deadline = Deadline(self._access.deadline)
         half_time = deadline.at - self._access.deadline / 2
 
@@ -123,7 +126,7 @@ class HttpClient:
 
         def attempt() -> Response:
             try:
-                return self._get_once(path, params or {}, deadline)
+                return request(deadline)
             except TransientError as error:
                 if failures and not error.is_failure:
                     raise _retry_forbidden(failures[-1], error) from None
@@ -133,110 +136,73 @@ class HttpClient:
         response: Response = retrying(attempt)()
         return response
 
-    def _get_once(self, path: str, params: Mapping[str, str | int], deadline: Deadline) -> Response:
-        """Make one attempt: send the request and follow its redirects."""
-        url = self._access.url + path
-        request = {"method": "GET", "url": url, "params": dict(params)}
+    def _attempt(self, request: dict[str, Any], deadline: Deadline) -> Response:
+        """Make one attempt, with a token if the plan needs one. Replace a cached token once if it is refused."""
+        is_cached = self._tokens.ensure(deadline)
+        try:
+            return self._follow(request, deadline)
+        except Unauthorized:
+            if not is_cached:
+                raise
+        self._tokens.renew(deadline)
+        return self._follow(request, deadline)
+
+    def _follow(self, request: dict[str, Any], deadline: Deadline) -> Response:
+        """Send the request and follow its redirects."""
         known_response = self._find_known_response(request)
-        conditions = known_response.conditions if known_response else {}
+        # A POST is never conditional (RFC 9110, section 13.1). Its response may still equal the last one.
+        is_get = request["method"] == "GET"
+        conditions = known_response.conditions if known_response and is_get else {}
+        url, params = request["url"], request["params"]
         for redirects in range(MAX_REDIRECTS + 1):
-            outcome = self._exchange(url, params, conditions, deadline)
+            outcome = self._exchange.send(self._outgoing(request, url, params, conditions), deadline)
             if outcome.redirect is None:
                 return self._response(request, outcome, known_response, was_redirected=redirects > 0)
             # A validator belongs to the URL that sent it. Another URL may use the same validator for another body.
             url, params, conditions = outcome.redirect, {}, {}
-        raise TerminalError(
-            self._detail(f"GET {path} was redirected more than {MAX_REDIRECTS} times"), code="redirected"
-        )
+        path = urlsplit(request["url"]).path
+        detail = self._detail(f"{request['method']} {path} was redirected more than {MAX_REDIRECTS} times")
+        raise TerminalError(detail, code="redirected")
 
-    def _exchange(
-        self, url: str, params: Mapping[str, str | int], conditions: Mapping[str, str], deadline: Deadline
-    ) -> _Outcome:
-        """Send one request, within the limits and the deadline, and return its outcome."""
-        self._access.spend()
-        fetched_at = self._access.clock()
-        with (
-            self._reporting(),
-            self._translating_errors(url, deadline),
-            deadline.enforced(),
-            self._send(url, params, conditions, deadline) as response,
-        ):
-            outcome = self._read(response, fetched_at, bool(conditions), deadline)
-        return outcome
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Report to the circuit breaker whether the host responded."""
-        try:
-            yield
-        except (TransientError, TerminalError) as error:
-            self._access.record_result(error.code not in HOST_FAILURES)
-            raise
-        self._access.record_result(True)
-
-    @contextmanager
-    def _translating_errors(self, url: str, deadline: Deadline) -> Iterator[None]:
-        """Raise TransientError in place of the errors of the HTTP libraries."""
-        try:
-            yield
-        except (requests.RequestException, HTTPError) as error:
-            self._check_deadline(deadline)
-            # The exception's text may contain the key, so name only its type.
-            detail = f"GET {urlsplit(url).path} failed: {type(error).__name__}"
-            raise TransientError(self._detail(detail)) from None
-
-    def _send(
-        self, url: str, params: Mapping[str, str | int], conditions: Mapping[str, str], deadline: Deadline
-    ) -> requests.Response:
-        self._check_deadline(deadline)
-        return self._session.get(
-            url,
+    def _outgoing(
+        self,
+        request: Mapping[str, Any],
+        url: str,
+        params: Mapping[str, str | int],
+        conditions: Mapping[str, str],
+    ) -> Outgoing:
+        has_body = "json" in request
+        return Outgoing(
+            method=request["method"],
+            url=url,
+            auth=self._access.auth,
             params=params,
-            headers={**self._access.headers, **conditions},
-            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-            allow_redirects=False,
-            stream=True,
+            headers={**({"Content-Type": "application/json"} if has_body else {}), **conditions},
+            data=dump_json(request["json"]) if has_body else None,
+            is_conditional=bool(conditions),
+            base=self._access.url,
         )
-
-    def _read(
-        self, response: requests.Response, fetched_at: datetime, had_conditions: bool, deadline: Deadline
-    ) -> _Outcome:
-        self._check_deadline(deadline)  # The library accepts incomplete headers.
-        if response.is_redirect:
-            target = resolve_redirect(self._access.source, response, self._access.url)
-            return _Outcome(fetched_at, response.headers, redirect=target)
-        if had_conditions and response.status_code == 304:
-            return _Outcome(fetched_at, response.headers)
-        check_status(self._access.source, response)
-        body = read_body(self._access.source, response, self._access.max_body_bytes, self._access.max_body_values)
-        self._check_deadline(deadline)  # The body may be incomplete.
-        check_body(self._access.source, body, self._access.headers.values())
-        return _Outcome(fetched_at, response.headers, body)
-
-    def _check_deadline(self, deadline: Deadline) -> None:
-        if deadline.is_over:
-            detail = self._detail(f"no complete response within {self._access.deadline:g} s")
-            raise TransientError(detail, code="upstream_slow") from None
 
     def _response(
-        self, request: dict[str, Any], outcome: _Outcome, known_response: KnownResponse | None, *, was_redirected: bool
+        self, request: dict[str, Any], outcome: Outcome, known_response: KnownResponse | None, *, was_redirected: bool
     ) -> Response:
         if outcome.body is None:
             return self._stored_response(request, outcome, known_response)
+        has_validators = request["method"] == "GET" and not was_redirected
         return Response(
             body=outcome.body,
             status=200,
             content_type=outcome.headers.get("Content-Type", ""),
             request=request,
             fetched_at=outcome.fetched_at,
-            etag=None if was_redirected else read_etag(outcome.headers),
-            last_modified=None if was_redirected else read_last_modified(outcome.headers),
+            etag=read_etag(outcome.headers) if has_validators else None,
+            last_modified=read_last_modified(outcome.headers) if has_validators else None,
             headers=_lower_case(outcome.headers),
             unchanged=known_response is not None and known_response.digest == hashlib.sha256(outcome.body).digest(),
         )
 
     def _stored_response(
-        self, request: dict[str, Any], outcome: _Outcome, known_response: KnownResponse | None
+        self, request: dict[str, Any], outcome: Outcome, known_response: KnownResponse | None
     ) -> Response:
         """Return the stored response, which a 304 has confirmed."""
         body = known_response.body() if known_response else None
@@ -264,19 +230,11 @@ def _lower_case(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return None, since the client follows redirects itself. requests would read their bodies without a limit."""
-
-
-def _session() -> requests.Session:
-    session = _Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, DeadlineAdapter())
-    # Without an `auth`, requests would send the host's login from the user's .netrc file.
-    session.auth = lambda request: request
-    session.headers.update({"User-Agent": "kasparro", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"})
-    return session
+def _has_origin(url: str, base: str) -> bool:
+    try:
+        return origin_of(url) == origin_of(base)
+    except ValueError:
+        return False
 
 
 def _retry_forbidden(failure: TransientError, limit: TransientError) -> TransientError:

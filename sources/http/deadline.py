@@ -54,6 +54,17 @@ class Deadline:
             _CURRENT.reset(token)
             self._hold(None)
 
+    @contextmanager
+    def shortened(self, seconds: float) -> Iterator[None]:
+        """Shut down this thread's connection after some seconds, and leave the deadline itself unchanged."""
+        timer = threading.Timer(min(seconds, self.seconds_left), self._cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def watch(self, connection: socket.socket) -> None:
         """Shut down this connection at the deadline, instead of the previous connection."""
         # Duplicate the file descriptor: TLS detaches the socket, and the system reuses closed descriptor numbers.
@@ -70,6 +81,10 @@ class Deadline:
     def _enforce(self) -> None:
         with self._lock:
             self._is_enforced = True
+            self._shut_down()
+
+    def _cut(self) -> None:
+        with self._lock:
             self._shut_down()
 
     def _shut_down(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from sources.contract import TransientError
+from sources.http.words import MAX_WORDS_BYTES, quote_words
 
 _NAN_IF_IMPOSSIBLE = Context(traps=[])
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
@@ -54,5 +55,5 @@ def _number(text: str) -> int | Decimal:
 
 
 def _beginning(body: bytes) -> str:
-    """Return the first characters of a body, for messages."""
-    return ascii(body[:80].decode("utf-8", "replace"))
+    """Return the first words of a body, for messages."""
+    return quote_words(body[:MAX_WORDS_BYTES])

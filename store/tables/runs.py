@@ -45,6 +45,9 @@ class SourceRow(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     paused_until: Mapped[datetime | None]
     paused_reason: Mapped[str | None]
+    # A salted fingerprint of the key, plan, URL and contact that the upstream refused. Others lift the pause. Null: the
+    # pause has another cause.
+    paused_configuration: Mapped[bytes | None]
     # Number of upstream calls in the UTC month that starts on budget_month.
     budget_month: Mapped[date | None]
     budget_used: Mapped[int] = mapped_column(server_default="0")

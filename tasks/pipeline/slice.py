@@ -13,7 +13,9 @@ from sqlalchemy import Engine
 
 from settings import Settings, SettingsError
 from sources.contract import RESERVED_PREFIXES, Source, TerminalError, TransientError
-from sources.http.client import Access, HttpClient
+from sources.http.authentication import Authenticator
+from sources.http.client import HttpClient
+from sources.http.exchange import Access
 from sources.http.plans import upstream_address
 from tasks.pipeline.changed_rows import ListingsLost
 from tasks.pipeline.commit import commit_page
@@ -219,20 +221,21 @@ class Slice:
 
     def _access(self) -> Access:
         try:
-            url, headers = upstream_address(self._source)
+            address = upstream_address(self._source)
         except SettingsError as error:
             raise TerminalError(str(error), code="misconfigured") from None
         breaker = CircuitBreaker(self._engine, self._source.name, self._settings)
         return Access(
             source=self._source.name,
-            url=url,
-            headers=headers,
+            url=address.url,
+            auth=Authenticator(address.credentials, self._clock),
             deadline=self._settings.request_deadline,
             max_body_bytes=self._settings.max_body_bytes,
             max_body_values=self._settings.max_body_values,
             spend=make_limiter(self._engine, self._source, breaker),
             record_result=breaker.record_result,
             clock=self._clock,
+            contact=self._settings.user_agent_contact,
         )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, RowMapping, text
 
 from sources.contract import LEAST_GOOD, UNTIL_RESUMED, Source, TerminalError
 from sources.registry import SOURCES
 from tasks.runs.verdicts import Verdict, judge_run, record_verdicts
-from tasks.runtime.safe_text import safe_text
+from tasks.runtime.safe_text import MAX_DETAIL_CHARS, safe_text
 from tasks.runtime.service_clock import READING, Reading, monotonic_seconds, observe, with_steady_clock
 
 DISK_FULL = "disk_full"
@@ -63,6 +64,13 @@ class Claim(Hold):
     paused_until: datetime | None
     paused_reason: str | None
     assists: bool = False
+
+
+class Configuration(NamedTuple):
+    """The configuration of an upstream: its fingerprint, and its settings (sources/http/configuration.py)."""
+
+    fingerprint: bytes
+    settings: Sequence[str]
 
 
 class ClaimLost(Exception):
@@ -184,11 +192,18 @@ def complete_run(engine: Engine, claim: Claim, source: Source) -> Verdict:
         return verdict
 
 
-def fail_run(connection: Connection, hold: Hold, code: str, detail: str, pause: timedelta | None = None) -> None:
+def fail_run(
+    connection: Connection,
+    hold: Hold,
+    code: str,
+    detail: str,
+    pause: timedelta | None = None,
+    configuration: Configuration | None = None,
+) -> None:
     """End a run as failed. For a live run with `pause`, also pause its source, because the next run would fail too."""
     end_run(connection, hold, "failed", code, detail)
     if pause is not None and hold.kind == "live":
-        extend_pause(connection, hold.source, pause, safe_text(f"{code}: {detail}"))
+        extend_pause(connection, hold.source, pause, f"{code}: {detail}", configuration)
 
 
 def end_run(
@@ -211,17 +226,36 @@ def _finish(connection: Connection, hold: Hold, status: str, code: str | None, d
     )
 
 
-def extend_pause(connection: Connection, source: str, gap: timedelta, reason: str) -> None:
-    """Pause a source for `gap` from now. A longer pause, such as an operator's, stays unchanged."""
+def extend_pause(
+    connection: Connection, source: str, gap: timedelta, reason: str, configuration: Configuration | None = None
+) -> None:
+    """Pause a source for `gap` from now. A longer pause, such as an operator's, stays unchanged.
+
+    configuration: the configuration that caused the pause. Another one lifts it (tasks/runs/pausing.py).
+    """
     connection.execute(
         text("""
-            UPDATE sources SET paused_reason = :reason,
+            UPDATE sources SET paused_reason = :reason, paused_configuration = :fingerprint,
                    paused_until = CASE WHEN :gap < :until_resumed THEN service_time() + :gap END
              WHERE name = :source
                AND (paused_reason IS NULL OR paused_until < service_time() + :gap)
         """),
-        {"source": source, "gap": gap, "reason": reason, "until_resumed": UNTIL_RESUMED},
+        {
+            "source": source,
+            "gap": gap,
+            "reason": _with_remedy(source, reason, configuration.settings if configuration else ()),
+            "fingerprint": configuration.fingerprint if configuration else None,
+            "until_resumed": UNTIL_RESUMED,
+        },
     )
+
+
+def _with_remedy(source: str, reason: str, settings: Sequence[str]) -> str:
+    """Return the reason of a pause with what ends it earlier."""
+    names = f"{', '.join(settings[:-1])} or {settings[-1]}" if len(settings) > 1 else "".join(settings)
+    change = f"change {names} and restart the workers, or " if names else ""
+    remedy = f"; to end the pause, {change}POST /sources/{source}/resume"
+    return safe_text(reason)[: MAX_DETAIL_CHARS - len(remedy)] + remedy
 
 
 def _unless_cancelled(status: str) -> str:

@@ -58,20 +58,34 @@ FAILED: Mapping[str, Code] = {
     "header_missing": Code("A CSV file has no header.", "Declare `header` or `skip_lines`."),
     "header_unreadable": Code("The header of a CSV file is not in the declared encoding.", "Declare `encoding`."),
     "internal_error": Code("A bug in Kasparro or a source.", "Report the traceback in the log event `slice_crashed`."),
-    "key_refused": Code("The upstream returned 401 or 403. The source is paused.", "Correct its key, then resume it."),
+    "key_missing": Code(
+        "The upstream returned 401, and no key was sent. The source is paused.", "Set `<SOURCE>_API_KEY`."
+    ),
+    "key_refused": Code(
+        "The upstream returned 401 or 403 to a request with a key. The source is paused.", "Correct its key."
+    ),
+    "misconfigured": Code(
+        "The source's plan needs a key or secret, or the source declares its requests incorrectly.",
+        "Follow `error.detail`.",
+    ),
     "partitions_missing": Code(
         "Partitions that were read before are missing.",
         "Put them back, or forget them with `DELETE /sources/<name>/missing-partitions`.",
     ),
-    "misconfigured": Code("The source's plan needs a key.", "Set `<SOURCE>_API_KEY` for the workers."),
     "no_history": Code("The source declares no history.", "None: it cannot be backfilled."),
     "nothing_loaded": Code("All items were rejected.", "Look at `/runs/<id>/rejects`."),
     "page_too_large": Code("A response has more than `MAX_PAGE_ITEMS` items.", "Request fewer, or raise it."),
-    "payment_required": Code("The upstream returned 402. The source is paused.", "Change the plan, then resume it."),
+    "payment_required": Code("The upstream returned 402. The source is paused.", "Change the plan."),
     "poisoned": Code("`MAX_ATTEMPTS` consecutive starts ended without a page.", "Check workers for kills and memory."),
-    "redirected": Code("The upstream redirects to another host, or in a loop.", "If you trust it, set `<SOURCE>_URL`."),
+    "redirected": Code(
+        "The upstream redirects to another host, in a loop, or a POST to a GET.", "If you trust it, set `<SOURCE>_URL`."
+    ),
     "schema_frozen": Code("A field with the drift policy `freeze` changed.", "Accept it, or adapt the mapping."),
     "unknown_source": Code("The source was removed from the code.", "None."),
+    "upstream_forbidden": Code(
+        "The upstream returned 403, and no key was sent. The source is paused.",
+        "Follow its words in `error.detail`; it may want a key or `USER_AGENT_CONTACT`.",
+    ),
     "upstream_refused": Code("The upstream returned 400, 404 or another 4xx.", "Check `<SOURCE>_URL` and its API."),
 }
 """Codes of failed runs, in addition to the codes of waiting runs."""

@@ -40,6 +40,8 @@ EVENTS: Mapping[str, str] = {
     "partition_failed": "A partition, such as a file, cannot be read. The run loads the other partitions.",
     "partition_waiting": "A partition cannot be read now. The run retries it after the other partitions.",
     "partitions_missing": "The source has no partition: no file matches its patterns.",
+    "pause_check_failed": "At the start of a worker, the pauses could not be compared with the settings.",
+    "pause_lifted": "A source's key, plan, URL or contact changed, which ended its pause. `reason`: why it was paused.",
     "publish_failed": "Redis did not accept the message of a run. The reconciler publishes it later.",
     "query_timed_out": "An API query took longer than `STATEMENT_TIMEOUT`.",
     "record_waiting": "A file's last record may be incomplete, so it is not read yet. `reason` names file and line.",

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import logging.config
-import os
 import sys
-from functools import cache
 from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
 
-from settings import Settings, secrets_in
+from settings import Settings
+from sources.redaction import process_redactor
 
-HIDDEN = "[hidden]"
 EVENT_DROPPED = "event_dropped"
 # The INFO messages of these libraries repeat our own events. Only their warnings are logged.
 QUIET_LOGGERS = (
@@ -39,7 +37,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # Tracebacks become text before secrets are removed. Colors are added last.
-    redacting: list[Processor] = [structlog.processors.format_exc_info, _Redactor(secrets_in(os.environ))]
+    redacting: list[Processor] = [structlog.processors.format_exc_info, _Redacting()]
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     renderer = structlog.processors.JSONRenderer() if as_json else console
     logging.config.dictConfig(
@@ -80,22 +78,12 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def hide_secrets(text: str) -> str:
-    """Return the text with every secret of the environment replaced by `[hidden]`."""
-    return _redactor().hide(text)
+    """Return the text with every secret of this process replaced by `[hidden]`."""
+    return process_redactor().hide(text)
 
 
-@cache
-def _redactor() -> _Redactor:
-    return _Redactor(secrets_in(os.environ))
-
-
-class _Redactor:
-    """Remove every secret of the environment from an event: from keys, values and nested values."""
-
-    def __init__(self, secrets: tuple[str, ...]):
-        # The repr of a set or an exception contains a secret in escaped form.
-        escaped = [form(secret)[1:-1] for secret in secrets for form in (repr, ascii)]
-        self._secrets = sorted({*secrets, *escaped}, key=len, reverse=True)
+class _Redacting:
+    """Remove every secret of this process from an event: from keys, values and nested values."""
 
     def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
         return cast(EventDict, self._without_secrets(event))
@@ -107,9 +95,4 @@ class _Redactor:
             return [self._without_secrets(inner) for inner in value]
         if isinstance(value, int | float | None):
             return value
-        return self.hide(str(value))
-
-    def hide(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return text
+        return hide_secrets(str(value))

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from settings import get_settings
 from sources.contract import Source, TransientError
-from sources.http.client import CONNECT_TIMEOUT
+from sources.http.exchange import CONNECT_TIMEOUT
 from tasks.upstream.circuit_breaker import CircuitBreaker
 
 MINUTE = 60.0

@@ -17,9 +17,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from sources.http.client import Access, HttpClient
+from sources.auth import HeaderKey
+from sources.http.authentication import Authenticator, Credentials
+from sources.http.client import HttpClient
+from sources.http.exchange import Access
 
-KEY = "s3cret-key-of-an-upstream"
+KEY = "s3cret-Key-of-an-upstream"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -97,17 +100,22 @@ class Clients:
         max_body: int = 1_000_000,
         max_values: int = 100_000,
         key_header: str = "X-Key",
+        credentials: Credentials | None = None,
+        contact: str | None = None,
     ) -> HttpClient:
+        if credentials is None:
+            credentials = Credentials((HeaderKey(key_header),), {}, {"API_KEY": KEY}) if key_header else Credentials()
         access = Access(
             source="example",
             url=url.rstrip("/"),
-            headers={key_header: KEY} if key_header else {},
+            auth=Authenticator(credentials, lambda: NOW),
             deadline=deadline,
             max_body_bytes=max_body,
             max_body_values=max_values,
             spend=self.spend,
             record_result=self.outcomes.append,
             clock=lambda: NOW,
+            contact=contact,
         )
         client = HttpClient(access)
         self.closing.callback(client.close)

@@ -53,7 +53,9 @@ def test_a_full_disk_pauses_each_source_that_writes_to_it(bench: Bench, disk: Di
     for run, pause in zip(runs, bench.rows(PAUSES), strict=True):
         assert (run["status"], run["waits"]) == ("waiting", 0)
         assert run["waiting_reason"].startswith("disk_full: Postgres reported disk_full (53100); next attempt at 2")
-        assert pause["paused_reason"] == "disk_full: Postgres reported disk_full (53100)"
+        assert pause["paused_reason"] == (
+            f"disk_full: Postgres reported disk_full (53100); to end the pause, POST /sources/{pause['name']}/resume"
+        )
         assert 0 <= bench.settings.disk_full_pause - pause["time_left"].total_seconds() < 5
         assert run["next_attempt_at"] is not None
     disk.make_space()

@@ -14,6 +14,7 @@ import backoff
 import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import RowMapping
+from structlog.testing import capture_logs
 
 from tests.sources.conftest import RawServer
 from tests.tasks.conftest import Bench
@@ -75,18 +76,18 @@ FAILED = "feed: GET /prices failed: "
 TRANSIENT = {
     "an error object": (
         make_response(b'{"error": "too many calls"}'),
-        'unexpected_body: expected a list, got \'{"error"',
+        'unexpected_body: expected a list, got “{"error": "too many calls"}”',
     ),
     "HTML": (
         make_response(b"<!DOCTYPE html><p>Busy", "Content-Type: text/html"),
-        "unexpected_body: expected JSON, got '<!DOC",
+        "unexpected_body: expected JSON, got HTML with the text “Busy”",
     ),
     "HTML declared as JSON": (
         make_response(b"<html>", "Content-Type: application/json"),
         "unexpected_body: expected JSON",
     ),
-    "an empty body": (make_response(b""), "unexpected_body: expected JSON, got ''"),
-    "null": (make_response(b"null"), "unexpected_body: expected a list, got 'null'"),
+    "an empty body": (make_response(b""), "unexpected_body: expected JSON, got an empty body"),
+    "null": (make_response(b"null"), "unexpected_body: expected a list, got “null”"),
     "half a list": (make_response(json.dumps(PAGES[1]).encode()[:-20]), "unexpected_body: expected JSON"),
     "half the length": (make_response(json.dumps(PAGES[1]).encode(), length=4000), f"upstream_unavailable: {FAILED}"),
     "half a chunk": (CHUNKED + b"64\r\n[{", f"upstream_unavailable: {FAILED}"),
@@ -158,6 +159,33 @@ def test_an_invalid_redirect_fails_the_run_and_does_not_expose_the_key(
     assert other_host.log == []
     assert upstream.request_count - requests_before <= 4
     assert read_totals(bench, run) == {"quotes": 2, "rejects": 0, "pages": 1, "next": "2"}
+
+
+AGENT = b'{"error": "Please add a descriptive User-Agent to your request."}'
+REFUSALS = {
+    "403 Forbidden": (AGENT, "upstream_forbidden", f"and no key was sent; it says “{AGENT.decode()}”"),
+    "401 Unauthorized": (b"<html><h1>Sign in</h1>", "key_missing", "it says HTML with the text “Sign in”"),
+    "402 Payment Required": (b"quota used up", "payment_required", "it says “quota used up”"),
+    "404 Not Found": (b"v3 was removed\x1b[2J", "upstream_refused", r"it says “v3 was removed\x1b[2J”"),
+    "451 Unavailable": ("not in your région".encode(), "upstream_refused", "it says “not in your région”"),
+    "503 Busy": (b'{"message": "maintenance until noon"}', "upstream_unavailable", 'maintenance until noon"}”'),
+    "429 Slow Down": (b"30 calls a minute are allowed", "rate_limited", "it says “30 calls a minute are allowed”"),
+    "200 OK": (b'{"error": "unknown symbol"}', "unexpected_body", 'got “{"error": "unknown symbol"}”'),
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_the_error_and_the_log_of_a_refused_run_have_the_words_of_the_upstream(
+    bench: Bench, upstream: RawUpstream, status: str
+) -> None:
+    body, code, words = REFUSALS[status]
+    upstream.response = make_response(body, status=status)
+    with capture_logs() as logs:
+        ended = bench.slice(bench.request(feed_source(upstream.url)), max_waits=0)
+    assert (ended["status"], ended["error_code"]) == ("failed", code)
+    assert words in ended["error_detail"]
+    [log] = [log for log in logs if log["event"] == "run_ended"]
+    assert (log["code"], log["reason"]) == (code, ended["error_detail"])
 
 
 @pytest.mark.parametrize(

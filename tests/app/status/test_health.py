@@ -29,7 +29,7 @@ def test_health_is_ok_if_every_component_has_sent_a_heartbeat(api: FlaskClient, 
 
 def test_a_silent_worker_a_failed_source_and_an_old_queued_run_degrade_health(api: FlaskClient, rows: Rows) -> None:
     rows.heartbeat("worker", NOON)
-    rows.run(status="failed", error_code="upstream_refused")
+    rows.run(status="failed", error_code="upstream_refused", error_detail="returned 404")
     rows.run("coinpaprika", "queued")
     health = get(api, "/health")
     checks = health["checks"]
@@ -42,7 +42,7 @@ def test_a_silent_worker_a_failed_source_and_an_old_queued_run_degrade_health(ap
     assert checks["oldest_queued_run"]["status"] == "degraded"
     assert checks["oldest_queued_run"]["detail"].startswith("A run has been due for more than ")
     assert checks["sources"]["coingecko"]["status"] == "degraded"
-    assert checks["sources"]["coingecko"]["detail"] == "The last run failed: upstream_refused."
+    assert checks["sources"]["coingecko"]["detail"] == "The last run failed: upstream_refused: returned 404"
 
 
 def test_a_partial_run_degrades_its_source_only_if_it_has_a_code(api: FlaskClient, rows: Rows) -> None:

@@ -148,7 +148,7 @@ def test_after_the_last_retry_the_error_is_raised(upstream: HTTPServer, client: 
     requests = serve(upstream, make_response(500))
     with within(3), pytest.raises(TransientError) as caught:
         client(upstream.url_for(""), deadline=2).get("/tickers")
-    assert caught.value.detail == "example: returned 500 for GET /tickers"
+    assert caught.value.detail == "example: returned 500 for GET /tickers; it says “[]”"
     assert (caught.value.code, caught.value.retry_after) == ("upstream_unavailable", None)
     assert 2 <= len(requests) <= 3
 
@@ -221,7 +221,7 @@ def test_a_retry_blocked_by_our_own_limit_still_counts_as_a_failure_of_the_upstr
     upstream.expect_request("/tickers").respond_with_handler(fail)
     with within(1), pytest.raises(TransientError) as caught:
         client(upstream.url_for("")).get("/tickers")
-    assert caught.value.detail == "example: returned 502 for GET /tickers; all used up"
+    assert caught.value.detail == "example: returned 502 for GET /tickers; it says “[]”; all used up"
     assert (caught.value.code, caught.value.retry_after, caught.value.is_failure) == ("upstream_unavailable", 7, True)
     assert client.spent == 1
 

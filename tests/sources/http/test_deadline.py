@@ -204,7 +204,7 @@ def test_a_request_to_a_silent_upstream_ends_at_the_deadline(
 def test_a_request_to_a_silent_upstream_is_retried_long_before_the_deadline(
     raw_upstream: RawUpstream, client: Clients, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr("sources.http.client.READ_TIMEOUT", 0.2)
+    monkeypatch.setattr("sources.http.exchange.READ_TIMEOUT", 0.2)
 
     def fall_silent(server: RawServer, connection: socket.socket) -> None:
         connection.sendall(start)
@@ -221,7 +221,7 @@ def test_a_request_to_a_silent_upstream_is_retried_long_before_the_deadline(
 def test_a_connection_that_is_not_accepted_times_out_long_before_the_deadline(
     client: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("sources.http.exchange.CONNECT_TIMEOUT", 0.2)
     with full_listener() as url, within(3), pytest.raises(TransientError) as caught:
         client(url, deadline=20).get("/tickers")
     assert caught.value.detail == "example: GET /tickers failed: ConnectTimeout"
@@ -254,7 +254,7 @@ def test_a_slow_response_that_is_complete_in_time_is_read(raw_upstream: RawUpstr
 
 
 def test_all_addresses_of_a_host_share_one_deadline(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sources.http.client.CONNECT_TIMEOUT", DEADLINE / 2)
+    monkeypatch.setattr("sources.http.exchange.CONNECT_TIMEOUT", DEADLINE / 2)
     look_up = socket.getaddrinfo
 
     def ten_addresses(host: str, *args: Any, **kwargs: Any) -> list[Any]:

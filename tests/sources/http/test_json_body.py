@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sources.contract import Page, TransientError
 from sources.http.json_body import json_list
+from sources.http.words import quote_words
 from tasks.pipeline.normalize import normalize_page
 from tests.upstreams import FETCHED, canned, item
 
@@ -73,14 +74,13 @@ def test_a_body_that_is_not_a_list_is_a_transient_error(body: bytes) -> None:
     with pytest.raises(TransientError) as caught:
         json_list(body)
     assert caught.value.code == "unexpected_body"
-    assert caught.value.detail.startswith(("expected JSON, got ", "expected a list, got "))
-    assert ascii(body.decode("utf-8", "replace")) in caught.value.detail
+    assert caught.value.detail in {f"expected {what}, got {quote_words(body)}" for what in ("JSON", "a list")}
 
 
 def test_an_error_quotes_only_the_beginning_of_the_body() -> None:
     with pytest.raises(TransientError) as caught:
         json_list(b"<html>" + b"x" * 1_000_000)
-    assert len(caught.value.detail) < 200
+    assert len(caught.value.detail) < 400
 
 
 def test_an_empty_list_is_an_empty_page() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import requests
 
 from settings import SettingsError
 from sources.coingecko import source as coingecko
-from sources.http.plans import upstream_address
-from tests.sources.conftest import KEY
+from sources.http.authentication import Authenticator
+from sources.http.plans import Address, upstream_address
+from tests.sources.conftest import KEY, NOW
 from tests.upstreams import canned
 
 
@@ -27,7 +29,10 @@ def test_a_plan_has_a_base_url_and_a_header_for_its_key(
 ) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(f"COINGECKO_{name}", value)
-    assert upstream_address(coingecko) == (url, headers)
+    address = upstream_address(coingecko)
+    request = requests.Request("GET", "http://host/").prepare()
+    assert address.url == url
+    assert dict(Authenticator(address.credentials, lambda: NOW)(request).headers) == headers
 
 
 @pytest.mark.parametrize(
@@ -53,4 +58,4 @@ def test_a_plan_that_contradicts_the_key_is_an_error(
 
 def test_a_source_without_upstreams_has_no_url_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANNED_API_KEY", KEY)
-    assert upstream_address(canned()) == ("", {})
+    assert upstream_address(canned()) == Address()

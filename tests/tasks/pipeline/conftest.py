@@ -12,7 +12,9 @@ import pytest
 
 from settings import Settings
 from sources.contract import Page, Source
-from sources.http.client import Access, HttpClient
+from sources.http.authentication import Authenticator, Credentials
+from sources.http.client import HttpClient
+from sources.http.exchange import Access
 from store.engine import make_engine
 from tasks.pipeline.commit import commit_page
 from tasks.pipeline.copy_rows import CopyRows
@@ -74,7 +76,7 @@ def open_run(bench: Bench) -> Iterator[OpenRunOf]:
             access = Access(
                 source=source.name,
                 url="",
-                headers={},
+                auth=Authenticator(Credentials(), lambda: FETCHED),
                 deadline=bench.settings.request_deadline,
                 max_body_bytes=bench.settings.max_body_bytes,
                 max_body_values=bench.settings.max_body_values,

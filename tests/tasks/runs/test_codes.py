@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from sources.http.responses import TERMINAL_STATUSES
+from sources.http.responses import CODES_WITHOUT_KEY, TERMINAL_STATUSES
 from store.tables import RUN_STATUSES
 from tasks.runs import codes
 from tasks.runs.claims import DISK_FULL
@@ -15,6 +15,7 @@ ELSEWHERE = {
     "upstream_refused",
     DISK_FULL,
     *(code for code, _ in TERMINAL_STATUSES.values()),
+    *CODES_WITHOUT_KEY.values(),
 }
 """The default codes of TransientError and TerminalError, and the codes that constants define."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sources.contract import TransientError
-from tasks.runtime import logs
+from sources.redaction import process_redactor
 from tasks.runtime.safe_text import MAX_DETAIL_CHARS, safe_text
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
@@ -23,10 +23,10 @@ def test_a_stored_error_is_truncated_and_contains_only_valid_characters(bench: B
 
 def test_a_secret_is_removed_even_at_the_end_of_a_truncated_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COINGECKO_API_KEY", "the-key-of-coingecko")
-    logs._redactor.cache_clear()
+    process_redactor.cache_clear()
     try:
         text = safe_text("x" * (MAX_DETAIL_CHARS - 10) + "the-key-of-coingecko")
     finally:
         monkeypatch.undo()
-        logs._redactor.cache_clear()
+        process_redactor.cache_clear()
     assert text == "x" * (MAX_DETAIL_CHARS - 10) + "[hidden]"
