@@ -29,9 +29,10 @@ from tests.chaos.healing import (
     revive,
     staying,
 )
+from tests.chaos.registry import fault
 from tests.chaos.runner import KNOWN, check
 from tests.chaos.service import resume_processes
-from tests.chaos.stage import Stage, fault
+from tests.chaos.stage import Stage
 
 T = TypeVar("T")
 

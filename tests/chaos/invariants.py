@@ -81,7 +81,7 @@ INVARIANTS = {
     """,
     "a finished run holds a lease": """
         SELECT c.source, partition, lease_run, status FROM checkpoints AS c JOIN runs ON runs.id = lease_run
-         WHERE lease_expires > clock_timestamp() AND status NOT IN ('queued', 'running', 'waiting', 'failed')
+         WHERE lease_expires > service_time() AND status NOT IN ('queued', 'running', 'waiting', 'failed')
     """,
     "a finished run lacks its end or its error code": """
         SELECT id, source, status FROM runs

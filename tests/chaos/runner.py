@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tests.chaos.invariants import Baseline, asset_differences, assets, compare, content_by_source, violations
 from tests.chaos.outcome import Outcome
+from tests.chaos.registry import Fault, NotRun
 from tests.chaos.servers import Servers
-from tests.chaos.stage import Fault, NotRun, Stage
+from tests.chaos.stage import Stage
 
 ALLOWANCE = 3.0
 """Seconds that a busy machine may add to the maximum time that a run may be stuck."""
