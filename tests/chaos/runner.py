@@ -84,7 +84,7 @@ def _check_data(stage: Stage, outcome: Outcome) -> None:
     with stage.engine.connect() as connection:
         outcome.failures += violations(connection)
         sources = stage.compared_sources()
-        difference = compare(connection, stage.expected_rows, sources)
+        difference = compare(connection, stage.expected_rows, sources, stage.changed_files)
         unchanged = {name for name, rows in stage.baseline.content.items() if stage.expected_rows[name] is rows}
         outcome.failures += asset_differences(assets(connection), stage.baseline.assets, sources & unchanged)
     outcome.lost += difference.lost

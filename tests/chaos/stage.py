@@ -66,6 +66,7 @@ class Stage(Service, Database):
     """The environment of one fault: a context manager that ends every process it started.
 
     outcome: the fault's row in the table. The runner completes it.
+    changed_files: names of files that the fault changes. A run may load their pages again.
     See Service for the processes and their fault points, and Database for queries.
     """
 
@@ -78,6 +79,7 @@ class Stage(Service, Database):
         self.expected_rows: dict[str, list[Row]] = {}
         self.outcome = Outcome()
         self.fault_at: float | None = None
+        self.changed_files: set[str] = set()
         self._incomplete: set[str] = set()
         self._web: Process | None = None
         self._stack = ExitStack()
@@ -215,6 +217,13 @@ class Stage(Service, Database):
         finally:
             self.watch.outage_until = until(self.now, within=30, what="the database responds") or EPOCH
             self.watch.outages -= 1
+
+    @contextmanager
+    def set_back(self) -> Iterator[None]:
+        """Expect the database to lose commits during the block. Start the time to recovery."""
+        self.mark_fault()
+        with self.outage(), self.watch.accepting_earlier_leases():
+            yield
 
     def restore_servers(self) -> None:
         """Continue and start the servers, in case a failed fault has left them frozen or stopped."""
