@@ -34,6 +34,7 @@ def listings_lost(stage: Stage) -> str:
     stage.environ["LEASE"] = HELD_LEASE
     failover = _start(stage)
     _hold(stage, "after_fetch", "csv_history")
+    assert _count(stage, "listings") == 0
     position = failover.position()
     _hold(stage, "after_copy")
     lost = _count(stage, "listings")
