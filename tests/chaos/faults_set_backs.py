@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import requests
+from sqlalchemy import text
 
 from tests.chaos.data_copies import DataCopy
 from tests.chaos.faults_workers import start_runs
@@ -33,10 +34,13 @@ def listings_lost(stage: Stage) -> str:
     """Let another source take the ids of the lost listings before the page continues."""
     stage.environ["LEASE"] = HELD_LEASE
     failover = _start(stage)
-    _hold(stage, "after_fetch", "csv_history")
-    assert _count(stage, "listings") == 0
-    position = failover.position()
-    _hold(stage, "after_copy")
+    stage.arm("after_copy", "SIGSTOP")
+    with stage.engine.execution_options(isolation_level="READ COMMITTED").begin() as rival:
+        rival.execute(text("LOCK TABLE listings IN SHARE MODE"))
+        stage.request("csv_history")
+        until(partial(_waits_for_lock, stage), what="the page's listings wait for the lock")
+        position = failover.position()
+    stage.wait_until_reached("after_copy")
     lost = _count(stage, "listings")
     assert lost, "the page has new listings"
     assert _count(stage, "pages") == 0
@@ -178,6 +182,10 @@ def _fail_over(stage: Stage, failover: Failover, position: str) -> None:
 
 def _count(stage: Stage, table: str) -> int:
     return int(stage.scalar(f"SELECT count(*) FROM {table}"))
+
+
+def _waits_for_lock(stage: Stage) -> bool:
+    return bool(stage.scalar("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'listings'::regclass"))
 
 
 def _slots(stage: Stage) -> list[tuple[Any, Any]]:

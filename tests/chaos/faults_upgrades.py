@@ -26,7 +26,7 @@ DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_data
 
 
 def migrated(revisions: tuple[str, ...], stage: Stage) -> str:
-    """Set the schema back and migrate it again, while runs are under way. No run may fail."""
+    """Set the schema back and migrate it again, while runs are under way. The runner checks that no run failed."""
     chance = random.Random(stage.servers.seed)
     start_runs(stage, *SOURCES)
     drawn = sorted(chance.sample(revisions, MIGRATIONS), reverse=True)
@@ -40,11 +40,9 @@ def migrated(revisions: tuple[str, ...], stage: Stage) -> str:
         until(partial(_has_progressed, stage, pages), what="further pages")
     stage.settle()
     assert stage.revision() == HEAD
-    statuses = {row.status for row in stage.rows("SELECT status FROM runs")}
-    assert statuses == {"succeeded"}, statuses
     stage.request(*SOURCES)
     stage.settle()
-    return f"from {', '.join(drawn)}; every run succeeded, {stage.scalar(DEADLOCKS)} deadlocks"
+    return f"from {', '.join(drawn)}; no run failed, {stage.scalar(DEADLOCKS)} deadlocks"
 
 
 _HALF = len(REVISIONS) // 2
@@ -63,8 +61,6 @@ def both_versions(revision: str, stage: Stage) -> str:
         stage.settle()
     pages = earlier.log.read_text().count('"page_committed"')
     assert pages, "the worker of the earlier version committed no page"
-    statuses = {row.status for row in stage.rows("SELECT status FROM runs")}
-    assert statuses == {"succeeded"}, statuses
     return f"the worker of the earlier version committed {pages} of {_pages(stage)} pages"
 
 
