@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from store.schema import HEAD, REVISIONS
+from tests.chaos.faults_assistants import SHARED
 from tests.chaos.faults_workers import start_runs
 from tests.chaos.registry import NotRun, fault
 from tests.chaos.stage import Stage
@@ -53,7 +54,7 @@ fault("migrations from recent revisions while workers load")(partial(migrated, R
 def both_versions(revision: str, stage: Stage) -> str:
     """Let a worker of the version before this revision and one of this version load at once, on the new schema."""
     code = _check_out_before(revision, stage.folder / "earlier")
-    stage.environ["CSV_BLOCK_BYTES"] = "2048"
+    stage.environ |= SHARED
     earlier = stage.start("worker", ["env", "-C", str(code), *ROLES["worker"]], PYTHONPATH=str(code))
     stage.until_ready(earlier, stage.start("worker"), stage.start("control"))
     for _ in range(3):

@@ -22,6 +22,9 @@ from tests.chaos.stage import Stage
 STEP_PAUSES = (0, 0.05, 0.2, 0.6)
 """Seconds between two steps. One of these values is chosen at random."""
 
+WORK_SECONDS = 0.6
+"""Seconds of work that a set-back to a moment ago loses."""
+
 CLOCK_OFFSETS = {-86_400: "a day behind", -60: "a minute behind", 0: "right", 86_400: "a day ahead"}
 EARLIER_REVISIONS = REVISIONS[-6:-1]
 
@@ -105,18 +108,16 @@ class ServerSteps(RuleBasedStateMachine):
             self._stage.postgres.start()
         self._finish_step("Postgres restarts", "after a kill")
 
-    @rule()
+    @rule(recent=st.booleans())
     @step
-    def copy_postgres(self) -> None:
-        self._props.copy.take()
-        self._finish_step("copies of Postgres")
-
-    @rule()
-    @step
-    def set_back_postgres(self) -> None:
+    def set_back_postgres(self, recent: bool) -> None:
+        """Restore the last copy of Postgres. recent: copy it now, and let the service work for a moment first."""
+        if recent:
+            self._props.copy.take()
+            time.sleep(WORK_SECONDS)
         with self._stage.set_back():
             self._props.copy.restore()
-        self._finish_step("set-backs of Postgres")
+        self._finish_step("set-backs of Postgres", "to a moment ago" if recent else "to the last copy")
 
     @precondition(lambda self: self._stage.servers.stepped)
     @rule(seconds=st.sampled_from(sorted(CLOCK_OFFSETS)))
