@@ -22,7 +22,7 @@ class Migrations:
     def start(self, revision: str) -> None:
         """Set the schema back to a revision and migrate it again, in the background."""
         self.finish()
-        self._thread = threading.Thread(target=self._migrate, args=(revision,))
+        self._thread = threading.Thread(target=self._migrate, args=(revision,), daemon=True)
         self._thread.start()
 
     def finish(self) -> None:

@@ -68,7 +68,7 @@ class Watch:
         """Stop watching during the block, which replaces the database. Discard earlier observations."""
         with self._lock:
             yield
-            self.max_stuck, self.failures = 0.0, []
+            self.max_stuck, self.failures, self.outage_until = 0.0, [], EPOCH
             self._overdue, self._leases = {}, {}
 
     @contextmanager
