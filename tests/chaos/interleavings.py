@@ -53,12 +53,14 @@ class Interleaving(ServerSteps):
     """One round. Its steps inject faults. teardown() repairs everything and adds failures to the stage's outcome."""
 
     @initialize(sources=source_lists, point=fault_points, name=signals)
-    @step
     def begin(self, sources: list[str], point: Point, name: str) -> None:
         """Start some runs and arm a fault point."""
-        revive(self._stage)
-        self._stage.until_ready(*staying(self._stage, "worker"), *staying(self._stage, "control"))
-        self._props.copy.take()
+        try:
+            revive(self._stage)
+            self._stage.until_ready(*staying(self._stage, "worker"), *staying(self._stage, "control"))
+            self._props.copy.take()
+        except Exception as error:  # noqa: BLE001 — as in a step
+            self.failures.append(f"begin: {type(error).__name__}: {error}")
         self.arm(point, name)
         self.request(sources)
 

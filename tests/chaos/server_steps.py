@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -32,16 +32,23 @@ Step = Callable[..., None]
 
 
 def step(act: Step) -> Step:
-    """Record the exception of a step. If Hypothesis saw the exception, it would run the round again."""
+    """Record the exception of a step, and do not draw the step twice in a row.
+
+    If Hypothesis saw the exception, it would run the round again.
+    """
 
     @wraps(act)
     def record_errors(self: ServerSteps, *arguments: Any, **drawn: Any) -> None:
+        self.last_step = act.__name__
         try:
             act(self, *arguments, **drawn)
         except Exception as error:  # noqa: BLE001 — the round is checked whatever was raised
             self.failures.append(f"{act.__name__}: {type(error).__name__}: {error}")
 
-    return record_errors
+    def is_another(self: ServerSteps) -> bool:
+        return self.last_step != act.__name__
+
+    return cast(Step, precondition(is_another)(record_errors))
 
 
 @dataclass
@@ -66,6 +73,7 @@ class ServerSteps(RuleBasedStateMachine):
         self._stage, self._props, self._counts = stage, props, counts
         self._steps: list[str] = []
         self.failures: list[str] = []
+        self.last_step = ""
         self._random = random.Random(f"{stage.servers.seed} {counts['rounds']}")
         self._has_changed_file = False
 
