@@ -48,8 +48,7 @@ def changed_while_read(change: Change, stage: Stage) -> str:
     expected = [row for row in stage.expected_rows["csv_history"] if COIN in str(row[0])]
     stage.expected_rows["csv_history"] = expected
     stage.environ |= SMALL_BLOCKS
-    stage.start("worker")
-    stage.start("control")
+    stage.until_ready(stage.start("worker"), stage.start("control"))
     stage.request("csv_history")
     for point in ("after_commit", "after_fetch"):
         stage.arm(point, "SIGSTOP")
@@ -58,6 +57,8 @@ def changed_while_read(change: Change, stage: Stage) -> str:
         file.change(change)
     stage.resume()
     stage.settle()
+    stored = {row.price for row in stage.rows("SELECT price FROM quotes")}
+    assert file.prices <= stored, "the run ended without a price that the file contained at its end"
     changed = len(stage.rows("SELECT FROM pages WHERE partition LIKE :name || '%'", name=NAME))
     file.restore()
     stage.request("csv_history")

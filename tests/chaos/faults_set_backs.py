@@ -25,6 +25,15 @@ RANDOM_CUTS = 3
 HELD_LEASE = "30"
 """LEASE while a fault holds a page for the time of a failover."""
 
+PATIENT = {
+    "TRANSACTION_TIMEOUT": "20",
+    "LEASE": "60",
+    "TASK_SOFT_LIMIT": "80",
+    "TASK_HARD_LIMIT": "90",
+    "VISIBILITY_TIMEOUT": "200",
+}
+"""With these settings, a page that was held for the time of a failover is tried again by the same slice."""
+
 OPEN_SET_BACKS = "SELECT count(*) FROM anomalies WHERE kind = 'set_back' AND over_at IS NULL"
 FAILED_OVER = "the database moved from timeline 1 to 2, as in a failover"
 
@@ -32,7 +41,7 @@ FAILED_OVER = "the database moved from timeline 1 to 2, as in a failover"
 @fault("failover to a standby that lacks only the listings of the page in progress")
 def listings_lost(stage: Stage) -> str:
     """Let another source take the ids of the lost listings before the page continues."""
-    stage.environ["LEASE"] = HELD_LEASE
+    stage.environ |= PATIENT
     failover = _start(stage)
     stage.arm("after_copy", "SIGSTOP")
     with stage.engine.execution_options(isolation_level="READ COMMITTED").begin() as rival:
@@ -49,6 +58,7 @@ def listings_lost(stage: Stage) -> str:
     stage.request("coinpaprika")
     until(partial(_count, stage, "pages"), what="the other source loaded a page")
     stage.resume()
+    until(lambda: stage.log_entries("listings_lost"), what="the slice noticed that its listings are lost")
     return f"{lost} listings lost; {_finish(stage, FAILED_OVER)}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import count
 from typing import Literal, get_args
 
@@ -16,6 +17,9 @@ from tests.chaos.stage import Stage
 NAME = "zilliqa_prices.csv"
 PRICE = b";0,0"
 """The start of each price of the file."""
+
+CLOSE = 7
+"""The column of the closing price, which is the price of the quote."""
 
 COIN = "Zilliqa"
 
@@ -45,6 +49,12 @@ class HistoryFile:
     @property
     def records(self) -> int:
         return len(self._original.splitlines()) - 1
+
+    @property
+    def prices(self) -> set[Decimal]:
+        """Return the closing price of each complete record that the file contains now."""
+        lines = self.path.read_text(encoding="utf-8").split("\r\n")[1:-1]
+        return {Decimal(line.split(";")[CLOSE].replace(",", ".")) for line in lines}
 
     def change(self, change: Change) -> None:
         self._changes[change]()
