@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,7 +79,15 @@ def migrate(database_url: str) -> None:
     alembic(database_url, "upgrade", "head")
 
 
-def alembic(database_url: str, *command: str) -> None:
-    """Run an Alembic command on a database, such as `downgrade 0012`."""
+def alembic(database_url: str, *command: str, log: Path | None = None) -> None:
+    """Run an Alembic command on a database, such as `downgrade 0012`. log: a file for its output."""
     environ = {**os.environ, **SHORT_TIMES, "DATABASE_URL": database_url, "REDIS_URL": "redis://127.0.0.1:1/0"}
-    subprocess.run([sys.executable, "-m", "alembic", *command], cwd=ROOT, check=True, env=environ)
+    with log.open("ab") if log else nullcontext() as output:
+        subprocess.run(
+            [sys.executable, "-m", "alembic", *command],
+            cwd=ROOT,
+            check=True,
+            env=environ,
+            stdout=output,
+            stderr=output,
+        )

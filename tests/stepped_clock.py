@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
 from devstack.process import Account
-from tests.servers import MigratedPostgres
+from tests.servers import MigratedPostgres, memory_folder
 
 LIBRARY = "faketime/libfaketime.so.1"
 FOLDERS = (*Path("/usr/lib").glob("*-linux-gnu"), Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/local/lib"))
+NOT_INSTALLED = "libfaketime is not installed; on Debian: apt-get install libfaketime"
+
+
+def find_library() -> Path | None:
+    """Return the path of libfaketime, or None if it is not installed."""
+    return next((folder / LIBRARY for folder in FOLDERS if (folder / LIBRARY).is_file()), None)
 
 
 class SteppedPostgres(MigratedPostgres):
@@ -21,8 +29,18 @@ class SteppedPostgres(MigratedPostgres):
 
     def __init__(self, folder: Path, library: Path):
         super().__init__(folder)
-        self._library, self._offset = library, folder / "offset"
+        self._library = library
+        # The server may run as another user, which cannot enter its folder, and reads the offset.
+        self._clock = Path(tempfile.mkdtemp(prefix="kasparro-clock-"))
+        self._clock.chmod(0o755)
+        self._offset = self._clock / "offset"
         self.set_clock(0)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        shutil.rmtree(self._clock, ignore_errors=True)
 
     def set_clock(self, seconds: float) -> None:
         """Set the clock to the host's clock plus these seconds."""
@@ -46,11 +64,11 @@ class SteppedPostgres(MigratedPostgres):
 @contextmanager
 def stepped_postgres() -> Iterator[SteppedPostgres]:
     """Yield a running server. Skip the test if libfaketime is not installed."""
-    libraries = [folder / LIBRARY for folder in FOLDERS if (folder / LIBRARY).is_file()]
-    if not libraries:
-        pytest.skip("libfaketime is not installed; on Debian: apt-get install libfaketime")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kasparro-clock-")))
-        folder.chmod(0o755)  # The server may run as another user, and reads the offset.
-        server = stack.enter_context(SteppedPostgres(folder, libraries[0]))
+    library = find_library()
+    if library is None:
+        pytest.skip(NOT_INSTALLED)
+    with (
+        tempfile.TemporaryDirectory(prefix="kasparro-stepped-", dir=memory_folder()) as folder,
+        SteppedPostgres(Path(folder), library) as server,
+    ):
         yield server

@@ -19,10 +19,10 @@ from pkgutil import iter_modules
 
 import tests.chaos
 from tests.chaos.outcome import Outcome
+from tests.chaos.registry import FAULTS, Fault
 from tests.chaos.report import PLACE, last_line, show, write
 from tests.chaos.runner import perform, record_baseline
 from tests.chaos.servers import Servers
-from tests.chaos.stage import FAULTS, Fault
 from tests.servers import memory_folder
 
 

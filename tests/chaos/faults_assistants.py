@@ -6,7 +6,8 @@ from functools import partial
 
 from tasks.runtime.fault_points import Point
 from tests.chaos.faults_points import resume_frozen, row_versions
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import until
 
 SHARED = {"RUN_WORKERS": "4", "CSV_BLOCK_BYTES": "2048", "CSV_RANGE_BYTES": "8192"}

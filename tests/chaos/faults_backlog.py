@@ -7,7 +7,8 @@ import time
 from collections import Counter
 
 from tests.chaos.faults_redis import CODE, running
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import until
 
 RUNNING = ("running_1", "running_2")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from itertools import pairwise
 
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import Process, until
 
 BUSY = ("coingecko", "coinpaprika")

@@ -9,8 +9,9 @@ from sqlalchemy.exc import OperationalError
 
 from store.errors import DatabaseError, classify
 from tests.chaos.faults_workers import start_runs
+from tests.chaos.registry import fault
 from tests.chaos.small_disks import Disk, PostgresOnSmallDisk, PostgresWithSmallTablespace
-from tests.chaos.stage import Stage, fault
+from tests.chaos.stage import Stage
 from tests.processes import until
 
 TABLESPACE_MEGABYTES = 24

@@ -23,8 +23,9 @@ import psutil
 from tests.chaos.faults_points import row_versions
 from tests.chaos.hosts import Host, ReachablePostgres, hosts
 from tests.chaos.invariants import Row
+from tests.chaos.registry import fault
 from tests.chaos.servers import UPSTREAMS
-from tests.chaos.stage import Stage, fault
+from tests.chaos.stage import Stage
 from tests.processes import Process, until
 
 RECOVERS_WITHIN = 60.0

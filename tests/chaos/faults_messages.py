@@ -6,7 +6,8 @@ import uuid
 from itertools import pairwise
 
 from tests.chaos.faults_workers import start_runs
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import until
 
 POISONED_SOURCE = """

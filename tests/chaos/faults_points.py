@@ -8,8 +8,9 @@ from typing import get_args
 import psutil
 
 from tasks.runtime.fault_points import Point
+from tests.chaos.registry import fault
 from tests.chaos.service import resume_processes
-from tests.chaos.stage import Stage, fault
+from tests.chaos.stage import Stage
 from tests.processes import until
 
 ONCE_PER_SLICE = ("before_lease", "between_slices", "before_acknowledgement")

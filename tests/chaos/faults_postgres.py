@@ -12,15 +12,15 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 
-import psutil
 import psycopg2
 import requests
 from sqlalchemy import text
 
 from devstack.postgres import DATABASE
-from devstack.process import family
+from tests.chaos.data_copies import signal_server
 from tests.chaos.faults_workers import start_runs
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import ROOT, Process, until
 from tests.wire import Wire
 
@@ -152,12 +152,12 @@ def frozen(stage: Stage) -> str:
     web = stage.web()
     with stage.outage():
         stage.mark_fault()
-        _signal_postgres(stage, signal.SIGSTOP)
+        signal_server(stage.postgres, signal.SIGSTOP)
         try:
             slowest = _seconds_until_503(web.url + "/health")
             time.sleep(FROZEN_SECONDS)
         finally:
-            _signal_postgres(stage, signal.SIGCONT)
+            signal_server(stage.postgres, signal.SIGCONT)
     stage.settle()
     return f"/health returned 503 within {slowest:.1f} s; {_summary(stage)}"
 
@@ -263,15 +263,6 @@ def _all_have_heartbeats(stage: Stage) -> bool:
 def _assert_alive(stage: Stage, *processes: Process) -> None:
     ended = [process.role for process in processes if stage.has_ended(process)]
     assert not ended, f"ended: {ended}"
-
-
-def _signal_postgres(stage: Stage, signum: int) -> None:
-    assert stage.postgres.own_pid
-    for process in family(stage.postgres.own_pid):
-        try:
-            process.send_signal(signum)
-        except psutil.NoSuchProcess:  # The backend has just exited.
-            continue
 
 
 def _take_connections(url: str, stack: ExitStack) -> int:

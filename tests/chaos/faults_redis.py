@@ -14,7 +14,8 @@ from typing import Any
 import requests
 
 from tests.chaos.invariants import Row
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import until
 from tests.proxy import Proxy
 

@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import requests
 
 from devstack.environment import RECORDED_PATHS
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import until
 
 FORWARDED_HEADERS = ("Content-Type", "ETag")

@@ -10,7 +10,8 @@ from functools import partial
 
 from tests.chaos.faults_points import resume_frozen, row_versions
 from tests.chaos.reconcile_sender import ReconcileSender
-from tests.chaos.stage import Stage, fault
+from tests.chaos.registry import fault
+from tests.chaos.stage import Stage
 from tests.processes import Process, until
 
 PAGE_BYTES = 2048

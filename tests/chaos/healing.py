@@ -30,11 +30,11 @@ def staying(stage: Stage, role: str) -> list[Process]:
     return [process for process in processes if not stage.has_ended(process)]
 
 
-def heal(stage: Stage, paused: set[str]) -> None:
-    """Disarm fault points, start missing processes, and resume paused sources."""
+def heal(stage: Stage) -> None:
+    """Disarm fault points, start missing processes, and resume the sources."""
     stage.disarm()
     revive(stage)
-    for source in paused:
+    for source in KNOWN:  # A set-back may have brought a pause back.
         stage.api("POST", f"/sources/{source}/resume")
 
 
@@ -64,6 +64,7 @@ def await_stopping(stage: Stage) -> None:
 
 def reset_stage(stage: Stage, *, restart: bool) -> None:
     """Delete the data of the round. restart: end its processes, too."""
+    stage.servers.set_clock(0)
     with stage.watch.suspended():
         if restart:
             stage.kill()

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from devstack.postgres import Postgres
 from devstack.process import Account
-from tests.chaos.stage import NotRun
+from tests.chaos.registry import NotRun
 from tests.processes import ROOT, Process
 
 TEST_NETWORK = IPv4Network("198.18.0.0/15")

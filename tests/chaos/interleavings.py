@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import wraps
-from typing import Any, TypeVar, cast, get_args
+from typing import TypeVar, cast, get_args
 
 import psutil
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from store.tables import UNFINISHED
 from tasks.runtime.fault_points import Point
@@ -29,16 +27,15 @@ from tests.chaos.healing import (
     revive,
     staying,
 )
+from tests.chaos.registry import fault
 from tests.chaos.runner import KNOWN, check
+from tests.chaos.server_steps import Props, ServerSteps, step
 from tests.chaos.service import resume_processes
-from tests.chaos.stage import Stage, fault
+from tests.chaos.stage import Stage
 
 T = TypeVar("T")
 
 MAX_STEPS = 10
-STEP_PAUSES = (0, 0.05, 0.2, 0.6)
-"""Seconds between two steps. One of these values is chosen at random."""
-
 LONG_RUNS = {"CSV_BLOCK_BYTES": "4096", "CSV_RANGE_BYTES": "12288", "RUN_WORKERS": "3", "TASK_SLICE": "0.5"}
 """With these settings, a run of the files takes seconds and several slices."""
 
@@ -52,52 +49,25 @@ signals = st.sampled_from(["SIGKILL", "SIGSTOP"])
 source_lists = st.lists(st.sampled_from(KNOWN), min_size=1, unique=True)
 
 
-Step = Callable[..., None]
-
-
-def step(act: Step) -> Step:
-    """Record the exception of a step. If Hypothesis saw the exception, it would run the round again."""
-
-    @wraps(act)
-    def record_errors(self: Interleaving, *arguments: Any, **drawn: Any) -> None:
-        try:
-            act(self, *arguments, **drawn)
-        except Exception as error:  # noqa: BLE001 — the round is checked whatever was raised
-            self.failures.append(f"{act.__name__}: {type(error).__name__}: {error}")
-
-    return record_errors
-
-
-class Interleaving(RuleBasedStateMachine):
+class Interleaving(ServerSteps):
     """One round. Its steps inject faults. teardown() repairs everything and adds failures to the stage's outcome."""
 
-    def __init__(self, stage: Stage, counts: Counter[str]):
-        super().__init__()
-        self._stage, self._counts = stage, counts
-        self._steps: list[str] = []
-        self.failures: list[str] = []
-        self._random = random.Random(f"{stage.servers.seed} {counts['rounds']}")
-        self._paused: set[str] = set()
-
-    def _finish_step(self, kind: str, detail: str = "") -> None:
-        """Count a step under `kind`, and pause before the next step."""
-        self._steps.append(f"{kind} {detail}".strip())
-        self._counts[kind] += 1
-        self._stage.mark_fault()
-        time.sleep(self._random.choice(STEP_PAUSES))
-
     @initialize(sources=source_lists, point=fault_points, name=signals)
-    @step
     def begin(self, sources: list[str], point: Point, name: str) -> None:
         """Start some runs and arm a fault point."""
-        revive(self._stage)
-        self._stage.until_ready(*staying(self._stage, "worker"), *staying(self._stage, "control"))
+        try:
+            revive(self._stage)
+            self._stage.until_ready(*staying(self._stage, "worker"), *staying(self._stage, "control"))
+            self._props.copy.take()
+        except Exception as error:  # noqa: BLE001 — as in a step
+            self.failures.append(f"begin: {type(error).__name__}: {error}")
         self.arm(point, name)
         self.request(sources)
 
     @rule(sources=source_lists)
     @step
     def request(self, sources: list[str]) -> None:
+        self._props.migrations.finish()  # The API refuses to work on an old schema.
         self._stage.request(*sources)
         self._finish_step("requests", f"of {' and '.join(sources)}")
 
@@ -145,41 +115,10 @@ class Interleaving(RuleBasedStateMachine):
         self._stage.start("control")
         self._finish_step("SIGKILL", "to control, and a new one")
 
-    @rule()
-    @step
-    def empty_redis(self) -> None:
-        with self._stage.outage():
-            self._stage.broker.flushall()
-        self._finish_step("FLUSHALL")
-
-    @rule(kill=st.booleans())
-    @step
-    def restart_redis(self, kill: bool) -> None:
-        with self._stage.outage():
-            self._stage.valkey.kill() if kill else self._stage.valkey.stop()
-            self._stage.valkey.start()
-        self._finish_step("Redis restarts", "after a kill" if kill else "")
-
-    @rule()
-    @step
-    def cut_connections_to_postgres(self) -> None:
-        self._stage.rows(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
-        self._finish_step("cut connections")
-
-    @rule()
-    @step
-    def restart_postgres(self) -> None:
-        with self._stage.outage():
-            self._stage.postgres.kill()
-            self._stage.postgres.start()
-        self._finish_step("Postgres restarts", "after a kill")
-
     @rule(index=any_index)
     @step
     def cancel(self, index: int) -> None:
+        self._props.migrations.finish()
         if run := pick(self._stage.unfinished(), index):
             status = run.status
             try:
@@ -190,15 +129,13 @@ class Interleaving(RuleBasedStateMachine):
                 status = "already finished"
             self._finish_step("cancels", f"of a run of {run.source} that was {status}")
 
-    @rule(source=st.sampled_from(KNOWN))
+    @rule(source=st.sampled_from(KNOWN), action=st.sampled_from(["pause", "resume"]))
     @step
-    def pause_or_resume(self, source: str) -> None:
-        if source in self._paused:
-            self._stage.api("POST", f"/sources/{source}/resume")
-        else:
-            self._stage.api("POST", f"/sources/{source}/pause", reason="fault suite")
-        self._paused ^= {source}
-        self._finish_step("pauses", f"of {source}" if source in self._paused else f"of {source} ended")
+    def pause_or_resume(self, source: str, action: str) -> None:
+        self._props.migrations.finish()
+        body = {"reason": "fault suite"} if action == "pause" else {}
+        self._stage.api("POST", f"/sources/{source}/{action}", **body)
+        self._finish_step(f"{action}s", f"of {source}")
 
     def _recover(self) -> None:
         """Repair everything. Continue frozen processes immediately, or only after others have done their work."""
@@ -206,8 +143,13 @@ class Interleaving(RuleBasedStateMachine):
             resume_processes(self._stage.frozen_processes())
         frozen = frozen_workers(self._stage)
         self._stage.stopping |= set(frozen)
-        heal(self._stage, self._paused)
+        self._props.migrations.finish()
+        heal(self._stage)
         request_until_complete(self._stage)
+        if self._has_changed_file:
+            self._props.file.restore()
+            self._stage.request("csv_history")
+            self._stage.settle()
         resume_processes(self._stage.frozen_processes())
         for process in frozen:
             time.sleep(DRAIN_SECONDS)  # Time for a resumed process to write stale data.
@@ -231,6 +173,7 @@ class Interleaving(RuleBasedStateMachine):
         if failures := self._stage.outcome.failures[known_failures:]:
             self._stage.outcome.failures[known_failures:] = [f"{story}: {failure}" for failure in failures]
         sys.stderr.write(f"    {story}; longest time that a run was stuck: {self._stage.watch.max_stuck:.1f} s\n")
+        self._props.file.restore()
         reset_stage(self._stage, restart=bool(failures))
 
 
@@ -243,9 +186,10 @@ def random_interleavings(stage: Stage) -> str:
     counts: Counter[str] = Counter()
     stage.outcome.fault_count = 0
     stage.environ |= LONG_RUNS
+    props = Props.of(stage)
 
     def start_round() -> Interleaving:
-        return Interleaving(stage, counts)
+        return Interleaving(stage, props, counts)
 
     run_state_machine_as_test(
         cast(type[Interleaving], seed(stage.servers.seed)(start_round)),

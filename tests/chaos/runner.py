@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tests.chaos.invariants import Baseline, asset_differences, assets, compare, content_by_source, violations
 from tests.chaos.outcome import Outcome
+from tests.chaos.registry import Fault, NotRun
 from tests.chaos.servers import Servers
-from tests.chaos.stage import Fault, NotRun, Stage
+from tests.chaos.stage import Stage
 
 ALLOWANCE = 3.0
 """Seconds that a busy machine may add to the maximum time that a run may be stuck."""
@@ -83,7 +84,7 @@ def _check_data(stage: Stage, outcome: Outcome) -> None:
     with stage.engine.connect() as connection:
         outcome.failures += violations(connection)
         sources = stage.compared_sources()
-        difference = compare(connection, stage.expected_rows, sources)
+        difference = compare(connection, stage.expected_rows, sources, stage.changed_files)
         unchanged = {name for name, rows in stage.baseline.content.items() if stage.expected_rows[name] is rows}
         outcome.failures += asset_differences(assets(connection), stage.baseline.assets, sources & unchanged)
     outcome.lost += difference.lost

@@ -15,6 +15,8 @@ from devstack.valkey import Valkey
 from tests.processes import PORT, ROOT, Process, Processes
 from tests.servers import MigratedPostgres
 from tests.short_times import SHORT_TIMES, remove_caller_settings
+from tests.standby import MigratedCluster
+from tests.stepped_clock import SteppedPostgres, find_library
 
 TOKEN = "a-token-of-the-fault-suite-0123456789"
 UPSTREAMS = [sys.executable, "-m", "devstack.recorded_upstreams", "--freeze"]
@@ -24,14 +26,19 @@ UPSTREAMS = [sys.executable, "-m", "devstack.recorded_upstreams", "--freeze"]
 class Servers:
     """The servers that all faults share. reset() empties the database and Redis, and keeps their URLs.
 
+    stepped: the Postgres, if its clock can be set. None without libfaketime.
     seed: the seed of the upstreams' prices. rounds: the number of rounds of random interleavings.
     """
 
     def __init__(self, folder: Path, seed: int, rounds: int = 1):
         self.folder, self.seed, self.rounds = folder, seed, rounds
-        self.postgres, self.valkey = MigratedPostgres(folder / "servers"), Valkey(folder / "servers")
+        library = find_library()
+        self.stepped = SteppedPostgres(folder / "servers", library) if library else None
+        self.postgres = self.stepped or MigratedPostgres(folder / "servers")
+        self.valkey = Valkey(folder / "servers")
         self.csv = folder / "csv"
         self.web: Process | None = None
+        self._cluster: MigratedCluster | None = None
         self._processes = Processes(folder, {})
         self._stack = ExitStack()
 
@@ -74,7 +81,8 @@ class Servers:
         }
 
     def reset(self) -> None:
-        """Remove the rows, messages and changed settings of the previous fault."""
+        """Remove the rows, messages and changed settings of the previous fault, and set the clock right."""
+        self.set_clock(0)
         self.postgres.start()
         self.postgres.run_sql("ALTER SYSTEM RESET ALL")
         self.postgres.run_sql("SELECT pg_reload_conf()")
@@ -83,6 +91,17 @@ class Servers:
         self.valkey.stop()
         shutil.rmtree(self.valkey.data, ignore_errors=True)
         self.valkey.start()
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clock of Postgres to the host's clock plus these seconds, if it can be set."""
+        if self.stepped:
+            self.stepped.set_clock(seconds)
+
+    def cluster(self) -> MigratedCluster:
+        """Return the stopped server that all failovers copy. The first call creates it."""
+        if self._cluster is None:
+            self._cluster = self._stack.enter_context(MigratedCluster(self.folder / "cluster"))
+        return self._cluster
 
     def api(self) -> Process:
         """Return the API on these servers, started on the first call. All faults share it, since it is stateless."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -48,6 +50,16 @@ class Service(Processes):
         """Return the processes of this fault that are frozen with SIGSTOP."""
         processes = [member for process in self.started for member in family(process.pid)]
         return [process for process in processes if _status(process) == psutil.STATUS_STOPPED]
+
+    def log_entries(self, event: str) -> list[dict[str, Any]]:
+        """Return the log entries of an event, from all processes."""
+        lines = [line for process in self.started for line in process.log.read_text().splitlines() if event in line]
+        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        return [entry for entry in entries if entry.get("event") == event]
+
+    def resume(self) -> None:
+        """Continue all frozen processes."""
+        resume_processes(self.frozen_processes())
 
     def arm(self, point: str, signal: str) -> None:
         """Make the first process that reaches the point send itself a signal. See tasks/runtime/fault_points.py."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from devstack.postgres import Postgres
-from tests.chaos.stage import NotRun
+from tests.chaos.registry import NotRun
 
 CHUNK_BYTES = 4096
 

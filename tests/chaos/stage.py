@@ -2,7 +2,8 @@
 
 A fault is a function in a module `tests/chaos/faults_*.py`. The suite finds these modules by their names:
 
-    from tests.chaos.stage import NotRun, Stage, fault
+    from tests.chaos.registry import NotRun, fault
+    from tests.chaos.stage import Stage
 
     @fault("Redis emptied while runs are queued", short=True)   # short: also part of `make test`
     def redis_emptied(stage: Stage) -> str:
@@ -30,24 +31,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import redis
 import requests
-from sqlalchemy import Engine, RowMapping, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import RowMapping
 
 from devstack.postgres import Postgres
 from devstack.process import family
 from devstack.valkey import Valkey
 from sources.contract import EPOCH
-from store.engine import make_engine
-from store.tables import Base
+from tests.chaos.database import Database
 from tests.chaos.invariants import Baseline, Row, content_by_source
 from tests.chaos.outcome import Outcome
 from tests.chaos.reconcile_sender import ReconcileSender, message_sender
@@ -57,46 +54,20 @@ from tests.chaos.watch import Watch
 from tests.processes import Process, until, until_served
 from tests.servers import migrate
 from tests.short_times import SHORT_TIMES
+from tests.standby import Failover
 
 API_SETTINGS = ("DATABASE_URL", "REDIS_URL", "EXTRA_SOURCES")
 """Settings that the API uses. A fault that changes one of them gets its own API process."""
 
 MAX_SETTLE_SECONDS = 40.0
-UNFINISHED = "('queued', 'running', 'waiting')"
 
 
-class NotRun(Exception):
-    """This machine cannot produce the fault. The message gives the reason."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A registered fault. act: injects it and returns the result. short: also part of `make test`."""
-
-    name: str
-    act: Callable[[Stage], str]
-    short: bool = False
-
-
-FAULTS: list[Fault] = []
-
-
-def fault(name: str, *, short: bool = False) -> Callable[[Callable[[Stage], str]], Callable[[Stage], str]]:
-    """Register a fault under its name in the table. short: also part of `make test`."""
-
-    def register(act: Callable[[Stage], str]) -> Callable[[Stage], str]:
-        FAULTS.append(Fault(name, act, short))
-        return act
-
-    return register
-
-
-class Stage(Service):
+class Stage(Service, Database):
     """The environment of one fault: a context manager that ends every process it started.
 
-    engine:  connects to the database. Each statement is its own transaction.
     outcome: the fault's row in the table. The runner completes it.
-    See Service for the processes and their fault points.
+    changed_files: names of files that the fault changes. A run may load their pages again.
+    See Service for the processes and their fault points, and Database for queries.
     """
 
     def __init__(self, servers: Servers, folder: Path):
@@ -108,6 +79,7 @@ class Stage(Service):
         self.expected_rows: dict[str, list[Row]] = {}
         self.outcome = Outcome()
         self.fault_at: float | None = None
+        self.changed_files: set[str] = set()
         self._incomplete: set[str] = set()
         self._web: Process | None = None
         self._stack = ExitStack()
@@ -115,7 +87,7 @@ class Stage(Service):
     def __enter__(self) -> Stage:
         self.modules.mkdir()
         self.servers.reset()
-        self._connect(self.postgres.url)
+        self.connect(self.postgres.url)
         sender = ReconcileSender(lambda: self.environ["REDIS_URL"], self.times["SWEEP_EVERY"])
         self.reconcile_sender = self._stack.enter_context(sender)
         self.watch = self._stack.enter_context(Watch(self))
@@ -203,11 +175,8 @@ class Stage(Service):
         self._stack.callback(server.erase)
         self._stack.enter_context(server)
         migrate(server.url)
-        self.postgres, self._web = server, None
-        self.environ["DATABASE_URL"] = server.url
-        with self.watch.suspended():
-            self.engine.dispose()
-            self._connect(server.url)
+        self.postgres = server
+        self._use_database(server.url)
 
     def use_valkey(self, server: Valkey) -> None:
         """Start a Valkey for this fault. It is stopped at the end. Call this before anything else."""
@@ -215,41 +184,29 @@ class Stage(Service):
         self.valkey, self._web = server, None
         self.environ["REDIS_URL"] = server.url
 
-    # Queries
+    def use_failover(self) -> Failover:
+        """Start a Postgres that can fail over to a standby. Call this before anything else."""
+        failover = self._stack.enter_context(Failover(self.folder / "failover", self.servers.cluster()))
+        self._use_database(failover.url)
+        return failover
+
+    def _use_database(self, url: str) -> None:
+        self._web = None
+        self.environ["DATABASE_URL"] = url
+        with self.watch.suspended():
+            self.engine.dispose()
+            self.connect(url)
 
     @property
     def broker(self) -> redis.Redis:
         return redis.Redis.from_url(self.environ["REDIS_URL"], decode_responses=True, socket_timeout=5)
 
-    def rows(self, query: str, **values: Any) -> list[RowMapping]:
-        with self.engine.connect() as connection:
-            result = connection.execute(text(query), values)
-            return list(result.mappings()) if result.returns_rows else []
-
-    def scalar(self, query: str, **values: Any) -> Any:
-        """Return the only value of the only row of a query."""
-        [row] = self.rows(query, **values)
-        [value] = row.values()
-        return value
-
-    def run(self, run: uuid.UUID) -> RowMapping:
-        return self.rows("SELECT * FROM runs WHERE id = :run", run=run)[0]
-
     def settle(self, within: float = MAX_SETTLE_SECONDS) -> None:
         """Wait until every run has finished. This ends the time to recovery."""
-        until(self._all_finished, within=within, what="every run finished")
+        until(self.all_finished, within=within, what="every run finished")
         if self.fault_at is not None:
             self.outcome.recovery = max(self.outcome.recovery or 0, time.monotonic() - self.fault_at)
             self.fault_at = None
-
-    def _all_finished(self) -> bool:
-        try:
-            return not self.unfinished()
-        except SQLAlchemyError:  # The database is down.
-            return False
-
-    def unfinished(self) -> list[RowMapping]:
-        return self.rows(f"SELECT * FROM runs WHERE status IN {UNFINISHED}")
 
     @contextmanager
     def outage(self) -> Iterator[None]:
@@ -258,23 +215,15 @@ class Stage(Service):
         try:
             yield
         finally:
-            self.watch.outage_until = until(self._now, within=30, what="the database responds") or EPOCH
+            self.watch.outage_until = until(self.now, within=30, what="the database responds") or EPOCH
             self.watch.outages -= 1
 
-    def _now(self) -> datetime | None:
-        try:
-            now: datetime = self.scalar("SELECT clock_timestamp()")
-        except SQLAlchemyError:
-            return None
-        return now
-
-    def clear(self) -> None:
-        """Delete all rows and disconnect all clients. This is faster than creating another database."""
-        self.rows(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
-        )
-        self.rows(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
+    @contextmanager
+    def set_back(self) -> Iterator[None]:
+        """Expect the database to lose commits during the block. Start the time to recovery."""
+        self.mark_fault()
+        with self.outage(), self.watch.accepting_earlier_leases():
+            yield
 
     def restore_servers(self) -> None:
         """Continue and start the servers, in case a failed fault has left them frozen or stopped."""
@@ -320,6 +269,3 @@ class Stage(Service):
         self.started = [process for process in self.started if process not in processes]
         with self.watch.suspended():
             self.servers.reset()
-
-    def _connect(self, url: str) -> None:
-        self.engine: Engine = make_engine(url, "chaos", isolation_level="AUTOCOMMIT", pool_size=5)

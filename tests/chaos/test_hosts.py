@@ -12,7 +12,7 @@ from socket import AF_INET, SOCK_DGRAM, socket
 import pytest
 
 from tests.chaos.hosts import Host, hosts
-from tests.chaos.stage import NotRun
+from tests.chaos.registry import NotRun
 from tests.processes import until
 
 PROBE = """

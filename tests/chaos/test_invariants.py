@@ -107,6 +107,14 @@ def test_differences_from_the_undisturbed_run_are_counted_and_reported(
     assert bool(difference.failures) == bool(message)
 
 
+def test_a_run_may_load_the_pages_of_a_changed_file_again(loaded: Connection) -> None:
+    expected = content_by_source(loaded)
+    loaded.execute(text("UPDATE pages SET partition = 'a.csv//8192', request = '{}', seq = seq + 10"))
+    loaded.execute(text("UPDATE pages SET body_digest = (SELECT min(digest) FROM raw_bodies)"))
+    assert compare(loaded, expected, ["canned"], ["b.csv"]).duplicated == 8
+    assert compare(loaded, expected, ["canned"], ["a.csv"]).duplicated == 0
+
+
 def test_a_source_without_expected_rows_fails(loaded: Connection) -> None:
     assert compare(loaded, {}, ["canned"]).failures == ["canned: no rows of an undisturbed run are known"]
 

@@ -25,8 +25,8 @@ State = tuple[uuid.UUID, str, int]
 
 RUNS = """
     SELECT r.id, r.status, r.claims,
-           (SELECT count(*) FROM checkpoints WHERE lease_run = r.id AND lease_expires > clock_timestamp()) AS leases,
-           status = 'queued' OR status = 'waiting' AND next_attempt_at <= clock_timestamp() AS due
+           (SELECT count(*) FROM checkpoints WHERE lease_run = r.id AND lease_expires > service_time()) AS leases,
+           status = 'queued' OR status = 'waiting' AND next_attempt_at <= service_time() AS due
       FROM runs AS r WHERE status IN ('queued', 'running', 'waiting')
 """
 
@@ -68,7 +68,14 @@ class Watch:
         """Stop watching during the block, which replaces the database. Discard earlier observations."""
         with self._lock:
             yield
-            self.max_stuck, self.failures = 0.0, []
+            self.max_stuck, self.failures, self.outage_until = 0.0, [], EPOCH
+            self._overdue, self._leases = {}, {}
+
+    @contextmanager
+    def accepting_earlier_leases(self) -> Iterator[None]:
+        """Stop watching during the block, which sets the database back to earlier tokens and versions."""
+        with self._lock:
+            yield
             self._overdue, self._leases = {}, {}
 
     def stop(self) -> None:
