@@ -123,6 +123,8 @@ class RunRow(Base):
     finished_at: Mapped[datetime | None]
     error_code: Mapped[str | None]
     error_detail: Mapped[str | None]
+    # The retraction of missing quotes by a full refresh (tasks/retraction/state.py); null for other runs.
+    retraction: Mapped[dict[str, Any] | None]
     # The run's measured figures, and when they were compared with earlier runs (tasks/anomalies/judge.py).
     figures: Mapped[dict[str, Any] | None]
     judged_at: Mapped[datetime | None]

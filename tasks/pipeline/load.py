@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from sources.contract import Page
 from sources.record import VALUE_FIELDS
 from tasks.archive.raw_bodies import save_body, start_saving
+from tasks.archive.seen_quotes import record_seen
 from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.copy_rows import CopyRows
@@ -120,6 +121,9 @@ def load_page(
     """
     pending_body = start_saving(connection, lease.claim.source, page)
     loaded = _load_quotes(connection, rows, fence, corrects=page.corrects) if len(rows) else _Loaded()
+    if rows.seen is not None:
+        seen = replace(rows, frame=rows.seen)
+        record_seen(connection, lease.claim, seen.bare_text if len(seen) else b"", normalized.reject_keys)
     reach("after_merge")
     counters = Counters(
         **loaded._asdict(),
@@ -139,7 +143,8 @@ def load_page(
     if normalized.drift.findings:
         save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=loaded.updated > 0)
-    seq = _insert_page(connection, lease, page, counters, rows, fence)
+    unidentified = None if rows.seen is None else normalized.unidentified + (page.waiting is not None)
+    seq = _insert_page(connection, lease, page, counters, rows, fence, unidentified)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()
@@ -235,19 +240,25 @@ def _safe(reason: dict[str, str]) -> dict[str, str]:
 
 
 def _insert_page(
-    connection: Connection, lease: Lease, page: Page, counters: Counters, rows: CopyRows, fence: Fence
+    connection: Connection,
+    lease: Lease,
+    page: Page,
+    counters: Counters,
+    rows: CopyRows,
+    fence: Fence,
+    unidentified: int | None,
 ) -> int:
     times, listings = rows.frame["observed_at"], rows.spans["listings"]
     seq: int = connection.execute(
         text("""
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
                                cursor, fetched, inserted, updated, unchanged, superseded, deduplicated, rejected,
-                               blank, bytes, observed_from, observed_until, listings, filled)
+                               blank, bytes, observed_from, observed_until, listings, filled, unidentified)
             SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
                    :fetched_at, greatest(service_time(), CAST(:fence AS timestamptz)), :digest,
                    CAST(:cursor AS jsonb), :fetched, :inserted, :updated, :unchanged, :superseded, :deduplicated,
                    :rejected, :blank, :bytes, :observed_from, :observed_until, CAST(:listings AS int[]),
-                   CAST(:filled AS jsonb)
+                   CAST(:filled AS jsonb), CAST(:unidentified AS int)
               FROM pages WHERE run = :run AND partition = :partition
             RETURNING seq
         """),
@@ -264,6 +275,7 @@ def _insert_page(
             "observed_from": times.min(),
             "observed_until": times.max(),
             "filled": _json(rows.filled) if len(rows) else None,
+            "unidentified": unidentified,
             "listings": listings if 0 < len(listings) <= MAX_LISTINGS_PER_PAGE else None,
         },
     ).scalar_one()
