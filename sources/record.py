@@ -257,11 +257,14 @@ class Record(Schema):
         The time may be outside the bounds of a valid quote.
         """
         try:
-            texts = [self.fields[name].deserialize(normalized.get(name)) for name in ("source_asset_id", "quote_currency")]
+            listing, currency = (
+                str(self.fields[name].deserialize(normalized.get(name)))
+                for name in ("source_asset_id", "quote_currency")
+            )
         except ValidationError:
             return None
         at = _as_utc(normalized.get("observed_at"))
-        return None if at is None else QuoteKey(*texts, at)
+        return None if at is None else QuoteKey(listing, currency, at)
 
 
 def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:

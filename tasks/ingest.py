@@ -18,8 +18,10 @@ from sources.contract import TerminalError, TransientError
 from sources.registry import SOURCES
 from store.errors import DatabaseError, classify, describe, sqlstate
 from store.schema import explain
+from tasks.archive.seen_quotes import is_retracting
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
+from tasks.retraction.retract import retract_missing
 from tasks.runs.claims import (
     DISK_FULL,
     Claim,
@@ -140,7 +142,10 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         _wait_for_resume(engine, claim)
         return
     try:
-        Slice(engine, settings, source, claim).work()
+        slice_ = Slice(engine, settings, source, claim)
+        slice_.work()
+        if is_retracting(source, claim):
+            retract_missing(engine, settings, source, claim, slice_.check_time)
         status = complete_run(engine, claim)
     except (ClaimLost, LeaseLost):
         raise

@@ -107,6 +107,9 @@ class SourceSchema(Schema):
         allow_none=True,
         metadata={"description": "The next scheduled slot; null while the source is paused indefinitely."},
     )
+    replaces = fields.Boolean(
+        metadata={"description": "Whether a full refresh retracts quotes that are no longer in the source's files."}
+    )
     paused = fields.Boolean()
     paused_until = Instant(
         allow_none=True, metadata={"description": "End of the pause; null if it lasts until the source is resumed."}
@@ -258,6 +261,7 @@ def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
     return {
         "every_seconds": source.every.total_seconds(),
         "catch_up": source.catch_up,
+        "replaces": source.replaces,
         "next_run_at": None if is_paused and until is None else source.slot_at(start) + source.every,
         "paused": is_paused,
         "paused_until": until if is_paused else None,

@@ -65,7 +65,15 @@ FAILED: Mapping[str, Code] = {
     "payment_required": Code("The upstream returned 402. The source is paused.", "Change the plan, then resume it."),
     "poisoned": Code("`MAX_ATTEMPTS` consecutive starts ended without a page.", "Check workers for kills and memory."),
     "redirected": Code("The upstream redirects to another host, or in a loop.", "If you trust it, set `<SOURCE>_URL`."),
+    "refresh_incomplete": Code(
+        "A full refresh could not see every record, so it retracted no quotes.", "Correct the file, and repeat it."
+    ),
+    "replay_refused": Code("The source declares `replaces`.", "Request a full refresh."),
     "schema_frozen": Code("A field with the drift policy `freeze` changed.", "Accept it, or adapt the mapping."),
+    "too_many_missing": Code(
+        "A full refresh would retract more than half of the quotes, or more than `max_retracted`.",
+        "Check the files. If they are right, send `max_retracted`.",
+    ),
     "unknown_source": Code("The source was removed from the code.", "None."),
     "upstream_refused": Code("The upstream returned 400, 404 or another 4xx.", "Check `<SOURCE>_URL` and its API."),
 }

@@ -25,7 +25,9 @@ Point = Literal[
 ]
 """A fault point that every slice reaches."""
 
-RetractionPoint = Literal["before_retraction_commit", "after_retraction_commit"]
+RetractionPoint = Literal[
+    "before_comparison_commit", "after_comparison_commit", "before_deletion_commit", "after_deletion_commit"
+]
 """A fault point that only a full refresh of a source with `replaces` reaches."""
 
 # This is not a setting of the service, because no deployment needs it.
