@@ -87,7 +87,7 @@ def process_batch(connection: Connection, claim: Claim, retraction: Retraction) 
 def _last_position(quotes: Sequence[QuotePosition], listings: Sequence[int]) -> QuotePosition | None:
     if len(quotes) == BATCH_QUOTES:
         return quotes[-1]
-    return (listings[-1], "infinity") if len(listings) == BATCH_LISTINGS else None
+    return (listings[-1] + 1, "-infinity") if len(listings) == BATCH_LISTINGS else None
 
 
 def _delete(connection: Connection, claim: Claim, missing: Sequence[QuotePosition]) -> int:

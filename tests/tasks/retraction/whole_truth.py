@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import RowMapping
 
-from sources import FileSet, csv_source
 from sources.contract import Source
 from tasks.integrity.checks import CHECKS
 from tasks.integrity.verify import verify_data
 from tests.sources.csv_folder import environment
 from tests.tasks.conftest import Bench
+from tests.tasks.retraction.closes import truth_source
 
 HEADER = "coin,price,time\n"
 DAY = "2026-01-{:02}T00:00:00Z"
@@ -33,12 +32,6 @@ NOT_CONSERVED = """
              ON q.source = name
      WHERE coalesce(inserted, 0) - quotes_dropped <> coalesce(quotes, 0)
 """
-
-
-def truth_source(*, replaces: bool = True, name: str = "closes", **declaration: Any) -> Source:
-    columns = {"source_asset_id": "coin", "symbol": "coin", "name": "coin", "price": "price", "observed_at": "time"}
-    fields = {"pattern": "*.csv", "columns": columns, "constants": {"quote_currency": "USD"}, **declaration}
-    return csv_source(name, timedelta(hours=1), [FileSet(**fields)], replaces=replaces)
 
 
 def row(coin: str, day: int, price: object = 1) -> str:
@@ -65,7 +58,7 @@ class Truth:
 
     def finish(self, run: Any, **settings: Any) -> RowMapping:
         """Work on a run until it ends, without its waits. Return its row."""
-        for _ in range(500):
+        for _ in range(100):
             row = self.bench.slice(run, **settings)
             if row["finished_at"]:
                 return row
@@ -86,7 +79,9 @@ class Truth:
         assert self.bench.rows(NOT_CONSERVED) == []
         self.bench.rows("DELETE FROM integrity")
         verify_data(self.bench.engine)
-        violations = {row["name"]: row["violations"] for row in self.bench.rows("SELECT name, violations FROM integrity")}
+        violations = {
+            row["name"]: row["violations"] for row in self.bench.rows("SELECT name, violations FROM integrity")
+        }
         assert violations == {check.name: 0 for check in CHECKS}
 
 
