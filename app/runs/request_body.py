@@ -131,7 +131,7 @@ class RunBody(Arguments):
 def _refuse_without_refresh(original: Mapping[str, Any]) -> None:
     """Raise ValidationError for a parameter that only a full refresh has."""
     if names := [name for name in ("dry_run", "max_retracted") if name in original]:
-        raise ValidationError({name: ["expected only with full_refresh, or dry_run with a backfill"] for name in names})
+        raise ValidationError({name: ["expected none without full_refresh"] for name in names})
 
 
 def _check_period(body: Mapping[str, Any], original: Mapping[str, Any]) -> None:

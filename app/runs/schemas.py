@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, select, true
 from app.runs.anomaly_schemas import AnomalySchema, run_anomalies
 from app.sources.waiting_records import WAITING_RECORDS, waiting_records
 from app.web.envelope import Envelope
-from app.web.formats import Instant
+from app.web.formats import Instant, instant
 from app.web.problems import Code, Problem, quoted
 from store.tables import RUN_KINDS, RUN_STATUSES, PageRow, RunRow
 
@@ -55,8 +56,11 @@ class MissingQuoteSchema(Schema):
 
     source_asset_id = fields.String()
     quote_currency = fields.String()
-    observed_at = fields.String(metadata={"format": "date-time"})
-    price = fields.String()
+    observed_at = fields.Function(
+        lambda quote: instant(datetime.fromisoformat(quote["observed_at"])),
+        metadata={"type": "string", "format": "date-time"},
+    )
+    price = fields.String(metadata={"examples": ["93340.5"]})
     run = fields.UUID(allow_none=True, metadata={"description": "The run that wrote the quote; null if unknown."})
     partition = fields.String(allow_none=True)
     page = fields.Integer(allow_none=True, metadata={"description": "Number of the page in its run and partition."})

@@ -18,6 +18,12 @@ BATCH_QUOTES, BATCH_LISTINGS = 5_000, 1_000
 
 _LISTINGS = text("SELECT id FROM listings WHERE source = :source AND id >= :listing ORDER BY id LIMIT :limit")
 
+# With outdated statistics, the planner would read and sort the whole rest of a large listing for each batch.
+_KEEP_INDEX_ORDER = text("""
+    SELECT set_config(setting, 'off', true)
+      FROM unnest(ARRAY['enable_sort', 'enable_seqscan', 'enable_bitmapscan']) AS setting
+""")
+
 # A subquery instead of EXISTS, which the planner could execute by reading all seen quotes.
 _COMPARE = text("""
     SELECT listing_id, observed_at,
@@ -75,6 +81,7 @@ def process_batch(connection: Connection, claim: Claim, retraction: Retraction) 
         _LISTINGS, {"source": claim.source, "listing": listing, "limit": BATCH_LISTINGS}
     ).all()
     values = {"run": claim.run, "listings": listings, "listing": listing, "observed_at": at, "limit": BATCH_QUOTES}
+    connection.execute(_KEEP_INDEX_ORDER)
     rows = connection.execute(_COMPARE, values).all()
     quotes = [(row.listing_id, row.observed_at.isoformat()) for row in rows]
     missing = [quote for quote, row in zip(quotes, rows, strict=True) if row.is_missing]

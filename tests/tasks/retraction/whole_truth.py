@@ -28,8 +28,8 @@ NOT_CONSERVED = """
     SELECT name, quotes_dropped, inserted, quotes
       FROM sources
       LEFT JOIN (SELECT source, sum(inserted) AS inserted FROM pages GROUP BY 1) AS p ON p.source = name
-      LEFT JOIN (SELECT source, count(*) AS quotes FROM quotes JOIN listings ON listings.id = listing_id GROUP BY 1) AS q
-             ON q.source = name
+      LEFT JOIN (SELECT source, count(*) AS quotes
+                   FROM quotes JOIN listings ON listings.id = listing_id GROUP BY 1) AS q ON q.source = name
      WHERE coalesce(inserted, 0) - quotes_dropped <> coalesce(quotes, 0)
 """
 
