@@ -48,7 +48,8 @@ _DELETE = text("""
      WHERE q.listing_id = locked.listing_id AND q.observed_at = locked.observed_at
 """)
 
-# The lock prevents retention from deleting the quote that becomes the newest one.
+# The lock prevents retention from deleting the quote that becomes the newest one. If retention is just deleting it, both
+# transactions wait for each other, since each deletion also changes a row of `revisions`. One of them is then retried.
 _MOVE_LATEST = text("""
     WITH newest AS MATERIALIZED (
         SELECT l.listing_id, q.observed_at
@@ -63,12 +64,6 @@ _MOVE_LATEST = text("""
 _DELETE_LATEST = text("""
     DELETE FROM latest_quotes AS l WHERE listing_id = ANY(CAST(:listings AS int[]))
        AND NOT EXISTS (SELECT FROM quotes AS q WHERE q.listing_id = l.listing_id)
-""")
-
-_HAS_WRONG_LATEST = text("""
-    SELECT EXISTS (SELECT FROM latest_quotes AS l WHERE listing_id = ANY(CAST(:listings AS int[]))
-                      AND NOT EXISTS (SELECT FROM quotes AS q WHERE q.listing_id = l.listing_id
-                                         AND q.observed_at = l.observed_at))
 """)
 
 _COUNT_DELETED = text("UPDATE sources SET quotes_dropped = quotes_dropped + :count WHERE name = :source")
@@ -104,9 +99,5 @@ def _delete(connection: Connection, claim: Claim, missing: Sequence[QuotePositio
     affected = {"listings": sorted({*listings})}
     connection.execute(_MOVE_LATEST, affected)
     connection.execute(_DELETE_LATEST, affected)
-    # Retention deleted the quote that would have become the newest one, before it was locked.
-    while connection.scalar(_HAS_WRONG_LATEST, affected):
-        connection.execute(_MOVE_LATEST, affected)
-        connection.execute(_DELETE_LATEST, affected)
     connection.execute(_COUNT_DELETED, {"count": count, "source": claim.source})
     return count
