@@ -52,7 +52,9 @@ class RetentionSchema(Schema):
         allow_none=True,
         metadata={"description": "Seconds until a raw body is deleted after it was last received; null: never."},
     )
-    quotes_deleted = fields.Integer(metadata={"description": "Number of deleted quotes."})
+    quotes_deleted = fields.Integer(
+        metadata={"description": "Number of deleted quotes, including those that a full refresh retracted."}
+    )
     bodies_deleted = fields.Integer(metadata={"description": "Number of deleted raw bodies."})
 
 

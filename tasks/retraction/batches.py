@@ -48,8 +48,8 @@ _DELETE = text("""
      WHERE q.listing_id = locked.listing_id AND q.observed_at = locked.observed_at
 """)
 
-# The lock prevents retention from deleting the quote that becomes the newest one. If retention is just deleting it, both
-# transactions wait for each other, since each deletion also changes a row of `revisions`. One of them is then retried.
+# The lock prevents retention from deleting the quote that becomes the newest one. If retention is already deleting it,
+# both transactions wait for each other, since a deletion also changes a row of `revisions`. One of them is retried.
 _MOVE_LATEST = text("""
     WITH newest AS MATERIALIZED (
         SELECT l.listing_id, q.observed_at
