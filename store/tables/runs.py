@@ -55,9 +55,9 @@ class SourceRow(Base):
     breaker_probe_until: Mapped[datetime | None]
     # The newest slot that got a run or was skipped. After an outage, catching up starts at the next slot.
     last_slot: Mapped[datetime | None]
-    # Rows that retention (tasks/archive/retention.py) and full refreshes (tasks/retraction) have deleted so far,
-    # counted in the same transactions. The columns keep their first names, so that workers of the previous version can still
-    # update them during an upgrade. With `key`, the rows of Core queries have the new names, too.
+    # Rows that retention (tasks/archive/retention.py) and full refreshes (tasks/retraction) have deleted so far, and
+    # counted in the same transactions. The columns keep their first names, so that workers of the previous version can
+    # still update them during an upgrade. With `key`, the rows of Core queries have the new names, too.
     quotes_deleted: Mapped[int] = mapped_column("quotes_dropped", BigInteger, key="quotes_deleted", server_default="0")
     bodies_deleted: Mapped[int] = mapped_column("bodies_dropped", BigInteger, key="bodies_deleted", server_default="0")
 

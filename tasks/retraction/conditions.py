@@ -40,7 +40,9 @@ _READ_AGAIN = """
     SELECT partition FROM (
         SELECT partition, CAST(request->>'offset' AS bigint) AS start, CAST(request->>'length' AS bigint) AS length,
                lag(CAST(request->>'offset' AS bigint)) OVER (PARTITION BY partition ORDER BY seq) AS before
-          FROM pages WHERE run = :run) AS sections
+          FROM pages
+         WHERE run = :run AND jsonb_typeof(request->'offset') = 'number' AND jsonb_typeof(request->'length') = 'number'
+        ) AS sections
      WHERE start < before OR start = before AND length > 0 ORDER BY partition LIMIT 1
 """
 
