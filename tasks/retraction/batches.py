@@ -19,33 +19,37 @@ BATCH_QUOTES, BATCH_LISTINGS = 5_000, 1_000
 _LISTINGS = text("SELECT id FROM listings WHERE source = :source AND id >= :listing ORDER BY id LIMIT :limit")
 
 # With outdated statistics, the planner would read and sort the whole rest of a large listing for each batch.
-_KEEP_INDEX_ORDER = text("""
-    SELECT set_config(setting, 'off', true)
+_SET_SORTING = text("""
+    SELECT set_config(setting, :value, true)
       FROM unnest(ARRAY['enable_sort', 'enable_seqscan', 'enable_bitmapscan']) AS setting
 """)
 
+# The current listing and the following ones are separate, so that a batch does not read the current one from its start.
 # A subquery instead of EXISTS, which the planner could execute by reading all seen quotes.
 _COMPARE = text("""
     SELECT listing_id, observed_at,
            (SELECT true FROM seen_quotes AS seen
              WHERE seen.run = :run AND seen.listing_id = batch.listing_id
                AND seen.observed_at = batch.observed_at) IS NULL AS is_missing
-      FROM (SELECT listing_id, observed_at FROM quotes
-             WHERE listing_id = ANY(CAST(:listings AS int[]))
-               AND (listing_id, observed_at) > (CAST(:listing AS int), CAST(:observed_at AS timestamptz))
-             ORDER BY listing_id, observed_at LIMIT :limit) AS batch
+      FROM ((SELECT listing_id, observed_at FROM quotes
+              WHERE listing_id = CAST(:listing AS int) AND observed_at > CAST(:observed_at AS timestamptz)
+              ORDER BY listing_id, observed_at LIMIT :limit)
+             UNION ALL
+            (SELECT listing_id, observed_at FROM quotes WHERE listing_id = ANY(CAST(:following AS int[]))
+              ORDER BY listing_id, observed_at LIMIT :limit)
+             LIMIT :limit) AS batch
      ORDER BY listing_id, observed_at
 """)
 
-# The rows are locked in the order of the key, as pages do.
+# The rows are looked up one by one, and locked in the order of the key, as pages do.
 _DELETE = text("""
     WITH locked AS MATERIALIZED (
-        SELECT q.listing_id, q.observed_at
+        SELECT q.tid
           FROM unnest(CAST(:listings AS int[]), CAST(:times AS timestamptz[])) AS missing(listing_id, observed_at)
-          JOIN quotes AS q USING (listing_id, observed_at)
-         ORDER BY q.listing_id, q.observed_at FOR UPDATE OF q)
-    DELETE FROM quotes AS q USING locked
-     WHERE q.listing_id = locked.listing_id AND q.observed_at = locked.observed_at
+         CROSS JOIN LATERAL (SELECT quotes.ctid AS tid FROM quotes
+                              WHERE quotes.listing_id = missing.listing_id
+                                AND quotes.observed_at = missing.observed_at FOR UPDATE) AS q)
+    DELETE FROM quotes WHERE ctid = ANY(ARRAY(SELECT tid FROM locked))
 """)
 
 # The lock prevents retention from deleting the quote that becomes the newest one. If retention is already deleting it,
@@ -75,9 +79,11 @@ def process_batch(connection: Connection, claim: Claim, retraction: Retraction) 
     listings = connection.scalars(
         _LISTINGS, {"source": claim.source, "listing": listing, "limit": BATCH_LISTINGS}
     ).all()
-    values = {"run": claim.run, "listings": listings, "listing": listing, "observed_at": at, "limit": BATCH_QUOTES}
-    connection.execute(_KEEP_INDEX_ORDER)
+    following = [other for other in listings if other > listing]
+    values = {"run": claim.run, "following": following, "listing": listing, "observed_at": at, "limit": BATCH_QUOTES}
+    connection.execute(_SET_SORTING, {"value": "off"})
     rows = connection.execute(_COMPARE, values).all()
+    connection.execute(_SET_SORTING, {"value": "on"})
     quotes = [(row.listing_id, row.observed_at.isoformat()) for row in rows]
     missing = [quote for quote, row in zip(quotes, rows, strict=True) if row.is_missing]
     position = _last_position(quotes, listings)

@@ -44,7 +44,9 @@ def test_a_batch_looks_up_each_quote_in_the_primary_keys(truth: Truth) -> None:
     event.remove(truth.bench.engine, "before_cursor_execute", explain)
     assert "Index Only Scan using quotes_pkey" in plans[0]
     assert "Index Only Scan using seen_quotes_pkey" in plans[0]
-    assert [name for name in ("Seq Scan", "Sort", "Bitmap") if name in plans[0]] == []
+    assert [name for name in ("Seq Scan", "Bitmap") if name in plans[0]] == []
+    # Only the rows of the batch itself are sorted.
+    assert plans[0].count("Sort") <= 2
 
 
 def test_retention_that_deletes_the_next_newest_quote_leaves_a_right_pointer(truth: Truth) -> None:
