@@ -66,3 +66,14 @@ def test_retention_that_deletes_the_next_newest_quote_leaves_a_right_pointer(tru
     retention.close()
     assert latest(truth) == {"btc": 7}
     truth.assert_consistent()
+
+
+def test_each_batch_of_a_long_history_takes_far_less_than_a_transaction_may(truth: Truth) -> None:
+    """Without statistics, a join would read the whole table for each batch."""
+    rows = [f"btc,1,2026-01-{1 + m // 1440:02}T{m // 60 % 24:02}:{m % 60:02}:00Z\n" for m in range(20_000)]
+    truth.write("a.csv", *rows)
+    truth.load()
+    truth.write("a.csv", *rows[8_000:])
+    run = truth.refresh()
+    assert (run["status"], run["retraction"]["deleted"], run["claims"]) == ("succeeded", 8_000, 1)
+    truth.assert_consistent()
