@@ -223,6 +223,20 @@ class Source:
     history: History | None = None
     """The source's past data. None: it cannot be backfilled."""
 
+    replaces: bool = False
+    """Whether the source's partitions, such as files, together are the whole truth about the source.
+
+    If so, a full refresh retracts each stored quote that no record yields any longer. `fetch` must yield nothing if it
+    starts at the cursor of a partition that has not changed. The source must have neither `upstreams` nor `history`.
+    """
+
+    def __post_init__(self) -> None:
+        if self.replaces and (self.upstreams or self.history):
+            raise ValueError(
+                f"{self.name}: replaces=True needs a source that yields all its quotes in each full refresh, such as "
+                "files; remove it from a source with upstreams or a history"
+            )
+
     def slot_at(self, now: datetime) -> datetime:
         """Return the start of the slot in the schedule that contains `now`."""
         return EPOCH + (now - EPOCH) // self.every * self.every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -62,16 +63,19 @@ class Reject(Exception):
     code:   the kind of error, for programs; counted by `GET /rejects/reasons`.
     detail: the expected value and the actual one, for people.
     item:   the item to store, if `parse` yields the reject. `normalize` need not pass it.
+    record: the fields that could be read. They may identify the stored quote that the item would have corrected.
     """
 
-    def __init__(self, field: str, code: str, detail: str, *, item: Any = None):
+    def __init__(
+        self, field: str, code: str, detail: str, *, item: Any = None, record: Mapping[str, Any] | None = None
+    ):
         super().__init__(f"{field}: {detail}")
         self.reasons = [{"field": field, "code": code, "detail": detail}]
-        self.item = item
+        self.item, self.record = item, record
 
     @classmethod
-    def because(cls, reasons: list[dict[str, str]]) -> Reject:
+    def because(cls, reasons: list[dict[str, str]], record: Mapping[str, Any] | None = None) -> Reject:
         """Return one reject for one or more reasons, each a {"field", "code", "detail"}."""
-        reject = cls(**reasons[0])
+        reject = cls(**reasons[0], record=record)
         reject.reasons = reasons
         return reject

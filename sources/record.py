@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from marshmallow import RAISE, Schema, ValidationError, fields
 from marshmallow.types import ErrorMessages
@@ -178,11 +178,7 @@ class _Time(_Coded):
         super().__init__(required=True)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> datetime:
-        try:
-            time = datetime.fromisoformat(value) if isinstance(value, str) else value
-            at = time.astimezone(UTC) if time.tzinfo else None
-        except (ValueError, AttributeError, OverflowError):
-            at = None
+        at = _as_utc(value)
         if at is None:
             raise _field_error("not_a_time", f"expected a time with its offset from UTC, got {_quoted(value)}")
         if at < EARLIEST:
@@ -191,6 +187,23 @@ class _Time(_Coded):
         if at > latest:
             raise _field_error("in_future", f"expected a time until {latest.isoformat()}, got {at.isoformat()}")
         return at
+
+
+def _as_utc(value: Any) -> datetime | None:
+    """Return an aware datetime, or a text with an offset, as a time in UTC; None for anything else."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return time.astimezone(UTC) if time.tzinfo else None
+    except (ValueError, AttributeError, OverflowError):
+        return None
+
+
+class QuoteKey(NamedTuple):
+    """The key of a quote within its source."""
+
+    source_asset_id: str
+    quote_currency: str
+    observed_at: datetime
 
 
 class Record(Schema):
@@ -232,12 +245,26 @@ class Record(Schema):
             # The error and its traceback refer to each other. Through the frames of its callers, this cycle would keep
             # whole pages in memory until the next garbage collection.
             error.__traceback__ = None
-            raise Reject.because(reasons) from None
+            raise Reject.because(reasons, normalized) from None
         if quote.high is not None and quote.low is not None and quote.high < quote.low:
-            raise Reject(
-                "high", "high_below_low", f"expected a high of at least the low ({quote.low}), got {quote.high}"
-            )
+            detail = f"expected a high of at least the low ({quote.low}), got {quote.high}"
+            raise Reject("high", "high_below_low", detail, record=normalized)
         return quote
+
+    def key(self, normalized: Mapping[str, Any]) -> QuoteKey | None:
+        """Return the key of an item that may have other invalid fields; None if its listing or time is unreadable.
+
+        The time may be outside the bounds of a valid quote.
+        """
+        try:
+            listing, currency = (
+                str(self.fields[name].deserialize(normalized.get(name)))
+                for name in ("source_asset_id", "quote_currency")
+            )
+        except ValidationError:
+            return None
+        at = _as_utc(normalized.get("observed_at"))
+        return None if at is None else QuoteKey(listing, currency, at)
 
 
 def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:

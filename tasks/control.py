@@ -14,6 +14,7 @@ from store.schema import explain
 from tasks.anomalies.freshness import record_late_sources
 from tasks.anomalies.judge import judge_runs
 from tasks.archive.retention import delete_expired
+from tasks.archive.seen_quotes import delete_seen
 from tasks.celery import celery
 from tasks.identity.overrides_file import get_overrides
 from tasks.identity.rematch import rematch_steps
@@ -44,8 +45,20 @@ def reconcile_runs(**_: Any) -> None:
 
 @celery.task(name="kasparro.retain", soft_time_limit=60, time_limit=90)
 def retain(**_: Any) -> None:
-    """Delete expired quotes and bodies within a time limit. If some are left, send the task again."""
-    if not delete_expired(worker_engine(), get_settings()):
+    """Delete expired quotes and bodies, and unneeded records of seen quotes, within a time limit.
+
+    If some are left, send the task again.
+    """
+    is_complete = delete_expired(worker_engine(), get_settings())
+    try:
+        is_complete = delete_seen(worker_engine()) and is_complete
+    except DATABASE_ERRORS as raised:
+        error = explain(worker_engine(), raised)
+        if classify(error) is None:
+            raise
+        if not schema_log.error(error):
+            log.warning("retention_failed", kind="seen quotes", reason=describe(error))
+    if not is_complete:
         _send_again("kasparro.retain")
 
 

@@ -20,8 +20,10 @@ from sources.http.configuration import configuration_fingerprint, configuration_
 from sources.registry import SOURCES
 from store.errors import DatabaseError, classify, describe, sqlstate
 from store.schema import explain
+from tasks.archive.seen_quotes import is_retracting
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
+from tasks.retraction.retract import retract_missing
 from tasks.runs.claims import (
     DISK_FULL,
     Claim,
@@ -161,7 +163,10 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         _wait_for_resume(engine, claim)
         return
     try:
-        Slice(engine, settings, source, claim).work()
+        slice_ = Slice(engine, settings, source, claim)
+        slice_.work()
+        if is_retracting(source, claim):
+            retract_missing(engine, settings, source, claim, slice_.check_time)
         verdict = complete_run(engine, claim, source)
     except (ClaimLost, LeaseLost):
         raise

@@ -21,6 +21,7 @@ from app.web.envelope import Envelope
 from app.web.formats import Instant, instant_sql
 from app.web.lists import LINK_HEADER, PageOrFileArguments, list_response
 from app.web.problems import Code, Problem
+from sources.registry import SOURCES
 from store.tables import REJECT_STATES, PageRow, RejectRow
 from tasks.runs.parameters import ReplayParameters
 from tasks.runs.requests import RunRequest
@@ -222,7 +223,8 @@ def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
 
     Requests one run of kind `replay` for each source with matching rejects in quarantine. The run reads the stored
     bodies again, without requests to the upstream. Items that the mapping accepts become quotes. All others
-    stay in quarantine. Existing quotes do not change.
+    stay in quarantine. Existing quotes do not change. Without `source`, sources with `replaces` are left out, because
+    they cannot be replayed; request a full refresh for them.
     """
     filters = {name: value for name, value in body.items() if name != "source"}
     parameters = ReplayParameters(rejected=True, **filters)
@@ -234,9 +236,11 @@ def replay_rejects(body: dict[str, Any], _: dict[str, Any]) -> Response:
 
 
 def _quarantined_sources(connection: Connection, body: Mapping[str, Any]) -> list[str]:
-    """Return the sources with rejects in quarantine that match the body."""
+    """Return the sources to replay, with rejects in quarantine that match the body."""
     source = {"source": [body["source"]]} if "source" in body else {}
-    conditions = reject_conditions({**body, **source, "state": "quarantined"})
+    conditions = list(reject_conditions({**body, **source, "state": "quarantined"}))
+    if not source:
+        conditions.append(RejectRow.source.not_in([name for name in SOURCES if SOURCES[name].replaces]))
     return list(connection.scalars(select(RejectRow.source).where(*conditions).distinct().order_by(RejectRow.source)))
 
 

@@ -17,11 +17,15 @@ from store.tables import RUN_KINDS
 from tasks.runs.parameters import EXISTING
 
 KIND_PARAMETERS = {
-    "live": ("full_refresh", "after"),
+    "live": ("full_refresh", "after", "dry_run", "max_retracted"),
     "replay": ("run", "fetched_from", "fetched_to", "body"),
     "backfill": ("assets", "observed_from", "observed_to", "existing", "dry_run"),
 }
-"""Parameters that only one kind of run accepts."""
+"""The parameters that each kind of run accepts."""
+
+
+MAX_COUNT = 2**53
+"""The largest number of quotes in a request. Every JSON parser reads it exactly."""
 
 
 class RunBody(Arguments):
@@ -68,8 +72,9 @@ class RunBody(Arguments):
         truthy={True},
         falsy={False},
         metadata={
-            "description": "For a backfill: return the plan, and request no runs. For a replay, use "
-            "`python -m tasks replay SOURCE --diff`."
+            "description": "For a backfill: return the plan, and request no runs. With `full_refresh`: the run loads "
+            "the files like any run, and counts the quotes that it would retract, but retracts none; see `retraction` "
+            "of the run. For a replay, use `python -m tasks replay SOURCE --diff`."
         },
     )
     full_refresh = fields.Boolean(
@@ -78,7 +83,16 @@ class RunBody(Arguments):
         load_default=False,
         metadata={
             "description": "For a live run: start without a cursor, as if the source had never been read. "
-            "Deletes nothing."
+            "If the source declares `replaces`, the run then retracts each stored quote that is in none of its files. "
+            "Otherwise, it deletes nothing."
+        },
+    )
+    max_retracted = fields.Integer(
+        strict=True,
+        validate=validate.Range(0, MAX_COUNT),
+        metadata={
+            "description": "With `full_refresh`: the maximum number of quotes to retract. If more are missing, the run "
+            "fails and retracts none. Default: half of the quotes stored before the run."
         },
     )
 
@@ -96,10 +110,13 @@ class RunBody(Arguments):
     @validates_schema(pass_original=True)
     def _fits_its_kind(self, body: dict[str, Any], original: Mapping[str, Any], **_: Any) -> None:
         kind = body.get("kind", "live")
-        names = [name for other, names in KIND_PARAMETERS.items() if other != kind for name in names]
-        misplaced = [key for name in names if (key := self.fields[name].data_key or name) in original]
+        names = dict.fromkeys(name for names in KIND_PARAMETERS.values() for name in names)
+        others = [name for name in names if name not in KIND_PARAMETERS.get(kind, names)]
+        misplaced = [key for name in others if (key := self.fields[name].data_key or name) in original]
         if misplaced:
             raise ValidationError({key: [f"expected none with kind {kind}"] for key in misplaced})
+        if kind == "live" and not body.get("full_refresh"):
+            _refuse_without_refresh(original)
         if kind == "backfill":
             _check_period(body, original)
 
@@ -109,6 +126,12 @@ class RunBody(Arguments):
             raise ValidationError('expected exactly one of "source", "sources" and "all"')
         if not 1 <= len(body.get("sources", SOURCES)) <= MAX_NAMES:
             raise ValidationError(f"expected 1 to {MAX_NAMES} names", "sources")
+
+
+def _refuse_without_refresh(original: Mapping[str, Any]) -> None:
+    """Raise ValidationError for a parameter that only a full refresh has."""
+    if names := [name for name in ("dry_run", "max_retracted") if name in original]:
+        raise ValidationError({name: ["expected none without full_refresh"] for name in names})
 
 
 def _check_period(body: Mapping[str, Any], original: Mapping[str, Any]) -> None:

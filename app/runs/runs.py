@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -113,6 +113,10 @@ IN_PATH = [
             "summary": "Read a source from its start, without a cursor",
             "value": {"source": "csv_history", "full_refresh": True},
         },
+        "dry_run": {
+            "summary": "Count the quotes that are no longer in the files of a source with `replaces`",
+            "value": {"source": "closes", "full_refresh": True, "dry_run": True},
+        },
     },
 )
 @blueprint.arguments(NoQuery, location="query")
@@ -144,12 +148,23 @@ def create_runs(body: dict[str, Any], _: dict[str, Any]) -> Response:
     """
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
     if body["kind"] == "live":
-        after_current = body.get("after") == "current"
-        return submit_runs([RunRequest(name, body["full_refresh"], after_current) for name in names])
+        return _submit_live_runs(names, body)
     parameters = {name: body[name] for name in KIND_PARAMETERS[body["kind"]] if name in body}
     if body["kind"] == "replay":
         return submit_runs([RunRequest(name, replay=ReplayParameters(**parameters)) for name in names])
     return _submit_backfills(names, parameters)
+
+
+def _submit_live_runs(names: Sequence[str], body: Mapping[str, Any]) -> Response:
+    """Request live runs. Raise a Problem if a source retracts nothing, although a parameter limits retraction."""
+    retraction = {name: body[name] for name in ("dry_run", "max_retracted") if name in body}
+    others = [name for name in names if not SOURCES[name].replaces]
+    if retraction and others:
+        raise _invalid_member(
+            next(iter(retraction)), f"{others[0]} does not declare `replaces`, so its full refresh retracts nothing"
+        )
+    after_current = body.get("after") == "current"
+    return submit_runs([RunRequest(name, body["full_refresh"], after_current, **retraction) for name in names])
 
 
 def _submit_backfills(names: Sequence[str], parameters: dict[str, Any]) -> Response:

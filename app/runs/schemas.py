@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, select, true
 from app.runs.anomaly_schemas import AnomalySchema, run_anomalies
 from app.sources.waiting_records import WAITING_RECORDS, waiting_records
 from app.web.envelope import Envelope
-from app.web.formats import Instant
+from app.web.formats import Instant, instant
 from app.web.problems import Code, Problem, quoted
 from store.tables import OUTCOMES, RUN_KINDS, RUN_STATUSES, PageRow, RunRow
 
@@ -76,6 +76,34 @@ class ErrorSchema(Schema):
     detail = fields.String(allow_none=True)
 
 
+class MissingQuoteSchema(Schema):
+    """A stored quote that no record yields any longer, and where it came from."""
+
+    source_asset_id = fields.String()
+    quote_currency = fields.String()
+    observed_at = fields.Function(
+        lambda quote: instant(datetime.fromisoformat(quote["observed_at"])),
+        metadata={"type": "string", "format": "date-time"},
+    )
+    price = fields.String(metadata={"examples": ["93340.5"]})
+    run = fields.UUID(allow_none=True, metadata={"description": "The run that wrote the quote; null if unknown."})
+    partition = fields.String(allow_none=True)
+    page = fields.Integer(allow_none=True, metadata={"description": "Number of the page in its run and partition."})
+    file = fields.String(allow_none=True)
+    line = fields.Integer(allow_none=True, metadata={"description": "First line of the record that it came from."})
+
+
+class RetractionSchema(Schema):
+    """The comparison of the stored quotes with the files, in a full refresh of a source with `replaces`."""
+
+    compared = fields.Integer(metadata={"description": "Stored quotes that were compared with the files so far."})
+    missing = fields.Integer(metadata={"description": "Quotes among them that are in none of the files."})
+    deleted = fields.Integer(metadata={"description": "Missing quotes that the run has deleted; 0 in a dry run."})
+    samples = fields.List(
+        fields.Nested(MissingQuoteSchema), metadata={"description": "The first missing quotes, before deletion."}
+    )
+
+
 class RunSchema(Schema):
     """One ingestion of one source."""
 
@@ -107,6 +135,11 @@ class RunSchema(Schema):
     cancel_requested = fields.Boolean()
     error = fields.Nested(ErrorSchema, allow_none=True)
     counters = fields.Nested(CountersSchema, metadata={"description": "Sums over the run's pages."})
+    retraction = fields.Nested(
+        RetractionSchema,
+        allow_none=True,
+        metadata={"description": "Null, except for a full refresh of a source with `replaces` that read all files."},
+    )
 
 
 class RequestedRunSchema(RunSchema):

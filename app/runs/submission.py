@@ -14,6 +14,7 @@ from app.runs.schemas import RequestedRunSchema, dump_run, with_counters
 from app.web.context import context, read_connection
 from app.web.envelope import Envelope
 from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestion
+from sources.registry import SOURCES
 from store.tables import RunRow
 from tasks.runs.idempotency import IdempotencyMismatch
 from tasks.runs.requests import Requested, RunConflict, RunRequest, UnknownSource, request_runs
@@ -34,6 +35,12 @@ class RunsAccepted(Envelope):
 
 def submit_runs(run_requests: Sequence[RunRequest]) -> Response:
     """Request these runs with the headers of the current API request. Return 202 with the runs, or raise a Problem."""
+    replaces = {name for name, source in SOURCES.items() if source.replaces}
+    if name := next((run.source for run in run_requests if run.replay and run.source in replaces), None):
+        detail = f"{name} declares `replaces`, so it cannot be replayed: stored pages may have retracted quotes"
+        hint = 'To apply a changed mapping, request {"full_refresh": true}.'
+        errors = [{"in": "body", "name": "source", "detail": detail}]
+        raise Problem(Code.INVALID_BODY, f"{detail}.", hint=hint, errors=errors)
     requested = _request_runs(run_requests)
     with read_connection() as connection:
         ids = [run.run for run in requested]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import text
-
 from app.sources.sources import SourceResponse, describe_source, require_source
 from app.web.arguments import Resource
 from app.web.context import context
+from tasks.runs.partitions import forget_missing
 
 blueprint = Resource(
     "missing partitions",
@@ -31,8 +30,5 @@ def forget_missing_partitions(name: str) -> dict[str, Any]:
     """
     require_source(name)
     with context().engine.begin() as connection:
-        connection.execute(
-            text("DELETE FROM checkpoints WHERE source = :source AND missing_since IS NOT NULL AND lease_run IS NULL"),
-            {"source": name},
-        )
+        forget_missing(connection, name)
     return describe_source(name)

@@ -52,7 +52,9 @@ class RetentionSchema(Schema):
         allow_none=True,
         metadata={"description": "Seconds until a raw body is deleted after it was last received; null: never."},
     )
-    quotes_deleted = fields.Integer(metadata={"description": "Number of deleted quotes."})
+    quotes_deleted = fields.Integer(
+        metadata={"description": "Number of deleted quotes, including those that a full refresh retracted."}
+    )
     bodies_deleted = fields.Integer(metadata={"description": "Number of deleted raw bodies."})
 
 
@@ -87,6 +89,9 @@ class SourceSchema(Schema):
     next_run_at = Instant(
         allow_none=True,
         metadata={"description": "The next scheduled slot; null while the source is paused indefinitely."},
+    )
+    replaces = fields.Boolean(
+        metadata={"description": "Whether a full refresh retracts quotes that are no longer in the source's files."}
     )
     paused = fields.Boolean()
     paused_until = Instant(
@@ -231,6 +236,7 @@ def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
     return {
         "every_seconds": source.every.total_seconds(),
         "catch_up": source.catch_up,
+        "replaces": source.replaces,
         "next_run_at": None if is_paused and until is None else source.slot_at(start) + source.every,
         "paused": is_paused,
         "paused_until": until if is_paused else None,

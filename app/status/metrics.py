@@ -124,7 +124,7 @@ def _anomalies(connection: Connection) -> Iterator[Metric]:
 
 def _deleted(connection: Connection) -> Iterator[Metric]:
     deleted = CounterMetricFamily(
-        "kasparro_deleted", "Quotes and raw bodies that retention deleted.", labels=("source", "kind")
+        "kasparro_deleted", "Quotes and raw bodies that retention or a full refresh deleted.", labels=("source", "kind")
     )
     for row in connection.execute(select(SourceRow.name, SourceRow.quotes_deleted, SourceRow.bodies_deleted)):
         deleted.add_metric([row.name, "quotes"], row.quotes_deleted)

@@ -136,12 +136,12 @@ class FileSet:
                 reasons.append(
                     {"field": name, "code": code, "detail": f"expected {expected}, got {_quoted(row[column])}"}
                 )
-        if reasons:
-            raise Reject.because(reasons)
         for name, text in self.templates.items():
             record[name] = self._filled(text, {**row, **self.path_groups(file)})
         if currency:
             record["quote_currency"] = currency
+        if reasons:
+            raise Reject.because(reasons, record)
         return record
 
     @cached_property

@@ -31,8 +31,10 @@ REJECTED_LINE_DETAILS = {
 """The details of rejects, by code, for lines that cannot be read as records."""
 
 
-def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
+def csv_source(name: str, every: timedelta, files: Sequence[FileSet], *, replaces: bool = False) -> Source:
     """Return a source of the files below CSV_DIR that match one of these file sets.
+
+    replaces: whether the files together are the whole truth; see `Source.replaces`.
 
     Each file is loaded separately, so an unreadable file does not stop the others. A file that has grown is read from
     the end of the last scan. Rows that cannot become quotes are rejected, with their file and line.
@@ -89,6 +91,7 @@ def csv_source(name: str, every: timedelta, files: Sequence[FileSet]) -> Source:
         format=lambda page: file_set_of(page.request["file"]).pattern,
         partitions=partitions,
         is_shared=True,
+        replaces=replaces,
     )
 
 

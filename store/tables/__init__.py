@@ -9,7 +9,7 @@ from store.tables.base import Base
 from store.tables.drift import DRIFT_KINDS, AnomalyRow, DriftChangeRow, ProfileRow
 from store.tables.identity import SYMBOL_KEY, AssetRow, CandidateRow, DecisionRow, ListingRow, upper_case
 from store.tables.pages import OUTCOMES, REJECT_STATES, PageRow, RawBodyRow, RejectRow, ValidatorRow
-from store.tables.quotes import LatestQuoteRow, QuoteRow, RevisionRow
+from store.tables.quotes import LatestQuoteRow, QuoteRow, RevisionRow, SeenQuoteRow
 from store.tables.runs import (
     RUN_KINDS,
     RUN_STATUSES,
@@ -54,6 +54,7 @@ __all__ = [
     "RejectRow",
     "RevisionRow",
     "RunRow",
+    "SeenQuoteRow",
     "SourceRow",
     "TimelineRow",
     "ValidatorRow",

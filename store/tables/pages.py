@@ -104,6 +104,9 @@ class PageRow(Base):
     listings: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
     # Number of the page's quotes that have a value, by field.
     filled: Mapped[dict[str, Any] | None]
+    # The number of records whose listing or time is unknown, since they were rejected or wait. Null if the page's run
+    # does not record the quotes that it sees.
+    unidentified: Mapped[int | None]
 
 
 class RejectRow(Base):

@@ -55,6 +55,19 @@ class LatestQuoteRow(Base):
     observed_at: Mapped[datetime]
 
 
+class SeenQuoteRow(Base):
+    """A quote that a record yields, in a full refresh of a source whose files are the whole truth.
+
+    Rows are written with their page, and deleted after the end of their run. They have no foreign keys, like quotes.
+    """
+
+    __tablename__ = "seen_quotes"
+
+    run: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    listing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    observed_at: Mapped[datetime] = mapped_column(primary_key=True)
+
+
 class RevisionRow(Base):
     """A number that grows, by random steps, with each statement that changes assets or listings, or deletes quotes.
 

@@ -58,9 +58,9 @@ class SourceRow(Base):
     breaker_probe_until: Mapped[datetime | None]
     # The newest slot that got a run or was skipped. After an outage, catching up starts at the next slot.
     last_slot: Mapped[datetime | None]
-    # Rows that retention has deleted so far (tasks/archive/retention.py), counted in the same transactions. The columns
-    # keep their first names, so that workers of the previous version can still update them during an upgrade. With
-    # `key`, the rows of Core queries have the new names, too.
+    # Rows that retention (tasks/archive/retention.py) and full refreshes (tasks/retraction) have deleted so far, and
+    # counted in the same transactions. The columns keep their first names, so that workers of the previous version can
+    # still update them during an upgrade. With `key`, the rows of Core queries have the new names, too.
     quotes_deleted: Mapped[int] = mapped_column("quotes_dropped", BigInteger, key="quotes_deleted", server_default="0")
     bodies_deleted: Mapped[int] = mapped_column("bodies_dropped", BigInteger, key="bodies_deleted", server_default="0")
 
@@ -98,8 +98,8 @@ class RunRow(Base):
     source: Mapped[str] = mapped_column(ForeignKey("sources.name"))
     kind: Mapped[str]
     status: Mapped[str]
-    # For a live run, full_refresh: start without a cursor. For a replay, the selection of pages
-    # (tasks/archive/stored_pages.py).
+    # For a live run, full_refresh: start without a cursor; dry_run and max_retracted limit its retraction. For a
+    # replay, the selection of pages (tasks/archive/stored_pages.py).
     parameters: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     scheduled_for: Mapped[datetime | None]
     # The run that must end before this one starts.
@@ -127,6 +127,8 @@ class RunRow(Base):
     # Why a run failed, or is partial. Null for a run that is partial only because of some rejects.
     error_code: Mapped[str | None]
     error_detail: Mapped[str | None]
+    # The retraction of missing quotes by a full refresh (tasks/retraction/state.py); null for other runs.
+    retraction: Mapped[dict[str, Any] | None]
     # The run's measured figures, and when they were compared with earlier runs (tasks/anomalies/judge.py).
     figures: Mapped[dict[str, Any] | None]
     judged_at: Mapped[datetime | None]

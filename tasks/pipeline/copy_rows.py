@@ -40,6 +40,7 @@ class CopyRows:
     fetched_at, run: values of these columns in all rows.
     listings: the listings that the ids in `frame` must belong to. None for rows that are compared and never written.
     ingested_at: value of this column in all rows; None for the column's default, the start of the transaction.
+    seen: the keys of all quotes of the page, even if they have no row. None unless the run retracts missing quotes.
     """
 
     frame: pl.DataFrame
@@ -47,6 +48,7 @@ class CopyRows:
     run: uuid.UUID
     listings: KnownListings | None
     ingested_at: datetime | None = None
+    seen: pl.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Row, text
 from sources.contract import Page
 from sources.record import VALUE_FIELDS
 from tasks.archive.raw_bodies import save_body, start_saving
+from tasks.archive.seen_quotes import record_seen
 from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.conflicts import Conflict, Conflicts
@@ -112,6 +113,9 @@ def load_page(
     """
     pending_body = start_saving(connection, lease.claim.source, page)
     loaded = _load_quotes(connection, rows, fence, corrects=page.corrects) if len(rows) else _Loaded()
+    if rows.seen is not None:
+        seen = replace(rows, frame=rows.seen)
+        record_seen(connection, lease.claim, seen.bare_text if len(seen) else b"", normalized.reject_keys)
     reach("after_merge")
     conflicts = normalized.quotes.conflicts + loaded.conflicts
     counters = Counters(
@@ -139,7 +143,8 @@ def load_page(
     if normalized.drift.findings:
         save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=loaded.updated > 0)
-    seq = insert_page(connection, lease, page, counters, conflicts, rows, fence)
+    unidentified = None if rows.seen is None else normalized.unidentified + (page.waiting is not None)
+    seq = insert_page(connection, lease, page, counters, conflicts, rows, fence, unidentified)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()

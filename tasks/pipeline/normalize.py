@@ -15,7 +15,7 @@ from typing import Any, cast
 import polars as pl
 
 from sources.contract import BLANK, LEFT_OUT, Columns, Item, Page, Reject, Source, TerminalError
-from sources.record import KEY_FIELDS, VALUE_FIELDS, Record
+from sources.record import KEY_FIELDS, VALUE_FIELDS, QuoteKey, Record
 from sources.record_columns import validate_columns
 from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.drift.mapping import map_item
@@ -58,6 +58,8 @@ class NormalizedPage:
     rejects: the first rejects, at most MAX_REJECTS_PER_PAGE. The others are only counted.
     rejected: the number of rejects. reject_codes: their codes.
     other_rejects: a digest of the rejects that are only counted.
+    reject_keys: for a source that `replaces`, the keys of the quotes that the rejects would have been.
+    unidentified: the number of rejects without such a key.
     blank:   number of rows without content. They do not count as items.
     left_out: number of items that `parse` leaves out.
     mapping: fingerprint of the code that read the page.
@@ -73,6 +75,8 @@ class NormalizedPage:
     left_out: int = 0
     reject_codes: frozenset[str] = frozenset()
     other_rejects: bytes = b""
+    reject_keys: frozenset[QuoteKey] = frozenset()
+    unidentified: int = 0
     mapping: bytes = b""
     drift: PageDrift = field(default_factory=PageDrift)
 
@@ -93,7 +97,15 @@ class _Rejects:
         self.kept: list[RejectedItem] = []
         self.count = 0
         self.codes: set[str] = set()
+        self.keys: set[QuoteKey] = set()
+        self.identified = 0
         self._others = sha256()
+
+    def identify(self, key: QuoteKey | None) -> None:
+        """Note the key of the reject that was added last, if it is known."""
+        if key:
+            self.keys.add(key)
+            self.identified += 1
 
     def add(self, index: int, item: Item, reasons: list[dict[str, str]]) -> None:
         self.count += 1
@@ -133,6 +145,8 @@ def normalize_page(
             single_quotes.append((index, record.quote(map_item(source, item))))
         except Reject as reject:
             rejects.add(index, item, reject.reasons)
+            if source.replaces and reject.record is not None:
+                rejects.identify(record.key(reject.record))
     quotes = QuoteFrame.of(validated, single_quotes)
     return NormalizedPage(
         quotes=quotes,
@@ -144,6 +158,8 @@ def normalize_page(
         left_out=columns.left_out,
         reject_codes=frozenset(rejects.codes),
         other_rejects=rejects.digest_of_others,
+        reject_keys=frozenset(rejects.keys),
+        unidentified=rejects.count - rejects.identified,
         drift=drift,
     )
 

@@ -50,6 +50,7 @@ def insert_page(
     conflicts: Conflicts,
     rows: CopyRows,
     fence: Fence,
+    unidentified: int | None,
 ) -> int:
     """Insert the row of a page in the transaction that loads it. Return the page's number."""
     times, listings = rows.frame["observed_at"], rows.spans["listings"]
@@ -58,12 +59,13 @@ def insert_page(
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
                                cursor, fetched, inserted, updated, unchanged, superseded, deduplicated, rejected,
                                left_out, blank, conflicting, conflict, bytes, observed_from, observed_until, listings,
-                               filled)
+                               filled, unidentified)
             SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
                    :fetched_at, greatest(service_time(), CAST(:fence AS timestamptz)), :digest,
                    CAST(:cursor AS jsonb), :fetched, :inserted, :updated, :unchanged, :superseded, :deduplicated,
                    :rejected, :left_out, :blank, :conflicting, CAST(:conflict AS jsonb), :bytes, :observed_from,
-                   :observed_until, CAST(:listings AS int[]), CAST(:filled AS jsonb)
+                   :observed_until, CAST(:listings AS int[]), CAST(:filled AS jsonb),
+                   CAST(:unidentified AS int)
               FROM pages WHERE run = :run AND partition = :partition
             RETURNING seq
         """),
@@ -81,6 +83,7 @@ def insert_page(
             "observed_from": times.min(),
             "observed_until": times.max(),
             "filled": _json(rows.filled) if len(rows) else None,
+            "unidentified": unidentified,
             "listings": listings if 0 < len(listings) <= MAX_LISTINGS_PER_PAGE else None,
         },
     ).scalar_one()

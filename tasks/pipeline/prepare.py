@@ -15,6 +15,7 @@ from sources.contract import Cursor, Page, Source, TransientError, Window
 from sources.http.client import HttpClient
 from sources.record_columns import key_of
 from tasks.archive.retention import expired_before, without_expired
+from tasks.archive.seen_quotes import KEY, is_retracting
 from tasks.drift.watch import DriftWatch
 from tasks.identity.overrides_file import get_overrides
 from tasks.identity.resolver import ListingResolver
@@ -117,13 +118,15 @@ class PagePreparer:
         quotes, deadline = prepared.normalized.quotes, prepared.deadline
         listings = retry_transaction(lambda: self._listings.resolve(quotes.listings), deadline)
         frame = arrange(quotes, listings)
+        # A record may also yield an expired quote, which is left out of the rows.
+        seen = frame.select(KEY) if is_retracting(self._source, self._claim) else None
         if retention := self._source.retention.quotes:
             self.check_time(deadline)
             since = expired_before(self._clock(), retention)
             frame = retry_transaction(lambda: without_expired(self._engine, frame, since), deadline)
         keys = dict(zip(listings, map(key_of, quotes.listings), strict=True))
         known = KnownListings(self._source.name, keys)
-        return CopyRows(frame, prepared.page.fetched_at, self._claim.run, known)
+        return CopyRows(frame, prepared.page.fetched_at, self._claim.run, known, seen=seen)
 
     def forget_listings(self) -> None:
         """Forget the ids of all listings, because the database was set back. Prefetched pages keep their old ids."""

@@ -76,7 +76,7 @@ class Slice:
             for index, partition in enumerate(_each_then_repeated([*untried, *waiting], assisted)):
                 try:
                     if index:
-                        self._check_time()
+                        self.check_time()
                     self._ingest(partition, preparer, reader, _following(untried, index))
                 except PartitionDone:
                     continue
@@ -105,7 +105,7 @@ class Slice:
         with self._opened() as (preparer, reader):
             untried, _ = self._partitions_left()
             for index, partition in enumerate(untried):
-                self._check_time()
+                self.check_time()
                 try:
                     self._ingest(partition, preparer, reader, _following(untried, index))
                 except (PartitionDone, LeaseHeld):
@@ -134,7 +134,7 @@ class Slice:
                 if prepared.page.waiting:
                     log.warning("record_waiting", partition=partition, reason=prepared.page.waiting)
                 self._call_assistants()
-                self._check_time(guard)
+                self.check_time(guard)
             if self._source.upstreams:
                 delete_unrequested(self._engine, lease)
 
@@ -171,7 +171,7 @@ class Slice:
             mark_missing(self._engine, self._claim, partitions)
         return list_remaining_partitions(self._engine, self._claim, partitions)
 
-    def _check_time(self, guard: LoopGuard | None = None) -> None:
+    def check_time(self, guard: LoopGuard | None = None) -> None:
         """Raise SliceEnded if the worker stops or the slice's time is up."""
         if is_stopping():
             raise SliceEnded

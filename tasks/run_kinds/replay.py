@@ -22,7 +22,15 @@ PARTITION = "replay:"
 
 
 def replay_source(engine: Engine, source: Source, claim: Claim) -> Source:
-    """Return the source with one partition and a `fetch` that reads its stored pages."""
+    """Return the source with one partition and a `fetch` that reads its stored pages.
+
+    Raise TerminalError for a source with `replaces`: its stored pages may have quotes that were retracted since.
+    """
+    if source.replaces:
+        raise TerminalError(
+            f"{source.name}: declares `replaces`, so stored pages may have retracted quotes; request a full refresh",
+            code="replay_refused",
+        )
     chosen = ReplayParameters.of(claim.parameters)
 
     def fetch(window: Window, _: Http) -> Iterator[Page]:

@@ -80,7 +80,15 @@ FAILED: Mapping[str, Code] = {
     "redirected": Code(
         "The upstream redirects to another host, in a loop, or a POST to a GET.", "If you trust it, set `<SOURCE>_URL`."
     ),
+    "refresh_incomplete": Code(
+        "A full refresh could not see every record, so it retracted no quotes.", "Correct the file, and repeat it."
+    ),
+    "replay_refused": Code("The source declares `replaces`.", "Request a full refresh."),
     "schema_frozen": Code("A field with the drift policy `freeze` changed.", "Accept it, or adapt the mapping."),
+    "too_many_missing": Code(
+        "A full refresh would retract more than half of the quotes, or more than `max_retracted`.",
+        "Check the files. If they are right, send `max_retracted`.",
+    ),
     "unknown_source": Code("The source was removed from the code.", "None."),
     "upstream_forbidden": Code(
         "The upstream returned 403, and no key was sent. The source is paused.",

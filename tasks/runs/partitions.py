@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from sources.contract import RESERVED_PREFIXES, Cursor, TerminalError
 from tasks.runs.claims import Claim
@@ -69,6 +69,14 @@ def mark_missing(engine: Engine, claim: Claim, partitions: Iterable[str]) -> Non
                 **dict(zip(("replays", "backfills"), RESERVED_PREFIXES, strict=True)),
             },
         )
+
+
+def forget_missing(connection: Connection, source: str) -> None:
+    """Delete the checkpoints of missing partitions. If such a partition appears again, it is read from the start."""
+    connection.execute(
+        text("DELETE FROM checkpoints WHERE source = :source AND missing_since IS NOT NULL AND lease_run IS NULL"),
+        {"source": source},
+    )
 
 
 def find_unleased_partition(

@@ -25,7 +25,9 @@ INSERT_ATTEMPTS = 3
 class RunRequest:
     """A request for a live run, a replay or a backfill.
 
-    full_refresh:  start the live run without a cursor. Nothing is deleted.
+    full_refresh:  start the live run without a cursor. If the source declares `replaces`, retract its missing quotes.
+    dry_run:       with full_refresh, count the missing quotes, and retract none.
+    max_retracted: with full_refresh, the maximum number of quotes to retract. None: half of the source's quotes.
     after_current: if a live run has already started, queue one more that starts after its end.
     """
 
@@ -34,6 +36,8 @@ class RunRequest:
     after_current: bool = False
     replay: ReplayParameters | None = None
     backfill: BackfillParameters | None = None
+    dry_run: bool = False
+    max_retracted: int | None = None
 
     @property
     def kind(self) -> str:
@@ -43,7 +47,8 @@ class RunRequest:
     def parameters(self) -> dict[str, Any]:
         if other := self.replay or self.backfill:
             return other.parameters
-        return {"full_refresh": True} if self.full_refresh else {}
+        values = {"full_refresh": self.full_refresh, "dry_run": self.dry_run, "max_retracted": self.max_retracted}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,18 @@ Point = Literal[
     "between_slices",
     "before_acknowledgement",
 ]
+"""A fault point that every slice reaches."""
+
+RetractionPoint = Literal[
+    "before_comparison_commit", "after_comparison_commit", "before_deletion_commit", "after_deletion_commit"
+]
+"""A fault point that only a full refresh of a source with `replaces` reaches."""
 
 # This is not a setting of the service, because no deployment needs it.
 _FOLDER = os.environ.get("KASPARRO_FAULTS")
 
 
-def reach(point: Point) -> None:
+def reach(point: Point | RetractionPoint) -> None:
     """Send the fault point's signal to this process, if the fault point is armed."""
     if _FOLDER is not None:
         _fire(Path(_FOLDER) / point)

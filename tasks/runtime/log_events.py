@@ -50,6 +50,10 @@ EVENTS: Mapping[str, str] = {
     "request_completed": "The API sent a response. `cached`: the response came from the response cache.",
     "response_unusual": "An upstream's response is unusual, but was loaded. `reason` explains it.",
     "retention_failed": "Retention stopped because of a database error or differing clocks. It runs again in a minute.",
+    "retraction_completed": (
+        "A full refresh compared all quotes of a source with its files. `missing` quotes are in no file. It `deleted` "
+        "them, unless it was a dry run."
+    ),
     "run_ended": "A run ended with `status`. A failed run has `code` and `reason`.",
     "run_lost": "The database does not have this run, because it was set back. Request the run again.",
     "run_requeued": "A run's worker vanished. The reconciler queued the run again.",

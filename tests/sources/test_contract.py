@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from sources.contract import Page, Source, TerminalError, TransientError
+from sources.contract import History, Page, Source, TerminalError, TransientError, Upstream
 from sources.registry import MODULES, SOURCES
 
 INVALID_BODIES = {
@@ -54,3 +55,12 @@ def test_an_invalid_body_is_an_error_and_never_an_empty_page(source: Source, bod
     page = Page(body, "application/json", {}, datetime(2026, 1, 1, tzinfo=UTC), None)
     with pytest.raises((TransientError, TerminalError)):
         list(source.parse(page))
+
+
+def test_only_a_source_that_yields_everything_can_replace() -> None:
+    parts: dict[str, Any] = {"name": "x", "every": timedelta(hours=1), "fetch": list, "parse": list, "normalize": dict}
+    assert Source(**parts, replaces=True).replaces
+    history = History(timedelta(days=1), fetch=list, parse=list, normalize=dict)  # type: ignore[arg-type]
+    for other in ({"upstreams": {"open": Upstream("https://example.com")}}, {"history": history}):
+        with pytest.raises(ValueError, match="x: replaces=True needs a source that yields all its quotes"):
+            Source(**parts, **other, replaces=True)

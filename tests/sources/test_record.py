@@ -13,7 +13,7 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from sources.contract import Reject
-from sources.record import EARLIEST, LARGEST, MAX_DIGITS, SMALLEST, Quote
+from sources.record import EARLIEST, LARGEST, MAX_DIGITS, SMALLEST, Quote, QuoteKey
 from tests.sources.records import (
     FIELDS,
     INFINITY,
@@ -297,3 +297,19 @@ def test_a_reason_quotes_only_the_beginning_of_a_long_value() -> None:
         RECORD.quote(item(price="x" * 1_000_000))
     [reason] = caught.value.reasons
     assert reason["detail"] == f"expected a number, got 'xxx{'x' * 53}…"
+
+
+def test_the_key_of_an_item_is_known_if_its_listing_and_time_are_readable() -> None:
+    at = datetime(2024, 1, 1, tzinfo=UTC)
+    key = QuoteKey("bitcoin", "USD", at)
+    fields = {"source_asset_id": " bitcoin ", "quote_currency": "usd", "observed_at": "2024-01-01T00:00:00Z"}
+    assert RECORD.key(fields) == key
+    assert RECORD.key({**fields, "symbol": "", "price": "much"}) == key
+    for name in fields:
+        assert RECORD.key({**fields, name: None}) is None
+        assert RECORD.key({other: value for other, value in fields.items() if other != name}) is None
+    assert RECORD.key({**fields, "observed_at": "1999-01-01T00:00:00Z"}) is not None
+    assert RECORD.key({**fields, "observed_at": "2024-01-01T00:00:00"}) is None
+    with pytest.raises(Reject) as caught:
+        RECORD.quote(item(price="much"))
+    assert caught.value.record == item(price="much")

@@ -47,6 +47,12 @@ def test_an_invalid_body_is_a_422_with_the_reason(
         ({"kind": "live", "run": str(uuid.UUID(int=1))}, "run"),
         ({"kind": "replay", "run": "mine"}, "run"),
         ({"kind": "backfill", "full_refresh": True}, "full_refresh"),
+        ({"kind": "replay", "dry_run": True}, "dry_run"),
+        ({"dry_run": True}, "dry_run"),
+        ({"max_retracted": 5}, "max_retracted"),
+        ({"kind": "backfill", "max_retracted": 5}, "max_retracted"),
+        ({"full_refresh": True, "max_retracted": -1}, "max_retracted"),
+        ({"full_refresh": True, "dry_run": True}, "dry_run"),  # coingecko does not declare `replaces`
     ],
 )
 def test_the_error_names_a_parameter_of_another_kind_of_run(

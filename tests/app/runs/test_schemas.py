@@ -47,6 +47,17 @@ def test_a_run_shows_its_first_conflict(api: FlaskClient, rows: Rows) -> None:
     assert shown["first_conflict"] == {**conflict, "observed_at": "2026-01-31T11:00:00Z"}
 
 
+def test_a_run_shows_its_retraction(api: FlaskClient, rows: Rows) -> None:
+    sample = {"source_asset_id": "btc", "quote_currency": "USD", "observed_at": "2026-01-31T12:00:00+00:00"}
+    sample |= {"price": "1", "run": str(uuid.UUID(int=1)), "partition": "a.csv", "page": 0, "file": "a.csv", "line": 7}
+    counts = {"compared": 9, "missing": 2, "deleted": 0}
+    progress = {"token": "x", "phase": "done", "position": [1, "infinity"], "first": [], "samples": [sample]}
+    run = rows.run(retraction={**progress, **counts})
+    samples = [{**sample, "observed_at": "2026-01-31T12:00:00Z"}]
+    assert get(api, f"/runs/{run}")["retraction"] == {**counts, "samples": samples}
+    assert get(api, f"/runs/{rows.run()}")["retraction"] is None
+
+
 @pytest.mark.parametrize("path", ["/runs/7", f"/runs/{uuid.UUID(int=7)}", "/runs/%ff/rejects"])
 def test_an_unknown_run_is_a_404(api: FlaskClient, path: str) -> None:
     response = api.get(path)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
+import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, select
 
+from sources.registry import SOURCES
 from store.tables import RunRow
 from tasks.runs.claims import claim_run
 from tests.app.quotes.test_data import get
+from tests.app.rows import Rows
 from tests.app.runs.run_requests import post_run
 
 
@@ -73,3 +77,31 @@ def test_a_request_after_the_current_run_queues_one_more_run(
     assert (again["id"], again["joined"]) == (queued["id"], True)
     replay = post_run(api, token, {**body, "kind": "replay"})
     assert (replay.status_code, replay.json["errors"][0]["name"]) == (422, "after")
+
+
+@pytest.fixture
+def replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Declare that the files of csv_history are the whole truth."""
+    source = replace(SOURCES["csv_history"], replaces=True)
+    monkeypatch.setitem(SOURCES, source.name, source)  # type: ignore[arg-type]  # a dict, typed as a Mapping
+
+
+@pytest.mark.usefixtures("replaces")
+def test_a_dry_run_and_a_limit_are_parameters_of_a_full_refresh(api: FlaskClient, token: dict[str, str]) -> None:
+    parameters = {"full_refresh": True, "dry_run": True, "max_retracted": 7}
+    [run] = post_run(api, token, {"sources": ["csv_history"], **parameters}).json["data"]
+    assert (run["parameters"], run["retraction"]) == (parameters, None)
+    conflict = post_run(api, token, {"source": "csv_history", "full_refresh": True})
+    assert (conflict.status_code, conflict.json["code"]) == (409, "run_conflict")
+
+
+@pytest.mark.usefixtures("replaces")
+def test_a_source_that_replaces_is_not_replayed(api: FlaskClient, token: dict[str, str], rows: Rows) -> None:
+    response = post_run(api, token, {"sources": ["coingecko", "csv_history"], "kind": "replay"})
+    assert (response.status_code, response.json["code"]) == (422, "invalid_body")
+    assert "csv_history declares `replaces`" in response.json["detail"]
+    for source in ("csv_history", "coingecko"):
+        rows.reject(rows.page(rows.run(source), source=source, rejected=1), source=source)
+    assert api.post("/rejects/replay", json={"source": "csv_history"}, headers=token).status_code == 422
+    runs = (api.post("/rejects/replay", json={}, headers=token).json or {})["data"]
+    assert [run["source"] for run in runs] == ["coingecko"]
