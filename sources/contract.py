@@ -14,6 +14,8 @@ from typing import Any, Final
 # Re-exported for imports from this module.
 from settings import CatchUp as CatchUp
 from settings import DriftPolicy as DriftPolicy
+from sources import declarations, functions
+from sources.declarations import DeclarationError as DeclarationError
 from sources.errors import UNTIL_RESUMED as UNTIL_RESUMED
 from sources.errors import Reject as Reject
 from sources.errors import TerminalError as TerminalError
@@ -64,6 +66,10 @@ class History:
     normalize: Callable[[Item], Mapping[str, Any]]
     """Like `Source.normalize`, for these items. An item must be a dict."""
 
+    def __post_init__(self) -> None:
+        declarations.check_members(self, "History", declarations.HISTORY)
+        functions.check_functions(self, "History", functions.HISTORY)
+
 
 @dataclass(frozen=True)
 class Upstream:
@@ -73,6 +79,9 @@ class Upstream:
     key_header: str | None = None
     """None: the plan takes no key."""
 
+    def __post_init__(self) -> None:
+        declarations.check_members(self, "Upstream", declarations.UPSTREAM)
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -81,6 +90,9 @@ class Rate:
     per_minute: int | None = None
     per_month: int | None = None
     """Per calendar month in UTC."""
+
+    def __post_init__(self) -> None:
+        declarations.check_members(self, "Rate", declarations.RATE)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,9 @@ class Retention:
     bodies: timedelta | None = None
     """The maximum age since the raw body was last received."""
 
+    def __post_init__(self) -> None:
+        declarations.check_members(self, "Retention", declarations.RETENTION)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -102,7 +117,8 @@ class Source:
     be called again for the same page, in other processes, and years later in a replay.
 
     All functions except `normalize` may raise TransientError or TerminalError (sources/errors.py). Any other exception
-    is a bug: the run fails as `internal_error`, and its committed pages remain stored.
+    is a bug of the source: the run fails as `source_error` with the file and line, and its committed pages remain
+    stored. A wrong declaration raises DeclarationError, and the source is shown as broken.
     """
 
     name: str
@@ -195,6 +211,11 @@ class Source:
 
     history: History | None = None
     """The source's past data. None: it cannot be backfilled."""
+
+    def __post_init__(self) -> None:
+        subject = f"source {declarations.shown(self.name)}"
+        declarations.check_members(self, subject, declarations.SOURCE)
+        functions.check_functions(self, subject, functions.SOURCE)
 
     def slot_at(self, now: datetime) -> datetime:
         """Return the start of the slot in the schedule that contains `now`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from sources.declarations import Rule, check_members
 
 if TYPE_CHECKING:
     import polars
@@ -90,6 +93,21 @@ class Http(Protocol):
         """
 
 
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+_PAGE_RULES = {
+    "cursor": Rule('a JSON object with text, whole numbers and lists, such as {"next": 2}, or None', _is_json),
+    "request": Rule("a JSON object without times and Decimals", _is_json),
+    "fetched_at": Rule("an aware datetime, such as response.fetched_at", lambda at: at.tzinfo is not None),
+}
+
+
 @dataclass(frozen=True)
 class Page:
     """The unit of work: one body, loaded in one transaction together with the cursor after it.
@@ -124,6 +142,9 @@ class Page:
 
     response: Response | None = None
     """The response that this page was made from. An unchanged response is neither parsed nor loaded again."""
+
+    def __post_init__(self) -> None:
+        check_members(self, "Page", _PAGE_RULES)
 
     @classmethod
     def of(cls, response: Response, cursor: Cursor | None) -> Page:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, cast
 
 from marshmallow import RAISE, Schema, ValidationError, fields
@@ -247,4 +248,6 @@ def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:
             if isinstance(message, dict):
                 yield {"field": field, **message}
             else:
-                yield {"field": field, "code": "unknown_field", "detail": UNKNOWN_FIELD}
+                close = get_close_matches(field, _NAMES, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                yield {"field": field, "code": "unknown_field", "detail": f"{UNKNOWN_FIELD}{hint}"}

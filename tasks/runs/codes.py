@@ -56,7 +56,7 @@ FAILED: Mapping[str, Code] = {
     "file_unreadable": Code("A file cannot be opened, or its name is not UTF-8.", "Correct its permissions or name."),
     "header_missing": Code("A CSV file has no header.", "Declare `header` or `skip_lines`."),
     "header_unreadable": Code("The header of a CSV file is not in the declared encoding.", "Declare `encoding`."),
-    "internal_error": Code("A bug in Kasparro or a source.", "Report the traceback in the log event `slice_crashed`."),
+    "internal_error": Code("A bug in Kasparro.", "Report the traceback in the log event `slice_crashed`."),
     "key_refused": Code("The upstream returned 401 or 403. The source is paused.", "Correct its key, then resume it."),
     "misconfigured": Code("The source's plan needs a key.", "Set `<SOURCE>_API_KEY` for the workers."),
     "no_history": Code("The source declares no history.", "None: it cannot be backfilled."),
@@ -66,6 +66,13 @@ FAILED: Mapping[str, Code] = {
     "poisoned": Code("`MAX_ATTEMPTS` consecutive starts ended without a page.", "Check workers for kills and memory."),
     "redirected": Code("The upstream redirects to another host, or in a loop.", "If you trust it, set `<SOURCE>_URL`."),
     "schema_frozen": Code("A field with the drift policy `freeze` changed.", "Accept it, or adapt the mapping."),
+    "source_broken": Code(
+        "The source's module, declaration or settings are wrong.", "Correct what the error names, then restart."
+    ),
+    "source_error": Code(
+        "A function of the source raised an exception, or returned a wrong value.",
+        "Correct the line that the error names, then restart.",
+    ),
     "unknown_source": Code("The source was removed from the code.", "None."),
     "upstream_refused": Code("The upstream returned 400, 404 or another 4xx.", "Check `<SOURCE>_URL` and its API."),
 }
