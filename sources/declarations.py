@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parent.parent
 MAX_SHOWN_CHARS = 80
 
-DECLARING_MODULES = ("sources.contract", "sources.pages", "sources.declarations", "sources.csv")
+DECLARING_MODULES = ("sources.contract", "sources.pages", "sources.declarations", "sources.functions", "sources.csv")
 """The modules that define and check declarations. A declaration is made by the first frame outside of them."""
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -34,10 +35,15 @@ class DeclarationError(ValueError):
 
 
 class Rule(NamedTuple):
-    """What a member must be, in addition to its type. expected: completes the sentence `<member> must be …`."""
+    """What a member must be.
+
+    expected: completes the sentence `<member> must be …`.
+    is_typed: whether the member must also have the type of its annotation.
+    """
 
     expected: str
     accepts: Callable[[Any], bool]
+    is_typed: bool = True
 
 
 def wrong(subject: str, detail: str) -> DeclarationError:
@@ -47,10 +53,11 @@ def wrong(subject: str, detail: str) -> DeclarationError:
 
 def check_members(declared: Any, subject: str, rules: Mapping[str, Rule]) -> None:
     """Raise DeclarationError for the first member of a dataclass with a wrong type or against its rule."""
-    for name, hint in _hints_of(type(declared)).items():
+    for name, hint in _hints_of(cast(Hashable, type(declared))).items():
         value, rule = getattr(declared, name), rules.get(name)
         is_optional_none = value is None and NoneType in get_args(hint)
-        if fits(value, hint) and (rule is None or is_optional_none or rule.accepts(value)):
+        has_type = fits(value, hint) or (rule is not None and not rule.is_typed)
+        if has_type and (rule is None or is_optional_none or rule.accepts(value)):
             continue
         expected = rule.expected if rule else describe_type(hint)
         raise wrong(subject, f"{name} must be {expected}, but is {shown(value)}")
@@ -86,8 +93,24 @@ def _declares(module: str) -> bool:
 
 
 @cache
-def _hints_of(declared: Callable[..., Any]) -> Mapping[str, Any]:
+def _hints_of(declared: Any) -> Mapping[str, Any]:
     return get_type_hints(declared)
+
+
+def is_json(value: object) -> bool:
+    """Return whether a value is the same after it was stored as JSON, apart from tuples, which become lists."""
+    try:
+        return _is_json(value)
+    except RecursionError:
+        return False
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(inner) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -103,7 +126,9 @@ def fits(value: Any, hint: Any) -> bool:
         return callable(value)
     if origin is not None and issubclass(origin, Mapping):
         is_mapping = isinstance(value, Mapping)
-        return is_mapping and all(fits(item, of) for pair in value.items() for item, of in zip(pair, arguments))
+        return is_mapping and all(
+            fits(item, of) for pair in value.items() for item, of in zip(pair, arguments, strict=True)
+        )
     if origin is not None and issubclass(origin, Iterable):
         is_list = isinstance(value, origin) and not isinstance(value, str | bytes | Mapping)
         return is_list and all(fits(item, arguments[0]) for item in value)
@@ -164,7 +189,8 @@ RATE = {"per_minute": COUNT, "per_month": COUNT}
 RETENTION = dict.fromkeys(("quotes", "bodies"), duration("timedelta(days=30), or None"))
 UPSTREAM = {
     "url": Rule(
-        "a URL such as https://prices.example.com/v1, with http:// or https://, and without a password, ? and #", _is_url
+        "a URL such as https://prices.example.com/v1, with http:// or https://, and without a password, ? and #",
+        _is_url,
     ),
     "key_header": Rule(
         "the name of a header, such as X-Api-Key, or None", lambda header: bool(HEADER_NAME.fullmatch(header))
@@ -189,8 +215,3 @@ SOURCE = {
         lambda policies: all(policies),
     ),
 }
-
-
-def one_of(names: Sequence[str]) -> str:
-    """Return names as a list in a sentence."""
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -47,9 +47,8 @@ HISTORY = {
 def check_functions(declared: Any, subject: str, functions: Mapping[str, Function]) -> None:
     """Raise DeclarationError for the first function that cannot be called as the pipeline does, or has no result."""
     for name, expected in functions.items():
-        if function := getattr(declared, name):
-            if detail := _find_error(name, function, expected):
-                raise wrong(subject, f"{detail}{_defined_at(function)}")
+        if (function := getattr(declared, name)) and (detail := _find_error(name, function, expected)):
+            raise wrong(subject, f"{detail}{_defined_at(function)}")
 
 
 def _find_error(name: str, function: Callable[..., Any], expected: Function) -> str | None:
@@ -112,5 +111,3 @@ def _returns(function: FunctionType) -> Iterator[ast.Return]:
             yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
             pending.extend(ast.iter_child_nodes(node))
-
-

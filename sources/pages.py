@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sources.declarations import Rule, check_members
+from sources.declarations import Rule, check_members, is_json
 
 if TYPE_CHECKING:
     import polars
@@ -93,17 +92,9 @@ class Http(Protocol):
         """
 
 
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
-
-
 _PAGE_RULES = {
-    "cursor": Rule('a JSON object with text, whole numbers and lists, such as {"next": 2}, or None', _is_json),
-    "request": Rule("a JSON object without times and Decimals", _is_json),
+    "cursor": Rule('a JSON object such as {"next": 2}, without times and Decimals, or None', is_json, is_typed=False),
+    "request": Rule("a JSON object without times and Decimals", is_json),
     "fetched_at": Rule("an aware datetime, such as response.fetched_at", lambda at: at.tzinfo is not None),
 }
 

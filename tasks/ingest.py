@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from settings import Settings, get_settings
 from sources.contract import TerminalError, TransientError
 from sources.faults import describe_error
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from store.errors import DatabaseError, classify, describe, sqlstate
 from store.schema import explain
 from tasks.celery import celery
@@ -136,6 +136,9 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
 
 def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     source = SOURCES.get(claim.source)
+    if source is None and claim.source in BROKEN:
+        _fail(engine, claim, "source_broken", hide_secrets(BROKEN[claim.source].detail))
+        return
     if source is None:
         _fail(engine, claim, "unknown_source", f"source {claim.source!r} no longer exists")
         return

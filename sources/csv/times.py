@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """The formats of Unix times, and the number of microseconds in their units."""
@@ -88,7 +88,7 @@ def _strictness(time_format: str) -> tuple[re.Pattern[str] | None, bool]:
     strptime reads 2024111 as %Y%m%d, although it could be two days. The pattern allows only full widths.
     """
     tokens = [token for token in re.split(r"(%.)", time_format, flags=re.DOTALL) if token]
-    is_number = [token[0] == "%" and token[1:] in WIDTHS or token == "%f" for token in tokens]
+    is_number = [(token[0] == "%" and token[1:] in WIDTHS) or token == "%f" for token in tokens]
     pattern = ""
     for at, token in enumerate(tokens):
         is_joined = is_number[at] and (is_number[at - 1 : at] == [True] or is_number[at + 1 : at + 2] == [True])
@@ -96,7 +96,7 @@ def _strictness(time_format: str) -> tuple[re.Pattern[str] | None, bool]:
             pattern += rf"\d{{{WIDTHS[token[1:]]}}}" if token != "%f" else r"\d{1,6}"
         else:
             pattern += ".+?" if token[0] == "%" and token != "%%" else _literal(token)
-    has_joined = any(first and second for first, second in zip(is_number, is_number[1:], strict=False))
+    has_joined = any(first and second for first, second in pairwise(is_number))
     has_weekday = any(KINDS.get(directive) == "weekday" for directive in DIRECTIVE.findall(time_format))
     return re.compile(pattern, re.DOTALL) if has_joined else None, has_weekday
 

@@ -97,7 +97,9 @@ class PagePreparer:
         with own_code(self._source):
             pages = self._source.fetch(window, http)
             if not isinstance(pages, Iterator):
-                raise WrongResult("fetch", f"must yield pages, but returned {name_type(pages)}; replace return with yield")
+                raise WrongResult(
+                    "fetch", f"must yield pages, but returned {name_type(pages)}; replace return with yield"
+                )
         try:
             while True:
                 with own_code(self._source):
