@@ -229,7 +229,7 @@ class Record(Schema):
         try:
             quote = Quote(**self.load(dict(normalized)))
         except ValidationError as error:
-            reasons = list(_reasons(error))
+            reasons = _sorted_reasons(error)
             # The error and its traceback refer to each other. Through the frames of its callers, this cycle would keep
             # whole pages in memory until the next garbage collection.
             error.__traceback__ = None
@@ -239,6 +239,11 @@ class Record(Schema):
                 "high", "high_below_low", f"expected a high of at least the low ({quote.low}), got {quote.high}"
             )
         return quote
+
+
+def _sorted_reasons(error: ValidationError) -> list[dict[str, str]]:
+    """Return the reasons of a reject, unknown fields first: a misspelt field is also the reason why one is missing."""
+    return sorted(_reasons(error), key=lambda reason: reason["code"] != "unknown_field")
 
 
 def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from sources.contract import Source, TerminalError, TransientError
+from sources.contract import DeclarationError, Source, TerminalError, TransientError
 from sources.faults import author_line, describe_error
 from tasks.runtime.logs import hide_secrets
 from tasks.runtime.retry import DATABASE_ERRORS
@@ -39,4 +39,8 @@ def describe_source_error(source: Source, error: Exception) -> str | None:
     Return None if no line of the author is involved.
     """
     line = author_line(error, source)
-    return hide_secrets(f"{source.name}: {describe_error(error)} ({line})") if line else None
+    if line is None:
+        return None
+    # A declaration error names its line itself.
+    where = "" if isinstance(error, DeclarationError) else f" ({line})"
+    return hide_secrets(f"{source.name}: {describe_error(error)}{where}")
