@@ -93,7 +93,8 @@ def name_hint(error: BaseException, item: Any) -> str:
     """Return `; did you mean …?` for a KeyError of a name that resembles one in the item; otherwise an empty text."""
     if not isinstance(error, KeyError) or not error.args or not isinstance(error.args[0], str):
         return ""
-    return did_you_mean(error.args[0], tuple(_names(item)))
+    names = tuple(_names(item))
+    return "" if error.args[0] in names else did_you_mean(error.args[0], names)
 
 
 @lru_cache(maxsize=1024)

@@ -54,8 +54,12 @@ FETCH = f"""    if window.cursor and window.cursor["run"] == window.run:
 """
 RETURN_ITEMS = "return json_list(page.body)"
 EVERY = "every=timedelta(hours=1),"
-SOURCE_CALL = 'source = Source(\n    name="NAME",\n    every=timedelta(hours=1),\n    fetch=fetch,\n    parse=parse,\n    normalize=normalize,\n)\n'
-FILES = 'source = csv_source("NAME", timedelta(hours=1), (FileSet(\n    pattern="x.csv", columns={"price": "p", "observed_at": "t"},\n    constants={"source_asset_id": "X", "symbol": "X", "name": "X", "quote_currency": "USD"},\n),))\n'
+SOURCE_CALL = MODULE[MODULE.index("source = Source(") :]
+FILES = """source = csv_source("NAME", timedelta(hours=1), (FileSet(
+    pattern="x.csv", columns={"price": "p", "observed_at": "t"},
+    constants={"source_asset_id": "X", "symbol": "X", "name": "X", "quote_currency": "USD"},
+),))
+"""
 
 
 class Mistake(NamedTuple):
