@@ -76,7 +76,7 @@ def _runs_since(session: requests.Session, api: str, token: str, since: datetime
     session.headers["Authorization"] = f"Bearer {token}"
     runs = []
     for source in _get(session, f"{api}/sources")["data"]:
-        if source["status"] == "broken":
+        if source.get("status") == BROKEN:
             runs.append(_broken_run(source))
         elif source["paused"]:
             line = f"  {source['name']:<14} is paused: {source['paused_reason']}"
