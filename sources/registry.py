@@ -80,7 +80,9 @@ def _load_sources(environ: Mapping[str, str]) -> tuple[dict[str, Source], dict[s
                 raise SettingsError("\n".join(errors))
         except (SettingsError, DeclarationError) as error:
             del sources[name]
-            broken[name] = BrokenSource(name, module, str(error))
+            # In one line, since it is shown next to the name of the source.
+            detail = " ".join(str(error).removeprefix("These settings are wrong or missing:").split())
+            broken[name] = BrokenSource(name, module, detail)
     return sources, broken
 
 
