@@ -39,7 +39,7 @@ def _number(name: str, default: int) -> int:
 
 try:
     configure_logging(get_settings())
-    import_module("sources.registry")  # raises SettingsError if a source's setting is invalid
+    broken_sources = import_module("tasks.runtime.broken_sources")  # raises SettingsError for a misspelt setting
 except SettingsError as error:
     sys.exit(str(error))
 
@@ -74,6 +74,7 @@ def on_starting(server: Any) -> None:
 
     from store.engine import UnsuitablePostgres, check_postgres, make_engine
 
+    broken_sources.log_broken_sources()
     for stale_file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         stale_file.unlink(missing_ok=True)
     engine = make_engine(get_settings().database_url, "web")

@@ -17,7 +17,7 @@ import psutil
 from rich.console import Console
 
 from devstack.environment import LIVE, MARK, RECORDED, RECORDED_PATHS, data_folder, upstream
-from devstack.first_runs import LOADED, NoFirstRuns, Run, describe_run, first_runs
+from devstack.first_runs import BROKEN, LOADED, NoFirstRuns, Run, describe_run, first_runs
 from devstack.logs import LogReader
 from devstack.postgres import Postgres
 from devstack.process import family, is_gone, kill, last_lines, listens_on, wait_gone
@@ -228,7 +228,11 @@ def _show_summary(folder: Path, runs: list[Run]) -> None:
     output.print("\nKasparro is up. First runs:")
     for first_run in runs:
         output.print(f"  {first_run['source']:<14} {describe_run(first_run)}")
-        if first_run["status"] not in LOADED:
+        if first_run["status"] == BROKEN:
+            output.print(
+                f"{'':<16} see {stack['api']}/sources/{first_run['id']}; correct it, then run `make down` and `make up`"
+            )
+        elif first_run["status"] not in LOADED:
             output.print(f"{'':<16} see {stack['api']}/runs/{first_run['id']} and {folder / 'logs' / 'worker.log'}")
     _show_addresses(stack)
     output.print("\nTry:")
@@ -251,6 +255,8 @@ def _show_addresses(stack: Mapping[str, Any]) -> None:
         output.print(f"\n  {recorded} get recordings in sample_data/, with current times and changing prices.")
         output.print("  Every other HTTP source uses its real upstream. To use real upstreams for all sources,")
         output.print("  run `make down` and then `make up UPSTREAM=live`.")
+        if ignored := stack.get("ignored"):
+            output.print(f"  Without effect because of the recordings: {', '.join(ignored)}.")
 
 
 def catch_interrupts() -> None:

@@ -103,6 +103,12 @@ def check_reachable(variable: str, url: str) -> None:
         ) from None
 
 
+def ignored_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the set variables that the recorded upstreams replace."""
+    names = REAL_UPSTREAM_VARIABLES | {f"{source}_URL" for source in RECORDED_PATHS}
+    return sorted(name for name in names if environ.get(name, "").strip())
+
+
 def for_processes(
     environ: Mapping[str, str], folder: Path, *, defaults: Mapping[str, str], recorded_url: str | None
 ) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
@@ -17,7 +17,10 @@ FOLLOW_SECONDS = 60.0
 
 POLL_INTERVAL = 0.2
 LOADED = ("succeeded", "partial")
-ENDED = (*LOADED, "failed", "cancelled")
+BROKEN = "broken"
+"""The status of a source that cannot run, because its module, declaration or settings are wrong."""
+
+ENDED = (*LOADED, "failed", "cancelled", BROKEN)
 COUNTER_WORDS = {
     "inserted": "new",
     "updated": "changed",
@@ -63,6 +66,8 @@ def describe_run(run: Run) -> str:
         return "queued"
     counts = [f"{fetched:,} item{'' if fetched == 1 else 's'}"]
     counts += [f"{counters[name]:,} {word}" for name, word in COUNTER_WORDS.items() if counters[name]]
+    if run["status"] == BROKEN:
+        return f"broken: {run['error']['detail']}"
     reason = run.get("waiting_reason") or (run.get("error") or {}).get("detail") or ""
     return f"{run['status']}: {', '.join(counts)}{' — ' if reason else ''}{reason}"
 
@@ -72,12 +77,25 @@ def _runs_since(session: requests.Session, api: str, token: str, since: datetime
     session.headers["Authorization"] = f"Bearer {token}"
     runs = []
     for source in _get(session, f"{api}/sources")["data"]:
-        if source["paused"]:
+        if source.get("status") == BROKEN:
+            runs.append(_broken_run(source))
+        elif source["paused"]:
             line = f"  {source['name']:<14} is paused: {source['paused_reason']}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             runs.append(_newest_run(session, api, source["name"], since) or _request_run(session, api, source["name"]))
     return runs
+
+
+def _broken_run(source: Mapping[str, Any]) -> Run:
+    """Return a broken source in the form of a run that has ended, since it cannot run."""
+    return {
+        "id": source["name"],
+        "source": source["name"],
+        "status": BROKEN,
+        "counters": dict.fromkeys(("fetched", *COUNTER_WORDS), 0),
+        "error": {"detail": source["detail"]},
+    }
 
 
 def _newest_run(session: requests.Session, api: str, source: str, since: datetime) -> Run | None:

@@ -99,7 +99,7 @@ class Supervisor:
         self.logs = make_folder(folder / "logs")
         self.stack_file = folder / "stack.json"
         self.started: list[Server | Component] = []
-        self.addresses: dict[str, str] = {}
+        self.addresses: dict[str, Any] = {}
         self.restarts: dict[str, list[float]] = defaultdict(list)
         self.failed: dict[str, str] = {}
 
@@ -154,7 +154,7 @@ class Supervisor:
             "FLOWER_PORT": str(flower_port),
             "FLOWER_BASIC_AUTH": f"{environment.FLOWER_USER}:{self.state.secret('flower_password')}",
             "CSV_DIR": str(CHECKOUT / "sample_data" / "csv"),
-            "LOG_FORMAT": "json",
+            "LOG_FORMAT": "console",
         }
         recorded_url = None
         if environment.upstream(self.environ) == environment.RECORDED:
@@ -171,6 +171,9 @@ class Supervisor:
             "redis_url": redis_url,
             "upstream": recorded_url or environment.LIVE,
         }
+        if recorded_url and (ignored := environment.ignored_variables(self.environ)):
+            self.addresses["ignored"] = ignored
+            log.warning("without effect, because the upstreams are recorded: %s", ", ".join(ignored))
         return env
 
     def _choose_port(self, variable: str, default: int) -> int:

@@ -190,22 +190,11 @@ class ClientCredentials:
 Auth = HeaderKey | QueryKey | BasicLogin | Signature | ClientCredentials
 
 
-def check_auth(auth: Any) -> None:
-    """Raise ValueError if `auth` is no tuple of declarations of this module."""
-    if not isinstance(auth, tuple) or not all(isinstance(part, Auth) for part in auth):
-        raise ValueError(
-            "Upstream.auth must be a tuple of HeaderKey, QueryKey, BasicLogin, Signature and ClientCredentials, "
-            f"such as `auth=(QueryKey('apikey'),)`, but is {auth!r}."
-        )
-
-
-def check_headers(headers: Any) -> None:
-    """Raise ValueError if `headers` does not map names of headers to texts."""
-    if not isinstance(headers, Mapping):
-        raise ValueError(f"Upstream.headers must be a dict of names and texts, but is {headers!r}.")
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise ValueError if a name or a value cannot be sent in a header."""
     for name, value in headers.items():
         _check_header("Upstream", "headers", name)
-        if not isinstance(value, str) or not re.fullmatch(r"[ -~]*", value):
+        if not re.fullmatch(r"[ -~]*", value):
             raise ValueError(
                 f"Upstream.headers[{name!r}] must be a text of visible ASCII characters, but is {value!r}."
             )

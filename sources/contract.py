@@ -14,7 +14,9 @@ from typing import Any, Final
 # Re-exported for imports from this module.
 from settings import CatchUp as CatchUp
 from settings import DriftPolicy as DriftPolicy
-from sources.auth import Auth, check_auth, check_headers
+from sources import declarations, functions
+from sources.auth import Auth, check_headers
+from sources.declarations import DeclarationError as DeclarationError
 from sources.errors import LIFTED_BY_SETTINGS as LIFTED_BY_SETTINGS
 from sources.errors import UNTIL_RESUMED as UNTIL_RESUMED
 from sources.errors import Reject as Reject
@@ -70,6 +72,10 @@ class History:
     normalize: Callable[[Item], Mapping[str, Any]]
     """Like `Source.normalize`, for these items. An item must be a dict."""
 
+    def __post_init__(self) -> None:
+        declarations.check_members(self, "History", declarations.HISTORY)
+        functions.check_functions(self, "History", functions.HISTORY)
+
 
 @dataclass(frozen=True)
 class Upstream:
@@ -86,7 +92,7 @@ class Upstream:
     """Further headers of each request, without secrets."""
 
     def __post_init__(self) -> None:
-        check_auth(self.auth)
+        declarations.check_members(self, "Upstream", declarations.UPSTREAM)
         check_headers(self.headers)
 
 
@@ -97,6 +103,9 @@ class Rate:
     per_minute: int | None = None
     per_month: int | None = None
     """Per calendar month in UTC."""
+
+    def __post_init__(self) -> None:
+        declarations.check_members(self, "Rate", declarations.RATE)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,9 @@ class Retention:
     bodies: timedelta | None = None
     """The maximum age since the raw body was last received."""
 
+    def __post_init__(self) -> None:
+        declarations.check_members(self, "Retention", declarations.RETENTION)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -118,7 +130,8 @@ class Source:
     be called again for the same page, in other processes, and years later in a replay.
 
     All functions except `normalize` may raise TransientError or TerminalError (sources/errors.py). Any other exception
-    is a bug: the run fails as `internal_error`, and its committed pages remain stored.
+    is a bug of the source: the run fails as `source_error` with the file and line, and its committed pages remain
+    stored. A wrong declaration raises DeclarationError, and the source is shown as broken.
     """
 
     name: str
@@ -231,10 +244,14 @@ class Source:
     """
 
     def __post_init__(self) -> None:
+        subject = f"source {declarations.shown(self.name)}"
+        declarations.check_members(self, subject, declarations.SOURCE)
+        functions.check_functions(self, subject, functions.SOURCE)
         if self.replaces and (self.upstreams or self.history):
-            raise ValueError(
-                f"{self.name}: replaces=True needs a source that yields all its quotes in each full refresh, such as "
-                "files; remove it from a source with upstreams or a history"
+            raise declarations.wrong(
+                subject,
+                "replaces=True needs a source that yields all its quotes in each full refresh, such as files; remove "
+                "it from a source with upstreams or a history",
             )
 
     def slot_at(self, now: datetime) -> datetime:

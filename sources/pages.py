@@ -9,6 +9,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sources.declarations import Rule, check_members, is_json
+
 if TYPE_CHECKING:
     import polars
 
@@ -111,6 +113,13 @@ class Http(Protocol):
         """
 
 
+_PAGE_RULES = {
+    "cursor": Rule('a JSON object such as {"next": 2}, without times and Decimals, or None', is_json, is_typed=False),
+    "request": Rule("a JSON object without times and Decimals", is_json),
+    "fetched_at": Rule("an aware datetime, such as response.fetched_at", lambda at: at.tzinfo is not None),
+}
+
+
 @dataclass(frozen=True)
 class Page:
     """The unit of work: one body, loaded in one transaction together with the cursor after it.
@@ -148,6 +157,9 @@ class Page:
 
     response: Response | None = None
     """The response that this page was made from. An unchanged response is neither parsed nor loaded again."""
+
+    def __post_init__(self) -> None:
+        check_members(self, "Page", _PAGE_RULES)
 
     @classmethod
     def of(cls, response: Response, cursor: Cursor | None) -> Page:

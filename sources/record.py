@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, NamedTuple, cast
 
 from marshmallow import RAISE, Schema, ValidationError, fields
@@ -241,7 +242,7 @@ class Record(Schema):
         try:
             quote = Quote(**self.load(dict(normalized)))
         except ValidationError as error:
-            reasons = list(_reasons(error))
+            reasons = _sorted_reasons(error)
             # The error and its traceback refer to each other. Through the frames of its callers, this cycle would keep
             # whole pages in memory until the next garbage collection.
             error.__traceback__ = None
@@ -267,6 +268,11 @@ class Record(Schema):
         return None if at is None else QuoteKey(listing, currency, at)
 
 
+def _sorted_reasons(error: ValidationError) -> list[dict[str, str]]:
+    """Return the reasons of a reject, unknown fields first: a misspelt field is also the reason why one is missing."""
+    return sorted(_reasons(error), key=lambda reason: reason["code"] != "unknown_field")
+
+
 def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:
     """Convert marshmallow's messages to the reasons of a reject. Only messages for unknown fields have no code yet."""
     for field, messages in error.normalized_messages().items():
@@ -274,4 +280,6 @@ def _reasons(error: ValidationError) -> Iterator[dict[str, str]]:
             if isinstance(message, dict):
                 yield {"field": field, **message}
             else:
-                yield {"field": field, "code": "unknown_field", "detail": UNKNOWN_FIELD}
+                close = get_close_matches(field, _NAMES, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                yield {"field": field, "code": "unknown_field", "detail": f"{UNKNOWN_FIELD}{hint}"}

@@ -1,17 +1,27 @@
-"""List every source by name, with the overrides from the environment."""
+"""List every source by name, with the overrides from the environment. A wrong source never stops the others.
+
+A source whose module, declaration or settings are wrong is in BROKEN instead of SOURCES, with the reason.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from difflib import get_close_matches
 from importlib import import_module
-from typing import get_args
+from importlib.util import find_spec
+from pathlib import Path
+from traceback import walk_tb
+from types import ModuleType
 
 from settings import SettingsError, get_settings, read_source_settings
-from sources.contract import CatchUp, DriftPolicy, Rate, Retention, Source
+from sources.contract import DeclarationError, Rate, Retention, Source
+from sources.declarations import at_line
 from sources.http.plans import read_secrets, upstream_address
+from sources.setting_names import GLOBAL_NAMES, misspelt_settings, names_of, unknown_settings
 
 MODULES = (
     "sources.coinpaprika",
@@ -19,61 +29,151 @@ MODULES = (
     "sources.csv_history",
 )
 
-NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-"""A source's name appears in URLs and, in upper case, as the prefix of its environment variables."""
+DECLARED_NAME = re.compile(r"""\b(?:csv_source\(\s*|Source\(\s*|name\s*=\s*)["']([a-z][a-z0-9_]{0,62})["']""")
+"""A source's name in the text of a module that cannot be imported."""
 
 
-def _load_sources() -> Mapping[str, Source]:
-    """Return the sources by name; raise SettingsError with every error in the modules and the environment."""
-    extra_modules = [module.strip() for module in get_settings().extra_sources.split(",") if module.strip()]
-    sources, errors = [], []
-    for module in (*MODULES, *extra_modules):
+@dataclass(frozen=True)
+class BrokenSource:
+    """A source that cannot be used. Its stored data can still be read.
+
+    module: the module that declares it. detail: what is wrong, where, and the next step.
+    """
+
+    name: str
+    module: str
+    detail: str
+
+
+class _Broken(Exception):
+    """A module declares no valid source. The message names the module."""
+
+
+def _load_sources(environ: Mapping[str, str]) -> tuple[dict[str, Source], dict[str, BrokenSource]]:
+    """Return the sources and the broken sources by name. Raise SettingsError for a misspelt setting of the service."""
+    if misspelt := list(misspelt_settings(GLOBAL_NAMES, environ)):
+        lines = [f"  {name}: there is no such setting; did you mean {meant}?" for name, meant in misspelt]
+        raise SettingsError("These settings are wrong or missing:\n" + "\n".join(lines))
+    sources: dict[str, Source] = {}
+    broken: dict[str, BrokenSource] = {}
+    modules: dict[str, str] = {}
+    for module in _module_names():
         try:
-            sources.append(_with_overrides(_import_source(module)))
-        except SettingsError as error:
-            errors.append(str(error))
-    if errors:
-        raise SettingsError("\n".join(errors))
-    names = [source.name for source in sources]
-    if duplicates := {name for name in names if names.count(name) > 1}:
-        raise SettingsError(
-            f"Two sources have the same name: {', '.join(sorted(duplicates))}. Rename one, or remove it from "
-            "EXTRA_SOURCES."
-        )
-    return dict(zip(names, sources, strict=True))
+            declared = _import_sources(module)
+        except _Broken as error:
+            for name in _names_in(module) or [_tail(module)]:
+                _add_broken(broken, sources, name, module, str(error))
+            continue
+        for source in declared:
+            if source.name in modules:
+                detail = (
+                    f"{module} declares the source {source.name!r}, but {modules[source.name]} declares it, too; "
+                    "rename one, or remove its module."
+                )
+                _add_broken(broken, sources, _tail(module), module, detail)
+            else:
+                modules[source.name], sources[source.name] = module, source
+    for name, module in modules.items():
+        try:
+            sources[name] = _with_overrides(sources[name])
+            if errors := list(_wrong_names(name, module, [*modules, *broken], environ)):
+                raise SettingsError("\n".join(errors))
+        except (SettingsError, DeclarationError) as error:
+            del sources[name]
+            # In one line, since it is shown next to the name of the source.
+            detail = " ".join(str(error).removeprefix("These settings are wrong or missing:").split())
+            broken[name] = BrokenSource(name, module, detail)
+    return sources, broken
 
 
-def _import_source(module: str) -> Source:
-    """Return the `source` of a module; raise SettingsError if there is none or its declaration is invalid."""
+def _add_broken(
+    broken: dict[str, BrokenSource], sources: Mapping[str, Source], name: str, module: str, detail: str
+) -> None:
+    """Add a broken source, under the name of its module if another source has its name."""
+    for key in (name, _tail(module), *(f"{_tail(module)}_{number}" for number in range(2, 100))):
+        if key not in broken and key not in sources:
+            broken[key] = BrokenSource(key, module, detail)
+            return
+
+
+def _module_names() -> list[str]:
+    extra_modules = [module.strip() for module in get_settings().extra_sources.split(",")]
+    return list(dict.fromkeys([*MODULES, *filter(None, extra_modules)]))
+
+
+def _tail(module: str) -> str:
+    """Return a name for a broken source whose own name is unknown: the last part of its module."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", module.removesuffix(".py").rpartition(".")[2]).strip("_") or "module"
+
+
+def _names_in(module: str) -> list[str]:
+    """Return the names of the sources that a module's text seems to declare."""
+    return list(dict.fromkeys(DECLARED_NAME.findall(_text_of(module))))
+
+
+def _text_of(module: str) -> str:
+    """Return the text of a module without importing it; empty if there is none."""
     try:
-        source = import_module(module).source
-    except SettingsError:
-        raise
+        spec = find_spec(module)
+        return Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
+    except (ImportError, AttributeError, ValueError, OSError):
+        return ""
+
+
+def _import_sources(module: str) -> list[Source]:
+    """Return the `source` or the `sources` of a module. Raise _Broken if there are none, or one is invalid."""
+    try:
+        imported = import_module(module)
+    except DeclarationError as error:
+        raise _Broken(f"{module}: {error}.") from error
     except (Exception, SystemExit) as error:  # The module's own code runs, so anything can be raised.
-        setting = "MODULES of sources/registry.py" if module in MODULES else "EXTRA_SOURCES"
-        raise SettingsError(
-            f"{setting}: cannot import {module}.source: {_describe(error)}. Name a module that defines `source`."
-        ) from error
-    if not isinstance(source, Source):
-        raise SettingsError(f"{module}.source must be a sources.Source, but its type is {type(source).__name__}.")
-    if not NAME.fullmatch(source.name):
-        raise SettingsError(f"{module}.source: its name must match {NAME.pattern}, but is {source.name!r}.")
-    if source.catch_up not in get_args(CatchUp):
-        raise SettingsError(
-            f"{module}.source: its catch_up must be one of {', '.join(get_args(CatchUp))}, but is {source.catch_up!r}."
-        )
-    if unknown_policies := sorted({*source.drift.values()} - {*get_args(DriftPolicy)}):
-        raise SettingsError(
-            f"{module}.source: each policy in its drift must be one of {', '.join(get_args(DriftPolicy))}, "
-            f"but one is {unknown_policies[0]!r}."
-        )
-    return source
+        raise _Broken(f"{_setting(module)}: cannot import {module}: {_describe(error, module)}.") from error
+    return _declared_sources(module, imported)
 
 
-def _describe(error: BaseException) -> str:
-    """Return the error's message, with its type if the message alone does not explain it."""
-    explains_itself = isinstance(error, ImportError | AttributeError | TypeError)
-    return str(error) if explains_itself else f"{type(error).__name__}: {error}"
+def _declared_sources(module: str, imported: ModuleType) -> list[Source]:
+    has_one, has_several = hasattr(imported, "source"), hasattr(imported, "sources")
+    if has_one == has_several:
+        which = "defines both `source` and `sources`" if has_one else "defines neither `source` nor `sources`"
+        close = get_close_matches("source", [name for name in vars(imported) if not name.startswith("_")], n=1)
+        hint = f"; did you mean to name {close[0]!r} `source`?" if close and not has_one else ""
+        raise _Broken(
+            f"{_setting(module)}: {module} {which}; define `source = Source(…)`, or `sources = [Source(…), …]`{hint}"
+        )
+    if has_one:
+        declared, member = [imported.source], f"{module}.source"
+    else:
+        declared, member = imported.sources, f"each item of {module}.sources"
+    if not isinstance(declared, list | tuple) or not declared:
+        raise _Broken(f"{module}.sources must be a list of at least one Source, but is {type(declared).__name__}.")
+    for source in declared:
+        if not isinstance(source, Source):
+            raise _Broken(f"{member} must be a sources.Source, but its type is {type(source).__name__}.")
+    return list(declared)
+
+
+def _setting(module: str) -> str:
+    return "MODULES of sources/registry.py" if module in MODULES else "EXTRA_SOURCES"
+
+
+def _describe(error: BaseException, module: str) -> str:
+    """Return the error's message, type, file and line."""
+    explains_itself = isinstance(error, ModuleNotFoundError)
+    text = str(error) if explains_itself else f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({at_line(error.filename, error.lineno)})"
+    own = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    lines = [entry for entry in own if not entry[0].startswith("<") and not entry[0].endswith("importlib/__init__.py")]
+    return f"{text} ({at_line(*lines[-1])})" if lines and lines[-1][0] != __file__ else text
+
+
+def _wrong_names(name: str, module: str, sources: list[str], environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield an error for each variable that looks like a setting of the source but is none."""
+    yield from unknown_settings(name, sources, environ, _text_of(module))
+    others = set[str]().union(*(names_of(other) for other in sources if other != name))
+    for variable, meant in misspelt_settings(names_of(name), environ):
+        if variable not in others and not variable.startswith(f"{name.upper()}_"):
+            yield f"{variable}: there is no such setting; did you mean {meant}?"
 
 
 def _with_overrides(source: Source) -> Source:
@@ -105,4 +205,4 @@ def _duration(seconds: float | None) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
 
 
-SOURCES = _load_sources()
+SOURCES, BROKEN = _load_sources(os.environ)

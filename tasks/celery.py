@@ -16,7 +16,7 @@ from tasks.runtime.logs import configure_logging
 
 try:
     settings = get_settings()
-    import_module("sources.registry")  # reads the settings of the sources
+    broken_sources = import_module("tasks.runtime.broken_sources")  # reads the settings of the sources
 except SettingsError as error:
     sys.exit(str(error))
 
@@ -94,3 +94,4 @@ celery.conf.update(
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     configure_logging(settings)
+    broken_sources.log_broken_sources()

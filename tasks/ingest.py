@@ -16,13 +16,15 @@ from sqlalchemy import Engine
 
 from settings import Settings, get_settings
 from sources.contract import LIFTED_BY_SETTINGS, TerminalError, TransientError
+from sources.faults import describe_error
 from sources.http.configuration import configuration_fingerprint, configuration_settings
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from store.errors import DatabaseError, classify, describe, sqlstate
 from store.schema import explain
 from tasks.archive.seen_quotes import is_retracting
 from tasks.celery import celery
 from tasks.pipeline.slice import Slice, SliceEnded
+from tasks.pipeline.source_errors import SOURCE_ERROR, describe_source_error
 from tasks.retraction.retract import retract_missing
 from tasks.runs.claims import (
     DISK_FULL,
@@ -45,6 +47,7 @@ from tasks.runs.pausing import lift_outdated_pause
 from tasks.runs.publishing import publish
 from tasks.runtime.database import worker_engine
 from tasks.runtime.fault_points import reach
+from tasks.runtime.logs import hide_secrets
 from tasks.runtime.outdated_schema import schema_log
 from tasks.runtime.retry import DATABASE_ERRORS, retry_transaction
 from tasks.runtime.shutdown import finish_page_on_sigterm, is_stopping
@@ -156,6 +159,9 @@ def work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
 
 def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
     source = SOURCES.get(claim.source)
+    if source is None and claim.source in BROKEN:
+        _fail(engine, claim, "source_broken", hide_secrets(BROKEN[claim.source].detail))
+        return
     if source is None:
         _fail(engine, claim, "unknown_source", f"source {claim.source!r} no longer exists")
         return
@@ -194,7 +200,10 @@ def _work_on(engine: Engine, settings: Settings, claim: Claim) -> None:
         raise
     except Exception as error:
         log.exception("slice_crashed")
-        _fail_for_bug(engine, claim, error)
+        if detail := describe_source_error(source, error):
+            _fail(engine, claim, SOURCE_ERROR, detail)
+        else:
+            _fail_for_bug(engine, claim, error)
     else:
         reason = {"code": verdict.code, "reason": verdict.detail} if verdict.code else {}
         log.info("run_ended", status=verdict.status, **reason)
@@ -228,7 +237,12 @@ def _wait_for_disk_space(engine: Engine, settings: Settings, claim: Claim, detai
 
 
 def _fail_for_bug(engine: Engine, claim: Claim, error: Exception) -> None:
-    _fail(engine, claim, "internal_error", f"{type(error).__name__}; the log has the traceback")
+    _fail(engine, claim, "internal_error", f"{hide_secrets(_describe_bug(error))}; the log has the traceback")
+
+
+def _describe_bug(error: Exception) -> str:
+    # The text of a database error can contain a whole statement with its values.
+    return type(error).__name__ if isinstance(error, DATABASE_ERRORS) else describe_error(error)
 
 
 def _fail(engine: Engine, claim: Claim, code: str, detail: str, pause: timedelta | None = None) -> None:

@@ -76,23 +76,25 @@ def get_origin(arguments: dict[str, Any]) -> Response:
     For a quote from a file, the response includes the path of the file and the line. To find the item, the service
     reads the stored body of the page again.
     """
-    source, observed_at = SOURCES[arguments["source"]], arguments["observed_at"]
+    name, observed_at = arguments["source"], arguments["observed_at"]
     key = arguments["source_asset_id"], arguments["quote_currency"].upper()
     with read_connection() as connection:
         quote = connection.execute(
             select(QuoteRow.listing_id, QuoteRow.run, QuoteRow.fetched_at)
             .join(ListingRow, ListingRow.id == QuoteRow.listing_id)
             .where(
-                ListingRow.source == source.name,
+                ListingRow.source == name,
                 ListingRow.source_asset_id == key[0],
                 ListingRow.quote_currency == key[1],
                 QuoteRow.observed_at == observed_at,
             )
         ).one_or_none()
         if quote is None:
-            raise Problem(Code.UNKNOWN_QUOTE, f"{source.name} has no quote of this listing at this time.")
+            raise Problem(Code.UNKNOWN_QUOTE, f"{name} has no quote of this listing at this time.")
         skew = context().settings.clock_skew
-        origin = find_origin(connection, source, quote.listing_id, key, observed_at, skew)
+        # The mapping of a broken source cannot read the body again.
+        source = SOURCES.get(name)
+        origin = source and find_origin(connection, source, quote.listing_id, key, observed_at, skew)
     page = origin and _page(origin)
     data = {"run": quote.run, "fetched_at": quote.fetched_at, "page": page}
     return jsonify(OriginResponse().dump({"data": data}))

@@ -17,7 +17,7 @@ from app.runs.request_body import KIND_PARAMETERS, RunBody
 from app.runs.schemas import RunResponse, RunSchema, dump_run, find_run, run_id, run_response, with_counters
 from app.runs.submission import RunsAccepted, submit_runs
 from app.web import pagination
-from app.web.arguments import ListOf, NoQuery, OneOf, PageArguments, Resource, source_name
+from app.web.arguments import ListOf, NoQuery, OneOf, PageArguments, Resource, require_usable, source_name
 from app.web.context import context, read_connection
 from app.web.envelope import Envelope
 from app.web.lists import LINK_HEADER, Pagination, list_response
@@ -147,6 +147,8 @@ def create_runs(body: dict[str, Any], _: dict[str, Any]) -> Response:
     run or replay has other parameters, the response is a 409, and no run is created for any source.
     """
     names = [body["source"]] if "source" in body else list(dict.fromkeys(body.get("sources", SOURCES)))
+    for name in names:
+        require_usable(name)
     if body["kind"] == "live":
         return _submit_live_runs(names, body)
     parameters = {name: body[name] for name in KIND_PARAMETERS[body["kind"]] if name in body}

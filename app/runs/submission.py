@@ -17,7 +17,8 @@ from app.web.problems import Code, Problem, invalid_parameter, quoted, suggestio
 from sources.registry import SOURCES
 from store.tables import RunRow
 from tasks.runs.idempotency import IdempotencyMismatch
-from tasks.runs.requests import Requested, RunConflict, RunRequest, UnknownSource, request_runs
+from tasks.runs.requests import Requested, RunConflict, RunRequest, SourceBroken, UnknownSource, request_runs
+from tasks.runtime.logs import hide_secrets
 
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -66,6 +67,8 @@ def _request_runs(run_requests: Sequence[RunRequest]) -> list[Requested]:
     except UnknownSource as error:
         detail = f"there is no source {quoted(error.source)}{suggestion(error.source, error.known)}"
         raise Problem(Code.INVALID_BODY, detail, errors=[{"in": "body", "name": "source", "detail": detail}]) from None
+    except SourceBroken as error:
+        raise Problem(Code.SOURCE_BROKEN, hide_secrets(str(error))) from None
     except RunConflict as error:
         hint = f"Wait for run {error.run}, or cancel it: POST /runs/{error.run}/cancel."
         raise Problem(Code.RUN_CONFLICT, str(error), hint=hint, headers={"Location": _path(error.run)}) from None

@@ -192,19 +192,20 @@ def _profiles(connection: Connection, name: str) -> list[dict[str, Any]]:
             "since": row.created_at,
             "items": row.items,
             "item_fields": [
-                _field(field, stats, row.items, SOURCES[name]) for field, stats in sorted(row.fields.items())
+                _field(field, stats, row.items, SOURCES.get(name)) for field, stats in sorted(row.fields.items())
             ],
         }
         for row in rows
     ]
 
 
-def _field(field: str, stats: Mapping[str, Any], items: int, source: Source) -> dict[str, Any]:
+def _field(field: str, stats: Mapping[str, Any], items: int, source: Source | None) -> dict[str, Any]:
     """Return the members of FieldSchema. stats: as tasks/drift/profile.py stores them."""
+    policies = source.drift if source else {}  # The policies of a broken source are unknown.
     return {
         "field": field,
         "types": sorted(stats["types"], key=stats["types"].get, reverse=True),
         "missing_share": round(1 - min(stats["present"] / max(items, 1), 1), 4),
         "null_share": round(stats["null"] / max(stats["present"], 1), 4),
-        "policy": source.drift.get(field) or source.drift.get("*", "evolve"),
+        "policy": policies.get(field) or policies.get("*", "evolve"),
     }

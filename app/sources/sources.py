@@ -17,10 +17,11 @@ from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.lists import Pagination, list_response
 from app.web.problems import Code, Problem, quoted, suggestion
-from sources.contract import CatchUp, Source
-from sources.registry import SOURCES
+from sources.contract import CatchUp, Rate, Retention, Source
+from sources.registry import BROKEN, SOURCES
 from store.tables import SourceRow
 from tasks.runs.pausing import pause_source, resume_source
+from tasks.runtime.logs import hide_secrets
 from tasks.upstream.circuit_breaker import CLOSED, read_breakers
 
 MAX_PAUSE = timedelta(days=366)
@@ -78,10 +79,21 @@ class SourceSchema(Schema):
     """One source."""
 
     name = fields.String(metadata={"examples": ["coingecko"]})
-    every_seconds = fields.Float(metadata={"description": "Seconds between scheduled runs."})
-    catch_up = fields.String(
+    status = fields.String(
         metadata={
-            "enum": list(get_args(CatchUp)),
+            "enum": ["ok", "broken"],
+            "description": "`broken`: the source's module, declaration or settings are wrong, so it cannot run. "
+            "Its stored data can be read. Its other members are null if they are unknown.",
+        }
+    )
+    detail = fields.String(
+        allow_none=True, metadata={"description": "What is wrong with a broken source, and where; otherwise null."}
+    )
+    every_seconds = fields.Float(allow_none=True, metadata={"description": "Seconds between scheduled runs."})
+    catch_up = fields.String(
+        allow_none=True,
+        metadata={
+            "enum": [*get_args(CatchUp), None],
             "description": "Which missed slots get a run: only the `latest`, `all` of them, or none (`skip`). "
             "Slots are missed in an outage or a pause.",
         },
@@ -139,9 +151,7 @@ class PauseBody(Arguments):
 def list_sources() -> Response:
     """List sources"""
     with read_connection() as connection:
-        return list_response(
-            SourceSchema(many=True).dump(_describe_sources(connection, list(SOURCES))), len(SOURCES), None
-        )
+        return list_response(SourceSchema(many=True).dump(_describe_sources(connection, _names())), len(_names()), None)
 
 
 @blueprint.route("/<name>")
@@ -198,8 +208,12 @@ def resume(name: str) -> dict[str, Any]:
 
 def require_source(name: str) -> None:
     """Raise a Problem if there is no source with this name."""
-    if name not in SOURCES:
-        raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {quoted(name)}{suggestion(name, SOURCES) or '.'}")
+    if name not in _names():
+        raise Problem(Code.UNKNOWN_SOURCE, f"There is no source {quoted(name)}{suggestion(name, _names()) or '.'}")
+
+
+def _names() -> list[str]:
+    return [*SOURCES, *BROKEN]
 
 
 def describe_source(name: str) -> dict[str, Any]:
@@ -218,9 +232,10 @@ def _describe_sources(connection: Connection, names: list[str]) -> list[dict[str
     return [
         {
             "name": name,
-            **_schedule(SOURCES[name], rows.get(name), now),
-            "rate": _rate(SOURCES[name], rows.get(name), now),
-            "retention": _retention(SOURCES[name], rows.get(name)),
+            **_status(name),
+            **_schedule(SOURCES.get(name), rows.get(name), now),
+            "rate": _rate(SOURCES.get(name), rows.get(name), now),
+            "retention": _retention(SOURCES.get(name), rows.get(name)),
             "breaker": breakers.get(name, CLOSED),
             "checkpoints": [describe_checkpoint(row, now) for row in checkpoints if row.source == name],
             **histories[name],
@@ -229,29 +244,39 @@ def _describe_sources(connection: Connection, names: list[str]) -> list[dict[str
     ]
 
 
-def _schedule(source: Source, row: Any, now: datetime) -> dict[str, Any]:
+def _status(name: str) -> dict[str, Any]:
+    if name not in BROKEN:
+        return {"status": "ok", "detail": None}
+    return {"status": "broken", "detail": hide_secrets(BROKEN[name].detail)}
+
+
+def _schedule(source: Source | None, row: Any, now: datetime) -> dict[str, Any]:
     until = row.paused_until if row else None
     is_paused = row is not None and row.paused_reason is not None and (until is None or until > now)
     start: Any = until if is_paused and until else now
     return {
-        "every_seconds": source.every.total_seconds(),
-        "catch_up": source.catch_up,
-        "replaces": source.replaces,
-        "next_run_at": None if is_paused and until is None else source.slot_at(start) + source.every,
+        "every_seconds": source and source.every.total_seconds(),
+        "catch_up": source and source.catch_up,
+        "replaces": source and source.replaces,
+        "next_run_at": None
+        if source is None or (is_paused and until is None)
+        else source.slot_at(start) + source.every,
         "paused": is_paused,
         "paused_until": until if is_paused else None,
         "paused_reason": row.paused_reason if row and is_paused else None,
     }
 
 
-def _rate(source: Source, row: Any, now: datetime) -> dict[str, Any]:
+def _rate(source: Source | None, row: Any, now: datetime) -> dict[str, Any]:
     this_month = now.date().replace(day=1)
     used = row.budget_used if row and row.budget_month and row.budget_month >= this_month else 0
-    return {"per_minute": source.rate.per_minute, "per_month": source.rate.per_month, "used_this_month": used}
+    rate = source.rate if source else Rate()
+    return {"per_minute": rate.per_minute, "per_month": rate.per_month, "used_this_month": used}
 
 
-def _retention(source: Source, row: Any) -> dict[str, Any]:
-    quotes, bodies = source.retention.quotes, source.retention.bodies
+def _retention(source: Source | None, row: Any) -> dict[str, Any]:
+    retention = source.retention if source else Retention()
+    quotes, bodies = retention.quotes, retention.bodies
     return {
         "quotes_seconds": quotes and quotes.total_seconds(),
         "bodies_seconds": bodies and bodies.total_seconds(),

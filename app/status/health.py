@@ -23,7 +23,7 @@ from app.web.context import PROBE_TIMEOUT, Context, context
 from app.web.envelope import Envelope
 from app.web.formats import Instant
 from settings import Settings
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from store.errors import SchemaBehind
 from store.schema import behind, explain, is_behind, read_revision
 from tasks.runs.claims import DISK_FULL
@@ -158,7 +158,7 @@ def _run_checks(context: Context) -> dict[str, Any]:
         "database": {"status": "down", "detail": problem},
         "broker": broker,
         **dict.fromkeys(("clock", *COMPONENTS, "oldest_queued_run"), unknown),
-        "sources": dict.fromkeys(SOURCES, unknown),
+        "sources": dict.fromkeys([*SOURCES, *BROKEN], unknown),
     }
 
 

@@ -12,7 +12,8 @@ from app.sources.recent_anomalies import recent_anomalies
 from app.sources.run_history import run_histories
 from app.sources.waiting_records import waiting_records
 from settings import Settings
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
+from tasks.runtime.logs import hide_secrets
 from tasks.upstream.circuit_breaker import CLOSED, BreakerState, read_breakers
 
 
@@ -40,14 +41,15 @@ def check_sources(connection: Connection, settings: Settings, pauses: Mapping[st
     breakers = read_breakers(connection, settings)
     anomalies = recent_anomalies(connection, list(SOURCES))
     late_details = {row.source: row.detail for row in connection.execute(_LATE_SOURCES)}
-    checks, histories = {}, run_histories(connection, list(SOURCES))
+    checks, histories = {}, run_histories(connection, [*SOURCES, *BROKEN])
     waiting = waiting_records(connection, [run["run"] for history in histories.values() for run in _last_runs(history)])
     for name, history in histories.items():
         check = _with_anomalies(_last_run_check(history), anomalies.get(name, []))
         check = _with_lateness(check, late_details.get(name))
         check = _with_breaker(check, breakers.get(name, CLOSED))
         # A file that is being written often ends in an incomplete record, so waiting records do not degrade the check.
-        checks[name] = _with_pause(check, pauses.get(name)) | {"waiting_records": waiting.get(name, [])}
+        check = _with_defect(_with_pause(check, pauses.get(name)), name)
+        checks[name] = check | {"waiting_records": waiting.get(name, [])}
     return checks
 
 
@@ -100,6 +102,13 @@ def _with_breaker(check: dict[str, Any], breaker: BreakerState) -> dict[str, Any
     )
     detail = f"Circuit breaker {state} after {breaker.failures} consecutive failed requests: {next_request}."
     return {**check, "status": "degraded", "detail": detail}
+
+
+def _with_defect(check: dict[str, Any], source: str) -> dict[str, Any]:
+    # Nothing else matters for a source that cannot run.
+    if source not in BROKEN:
+        return check
+    return {**check, "status": "degraded", "detail": f"Broken: {hide_secrets(BROKEN[source].detail)}"}
 
 
 def _with_pause(check: dict[str, Any], pause: Pause | None) -> dict[str, Any]:

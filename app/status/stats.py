@@ -17,7 +17,7 @@ from app.web.context import read_connection
 from app.web.envelope import Envelope
 from app.web.formats import Instant
 from app.web.row_estimates import RowEstimate
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from store.tables import OUTCOMES, RUN_STATUSES, IntegrityRow, PageRow, QuoteRow, RunRow, SourceRow
 
 ALL_QUOTES = RowEstimate(select(QuoteRow.listing_id))
@@ -145,7 +145,8 @@ def get_stats() -> Response:
 def _source_names(connection: Connection) -> list[str]:
     """Return the registered sources, followed by unregistered sources that have data."""
     stored = connection.scalars(select(SourceRow.name).order_by(SourceRow.name))
-    return [*SOURCES, *(name for name in stored if name not in SOURCES)]
+    registered = [*SOURCES, *BROKEN]
+    return [*registered, *(name for name in stored if name not in registered)]
 
 
 def _sums(counters: Iterable[Mapping[str, int]], runs: Iterable[Mapping[str, int]]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from webargs.flaskparser import FlaskParser, is_json_request
 
 from app.web.problems import Code, Problem, quoted, suggestion
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
+from tasks.runtime.logs import hide_secrets
 
 View = Callable[..., Any]
 
@@ -206,6 +207,12 @@ class Resource(flask_smorest.Blueprint):
         return decorated
 
 
+def require_usable(source: str) -> None:
+    """Raise a Problem for a broken source."""
+    if source in BROKEN:
+        raise Problem(Code.SOURCE_BROKEN, f"{source} is broken: {hide_secrets(BROKEN[source].detail)}")
+
+
 def source_name(**options: Any) -> OneOf:
-    """Return a field for the name of a registered source."""
-    return OneOf(SOURCES, **options)
+    """Return a field for the name of a registered source. A broken source has data that can be read."""
+    return OneOf([*SOURCES, *BROKEN], **options)

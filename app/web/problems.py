@@ -75,6 +75,12 @@ class Code(Enum):
         "The source has an unfinished run of this kind with other parameters.",
         "Wait for the run that `detail` names to finish, or cancel it.",
     )
+    SOURCE_BROKEN = (
+        409,
+        "Broken source",
+        "The source's module, declaration or settings are wrong, so it cannot run. Its stored data can be read.",
+        "Correct what `detail` names, then restart the service.",
+    )
     DECISION_CONFLICT = (
         409,
         "Conflicting decision",

@@ -185,7 +185,8 @@ class _ItemIndexes:
         frames = [frame.with_columns((first_index + at).alias("item")) for at, frame in enumerate(fields)]
         items = [item for items in self._without_row.values() for item in items]
         return Columns(
-            frame=pl.concat(frames),
+            # Two currencies may have unlike fields, such as a market cap only in one. A missing field is null.
+            frame=pl.concat(frames, how="diagonal"),
             item_at=lambda index: self._item(begins, index),
             fetched=ends[-1],
             blank=sum(item is BLANK for item in items),

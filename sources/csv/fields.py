@@ -11,7 +11,8 @@ from decimal import Decimal
 
 import polars as pl
 
-from sources.csv.fileset import EPOCHS, PLACEHOLDER, FileSet, Unreadable
+from sources.csv.fileset import PLACEHOLDER, FileSet, Unreadable
+from sources.csv.times import EPOCHS
 from sources.record import KEY_FIELDS, VALUE_FIELDS
 from sources.record_columns import TIME, read_iso
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta, tzinfo
-from decimal import Decimal
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
 
 from sources.contract import Reject, TerminalError
-from sources.record import KEY_FIELDS, Quote
+from sources.csv.fileset_checks import PLACEHOLDER as PLACEHOLDER
+from sources.csv.fileset_checks import canonical_encoding, check_file_set
+from sources.csv.times import parse_time
+from sources.record import KEY_FIELDS
 
 SUFFIXES: Mapping[str, int] = {"K": 3, "M": 6, "B": 9, "T": 12}
 """The usual suffixes of numbers, and the powers of ten that they stand for."""
-
-EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-"""The formats of Unix times, and the number of microseconds in their units."""
-
-FIELDS = frozenset(field.name for field in fields(Quote))
-ASCII = bytes(range(128))
-EPOCH_NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
-PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 class Unreadable(Exception):
@@ -35,7 +28,7 @@ class Unreadable(Exception):
 class FileSet:
     """The format of a set of CSV files below CSV_DIR. If several sets match a file, the first one applies.
 
-    Raise ValueError if the declaration is inconsistent.
+    Raise DeclarationError if no row could be read by the declaration.
 
     pattern:    pattern of paths below CSV_DIR; `*`, `?` and `[…]` match within one folder or file name.
     columns:    maps a field of the unified record to the column with its values.
@@ -78,17 +71,10 @@ class FileSet:
     complete: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoding", _encoding(self.encoding))
-        object.__setattr__(self, "nulls", frozenset(self.nulls))
-        shared = [*self.columns, *self.constants, *self.templates, *(["quote_currency"] if self.currencies else [])]
-        for names in (shared, *([*shared, *own] for own in self.currencies.values())):
-            if invalid := {name for name in names if name not in FIELDS or names.count(name) > 1}:
-                raise ValueError(
-                    f"{self.pattern}: declare each field once, and only fields of the unified record, "
-                    f"not {', '.join(sorted(invalid))}"
-                )
-        if self.header is False or isinstance(self.header, str):
-            raise ValueError(f"{self.pattern}: header must be True or a sequence of column names")
+        if not isinstance(self.nulls, str):
+            object.__setattr__(self, "nulls", frozenset(self.nulls))
+        check_file_set(self)
+        object.__setattr__(self, "encoding", canonical_encoding(self.encoding))
 
     def matches(self, file: str) -> bool:
         """Return whether the pattern matches the path of a file below CSV_DIR."""
@@ -117,7 +103,7 @@ class FileSet:
         """Return the columns that a record needs."""
         in_templates = {name for text in self.templates.values() for name in PLACEHOLDER.findall(text)}
         own = {column for columns in self.currencies.values() for column in columns.values()}
-        return {*self.columns.values(), *own, *in_templates} - set(re.compile(self.path).groupindex)
+        return {*self.columns.values(), *own, *(in_templates - set(re.compile(self.path).groupindex))}
 
     def record(self, file: str, row: Mapping[str, str], currency: str | None) -> dict[str, Any]:
         """Return a row as the unified record; raise Reject with a reason for each unreadable cell.
@@ -199,7 +185,7 @@ class FileSet:
         """Parse a cell as an aware time; raise Unreadable if it is in none of the declared formats."""
         for time_format in self.times:
             try:
-                at = _parse_time(cell, time_format)
+                at = parse_time(cell, time_format)
             except (ValueError, OverflowError):
                 continue
             return at if at.tzinfo else self._in_timezone(at)
@@ -222,29 +208,6 @@ class FileSet:
         """Return the named groups of `path` for a file; empty texts if `path` does not match it."""
         match = re.fullmatch(self.path, file) if self.path else None
         return match.groupdict("") if match else dict.fromkeys(re.compile(self.path).groupindex, "")
-
-
-def _parse_time(cell: str, time_format: str) -> datetime:
-    """Parse a time; raise ValueError or OverflowError if it is not in the format."""
-    if time_format == "iso":
-        return datetime.fromisoformat(cell)
-    if time_format not in EPOCHS:
-        return datetime.strptime(cell, time_format)  # noqa: DTZ007 — the caller adds the declared time zone
-    if not EPOCH_NUMBER.fullmatch(cell):
-        raise ValueError
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(Decimal(cell) * EPOCHS[time_format]))
-
-
-def _encoding(name: str) -> str:
-    """Return the canonical name of an encoding; raise ValueError if it is neither UTF-16 nor compatible with ASCII."""
-    normal = codecs.lookup(name).name
-    if normal in ("utf-16", "utf-16-le", "utf-16-be"):
-        return normal
-    if ASCII.decode(normal, "replace") != ASCII.decode():
-        raise ValueError(
-            f"encoding {name}: only utf-16 and encodings compatible with ASCII can be read; convert the files to utf-8"
-        )
-    return "utf-8" if normal == "utf-8-sig" else normal
 
 
 def _quoted(cell: str) -> str:

@@ -10,13 +10,13 @@ from uuid import UUID
 
 from settings import get_settings
 from sources.contract import TerminalError, TransientError
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from store.engine import make_engine
 from store.errors import describe
 from store.schema import explain
 from tasks.cli.replay_diff import diff
 from tasks.runs.parameters import SHA256, ReplayParameters
-from tasks.runs.requests import RunConflict, RunRequest, request_runs
+from tasks.runs.requests import RunConflict, RunRequest, SourceBroken, request_runs
 from tasks.runtime.retry import DATABASE_ERRORS
 
 SELECTORS = tuple(field.name for field in fields(ReplayParameters))
@@ -30,13 +30,15 @@ def main(arguments: list[str]) -> int:
     settings = get_settings()
     engine = make_engine(settings.database_url, "replay")
     try:
+        if options.source in BROKEN:
+            raise SourceBroken(options.source)
         if options.diff:
             diff(engine, SOURCES[options.source], parameters, settings.clock_skew).write(sys.stdout, options.source)
         else:
             [result] = request_runs(engine, [RunRequest(options.source, replay=parameters)], requested_by="cli")
             state = "was requested" if result.created else "already exists and is unfinished"
             sys.stdout.write(f"Run {result.run} {state}.\n")
-    except (RunConflict, TerminalError, TransientError) as error:
+    except (RunConflict, SourceBroken, TerminalError, TransientError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except DATABASE_ERRORS as error:
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks replay", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help="a source's name")
+    parser.add_argument("source", choices=[*SOURCES, *BROKEN], metavar="SOURCE", help="a source's name")
     parser.add_argument("--diff", action="store_true", help="show the changes without writing them")
     parser.add_argument("--run", type=UUID, help="only pages that this run fetched")
     from_help = "only pages fetched at this time or later, such as 2026-01-31T12:00:00Z"

@@ -8,6 +8,7 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from sources.contract import Item, Reject, Source
+from sources.faults import author_line, definition_line, name_hint
 
 
 def map_item(source: Source, item: Item) -> Mapping[str, Any]:
@@ -17,12 +18,15 @@ def map_item(source: Source, item: Item) -> Mapping[str, Any]:
     except (Reject, SoftTimeLimitExceeded):
         raise
     except Exception as error:
-        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {_describe(error)}") from error
+        line = author_line(error, source)
+        detail = f"{_describe(error)}{f' ({line})' if line else ''}{name_hint(error, item)}"
+        raise Reject("", "unmappable", f"the mapping of {source.name} failed: {detail}") from error
     if not isinstance(fields, Mapping):
         raise Reject(
             "",
             "unmappable",
-            f"the mapping of {source.name} returned {type(fields).__name__}, expected a mapping of fields",
+            f"the mapping of {source.name} returned {type(fields).__name__}, expected a mapping of fields "
+            f"({definition_line(source.normalize)})",
         )
     return fields
 

@@ -14,7 +14,7 @@ from typing import Any
 from celery.signals import celeryd_init
 
 from settings import SettingsError, get_settings
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from tasks.identity.decisions import ListingName, Override, Overrides
 
 COLUMNS = ["source", "source_asset_id", "asset", "reason"]
@@ -53,8 +53,8 @@ def _find_errors(row: Mapping[str | None, str | list[str] | None], *, is_duplica
         yield f"expected {len(COLUMNS)} cells"
         return
     source, asset = str(row["source"]), str(row["asset"])
-    if source not in SOURCES:
-        close = get_close_matches(source, SOURCES, n=1)
+    if source not in SOURCES and source not in BROKEN:
+        close = get_close_matches(source, [*SOURCES, *BROKEN], n=1)
         yield f"there is no source {source!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if not row["source_asset_id"]:
         yield "source_asset_id: expected the source's own id for the asset, got none"

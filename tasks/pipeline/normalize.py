@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from typing import Any, cast
 import polars as pl
 
 from sources.contract import BLANK, LEFT_OUT, Columns, Item, Page, Reject, Source, TerminalError
+from sources.faults import WrongResult, definition_line, name_type
 from sources.record import KEY_FIELDS, VALUE_FIELDS, QuoteKey, Record
 from sources.record_columns import validate_columns
 from sources.reject_codes import MAX_REJECTS_PER_PAGE
@@ -144,7 +145,7 @@ def normalize_page(
         try:
             single_quotes.append((index, record.quote(map_item(source, item))))
         except Reject as reject:
-            rejects.add(index, item, reject.reasons)
+            rejects.add(index, item, _located(source, reject.reasons))
             if source.replaces and reject.record is not None:
                 rejects.identify(record.key(reject.record))
     quotes = QuoteFrame.of(validated, single_quotes)
@@ -164,6 +165,16 @@ def normalize_page(
     )
 
 
+def _located(source: Source, reasons: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the reasons of a reject, with the line of the mapping for a field that does not exist."""
+    return [
+        {**reason, "detail": f"{reason['detail']} ({definition_line(source.normalize)})"}
+        if reason["code"] == "unknown_field"
+        else reason
+        for reason in reasons
+    ]
+
+
 def latest_observation(page: Page, clock_skew: float) -> datetime:
     """Return the latest allowed time of an observation in a page."""
     return page.fetched_at + timedelta(seconds=clock_skew)
@@ -177,17 +188,20 @@ def parse_columns(source: Source, page: Page) -> Columns:
 def _parse(source: Source, page: Page, examine: Examine | None, max_items: int | None) -> tuple[Columns, PageDrift]:
     """Parse a page to columns, with its drift policy applied."""
     columns = source.columns(page) if source.columns else None
+    if not isinstance(columns, Columns | None):
+        raise WrongResult("columns", f"must return Columns or None, but returned {name_type(columns)}")
     items = None if columns else _items(source, page, max_items)
     drift = PageDrift()
     if examine:
         drift = examine(page, _sample(items, columns))
         if drift.changes_in_force:
-            items = [drift.apply(item) for item in (source.parse(page) if items is None else items)]
+            items = [drift.apply(item) for item in (_parsed(source.parse(page)) if items is None else items)]
     return _as_columns(source, items) if items is not None else cast(Columns, columns), drift
 
 
 def _items(source: Source, page: Page, max_items: int | None) -> list[Item]:
-    items = list(source.parse(page) if max_items is None else islice(source.parse(page), max_items + 1))
+    parsed = _parsed(source.parse(page))
+    items = list(parsed if max_items is None else islice(parsed, max_items + 1))
     if max_items is not None and len(items) > max_items:
         raise TerminalError(
             f"{source.name}: a page has more than {max_items} items; request fewer items at a time, or raise "
@@ -195,6 +209,15 @@ def _items(source: Source, page: Page, max_items: int | None) -> list[Item]:
             code="page_too_large",
         )
     return items
+
+
+def _parsed(items: Any) -> Iterator[Item]:
+    """Yield the items that `parse` returned; raise WrongResult if it did not return or yield items."""
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise WrongResult("parse", f"must return a list of items or yield them, but returned {name_type(items)}")
+    result = yield from cast(Any, items)
+    if result is not None:
+        raise WrongResult("parse", f"yields items and also returned {name_type(result)}, which would be lost; yield it")
 
 
 def _quoted(item: Item) -> str:

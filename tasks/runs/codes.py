@@ -57,7 +57,7 @@ FAILED: Mapping[str, Code] = {
     "file_unreadable": Code("A file cannot be opened, or its name is not UTF-8.", "Correct its permissions or name."),
     "header_missing": Code("A CSV file has no header.", "Declare `header` or `skip_lines`."),
     "header_unreadable": Code("The header of a CSV file is not in the declared encoding.", "Declare `encoding`."),
-    "internal_error": Code("A bug in Kasparro or a source.", "Report the traceback in the log event `slice_crashed`."),
+    "internal_error": Code("A bug in Kasparro.", "Report the traceback in the log event `slice_crashed`."),
     "key_missing": Code(
         "The upstream returned 401, and no key was sent. The source is paused.", "Set `<SOURCE>_API_KEY`."
     ),
@@ -85,6 +85,13 @@ FAILED: Mapping[str, Code] = {
     ),
     "replay_refused": Code("The source declares `replaces`.", "Request a full refresh."),
     "schema_frozen": Code("A field with the drift policy `freeze` changed.", "Accept it, or adapt the mapping."),
+    "source_broken": Code(
+        "The source's module, declaration or settings are wrong.", "Correct what the error names, then restart."
+    ),
+    "source_error": Code(
+        "A function of the source raised an exception, or returned a wrong value.",
+        "Correct the line that the error names, then restart.",
+    ),
     "too_many_missing": Code(
         "A full refresh would retract more than half of the quotes, or more than `max_retracted`.",
         "Check the files. If they are right, send `max_retracted`.",

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from store.locks import NamedLock, take_named_lock
 from tasks.runs.idempotency import recall_runs, remember_runs
 from tasks.runs.parameters import BackfillParameters, ReplayParameters
@@ -68,6 +68,14 @@ class UnknownSource(Exception):
         self.source, self.known = source, tuple(SOURCES)
 
 
+class SourceBroken(Exception):
+    """The source's module, declaration or settings are wrong. The message says what to correct."""
+
+    def __init__(self, source: str):
+        super().__init__(f"{source} is broken: {BROKEN[source].detail}")
+        self.source = source
+
+
 class RunConflict(Exception):
     """The source has an unfinished run of this kind with other parameters, or for another slot."""
 
@@ -90,9 +98,11 @@ def request_runs(
     If the source already has an unfinished run like the requested one, return that run. If Redis is down, the
     reconciler publishes the runs later.
 
-    Raise UnknownSource, RunConflict or IdempotencyMismatch.
+    Raise UnknownSource, SourceBroken, RunConflict or IdempotencyMismatch.
     """
     for request in requests:
+        if request.source in BROKEN:
+            raise SourceBroken(request.source)
         if request.source not in SOURCES:
             raise UnknownSource(request.source)
     origin = {"requested_by": requested_by, "request_id": request_id, "traceparent": traceparent}

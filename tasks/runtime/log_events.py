@@ -76,6 +76,8 @@ EVENTS: Mapping[str, str] = {
     "slot_requested": "Beat requested the run of a slot.",
     "slots_check_failed": "Beat could not request any run. It retries within 5 seconds.",
     "slots_skipped": "`count` missed slots got no run, because of the source's catch-up policy.",
+    "source_broken": "A source's module, declaration or settings are wrong. The other sources run.",
+    "source_failed": "A function of a source raised an exception or returned a wrong value, with its traceback.",
     "sweep_failed": "A database error prevented a step of the reconciler. The next sweep repeats it.",
     "tables_missing": "The database lacks a table, although every migration has run.",
     "timeline_unwatched": "Postgres does not let Kasparro read `expression`, so some set-backs are not detected.",

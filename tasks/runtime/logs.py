@@ -39,7 +39,7 @@ def configure_logging(settings: Settings) -> None:
     # Tracebacks become text before secrets are removed. Colors are added last.
     redacting: list[Processor] = [structlog.processors.format_exc_info, _Redacting()]
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    renderer = structlog.processors.JSONRenderer() if as_json else console
+    rendering: list[Processor] = [_split_traceback, structlog.processors.JSONRenderer()] if as_json else [console]
     logging.config.dictConfig(
         {
             "version": 1,
@@ -48,7 +48,7 @@ def configure_logging(settings: Settings) -> None:
                 "events": {
                     "()": structlog.stdlib.ProcessorFormatter,
                     "foreign_pre_chain": [*shared, structlog.stdlib.ExtraAdder()],
-                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *redacting, renderer],
+                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *redacting, *rendering],
                 }
             },
             "handlers": {"stderr": {"()": _Handler, "formatter": "events"}},
@@ -65,6 +65,13 @@ def configure_logging(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _split_traceback(logger: Any, method: str, event: EventDict) -> EventDict:
+    """Return the event with its traceback as a list of lines. As one text with escaped line ends, it is unreadable."""
+    if isinstance(traceback := event.get("exception"), str):
+        event["exception"] = traceback.splitlines()
+    return event
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from sqlalchemy import Connection, text
 
-from sources.registry import SOURCES
+from sources.registry import BROKEN, SOURCES
 from store.locks import NamedLock, take_named_lock
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ def begin_repair(connection: Connection, reason: str) -> list[str]:
     A validator can belong to a page whose names or decisions are lost, although the page itself is not.
     """
     detail = f"{reason}; commits may be missing until the source's next run"
-    values = {"detail": detail, "registered": list(SOURCES)}
+    values = {"detail": detail, "registered": [*SOURCES, *BROKEN]}
     sources = list(connection.scalars(_BEGIN_SET_BACK, values))
     for source in sorted(sources):
         # Take the lock of tasks/pipeline/revalidation.py. Without it, this transaction could deadlock with a page's.

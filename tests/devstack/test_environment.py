@@ -14,6 +14,7 @@ from devstack.environment import (
     choose_port,
     explain_port,
     for_processes,
+    ignored_variables,
     read_environment,
     upstream,
 )
@@ -44,6 +45,11 @@ def test_with_recorded_upstreams_processes_get_neither_keys_nor_real_addresses(t
     assert env.keys().isdisjoint({"COINGECKO_API_KEY", "COINGECKO_PLAN"})
     assert env["COINPAPRIKA_URL"] == "http://127.0.0.1:1/coinpaprika/v1"
     assert for_processes(real, tmp_path, defaults={}, recorded_url=None).items() >= real.items()
+
+
+def test_the_variables_that_the_recorded_upstreams_replace_are_listed() -> None:
+    real = {"COINGECKO_URL": "https://x.example", "COINPAPRIKA_API_KEY": "k", "COINGECKO_PLAN": " ", "DESK_URL": "y"}
+    assert ignored_variables(real) == ["COINGECKO_URL", "COINPAPRIKA_API_KEY"]
 
 
 def test_a_default_is_used_only_for_a_variable_without_a_value(tmp_path: Path) -> None:

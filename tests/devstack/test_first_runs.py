@@ -58,6 +58,7 @@ def test_each_source_that_is_not_paused_is_run_and_followed_until_it_ends(httpse
     sources = [
         {"name": "feed", "paused": False},
         {"name": "resting", "paused": True, "paused_reason": "maintenance"},
+        {"name": "desk", "paused": False, "status": "broken", "detail": "desk.py:5: Rate is wrong"},
     ]
     headers = {"Authorization": f"Bearer {TOKEN}"}
     httpserver.expect_ordered_request("/sources").respond_with_json({"data": sources})
@@ -69,11 +70,13 @@ def test_each_source_that_is_not_paused_is_run_and_followed_until_it_ends(httpse
     for state in (run("running"), run("running", fetched=1, inserted=1), run("succeeded", fetched=1, inserted=1)):
         httpserver.expect_ordered_request("/runs/1").respond_with_json(state)
     screen = io.StringIO()
-    [ended] = first_runs(httpserver.url_for("").rstrip("/"), TOKEN, START, Console(file=screen))
+    ended, broken = first_runs(httpserver.url_for("").rstrip("/"), TOKEN, START, Console(file=screen))
     assert ended["status"] == "succeeded"
+    assert describe_run(broken) == "broken: desk.py:5: Rate is wrong"
     assert [re.sub(r"\s+", " ", line).strip() for line in screen.getvalue().splitlines()] == [
         "resting is paused: maintenance",
         "feed running: 0 items",
+        "desk broken: desk.py:5: Rate is wrong",
         "feed succeeded: 1 item, 1 new",
     ]
 

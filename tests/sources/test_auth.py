@@ -16,7 +16,7 @@ def message(request: SignedRequest) -> str:
 
 
 WRONG: dict[str, Callable[..., Any]] = {
-    "Upstream.auth must be a tuple of HeaderKey": lambda: Upstream("https://h", auth=QueryKey("k")),  # type: ignore[arg-type]
+    "Upstream: auth must be a tuple of HeaderKey": lambda: Upstream("https://h", auth=QueryKey("k")),  # type: ignore[arg-type]
     "HeaderKey.name must be the name of an HTTP header, but is 'X Key'": lambda: HeaderKey("X Key"),
     "HeaderKey.secret must be one of 'API_KEY', 'API_SECRET', 'API_PASSPHRASE', but is 'KEY'": lambda: HeaderKey(
         "X-Key",
@@ -35,7 +35,9 @@ WRONG: dict[str, Callable[..., Any]] = {
     "Signature.unit must be one of": lambda: Signature(message, header="X", unit="ms"),  # type: ignore[arg-type]
     "ClientCredentials.token_url must be a URL": lambda: ClientCredentials("auth.example.com/token"),
     "contains no user": lambda: ClientCredentials("https://me:s3cret@auth.example.com/token"),
-    "Upstream.headers must be a dict": lambda: Upstream("https://h", headers=[("A", "b")]),  # type: ignore[arg-type]
+    "Upstream: headers must be a mapping of names of headers to texts": lambda: Upstream(
+        "https://h", headers=[("A", "b")]
+    ),  # type: ignore[arg-type]
     "Upstream.headers['A'] must be a text": lambda: Upstream("https://h", headers={"A": "b\r\nC: d"}),
 }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from sources.contract import History, Page, Source, TerminalError, TransientError, Upstream
+from sources import coingecko
+from sources.contract import DeclarationError, Page, Source, TerminalError, TransientError, Upstream
 from sources.registry import MODULES, SOURCES
+from tests.upstreams import canned
 
 INVALID_BODIES = {
     "nothing": b"",
@@ -58,9 +60,9 @@ def test_an_invalid_body_is_an_error_and_never_an_empty_page(source: Source, bod
 
 
 def test_only_a_source_that_yields_everything_can_replace() -> None:
-    parts: dict[str, Any] = {"name": "x", "every": timedelta(hours=1), "fetch": list, "parse": list, "normalize": dict}
-    assert Source(**parts, replaces=True).replaces
-    history = History(timedelta(days=1), fetch=list, parse=list, normalize=dict)  # type: ignore[arg-type]
+    yields_all = canned()
+    assert replace(yields_all, replaces=True).replaces
+    history = coingecko.source.history
     for other in ({"upstreams": {"open": Upstream("https://example.com")}}, {"history": history}):
-        with pytest.raises(ValueError, match="x: replaces=True needs a source that yields all its quotes"):
-            Source(**parts, **other, replaces=True)
+        with pytest.raises(DeclarationError, match="replaces=True needs a source that yields all its quotes"):
+            replace(yields_all, **other, replaces=True)  # type: ignore[arg-type]

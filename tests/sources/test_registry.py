@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -24,16 +25,16 @@ source = Source("{name}", timedelta(hours=1), lambda window, http: iter(()), lam
 PRINT_REGISTRY = """
 from settings import SettingsError
 try:
-    from sources.registry import SOURCES
+    from sources.registry import BROKEN, SOURCES
 except SettingsError as error:
     print(error)
 else:
+    for source in BROKEN.values():
+        print("broken", source.name, source.module, source.detail)
     for source in SOURCES.values():
         print(source.name, int(source.every.total_seconds()), source.rate.per_minute, source.rate.per_month)
         print(source.name, "keeps quotes", source.retention.quotes, "bodies", source.retention.bodies)
 """
-
-NEXT_STEP = "Name a module that defines `source`."
 
 Registry = Callable[[Mapping[str, str]], str]
 
@@ -108,45 +109,71 @@ def test_extra_sources_adds_the_sources_of_its_modules(registry: Registry, tmp_p
     assert "two 3600 None None\n" in output
 
 
-def test_all_errors_are_reported_at_once(registry: Registry, tmp_path: Path) -> None:
+def broken(output: str) -> dict[str, str]:
+    """Return the printed detail of each broken source, by name."""
+    found = re.findall(r"^broken (\S+) \S+ (.*(?:\n  .*)*)", output, re.MULTILINE)
+    return {name: detail.split("\n  ")[-1] for name, detail in found}
+
+
+def test_a_wrong_source_is_broken_and_all_others_are_listed(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("")
     (tmp_path / "number.py").write_text("source = 7")
-    (tmp_path / "lost.py").write_text("1 / 0")
     (tmp_path / "over.py").write_text("raise SystemExit(0)")
-    (tmp_path / "lame.py").write_text("from sources.contract import Nothing")
+    (tmp_path / "both.py").write_text("source, sources = 7, [7]")
+    (tmp_path / "empty.py").write_text("sources = ()")
     (tmp_path / "slash.py").write_text(VALID_MODULE.format(name="a/b"))
-    modules = "absent, none, number, lost, over, lame, slash, ./slash.py"
+    (tmp_path / "one.py").write_text(VALID_MODULE.format(name="one"))
+    modules = "absent, none, number, over, both, empty, slash, ./slash.py, one"
     output = registry({"EXTRA_SOURCES": modules, "COINGECKO_PLAN": "pro", "COINPAPRIKA_EVERY": "often"})
-    assert output.splitlines() == [
-        "These settings are wrong or missing:",
-        "  COINPAPRIKA_EVERY: Not a valid number.",
-        "COINGECKO_API_KEY: the plan 'pro' needs a key; set it.",
-        f"EXTRA_SOURCES: cannot import absent.source: No module named 'absent'. {NEXT_STEP}",
-        f"EXTRA_SOURCES: cannot import none.source: module 'none' has no attribute 'source'. {NEXT_STEP}",
-        "number.source must be a sources.Source, but its type is int.",
-        f"EXTRA_SOURCES: cannot import lost.source: ZeroDivisionError: division by zero. {NEXT_STEP}",
-        f"EXTRA_SOURCES: cannot import over.source: SystemExit: 0. {NEXT_STEP}",
-        f"EXTRA_SOURCES: cannot import lame.source: cannot import name 'Nothing' from 'sources.contract' "
-        f"({ROOT / 'sources' / 'contract.py'}). {NEXT_STEP}",
-        "slash.source: its name must match [a-z][a-z0-9_]{0,62}, but is 'a/b'.",
-        "EXTRA_SOURCES: cannot import ./slash.py.source: "
-        f"the 'package' argument is required to perform a relative import for './slash.py'. {NEXT_STEP}",
-    ]
+    assert "one 3600 None None" in output
+    assert "csv_history 900 None None" in output
+    choose = "define `source = Source(…)`, or `sources = [Source(…), …]`"
+    assert broken(output) == {
+        "absent": "EXTRA_SOURCES: cannot import absent: No module named 'absent'.",
+        "none": f"EXTRA_SOURCES: none defines neither `source` nor `sources`; {choose}",
+        "number": "number.source must be a sources.Source, but its type is int.",
+        "over": f"EXTRA_SOURCES: cannot import over: SystemExit: 0 ({tmp_path}/over.py:1).",
+        "both": f"EXTRA_SOURCES: both defines both `source` and `sources`; {choose}",
+        "empty": "empty.sources must be a list of at least one Source, but is tuple.",
+        "slash": f"slash: {tmp_path}/slash.py:4: source 'a/b': name must be a letter and up to 62 letters, digits and "
+        "underscores, in lower case, but is 'a/b'.",
+        "slash_2": "EXTRA_SOURCES: cannot import ./slash.py: TypeError: the 'package' argument is required to perform "
+        "a relative import for './slash.py'.",
+        "coinpaprika": "COINPAPRIKA_EVERY: Not a valid number.",
+        "coingecko": "COINGECKO_API_KEY: the plan 'pro' needs a key; set it.",
+    }
 
 
-def test_an_unknown_policy_for_missed_slots_is_refused(registry: Registry, tmp_path: Path) -> None:
-    module = VALID_MODULE.format(name="mine").replace("item: item)", 'item: item, catch_up="sometimes")')
-    (tmp_path / "mine.py").write_text(module)
-    output = registry({"EXTRA_SOURCES": "mine", "COINGECKO_CATCH_UP": "never"})
-    assert output.splitlines() == [
-        "These settings are wrong or missing:",
-        "  COINGECKO_CATCH_UP: Must be one of: latest, all, skip.",
-        "mine.source: its catch_up must be one of latest, all, skip, but is 'sometimes'.",
-    ]
+def test_the_name_of_a_source_is_known_even_if_its_module_cannot_be_imported(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "desk_v2.py").write_text("1 / 0\n" + VALID_MODULE.format(name="desk"))
+    (tmp_path / "closes_v2.py").write_text('from sources import csv_source\nsource = csv_source("closes", 5, ())')
+    output = registry({"EXTRA_SOURCES": "desk_v2, closes_v2"})
+    assert broken(output).keys() == {"desk", "closes"}
 
 
-def test_two_sources_with_the_same_name_are_refused(registry: Registry, tmp_path: Path) -> None:
+def test_a_module_may_define_several_sources(registry: Registry, tmp_path: Path) -> None:
+    text = VALID_MODULE.format(name="one").replace("source =", "first =")
+    more = 'from dataclasses import replace\nsources = [first, replace(first, name="two")]'
+    (tmp_path / "several.py").write_text(f"{text}\n{more}")
+    output = registry({"EXTRA_SOURCES": "several", "TWO_EVERY": "abc"})
+    assert "one 3600 None None" in output
+    assert broken(output) == {"two": "TWO_EVERY: Not a valid number."}
+
+
+def test_the_second_of_two_sources_with_the_same_name_is_broken(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(VALID_MODULE.format(name="coingecko"))
-    assert registry({"EXTRA_SOURCES": "mine"}) == (
-        "Two sources have the same name: coingecko. Rename one, or remove it from EXTRA_SOURCES.\n"
-    )
+    output = registry({"EXTRA_SOURCES": "mine"})
+    assert re.search(r"^coingecko \d+ ", output, re.MULTILINE)
+    assert broken(output) == {
+        "mine": "mine declares the source 'coingecko', but sources.coingecko declares it, too; "
+        "rename one, or remove its module."
+    }
+
+
+def test_a_misspelt_setting_of_the_service_stops_the_process(registry: Registry) -> None:
+    assert registry({"RUN_WORKRES": "3"}).splitlines() == [
+        "These settings are wrong or missing:",
+        "  RUN_WORKRES: there is no such setting; did you mean RUN_WORKERS?",
+    ]

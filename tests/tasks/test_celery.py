@@ -83,7 +83,7 @@ def test_a_url_without_tls_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("LEASE", "much"), ("COINGECKO_EVERY", "-1")], ids=["of the service", "of a source"]
+    ("name", "value"), [("LEASE", "much"), ("RUN_WORKRES", "5")], ids=["wrong value", "misspelt name"]
 )
 def test_an_invalid_setting_ends_the_process_and_is_named(name: str, value: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT), name: value}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
-from sources.contract import TerminalError, TransientError
-from sources.registry import SOURCES
+from settings import secrets_in
+from sources.contract import Http, Page, TerminalError, TransientError, Window
+from sources.registry import BROKEN, SOURCES, BrokenSource
 from tasks.ingest import ingest
 from tasks.runs.claims import claim_run
-from tasks.runs.requests import request_cancel
+from tasks.runs.requests import RunRequest, SourceBroken, request_cancel, request_runs
 from tests.tasks.conftest import Bench
 from tests.upstreams import canned, item
 
@@ -113,13 +117,42 @@ def test_a_terminal_error_fails_the_run_and_pauses_the_source(bench: Bench) -> N
     assert "paused" in waiting["waiting_reason"]
 
 
-def test_a_bug_in_a_source_fails_its_run_without_exposing_details(bench: Bench) -> None:
+def test_a_bug_in_a_source_names_its_line_and_hides_secrets(bench: Bench) -> None:
+    [secret, *_] = secrets_in(os.environ)
+
     def crash(number: int) -> None:
-        raise ZeroDivisionError("secret detail")
+        raise ZeroDivisionError(f"no {secret} detail")
 
     run = bench.ingest(canned([item()], before=crash))
-    assert (run["status"], run["error_code"]) == ("failed", "internal_error")
-    assert run["error_detail"] == "ZeroDivisionError; the log has the traceback"
+    assert (run["status"], run["error_code"]) == ("failed", "source_error")
+    assert re.fullmatch(
+        r"canned: ZeroDivisionError: no \[hidden\] detail \(tests/tasks/test_ingest\.py:\d+\)", run["error_detail"]
+    )
+
+
+def test_a_bug_in_one_partition_does_not_stop_the_others(bench: Bench) -> None:
+    source = canned([item()], partitions=("a", "b"))
+    fetch = source.fetch
+
+    def fail_in_a(window: Window, http: Http) -> Iterator[Page]:
+        if window.partition == "a":
+            raise ZeroDivisionError("in a")
+        yield from fetch(window, http)
+
+    run = bench.ingest(replace(source, fetch=fail_in_a))
+    assert (run["status"], run["error_code"]) == ("failed", "source_error")
+    assert "ZeroDivisionError: in a (tests/tasks/test_ingest.py:" in run["error_detail"]
+    assert bench.one("SELECT count(*) FROM quotes") == 1
+
+
+def test_a_run_of_a_broken_source_fails_with_what_is_wrong(bench: Bench) -> None:
+    run = bench.request(canned([item()]))
+    bench.monkeypatch.delitem(SOURCES, "canned")  # type: ignore[arg-type]  # a dict, typed as a Mapping
+    bench.monkeypatch.setitem(BROKEN, "canned", BrokenSource("canned", "canned", "canned.py:5: Rate is wrong"))
+    row = bench.slice(run)
+    assert (row["error_code"], row["error_detail"]) == ("source_broken", "canned.py:5: Rate is wrong")
+    with pytest.raises(SourceBroken, match=r"canned is broken: canned\.py:5: Rate is wrong"):
+        request_runs(bench.engine, [RunRequest("canned")], requested_by="test")
 
 
 def test_a_cancelled_run_ends_before_its_next_page(bench: Bench) -> None:

@@ -185,15 +185,6 @@ FILES = (
     ),
     Expected(
         FileSet(
-            pattern="siblings/AdityaAneNenu_source.csv",
-            columns={"source_asset_id": "id", "symbol": "id", "name": "title", "observed_at": "date"},
-            constants=IN_USD,
-        ),
-        quotes=0,
-        rejects={"no_price": 10},
-    ),
-    Expected(
-        FileSet(
             pattern="siblings/Paper_Bag_dev_coins.csv",
             columns={
                 "source_asset_id": "id",
@@ -246,25 +237,6 @@ FILES = (
     ),
     Expected(
         FileSet(
-            pattern="siblings/Rohitjanardhan21_sample_crypto_data.csv",
-            complete=True,  # without a final line end
-            columns={
-                "source_asset_id": "id",
-                "symbol": "symbol",
-                "name": "name",
-                "price": "price_usd",
-                "market_cap": "market_cap_usd",
-                "volume_24h": "volume_24h_usd",
-                "rank": "rank",
-                "change_24h_pct": "percent_change_24h",
-            },
-            constants=IN_USD,
-        ),
-        quotes=0,
-        rejects={"missing": 10},
-    ),
-    Expected(
-        FileSet(
             pattern="siblings/SKV_io_495_crypto_sample.csv",
             columns={
                 "source_asset_id": "symbol",
@@ -277,15 +249,6 @@ FILES = (
         ),
         quotes=5,
         first="BTC USD 2025-12-11T10:00:00 45000.50",
-    ),
-    Expected(
-        FileSet(
-            pattern="siblings/sabihanjum_sample.csv",
-            columns={"source_asset_id": "id", "symbol": "id", "name": "title", "observed_at": "published_at"},
-            constants=IN_USD,
-        ),
-        quotes=0,
-        rejects={"no_price": 5},
     ),
 )
 

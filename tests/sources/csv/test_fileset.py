@@ -22,9 +22,9 @@ DAY = datetime(2024, 1, 2, tzinfo=UTC)
 
 def number(cell: str, **declaration: Any) -> str | None:
     """Return the number in a cell, or None if the cell is not in the declared format."""
-    file_set = daily_files(columns={"price": "price"}, **declaration)
+    file_set = daily_files(**declaration)
     try:
-        return str(Decimal(file_set.record("file.csv", {"price": cell}, None)["price"]))
+        return str(Decimal(file_set.record("file.csv", {"day": "2024-01-02", "price": cell}, None)["price"]))
     except Reject as reject:
         return None if reject.reasons[0]["code"] == "not_a_number" else str(reject)
 

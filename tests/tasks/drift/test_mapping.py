@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,16 @@ def test_the_result_of_the_mapping_is_returned() -> None:
 def test_a_mapping_that_fails_rejects_the_item(normalize: Callable[[Any], Any], reason: str) -> None:
     with pytest.raises(Reject) as reject:
         map_item(canned(normalize=normalize), item())
-    assert reject.value.reasons == [{"field": "", "code": "unmappable", "detail": reason}]
+    [found] = reject.value.reasons
+    assert (found["field"], found["code"]) == ("", "unmappable")
+    assert re.fullmatch(rf"{re.escape(reason)} \(tests/tasks/drift/test_mapping\.py:\d+\)", found["detail"])
+
+
+def test_a_misspelt_name_of_the_item_is_corrected() -> None:
+    with pytest.raises(Reject, match=r"KeyError\('pricee'\) \(tests/.+\); did you mean 'price'\?"):
+        map_item(canned(normalize=lambda fields: fields["pricee"]), item())
+    with pytest.raises(Reject, match=r"KeyError\('usdd'\) \(tests/.+\); did you mean 'usd'\?"):
+        map_item(canned(normalize=lambda fields: fields["quotes"]["usdd"]), {"quotes": {"usd": 1}})
 
 
 @pytest.mark.parametrize("error", [Reject("price", "odd", "expected a price"), SoftTimeLimitExceeded()])

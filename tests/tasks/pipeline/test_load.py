@@ -224,7 +224,7 @@ def test_only_the_secrets_in_a_mappings_error_are_hidden(bench: Bench) -> None:
 
 def test_a_nul_and_an_invalid_character_in_a_mappings_error_do_not_fail_the_page(bench: Bench) -> None:
     detail = stored_detail(bench, normalize=fail_with("a\x00b \ud800 c"))
-    assert detail == "the mapping of canned failed: ab \\ud800 c"
+    assert detail.startswith("the mapping of canned failed: ab \\ud800 c (tests/")
 
 
 def test_a_very_long_error_of_a_mapping_is_truncated(bench: Bench) -> None:

@@ -88,7 +88,7 @@ def test_the_fingerprint_of_a_source_includes_the_modules_of_its_functions(
     monkeypatch.syspath_prepend(tmp_path)
     fingerprints = {mapping_fingerprint(canned())}
     for part in ("fetch", "parse", "normalize"):
-        (tmp_path / f"own_{part}.py").write_text(f"def {part}(*_):\n    return []\n")
+        (tmp_path / f"own_{part}.py").write_text(f"def {part}(*_):\n    return iter(())\n")
         own = getattr(import_module(f"own_{part}"), part)
         fingerprints.add(mapping_fingerprint(replace(canned(), **{part: own})))
     assert len(fingerprints) == 4

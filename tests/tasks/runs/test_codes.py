@@ -6,6 +6,7 @@ import ast
 
 from sources.http.responses import CODES_WITHOUT_KEY, TERMINAL_STATUSES
 from store.tables import RUN_STATUSES
+from tasks.pipeline.source_errors import SOURCE_ERROR
 from tasks.runs import codes
 from tasks.runs.claims import DISK_FULL
 from tests.code import calls, texts
@@ -14,6 +15,7 @@ ELSEWHERE = {
     "upstream_unavailable",
     "upstream_refused",
     DISK_FULL,
+    SOURCE_ERROR,
     *(code for code, _ in TERMINAL_STATUSES.values()),
     *CODES_WITHOUT_KEY.values(),
 }
