@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -24,6 +25,7 @@ from sqlalchemy import Engine, text
 
 from app.quotes.fields import AMOUNTS, TIMES
 from tests.app.rows import NOON, Rows
+from tests.processes import ROOT
 
 ROWS = 10_000
 NUMBERS = ("price", "open", "high", "volume_24h", "market_cap", "change_24h_pct", "rank", "max_supply")
@@ -97,13 +99,12 @@ def polars_table(frame: pl.DataFrame) -> Table:
     )
 
 
-def duckdb_table(read: str) -> Table:
-    """Return the rows that this call reads. DuckDB keeps their order."""
-    connection = duckdb.connect()
-    connection.execute(f"SET TimeZone = 'UTC'; CREATE TABLE quotes AS FROM {read}")
+def duckdb_table(relation: duckdb.DuckDBPyRelation) -> Table:
+    """Return the rows of a file. DuckDB keeps their order."""
+    duckdb.execute("SET TimeZone = 'UTC'; CREATE OR REPLACE TEMP TABLE quotes AS FROM relation")
 
     def query(sql: str) -> list[Any]:
-        return [value for (value,) in connection.execute(sql).fetchall()]
+        return [value for (value,) in duckdb.execute(sql).fetchall()]
 
     return Table(
         lambda name: query(f"SELECT {name} FROM quotes"),
@@ -127,53 +128,41 @@ PLAIN: Mapping[str, Mapping[str, Callable[[Path], Table]]] = {
     "csv": {
         "pandas": lambda file: pandas_table(pd.read_csv(file)),
         "polars": lambda file: polars_table(pl.read_csv(file)),
-        "DuckDB": lambda file: duckdb_table(f"read_csv('{file}')"),
+        "DuckDB": lambda file: duckdb_table(duckdb.read_csv(str(file))),
         "pyarrow": lambda file: arrow_table(pyarrow.csv.read_csv(file)),
     },
     "ndjson": {
         "pandas": lambda file: pandas_table(pd.read_json(file, lines=True)),
         "polars": lambda file: polars_table(pl.read_ndjson(file)),
         "polars, lazy": lambda file: polars_table(pl.scan_ndjson(file).collect()),
-        "DuckDB": lambda file: duckdb_table(f"read_json_auto('{file}')"),
+        "DuckDB": lambda file: duckdb_table(duckdb.read_json(str(file))),
         "pyarrow": lambda file: arrow_table(pyarrow.json.read_json(file)),
     },
     "parquet": {
         "pandas": lambda file: pandas_table(pd.read_parquet(file)),
         "polars": lambda file: polars_table(pl.read_parquet(file)),
         "polars, lazy": lambda file: polars_table(pl.scan_parquet(file).collect()),
-        "DuckDB": lambda file: duckdb_table(f"read_parquet('{file}')"),
+        "DuckDB": lambda file: duckdb_table(duckdb.read_parquet(str(file))),
         "pyarrow": lambda file: arrow_table(pyarrow.parquet.read_table(file)),
     },
 }
 
-# How each program reads every column with its type: the calls in docs/howto/read-a-file.md.
-TEXT = {"symbol": str}
-ARROW_TIMES = pa.schema([(name, pa.timestamp("us", "UTC")) for name in TIMES])
-POLARS_TIMES = pl.col(*TIMES).str.to_datetime(time_zone="UTC")
+GUIDE = (ROOT / "docs/howto/read-a-file.md").read_text()
 
-TYPED: Mapping[str, Mapping[str, Callable[[Path], Table]]] = {
-    "csv": {
-        "pandas": lambda file: pandas_table(
-            pd.read_csv(file, dtype=TEXT, parse_dates=list(TIMES), keep_default_na=False, na_values=[""])
-        ),
-        "polars": lambda file: polars_table(
-            pl.read_csv(file, schema_overrides={"symbol": pl.String}, infer_schema_length=None, try_parse_dates=True)
-        ),
-        "DuckDB": lambda file: duckdb_table(f"read_csv('{file}', sample_size=-1, types={{'symbol': 'VARCHAR'}})"),
-        "pyarrow": lambda file: arrow_table(
-            pyarrow.csv.read_csv(file, convert_options=pyarrow.csv.ConvertOptions(column_types={"symbol": pa.string()}))
-        ),
-    },
-    "ndjson": {
-        "pandas": lambda file: pandas_table(pd.read_json(file, lines=True, dtype=TEXT, precise_float=True)),
-        "polars": lambda file: polars_table(pl.read_ndjson(file, infer_schema_length=None).with_columns(POLARS_TIMES)),
-        "DuckDB": lambda file: duckdb_table(f"read_json('{file}', sample_size=-1)"),
-        "pyarrow": lambda file: arrow_table(
-            pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(explicit_schema=ARROW_TIMES))
-        ),
-    },
-    "parquet": PLAIN["parquet"],
-}
+
+def documented_tables(format_: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Table]:
+    """Return the tables that the calls in the guide read, by program."""
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE):
+        if "quotes." not in code or f"quotes.{format_}" in code:
+            exec(code, names)
+    return {
+        "pandas": pandas_table(names["from_pandas"]),
+        "polars": polars_table(names["from_polars"]),
+        "DuckDB": duckdb_table(names["from_duckdb"]),
+        "pyarrow": arrow_table(names["from_pyarrow"]),
+    }
 
 
 @pytest.fixture
@@ -233,12 +222,11 @@ def test_count_maximum_mean_and_order_need_no_options(
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_every_column_keeps_its_values_times_and_nulls(
-    exact: Mapping[str, list[Any]], download: Callable[..., Path], format_: str
+    exact: Mapping[str, list[Any]], download: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, format_: str
 ) -> None:
-    file = download(format_)
+    folder = download(format_).parent
     doubles, means = {name: as_doubles(exact[name]) for name in NUMBERS}, {name: mean(exact[name]) for name in NUMBERS}
-    for reader, read in TYPED[format_].items():
-        table = read(file)
+    for reader, table in documented_tables(format_, folder, monkeypatch).items():
         assert table.values("symbol") == exact["symbol"], reader
         for name in TIMES:
             assert as_times(table.values(name)) == exact[name], (reader, name)
@@ -288,7 +276,7 @@ def test_decimals_with_more_than_38_digits_are_read_wrongly_by_some_programs(tmp
     pyarrow.parquet.write_table(pa.table({"price": pa.array([value], pa.decimal256(76, 10))}), file)
     with pytest.raises(pl.exceptions.InvalidOperationError, match="precision must be between 1 and 38"):
         pl.read_parquet(file)
-    assert duckdb_table(f"read_parquet('{file}')").values("price") == [float(value)]
+    assert duckdb_table(duckdb.read_parquet(str(file))).values("price") == [float(value)]
 
 
 def test_an_overflow_of_a_sum_of_decimals_is_silent_in_pyarrow() -> None:
