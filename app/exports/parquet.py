@@ -15,19 +15,14 @@ PIECE_BYTES = 256 * 1024
 ROW_GROUP_ROWS = 20_000
 """A row takes about 250 bytes of memory until its row group is complete."""
 
-TIMES = ("observed_at", "fetched_at", "ingested_at")
 TIME = pl.Datetime("us", "UTC")
 
-
-def column_type(member: str) -> pl.DataType:
-    """Return the type of a column. Prices and supplies are text: no decimal or float type holds every NUMERIC."""
-    if member in TIMES:
-        return TIME
-    return pl.Int32() if member == "rank" else pl.String()
+Types = Mapping[str, pl.DataType]
+"""The type of each column, in order."""
 
 
-def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield the bytes of the file. pieces: lists of lines from `table_line`. metadata: key-value metadata of the file.
+def parquet(pieces: Iterator[Sequence[str]], types: Types, metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the bytes of the file. pieces: lists of lines from `table_lines`. metadata: key-value metadata of the file.
 
     polars writes into a pipe in a separate thread, which blocks while the client is slow. If `pieces` raises an
     exception, raise it here. The file then lacks its footer, so no reader can open it.
@@ -36,7 +31,7 @@ def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: M
     stopped = threading.Event()
     read, write = os.pipe()
     until_stopped = itertools.takewhile(lambda _: not stopped.is_set(), pieces)
-    arguments = (write, until_stopped, members, dict(metadata), failures)
+    arguments = (write, until_stopped, types, dict(metadata), failures)
     writer = threading.Thread(target=_write, args=arguments, name="parquet")
     with open(read, "rb", buffering=0) as pipe:  # noqa: PTH123 — a descriptor has no path
         writer.start()
@@ -55,19 +50,19 @@ def parquet(pieces: Iterator[Sequence[str]], members: Sequence[str], metadata: M
 def _write(
     pipe: int,
     pieces: Iterator[Sequence[str]],
-    members: Sequence[str],
+    types: Types,
     metadata: dict[str, str],
     failures: list[BaseException],
 ) -> None:
     def frames(*_: Any) -> Iterator[pl.DataFrame]:
         try:
             for piece in pieces:
-                yield _frame(piece, members)
+                yield _frame(piece, types)
         except BaseException as failure:  # polars would keep only the text of the exception
             failures.append(failure)
             raise
 
-    rows = register_io_source(frames, schema={name: column_type(name) for name in members})
+    rows = register_io_source(frames, schema=dict(types))
     try:
         with open(pipe, "wb", buffering=0) as out:
             rows.sink_parquet(out, row_group_size=ROW_GROUP_ROWS, compression_level=1, metadata=metadata)
@@ -75,11 +70,11 @@ def _write(
         failures.append(failure)
 
 
-def _frame(piece: Sequence[str], members: Sequence[str]) -> pl.DataFrame:
-    as_text = {name: pl.String() if name in TIMES else column_type(name) for name in members}
+def _frame(piece: Sequence[str], types: Types) -> pl.DataFrame:
+    times = [name for name, type_ in types.items() if type_ == TIME]
+    as_text = {name: pl.String() if name in times else type_ for name, type_ in types.items()}
     text = "\n".join(piece)
     frame = pl.read_csv(text.encode(), has_header=False, schema={"": pl.String(), **as_text}).drop("")
     if len(frame) != len(piece):
         raise RuntimeError(f"polars read {len(piece)} exported lines as {len(frame)} rows")
-    times = [name for name in TIMES if name in members]
     return frame.with_columns(pl.col(times).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC"))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -40,23 +41,22 @@ Pieces = Iterator[Sequence[str]]
 
 
 class FileRows(NamedTuple):
-    """The rows of a file. total: the number of rows. lines: the query that returns each row as a line."""
+    """The rows of a file. total: the number of rows. lines: the query that returns each row as a line.
+
+    encode: yields the bytes of the file from its lines. headers: further headers of the response.
+    """
 
     total: int
     lines: Select[Any]
     parameters: Mapping[str, Any]
+    encode: Callable[[Pieces], Iterator[bytes]]
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
-def stream_file(
-    name: str,
-    media_type: str,
-    select_rows: Callable[[Connection], FileRows],
-    encode: Callable[[Pieces, int], Iterator[bytes]],
-) -> Response:
+def stream_file(name: str, media_type: str, select_rows: Callable[[Connection], FileRows]) -> Response:
     """Return a response that streams a file with this name, read from one snapshot.
 
-    encode: takes the lines and the number of rows, and yields the bytes of the file. Raise a Problem if the maximum
-    number of exports is already running.
+    Raise a Problem if the maximum number of exports is already running.
     """
     with ExitStack() as resources:
         resources.enter_context(_slot())
@@ -66,10 +66,11 @@ def stream_file(
         # Fetch the first rows now: if the query fails, the client can still get an error status.
         pieces = chain([next(pieces)], pieces) if rows.total else pieces
         client = ClientConnection(request.environ, context().settings.export_patience)
-        body = _send(client, encode(pieces, rows.total), {"file": name, "rows": rows.total})
+        body = _send(client, rows.encode(pieces), {"file": name, "rows": rows.total})
         response = Response(body, mimetype=media_type)
         response.call_on_close(resources.pop_all().close)
     response.headers[ROW_COUNT] = str(rows.total)
+    response.headers.update(rows.headers)
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, request
-from marshmallow import fields
+from marshmallow import ValidationError, fields, validates_schema
 
 from app.assets.filters import FILTERS, ListingQuery
 from app.exports.stream import FILE, ROW_COUNT_HEADER
-from app.quotes.export import FORMATS, INGESTED_UNTIL, export
+from app.quotes.export import FORMATS, INGESTED_UNTIL, ROUNDED_COLUMNS, export
+from app.quotes.export_columns import NUMBERS
 from app.quotes.fields import Members, QuoteSchema
 from app.quotes.selection import Key, Selection
 from app.web import pagination
@@ -59,6 +60,31 @@ class DataQuery(ListingQuery, PageOrFileArguments):
         load_default="json",
         metadata={"description": "`json`: one page. Any other format: one file with all rows."},
     )
+    numbers = OneOf(
+        NUMBERS,
+        metadata={
+            "description": "The type of prices, volumes and supplies in a file. `double`: the nearest double, the "
+            "default in NDJSON and Parquet. `decimal`: every digit, the default in CSV, and not available in NDJSON. "
+            "In Parquet, a column whose values do not fit into 38 digits has doubles, and `<name>_text` has every "
+            "digit. `text`: every digit, as strings."
+        },
+    )
+    summary = OneOf(
+        ("none", "line"),
+        metadata={"description": '`line`: NDJSON ends with the line `{"complete": true, "rows": …}`. Default: `none`.'},
+    )
+
+    @validates_schema
+    def _reject_options_of_other_formats(self, query: dict[str, Any], **_: Any) -> None:
+        format_ = query["format"]
+        allowed = FORMATS[format_].numbers if format_ in FORMATS else ()
+        errors = {}
+        if "numbers" in query and query["numbers"] not in allowed:
+            errors["numbers"] = [f"expected {' or '.join(allowed) or 'none'} with format={format_}"]
+        if "summary" in query and format_ != "ndjson":
+            errors["summary"] = [f"expected none with format={format_}; only NDJSON can have a last line"]
+        if errors:
+            raise ValidationError(errors)
 
 
 class CountedPagination(Pagination):
@@ -86,6 +112,11 @@ FILE_HEADERS = {
         "description": "The file contains every matching quote that was written before this time.",
         "schema": {"type": "string", "format": "date-time"},
     },
+    ROUNDED_COLUMNS: {
+        "description": "Comma-separated names of the columns whose numbers are the nearest doubles. If the header is "
+        "missing, every number has all its digits.",
+        "schema": {"type": "string"},
+    },
 }
 
 
@@ -111,10 +142,11 @@ def list_quotes(arguments: dict[str, Any]) -> Response:
     `ingested_since` set to the `ingested_until` of the last response.
 
     `format=csv`, `ndjson` or `parquet` returns one file with every row, from one snapshot. `X-Row-Count` is the number
-    of rows. Compare it with the rows in the file to verify that the file is complete. NDJSON also ends with
-    `{"complete": true, "rows": …}`, and the metadata of Parquet has this number as `kasparro.rows`. If an export fails,
-    the connection is reset. In CSV, null is an empty cell. In Parquet, times are timestamps. Prices and supplies are
-    text, since no decimal type of Parquet can hold them all.
+    of rows. Compare it with the rows in the file to verify that the file is complete. With `summary=line`, NDJSON also
+    ends with `{"complete": true, "rows": …}`. The metadata of Parquet has this number as `kasparro.rows`. If an export
+    fails, the connection is reset. In CSV, null is an empty cell. In Parquet, times are timestamps. Numbers are rounded
+    to doubles in NDJSON and Parquet, and have every digit in CSV. `numbers` changes this, and `X-Rounded-Columns` lists
+    the columns that may be rounded.
     """
     if arguments["format"] != "json":
         return _export(arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from marshmallow import Schema, fields, validate
@@ -42,6 +42,25 @@ MEMBERS: Mapping[str, Callable[[Columns], ColumnElement[Any]]] = {
 
 FREE_TEXT = ("source", "asset", "symbol", "name", "source_asset_id", "quote_currency")
 """Members whose text comes from upstreams and can contain any character."""
+
+TIMES = ("observed_at", "fetched_at", "ingested_at")
+
+AMOUNTS = (
+    "price",
+    "open",
+    "high",
+    "low",
+    "volume_24h",
+    "market_cap",
+    "change_24h_pct",
+    "circulating_supply",
+    "total_supply",
+    "max_supply",
+)
+"""Members that are NUMERIC in Postgres, with up to 100 digits."""
+
+WHOLE_NUMBERS = ("rank",)
+"""Members that are always numbers in JSON."""
 
 
 def _amount(description: str, *, null: bool = True) -> Amount:
@@ -95,21 +114,23 @@ LIMIT = bindparam("limit", type_=BigInteger)
 """The maximum number of rows on a page."""
 
 
-def json_object(members: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """Return the SQL of a row as a JSON object with these members.
+def json_object(
+    members: Mapping[str, ColumnElement[Any]], numbers: Collection[str] = WHOLE_NUMBERS
+) -> ColumnElement[str]:
+    """Return the SQL of a row as a JSON object with these members. numbers: members to write without quotation marks.
 
     Concatenate text: row_to_json takes a third longer, since it looks up how to format the type of each value.
     """
     parts: list[Any] = []
     for name, value in members.items():
-        parts += [f'{"," if parts else "{"}"{name}":', func.coalesce(_json(name, value), "null")]
+        parts += [f'{"," if parts else "{"}"{name}":', func.coalesce(_json(name, value, numbers), "null")]
     return func.concat(*parts, "}")
 
 
-def _json(name: str, value: ColumnElement[Any]) -> ColumnElement[str]:
+def _json(name: str, value: ColumnElement[Any], numbers: Collection[str]) -> ColumnElement[str]:
     text = cast(func.to_json(value) if name in FREE_TEXT else value, Text)
-    # Among the other members, only `rank` is a JSON number, and none needs escaping.
-    return text if name in FREE_TEXT or name == "rank" else literal('"', Text) + text + literal('"', Text)
+    # The members that are not free text need no escaping.
+    return text if name in FREE_TEXT or name in numbers else literal('"', Text) + text + literal('"', Text)
 
 
 class JsonRows(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from flask import Response, jsonify, request
@@ -18,7 +19,7 @@ from app.web import pagination
 from app.web.arguments import Arguments, ListOf, NoQuery, OneOf, Resource, source_name
 from app.web.context import read_connection
 from app.web.envelope import Envelope
-from app.web.formats import Instant, instant_sql
+from app.web.formats import Instant, sortable_instant_sql
 from app.web.lists import LINK_HEADER, PageOrFileArguments, list_response
 from app.web.problems import Code, Problem
 from sources.registry import SOURCES
@@ -40,8 +41,8 @@ CSV_COLUMNS = {
     "body": func.encode(RejectRow.digest, "hex"),
     "item_index": RejectRow.item_index,
     "state": RejectRow.state,
-    "rejected_at": instant_sql(RejectRow.rejected_at),
-    "replayed_at": func.coalesce(instant_sql(RejectRow.replayed_at), ""),
+    "rejected_at": sortable_instant_sql(RejectRow.rejected_at),
+    "replayed_at": func.coalesce(sortable_instant_sql(RejectRow.replayed_at), ""),
     "reasons": csv_text(cast(RejectRow.reasons, String)),
     "item": csv_text(RejectRow.item),
 }
@@ -251,9 +252,9 @@ def _export(arguments: Mapping[str, Any]) -> Response:
         total = connection.execute(select(func.count()).select_from(RejectRow).where(*conditions)).scalar_one()
         line = func.concat_ws(",", *CSV_COLUMNS.values())
         lines = select(line).where(*conditions).order_by(*(column.desc() for column in KEY_COLUMNS))
-        return FileRows(total, lines, {})
+        return FileRows(total, lines, {}, partial(csv_file, list(CSV_COLUMNS)))
 
-    return stream_file("rejects.csv", "text/csv", find, lambda pieces, _: csv_file(list(CSV_COLUMNS), pieces))
+    return stream_file("rejects.csv", "text/csv", find)
 
 
 def _bytes(digest: str) -> bytes:

@@ -22,8 +22,12 @@ def instant(at: datetime) -> str:
 
 def instant_sql(at: Any) -> ColumnElement[str]:
     """Return an SQL expression that formats a timestamptz as `instant` does."""
-    formatted = func.to_char(func.timezone("UTC", at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-    return func.replace(formatted, ".000000Z", "Z")
+    return func.replace(sortable_instant_sql(at), ".000000Z", "Z")
+
+
+def sortable_instant_sql(at: Any) -> ColumnElement[str]:
+    """Return an SQL expression for a timestamptz that always has microseconds, so that the text sorts by time."""
+    return func.to_char(func.timezone("UTC", at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 
 
 def number_sql(number: Any) -> ColumnElement[str]:

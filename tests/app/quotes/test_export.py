@@ -15,7 +15,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 
-from app.quotes.fields import MEMBERS
+from app.quotes.fields import AMOUNTS, MEMBERS, TIMES
 from app.web.formats import instant
 from tests.app.quotes.test_data import get, pages
 from tests.app.rows import NOON, Rows
@@ -54,15 +54,18 @@ def rows_of(format_: str, body: bytes) -> list[dict[str, Any]]:
 def _read_csv(body: bytes) -> list[dict[str, Any]]:
     rows = csv.DictReader(io.StringIO(body.decode(), newline=""))
     return [
-        {name: int(value) if name == "rank" and value else value or None for name, value in row.items()} for row in rows
+        {name: int(value) if name == "rank" and value else _as_in_pages(name, value) for name, value in row.items()}
+        for row in rows
     ]
+
+
+def _as_in_pages(name: str, value: Any) -> Any:
+    return instant(datetime.fromisoformat(value)) if name in TIMES else value or None
 
 
 def _read_ndjson(body: bytes) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in body.splitlines()]
-    last = rows.pop()
-    assert (last["complete"], last["rows"]) == (True, len(rows))
-    return rows
+    return [{name: _as_in_pages(name, value) for name, value in row.items()} for row in rows]
 
 
 def _read_parquet(body: bytes) -> list[dict[str, Any]]:
@@ -114,7 +117,7 @@ def test_a_file_has_the_rows_of_the_pages_in_the_same_order(
     api: FlaskClient, awkward_rows: None, format_: str, query: dict[str, str]
 ) -> None:
     expected = [row for page in pages(api, limit=1, **query) for row in page]
-    response = export(api, format_, **query)
+    response = export(api, format_, numbers="text", **query)
     assert rows_of(format_, response.data) == expected
     assert response.headers["X-Row-Count"] == str(len(expected))
     assert f"quotes.{format_}" in response.headers["Content-Disposition"]
@@ -130,18 +133,79 @@ def test_a_file_without_rows_still_names_its_members(api: FlaskClient, format_: 
         assert list(pl.read_parquet_schema(io.BytesIO(body))) == list(MEMBERS)
 
 
-def test_parquet_has_timestamps_and_exact_amounts_as_text(api: FlaskClient, awkward_rows: None) -> None:
-    body = export(api, "parquet", fields="observed_at,price,rank").data
-    frame = pl.read_parquet(io.BytesIO(body))
-    assert frame.schema == {"observed_at": pl.Datetime("us", "UTC"), "price": pl.String(), "rank": pl.Int32()}
-    assert frame["price"][0] == "123456789012345678901234567890.123456789"
-    metadata = pl.read_parquet_metadata(io.BytesIO(body))
-    assert metadata["kasparro.rows"] == "4"
-    assert metadata["kasparro.query"] == "format=parquet&fields=observed_at,price,rank"
+@pytest.mark.parametrize(
+    ("numbers", "types", "rounded"),
+    [
+        ("", {"price": pl.Float64(), "low": pl.Float64()}, "price,low"),
+        ("double", {"price": pl.Float64(), "low": pl.Float64()}, "price,low"),
+        ("decimal", {"price": pl.Float64(), "price_text": pl.String(), "low": pl.Decimal(38, 6)}, "price"),
+        ("text", {"price": pl.String(), "low": pl.String()}, ""),
+    ],
+)
+def test_a_parquet_file_reports_its_types_and_the_columns_that_may_be_rounded(
+    api: FlaskClient, awkward_rows: None, numbers: str, types: dict[str, pl.DataType], rounded: str
+) -> None:
+    response = export(api, "parquet", fields="observed_at,price,low,rank", **({"numbers": numbers} if numbers else {}))
+    frame = pl.read_parquet(io.BytesIO(response.data))
+    assert frame.schema == {"observed_at": pl.Datetime("us", "UTC"), **types, "rank": pl.Int32()}
+    metadata = pl.read_parquet_metadata(io.BytesIO(response.data))
+    assert (metadata["kasparro.rows"], metadata["kasparro.numbers"]) == ("4", numbers or "double")
+    assert metadata["kasparro.rounded_columns"] == response.headers.get("X-Rounded-Columns", "") == rounded
+    assert metadata["kasparro.query"].startswith("format=parquet&fields=observed_at,price,low,rank")
 
 
-def test_ndjson_ends_with_a_line_that_cannot_be_a_row(api: FlaskClient, awkward_rows: None) -> None:
-    response = export(api, "ndjson")
+@pytest.mark.parametrize(
+    ("format_", "numbers", "price", "rounded"),
+    [
+        ("csv", "decimal", ["2.0", "0.0000000031", "123456789012345678901234567890.123456789"], ""),
+        ("csv", "text", ["2", "0.0000000031", "123456789012345678901234567890.123456789"], ""),
+        ("csv", "double", ["2.0", "3.1e-09", "1.2345678901234568e+29"], ",".join(AMOUNTS)),
+        ("ndjson", "double", ["2.0", "3.1e-09", "1.2345678901234568e+29"], ",".join(AMOUNTS)),
+        ("ndjson", "text", ['"2"', '"0.0000000031"', '"123456789012345678901234567890.123456789"'], ""),
+    ],
+)
+def test_numbers_are_written_as_requested(
+    api: FlaskClient, awkward_rows: None, format_: str, numbers: str, price: list[str], rounded: str
+) -> None:
+    response = export(api, format_, numbers=numbers)
+    separator = {"csv": ",{},", "ndjson": '"price":{},'}[format_]
+    for number in price:
+        assert separator.format(number) in response.text
+    assert response.headers.get("X-Rounded-Columns", "") == rounded
+    assert (
+        export(api, format_, fields="price").data
+        == export(api, format_, fields="price", numbers={"csv": "decimal", "ndjson": "double"}[format_]).data
+    )
+
+
+@pytest.mark.parametrize("format_", ["csv", "ndjson"])
+def test_the_text_of_times_sorts_by_time(api: FlaskClient, awkward_rows: None, format_: str) -> None:
+    times = [line.strip('{}"').rpartition('"')[2] for line in export(api, format_, fields="observed_at").text.split()]
+    assert times[-4:] == sorted(times[-4:], reverse=True)
+    assert times[-4] == "2026-01-31T12:00:00.000007Z"
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "expected"),
+    [
+        ("numbers=double", "numbers", "expected none with format=json"),
+        ("format=ndjson&numbers=decimal", "numbers", "expected double or text with format=ndjson"),
+        ("format=parquet&numbers=float", "numbers", "expected one of double, decimal, text, got 'float'"),
+        ("format=csv&summary=line", "summary", "expected none with format=csv; only NDJSON can have a last line"),
+    ],
+)
+def test_an_option_that_the_format_does_not_have_is_rejected(
+    api: FlaskClient, query: str, name: str, expected: str
+) -> None:
+    response = api.get(f"/data?{query}")
+    assert response.json is not None
+    assert response.status_code == 422
+    [error] = response.json["errors"]
+    assert (error["name"], error["detail"]) == (name, expected)
+
+
+def test_ndjson_ends_with_a_summary_if_requested(api: FlaskClient, awkward_rows: None) -> None:
+    response = export(api, "ndjson", summary="line")
     *_, last = [json.loads(line) for line in response.data.splitlines()]
     assert last == {"complete": True, "rows": 4, "ingested_until": response.headers["X-Ingested-Until"]}
     assert not last.keys() & MEMBERS.keys()

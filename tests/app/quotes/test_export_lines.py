@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import ColumnElement, Engine, Text, cast, literal, null, select
 
-from app.quotes.export_lines import Line, csv_line, json_line, table_line
+from app.quotes.export_lines import Cells, csv_line, table_line
+from app.quotes.fields import json_object
 
 NULL: Any = cast(null(), Text)
 
@@ -23,11 +25,11 @@ def text(value: str) -> ColumnElement[str]:
         (csv_line, {"price": NULL}, '""'),
         (table_line, {"price": NULL}, ","),
         (table_line, {"name": text(""), "price": text("1")}, ',"",1'),
-        (json_line, {"name": text('"'), "price": NULL}, '{"name":"\\"","price":null}'),
+        (json_object, {"name": text('"'), "price": NULL}, '{"name":"\\"","price":null}'),
     ],
 )
 def test_each_format_writes_the_expected_line(
-    engine: Engine, line: Line, members: dict[str, ColumnElement[Any]], expected: str
+    engine: Engine, line: Callable[[Cells], ColumnElement[str]], members: dict[str, ColumnElement[Any]], expected: str
 ) -> None:
     with engine.connect() as connection:
         assert connection.scalar(select(line(members))) == expected

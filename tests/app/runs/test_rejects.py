@@ -42,7 +42,7 @@ def test_a_csv_file_counts_its_rows_and_preserves_every_character(
         "body": sha256(b"b").hexdigest(),
         "item_index": "0",
         "state": "quarantined",
-        "rejected_at": "2026-01-31T13:00:00Z",
+        "rejected_at": "2026-01-31T13:00:00.000000Z",
         "replayed_at": "",
         "reasons": rows[1]["reasons"],
         "item": '{"id": "x"}',
