@@ -106,6 +106,9 @@ def test_any_items_give_the_same_result_as_the_row_validator(changes: list[dict[
 
 @tried(max_examples=300, deadline=None)
 @given(st.lists(CANDLES, max_size=4))
+@example(
+    [{"price": "4.1", "open": "3", "high": "4", "low": "3"}, {"price": "3", "open": "4", "high": "4", "low": "3.9"}]
+)
 @example([{"price": "9007199254740993", "open": "9007199254740993", "high": "9007199254740992"}])
 def test_any_candles_give_the_same_result_as_the_row_validator(candles: list[dict[str, Any]]) -> None:
     assert_same_result([item(number, **candle) for number, candle in enumerate(candles)])

@@ -174,7 +174,7 @@ def test_each_merge_is_logged_with_the_change_that_undoes_it(engine: Engine) -> 
 
 
 def test_a_listing_that_is_stored_with_an_unclean_id_is_a_candidate(engine: Engine) -> None:
-    resolve(engine, "csv_history", quote("\ufeffACM", "\ufeffACM", "Acme"))
+    resolve(engine, "csv_history", quote("\ufeffACM", "\ufeffANV", "Anvil"))
     resolve(engine, "csv_history", quote("ACM", "ACM", "Acme"), quote("OTHER", "OTH", "Other"))
     price(engine, "ACM", "1")
     price(engine, "\ufeffACM", "2")
