@@ -6,7 +6,7 @@ from flask import Flask
 
 from app.assets import agreement, assets, candidates, decisions
 from app.quotes import data, latest, origin
-from app.runs import anomalies, compare, rejects, runs
+from app.runs import anomalies, compare, dropped_values, rejects, runs
 from app.sources import drift, missing_partitions, sources
 from app.status import health, metrics, stats
 from app.web import auth, compression, context, docs, envelope, error_handlers, etags, openapi, response_cache
@@ -44,6 +44,7 @@ def create_app(settings: Settings | None = None, *, connections: int = 8) -> Fla
             runs,
             compare,
             rejects,
+            dropped_values,
             anomalies,
             stats,
             health,

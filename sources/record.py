@@ -1,10 +1,13 @@
-"""Define the unified record, and validate normalized items one by one: each becomes a quote or a reject. Pure."""
+"""Define the unified record, and validate normalized items one by one: each becomes a quote or a reject. Pure.
+
+An invalid value of a side field is dropped: it becomes null, and the quote keeps its price (sources/record_rules.py).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,6 +18,8 @@ from marshmallow import RAISE, Schema, ValidationError, fields
 from marshmallow.types import ErrorMessages
 
 from sources.contract import Reject
+from sources.key_text import clean_key_text, is_broken
+from sources.record_rules import CONTRADICTION_RULES, SIDE_FIELDS, find_contradictions
 
 EARLIEST = datetime(2009, 1, 3, tzinfo=UTC)
 """The day of Bitcoin's first block. An earlier time has a wrong unit or is a default date."""
@@ -32,8 +37,8 @@ UNKNOWN_FIELD = "expected a field of the unified record; `normalize` must return
 class Quote:
     """The unified record: the price of one listing at one time, with related values.
 
-    The first six fields are required. None means unknown. Money is in `quote_currency`, supplies are in coins, and
-    `change_24h_pct` is in percent.
+    The first six fields are required. None means unknown, or that an invalid value was dropped. Money is in
+    `quote_currency`, supplies are in coins, and `change_24h_pct` is in percent.
     """
 
     source_asset_id: str
@@ -70,6 +75,30 @@ KEY_FIELDS, VALUE_FIELDS = _NAMES[:4], _NAMES[5:]
 """The text fields that identify a listing, and the numeric fields with a quote's values."""
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadableValue:
+    """A value that is not in its source's declared format. `normalize` returns it in place of the value."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedValue:
+    """An invalid value of a side field, which is not stored."""
+
+    field: str
+    code: str
+    detail: str
+
+
+class Judgment(NamedTuple):
+    """A quote, and the values that were dropped from its item."""
+
+    quote: Quote
+    dropped: list[DroppedValue]
+
+
 def _field_error(code: str, detail: str) -> ValidationError:
     return ValidationError([{"code": code, "detail": detail}])
 
@@ -100,13 +129,13 @@ class _Text(_Coded):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
         if not isinstance(value, str):
             raise _field_error("not_text", f"expected text, got {_quoted(value)}")
-        text = value.strip()
+        text = clean_key_text(value)
         if not text:
             raise _field_error("empty", "expected text, got none")
         if len(text) > self.max_length:
             raise _field_error("too_long", f"expected at most {self.max_length} characters, got {len(text)}")
-        if "\x00" in text or (not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)):
-            raise _field_error("encoding", f"expected text without NUL or broken characters, got {_quoted(value)}")
+        if is_broken(text):
+            raise _field_error("encoding", f"expected text without control or broken characters, got {_quoted(value)}")
         return text
 
 
@@ -129,6 +158,8 @@ class _Number(_Coded):
         self.minimum = minimum
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> Decimal:
+        if isinstance(value, UnreadableValue):
+            raise _field_error(value.code, value.detail)
         if isinstance(value, str) and len(value) <= 2 * MAX_DIGITS and PLAIN_NUMBER.fullmatch(value.strip()):
             number = Decimal(value.strip())
         elif isinstance(value, Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
@@ -237,20 +268,25 @@ class Record(Schema):
         super().__init__()
         self.latest = latest
 
-    def quote(self, normalized: Mapping[str, Any]) -> Quote:
-        """Return a normalized item as a quote; raise Reject with a reason for each invalid field."""
+    def judge(self, normalized: Mapping[str, Any]) -> Judgment:
+        """Return a normalized item as a quote; raise Reject with a reason for each field that refuses it."""
+        dropped: list[DroppedValue] = []
         try:
-            quote = Quote(**self.load(dict(normalized)))
+            values = self.load(dict(normalized))
         except ValidationError as error:
-            reasons = _sorted_reasons(error)
+            reasons, values = _sorted_reasons(error), error.valid_data
             # The error and its traceback refer to each other. Through the frames of its callers, this cycle would keep
             # whole pages in memory until the next garbage collection.
             error.__traceback__ = None
-            raise Reject.because(reasons, normalized) from None
-        if quote.high is not None and quote.low is not None and quote.high < quote.low:
-            detail = f"expected a high of at least the low ({quote.low}), got {quote.high}"
-            raise Reject("high", "high_below_low", detail, record=normalized)
-        return quote
+            if refusing := [reason for reason in reasons if _refuses(reason["field"], normalized)]:
+                raise Reject.because(refusing, normalized) from None
+            dropped += [DroppedValue(**reason) for reason in reasons]
+        quote = Quote(**cast(dict[str, Any], values))
+        contradictions = list(_contradicting(quote))
+        if contradictions:
+            nulls: dict[str, Any] = dict.fromkeys(value.field for value in contradictions)
+            quote = replace(quote, **nulls)
+        return Judgment(quote, dropped + contradictions)
 
     def key(self, normalized: Mapping[str, Any]) -> QuoteKey | None:
         """Return the key of an item that may have other invalid fields; None if its listing or time is unreadable.
@@ -266,6 +302,18 @@ class Record(Schema):
             return None
         at = _as_utc(normalized.get("observed_at"))
         return None if at is None else QuoteKey(listing, currency, at)
+
+
+def _refuses(field: str, normalized: Mapping[str, Any]) -> bool:
+    """Return whether an invalid value refuses its item. A float is a bug of the source, whatever its field."""
+    return field not in SIDE_FIELDS or isinstance(normalized.get(field), float)
+
+
+def _contradicting(quote: Quote) -> Iterator[DroppedValue]:
+    for code, detail in find_contradictions(quote):
+        for field in CONTRADICTION_RULES[code].dropped:
+            if getattr(quote, field) is not None:
+                yield DroppedValue(field, code, detail)
 
 
 def _sorted_reasons(error: ValidationError) -> list[dict[str, str]]:

@@ -1,8 +1,8 @@
 """Validate many normalized items at once as columns, and accept those that are certainly valid. Pure.
 
-The row validator (sources/record.py) validates all other items one by one, and reports the reasons for rejects. It
-would accept every item that this module accepts, with the same values. An unusual spelling therefore only takes longer
-to validate.
+The row validator (sources/record.py) validates all other items one by one, drops their invalid side values, and reports
+the reasons for rejects. It would accept every item that this module accepts, with the same values. An unusual spelling
+therefore only takes longer to validate.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import polars as pl
 from marshmallow import ValidationError
 
 from sources.record import EARLIEST, KEY_FIELDS, MAX_DIGITS, VALUE_FIELDS, Record
+from sources.record_rules import RANGE_TOLERANCE
 
 TIME = pl.Datetime("us", "UTC")
 
@@ -24,6 +25,10 @@ WHOLE_NUMBER = r"^[0-9]{1,9}$"
 # These bounds are well within the record's own bounds, since floats are approximate. Floats are used only for these
 # checks.
 LARGEST, SMALLEST = 1e39, 1e-59
+CERTAIN_TOLERANCE = 0.95 * RANGE_TOLERANCE
+
+FLOAT_DIGITS = 15
+"""Two decimal numbers with at most this many digits are equal if their floats are."""
 
 DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 # Exclude second 60: polars accepts leap seconds, Python does not.
@@ -171,10 +176,31 @@ def _checks(rows: pl.DataFrame, latest: datetime) -> Iterator[pl.Expr]:
     for name in set(rows.columns).intersection(VALUE_FIELDS):
         check = _is_rank(name) if name == "rank" else _is_number(name)
         yield pl.col(name).is_null() | check
-    if {"high", "low"} <= set(rows.columns):
-        high, low = pl.col("high"), pl.col("low")
-        high_float, low_float = pl.col(_float_name("high")), pl.col(_float_name("low"))
-        yield high.is_null() | low.is_null() | (high == low) | (high_float > low_float)
+    yield from _relations(set(rows.columns))
+
+
+def _relations(columns: set[str]) -> Iterator[pl.Expr]:
+    """Yield the conditions of values that do not contradict each other. See `find_contradictions`."""
+    if {"high", "low"} <= columns:
+        yield _at_most("low", "high")
+    has_open = "open" in columns
+    for lower, upper in (("low", "price"), ("price", "high")):
+        if not {lower, upper} <= columns:
+            continue
+        is_near = pl.col(_float_name(lower)) < CERTAIN_TOLERANCE * pl.col(_float_name(upper))
+        yield _at_most(lower, upper) | (is_near & pl.col("open").is_null() if has_open else is_near)
+        if has_open:
+            yield _at_most(*("open" if name == "price" else name for name in (lower, upper)))
+
+
+def _at_most(lower: str, upper: str) -> pl.Expr:
+    """Return whether a number is certainly at most another; true if one of them is unknown."""
+    lower_text, upper_text = pl.col(lower), pl.col(upper)
+    lower_float, upper_float = pl.col(_float_name(lower)), pl.col(_float_name(upper))
+    is_exact = (lower_text.str.len_bytes() <= FLOAT_DIGITS) & (upper_text.str.len_bytes() <= FLOAT_DIGITS)
+    is_equal = (lower_float == upper_float) & (is_exact | (lower_text == upper_text))
+    # If the text of a null float is not null, it is no number, and another condition is false.
+    return ((lower_float < upper_float) | is_equal).fill_null(value=True)
 
 
 def _is_number(name: str) -> pl.Expr:

@@ -1,8 +1,10 @@
-"""List the codes of rejects with their meanings. docs/reference/reject-codes.md is generated from this list."""
+"""List the codes of rejects and dropped values with their meanings. They fill docs/reference/reject-codes.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from sources.record_rules import CONTRADICTION_RULES
 
 MAX_REJECTS_PER_PAGE = 1000
 """The maximum number of a page's rejects that are stored. The others are only counted."""
@@ -10,8 +12,8 @@ MAX_REJECTS_PER_PAGE = 1000
 REJECT_CODES: Mapping[str, str] = {
     "drift": "A field of the item changed, and the source's drift policy is `quarantine`.",
     "empty": "A text is empty.",
-    "encoding": "A text is not valid in the declared encoding, or has NUL or broken characters.",
-    "high_below_low": "The high is below the low.",
+    "encoding": "A text is not valid in the declared encoding, or has control or broken characters.",
+    "high_below_low": CONTRADICTION_RULES["high_below_low"].meaning,
     "in_future": "The time is later than the fetch by more than `CLOCK_SKEW`.",
     "missing": "A required value is missing.",
     "negative": "A number that cannot be negative is negative.",
@@ -23,7 +25,9 @@ REJECT_CODES: Mapping[str, str] = {
     "not_a_time": "The time is not in a declared format, or has no offset from UTC.",
     "not_positive": "The price is not above 0.",
     "not_text": "A value is not text.",
+    "open_outside_range": CONTRADICTION_RULES["open_outside_range"].meaning,
     "out_of_range": "A number is too large, too small, or has too many digits.",
+    "price_outside_range": CONTRADICTION_RULES["price_outside_range"].meaning,
     "ragged": "A row has more or fewer cells than the header.",
     "record_too_large": (
         "A record has more than `CSV_RECORD_BYTES` bytes or 1000 lines. It may contain an unclosed quote."

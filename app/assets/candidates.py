@@ -45,9 +45,9 @@ class CandidatePage(Envelope):
 def list_candidates(arguments: dict[str, Any]) -> Response:
     """List pairs of assets that may be the same
 
-    The two assets share a symbol. Other evidence also supports a merge, but not enough for an automatic merge. If they
-    are the same, merge them. Otherwise, pin a listing of either asset to that asset. The next rematch then removes the
-    pair from this list.
+    The two assets share a symbol, and other evidence supports a merge, but not enough for an automatic merge. Or one
+    source lists both, with ids that differ only in invisible characters. If they are the same, merge them. Otherwise,
+    pin a listing of either asset to that asset. The next rematch then removes the pair from this list.
     """
     limit = arguments["limit"]
     older, newer = aliased(AssetRow), aliased(AssetRow)

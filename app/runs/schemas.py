@@ -10,6 +10,7 @@ from marshmallow import Schema, fields
 from sqlalchemy import Connection, Row, Select, func, select, true
 
 from app.runs.anomaly_schemas import AnomalySchema, run_anomalies
+from app.runs.dropped_schemas import DroppedValuesSchema, count_dropped_values
 from app.sources.waiting_records import WAITING_RECORDS, waiting_records
 from app.web.envelope import Envelope
 from app.web.formats import Instant, instant
@@ -164,6 +165,10 @@ class RunResponse(Envelope, RunSchema):
     first_conflict = fields.Nested(
         ConflictSchema, allow_none=True, metadata={"description": "The first conflict; null without conflicts."}
     )
+    dropped_values = fields.List(
+        fields.Nested(DroppedValuesSchema),
+        metadata={"description": "The invalid values that became null, by field and code. Their items became quotes."},
+    )
 
 
 def run_response(connection: Connection, run: str) -> dict[str, Any]:
@@ -175,6 +180,7 @@ def run_response(connection: Connection, run: str) -> dict[str, Any]:
         "anomalies": run_anomalies(connection, [row.id]),
         "waiting_records": waiting,
         "first_conflict": _first_conflict(connection, row.id) if row.conflicting else None,
+        "dropped_values": DroppedValuesSchema(many=True).dump(count_dropped_values(connection, PageRow.run == row.id)),
     }
 
 

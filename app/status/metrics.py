@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.runs.dropped_schemas import count_dropped_values
 from app.status.health import oldest_queued_age, read_heartbeats
 from app.web.arguments import Resource
 from app.web.context import context, read_connection
@@ -113,6 +114,17 @@ def _pages_and_rows(connection: Connection) -> Iterator[Metric]:
     yield from (pages, rows)
 
 
+def _dropped_values(connection: Connection) -> Iterator[Metric]:
+    dropped = CounterMetricFamily(
+        "kasparro_dropped_values",
+        "Invalid values that became null, although their items became quotes.",
+        labels=("source", "field", "code"),
+    )
+    for row in count_dropped_values(connection):
+        dropped.add_metric([row["source"], row["field"], row["code"]], row["count"])
+    yield dropped
+
+
 def _anomalies(connection: Connection) -> Iterator[Metric]:
     anomalies = CounterMetricFamily("kasparro_anomalies", "Detected anomalies.", labels=("source", "kind"))
     for source, kind, count in connection.execute(
@@ -198,6 +210,7 @@ def _clock(connection: Connection) -> Iterator[Metric]:
 _COLLECTORS = (
     _runs,
     _pages_and_rows,
+    _dropped_values,
     _anomalies,
     _deleted,
     _lag,

@@ -29,7 +29,7 @@ Market data from many upstreams in one format.
 * **Times** are RFC 3339 in UTC (`2026-01-31T12:00:00Z`), with microseconds only if they are not zero.
 * **Prices and supplies** are strings in plain notation (`"0.0000001"`), since JSON numbers can lose digits.
 * **Lists** return `data` and `pagination`. Follow `next_cursor`; every page is as fast as the first.
-  `/rejects/reasons` returns `data` and `has_more`, since it has only one page.
+  `/rejects/reasons` and `/dropped-values` return `data` and `has_more`, since they have only one page.
 * **Unknown parameters**, members, and sources in a parameter are rejected with a 422 that suggests the nearest known
   name. An unknown source in a path is a 404.
 * **Every response** has `request_id` (your `X-Request-ID`, if you send one) and `api_latency_seconds`.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from app.web.problems import Code
 from settings import Settings, SourceSettings, table
+from sources.record_rules import CONTRADICTION_RULES, FIELD_RULES
 from sources.reject_codes import REJECT_CODES
 from tasks.cli import clock_command, decide_command, replay_command
 from tasks.runs import codes
@@ -79,6 +80,18 @@ def reject_codes() -> Rows:
         yield f"`{code}`", meaning
 
 
+def record_fields() -> Rows:
+    yield "Field", "Valid", "Otherwise"
+    for name, rule in FIELD_RULES.items():
+        yield f"`{name}`", rule.valid, "the item is rejected" if rule.refuses else "the value is dropped"
+
+
+def contradictions() -> Rows:
+    yield "Code", "Contradiction", "Dropped"
+    for code, rule in CONTRADICTION_RULES.items():
+        yield f"`{code}`", rule.meaning, ", ".join(f"`{field}`" for field in rule.dropped)
+
+
 def log_events() -> Rows:
     yield "Event", "Level", "Meaning"
     levels = logged_events()
@@ -123,11 +136,13 @@ TABLES: Mapping[str, Callable[[], Rows]] = {
     function.__name__: function
     for function in (
         api_errors,
+        contradictions,
         failed_codes,
         partial_codes,
         log_events,
         make_targets,
         metrics,
+        record_fields,
         reject_codes,
         run_states,
         settings,

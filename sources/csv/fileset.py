@@ -14,7 +14,8 @@ from sources.contract import Reject, TerminalError
 from sources.csv.fileset_checks import PLACEHOLDER as PLACEHOLDER
 from sources.csv.fileset_checks import canonical_encoding, check_file_set
 from sources.csv.times import parse_time
-from sources.record import KEY_FIELDS
+from sources.record import KEY_FIELDS, UnreadableValue
+from sources.record_rules import SIDE_FIELDS
 
 SUFFIXES: Mapping[str, int] = {"K": 3, "M": 6, "B": 9, "T": 12}
 """The usual suffixes of numbers, and the powers of ten that they stand for."""
@@ -106,7 +107,7 @@ class FileSet:
         return {*self.columns.values(), *own, *(in_templates - set(re.compile(self.path).groupindex))}
 
     def record(self, file: str, row: Mapping[str, str], currency: str | None) -> dict[str, Any]:
-        """Return a row as the unified record; raise Reject with a reason for each unreadable cell.
+        """Return a row as the unified record; raise Reject with a reason for each unreadable cell that refuses the row.
 
         file:     path of the file below CSV_DIR.
         row:      the cells by column name.
@@ -119,9 +120,11 @@ class FileSet:
                 record[name] = read(row[column].strip())
             except Unreadable as error:
                 code, expected = error.args
-                reasons.append(
-                    {"field": name, "code": code, "detail": f"expected {expected}, got {_quoted(row[column])}"}
-                )
+                detail = f"expected {expected}, got {_quoted(row[column])}"
+                if name in SIDE_FIELDS:
+                    record[name] = UnreadableValue(code, detail)
+                else:
+                    reasons.append({"field": name, "code": code, "detail": detail})
         for name, text in self.templates.items():
             record[name] = self._filled(text, {**row, **self.path_groups(file)})
         if currency:

@@ -10,7 +10,8 @@ from sources.contract import TerminalError
 from sources.csv.text import INVALID_CHARACTERS, decode, read_records, split_lines
 from sources.csv.window import ReadOptions, read_lines
 
-BYTE_ORDER_MARKS = {"utf-8": {b"\xef\xbb\xbf": "utf-8"}, "utf-16": {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}}
+BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+"""The byte order marks, and the encodings that they indicate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,18 @@ class Preamble:
 def read_byte_order_mark(file: BinaryIO, label: str, encoding: str) -> tuple[bytes, str]:
     """Return the byte order mark of a file and the encoding that it indicates.
 
-    Raise TerminalError if the declared encoding requires a mark and the file has none.
+    Raise TerminalError if the mark contradicts the declared encoding, or if that encoding requires a mark.
     """
-    marks = BYTE_ORDER_MARKS.get(encoding, {})
     file.seek(0)
     start = file.read(4)
-    for mark, mark_encoding in marks.items():
+    for mark, mark_encoding in BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
+            if encoding not in (mark_encoding, mark_encoding.removesuffix("-le").removesuffix("-be")):
+                raise TerminalError(
+                    f"{label}: starts with the byte order mark of {mark_encoding}, but its encoding is declared as "
+                    f"{encoding}; declare the encoding of the file",
+                    code="encoding_unknown",
+                )
             return mark, mark_encoding
     if start and encoding == "utf-16":
         raise TerminalError(

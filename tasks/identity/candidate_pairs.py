@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import combinations
 from typing import NamedTuple
 
+from sources.key_text import clean_key_text
 from tasks.identity.similarity import Similarity, Spelling, compare, compare_loosely
 
 MAX_COMPARED_ASSETS = 50
@@ -33,13 +34,18 @@ ASSETS_PER_STEP = 500
 
 @dataclass(slots=True)
 class Asset:
-    """An asset with its listings. decided_by_people: whether a person decided about one of the listings."""
+    """An asset with its listings.
+
+    sources, ids: the source of each listing, and its source with the source's id.
+    decided_by_people: whether a person decided about one of the listings.
+    """
 
     id: int
     slug: str
     created_at: datetime
     listing_ids: set[int] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
+    ids: set[tuple[str, str]] = field(default_factory=set)
     spellings: list[Spelling] = field(default_factory=list)
     decided_by_people: bool = False
 
@@ -56,11 +62,16 @@ class Asset:
 
 
 class Pair(NamedTuple):
-    """Two assets that may be the same. is_unambiguous: whether no third asset has their common symbol."""
+    """Two assets that may be the same.
+
+    is_unambiguous: whether no third asset has their common symbol.
+    is_respelled:   whether one source lists both, with ids that are equal except for invisible characters or wrappings.
+    """
 
     older: Asset
     newer: Asset
     is_unambiguous: bool
+    is_respelled: bool = False
 
     @property
     def ids(self) -> set[int]:
@@ -105,6 +116,27 @@ def find_pairs(assets: Iterable[Asset]) -> Iterator[list[Pair]]:
                     pairs_of_several_keys.add((older.id, newer.id))
                 new.append(Pair(older, newer, all(groups[key].is_unambiguous(older, newer) for key in keys)))
             yield new
+
+
+def find_respelled_pairs(assets: Sequence[Asset]) -> list[Pair]:
+    """Return the pairs of assets that one source lists with ids that are equal when cleaned. assets: the oldest first.
+
+    Listings that were stored before ids were cleaned still have their old ids. No rule may merge such a pair.
+    """
+    cleaned = {(source, clean_key_text(id_)) for asset in assets for source, id_ in asset.ids if _is_unclean(id_)}
+    if not cleaned:
+        return []
+    groups: dict[tuple[str, str], dict[int, Asset]] = defaultdict(dict)
+    for asset in assets:
+        for source, id_ in asset.ids:
+            if (key := (source, clean_key_text(id_))) in cleaned:
+                groups[key][asset.id] = asset
+    pairs = {(a.id, b.id): (a, b) for group in groups.values() for a, b in combinations(group.values(), 2)}
+    return [Pair(older, newer, is_unambiguous=False, is_respelled=True) for older, newer in pairs.values()]
+
+
+def _is_unclean(id_: str) -> bool:
+    return clean_key_text(id_) != id_
 
 
 class _Group:

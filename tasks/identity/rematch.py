@@ -10,13 +10,21 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
 from tasks.identity.apply_overrides import apply_overrides
-from tasks.identity.candidate_pairs import MAX_COMPARED_SPELLINGS, Asset, Pair, best_similarity, find_pairs
+from tasks.identity.candidate_pairs import (
+    MAX_COMPARED_SPELLINGS,
+    Asset,
+    Pair,
+    best_similarity,
+    find_pairs,
+    find_respelled_pairs,
+)
 from tasks.identity.decisions import PEOPLE_METHODS, Overrides, Verdict, decision_lock, move
 from tasks.identity.kept_apart import ApartDecisions, apart_decisions
 from tasks.identity.later_decisions import LaterDecisions
@@ -76,7 +84,7 @@ def rematch_steps(engine: Engine, overrides: Overrides | None) -> Iterator[None]
         yield
     created_at = {asset.id: asset.created_at for asset in assets}
     undecided: list[Pair] = []
-    for pairs in find_pairs(assets):
+    for pairs in chain([find_respelled_pairs(assets)], find_pairs(assets)):
         undecided += [
             pair for pair in pairs if not comparison.apart.keep_apart(pair.older.id, pair.newer.id, created_at)
         ]
@@ -110,7 +118,11 @@ def _compare(engine: Engine, comparison: _Comparison, pairs: Sequence[Pair], wor
             verdict = Verdict(similarity.method, BY_REMATCH, similarity.confidence, evidence)
             comparison.merges.append((pair, verdict))
             comparison.merging |= pair.ids
-        elif similarity or (pair.is_unambiguous and price_gap is not None and price_gap < AGREEING_PRICES):
+        elif (
+            similarity
+            or pair.is_respelled
+            or (pair.is_unambiguous and price_gap is not None and price_gap < AGREEING_PRICES)
+        ):
             comparison.candidates.append((pair, evidence))
 
 
@@ -162,6 +174,7 @@ def _assets_between(connection: Connection, after: int, until: int) -> list[Asse
         asset = assets.setdefault(row.id, Asset(row.id, row.slug, row.created_at))
         asset.listing_ids.update(row.listing_ids)
         asset.sources.add(row.source)
+        asset.ids.add((row.source, row.source_asset_id))
         asset.spellings.append(Spelling(row.symbol, row.name, row.source_asset_id))
         asset.decided_by_people |= row.decided_by_people
     return list(assets.values())
@@ -202,6 +215,7 @@ def _evidence(pair: Pair, similarity: Similarity | None, price_gap: float | None
         "alike": similarity and similarity.method,
         "prices_apart": price_gap,
         "symbol_is_theirs": pair.is_unambiguous,
+        "same_id_when_cleaned": pair.is_respelled,
     }
 
 

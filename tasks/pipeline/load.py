@@ -25,6 +25,7 @@ from tasks.drift.stored_profiles import save_drift
 from tasks.pipeline.changed_rows import SPANS, find_changes
 from tasks.pipeline.conflicts import Conflict, Conflicts
 from tasks.pipeline.copy_rows import CopyRows
+from tasks.pipeline.dropped import DroppedValues
 from tasks.pipeline.fence import Fence
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.pipeline.page_row import Counters, insert_page
@@ -138,13 +139,15 @@ def load_page(
     if conflicts.first:
         first = conflicts.first.as_json()
         log.warning("items_conflicting", partition=lease.partition, conflicting=conflicts.count, first=first)
+    if normalized.dropped:
+        _log_dropped_values(lease, normalized.dropped)
     if not page.unchanged:
         _save_rejects(connection, lease, page.digest, normalized)
     if normalized.drift.findings:
         save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=loaded.updated > 0)
     unidentified = None if rows.seen is None else normalized.unidentified + (page.waiting is not None)
-    seq = insert_page(connection, lease, page, counters, conflicts, rows, fence, unidentified)
+    seq = insert_page(connection, lease, page, counters, conflicts, normalized.dropped, rows, fence, unidentified)
     reach("after_raw_page")
     if page.confirm:
         page.confirm()
@@ -249,6 +252,18 @@ def _log_unkept_rejects(lease: Lease, normalized: NormalizedPage) -> None:
         kept=len(normalized.rejects),
         first=safe_text(first.item[:MAX_QUOTED_CHARS]),
         reason=safe_text(str(first.reasons[0]["detail"])),
+    )
+
+
+def _log_dropped_values(lease: Lease, dropped: DroppedValues) -> None:
+    first = next(iter(dropped))
+    log.warning(
+        "values_dropped",
+        partition=lease.partition,
+        dropped=len(dropped),
+        fields=sorted({kind.field for kind in dropped}),
+        first=safe_text(first.item)[:MAX_QUOTED_CHARS],
+        reason=f"{first.field}: {safe_text(first.detail)}",
     )
 
 

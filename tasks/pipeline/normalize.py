@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from typing import Any, cast
@@ -21,6 +22,7 @@ from sources.record_columns import validate_columns
 from sources.reject_codes import MAX_REJECTS_PER_PAGE
 from tasks.drift.mapping import map_item
 from tasks.drift.policy import PageDrift
+from tasks.pipeline.dropped import DroppedValues
 from tasks.pipeline.quote_frame import QuoteFrame
 
 MAX_ITEM_CHARS = 64 * 1024
@@ -63,6 +65,7 @@ class NormalizedPage:
     unidentified: the number of rejects without such a key.
     blank:   number of rows without content. They do not count as items.
     left_out: number of items that `parse` leaves out.
+    dropped: the invalid values that were dropped without their items.
     mapping: fingerprint of the code that read the page.
     drift:   differences between the fields of the page and the known fields of the source.
     """
@@ -74,6 +77,7 @@ class NormalizedPage:
     rejected: int = 0
     blank: int = 0
     left_out: int = 0
+    dropped: DroppedValues = field(default_factory=DroppedValues)
     reject_codes: frozenset[str] = frozenset()
     other_rejects: bytes = b""
     reject_keys: frozenset[QuoteKey] = frozenset()
@@ -137,17 +141,21 @@ def normalize_page(
     columns, drift = _parse(source, page, examine, max_items)
     validated = validate_columns(columns.frame, latest)
     undecided = {**columns.items_without_row, **{index: columns.item_at(index) for index in validated.undecided}}
-    record, single_quotes, rejects = Record(latest), [], _Rejects()
+    record, single_quotes, rejects, dropped = Record(latest), [], _Rejects(), DroppedValues()
     for index, item in sorted(undecided.items(), key=lambda pair: pair[0]):
         if isinstance(item, Reject):
             rejects.add(index, item.item, item.reasons)
             continue
         try:
-            single_quotes.append((index, record.quote(map_item(source, item))))
+            judgment = record.judge(map_item(source, item))
         except Reject as reject:
             rejects.add(index, item, _located(source, reject.reasons))
             if source.replaces and reject.record is not None:
                 rejects.identify(record.key(reject.record))
+            continue
+        single_quotes.append((index, judgment.quote))
+        if judgment.dropped:
+            dropped.add(judgment.dropped, partial(as_text, item))
     quotes = QuoteFrame.of(validated, single_quotes)
     return NormalizedPage(
         quotes=quotes,
@@ -157,6 +165,7 @@ def normalize_page(
         rejected=rejects.count,
         blank=columns.blank,
         left_out=columns.left_out,
+        dropped=dropped,
         reject_codes=frozenset(rejects.codes),
         other_rejects=rejects.digest_of_others,
         reject_keys=frozenset(rejects.keys),

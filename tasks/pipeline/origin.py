@@ -98,7 +98,7 @@ def find_item(
 
 def _key(source: Source, item: Item, record: Record) -> tuple[ListingKey, datetime] | None:
     try:
-        quote = record.quote(map_item(source, item))
+        quote = record.judge(map_item(source, item)).quote
     except Reject:
         return None
     return (quote.source_asset_id, quote.quote_currency), quote.observed_at

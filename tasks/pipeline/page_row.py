@@ -11,8 +11,10 @@ from sqlalchemy import Connection, text
 from sources.contract import Page
 from tasks.pipeline.conflicts import Conflicts
 from tasks.pipeline.copy_rows import CopyRows
+from tasks.pipeline.dropped import DroppedValues
 from tasks.pipeline.fence import Fence
 from tasks.runs.leases import Lease
+from tasks.runtime.safe_text import safe_text
 
 MAX_LISTINGS_PER_PAGE = 50
 """A page's row stores the page's listings if there are at most this many. The API uses them to find a run's quotes
@@ -48,6 +50,7 @@ def insert_page(
     page: Page,
     counters: Counters,
     conflicts: Conflicts,
+    dropped: DroppedValues,
     rows: CopyRows,
     fence: Fence,
     unidentified: int | None,
@@ -58,14 +61,14 @@ def insert_page(
         text("""
             INSERT INTO pages (run, partition, seq, source, request, status, fetched_at, committed_at, body_digest,
                                cursor, fetched, inserted, updated, unchanged, superseded, deduplicated, rejected,
-                               left_out, blank, conflicting, conflict, bytes, observed_from, observed_until, listings,
-                               filled, unidentified)
+                               left_out, blank, conflicting, conflict, dropped, bytes, observed_from, observed_until,
+                               listings, filled, unidentified)
             SELECT :run, :partition, coalesce(max(seq) + 1, 0), :source, CAST(:request AS jsonb), :status,
                    :fetched_at, greatest(service_time(), CAST(:fence AS timestamptz)), :digest,
                    CAST(:cursor AS jsonb), :fetched, :inserted, :updated, :unchanged, :superseded, :deduplicated,
-                   :rejected, :left_out, :blank, :conflicting, CAST(:conflict AS jsonb), :bytes, :observed_from,
-                   :observed_until, CAST(:listings AS int[]), CAST(:filled AS jsonb),
-                   CAST(:unidentified AS int)
+                   :rejected, :left_out, :blank, :conflicting, CAST(:conflict AS jsonb),
+                   CAST(:dropped AS jsonb), :bytes, :observed_from, :observed_until, CAST(:listings AS int[]),
+                   CAST(:filled AS jsonb), CAST(:unidentified AS int)
               FROM pages WHERE run = :run AND partition = :partition
             RETURNING seq
         """),
@@ -80,6 +83,7 @@ def insert_page(
             "digest": page.digest,
             "cursor": _json(page.cursor),
             "conflict": _json(conflicts.first.as_json() if conflicts.first else None),
+            "dropped": _json([kind.as_json(safe_text) for kind in dropped] or None),
             "observed_from": times.min(),
             "observed_until": times.max(),
             "filled": _json(rows.filled) if len(rows) else None,

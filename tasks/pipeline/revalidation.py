@@ -28,7 +28,7 @@ from sources.registry import SOURCES
 from store.locks import NamedLock, take_named_lock
 from tasks.archive.raw_bodies import read_body
 from tasks.drift import changes, mapping, policy, profile
-from tasks.pipeline import normalize, quote_frame
+from tasks.pipeline import conflicts, dropped, normalize, numbers_in_text, quote_frame
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.runs.leases import Lease
 
@@ -163,7 +163,10 @@ def _digest(file: str | Path) -> bytes:
 
 _SHARED = (
     *sorted(Path(sources.__path__[0]).rglob("*.py")),
-    *(Path(str(module.__file__)) for module in (changes, mapping, policy, profile, normalize, quote_frame)),
+    *(
+        Path(str(module.__file__))
+        for module in (changes, mapping, policy, profile, conflicts, dropped, normalize, numbers_in_text, quote_frame)
+    ),
 )
 
 # Read the files when the code is imported, because they may be replaced while the process runs.

@@ -223,7 +223,7 @@ def _has_only_unusable_items(history: History, page: Page, window: Window) -> bo
         if not _has_no_quote(item):
             # The page is normalized again when it is loaded, with the reason of each reject.
             with suppress(Exception):
-                record.quote(history.normalize(item))
+                record.judge(history.normalize(item))
                 return False
     return has_items
 

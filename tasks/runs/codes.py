@@ -52,7 +52,9 @@ FAILED: Mapping[str, Code] = {
     "columns_missing": Code("A CSV file lacks a declared column.", "Correct the file or its declaration."),
     "csv_dir_unreadable": Code("`CSV_DIR` cannot be read.", "Correct the setting, or the permissions."),
     "cursor_in_future": Code("An item dated in the future moved the cursor.", "Respect `window.latest` in `fetch`."),
-    "encoding_unknown": Code("The encoding of a CSV file is not clear.", "Declare `encoding`."),
+    "encoding_unknown": Code(
+        "A CSV file has no byte order mark, or one that contradicts its declared encoding.", "Declare `encoding`."
+    ),
     "file_undeclared": Code("No declaration matches the file any longer.", "Declare it, or remove the file."),
     "file_unreadable": Code("A file cannot be opened, or its name is not UTF-8.", "Correct its permissions or name."),
     "header_missing": Code("A CSV file has no header.", "Declare `header` or `skip_lines`."),

@@ -82,4 +82,5 @@ EVENTS: Mapping[str, str] = {
     "tables_missing": "The database lacks a table, although every migration has run.",
     "timeline_unwatched": "Postgres does not let Kasparro read `expression`, so some set-backs are not detected.",
     "transaction_retried": "A transaction failed because of a conflict or a broken connection. It is retried.",
+    "values_dropped": "Invalid values of a page became null. Their items became quotes. `first` is one of these items.",
 }

@@ -89,4 +89,4 @@ def _valid_quotes(path: Path, now: datetime, count: int) -> Iterator[Quote]:
             if None in row.values():
                 continue  # The row is too short.
             with suppress(Reject):
-                yield record.quote(source.normalize({"file": FILE, "row": row, "currency": None}))
+                yield record.judge(source.normalize({"file": FILE, "row": row, "currency": None})).quote

@@ -102,7 +102,7 @@ def _invalid(cells: list[str], kind: int) -> list[str]:
     return [
         [number, quoted_name, symbol, time, high, low, first, "n/a", *rest],
         [number, quoted_name, symbol, time, high, low, first, f"-{close}", *rest],
-        [number, quoted_name, symbol, time, low, high, first, close, *rest],
+        [number, "", symbol, time, high, low, first, close, *rest],
         [number, quoted_name, symbol, "not a date", high, low, first, close, *rest],
         cells[:-2],
     ][kind % 5]

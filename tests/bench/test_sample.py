@@ -25,7 +25,7 @@ def quotes(path: Path) -> dict[tuple[str, datetime], Quote]:
         for row in csv.DictReader(file):
             if None not in row.values():  # Skip ragged rows.
                 with suppress(Reject):
-                    quote = record.quote(source.normalize({"file": FILE, "row": row, "currency": None}))
+                    quote = record.judge(source.normalize({"file": FILE, "row": row, "currency": None})).quote
                     valid[quote.source_asset_id, quote.observed_at] = quote
     return valid
 

@@ -41,6 +41,8 @@ class Outcome:
     rejects: list[tuple[str, Reject]] = field(default_factory=list)
     """Pairs of the item's text, as the pipeline stores it, and the reject."""
     blank: int = 0
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Number of dropped values by field and code."""
 
     @property
     def codes(self) -> Counter[str]:
@@ -117,7 +119,9 @@ class Folder:
                 try:
                     if isinstance(item, Reject):
                         raise item
-                    outcome.quotes.append(record.quote(self.source.normalize(item)))
+                    quote, dropped = record.judge(self.source.normalize(item))
+                    outcome.quotes.append(quote)
+                    outcome.dropped.update((value.field, value.code) for value in dropped)
                 except Reject as reject:
                     text = json.dumps(item.item if isinstance(item, Reject) else item)
                     outcome.rejects.append((text, reject))
@@ -137,6 +141,7 @@ def assert_columns_equal_rows(source: Source, page: Page) -> None:
     by_columns, by_rows = normalize_page(source, page, 0), normalize_page(replace(source, columns=None), page, 0)
     assert (by_columns.fetched, by_columns.blank) == (by_rows.fetched, by_rows.blank)
     assert by_columns.rejects == by_rows.rejects
+    assert [*by_columns.dropped] == [*by_rows.dropped]
     assert [*by_columns.quotes] == [*by_rows.quotes]
 
 

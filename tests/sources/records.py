@@ -44,7 +44,7 @@ values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(st.text(max_siz
 
 def validated(normalized: dict[str, Any]) -> Quote | Reject:
     try:
-        return RECORD.quote(normalized)
+        return RECORD.judge(normalized).quote
     except Reject as reject:
         return reject
 
@@ -55,9 +55,20 @@ def codes(normalized: dict[str, Any]) -> list[tuple[str, str]]:
     return [(reason["field"], reason["code"]) for reason in result.reasons] if isinstance(result, Reject) else []
 
 
+def dropped(normalized: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the (field, code) of each value that is dropped from an item, and assert that these fields are null."""
+    quote, values = RECORD.judge(normalized)
+    assert all(getattr(quote, value.field) is None for value in values)
+    return [(value.field, value.code) for value in values]
+
+
 def code(field: str, value: Any) -> str:
-    """Return the code of the only reason to reject an item with this value, or an empty string for a valid item."""
-    match codes(item(**{field: value})):
+    """Return the code of the only reason to reject an item with this value, or to drop the value.
+
+    Return an empty string for a valid value.
+    """
+    normalized = item(**{field: value})
+    match codes(normalized) or dropped(normalized):
         case []:
             return ""
         case [(name, code)]:

@@ -215,7 +215,7 @@ def test_null_means_unknown_and_zero_means_zero() -> None:
         ({"current_price": None}, ("price", "no_price")),
         ({"current_price": 0}, ("price", "not_positive")),
         ({"last_updated": None}, ("observed_at", "missing")),
-        ({"market_cap_rank": 0}, ("rank", "not_a_rank")),
+        ({"market_cap_rank": 0}, None),
         ({"current_price": "70187"}, None),
         ({"current_price": "much"}, ("price", "not_a_number")),
     ],

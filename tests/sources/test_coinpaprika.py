@@ -109,7 +109,6 @@ def test_a_coin_without_a_price_is_rejected_with_the_code_no_price(price: Any) -
         (bitcoin(id=""), ("source_asset_id", "empty")),
         (bitcoin(name=None), ("name", "missing")),
         (bitcoin(last_updated=""), ("observed_at", "not_a_time")),
-        (bitcoin(max_supply=False), ("max_supply", "not_a_number")),
         (bitcoin({"price": -1}), ("price", "not_positive")),
         (bitcoin(quotes={}), ("quotes", "no_quotes")),
         (bitcoin(quotes=None), ("quotes", "no_quotes")),

@@ -13,7 +13,8 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from sources.contract import Reject
-from sources.record import EARLIEST, LARGEST, MAX_DIGITS, SMALLEST, Quote, QuoteKey
+from sources.record import EARLIEST, LARGEST, MAX_DIGITS, SMALLEST, Quote, QuoteKey, UnreadableValue
+from sources.record_rules import SIDE_FIELDS
 from tests.sources.records import (
     FIELDS,
     INFINITY,
@@ -26,6 +27,7 @@ from tests.sources.records import (
     code,
     codes,
     deep,
+    dropped,
     validated,
     values,
 )
@@ -86,7 +88,7 @@ def assert_can_be_stored(quote: Quote) -> None:
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=SMALLEST, max_value=LARGEST, places=20))
 def test_every_digit_of_a_number_is_kept_in_every_notation(number: Decimal) -> None:
     for price in (number, str(number), f"{number:f}", f"+{number:E}"):
-        assert RECORD.quote(item(price=price)).price.as_tuple() == number.as_tuple()
+        assert RECORD.judge(item(price=price)).quote.price.as_tuple() == number.as_tuple()
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -135,21 +137,22 @@ def test_no_field_accepts_a_bool_a_float_a_list_an_object_or_bytes(field: str, v
     ],
     ids=lambda value: "int" if isinstance(value, int) else ascii(value)[:30],
 )
-def test_a_number_outside_the_bounds_or_in_another_format_is_rejected(value: Any, expected: str) -> None:
+def test_a_number_outside_the_bounds_or_in_another_format_is_invalid(value: Any, expected: str) -> None:
     assert code("market_cap", value) == expected
 
 
 @pytest.mark.parametrize("field", NUMBERS)
 def test_an_optional_number_may_be_null_missing_or_zero(field: str) -> None:
-    assert getattr(RECORD.quote(item(**{field: None})), field) is None
-    assert getattr(RECORD.quote(item()), field) is None
-    assert getattr(RECORD.quote(item(**{field: 0})), field) == 0
+    assert getattr(RECORD.judge(item(**{field: None})).quote, field) is None
+    assert getattr(RECORD.judge(item()).quote, field) is None
+    # A high of 0 contradicts every price.
+    assert getattr(RECORD.judge(item(**{field: 0})).quote, field) == (None if field == "high" else 0)
     assert code(field, -1) == "negative"
 
 
 def test_a_percentage_change_may_be_negative_or_large() -> None:
-    assert RECORD.quote(item(change_24h_pct=Decimal("-99.9"))).change_24h_pct == Decimal("-99.9")
-    assert RECORD.quote(item(change_24h_pct=9_084_142_000)).change_24h_pct == 9_084_142_000
+    assert RECORD.judge(item(change_24h_pct=Decimal("-99.9"))).quote.change_24h_pct == Decimal("-99.9")
+    assert RECORD.judge(item(change_24h_pct=9_084_142_000)).quote.change_24h_pct == 9_084_142_000
 
 
 @pytest.mark.parametrize(
@@ -197,7 +200,7 @@ def test_a_rank_is_a_whole_number_from_1(value: Any, expected: str) -> None:
 
 
 def test_a_rank_is_stored_as_an_int() -> None:
-    rank = RECORD.quote(item(rank=Decimal("1E+2"))).rank
+    rank = RECORD.judge(item(rank=Decimal("1E+2"))).quote.rank
     assert (rank, type(rank)) == (100, int)
 
 
@@ -215,7 +218,9 @@ def test_a_text_that_is_empty_too_long_or_malformed_is_rejected(field: str) -> N
 
 
 def test_whitespace_around_a_text_is_removed() -> None:
-    quote = RECORD.quote(item(source_asset_id=" btc ", symbol="\tBTC", name="Bit coin\r\n", quote_currency=" usd "))
+    quote = RECORD.judge(
+        item(source_asset_id=" btc ", symbol="\tBTC", name="Bit coin\r\n", quote_currency=" usd ")
+    ).quote
     assert (quote.source_asset_id, quote.symbol, quote.name) == ("btc", "BTC", "Bit coin")
     assert quote.quote_currency == "USD"
 
@@ -268,24 +273,69 @@ def test_a_time_needs_a_zone_and_must_be_within_the_bounds(value: Any, expected:
 
 
 def test_a_time_is_converted_to_utc() -> None:
-    quote = RECORD.quote(item(observed_at="2024-01-01T00:00:00.123456+05:30"))
+    quote = RECORD.judge(item(observed_at="2024-01-01T00:00:00.123456+05:30")).quote
     assert quote.observed_at == datetime(2023, 12, 31, 18, 30, 0, 123456, UTC)
     assert quote.observed_at.tzinfo is UTC
 
 
-def test_a_high_below_the_low_is_rejected() -> None:
-    assert codes(item(high=2, low=3)) == [("high", "high_below_low")]
-    assert codes(item(high=3, low=3)) == []
-    assert codes(item(high=3)) == codes(item(low=3)) == []
-
-
-def test_a_reject_has_one_reason_for_each_invalid_field() -> None:
-    assert sorted(codes(item(symbol="", price=None, rank=0, low="much"))) == [
-        ("low", "not_a_number"),
-        ("price", "no_price"),
+def test_an_item_with_invalid_side_values_keeps_its_price() -> None:
+    normalized = item(market_cap=-1, max_supply=2**256 - 1, rank=0, change_24h_pct="Infinity", volume_24h={"a": 1})
+    assert sorted(dropped(normalized)) == [
+        ("change_24h_pct", "not_a_number"),
+        ("market_cap", "negative"),
+        ("max_supply", "out_of_range"),
         ("rank", "not_a_rank"),
+        ("volume_24h", "not_a_number"),
+    ]
+
+
+@pytest.mark.parametrize("field", sorted(SIDE_FIELDS))
+@pytest.mark.parametrize("value", [1.5, float("nan")])
+def test_a_float_refuses_the_item_even_in_a_side_field(field: str, value: float) -> None:
+    assert codes(item(**{field: value})) == [(field, "not_a_number")]
+
+
+def test_a_reject_has_one_reason_for_each_field_that_refuses_the_item() -> None:
+    assert sorted(codes(item(symbol="", price=None, rank=0, low="much"))) == [
+        ("price", "no_price"),
         ("symbol", "empty"),
     ]
+
+
+def test_a_value_that_its_source_could_not_read_is_dropped_with_its_reason() -> None:
+    [value] = RECORD.judge(item(low=UnreadableValue("not_a_number", "expected 1,5"))).dropped
+    assert (value.field, value.code, value.detail) == ("low", "not_a_number", "expected 1,5")
+    assert codes(item(price=UnreadableValue("not_a_number", "expected 1,5"))) == [("price", "not_a_number")]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"high": 2, "low": 3}, ["high", "low"]),
+        ({"open": 9, "high": 2, "low": 3, "price": 9}, ["high", "low"]),
+        ({"high": 3, "low": 3, "price": 3}, []),
+        ({"open": 12, "high": 12, "low": 12, "price": 65457}, ["high", "low"]),
+        ({"open": 2, "high": 1, "low": 1, "price": 1}, ["open"]),
+        ({"open": 5, "high": 1, "low": 1, "price": 9}, ["open", "high", "low"]),
+        ({"high": Decimal("1.01"), "low": Decimal("0.9"), "price": Decimal("1.02")}, []),
+        ({"high": 12, "low": 12, "price": 65457}, ["high", "low"]),
+        ({"high": 0, "low": 0}, ["high", "low"]),
+        ({"open": 1, "high": 3, "price": 4}, ["high"]),
+        ({"open": 1, "low": 3, "price": 2}, ["open", "low"]),
+        ({"circulating_supply": 5, "total_supply": 4, "max_supply": 3}, []),
+    ],
+)
+def test_values_that_contradict_each_other_are_dropped(values: dict[str, Any], expected: list[str]) -> None:
+    assert [field for field, _ in dropped(item(**values))] == expected
+
+
+def test_numbers_are_compared_exactly() -> None:
+    low = "1." + "0" * 60 + "1"
+    assert dropped(item(open=low, low=low, high=low, price="1")) == [
+        ("high", "price_outside_range"),
+        ("low", "price_outside_range"),
+    ]
+    assert dropped(item(open=low, low=low, high=low, price=low)) == []
 
 
 def test_an_unknown_field_is_rejected() -> None:
@@ -294,7 +344,7 @@ def test_an_unknown_field_is_rejected() -> None:
 
 def test_a_reason_quotes_only_the_beginning_of_a_long_value() -> None:
     with pytest.raises(Reject) as caught:
-        RECORD.quote(item(price="x" * 1_000_000))
+        RECORD.judge(item(price="x" * 1_000_000))
     [reason] = caught.value.reasons
     assert reason["detail"] == f"expected a number, got 'xxx{'x' * 53}…"
 
@@ -311,5 +361,5 @@ def test_the_key_of_an_item_is_known_if_its_listing_and_time_are_readable() -> N
     assert RECORD.key({**fields, "observed_at": "1999-01-01T00:00:00Z"}) is not None
     assert RECORD.key({**fields, "observed_at": "2024-01-01T00:00:00"}) is None
     with pytest.raises(Reject) as caught:
-        RECORD.quote(item(price="much"))
+        RECORD.judge(item(price="much"))
     assert caught.value.record == item(price="much")

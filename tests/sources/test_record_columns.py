@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from hypothesis import example, given
@@ -14,9 +16,9 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from sources.contract import Page, Reject
-from sources.record import Quote, Record
+from sources.record import DroppedValue, Quote, Record
 from sources.record_columns import validate_columns
-from tasks.pipeline.normalize import normalize_page
+from tasks.pipeline.normalize import normalize_page, parse_columns
 from tests.sources.records import FIELDS, LATEST, values
 from tests.upstreams import canned, item
 
@@ -44,17 +46,35 @@ TIMES = st.sampled_from(
 )
 
 
-def row_by_row(items: Sequence[Any], latest: datetime) -> tuple[list[Quote], list[tuple[int, list[dict[str, str]]]]]:
-    """Return the result of the row validator: the sorted quotes, and the index and reasons of each reject."""
-    record, quotes, rejects = Record(latest), {}, []
+# Candles whose values are equal, nearly equal, or contradict each other, in several spellings.
+CANDLES = st.fixed_dictionaries(
+    {"price": st.sampled_from(SPELLINGS := words("1 1.0 1e0 2 2.00 3 3.9 4 4.1 100 0.000000001 9007199254740993"))},
+    optional=dict.fromkeys(
+        ("open", "high", "low"),
+        st.none() | st.sampled_from([*SPELLINGS, "0", "-1", "x", "9007199254740992", "1.00000000000000000001"]),
+    ),
+)
+
+
+class Rows(NamedTuple):
+    """The result of the row validator: the sorted quotes, the index and reasons of each reject, and dropped values."""
+
+    quotes: list[Quote]
+    rejects: list[tuple[int, list[dict[str, str]]]]
+    dropped: list[DroppedValue]
+
+
+def row_by_row(items: Sequence[Any], latest: datetime) -> Rows:
+    record, quotes, rejects, dropped = Record(latest), {}, [], []
     for index, normalized in enumerate(items):
         try:
-            quote = record.quote(normalized)
+            quote, values = record.judge(normalized)
         except Reject as reject:
             rejects.append((index, reject.reasons))
         else:
             quotes[quote.source_asset_id, quote.quote_currency, quote.observed_at] = quote
-    return sorted(quotes.values(), key=by_key), rejects
+            dropped += values
+    return Rows(sorted(quotes.values(), key=by_key), rejects, dropped)
 
 
 def by_key(quote: Quote) -> Any:
@@ -69,9 +89,11 @@ def without_line(reasons: list[dict[str, str]]) -> list[dict[str, str]]:
 def assert_same_result(items: Sequence[Any]) -> None:
     source = canned([], parse=lambda _: items)
     normalized = normalize_page(source, Page(b"", "", {}, LATEST, None), clock_skew=0)
-    quotes, rejects = row_by_row(items, LATEST)
+    quotes, rejects, dropped = row_by_row(items, LATEST)
     assert sorted(normalized.quotes, key=by_key) == quotes
     assert [(reject.index, without_line(reject.reasons)) for reject in normalized.rejects] == rejects
+    counts = Counter((value.field, value.code) for value in dropped)
+    assert {(kind.field, kind.code): kind.count for kind in normalized.dropped} == counts
     assert normalized.fetched == len(items) == len(quotes) + len(rejects) + normalized.deduplicated
 
 
@@ -86,6 +108,36 @@ def assert_same_result(items: Sequence[Any]) -> None:
 @example([{"observed_at": LATEST}, {"observed_at": LATEST + timedelta(microseconds=1)}, {"name": "\ud800"}])
 def test_any_items_give_the_same_result_as_the_row_validator(changes: list[dict[str, Any]]) -> None:
     assert_same_result([item(number, **fields) for number, fields in enumerate(changes)])
+
+
+@tried(max_examples=300, deadline=None)
+@given(st.lists(CANDLES, max_size=4))
+@example(
+    [{"price": "4.1", "open": "3", "high": "4", "low": "3"}, {"price": "3", "open": "4", "high": "4", "low": "3.9"}]
+)
+@example([{"price": "9007199254740993", "open": "9007199254740993", "high": "9007199254740992"}])
+def test_any_candles_give_the_same_result_as_the_row_validator(candles: list[dict[str, Any]]) -> None:
+    assert_same_result([item(number, **candle) for number, candle in enumerate(candles)])
+
+
+@tried(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(["abc", "\ufeffabc", "a\u200bbc", '"abc"', '="abc"', "é", "e\u0301", "a\x01"]), max_size=5)
+)
+def test_any_texts_give_the_same_result_as_the_row_validator(texts: list[str]) -> None:
+    assert_same_result([item(source_asset_id=text, symbol=text) for text in texts])
+
+
+def test_valid_candles_need_no_row_validation() -> None:
+    spelled = [("1", "1.0", "1", "1.00"), ("2.5", "3", "2", "2.4"), ("0.5", "0.5", "1e-9", "0.50")]
+    source = canned([], parse=lambda _: [])
+    items = [
+        item(index, **dict(zip(("open", "high", "low", "price"), values, strict=True)))
+        for index, values in enumerate(spelled)
+    ]
+    tickers = [item(9, high="1.01", low="0.99", price="1.02")]
+    frame = parse_columns(replace(source, parse=lambda _: items + tickers), Page(b"", "", {}, LATEST, None)).frame
+    assert validate_columns(frame, LATEST).undecided == []
 
 
 @tried(max_examples=120, deadline=None)

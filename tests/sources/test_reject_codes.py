@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from sources.record_rules import CONTRADICTION_RULES
 from sources.reject_codes import REJECT_CODES
 from tests.code import calls, texts
 
@@ -12,7 +13,7 @@ DECLARED = {"missing", "no_price", "unknown_field"}
 
 
 def raised_codes() -> set[str]:
-    codes = set(DECLARED)
+    codes = {*DECLARED, *CONTRADICTION_RULES}
     for call in calls():
         name = ast.unparse(call.func)
         if name in ("_field_error", "Unreadable"):

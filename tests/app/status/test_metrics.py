@@ -22,7 +22,8 @@ HISTOGRAM_SUFFIXES = ("_bucket", "_count", "_sum", "_created")
 def insert_one_of_each(rows: Rows) -> None:
     """Insert rows that give every metric a sample."""
     run = rows.run(finished_at=datetime.now(UTC) - timedelta(hours=1))
-    rows.page(run, inserted=3, rejected=1)
+    dropped = {"field": "rank", "code": "not_a_rank", "count": 4, "detail": "", "item": ""}
+    rows.page(run, inserted=3, rejected=1, recorded={"dropped": [dropped]})
     rows.reject(rows.page(run, 1, body=b"x", rejected=1))
     rows.run(status="queued", requested_at=datetime.now(UTC) - timedelta(minutes=1), started_at=None)
     rows.heartbeat("beat", datetime.now(UTC) - timedelta(seconds=30))
@@ -43,6 +44,7 @@ def test_metrics_show_the_database_and_request_times(api: FlaskClient, rows: Row
     assert samples["kasparro_runs", "coingecko", "succeeded"] == 1
     assert samples["kasparro_rows_total", "coingecko", "inserted"] == 3
     assert samples["kasparro_pages_total", "coingecko"] == 2
+    assert samples["kasparro_dropped_values_total", "coingecko", "not_a_rank", "rank"] == 4
     assert samples["kasparro_anomalies_total", "coingecko", "rows"] == 1
     assert samples["kasparro_deleted_total", "csv_history", "quotes"] == 7
     assert samples["kasparro_deleted_total", "bodies", "csv_history"] == 2

@@ -15,13 +15,28 @@ def test_the_byte_order_mark_determines_the_byte_order_of_utf_16(read: Any, byte
     assert read(byte_order_mark + text, encoding="utf-16").prices == ["1"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+def test_a_byte_order_mark_that_agrees_with_the_declared_encoding_is_no_part_of_a_cell(
+    read: Any, encoding: str
+) -> None:
+    content = "\ufeffcoin-\u00e9,2024-01-02,1\n".encode(encoding)
+    columns = {"source_asset_id": "id", "symbol": "id", "name": "id", "observed_at": "day", "price": "price"}
+    declaration = {"columns": columns, "constants": {"quote_currency": "USD"}, "header": ("id", "day", "price")}
+    [quote] = read(content, encoding=encoding, **declaration).quotes
+    assert quote.source_asset_id == "coin-\u00e9"
+
+
 @pytest.mark.parametrize(
     ("content", "declaration", "code", "text"),
     [
         (b"time,price\n", {}, "columns_missing", r"\['day'\].*'time', 'price'"),
         (b"day;price\n1;2\n", {}, "columns_missing", r"\['day', 'price'\].*'day;price'.*delimiter"),
         (b"day,price,price\n1,2,3\n", {}, "columns_ambiguous", r"\['price'\].*skip_lines"),
-        ("day,price\n".encode("utf-16"), {}, "header_unreadable", "declare the file's encoding"),
+        (b"day,\xff\n", {}, "header_unreadable", "declare the file's encoding"),
+        ("day,price\n".encode("utf-16"), {}, "encoding_unknown", "mark of utf-16-le.*declared as utf-8"),
+        (b"\xef\xbb\xbfday,price\n", {"encoding": "latin-1"}, "encoding_unknown", "mark of utf-8.*iso8859-1"),
+        (b"\xef\xbb\xbfday,price\n", {"encoding": "utf-16"}, "encoding_unknown", "mark of utf-8"),
+        (b"\xfe\xff\x00d", {"encoding": "utf-16-le"}, "encoding_unknown", "mark of utf-16-be"),
         ("day,price\n".encode("utf-16-le"), {"encoding": "utf-16"}, "encoding_unknown", "utf-16-le or utf-16-be"),
         (b"a banner\n", {"skip_lines": 1}, "header_missing", "1 lines"),
         (b"\n\n,,\n", {}, "header_missing", "no header"),

@@ -117,7 +117,7 @@ def with_raw(field: str, raw: str) -> str:
         ("price", "1e1000000", "out_of_range"),
         ("price", "1e99999999999999999999", "out_of_range"),
         ("price", "9" * 5000, "out_of_range"),
-        ("market_cap", "[" * 100 + "9" * 5000 + "]" * 100, "not_a_number"),
+        ("price", "[" * 100 + "9" * 5000 + "]" * 100, "not_a_number"),
         ("name", "NaN", "not_text"),
         ("name", "1e99999999999999999999", "not_text"),
         ("name", '"\\ud800"', "encoding"),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tasks.identity import candidate_pairs
-from tasks.identity.candidate_pairs import Asset, Pair, best_similarity
+from tasks.identity.candidate_pairs import Asset, Pair, best_similarity, find_respelled_pairs
 from tasks.identity.similarity import NAME, PART_OF_NAME, Spelling
 from tests.calls import count_calls
 
@@ -118,3 +118,29 @@ def test_the_work_for_many_assets_of_one_symbol_grows_linearly() -> None:
 
 def test_the_work_can_be_interrupted_while_many_assets_are_prepared() -> None:
     assert sum(1 for _ in candidate_pairs.find_pairs(many(2000, "Acme"))) >= 4
+
+
+def respelled(*ids: str) -> list[tuple[int, int, bool]]:
+    assets = [asset(number, "a", ("ACM", "Acme")) for number in range(len(ids))]
+    for listed, id_ in zip(assets, ids, strict=True):
+        listed.ids = {("a", id_)}
+    return ids_of(find_respelled_pairs(assets))
+
+
+def test_ids_of_one_source_that_differ_only_in_what_cleaning_removes_form_a_pair() -> None:
+    assert respelled("acme", "\ufeffacme", "acm") == [(0, 1, False)]
+    assert respelled("\u200bacme", "\ufeffacme", '"acme"', "acme ") == [
+        (0, 1, False),
+        (0, 2, False),
+        (0, 3, False),
+        (1, 2, False),
+        (1, 3, False),
+        (2, 3, False),
+    ]
+    assert respelled("acme", "acme") == respelled("acme", "ACME") == []
+
+
+def test_the_same_id_of_two_sources_is_no_pair_of_respelled_ids() -> None:
+    listed = [asset(1, "a", ("ACM", "Acme")), asset(2, "b", ("ACM", "Acme"))]
+    listed[0].ids, listed[1].ids = {("a", "\ufeffacme")}, {("b", "acme")}
+    assert find_respelled_pairs(listed) == []

@@ -171,3 +171,17 @@ def test_each_merge_is_logged_with_the_change_that_undoes_it(engine: Engine) -> 
     [event] = [line for line in logs if line["event"] == "assets_merged"]
     undo(engine, uuid.UUID(event["change"]))
     assert assets(engine) == {"acme": ["acm-1"], "acme-rockets": ["second"]}
+
+
+def test_a_listing_that_is_stored_with_an_unclean_id_is_a_candidate(engine: Engine) -> None:
+    resolve(engine, "csv_history", quote("\ufeffACM", "\ufeffANV", "Anvil"))
+    resolve(engine, "csv_history", quote("ACM", "ACM", "Acme"), quote("OTHER", "OTH", "Other"))
+    price(engine, "ACM", "1")
+    price(engine, "\ufeffACM", "2")
+    before = assets(engine)
+    rematch_assets(engine, {})
+    assert assets(engine) == before
+    assert sorted(before.values()) == [["ACM"], ["OTHER"], ["\ufeffACM"]]
+    [evidence] = query(engine, "SELECT evidence FROM candidates")
+    assert evidence[0]["same_id_when_cleaned"]
+    assert [listing[0]["source_asset_id"] for listing in evidence[0]["listings"]] == ["\ufeffACM", "ACM"]

@@ -25,7 +25,7 @@ def columns(**items: dict[str, Any]) -> ValidatedColumns:
 
 
 def single(**changes: Any) -> Quote:
-    return Record(FETCHED).quote(item(**changes))
+    return Record(FETCHED).judge(item(**changes)).quote
 
 
 def at(days: int) -> str:
