@@ -191,9 +191,10 @@ def record(
     """Insert a row into `decisions` for each assignment. assignments: pairs of a listing id and an asset id."""
     connection.execute(
         text("""
-            INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason)
+            INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason,
+                                   decided_at)
             SELECT CAST(:change AS uuid), new.listing, new.asset, new.method, new.confidence,
-                   CAST(new.evidence AS jsonb), new.decided_by, new.reason
+                   CAST(new.evidence AS jsonb), new.decided_by, new.reason, (SELECT service_time())
               FROM unnest(CAST(:listings AS int[]), CAST(:assets AS bigint[]), CAST(:methods AS text[]),
                           CAST(:confidences AS numeric[]), CAST(:evidences AS text[]), CAST(:authors AS text[]),
                           CAST(:reasons AS text[]))
@@ -257,8 +258,9 @@ def add_assets(connection: Connection, new: Sequence[tuple[str, ListingFields]])
     """Create an asset for each pair of an unused slug and a listing."""
     connection.execute(
         text("""
-            INSERT INTO assets (slug, symbol, name)
-            SELECT * FROM unnest(CAST(:slugs AS text[]), CAST(:symbols AS text[]), CAST(:names AS text[]))
+            INSERT INTO assets (slug, symbol, name, created_at)
+            SELECT new.*, (SELECT service_time())
+              FROM unnest(CAST(:slugs AS text[]), CAST(:symbols AS text[]), CAST(:names AS text[])) AS new
         """),
         {
             "slugs": [slug for slug, _ in new],
