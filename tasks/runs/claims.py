@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, text
 
 from sources.contract import UNTIL_RESUMED, TerminalError
-from sources.reject_codes import MAX_REJECTS_PER_PAGE
+from sources.reject_codes import MAX_REJECTS_PER_PAGE, MAX_REJECTS_PER_RUN
 from tasks.runtime.safe_text import safe_text
 from tasks.runtime.service_clock import READING, Reading, monotonic_seconds, observe, with_steady_clock
 
@@ -184,10 +184,10 @@ def complete_run(engine: Engine, claim: Claim) -> str:
                                  JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
                                 WHERE p.run = :run AND p.rejected > 0 AND state = 'quarantined'
                                   AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
-                       ) OR coalesce(max(rejected), 0) > :max_rejects AS noteworthy
+                       ) OR coalesce(max(rejected), 0) > :max_of_page OR coalesce(sum(rejected), 0) > :max_of_run AS noteworthy
                   FROM pages WHERE run = :run
             """),
-            {"run": claim.run, "max_rejects": MAX_REJECTS_PER_PAGE},
+            {"run": claim.run, "max_of_page": MAX_REJECTS_PER_PAGE, "max_of_run": MAX_REJECTS_PER_RUN},
         ).one()
         if outcome.fetched and outcome.rejected == outcome.fetched:
             raise TerminalError(

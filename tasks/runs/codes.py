@@ -64,6 +64,9 @@ FAILED: Mapping[str, Code] = {
     "page_too_large": Code("A response has more than `MAX_PAGE_ITEMS` items.", "Request fewer, or raise it."),
     "payment_required": Code("The upstream returned 402. The source is paused.", "Change the plan, then resume it."),
     "poisoned": Code("`MAX_ATTEMPTS` consecutive starts ended without a page.", "Check workers for kills and memory."),
+    "records_rejected": Code(
+        "The first `CSV_FIRST_RECORDS` records of a CSV file were all rejected.", "Correct it or its declaration."
+    ),
     "redirected": Code("The upstream redirects to another host, or in a loop.", "If you trust it, set `<SOURCE>_URL`."),
     "schema_frozen": Code("A field with the drift policy `freeze` changed.", "Accept it, or adapt the mapping."),
     "unknown_source": Code("The source was removed from the code.", "None."),
