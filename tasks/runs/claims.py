@@ -184,7 +184,8 @@ def complete_run(engine: Engine, claim: Claim) -> str:
                                  JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
                                 WHERE p.run = :run AND p.rejected > 0 AND state = 'quarantined'
                                   AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
-                       ) OR coalesce(max(rejected), 0) > :max_of_page OR coalesce(sum(rejected), 0) > :max_of_run AS noteworthy
+                       ) OR coalesce(max(rejected), 0) > :max_of_page
+                         OR coalesce(sum(rejected), 0) > :max_of_run AS noteworthy
                   FROM pages WHERE run = :run
             """),
             {"run": claim.run, "max_of_page": MAX_REJECTS_PER_PAGE, "max_of_run": MAX_REJECTS_PER_RUN},

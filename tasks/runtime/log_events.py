@@ -42,7 +42,7 @@ EVENTS: Mapping[str, str] = {
     "publish_failed": "Redis did not accept the message of a run. The reconciler publishes it later.",
     "query_timed_out": "An API query took longer than `STATEMENT_TIMEOUT`.",
     "record_waiting": "A file's last record may be incomplete, so it is not read yet. `reason` names file and line.",
-    "rejects_dropped": "Of the `rejected` items of a page, only the first `kept` were stored. `first` is the first of them.",
+    "rejects_dropped": "Of the `rejected` items of a page, only the first `kept` were stored. `first` is one of them.",
     "rematch_failed": "A database error prevented the rematch of assets. It runs again in five minutes.",
     "request_completed": "The API sent a response. `cached`: the response came from the response cache.",
     "retention_failed": "Retention stopped because of a database error or differing clocks. It runs again in a minute.",
