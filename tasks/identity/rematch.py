@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from tasks.identity.apply_overrides import apply_overrides
+from tasks.identity.apply_overrides import override_steps
 from tasks.identity.candidate_pairs import MAX_COMPARED_SPELLINGS, Asset, Pair, best_similarity, find_pairs
 from tasks.identity.decisions import PEOPLE_METHODS, Overrides, Verdict, decision_lock, move
 from tasks.identity.kept_apart import ApartDecisions, apart_decisions
@@ -64,7 +64,7 @@ def rematch_steps(engine: Engine, overrides: Overrides | None) -> Iterator[None]
 
     The comparison takes no lock. A pair that gets a decision during the comparison is left to the next rematch.
     """
-    apply_overrides(engine, overrides)
+    yield from override_steps(engine, overrides)
     yield
     with engine.connect() as connection:
         comparison = _Comparison(LaterDecisions(connection), apart_decisions(connection))

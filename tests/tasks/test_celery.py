@@ -13,7 +13,7 @@ import pytest
 from kombu.exceptions import OperationalError
 
 from tasks.celery import Service, celery
-from tests.processes import ROOT
+from tests.processes import ROOT, Processes, until
 
 
 def test_every_task_has_its_name_and_the_control_queue_is_the_default() -> None:
@@ -25,6 +25,18 @@ def test_every_task_has_its_name_and_the_control_queue_is_the_default() -> None:
     }
     assert celery.conf.task_default_queue == "control"
     assert celery.conf.beat_scheduler == "tasks.schedule:SlotScheduler"
+
+
+def test_only_an_ingest_worker_restarts_its_processes(processes: Processes) -> None:
+    workers = processes.start("worker"), processes.start("control")
+    processes.until_ready(*workers)
+
+    def limits() -> dict[str, int | str] | None:
+        stats = celery.control.inspect(timeout=1).stats() or {}
+        limits = {name.partition("@")[0]: values["pool"]["max-tasks-per-child"] for name, values in stats.items()}
+        return limits if len(limits) == len(workers) else None
+
+    assert until(limits) == {"worker": 200, "control": "N/A"}
 
 
 def test_publishing_to_an_unresponsive_redis_fails_within_seconds() -> None:
