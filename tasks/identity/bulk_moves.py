@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
 
 from tasks.identity.decisions import Verdict, record
 
 
-class Move(NamedTuple):
-    """The assignment of a listing to an asset. Both are given by id."""
+@dataclass(frozen=True)
+class Move:
+    """The assignment of a listing to an asset, both given by id. Moves of one change are undone together."""
 
     listing: int
     asset: int
     verdict: Verdict
+    change: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
 def move_each(connection: Connection, moves: Sequence[Move]) -> None:
-    """Make all moves at once, each as a change of its own. Call this under `decision_lock`.
+    """Make all moves at once. Call this under `decision_lock`.
 
     An asset that loses its last listing is merged into the asset that received it.
     """
@@ -29,7 +31,7 @@ def move_each(connection: Connection, moves: Sequence[Move]) -> None:
     listings = [move.listing for move in moves]
     previous = {row.id: row.asset for row in connection.execute(_ASSETS_OF_LISTINGS, {"listings": listings})}
     assignments = [(move.listing, move.asset) for move in moves]
-    record(connection, assignments, [move.verdict for move in moves], [uuid.uuid4() for _ in moves])
+    record(connection, assignments, [move.verdict for move in moves], [move.change for move in moves])
     assets = [move.asset for move in moves]
     values = {
         "methods": [move.verdict.method for move in moves],
