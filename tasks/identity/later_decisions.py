@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 
 from sqlalchemy import Connection, text
 
@@ -30,9 +30,9 @@ class LaterDecisions:
         self.values: dict[str, set[Hashable]] = defaultdict(set)
 
     @property
-    def keys(self) -> set[str]:
+    def keys(self) -> Set[str]:
         """Return the keys of the symbols that the decisions concern."""
-        return set(self.values)
+        return self.values.keys()
 
     def read(self, connection: Connection) -> None:
         """Add the decisions since the last call. Call this under `decision_lock`."""

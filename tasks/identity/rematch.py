@@ -127,6 +127,7 @@ def _merge(engine: Engine, merges: Sequence[tuple[Pair, Verdict]], later: LaterD
             for listing in sorted(pair.newer.listing_ids)
         ]
         move_each(connection, moves)
+        later.skip_own(connection)
     for pair, verdict, change in merged:
         log.info(
             "assets_merged", asset=pair.newer.slug, into=pair.older.slug, method=verdict.method, change=str(change)
@@ -135,7 +136,7 @@ def _merge(engine: Engine, merges: Sequence[tuple[Pair, Verdict]], later: LaterD
 
 
 def _concern(later: LaterDecisions, pair: Pair) -> bool:
-    return bool(later.listing_ids & pair.listing_ids or later.assets & pair.ids or later.keys & pair.keys)
+    return bool(pair.listing_ids & later.listing_ids or pair.ids & later.assets or pair.keys & later.keys)
 
 
 def _read_assets(engine: Engine) -> Iterator[list[Asset]]:
