@@ -169,6 +169,9 @@ class Settings:
         32 * 1024 * 1024, "size of the ranges that larger CSV files are split into for several workers, in bytes"
     )
     csv_record_bytes: int = _count(256 * 1024, "maximum size of a CSV record, in bytes; a larger one becomes a reject")
+    csv_first_records: int = _count(
+        1000, "number of records at the start of a CSV file; if all are rejected, the file is not read further"
+    )
     clock_skew: float = _seconds(300, "maximum seconds that an observation time may be in the future")
 
     statement_timeout: float = _seconds(15, "maximum seconds for one query of the API")

@@ -9,6 +9,9 @@ from sources.record_rules import CONTRADICTION_RULES
 MAX_REJECTS_PER_PAGE = 1000
 """The maximum number of a page's rejects that are stored. The others are only counted."""
 
+MAX_REJECTS_PER_RUN = 10_000
+"""After this many stored rejects of a run, only the first reject of each further page is stored."""
+
 REJECT_CODES: Mapping[str, str] = {
     "drift": "A field of the item changed, and the source's drift policy is `quarantine`.",
     "empty": "A text is empty.",

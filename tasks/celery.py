@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import celeryd_init, setup_logging
 from kombu import Connection, Exchange, Queue
 
 from settings import SettingsError, get_settings
@@ -89,6 +90,17 @@ celery.conf.update(
     beat_scheduler="tasks.schedule:SlotScheduler",
     beat_max_loop_interval=5,
 )
+
+
+@celeryd_init.connect
+def _keep_control_process(conf: Any, options: Mapping[str, Any], **_: Any) -> None:
+    """Never restart the process of a control worker: it keeps the position of a rematch (tasks/runtime/stepwise.py).
+
+    A rematch of many parts would otherwise start again and again. Control tasks parse nothing.
+    """
+    queues = options.get("queues") or ()
+    if set(queues.split(",") if isinstance(queues, str) else queues) == {"control"}:
+        conf.worker_max_tasks_per_child = None
 
 
 @setup_logging.connect

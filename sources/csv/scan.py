@@ -22,12 +22,15 @@ from sources.csv.fileset import FileSet
 from sources.csv.preamble import Preamble, read_byte_order_mark, read_preamble
 from sources.csv.progress import Progress
 from sources.csv.ranges import Position, get_range_starts, split_partition
-from sources.csv.window import ReadOptions
+from sources.csv.window import ReadOptions, read_bytes
 
 # Stored in cursors, so the values must not change.
 WAITING, CONSUMED = "waiting", "taken"
 """Values of a cursor's `tail`, which describes a last record without a line end: it waits for its line end, or it was
 read. A record that was read without a line end is read again if it changes."""
+
+QUOTED_BYTES = 100
+"""The number of bytes of a line in an error."""
 
 WAITING_DETAIL = (
     "waits, since it may be cut: it has no line end, or a quote is not closed; "
@@ -176,7 +179,19 @@ class _Scan:
             last_cursor = self._cursor(progress, None)
             yield self._page(progress, block, head, last_cursor)
             head = b""
+        self._check_rest(progress)
         yield from self._final_page(progress, head, last_cursor)
+
+    def _check_rest(self, progress: Progress) -> None:
+        """Raise TerminalError if the rest of the file waits for a line end, but can never become a record."""
+        rest = self._options.end - progress.offset
+        if rest > self._options.record_bytes:
+            first = read_bytes(self._file, progress.offset, QUOTED_BYTES, self._options)
+            raise TerminalError(
+                f"{self._label}: line {progress.line} has no line end within its {rest} bytes, but a record has at "
+                f"most CSV_RECORD_BYTES. Correct the file or its declaration. The line begins with {first!r}",
+                code="record_unended",
+            )
 
     def _limit_to_range(self, first: Position) -> Position:
         """Return the start of the range, and set the options to stop at its end.

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, Row, text
 
+from tasks.identity.bulk_moves import Move, move_each
 from tasks.identity.decisions import (
     BY_OVERRIDES,
     OVERRIDE,
     SAME_ID,
     Overrides,
     Verdict,
-    add_asset,
+    add_assets,
     assets_by_slug,
     decision_lock,
-    move,
+    listing_fields,
 )
-from tasks.identity.undo import current_asset
+from tasks.identity.undo import current_assets
 
 log = structlog.get_logger()
 
 
+MOVES_PER_TRANSACTION = 100
+"""The maximum number of listings to move in a transaction. Between transactions, sources can add listings."""
+
+
 def apply_overrides(engine: Engine, overrides: Overrides | None) -> None:
+    """Do all steps of `override_steps`."""
+    for _ in override_steps(engine, overrides):
+        pass
+
+
+def override_steps(engine: Engine, overrides: Overrides | None) -> Iterator[None]:
     """Move the listings in the file to their assets. Restore the previous assets of listings that it no longer names.
 
+    Between steps, no lock is held.
     overrides: None if OVERRIDES is not set. Nothing is restored then, since the setting may be missing by accident.
     """
     if overrides is None:
         _warn_of_ignored_overrides(engine)
         return
     with engine.connect() as connection:
-        if not _outdated_listings(connection, overrides):
-            return  # Return without the lock, so that no decision has to wait.
-    with decision_lock(engine) as connection:
-        outdated = _outdated_listings(connection, overrides)
-        named = [row for row in outdated if _slug(overrides, row)]
-        # Read everything before the first move: an asset that loses its last listing can be the target of another move.
-        targets = _target_assets(connection, named, overrides)
-        restored = {row.id: _before_override(connection, row) for row in outdated if not _slug(overrides, row)}
-        for row in named:
-            override = overrides[row.source, row.source_asset_id]
-            move(connection, [row.id], targets[override.asset], Verdict(OVERRIDE, BY_OVERRIDES, reason=override.reason))
-        for listing, (asset, verdict) in restored.items():
-            move(connection, [listing], asset, verdict)
+        listings = [row.id for row in _outdated_listings(connection, overrides)]
+    for start in range(0, len(listings), MOVES_PER_TRANSACTION):
+        yield
+        with decision_lock(engine) as connection:
+            batch = set(listings[start : start + MOVES_PER_TRANSACTION])
+            outdated = _outdated_listings(connection, overrides, batch)
+            named = [row for row in outdated if _slug(overrides, row)]
+            others = [row for row in outdated if not _slug(overrides, row)]
+            # Read all before the first move: an asset that loses its last listing can be the target of another move.
+            move_each(connection, [*_naming_moves(connection, named, overrides), *_restoring_moves(connection, others)])
 
 
 def _warn_of_ignored_overrides(engine: Engine) -> None:
@@ -57,20 +66,25 @@ def _warn_of_ignored_overrides(engine: Engine) -> None:
         log.warning("overrides_ignored", listings=listings)
 
 
-def _outdated_listings(connection: Connection, overrides: Overrides) -> list[Row[Any]]:
-    """Return the listings whose asset differs from that in the file, and listings that the file no longer names."""
-    names = list(overrides)
-    rows = connection.execute(
-        text("""
-            SELECT listings.id, source, source_asset_id, listings.symbol, listings.name, asset, slug, method
-              FROM listings JOIN assets ON assets.id = listings.asset
-             WHERE method = :override OR (source, source_asset_id) IN (
-                   SELECT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[])))
-             ORDER BY listings.id
-        """),
-        {"override": OVERRIDE, "sources": [source for source, _ in names], "ids": [id_ for _, id_ in names]},
-    )
-    return [row for row in rows if (row.method, row.slug) != (OVERRIDE, _slug(overrides, row))]
+def _outdated_listings(
+    connection: Connection, overrides: Overrides, listings: Set[int] | None = None
+) -> list[Row[Any]]:
+    """Return the listings whose asset differs from that in the file, and listings that the file no longer names.
+
+    listings: the ids of the listings to check. Default: all.
+    """
+    if listings is None:
+        sources, ids = [source for source, _ in overrides], [id_ for _, id_ in overrides]
+        parameters = {"override": OVERRIDE, "sources": sources, "ids": ids}
+        rows = connection.execute(_POSSIBLY_OUTDATED, parameters).all()
+    else:
+        rows = connection.execute(_GIVEN_LISTINGS, {"listings": list(listings)}).all()
+    return [
+        row
+        for row in rows
+        if (row.method == OVERRIDE or _slug(overrides, row))
+        and (row.method, row.slug) != (OVERRIDE, _slug(overrides, row))
+    ]
 
 
 def _slug(overrides: Overrides, row: Row[Any]) -> str | None:
@@ -78,28 +92,55 @@ def _slug(overrides: Overrides, row: Row[Any]) -> str | None:
     return override.asset if override else None
 
 
-def _target_assets(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> Mapping[str, int]:
-    """Return, by slug, the ids of the assets in the file. Create missing assets."""
-    listings = {overrides[row.source, row.source_asset_id].asset: row for row in reversed(named)}
-    existing = assets_by_slug(connection, listings)
-    new = {slug: add_asset(connection, row, slug) for slug, row in listings.items() if slug not in existing}
-    return existing | new
+def _naming_moves(connection: Connection, named: Sequence[Row[Any]], overrides: Overrides) -> list[Move]:
+    """Return the moves of listings to their assets in the file. Create missing assets."""
+    by_slug = {overrides[row.source, row.source_asset_id].asset: row for row in reversed(named)}
+    existing = assets_by_slug(connection, by_slug)
+    add_assets(connection, [(slug, listing_fields(row)) for slug, row in by_slug.items() if slug not in existing])
+    assets = assets_by_slug(connection, by_slug)
+    chosen = [(row.id, overrides[row.source, row.source_asset_id]) for row in named]
+    return [
+        Move(listing, assets[override.asset], Verdict(OVERRIDE, BY_OVERRIDES, reason=override.reason))
+        for listing, override in chosen
+    ]
 
 
-def _before_override(connection: Connection, row: Row[Any]) -> tuple[int, Verdict]:
-    """Return the asset and the verdict that a listing had before its override.
+def _restoring_moves(connection: Connection, rows: Sequence[Row[Any]]) -> list[Move]:
+    """Return the moves of listings to the assets that they had before their overrides, with their verdicts.
 
     A listing without an earlier decision gets the asset of the same id in another quote currency.
     """
-    before = connection.execute(_LAST_OTHER_DECISION, {**row._mapping, "override": OVERRIDE}).one_or_none()
-    if before is None:
-        return row.asset, Verdict("new", BY_OVERRIDES)  # Use the verdict of a rule that creates an asset.
-    asset = current_asset(connection, before.asset)
-    if before.listing != row.id:
-        return asset, Verdict(SAME_ID, BY_OVERRIDES)
-    evidence = {name: value for name, value in before.evidence.items() if name != "undoes"} | {"restores": before.id}
-    return asset, Verdict(before.method, BY_OVERRIDES, before.confidence, evidence)
+    decisions = [
+        connection.execute(_LAST_OTHER_DECISION, {**row._mapping, "override": OVERRIDE}).one_or_none() for row in rows
+    ]
+    assets = current_assets(connection, {decision.asset for decision in decisions if decision})
+    return [
+        Move(row.id, assets[decision.asset] if decision else row.asset, _verdict_before(row, decision))
+        for row, decision in zip(rows, decisions, strict=True)
+    ]
 
+
+def _verdict_before(row: Row[Any], decision: Row[Any] | None) -> Verdict:
+    if decision is None:
+        return Verdict("new", BY_OVERRIDES)  # the verdict of a rule that creates an asset
+    if decision.listing != row.id:
+        return Verdict(SAME_ID, BY_OVERRIDES)
+    evidence = {name: value for name, value in decision.evidence.items() if name != "undoes"}
+    return Verdict(decision.method, BY_OVERRIDES, decision.confidence, evidence | {"restores": decision.id})
+
+
+_LISTINGS = """
+    SELECT listings.id, source, source_asset_id, listings.symbol, listings.name, asset, slug, method
+      FROM listings JOIN assets ON assets.id = listings.asset
+"""
+
+_POSSIBLY_OUTDATED = text(f"""
+    {_LISTINGS} WHERE method = :override OR (source, source_asset_id) IN (
+                      SELECT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[])))
+     ORDER BY listings.id
+""")
+
+_GIVEN_LISTINGS = text(f"{_LISTINGS} WHERE listings.id = ANY(:listings) ORDER BY listings.id")
 
 _LAST_OTHER_DECISION = text("""
     SELECT decisions.id, listing, decisions.asset, decisions.method, decisions.confidence, evidence

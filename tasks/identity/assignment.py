@@ -131,7 +131,7 @@ def _assign_by_similarity(
 
     assigned_slugs: slugs of assets that other listings of the page already have.
     """
-    spellings = {listing.source_asset_id: _spelling(listing) for listing in reversed(list(listings))}
+    spellings = {listing.source_asset_id: spelling_of(listing) for listing in reversed(list(listings))}
     rows = connection.execute(
         text(f"""
             WITH candidates AS (SELECT * FROM listings WHERE {SYMBOL_KEY} = ANY(:keys))
@@ -155,7 +155,7 @@ def _assign_by_similarity(
     }
 
 
-def _spelling(listing: ListingFields) -> Spelling:
+def spelling_of(listing: ListingFields) -> Spelling:
     return Spelling(listing.symbol, listing.name, listing.source_asset_id)
 
 

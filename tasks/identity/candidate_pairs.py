@@ -193,8 +193,7 @@ def _comparable_values(asset: Asset, key: str) -> Iterator[Hashable]:
     """Yield values of which similar assets have at least one in common. Nearly equal names have none in common."""
     for spelling in asset.spellings[:MAX_COMPARED_SPELLINGS]:
         if spelling.key == key:
-            for value in {spelling.joined_name, spelling.core, *spelling.names, *spelling.cores} - {""}:
-                yield value, spelling.distinguishing_words
+            yield from spelling.comparable_values
 
 
 def _sampled_pairs(assets: Sequence[Asset], counts: Counter[int]) -> Iterator[tuple[Asset, Asset]]:

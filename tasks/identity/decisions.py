@@ -149,7 +149,7 @@ def move(
     """
     change = change or uuid.uuid4()
     previous = connection.scalars(_ASSETS_OF_LISTINGS, {"listings": list(listings)}).all()
-    record(connection, [(listing, asset) for listing in listings], [verdict] * len(listings), change)
+    record(connection, [(listing, asset) for listing in listings], [verdict] * len(listings), [change] * len(listings))
     assignment = {"asset": asset, "method": verdict.method, "confidence": verdict.confidence}
     connection.execute(_MOVE_LISTINGS, {"listings": list(listings), **assignment})
     connection.execute(_UPDATE_MERGED_INTO, {"previous": [id_ for id_ in previous if id_ != asset], "asset": asset})
@@ -186,21 +186,25 @@ def record(
     connection: Connection,
     assignments: Sequence[tuple[int, int]],
     verdicts: Sequence[Verdict],
-    change: uuid.UUID | None = None,
+    changes: Sequence[uuid.UUID] | None = None,
 ) -> None:
-    """Insert a row into `decisions` for each assignment. assignments: pairs of a listing id and an asset id."""
+    """Insert a row into `decisions` for each assignment.
+
+    assignments: pairs of a listing id and an asset id. changes: the id of each assignment's change.
+    """
     connection.execute(
         text("""
-            INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason)
-            SELECT CAST(:change AS uuid), new.listing, new.asset, new.method, new.confidence,
-                   CAST(new.evidence AS jsonb), new.decided_by, new.reason
-              FROM unnest(CAST(:listings AS int[]), CAST(:assets AS bigint[]), CAST(:methods AS text[]),
-                          CAST(:confidences AS numeric[]), CAST(:evidences AS text[]), CAST(:authors AS text[]),
-                          CAST(:reasons AS text[]))
-                AS new(listing, asset, method, confidence, evidence, decided_by, reason)
+            INSERT INTO decisions (change, listing, asset, method, confidence, evidence, decided_by, reason,
+                                   decided_at)
+            SELECT new.change, new.listing, new.asset, new.method, new.confidence,
+                   CAST(new.evidence AS jsonb), new.decided_by, new.reason, (SELECT service_time())
+              FROM unnest(CAST(:changes AS uuid[]), CAST(:listings AS int[]), CAST(:assets AS bigint[]),
+                          CAST(:methods AS text[]), CAST(:confidences AS numeric[]), CAST(:evidences AS text[]),
+                          CAST(:authors AS text[]), CAST(:reasons AS text[]))
+                AS new(change, listing, asset, method, confidence, evidence, decided_by, reason)
         """),
         {
-            "change": change,
+            "changes": [str(change) for change in changes] if changes else [None] * len(assignments),
             "listings": [listing for listing, _ in assignments],
             "assets": [asset for _, asset in assignments],
             "methods": [verdict.method for verdict in verdicts],
@@ -239,17 +243,18 @@ def assets_by_slug(connection: Connection, slugs: Iterable[str]) -> dict[str, in
 
 def reserve_slug(connection: Connection, listing: Row[Any]) -> str:
     """Return a free slug for a new asset with this listing."""
-    fields = _listing_fields(listing)
+    fields = listing_fields(listing)
     return Slugs(connection, [fields]).reserve(fields)
 
 
 def add_asset(connection: Connection, listing: Row[Any], slug: str) -> int:
     """Create an asset for a listing, with an unused slug. Return its id."""
-    add_assets(connection, [(slug, _listing_fields(listing))])
+    add_assets(connection, [(slug, listing_fields(listing))])
     return assets_by_slug(connection, [slug])[slug]
 
 
-def _listing_fields(listing: Row[Any]) -> ListingFields:
+def listing_fields(listing: Row[Any]) -> ListingFields:
+    """Return the fields of a listing that name its asset, without the quote currency."""
     return ListingFields(listing.source_asset_id, listing.symbol, listing.name, "")
 
 
@@ -257,8 +262,9 @@ def add_assets(connection: Connection, new: Sequence[tuple[str, ListingFields]])
     """Create an asset for each pair of an unused slug and a listing."""
     connection.execute(
         text("""
-            INSERT INTO assets (slug, symbol, name)
-            SELECT * FROM unnest(CAST(:slugs AS text[]), CAST(:symbols AS text[]), CAST(:names AS text[]))
+            INSERT INTO assets (slug, symbol, name, created_at)
+            SELECT new.*, (SELECT service_time())
+              FROM unnest(CAST(:slugs AS text[]), CAST(:symbols AS text[]), CAST(:names AS text[])) AS new
         """),
         {
             "slugs": [slug for slug, _ in new],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections import defaultdict
+from collections.abc import Hashable, Set
 
 from sqlalchemy import Connection, text
 
@@ -11,7 +12,9 @@ from tasks.identity.similarity import Spelling
 
 
 class LaterDecisions:
-    """The decisions made after a plan: their listings and assets, the names of both, and the keys of their symbols.
+    """The decisions made after a plan: their listings and assets, and the names and slugs of both.
+
+    values: by the key of a symbol, the values that similar listings have in common (`Spelling.matching_values`).
 
     Create this before the plan reads anything. Each `read` adds the decisions since the previous `read`, so that the
     plan can be written in many short transactions. Only decisions that are made under `decision_lock` are certain to be
@@ -22,9 +25,14 @@ class LaterDecisions:
         self._newest = _newest_decision(connection)
         self.listing_ids: set[int] = set()
         self.assets: set[int] = set()
-        self._slugs: set[str] = set()
-        self._names: set[ListingName] = set()
-        self.keys: set[str] = set()
+        self.slugs: set[str] = set()
+        self.names: set[ListingName] = set()
+        self.values: dict[str, set[Hashable]] = defaultdict(set)
+
+    @property
+    def keys(self) -> Set[str]:
+        """Return the keys of the symbols that the decisions concern."""
+        return self.values.keys()
 
     def read(self, connection: Connection) -> None:
         """Add the decisions since the last call. Call this under `decision_lock`."""
@@ -32,17 +40,15 @@ class LaterDecisions:
             self._newest = max(self._newest, row.id)
             self.listing_ids.add(row.listing)
             self.assets.add(row.asset)
-            self._slugs.add(row.slug)
-            self._names.add((row.source, row.source_asset_id))
-            self.keys |= {Spelling(row.symbol, "", "").key} - {""}
+            self.slugs.add(row.slug)
+            self.names.add((row.source, row.source_asset_id))
+            spelling = Spelling(row.symbol, row.name, row.source_asset_id)
+            if spelling.key:
+                self.values[spelling.key].update(spelling.matching_values)
 
     def skip_own(self, connection: Connection) -> None:
         """Skip the decisions that this transaction made since the last `read`. Call this before its commit."""
         self._newest = _newest_decision(connection)
-
-    def concern(self, names: Set[ListingName], slugs: Set[str], keys: Set[str]) -> bool:
-        """Return whether a decision concerns a listing of these names or keys, or an asset of these slugs."""
-        return bool(self._names & names or self._slugs & slugs or self.keys & keys)
 
 
 def _newest_decision(connection: Connection) -> int:
@@ -50,7 +56,8 @@ def _newest_decision(connection: Connection) -> int:
 
 
 _DECISIONS = text("""
-    SELECT decisions.id, listing, listings.asset, slug, source, source_asset_id, listings.symbol
+    SELECT decisions.id, listing, listings.asset, slug, source, source_asset_id, listings.symbol,
+           listings.name
       FROM decisions JOIN listings ON listings.id = listing JOIN assets ON assets.id = listings.asset
      WHERE decisions.id > :newest
 """)

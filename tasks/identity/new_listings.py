@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from sqlalchemy import Connection, Engine, text
 
 from sources.record_columns import ListingFields, ListingKey
-from tasks.identity.assignment import NEW_ASSET_VERDICT, Plan, known_pairs, plan_assignments
-from tasks.identity.decisions import Overrides, add_assets, assets_by_slug, decision_lock, record, separate_assets
+from tasks.identity.assignment import NEW_ASSET_VERDICT, Plan, known_pairs, plan_assignments, spelling_of
+from tasks.identity.decisions import (
+    ListingName,
+    Overrides,
+    add_assets,
+    assets_by_slug,
+    decision_lock,
+    record,
+    separate_assets,
+)
 from tasks.identity.later_decisions import LaterDecisions
 from tasks.identity.similarity import Spelling
 from tasks.identity.stored_listings import listing_values, read_listings
@@ -18,7 +27,7 @@ LISTINGS_PER_TRANSACTION = 250
 """The maximum number of listings to write in a transaction, which holds `decision_lock` for milliseconds."""
 
 MAX_OUTDATED_PLANS = 3
-"""After this many consecutive plans that later decisions made outdated, plan a batch under the lock."""
+"""After this many plans of which later decisions made most outdated, plan each batch under the lock."""
 
 Listings = Mapping[ListingKey, ListingFields]
 
@@ -30,28 +39,20 @@ def add_listings(
 
     patience: seconds to wait for `decision_lock`, for each batch.
     """
-    adder, outdated = ListingAdder(source, listings, overrides), 0
+    adder, outdated_plans = ListingAdder(source, listings, overrides), 0
     while adder.remaining:
-        if outdated < MAX_OUTDATED_PLANS:
-            with engine.connect() as connection:
-                adder.plan(connection)
-            outdated = 0 if _write_batches(engine, adder, patience) else outdated + 1
-        else:
+        if outdated_plans == MAX_OUTDATED_PLANS:
             with decision_lock(engine, patience=patience) as connection:
-                adder.plan(connection)
+                adder.plan(connection, max_batches=1)
                 adder.write_next(connection)
-            outdated = 0
-
-
-def _write_batches(engine: Engine, adder: ListingAdder, patience: float) -> bool:
-    """Write the batches of a plan. Return False if the plan was outdated before its first batch."""
-    was_written = not adder.has_batches
-    while adder.has_batches:
-        with decision_lock(engine, patience=patience) as connection:
-            if not adder.write_next(connection):
-                break
-            was_written = True
-    return was_written
+            continue
+        with engine.connect() as connection:
+            adder.plan(connection)
+        planned = len(adder.remaining)
+        while adder.has_batches:
+            with decision_lock(engine, patience=patience) as connection:
+                adder.write_next(connection)
+        outdated_plans += len(adder.remaining) > planned / 2
 
 
 class ListingAdder:
@@ -71,41 +72,90 @@ class ListingAdder:
     def has_batches(self) -> bool:
         return bool(self._batches)
 
-    def plan(self, connection: Connection) -> None:
-        """Plan the assignments of the remaining listings. Skip listings that another process has added."""
-        self._later = LaterDecisions(connection)
-        for key in read_listings(connection, self._source, self.remaining):
-            del self.remaining[key]
-        self._plan = plan_assignments(connection, self._source, self.remaining, self._overrides, self._rivals)
-        self._batches = list(reversed([*split_into_batches(self.remaining, LISTINGS_PER_TRANSACTION)]))
+    def plan(self, connection: Connection, *, max_batches: int | None = None) -> None:
+        """Plan the assignments of the remaining listings, or of their first batches.
 
-    def write_next(self, connection: Connection) -> bool:
-        """Write the next batch under `decision_lock`. Return False, and write nothing, if its plan is outdated."""
-        if not self._batches:
-            return True
-        batch = {key: self.remaining[key] for key in self._batches[-1]}
+        Skip listings that another process has added.
+        """
+        self._later = LaterDecisions(connection)
+        batches = list(split_into_batches(self.remaining, LISTINGS_PER_TRANSACTION))[:max_batches]
+        stored = read_listings(connection, self._source, [key for batch in batches for key in batch])
+        for key in stored:
+            del self.remaining[key]
+        planned = {key: self.remaining[key] for batch in batches for key in batch if key not in stored}
+        self._competitors = Competitors([*self.remaining.values(), *self._rivals])
+        rivals = [*self._rivals, *(listing for key, listing in self.remaining.items() if key not in planned)]
+        if max_batches:
+            symbols = set(map(_symbol_key, planned.values()))
+            rivals = [listing for listing in rivals if _symbol_key(listing) in symbols]
+        self._plan = plan_assignments(connection, self._source, planned, self._overrides, rivals)
+        self._batches = [[key for key in batch if key not in stored] for batch in reversed(batches)]
+
+    def write_next(self, connection: Connection) -> None:
+        """Write the next batch under `decision_lock`. Leave listings whose assignment is outdated to the next plan."""
+        batch = {key: self.remaining[key] for key in self._batches.pop()}
         self._later.read(connection)
-        if self._is_outdated(connection, batch):
-            self._batches = []
-            return False
+        for key in self._outdated(connection, batch):
+            del batch[key]
+        if not batch:
+            return
         write_listings(connection, self._source, batch, self._plan)
         self._later.skip_own(connection)
         self._rivals += [
             listing for key, listing in batch.items() if self._plan.assignments[key].verdict == NEW_ASSET_VERDICT
         ]
-        self._batches.pop()
         for key in batch:
             del self.remaining[key]
-        return True
 
-    def _is_outdated(self, connection: Connection, batch: Listings) -> bool:
-        names = {(self._source, id_) for id_, _ in batch}
-        paired_names = {pair for name in names for pair in known_pairs().get(name, ())}
+    def _outdated(self, connection: Connection, batch: Listings) -> list[ListingKey]:
+        """Return the listings whose assignment could be another one since later decisions."""
         slugs = {self._plan.assignments[key].slug for key in batch}
-        keys = {_symbol_key(listing) for listing in batch.values()}
-        if self._later.concern(names | paired_names, slugs, keys):
+        taken = assets_by_slug(connection, slugs & self._plan.new_assets.keys()).keys() | self._later.slugs
+        return [
+            key
+            for key, listing in batch.items()
+            if self._plan.assignments[key].slug in taken
+            or not self._later.names.isdisjoint(self._related_names(listing))
+            or self._competitors.are_affected(listing, self._later)
+        ]
+
+    def _related_names(self, listing: ListingFields) -> set[ListingName]:
+        name = (self._source, listing.source_asset_id)
+        return {name, *known_pairs().get(name, ())}
+
+
+class Competitors:
+    """The listings of a page that compete for assets. Decide whether later decisions affect their assignments."""
+
+    def __init__(self, listings: Sequence[ListingFields]):
+        self._listings = listings
+
+    @cached_property
+    def _owners(self) -> Mapping[str, Mapping[Hashable, int]]:
+        """Return, by the key of a symbol that many listings have, the number of listings with each value."""
+        by_key: dict[str, list[Spelling]] = defaultdict(list)
+        for spelling in map(spelling_of, self._listings):
+            by_key[spelling.key].append(spelling)
+        return {
+            key: Counter(value for spelling in spellings for value in spelling.matching_values)
+            for key, spellings in by_key.items()
+            if len(spellings) > LISTINGS_PER_TRANSACTION
+        }
+
+    def are_affected(self, listing: ListingFields, later: LaterDecisions) -> bool:
+        """Return whether a later decision about the listing's symbol may affect the listing's assignment.
+
+        If the page has many listings with the symbol, a decision about a value that two of them have affects neither:
+        an asset that matches two listings equally well is assigned to none. Otherwise other sources could make
+        the plan of a thousand listings with one name outdated all the time.
+        """
+        spelling = spelling_of(listing)
+        if spelling.key not in later.values:
+            return False
+        owners = self._owners.get(spelling.key)
+        if owners is None:
             return True
-        return bool(assets_by_slug(connection, slugs & self._plan.new_assets.keys()))
+        return any(owners[value] == 1 for value in later.values[spelling.key].intersection(spelling.matching_values))
 
 
 def write_listings(connection: Connection, source: str, listings: Listings, plan: Plan) -> None:
@@ -115,8 +165,10 @@ def write_listings(connection: Connection, source: str, listings: Listings, plan
     add_assets(connection, plan.pop_new_assets({assignment.slug for assignment in assignments}))
     inserted = connection.execute(
         text("""
-            INSERT INTO listings (source, source_asset_id, quote_currency, symbol, name, asset, method, confidence)
-            SELECT :source, new.id, new.currency, new.symbol, new.name, assets.id, new.method, new.confidence
+            INSERT INTO listings (source, source_asset_id, quote_currency, symbol, name, asset, method, confidence,
+                                  created_at)
+            SELECT :source, new.id, new.currency, new.symbol, new.name, assets.id, new.method, new.confidence,
+                   (SELECT service_time())
               FROM unnest(CAST(:ids AS text[]), CAST(:currencies AS text[]), CAST(:symbols AS text[]),
                           CAST(:names AS text[]), CAST(:slugs AS text[]), CAST(:methods AS text[]),
                           CAST(:confidences AS numeric[]))

@@ -7,6 +7,7 @@ different prices prevent a merge. Doubtful pairs become candidates for people to
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from tasks.identity.apply_overrides import apply_overrides
+from tasks.identity.apply_overrides import override_steps
+from tasks.identity.bulk_moves import Move, move_each
 from tasks.identity.candidate_pairs import (
     MAX_COMPARED_SPELLINGS,
     Asset,
@@ -25,7 +27,7 @@ from tasks.identity.candidate_pairs import (
     find_pairs,
     find_respelled_pairs,
 )
-from tasks.identity.decisions import PEOPLE_METHODS, Overrides, Verdict, decision_lock, move
+from tasks.identity.decisions import PEOPLE_METHODS, Overrides, Verdict, decision_lock
 from tasks.identity.kept_apart import ApartDecisions, apart_decisions
 from tasks.identity.later_decisions import LaterDecisions
 from tasks.identity.similarity import Similarity, Spelling
@@ -72,7 +74,7 @@ def rematch_steps(engine: Engine, overrides: Overrides | None) -> Iterator[None]
 
     The comparison takes no lock. A pair that gets a decision during the comparison is left to the next rematch.
     """
-    apply_overrides(engine, overrides)
+    yield from override_steps(engine, overrides)
     yield
     with engine.connect() as connection:
         comparison = _Comparison(LaterDecisions(connection), apart_decisions(connection))
@@ -130,11 +132,14 @@ def _merge(engine: Engine, merges: Sequence[tuple[Pair, Verdict]], later: LaterD
     """Merge the pairs that got no decision since the comparison. Return the ids of the assets in the merged pairs."""
     with decision_lock(engine) as connection:
         later.read(connection)
-        merged = [
-            (pair, verdict, move(connection, sorted(pair.newer.listing_ids), pair.older.id, verdict))
-            for pair, verdict in merges
-            if not _concern(later, pair)
+        merged = [(pair, verdict, uuid.uuid4()) for pair, verdict in merges if not _concern(later, pair)]
+        moves = [
+            Move(listing, pair.older.id, verdict, change)
+            for pair, verdict, change in merged
+            for listing in sorted(pair.newer.listing_ids)
         ]
+        move_each(connection, moves)
+        later.skip_own(connection)
     for pair, verdict, change in merged:
         log.info(
             "assets_merged", asset=pair.newer.slug, into=pair.older.slug, method=verdict.method, change=str(change)
@@ -143,7 +148,7 @@ def _merge(engine: Engine, merges: Sequence[tuple[Pair, Verdict]], later: LaterD
 
 
 def _concern(later: LaterDecisions, pair: Pair) -> bool:
-    return bool(later.listing_ids & pair.listing_ids or later.assets & pair.ids or later.keys & pair.keys)
+    return bool(pair.listing_ids & later.listing_ids or pair.ids & later.assets or pair.keys & later.keys)
 
 
 def _read_assets(engine: Engine) -> Iterator[list[Asset]]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from rapidfuzz import fuzz
@@ -18,10 +18,18 @@ KEY_LENGTH = 10
 """The number of a symbol's characters that are compared. Some sources truncate symbols to this length."""
 
 
+WORD = re.compile(r"[^\W_]+")
+
+MAX_CACHED_TEXTS = 20_000
+
+
+@lru_cache(MAX_CACHED_TEXTS)  # Thousands of listings can have one symbol and one name.
 def words(text: str) -> tuple[str, ...]:
     """Split a text into words. Remove differences in case, character width and accents."""
+    if text.isascii():
+        return tuple(WORD.findall(text.lower()))
     plain = unicodedata.normalize("NFKD", text).casefold()
-    return tuple(re.findall(r"[^\W_]+", "".join(char for char in plain if not unicodedata.combining(char))))
+    return tuple(WORD.findall("".join(char for char in plain if not unicodedata.combining(char))))
 
 
 GENERIC_WORDS = frozenset(
@@ -159,6 +167,17 @@ class Spelling:
             for core in (self.core, _without_generic_words(self.id_words))
             if core != self.key and len(core) > len("abc")
         )
+
+    @cached_property
+    def comparable_values(self) -> tuple[Hashable, ...]:
+        """Return values of which similar listings have at least one in common. Nearly equal names have none."""
+        values = {self.joined_name, self.core, *self.names, *self.cores} - {""}
+        return tuple((value, self.distinguishing_words) for value in sorted(values))
+
+    @cached_property
+    def matching_values(self) -> tuple[Hashable, ...]:
+        """Return `comparable_values`, and a value that only listings with the same words in their names have."""
+        return ((self.name_words, self.distinguishing_words), *self.comparable_values)
 
 
 def _without_generic_words(name_words: Iterable[str]) -> str:

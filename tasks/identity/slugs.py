@@ -16,6 +16,10 @@ FIRST_PROBED_NUMBERS, MAX_PROBED_NUMBERS = 8, 4096
 query looks up twice as many as the one before, since thousands of listings can have one name."""
 
 
+UNSAFE_CHARACTERS = re.compile(r"[^a-z0-9]+")
+"""The characters of a name, in lower case, that its slug lacks."""
+
+
 class Slugs:
     """Choose free slugs. Bitcoin (BTC2) gets the first free one of `bitcoin`, `bitcoin-btc2`, `bitcoin-btc2-2`, …
 
@@ -39,8 +43,8 @@ class Slugs:
         return slug
 
     def _candidates(self, listing: ListingFields) -> Iterator[str]:
-        yield from self._plain_slugs(listing)
-        with_symbol = self._plain_slugs(listing)[-1]
+        plain, with_symbol = self._plain_slugs(listing)
+        yield from (plain, with_symbol)
         while True:
             number = self._next_numbers[with_symbol]
             if number == self._unprobed[with_symbol]:
@@ -67,5 +71,5 @@ class Slugs:
 
 
 def _slugify(name: str) -> str:
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    plain = name if name.isascii() else unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return UNSAFE_CHARACTERS.sub("-", plain.lower()).strip("-")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -68,15 +68,22 @@ def _restored(row: Row[Any], change: uuid.UUID, by: str, reason: str | None) -> 
     return Verdict(method, by, row.confidence, evidence, reason)
 
 
-def current_asset(connection: Connection, asset: int) -> int:
-    """Return the id of the asset that this asset was merged into, or its own id.
+def current_assets(connection: Connection, assets: Iterable[int]) -> dict[int, int]:
+    """Return, by the id of each asset, the id of the asset that it was merged into, or its own id.
 
     An asset whose last listing was moved by the overrides file does not count as merged.
     """
-    merged = connection.execute(_MERGED_ASSETS, {"assets": [asset]}).one_or_none()
-    if merged is None or merged.decided_by == BY_OVERRIDES:
-        return asset
-    return current_asset(connection, merged.merged_into)
+    current = {asset: asset for asset in assets}
+    while current:
+        merged = {
+            row.id: row.merged_into
+            for row in connection.execute(_MERGED_ASSETS, {"assets": list({*current.values()})})
+            if row.decided_by != BY_OVERRIDES
+        }
+        if not merged:
+            break
+        current = {asset: merged.get(target, target) for asset, target in current.items()}
+    return current
 
 
 def _merged_message(asset: Row[Any]) -> str:
@@ -86,16 +93,19 @@ def _merged_message(asset: Row[Any]) -> str:
 
 
 _MERGED_ASSETS = text("""
-    SELECT assets.slug, target.slug AS into, target.id AS merged_into, last.listing, last.change, last.decided_by
+    WITH placed AS MATERIALIZED (SELECT id, listing, asset FROM decisions WHERE asset = ANY(:assets))
+    SELECT assets.id, assets.slug, target.slug AS into, target.id AS merged_into, last.listing, last.change,
+           last.decided_by
       FROM assets JOIN assets AS target ON target.id = assets.merged_into
      CROSS JOIN LATERAL (
-           SELECT following.* FROM decisions AS own
+           SELECT following.* FROM placed AS own
             CROSS JOIN LATERAL (SELECT * FROM decisions AS d WHERE d.listing = own.listing AND d.id > own.id
                                  ORDER BY d.id LIMIT 1) AS following
             WHERE own.asset = assets.id AND following.asset <> assets.id ORDER BY following.id DESC LIMIT 1) AS last
      WHERE assets.id = ANY(:assets)
 """)
-"""The merged assets among these assets, with their target and the decision that moved their last listing."""
+"""The merged assets among these assets, with their target and the decision that moved their last listing. The decisions
+about all of these assets are read at once, since no index finds them."""
 
 _DECISIONS_OF_CHANGE = text("""
     WITH RECURSIVE current AS (

@@ -7,7 +7,6 @@ quotes are corrected. Unchanged quotes are neither sent nor written.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
@@ -29,15 +28,13 @@ from tasks.pipeline.dropped import DroppedValues
 from tasks.pipeline.fence import Fence
 from tasks.pipeline.normalize import NormalizedPage
 from tasks.pipeline.page_row import Counters, insert_page
+from tasks.pipeline.quarantine import MAX_QUOTED_CHARS, save_rejects
 from tasks.pipeline.revalidation import save_validator
 from tasks.runs.leases import Lease
 from tasks.runtime.fault_points import reach
 from tasks.runtime.safe_text import safe_text
 
 log = structlog.get_logger()
-
-MAX_QUOTED_CHARS = 200
-"""The maximum characters of a rejected item in the log."""
 
 COPY_CHUNK_BYTES = 256 * 1024
 """Number of bytes to send at a time in a COPY."""
@@ -134,15 +131,13 @@ def load_page(
     )
     if pending_body:
         save_body(connection, lease.claim.source, page, pending_body)
-    if normalized.rejected > len(normalized.rejects):
-        _log_unkept_rejects(lease, normalized)
     if conflicts.first:
         first = conflicts.first.as_json()
         log.warning("items_conflicting", partition=lease.partition, conflicting=conflicts.count, first=first)
     if normalized.dropped:
         _log_dropped_values(lease, normalized.dropped)
     if not page.unchanged:
-        _save_rejects(connection, lease, page.digest, normalized)
+        save_rejects(connection, lease, page.digest, normalized)
     if normalized.drift.findings:
         save_drift(connection, lease.claim, normalized.drift.findings)
     save_validator(connection, lease, page, normalized, overwrites=loaded.updated > 0)
@@ -201,60 +196,6 @@ def _copy(connection: Connection, table: str, columns: Iterable[str], lines: byt
         cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(lines), COPY_CHUNK_BYTES)
 
 
-def _save_rejects(connection: Connection, lease: Lease, digest: bytes, normalized: NormalizedPage) -> None:
-    """Quarantine the first items of a body that the current mapping rejects. Release items that it no longer rejects.
-
-    Items after `last_known_index` stay unchanged.
-    """
-    rejects = normalized.rejects
-    connection.execute(
-        text("""
-            UPDATE rejects SET state = 'replayed', replayed_at = service_time()
-             WHERE source = :source AND digest = :digest AND state = 'quarantined'
-               AND item_index <= :last_known AND item_index <> ALL(CAST(:indexes AS int[]))
-        """),
-        {
-            "source": lease.claim.source,
-            "digest": digest,
-            "last_known": normalized.last_known_index,
-            "indexes": [reject.index for reject in rejects],
-        },
-    )
-    if not rejects:
-        return
-    connection.execute(
-        text("""
-            INSERT INTO rejects (source, digest, item_index, item, reasons, rejected_at)
-            SELECT :source, :digest, item_index, item, CAST(reasons AS jsonb), service_time()
-              FROM unnest(CAST(:indexes AS int[]), CAST(:items AS text[]), CAST(:reasons AS text[]))
-                AS rejected(item_index, item, reasons)
-            ON CONFLICT (source, digest, item_index) DO UPDATE
-               SET item = excluded.item, reasons = excluded.reasons, state = 'quarantined', replayed_at = NULL
-             WHERE (rejects.item, rejects.reasons, rejects.state)
-                   IS DISTINCT FROM (excluded.item, excluded.reasons, 'quarantined')
-        """),
-        {
-            "source": lease.claim.source,
-            "digest": digest,
-            "indexes": [reject.index for reject in rejects],
-            "items": [reject.item for reject in rejects],
-            "reasons": [json.dumps([_safe(reason) for reason in reject.reasons]) for reject in rejects],
-        },
-    )
-
-
-def _log_unkept_rejects(lease: Lease, normalized: NormalizedPage) -> None:
-    first = normalized.rejects[0]
-    log.warning(
-        "rejects_dropped",
-        partition=lease.partition,
-        rejected=normalized.rejected,
-        kept=len(normalized.rejects),
-        first=safe_text(first.item[:MAX_QUOTED_CHARS]),
-        reason=safe_text(str(first.reasons[0]["detail"])),
-    )
-
-
 def _log_dropped_values(lease: Lease, dropped: DroppedValues) -> None:
     first = next(iter(dropped))
     log.warning(
@@ -265,8 +206,3 @@ def _log_dropped_values(lease: Lease, dropped: DroppedValues) -> None:
         first=safe_text(first.item)[:MAX_QUOTED_CHARS],
         reason=f"{first.field}: {safe_text(first.detail)}",
     )
-
-
-def _safe(reason: dict[str, str]) -> dict[str, str]:
-    """Return the reason with safe texts. A mapping's error can quote a secret, and a field can have any name."""
-    return {name: safe_text(str(value)) for name, value in reason.items()}

@@ -20,6 +20,7 @@ from sources.http.plans import upstream_address
 from tasks.pipeline.changed_rows import ListingsLost
 from tasks.pipeline.commit import commit_page
 from tasks.pipeline.fence import CommitLost
+from tasks.pipeline.first_records import FileRefused, FirstRecords
 from tasks.pipeline.loop_guard import LoopGuard
 from tasks.pipeline.page_row import Counters
 from tasks.pipeline.prepare import PagePreparer, PreparedPage
@@ -117,10 +118,13 @@ class Slice:
         """Fetch, parse, normalize and load the pages of a partition, one after another."""
         with self._lease(partition) as lease, reader.pages(lease, upcoming) as (pages, guard):
             renewed_at = time.monotonic()
+            first_records = FirstRecords(self._source.name, self._settings.csv_first_records)
             for prepared in pages:  # fetched, parsed and normalized by PagePreparer.prepare
                 reach("after_fetch")
                 started = time.monotonic()
                 guard.check(prepared.page, prepared.normalized)
+                if self._claim.kind == "live":
+                    first_records.check(prepared.page, prepared.normalized)
                 # A prefetched page may have waited for the commit that renewed the lease.
                 deadline = max(prepared.deadline, preparer.retry_deadline(renewed_at))
                 seq, counters = self._commit(prepared._replace(deadline=deadline), preparer, lease)
@@ -200,7 +204,7 @@ class Slice:
         except SoftTimeLimitExceeded:
             raise  # Keep the lease, so that the error of a poisoned run can name the page that killed its workers.
         except TerminalError as error:
-            release_lease(self._engine, lease, done=True, failed=error)
+            release_lease(self._engine, lease, done=True, failed=error, restart=isinstance(error, FileRefused))
             raise
         except TransientError as error:
             release_lease(self._engine, lease, failed=error if error.is_failure else None)

@@ -79,6 +79,12 @@ FAILED: Mapping[str, Code] = {
     "page_too_large": Code("A response has more than `MAX_PAGE_ITEMS` items.", "Request fewer, or raise it."),
     "payment_required": Code("The upstream returned 402. The source is paused.", "Change the plan."),
     "poisoned": Code("`MAX_ATTEMPTS` consecutive starts ended without a page.", "Check workers for kills and memory."),
+    "record_unended": Code(
+        "The last line of a CSV file exceeds `CSV_RECORD_BYTES`, and has no line end.", "Correct the file."
+    ),
+    "records_rejected": Code(
+        "The first `CSV_FIRST_RECORDS` records of a CSV file were all rejected.", "Correct it or its declaration."
+    ),
     "redirected": Code(
         "The upstream redirects to another host, in a loop, or a POST to a GET.", "If you trust it, set `<SOURCE>_URL`."
     ),

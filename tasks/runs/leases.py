@@ -142,7 +142,12 @@ def _reason_not_taken(connection: Connection, claim: Claim, partition: str) -> L
 
 
 def release_lease(
-    engine: Engine, lease: Lease, *, done: bool = False, failed: TransientError | TerminalError | None = None
+    engine: Engine,
+    lease: Lease,
+    *,
+    done: bool = False,
+    failed: TransientError | TerminalError | None = None,
+    restart: bool = False,
 ) -> None:
     """Release the lease of a partition.
 
@@ -157,6 +162,7 @@ def release_lease(
             text("""
                 UPDATE checkpoints
                    SET lease_run = NULL, lease_expires = NULL,
+                       cursor = CASE WHEN NOT :restart THEN cursor END,
                        done_by = CASE WHEN :done THEN :run ELSE done_by END,
                        (failed_by, failed_at, error) = (
                            SELECT :run, service_time(), CAST(:error AS jsonb) WHERE :failed
@@ -168,6 +174,7 @@ def release_lease(
                 **lease.key,
                 "version": lease.version,
                 "done": done,
+                "restart": restart,
                 "failed": failed is not None,
                 "error": json.dumps(_error(failed)) if failed else None,
             },

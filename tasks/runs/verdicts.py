@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, text
 
 from sources.contract import RESERVED_PREFIXES, Source
-from sources.reject_codes import MAX_REJECTS_PER_PAGE
+from sources.reject_codes import MAX_REJECTS_PER_PAGE, MAX_REJECTS_PER_RUN
 from tasks.runtime.safe_text import safe_text
 
 QUOTED_REJECTS, QUOTED_CHARS = 3, 200
@@ -78,7 +78,8 @@ def _runs_with_verdicts(connection: Connection, source: str) -> list[uuid.UUID]:
 
 def judge_run(connection: Connection, run: uuid.UUID, kind: str, source: Source) -> Verdict:
     """Return the status of a run that has read everything. Call record_verdicts() before."""
-    items = connection.execute(_ITEMS, {"run": run, "max_rejects": MAX_REJECTS_PER_PAGE}).one()
+    limits = {"max_of_page": MAX_REJECTS_PER_PAGE, "max_of_run": MAX_REJECTS_PER_RUN}
+    items = connection.execute(_ITEMS, {"run": run, **limits}).one()
     if items.fetched and items.lost == items.fetched:
         return Verdict("failed", "nothing_loaded", _describe_nothing(connection, run, items))
     if kind == "live":
@@ -96,7 +97,7 @@ _ITEMS = text("""
                      JOIN rejects AS r ON r.source = p.source AND r.digest = p.body_digest
                     WHERE p.run = :run AND p.rejected > 0 AND state = 'quarantined'
                       AND (jsonb_array_length(reasons) > 1 OR reasons->0->>'code' <> 'no_price')
-           ) OR coalesce(max(rejected), 0) > :max_rejects AS noteworthy
+           ) OR coalesce(max(rejected), 0) > :max_of_page OR coalesce(sum(rejected), 0) > :max_of_run AS noteworthy
       FROM pages WHERE run = :run
 """)
 

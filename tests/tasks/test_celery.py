@@ -15,7 +15,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from tasks.celery import Service, celery, verifying_url
-from tests.processes import ROOT
+from tests.processes import ROOT, Processes, until
 from tests.tls import encrypted
 
 
@@ -28,6 +28,18 @@ def test_every_task_has_its_name_and_the_control_queue_is_the_default() -> None:
     }
     assert celery.conf.task_default_queue == "control"
     assert celery.conf.beat_scheduler == "tasks.schedule:SlotScheduler"
+
+
+def test_only_an_ingest_worker_restarts_its_processes(processes: Processes) -> None:
+    workers = processes.start("worker"), processes.start("control")
+    processes.until_ready(*workers)
+
+    def limits() -> dict[str, int | str] | None:
+        stats = celery.control.inspect(timeout=1).stats() or {}
+        limits = {name.partition("@")[0]: values["pool"]["max-tasks-per-child"] for name, values in stats.items()}
+        return limits if len(limits) == len(workers) else None
+
+    assert until(limits) == {"worker": 200, "control": "N/A"}
 
 
 def test_publishing_to_an_unresponsive_redis_fails_within_seconds() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sources.contract import Page, TransientError, Window
+from sources.contract import Page, TerminalError, TransientError, Window
 from tests.sources.csv_folder import NO_HTTP, NOW, Folder, assert_unreadable, daily_files, environment, reloaded_cursor
 
 HEADER = "day,price\n"
@@ -124,6 +124,20 @@ def test_a_file_with_only_a_new_modification_time_gives_one_empty_page(folder: F
     pages = folder.scan("file.csv", cursor)
     assert [page.body for page in pages] == [b""]
     assert folder.scan("file.csv", last_cursor(pages)) == []
+
+
+def test_a_last_line_that_can_never_become_a_record_is_an_error_at_each_scan(growing: Folder) -> None:
+    growing.write("file.csv", HEADER + ONE + "x" * 2000)
+    with pytest.raises(TerminalError, match="line 3 has no line end within its 2000 bytes") as raised:
+        growing.scan("file.csv", record=1000)
+    assert raised.value.code == "record_unended"
+    [page] = growing.scan("file.csv", record=1000, limit=1)
+    assert growing.validate([page]).prices == ["1"]
+    with pytest.raises(TerminalError, match="begins with b'xxx"):
+        growing.scan("file.csv", reloaded_cursor(page), record=1000)
+    growing.write("file.csv", HEADER + ONE + "x" * 2000 + "\n" + TWO)
+    outcome = growing.validate(growing.scan("file.csv", reloaded_cursor(page), record=1000))
+    assert (outcome.prices, set(outcome.codes)) == (["2"], {"record_too_large"})
 
 
 UNTERMINATED = pytest.mark.parametrize("last", ["2024-01-03,30", '2024-01-03,"30\n', "2024-01-03,30\r"])

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
+from tasks.identity import apply_overrides
 from tasks.identity.decisions import DecisionRefused, Override
 from tasks.identity.rematch import rematch_assets
 from tests.tasks.assets import (
@@ -152,4 +153,20 @@ def test_an_unset_overrides_file_restores_nothing_and_is_logged(engine: Engine) 
         before = state(engine)
         rematch_assets(engine, None)
     assert logs == [{"event": "overrides_ignored", "listings": 2, "log_level": "warning"}]
+    assert state(engine) == before
+
+
+def test_a_long_file_is_applied_and_removed_in_short_transactions(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply_overrides, "MOVES_PER_TRANSACTION", 1)
+    add_foo_and_bar(engine)
+    before = state(engine)
+    swap = {("coinpaprika", "m"): Override("bar", ""), ("coingecko", "l"): Override("foo", "")}
+    for overrides in (swap, {}):
+        steps = 0
+        for _ in apply_overrides.override_steps(engine, overrides):
+            steps += 1
+            assert query(engine, "SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
+        assert steps == 2
     assert state(engine) == before

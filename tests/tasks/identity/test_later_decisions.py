@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tasks.identity.later_decisions import LaterDecisions
+from tasks.identity.similarity import Spelling
 from tests.tasks.assets import pin, query, quote, resolve
 
 pytestmark = pytest.mark.usefixtures("sources")
@@ -24,7 +25,5 @@ def test_only_decisions_after_the_plan_are_read_and_own_ones_are_left_out(engine
         later.read(connection)
     [row] = query(engine, "SELECT id, asset FROM listings WHERE symbol = 'ACM'")
     assert (later.listing_ids, later.assets, later.keys) == ({row.id}, {row.asset}, {"acm"})
-    assert later.concern({("coingecko", "acm")}, set(), set())
-    assert later.concern(set(), {"acme"}, set())
-    assert later.concern(set(), set(), {"acm"})
-    assert not later.concern({("coingecko", "anv")}, {"anvil"}, {"anv"})
+    assert (later.names, later.slugs) == ({("coingecko", "acm")}, {"acme"})
+    assert later.values == {"acm": set(Spelling("ACM", "Acme", "acm").matching_values)}

@@ -84,13 +84,36 @@ def test_the_first_batch_still_competes_with_the_rest_of_its_page(
     adder = ListingAdder("coingecko", page(pepe(1), pepe(2)), {})
     with decision_lock(engine) as connection:
         adder.plan(connection)
-        assert adder.write_next(connection)
-        [row] = query(engine, "SELECT id, asset FROM listings")
-        move(connection, [row.id], row.asset, by_person("pinned"))
-        assert not adder.write_next(connection)
+        adder.write_next(connection)
+        connection.execute(text("INSERT INTO assets (slug, symbol, name) VALUES ('pepe-pepe-2', 'PEPE', 'Pepe')"))
+        adder.write_next(connection)
+        assert list(adder.remaining) == [key_of(pepe(2))]
         adder.plan(connection)
-        assert adder.write_next(connection)
-    assert assets(engine) == {"pepe": ["other"], "pepe-pepe": ["pepe-00001"], "pepe-pepe-2": ["pepe-00002"]}
+        adder.write_next(connection)
+    slugs = {slug: ids for slug, ids in assets(engine).items() if ids}
+    assert slugs == {"pepe": ["other"], "pepe-pepe": ["pepe-00001"], "pepe-pepe-3": ["pepe-00002"]}
+
+
+def test_only_the_listings_that_a_later_decision_affects_are_planned_again(engine: Engine) -> None:
+    listings = [pepe(number, name=f"Pepe No{number}") for number in range(600)]
+    plans = count_plans(engine)
+    add_during(engine, lambda connection: write(connection, "coinpaprika", pepe(7, name="Pepe No500")), *listings)
+    assert assets(engine)["pepe-no500"] == ["pepe-00007", "pepe-00500"]
+    assert len(assets(engine)) == 600
+    # The one of the other source, that of the page, and that of the one listing.
+    assert len(plans) == 3
+
+
+def count_plans(engine: Engine) -> list[str]:
+    """Return a list to which each plan for listings without an assignment adds one item."""
+    plans: list[str] = []
+
+    def note(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+        if "WITH candidates" in statement:
+            plans.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    return plans
 
 
 @pytest.fixture
@@ -115,6 +138,15 @@ def test_a_page_is_added_even_if_others_decide_about_its_symbol_all_the_time(
 ) -> None:
     add_listings(busy_engine, "coingecko", page(pepe(1), pepe(2, "ACM", "Acme")), {})
     assert len(assets(engine)) == 3
+
+
+def test_a_page_of_one_name_is_planned_once_even_if_others_decide_about_that_name_all_the_time(
+    engine: Engine, busy_engine: Engine
+) -> None:
+    plans = count_plans(busy_engine)
+    add_listings(busy_engine, "coingecko", page(*map(pepe, range(300))), {})
+    assert len(assets(engine)) == 301
+    assert len(plans) == 1
 
 
 def test_batches_keep_listings_with_one_symbol_or_one_id_together() -> None:

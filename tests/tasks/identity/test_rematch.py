@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from structlog.testing import capture_logs
 
 from sources.record_columns import key_of
+from tasks.identity import rematch
 from tasks.identity.assignment import plan_assignments
 from tasks.identity.decisions import decision_lock, move
 from tasks.identity.new_listings import write_listings
@@ -185,3 +186,16 @@ def test_a_listing_that_is_stored_with_an_unclean_id_is_a_candidate(engine: Engi
     [evidence] = query(engine, "SELECT evidence FROM candidates")
     assert evidence[0]["same_id_when_cleaned"]
     assert [listing[0]["source_asset_id"] for listing in evidence[0]["listings"]] == ["\ufeffACM", "ACM"]
+
+
+def test_a_merge_does_not_make_later_batches_of_its_own_rematch_outdated(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rematch, "MERGES_PER_TRANSACTION", 1)
+    add_acme_twice(engine)
+    resolve(engine, "coinpaprika", quote("road", "$ACM", "Road"))
+    resolve(engine, "coingecko", quote("runner", "$ACM", "Road Runner"))
+    rematch_assets(engine, {})
+    assert assets(engine) == {"acme": ["acm-1", "second"], "acme-rockets": [], "road": ["road", "runner"]} | {
+        "road-runner": []
+    }

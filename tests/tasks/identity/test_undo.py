@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from tasks.identity.decisions import DecisionRefused, Override, decision_lock
 from tasks.identity.rematch import rematch_assets
-from tasks.identity.undo import current_asset
+from tasks.identity.undo import current_assets
 from tests.tasks.assets import (
     UNISWAP,
     UNIVERSE,
@@ -108,8 +108,8 @@ def test_the_current_asset_follows_merges_but_not_overrides(engine: Engine) -> N
     ids = {row.slug: row.id for row in query(engine, "SELECT slug, id FROM assets")}
     rematch_assets(engine, {UNIVERSE: Override("elsewhere", "")})
     with decision_lock(engine) as connection:
-        assert current_asset(connection, ids["universe"]) == ids["universe"]
+        assert current_assets(connection, [ids["universe"]])[ids["universe"]] == ids["universe"]
     rematch_assets(engine, {})
     merge(engine, "universe", "uniswap")
     with decision_lock(engine) as connection:
-        assert current_asset(connection, ids["universe"]) == ids["uniswap"]
+        assert current_assets(connection, [ids["universe"]])[ids["universe"]] == ids["uniswap"]

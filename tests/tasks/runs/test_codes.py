@@ -27,7 +27,7 @@ def raised_codes() -> set[str]:
     raised = set(ELSEWHERE)
     for call in calls():
         name = ast.unparse(call.func).rpartition(".")[2]
-        if name in ("TransientError", "TerminalError"):
+        if name in ("TransientError", "TerminalError", "FileRefused"):
             chosen = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
             raised |= {text for value in chosen if not isinstance(value, ast.Subscript) for text in texts(value)}
         elif name == "translated_os_errors":
