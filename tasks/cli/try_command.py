@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 NO_SERVICES = {"DATABASE_URL": "postgresql://127.0.0.1/none", "REDIS_URL": "redis://127.0.0.1"}
 """The settings require both services. This command uses neither."""
 
+MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
 
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
-    sys.path[:0] = [folder for folder in [str(Path.cwd())] if folder not in sys.path]
     with _without_services(), _without_logs():
         sources, broken = _find(options.source)
         if not sources and not broken:
@@ -67,20 +70,18 @@ def try_source(source: Source, pages: int, file: Path | None) -> int:
     """Write a report of a source's first pages. Return the exit status."""
     report, settings, error = Report(sys.stdout, source), get_settings(), None
     try:
-        for partition, page, is_last in try_pages(source, pages, file):
+        for origin, page, is_last in try_pages(source, pages, file, _wait):
             with own_code(source):
-                tried = try_page(
-                    source,
-                    partition,
-                    page,
-                    is_last=is_last,
-                    clock_skew=settings.clock_skew,
-                    max_items=settings.max_page_items,
-                )
+                tried = try_page(source, origin, page, settings, is_last=is_last)
             report.add(tried)
     except (TransientError, TerminalError) as raised:
         error = f"{raised.code}: {raised.detail}"
     return report.end(error)
+
+
+def _wait(seconds: float) -> None:
+    sys.stderr.write(f"Waiting {seconds:.0f} s for the rate limit.\n")
+    time.sleep(seconds)
 
 
 def _find(name: str) -> tuple[list[Source], list[BrokenSource]]:
@@ -97,14 +98,14 @@ def _find(name: str) -> tuple[list[Source], list[BrokenSource]]:
 
 
 def _is_module(name: str) -> bool:
-    """Return whether a module exists. If its package cannot be imported, it exists, and is broken."""
+    """Return whether a module exists. If the code of its package fails, it exists, and is broken."""
+    if not MODULE_NAME.fullmatch(name):
+        return False
     try:
         return find_spec(name) is not None
     except ModuleNotFoundError as error:
-        return error.name is None or not name.startswith(error.name)
-    except (ImportError, ValueError):
-        return False
-    except Exception:  # noqa: BLE001 — the package's own code runs
+        return not f"{name}.".startswith(f"{error.name}.")
+    except (Exception, SystemExit):  # noqa: BLE001 — the package's own code runs
         return True
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
+from settings import Settings
 from sources.contract import BLANK, LEFT_OUT, Item, Page, Reject, Source
 from sources.record import KEY_FIELDS, VALUE_FIELDS, Quote, Record
 from tasks.drift.mapping import map_item
@@ -36,12 +37,13 @@ class TriedItem:
 class TriedPage:
     """A page with its items and what a run would make of them.
 
+    origin:      the partition, or the file that was read in place of a response.
     items:       the first MAX_ITEMS items, in the order of the page.
     is_last:     whether `fetch` ended by itself after this page.
     disagreement: the first difference between `columns` and `parse`, or None.
     """
 
-    partition: str
+    origin: str
     page: Page
     normalized: NormalizedPage
     items: Sequence[TriedItem]
@@ -49,18 +51,17 @@ class TriedPage:
     disagreement: str | None = None
 
 
-def try_page(
-    source: Source, partition: str, page: Page, *, is_last: bool, clock_skew: float, max_items: int
-) -> TriedPage:
+def try_page(source: Source, origin: str, page: Page, settings: Settings, *, is_last: bool) -> TriedPage:
     """Return a page with its items. Raise the errors of the source's own functions."""
-    limit = max_items if source.upstreams else None
-    normalized = normalize_page(source, page, clock_skew, max_items=limit)
+    max_items = settings.max_page_items if source.upstreams else None
+    clock_skew = settings.clock_skew
+    normalized = normalize_page(source, page, clock_skew, max_items=max_items)
     items = list(_items(source, page, clock_skew))
     disagreement = None
     if source.columns:
-        rows = normalize_page(replace(source, columns=None), page, clock_skew, max_items=limit)
+        rows = normalize_page(replace(source, columns=None), page, clock_skew, max_items=max_items)
         disagreement = find_difference(normalized, rows)
-    return TriedPage(partition, page, normalized, items, is_last, disagreement)
+    return TriedPage(origin, page, normalized, items, is_last, disagreement)
 
 
 def _items(source: Source, page: Page, clock_skew: float) -> Iterator[TriedItem]:

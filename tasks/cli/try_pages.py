@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from settings import Settings, SettingsError, get_settings
-from sources.contract import ONLY_PARTITION, Cursor, Http, Page, Source, TerminalError, TransientError, Window
+from sources.contract import Cursor, Http, Page, Source, TerminalError, TransientError, Window
 from sources.csv.file_names import name_partition
 from sources.csv.source import has_file_set, is_csv_source
 from sources.http.authentication import Authenticator
@@ -210,9 +210,12 @@ def _unreadable(file: Path, error: OSError) -> TerminalError:
 def try_pages(
     source: Source, count: int, file: Path | None, wait: Callable[[float], None] = time.sleep
 ) -> Iterator[tuple[str, Page, bool]]:
-    """Yield up to `count` pages, each with its partition, and whether `fetch` has ended after it by itself."""
+    """Yield up to `count` pages, each with its partition or file, and whether `fetch` has ended after it by itself.
+
+    file: a CSV file for a source of CSV files; otherwise the body of a response. wait: see FirstPages.
+    """
     if file and not is_csv_source(source):
-        yield ONLY_PARTITION, body_page(source, file), False
+        yield str(file), body_page(source, file), False
         return
     if file:
         with csv_partition(source, file) as partition:

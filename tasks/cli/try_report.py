@@ -59,13 +59,14 @@ class Report:
         return 0 if is_good else 1
 
     def _describe_result(self, error: str | None) -> str:
-        found = f"{self.quotes:,} {'quote' if self.quotes == 1 else 'quotes'}"
-        if error or not self.quotes:
+        found = _count(self.quotes, "quote")
+        if error:
+            return f"{found} before the error."
+        if not self.quotes:
             return f"{found}. Correct the source before you register it."
         if self.has_contradiction:
             return f"{found}, but some results contradict each other."
-        count = len(self.warnings)
-        return f"{found}, {count} {'warning' if count == 1 else 'warnings'}. Nothing was stored."
+        return f"{found}, {_count(len(self.warnings), 'warning')}. Nothing was stored."
 
     def _write(self, line: str, *, is_data: bool = False) -> None:
         line = process_redactor().hide("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line))
@@ -80,12 +81,13 @@ def _describe_page(tried: TriedPage) -> str:
     page, request = tried.page, tried.page.request
     size = f"{len(page.body):,} bytes"
     if "file" in request:
-        return f"{request['file']}, line {request.get('line', 1)}, {size}"
-    if "url" in request:
-        params = request.get("params") or {}
-        query = f"?{urlencode(params)}" if params else ""
-        return f"{request.get('method', 'GET')} {request['url']}{query}, {size}"
-    return f"{json.dumps(request, ensure_ascii=False)}, {size}"
+        return f"{tried.origin}, from line {request.get('line', 1)}, {size}"
+    if page.response is None:
+        return f"{tried.origin or json.dumps(request, ensure_ascii=False)}, {size}"
+    params = request.get("params") or {}
+    query = f"?{urlencode(params)}" if params else ""
+    origin = f"{tried.origin}, " if tried.origin else ""
+    return f"{origin}{request['method']} {request['url']}{query}, {size}"
 
 
 def _item_lines(tried: TriedPage) -> Iterator[str]:
@@ -118,20 +120,20 @@ def _summary(source: Source, tried: TriedPage) -> Iterator[str]:
     """Yield the counts of a page, its rejects by reason, its conflicts and its cursor."""
     normalized = tried.normalized
     counts = {
-        "quotes": len(normalized.quotes),
         "rejected": normalized.rejected,
         "left out": normalized.left_out,
-        "duplicates": normalized.deduplicated,
-        "blank rows": normalized.blank,
+        "repeated": normalized.deduplicated,
+        "blank": normalized.blank,
     }
-    shown = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "quotes")
-    yield f"  counts    {normalized.fetched:,} items: {shown}"
+    others = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
+    yield f"  counts    {_count(normalized.fetched, 'item')}: {_count(len(normalized.quotes), 'quote')}{others}"
     yield from _rejects(tried)
     if first := normalized.quotes.conflicts.first:
         conflicts = normalized.quotes.conflicts.count
         values = "; ".join(f"{name} {one} and {other}" for name, (one, other) in first.values.items())
         listing = f"{first.listing[0]} in {first.listing[1]} at {first.observed_at.isoformat()}"
-        yield f"  conflicts {conflicts:,} items contradict a later one, the first for {listing}: {values}"
+        verb = "contradicts" if conflicts == 1 else "contradict"
+        yield f"  conflicts {_count(conflicts, 'item')} {verb} a later one, the first for {listing}: {values}"
     if source.columns:
         yield f"  columns   {tried.disagreement or 'the same as `parse`'}"
     if tried.page.notice:
@@ -154,3 +156,7 @@ def _rejects(tried: TriedPage) -> Iterator[str]:
         ]
         yield f"  rejected  {count:,} {code}{f' ({name})' if name else ''}, the first: {detail}"
         yield f"              item {reject.index}: {reject.item}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

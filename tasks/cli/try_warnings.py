@@ -25,6 +25,9 @@ MAX_MAPPED = 1000
 LOCATION = frozenset(("file", "line", "currency"))
 """What a CSV source adds to each item."""
 
+ROW = "row."
+"""The path of the cells in an item of a CSV source, with a trailing dot."""
+
 SIZES = frozenset(("limit", "per_page", "perpage", "page_size", "pagesize", "size", "count"))
 PAGE_NUMBERS = frozenset(("page", "offset", "skip", "start", "page_number", "pagenumber"))
 TOTALS = frozenset(("total", "total_count", "totalcount"))
@@ -122,14 +125,14 @@ def _unused_fields(tried: TriedPage, mapped: MappedFields) -> Iterator[str]:
     if not mapped.paths:
         return
     names = _first_names(
-        path
+        path.removeprefix(ROW) if _is_row(item.item) else path
         for item in tried.items[:MAX_MAPPED]
         if item.fields is not None and isinstance(item.item, Mapping)
         for path, value in leaves(item.item)
         if type_of(value) is not None and not _is_read(path, mapped) and not (_is_row(item.item) and path in LOCATION)
     )
     if names:
-        yield f"`normalize` reads nothing from {names}; is a price or a time among them?"
+        yield f"Nothing uses these fields of the items: {names}."
 
 
 def _is_row(item: Mapping[str, Any]) -> bool:
@@ -165,7 +168,7 @@ def _ambiguous_dates(tried: TriedPage, mapped: MappedFields) -> Iterator[str]:
         if unequal and all(max(pair) <= 12 for pair in pairs):
             read = next(item.quote.observed_at for item in tried.items if item.quote)
             yield (
-                f"{path} fits with the day first and with the month first, such as {unequal[0]}; "
+                f"{path.removeprefix(ROW)} fits with the day first and with the month first, such as {unequal[0]}; "
                 f"the first quote has the time {read.isoformat()}."
             )
 
