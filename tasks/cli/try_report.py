@@ -11,6 +11,7 @@ from typing import TextIO
 from urllib.parse import urlencode
 
 from sources.contract import Source
+from sources.csv.source import is_csv_source
 from sources.record import VALUE_FIELDS, Quote
 from sources.redaction import process_redactor
 from tasks.cli.try_items import TriedItem, TriedPage
@@ -39,7 +40,7 @@ class Report:
         self.quotes += len(tried.normalized.quotes)
         conflicts = tried.normalized.quotes.conflicts
         self.has_contradiction |= bool(conflicts.count or tried.disagreement)
-        self._write(f"{self.source.name}, page {self.pages}: {_describe_page(tried)}")
+        self._write(f"{self.source.name}, page {self.pages}: {_describe_page(self.source, tried)}")
         for line in (*_item_lines(tried), *_summary(self.source, tried)):
             self._write(line, is_data=True)
         for warning in find_warnings(self.source, tried):
@@ -76,12 +77,12 @@ class Report:
         self.out.write(f"{line}\n")
 
 
-def _describe_page(tried: TriedPage) -> str:
+def _describe_page(source: Source, tried: TriedPage) -> str:
     """Return where a page comes from, and its size."""
     page, request = tried.page, tried.page.request
     size = f"{len(page.body):,} bytes"
-    if "file" in request:
-        return f"{tried.origin}, from line {request.get('line', 1)}, {size}"
+    if is_csv_source(source):
+        return f"{tried.origin}, from line {request['line']}, {size}"
     if page.response is None:
         return f"{tried.origin or json.dumps(request, ensure_ascii=False)}, {size}"
     params = request.get("params") or {}

@@ -53,7 +53,8 @@ def find_warnings(source: Source, tried: TriedPage) -> Iterator[str]:
 def _times(tried: TriedPage) -> Iterator[str]:
     """Yield warnings about the times of the quotes: out of order, or all equal."""
     quotes = [item.quote for item in tried.items if item.quote]
-    if len(quotes) > 1 and len({quote.observed_at for quote in quotes}) == 1:
+    assets, instants = ({getattr(quote, name) for quote in quotes} for name in ("source_asset_id", "observed_at"))
+    if len(assets) > 1 and len(instants) == 1:
         at = quotes[0].observed_at
         if at == tried.page.fetched_at:
             yield "All times are the time of the fetch, so each fetch adds new quotes; has the item no time?"

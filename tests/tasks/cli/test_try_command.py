@@ -221,7 +221,9 @@ def test_an_exception_of_the_source_is_shown_with_its_line(
     name = write(FEED.replace("return json_list(page.body)", 'return json_list(page.body)[7]["x"]'))
     assert main([name, "--file", str(tmp_path / "body.json")]) == 1
     output = capsys.readouterr().out
-    assert f"  error     source_error: {name}: IndexError: list index out of range ({tmp_path / name}.py:17)\n" in output
+    assert (
+        f"  error     source_error: {name}: IndexError: list index out of range ({tmp_path / name}.py:17)\n" in output
+    )
 
 
 @pytest.mark.parametrize("has_copy_in_csv_dir", [True, False], ids=["all files", "one file"])
