@@ -177,7 +177,8 @@ def _csv_dir_above(source: Source, file: Path) -> Iterator[str]:
         file = file.resolve(strict=True)
     except OSError as error:
         raise _unreadable(file, error) from None
-    folders = [Path(get_settings().csv_dir).resolve(), *file.parents]
+    csv_dir = get_settings().csv_dir
+    folders = [*([Path(csv_dir).resolve()] if csv_dir else []), *file.parents]
     for folder in folders:
         if file.is_relative_to(folder) and has_file_set(source, path := file.relative_to(folder).as_posix()):
             with _environment("CSV_DIR", str(folder)):

@@ -59,7 +59,7 @@ def _times(tried: TriedPage) -> Iterator[str]:
         if at == tried.page.fetched_at:
             yield "All times are the time of the fetch, so each fetch adds new quotes; has the item no time?"
         else:
-            yield f"All {len(quotes)} quotes have the same time, {at.isoformat()}; is it the time of the price?"
+            yield f"Every quote has the same time, {at.isoformat()}; is it the time of the price?"
     by_listing = defaultdict(list)
     for quote in quotes:
         by_listing[quote.source_asset_id, quote.quote_currency].append(quote.observed_at)

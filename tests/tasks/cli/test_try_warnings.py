@@ -65,9 +65,7 @@ def test_times_out_of_order_are_shown_with_their_listing() -> None:
 
 def test_equal_times_are_shown() -> None:
     body = [*items(DAYS[0]), *items(DAYS[0], source_asset_id="x2")]
-    assert warnings(body) == [
-        "All 2 quotes have the same time, 2026-01-01T00:00:00+00:00; is it the time of the price?"
-    ]
+    assert warnings(body) == ["Every quote has the same time, 2026-01-01T00:00:00+00:00; is it the time of the price?"]
     [warning] = warnings([{**item, "observed_at": FETCHED.isoformat()} for item in body])
     assert warning.startswith("All times are the time of the fetch")
 
