@@ -25,7 +25,11 @@ PIPED_WIDTH = 200
 
 @dataclass
 class Report:
-    """Write a report page by page. quotes: the number of quotes so far. has_contradiction: whether results disagree."""
+    """Write a report page by page.
+
+    quotes, pages: their numbers so far. has_contradiction: whether results disagree.
+    warnings: the distinct warnings in order. bodies: the first page with each body, by digest.
+    """
 
     out: TextIO
     source: Source
@@ -33,6 +37,7 @@ class Report:
     pages: int = 0
     has_contradiction: bool = False
     warnings: dict[str, None] = field(default_factory=dict)
+    bodies: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, tried: TriedPage) -> None:
         """Write a page, and count it."""
@@ -45,7 +50,14 @@ class Report:
             self._write(line, is_data=True)
         for warning in find_warnings(self.source, tried):
             self.warnings.setdefault(warning)
+        self._note_repeated(tried)
         self._write("")
+
+    def _note_repeated(self, tried: TriedPage) -> None:
+        """Warn of a page of an upstream that repeats an earlier one. A run would wait as `repeated_page`."""
+        first = self.bodies.setdefault(tried.page.digest, self.pages)
+        if first < self.pages and self.source.upstreams and tried.normalized.fetched:
+            self.warnings.setdefault(f"Page {self.pages} repeats page {first}; does the upstream ignore a parameter?")
 
     def end(self, error: str | None) -> int:
         """Write the warnings and the result. Return the exit status: 0 if there is a quote, and nothing contradicts."""
@@ -74,6 +86,9 @@ class Report:
         width = shutil.get_terminal_size().columns if self.out.isatty() else PIPED_WIDTH
         if is_data and len(line) > width:
             line = f"{line[: width - 1]}…"
+        # A terminal may lack characters.
+        encoding = self.out.encoding or "utf-8"
+        line = line.encode(encoding, "backslashreplace").decode(encoding)
         self.out.write(f"{line}\n")
 
 

@@ -40,6 +40,7 @@ QUOTED = re.compile(r"""=?(["'“”«»]).*["'“”«»]""", re.DOTALL)
 def find_warnings(source: Source, tried: TriedPage) -> Iterator[str]:
     """Yield a sentence for each thing in a page that is probably a mistake."""
     mapped = mapped_fields(source, [item.item for item in tried.items[:MAX_MAPPED] if item.fields is not None])
+    yield from _shares(source, tried)
     yield from _times(tried)
     yield from _floats(tried)
     yield from _unclean_keys(tried)
@@ -48,6 +49,18 @@ def find_warnings(source: Source, tried: TriedPage) -> Iterator[str]:
     body = _json(tried.page.body)
     yield from _uncounted(tried, body)
     yield from _page_size(tried, body)
+
+
+def _shares(source: Source, tried: TriedPage) -> Iterator[str]:
+    """Yield a warning if a run would be `partial`, because too few items became quotes."""
+    normalized = tried.normalized
+    items = normalized.fetched - normalized.left_out
+    good = items - normalized.rejected
+    if good and good < source.least_good * items:
+        yield (
+            f"A run would be `partial`: {good} of {items} items became quotes, "
+            f"where `least_good` is {source.least_good:g}."
+        )
 
 
 def _times(tried: TriedPage) -> Iterator[str]:

@@ -161,6 +161,14 @@ def test_an_unregistered_source_is_tried_without_the_stack(feed: Write, upstream
     assert KEY not in process.stdout
 
 
+def test_a_page_that_repeats_another_is_shown(
+    feed: Write, upstream: HTTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(upstream, PRICES, PRICES, [])
+    assert main([feed(), "--pages", "3"]) == 0
+    assert "  warning   Page 2 repeats page 1; does the upstream ignore a parameter?\n" in capsys.readouterr().out
+
+
 def test_one_page_is_one_request(feed: Write, upstream: HTTPServer, capsys: pytest.CaptureFixture[str]) -> None:
     serve(upstream, PRICES, PRICES)
     assert main([feed()]) == 0

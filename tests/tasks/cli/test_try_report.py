@@ -97,3 +97,12 @@ def test_secrets_and_control_characters_are_not_written() -> None:
     assert "[hidden]" in output
     assert "\x1b" not in output
     assert "\u202e" not in output
+
+
+def test_characters_that_the_terminal_lacks_are_escaped() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    written = Report(out, canned())
+    written.end("source_error: č")
+    buffer = out.detach()
+    assert isinstance(buffer, io.BytesIO)
+    assert b"  error     source_error: \\u010d\n" in buffer.getvalue()

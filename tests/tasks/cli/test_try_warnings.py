@@ -55,6 +55,14 @@ def test_a_sound_page_has_no_warning(body: Any) -> None:
     assert warnings(body) == []
 
 
+def test_too_few_quotes_are_shown() -> None:
+    rejected = items(*DAYS[:3], price="much")
+    assert warnings([*items(DAYS[0], DAYS[1]), *rejected]) == [
+        "A run would be `partial`: 2 of 5 items became quotes, where `least_good` is 0.5."
+    ]
+    assert warnings([*items(*DAYS[:3]), *rejected]) == []
+
+
 def test_times_out_of_order_are_shown_with_their_listing() -> None:
     [warning] = warnings(items(DAYS[0], DAYS[1], DAYS[4], DAYS[3]))
     assert warning == (
