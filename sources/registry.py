@@ -132,7 +132,7 @@ def _text_of(module: str) -> str:
     try:
         spec = find_spec(module)
         return Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
-    except (ImportError, AttributeError, ValueError, OSError):
+    except (Exception, SystemExit):  # noqa: BLE001 — finding a module runs the code of its package
         return ""
 
 

@@ -192,3 +192,12 @@ def test_a_module_that_is_not_registered_yet_has_its_own_sources(
     assert "but sources.coingecko declares it, too" in broken["clash"].detail
     assert "defines neither `source` nor `sources`" in sources_of("no_source")[1]["no_source"].detail
     assert "not_yet" not in SOURCES
+
+
+def test_a_source_in_a_package_that_fails_stops_no_other(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "failing_package").mkdir()
+    (tmp_path / "failing_package/__init__.py").write_text("1 // 0")
+    (tmp_path / "failing_package/desk.py").write_text(VALID_MODULE.format(name="desk"))
+    printed = registry({"EXTRA_SOURCES": "failing_package.desk"})
+    assert "broken desk failing_package.desk EXTRA_SOURCES: cannot import failing_package.desk: " in printed
+    assert "coingecko 1800" in printed

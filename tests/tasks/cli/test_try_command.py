@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
+from sources.redaction import process_redactor
 from tasks.cli import try_pages
 from tasks.cli.try_command import main, parser
 from tests.processes import ROOT
@@ -232,6 +233,7 @@ def test_an_exception_of_the_source_is_shown_with_its_line(
     assert (
         f"  error     source_error: {name}: IndexError: list index out of range ({tmp_path / name}.py:17)\n" in output
     )
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("has_copy_in_csv_dir", [True, False], ids=["all files", "one file"])
@@ -332,6 +334,25 @@ def test_a_broken_source_has_the_sentence_of_the_start(
         f"{name}: broken: {name}: {tmp_path / name}.py:34: Rate: per_minute must be a whole number of 1 or more, "
         "or None for no limit, but is -5.\n"
     )
+
+
+def test_the_sentence_about_a_broken_source_has_no_secret(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    process_redactor().add(KEY)
+    assert main([write(FEED.replace("timedelta(minutes=5)", f'"{KEY}"'))]) == 1
+    assert "every must be a timedelta of at least" in (error := capsys.readouterr().err)
+    assert "but is '[hidden]'" in error
+
+
+def test_a_module_in_a_package_that_fails_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "failing_feeds").mkdir()
+    (tmp_path / "failing_feeds/__init__.py").write_text("1 // 0")
+    (tmp_path / "failing_feeds/desk.py").write_text("")
+    assert main(["failing_feeds.desk"]) == 1
+    assert "cannot import failing_feeds.desk: ZeroDivisionError: " in capsys.readouterr().err
+    assert main(["absent_feeds.desk"]) == 2
 
 
 def test_the_sources_of_a_module_are_tried_one_by_one(

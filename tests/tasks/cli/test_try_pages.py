@@ -65,6 +65,18 @@ def test_the_fetch_resumes_at_its_cursor_after_a_limit() -> None:
     assert waits == [3]
 
 
+def test_a_wait_that_the_upstream_requires_is_an_error() -> None:
+    waits: list[float] = []
+
+    def refuse(number: int) -> None:
+        if not waits:
+            raise TransientError("too many requests", retry_after=3)
+
+    with pytest.raises(TransientError, match="too many requests"):
+        list(try_pages(canned(*PAGES, before=refuse), 1, None, waits.append))
+    assert waits == []
+
+
 def test_calls_are_limited_per_minute_and_per_month(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])

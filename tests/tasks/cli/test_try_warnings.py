@@ -194,6 +194,7 @@ def test_a_total_in_the_body_explains_a_short_page() -> None:
         (["03.02.2026 10:00"], True),
         (["03/02/2026", "13/02/2026"], False),
         (["03/03/2026"], False),
+        (["03/02/2026", "noon"], False),
         (["2026-02-03"], False),
     ],
 )
