@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from difflib import get_close_matches
@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 from types import ModuleType
+from typing import NamedTuple
 
 from settings import SettingsError, get_settings, read_source_settings
 from sources.contract import DeclarationError, Rate, Retention, Source
@@ -49,15 +50,23 @@ class _Broken(Exception):
     """A module declares no valid source. The message names the module."""
 
 
-def _load_sources(environ: Mapping[str, str]) -> tuple[dict[str, Source], dict[str, BrokenSource]]:
-    """Return the sources and the broken sources by name. Raise SettingsError for a misspelt setting of the service."""
+class Registry(NamedTuple):
+    """The sources and the broken sources by name. modules: the module of each source that is not broken by its text."""
+
+    sources: dict[str, Source]
+    broken: dict[str, BrokenSource]
+    modules: Mapping[str, str]
+
+
+def _load_sources(environ: Mapping[str, str], names: Iterable[str]) -> Registry:
+    """Return the sources of these modules. Raise SettingsError for a misspelt setting of the service."""
     if misspelt := list(misspelt_settings(GLOBAL_NAMES, environ)):
         lines = [f"  {name}: there is no such setting; did you mean {meant}?" for name, meant in misspelt]
         raise SettingsError("These settings are wrong or missing:\n" + "\n".join(lines))
     sources: dict[str, Source] = {}
     broken: dict[str, BrokenSource] = {}
     modules: dict[str, str] = {}
-    for module in _module_names():
+    for module in names:
         try:
             declared = _import_sources(module)
         except _Broken as error:
@@ -83,7 +92,14 @@ def _load_sources(environ: Mapping[str, str]) -> tuple[dict[str, Source], dict[s
             # In one line, since it is shown next to the name of the source.
             detail = " ".join(str(error).removeprefix("These settings are wrong or missing:").split())
             broken[name] = BrokenSource(name, module, detail)
-    return sources, broken
+    return Registry(sources, broken, modules)
+
+
+def sources_of(module: str) -> tuple[dict[str, Source], dict[str, BrokenSource]]:
+    """Return the sources and the broken sources of a module, as if it were registered last."""
+    registry = _load_sources(os.environ, dict.fromkeys([*_module_names(), module]))
+    own = {name: source for name, source in registry.sources.items() if registry.modules[name] == module}
+    return own, {name: broken for name, broken in registry.broken.items() if broken.module == module}
 
 
 def _add_broken(
@@ -116,7 +132,7 @@ def _text_of(module: str) -> str:
     try:
         spec = find_spec(module)
         return Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
-    except (ImportError, AttributeError, ValueError, OSError):
+    except (Exception, SystemExit):  # noqa: BLE001 — finding a module runs the code of its package
         return ""
 
 
@@ -205,4 +221,4 @@ def _duration(seconds: float | None) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
 
 
-SOURCES, BROKEN = _load_sources(os.environ)
+SOURCES, BROKEN, _ = _load_sources(os.environ, _module_names())

@@ -1,4 +1,4 @@
-"""Run a command on the service's host: `python -m tasks replay | decide | clock`.
+"""Run a command on the service's host: `python -m tasks try | replay | decide | clock`.
 
 The API also offers `replay` and `decide`.
 """
@@ -11,7 +11,7 @@ from importlib import import_module
 
 from settings import SettingsError
 
-COMMANDS = ("replay", "decide", "clock")
+COMMANDS = ("try", "replay", "decide", "clock")
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -99,22 +99,57 @@ def test_the_example_source_of_the_readme_works_unchanged(run: Run, engine: Engi
     assert quotes(engine, "deskfeed") == [("BTC", new_year, Decimal("1.10")), ("ETH", new_year, Decimal("2e-9"))]
 
 
-def test_the_stub_of_the_http_guide_gives_the_printed_first_run(run: Run, engine: Engine, tmp_path: Path) -> None:
+@pytest.fixture
+def stub() -> Iterator[str]:
+    """Yield the URL of the stub in the HTTP guide."""
     port = free_port()
     code = example(HTTP_GUIDE, "Stand in for the desk's price feed")
     assert code.count("8900") == 1
     with subprocess.Popen([sys.executable, "-c", code.replace("8900", str(port))], stderr=subprocess.DEVNULL) as stub:
         try:
             until(lambda: not is_port_free(port))
-            begins, url = "The desk's own price feed", f"http://127.0.0.1:{port}"
-            status = run(HTTP_GUIDE, begins, "deskfeed", DESKFEED_URL=url, DESKFEED_API_KEY="the-desks-key")
+            yield f"http://127.0.0.1:{port}"
         finally:
             stub.kill()
+
+
+def test_the_stub_of_the_http_guide_gives_the_printed_first_run(run: Run, engine: Engine, stub: str) -> None:
+    begins = "The desk's own price feed"
+    status = run(HTTP_GUIDE, begins, "deskfeed", DESKFEED_URL=stub, DESKFEED_API_KEY="the-desks-key")
     with engine.connect() as connection:
         query = text("SELECT sum(fetched), sum(inserted), sum(rejected) FROM pages WHERE source = 'deskfeed'")
         fetched, inserted, rejected = connection.execute(query).one()
     printed = f"deskfeed       {status}: {fetched} items, {inserted} new, {rejected} rejected"
     assert printed in HTTP_GUIDE
+
+
+def tried(page: str, begins: str, name: str, folder: Path, *options: str, **environ: str) -> str:
+    """Return what `python -m tasks try` prints about a page's example source."""
+    (folder / f"{name}.py").write_text(example(page, begins))
+    command = [sys.executable, "-m", "tasks", "try", name, *options]
+    environ = {**os.environ, **environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True).stdout
+
+
+def pattern_of_try(page: str) -> str:
+    """Return the output of `python -m tasks try` on a page as a pattern, where `…` stands for anything."""
+    [output] = re.findall(r"```console\n\$ [^\n]*tasks try [^\n]*\n(.*?)```", page, re.DOTALL)
+    return ".*".join(map(re.escape, output.replace("8900", "…").split("…")))
+
+
+def test_trying_the_source_of_the_http_guide_prints_what_it_shows(tmp_path: Path, stub: str) -> None:
+    environ = {"DESKFEED_URL": stub, "DESKFEED_API_KEY": "the-desks-key"}
+    output = tried(HTTP_GUIDE, "The desk's own price feed", "deskfeed", tmp_path, **environ)
+    assert re.fullmatch(pattern_of_try(HTTP_GUIDE), output, re.DOTALL), output
+
+
+def test_trying_the_source_of_the_csv_guide_prints_what_it_shows(tmp_path: Path) -> None:
+    [content] = re.findall(r"printf '(day;.*?)' > ", CSV_GUIDE)
+    file = tmp_path / "closes/2026.csv"
+    file.parent.mkdir()
+    file.write_text(content.replace("\\n", "\n"))
+    output = tried(CSV_GUIDE, "The desk's closing prices", "closes", tmp_path, "--file", str(file))
+    assert re.fullmatch(pattern_of_try(CSV_GUIDE), output, re.DOTALL), output
 
 
 def test_an_error_object_is_retried_by_the_example_source(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from app.web.problems import Code
 from settings import Settings, SourceSettings, table
 from sources.record_rules import CONTRADICTION_RULES, FIELD_RULES
 from sources.reject_codes import REJECT_CODES
-from tasks.cli import clock_command, decide_command, replay_command
+from tasks.cli import clock_command, decide_command, replay_command, try_command
 from tasks.runs import codes
 from tasks.runtime.log_events import EVENTS
 
@@ -118,7 +118,7 @@ def make_targets() -> Rows:
 
 def task_commands() -> Rows:
     yield "Command", "Argument or option", "Meaning"
-    for module in (replay_command, decide_command, clock_command):
+    for module in (try_command, replay_command, decide_command, clock_command):
         yield from _arguments(module.parser())
 
 

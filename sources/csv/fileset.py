@@ -126,7 +126,7 @@ class FileSet:
                 else:
                     reasons.append({"field": name, "code": code, "detail": detail})
         for name, text in self.templates.items():
-            record[name] = self._filled(text, {**row, **self.path_groups(file)})
+            record[name] = self._filled(text, file, row)
         if currency:
             record["quote_currency"] = currency
         if reasons:
@@ -200,9 +200,13 @@ class FileSet:
             raise Unreadable("not_a_time", f"a time that occurs exactly once in {self.timezone}")
         return early
 
-    def _filled(self, text: str, values: Mapping[str, str]) -> str:
+    def _filled(self, text: str, file: str, row: Mapping[str, str]) -> str:
         """Fill in the template's placeholders. Return an empty text if a value is unknown."""
-        replacements = {name: values[name].strip() for name in PLACEHOLDER.findall(text)}
+        groups = self.path_groups(file)
+        # Read only the named cells, so that it can be observed which columns are used.
+        replacements = {
+            name: (groups[name] if name in groups else row[name]).strip() for name in PLACEHOLDER.findall(text)
+        }
         if any(value in self.nulls for value in replacements.values()):
             return ""
         return PLACEHOLDER.sub(lambda placeholder: replacements[placeholder[1]], text)

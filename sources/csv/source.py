@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from settings import get_settings
-from sources.contract import BLANK, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
+from sources.contract import BLANK, EPOCH, Columns, Http, Item, Page, Reject, Source, TerminalError, Window
 from sources.csv.columns import read_columns
 from sources.csv.file_names import UNREADABLE, UNREADABLE_DETAIL, name_partition, read_path
 from sources.csv.fileset import FileSet
@@ -93,6 +93,20 @@ def csv_source(name: str, every: timedelta, files: Sequence[FileSet], *, replace
         is_shared=True,
         replaces=replaces,
     )
+
+
+def is_csv_source(source: Source) -> bool:
+    """Return whether `csv_source` created a source."""
+    return source.fetch.__module__ == __name__
+
+
+def has_file_set(source: Source, file: str) -> bool:
+    """Return whether a file set of a CSV source matches the path of a file below CSV_DIR."""
+    try:
+        source.format(Page(b"", "text/csv", {"file": file}, EPOCH, None))
+    except TerminalError:
+        return False
+    return True
 
 
 def _find_files(folder: Path, files: Sequence[FileSet]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,10 @@ class _RecordingDict(dict[Any, Any]):
 
     def __getitem__(self, name: Any) -> Any:
         return self._record(name, super().__getitem__(name))
+
+    def __iter__(self) -> Iterator[Any]:
+        # With this method, `dict(item)` and `{**item}` read the fields one by one, so that they are recorded.
+        return super().__iter__()
 
     def __contains__(self, name: object) -> bool:
         self._record(name, None)

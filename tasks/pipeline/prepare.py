@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 
 from settings import Settings
 from sources.contract import Cursor, Page, Source, TransientError, Window
-from sources.faults import WrongResult, name_type
 from sources.http.client import HttpClient
 from sources.record_columns import key_of
 from tasks.archive.retention import expired_before, without_expired
@@ -22,6 +21,7 @@ from tasks.drift.watch import DriftWatch
 from tasks.identity.overrides_file import get_overrides
 from tasks.identity.resolver import ListingResolver
 from tasks.pipeline.copy_rows import CopyRows, KnownListings, arrange
+from tasks.pipeline.fetch import fetch_pages
 from tasks.pipeline.normalize import NormalizedPage, normalize_page
 from tasks.pipeline.revalidation import known_response, mapping_fingerprint
 from tasks.pipeline.source_errors import own_code
@@ -87,44 +87,11 @@ class PagePreparer:
         http = self._http
         if not self._claim.parameters.get("full_refresh"):
             http = http.with_known_responses(partial(known_response, self._engine, self._source, window.partition))
-        with closing(self._fetched(window, http)) as pages:
+        with closing(fetch_pages(self._source, window, http)) as pages:
             for page in pages:
                 with own_code(self._source):
                     normalized = self.normalize(page)
                 yield PreparedPage(page, normalized, None, self.retry_deadline(time.monotonic()))
-
-    def _fetched(self, window: Window, http: HttpClient) -> Generator[Page]:
-        """Yield the pages that `fetch` yields. Raise TerminalError if it fails, or yields anything else."""
-        with own_code(self._source):
-            pages = self._source.fetch(window, http)
-            if not isinstance(pages, Iterator):
-                raise WrongResult(
-                    "fetch", f"must yield pages, but returned {name_type(pages)}; replace return with yield"
-                )
-        try:
-            while True:
-                with own_code(self._source):
-                    page = self._next_page(pages)
-                if page is None:
-                    return
-                yield page
-        finally:
-            if isinstance(pages, Generator):
-                pages.close()
-
-    @staticmethod
-    def _next_page(pages: Iterator[Any]) -> Page | None:
-        try:
-            page = next(pages)
-        except StopIteration as end:
-            if end.value is not None:
-                lost = f"yields pages and also returned {name_type(end.value)}, which would be lost; yield it"
-                raise WrongResult("fetch", lost) from None
-            return None
-        if not isinstance(page, Page):
-            expected = "must yield pages, such as Page.of(response, cursor={…})"
-            raise WrongResult("fetch", f"{expected}, but yielded {name_type(page)}")
-        return page
 
     def normalize(self, page: Page) -> NormalizedPage:
         """Parse a page and normalize its items. An unchanged page has no items, because they are already loaded."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from settings import SourceSettings
-from sources.registry import SOURCES
+from sources.registry import SOURCES, sources_of
 from tests.processes import ROOT
 
 VALID_MODULE = """
@@ -177,3 +177,27 @@ def test_a_misspelt_setting_of_the_service_stops_the_process(registry: Registry)
         "These settings are wrong or missing:",
         "  RUN_WORKRES: there is no such setting; did you mean RUN_WORKERS?",
     ]
+
+
+def test_a_module_that_is_not_registered_yet_has_its_own_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module, name in (("unregistered", "not_yet"), ("clash", "coingecko"), ("no_source", "")):
+        (tmp_path / f"{module}.py").write_text(VALID_MODULE.format(name=name) if name else "")
+    assert [list(found) for found in sources_of("unregistered")] == [["not_yet"], []]
+    assert [list(found) for found in sources_of("sources.coinpaprika")] == [["coinpaprika"], []]
+    sources, broken = sources_of("clash")
+    assert sources == {}
+    assert "but sources.coingecko declares it, too" in broken["clash"].detail
+    assert "defines neither `source` nor `sources`" in sources_of("no_source")[1]["no_source"].detail
+    assert "not_yet" not in SOURCES
+
+
+def test_a_source_in_a_package_that_fails_stops_no_other(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "failing_package").mkdir()
+    (tmp_path / "failing_package/__init__.py").write_text("1 // 0")
+    (tmp_path / "failing_package/desk.py").write_text(VALID_MODULE.format(name="desk"))
+    printed = registry({"EXTRA_SOURCES": "failing_package.desk"})
+    assert "broken desk failing_package.desk EXTRA_SOURCES: cannot import failing_package.desk: " in printed
+    assert "coingecko 1800" in printed

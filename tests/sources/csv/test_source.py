@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from sources.contract import TerminalError
+from sources.csv.source import has_file_set, is_csv_source
 from tests.sources.csv_folder import COIN, Folder, assert_unreadable, daily_files, reloaded_cursor
+from tests.upstreams import canned
 
 HEADER = "day,price\n"
 
@@ -32,6 +34,13 @@ def test_each_matching_file_is_a_partition(tmp_path: Path) -> None:
         folder.write(name, HEADER)
     (tmp_path / "folder.csv").mkdir()
     assert folder.partitions() == ["a.csv", "coins/x/b.csv", "z.csv"]
+
+
+def test_a_csv_source_knows_the_files_of_its_file_sets(tmp_path: Path) -> None:
+    source = Folder(tmp_path, daily_files(pattern="coins/*.csv")).source
+    assert is_csv_source(source)
+    assert not is_csv_source(canned())
+    assert [has_file_set(source, file) for file in ("coins/a.csv", "a.csv", "coins/a.txt")] == [True, False, False]
 
 
 def test_a_folder_without_matching_files_has_no_partitions(folder: Folder) -> None:

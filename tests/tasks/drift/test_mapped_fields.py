@@ -27,6 +27,8 @@ def read_and_reject(fields: Any) -> Any:
         (lambda fields: {"price": fields["price"]["usd"].get("value")}, {"price", "price.usd", "price.usd.value"}),
         (lambda fields: {"all": list(fields.items())}, {"id", "price", "rank"}),
         (lambda fields: {"all": list(fields["price"].values())}, {"price", "price.usd", "price.eur"}),
+        (lambda fields: {**fields["price"]}, {"price", "price.usd", "price.eur"}),
+        (lambda fields: {"all": dict(fields["price"])}, {"price", "price.usd", "price.eur"}),
         (read_and_reject, {"id"}),
         (lambda fields: fields, set()),
     ],
