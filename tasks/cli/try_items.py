@@ -81,7 +81,7 @@ def _tried(source: Source, record: Record, index: int, item: Item) -> TriedItem:
     fields: Mapping[str, Any] | None = None
     try:
         fields = map_item(source, item)
-        return TriedItem(index, item, fields, record.quote(fields))
+        return TriedItem(index, item, fields, record.judge(fields).quote)
     except Reject as reject:
         return TriedItem(index, item, fields, None, reject.reasons)
 
