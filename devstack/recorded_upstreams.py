@@ -126,9 +126,12 @@ def markets(recording: Recording, query: Mapping[str, str]) -> RecordedResponse:
         return refusal(422, "page and per_page must be whole numbers")
     if page < 1 or not 1 <= per_page <= 250:
         return refusal(422, "page must be 1 or more, per_page from 1 to 250")
-    records = recording.at(recording.now())[(page - 1) * per_page : page * per_page]
+    records = recording.at(recording.now())
     caching = "max-age=30, public, must-revalidate, s-maxage=30"
-    return RecordedResponse(200, json_array(records), {"Cache-Control": caching})
+    stated = {"total": str(len(records)), "per-page": str(per_page)}
+    return RecordedResponse(
+        200, json_array(records[(page - 1) * per_page : page * per_page]), {"Cache-Control": caching, **stated}
+    )
 
 
 def health(_: Mapping[str, str]) -> RecordedResponse:

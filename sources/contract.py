@@ -40,6 +40,9 @@ ONLY_PARTITION: Final = ""
 LEAST_GOOD: Final = 0.5
 """The default of `Source.least_good`."""
 
+PART_SEPARATOR: Final = "//"
+"""Separates the name of a partition from a part of it, such as a range of a file. A part may vanish: a file shrinks."""
+
 RESERVED_PREFIXES: Final = ("replay:", "backfill:")
 """Prefixes of the partitions of replays and backfills. The partitions of a source must not use them."""
 

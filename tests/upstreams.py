@@ -35,7 +35,7 @@ class Markets:
     coins: list[dict[str, Any]]
     before: Callable[[int], Response | None] = lambda _: None
     cap: int = 250
-    states: bool = False
+    states: bool = True
     drop: Mapping[int, int] = field(default_factory=dict)
     requested_pages: list[int] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)

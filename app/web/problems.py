@@ -78,7 +78,7 @@ class Code(Enum):
     SOURCE_BROKEN = (
         409,
         "Broken source",
-        "The source's module, declaration or settings are wrong, so it cannot run. Its stored data can be read.",
+        "The source's module, declaration or settings are wrong, so it cannot run.",
         "Correct what `detail` names, then restart the service.",
     )
     DECISION_CONFLICT = (

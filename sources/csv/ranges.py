@@ -11,12 +11,13 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from sources.contract import PART_SEPARATOR
 from sources.csv.blocks import Block, cut_blocks
 from sources.csv.quoting import has_record_per_line
 from sources.csv.text import decode, read_records
 from sources.csv.window import ReadOptions
 
-MARK_SEPARATOR = "//"
+MARK_SEPARATOR = PART_SEPARATOR
 """Separates the file's name from the mark. No file path contains it."""
 
 MAX_CACHED_FILES = 16

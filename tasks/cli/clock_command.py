@@ -20,7 +20,7 @@ MOMENTS: Mapping[str, tuple[str, ...]] = {
     "anomalies": ("found_at", "over_at"),
     "assets": ("created_at",),
     "candidates": ("found_at",),
-    "checkpoints": ("updated_at", "failed_at"),
+    "checkpoints": ("updated_at", "failed_at", "missing_since"),
     "decisions": ("decided_at",),
     "drift": ("seen_at", "last_seen_at", "accepted_at"),
     "heartbeats": ("beaten_at",),

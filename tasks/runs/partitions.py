@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-from sources.contract import RESERVED_PREFIXES, Cursor, TerminalError
+from sources.contract import PART_SEPARATOR, RESERVED_PREFIXES, Cursor, TerminalError
 from tasks.runs.claims import Claim
 from tasks.runtime.safe_text import MAX_DETAIL_CHARS
 
@@ -54,18 +54,23 @@ def list_remaining_partitions(engine: Engine, claim: Claim, partitions: Iterable
 
 
 def mark_missing(engine: Engine, claim: Claim, partitions: Iterable[str]) -> None:
-    """Record which partitions of earlier runs are missing now. Partitions of replays and backfills do not count."""
+    """Record which partitions of earlier runs are missing now. Partitions of replays and backfills do not count.
+
+    A part of a partition, such as a range of a file, is missing only if the whole partition is.
+    """
+    present = {name.partition(PART_SEPARATOR)[0] for name in partitions}
     with engine.begin() as connection:
         connection.execute(
             text("""
                 UPDATE checkpoints SET missing_since = CASE WHEN missing_since IS NULL THEN service_time() END
                  WHERE source = :source AND cursor IS NOT NULL AND NOT starts_with(partition, :replays)
                    AND NOT starts_with(partition, :backfills)
-                   AND (missing_since IS NULL) <> (partition = ANY(CAST(:present AS text[])))
+                   AND (missing_since IS NULL) <> (split_part(partition, :separator, 1) = ANY(CAST(:present AS text[])))
             """),
             {
                 "source": claim.source,
-                "present": list(partitions),
+                "present": list(present),
+                "separator": PART_SEPARATOR,
                 **dict(zip(("replays", "backfills"), RESERVED_PREFIXES, strict=True)),
             },
         )

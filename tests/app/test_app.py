@@ -84,16 +84,17 @@ def test_an_unexpected_error_is_a_500_without_a_traceback(app: Flask) -> None:
 
 
 WRITES = (
-    "/runs",
-    "/runs/00000000-0000-0000-0000-000000000001/cancel",
-    "/rejects/replay",
-    "/sources/coingecko/drift/1/accept",
-    "/sources/coingecko/pause",
-    "/sources/coingecko/resume",
-    "/assets/bitcoin/merge",
-    "/assets/bitcoin/split",
-    "/assets/bitcoin/pin",
-    "/decisions/00000000-0000-0000-0000-000000000001/undo",
+    "POST /runs",
+    "POST /runs/00000000-0000-0000-0000-000000000001/cancel",
+    "POST /rejects/replay",
+    "POST /sources/coingecko/drift/1/accept",
+    "POST /sources/coingecko/pause",
+    "POST /sources/coingecko/resume",
+    "DELETE /sources/coingecko/missing-partitions",
+    "POST /assets/bitcoin/merge",
+    "POST /assets/bitcoin/split",
+    "POST /assets/bitcoin/pin",
+    "POST /decisions/00000000-0000-0000-0000-000000000001/undo",
 )
 
 
@@ -109,8 +110,9 @@ WRITES = (
     ],
 )
 def test_every_write_needs_the_token(api: FlaskClient, header: str | None, code: str) -> None:
-    for path in WRITES:
-        response = api.post(path, headers={"Authorization": header} if header else {})
+    for write in WRITES:
+        method, path = write.split()
+        response = api.open(path, method=method, headers={"Authorization": header} if header else {})
         assert response.json is not None
         assert (response.status_code, response.json["code"]) == (401, code)
         assert response.headers["WWW-Authenticate"].startswith("Bearer")

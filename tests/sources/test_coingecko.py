@@ -60,6 +60,7 @@ def normalized(*items: Any) -> NormalizedPage:
 
 def test_a_snapshot_ends_with_an_empty_page(client: Clients, markets: Callable[[int], Markets]) -> None:
     server = markets(2 * COINS_PER_PAGE + 1)
+    server.states = False
     pages = fetch(client, server, "run-1")
     assert [len(json.loads(page.body)) for page in pages] == [COINS_PER_PAGE, COINS_PER_PAGE, 1, 0]
     assert fetch(client, server, "run-1", pages[-1].cursor) == []

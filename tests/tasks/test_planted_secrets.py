@@ -238,7 +238,7 @@ def test_a_url_with_a_secret_is_refused_without_showing_it(processes: Processes)
     process = processes.start(
         "worker", COINGECKO_URL="https://me:pl4nted@127.0.0.1:9/", COINPAPRIKA_URL="https://host/?key=pl4nted"
     )
-    process.wait(20)
+    until(lambda: all(name in process.log.read_text() for name in ("COINGECKO_URL", "COINPAPRIKA_URL")), within=30)
     for name in ("COINGECKO_URL", "COINPAPRIKA_URL"):
         assert f"{name}: must contain no " in process.log.read_text()
     assert "pl4nted" not in process.log.read_text()

@@ -97,7 +97,7 @@ def gaps(bench: Bench, prices: dict[str, tuple[str, float]]) -> list[PriceGap]:
 
 
 def test_the_gap_is_the_distance_to_the_nearest_price_of_another_source(bench: Bench) -> None:
-    prices = {"own": ("105", 0), "near": ("100", 30), "far": ("50", -30), "at another time": ("105", 31)}
+    prices = {"own": ("105", 0), "near": ("100", 30), "far": ("50", -30), "later": ("105", 31)}
     assert gaps(bench, prices) == [PriceGap("coin-0", pytest.approx(0.05), others=2)]
 
 

@@ -16,7 +16,10 @@ from tests.tasks.feed import Feed
 from tests.upstreams import canned, item
 
 DAY = 86_400
-UPSTREAM_TIMES = {("quotes", "observed_at"), ("latest_quotes", "observed_at"), ("pages", "observed_from")}
+UPSTREAM_TIMES = {
+    *((table, "observed_at") for table in ("quotes", "latest_quotes", "seen_quotes")),
+    ("pages", "observed_from"),
+}
 TIME_COLUMNS = """
     SELECT table_name, column_name FROM information_schema.columns
      WHERE table_schema = 'public' AND data_type LIKE 'timestamp%'

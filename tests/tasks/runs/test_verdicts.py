@@ -146,6 +146,17 @@ def test_a_missing_file_among_others_makes_runs_partial(bench: Bench, folder: Pa
     assert verdict(bench.ingest(prices())) == ("partial", "partitions_missing")
 
 
+def test_a_file_that_shrinks_below_one_of_its_ranges_is_not_missing(bench: Bench, folder: Path) -> None:
+    file = folder / "a.csv"
+    with environment(CSV_DIR=str(folder), CSV_RANGE_BYTES="40", CSV_BLOCK_BYTES="40", CSV_RECORD_BYTES="30"):
+        file.write_text("day,price\n" + "".join(ROWS.format(day, day) for day in range(1, 9)))
+        bench.ingest(prices())
+        ranges = bench.one("SELECT count(*) FROM checkpoints")
+        file.write_text("day,price\n" + ROWS.format(1, 1))
+        assert verdict(bench.ingest(prices())) == ("succeeded", None)
+    assert ranges > 1
+
+
 def test_files_that_may_be_removed_are_not_missed(bench: Bench, folder: Path) -> None:
     file = folder / "a.csv"
     file.write_text("day,price\n" + ROWS.format(1, "1"))

@@ -73,7 +73,7 @@ def test_a_run_waits_while_the_breaker_is_open_and_continues_when_the_host_recov
     assert len(requests) == 2
     assert waiting["waits"] == 1
     assert waiting["waiting_reason"].startswith(
-        "upstream_unavailable: desk: returned 503 for GET /prices; "
+        "upstream_unavailable: desk: returned 503 for GET /prices; it says “[]”; "
         "desk: circuit breaker open: 2 requests in a row failed; no request before "
     )
     assert bench.one("SELECT next_attempt_at > clock_timestamp() + interval '50 s' FROM runs")
