@@ -12,8 +12,8 @@ from pytest_httpserver import HTTPServer
 from structlog.testing import capture_logs
 
 from sources import FileSet, Source, coingecko, csv_source
+from sources.redaction import process_redactor
 from tasks.runs.parameters import ReplayParameters
-from tasks.runtime import logs
 from tests.field import field_folder
 from tests.sources.csv_folder import COIN, environment
 from tests.tasks.conftest import Bench
@@ -61,12 +61,12 @@ def test_a_run_with_dropped_values_and_no_rejects_succeeded(bench: Bench) -> Non
 def test_an_example_contains_no_secret_and_is_short(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "s3cret-s3cret-s3cret"
     monkeypatch.setenv("COINGECKO_API_KEY", secret)
-    logs._redactor.cache_clear()
+    process_redactor.cache_clear()
     try:
         bench.ingest(canned([item(0, rank=f"{secret}\x00", name="x" * (300 - len(secret)) + secret, low="y" * 9000)]))
     finally:
         monkeypatch.undo()
-        logs._redactor.cache_clear()
+        process_redactor.cache_clear()
     text = bench.one("SELECT dropped::text FROM pages")
     assert "not_a_number" in text
     assert "s3cret" not in text
