@@ -122,7 +122,7 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, argument) for argument in arguments)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
-    if origin is not None and issubclass(origin, Callable):  # type: ignore[arg-type]
+    if origin is not None and issubclass(origin, Callable):  # type: ignore[arg-type]  # abstract
         return callable(value)
     if origin is not None and issubclass(origin, Mapping):
         is_mapping = isinstance(value, Mapping)
@@ -154,7 +154,7 @@ def describe_type(hint: Any) -> str:
         return " or ".join(map(describe_type, arguments))
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
-    if origin is not None and issubclass(origin, Callable):  # type: ignore[arg-type]
+    if origin is not None and issubclass(origin, Callable):  # type: ignore[arg-type]  # abstract
         return "a function"
     if origin is not None and issubclass(origin, Mapping):
         return "a mapping of {} to {}".format(*map(describe_type, arguments))

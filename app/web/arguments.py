@@ -116,7 +116,7 @@ class Parser(FlaskParser):
     """Reject unknown arguments, and report the name and expected value of each invalid argument."""
 
     # webargs does not declare this attribute as a ClassVar, so this class cannot either.
-    DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE, "json": RAISE}  # noqa: RUF012
+    DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE, "json": RAISE}  # noqa: RUF012 — as in webargs
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         values_by_name = {name: req.args.getlist(name) for name in req.args}

@@ -79,7 +79,7 @@ def _bite(engine: Engine, check: Check) -> bool:
 
 
 def _count(connection: Connection, check: Check, position: str) -> Row[Any] | None:
-    """Count the violations in a batch. Return None for a run with so many quotes that counting takes too long."""
+    """Count the violations in a batch. Return None if a run has too many quotes to count."""
     try:
         with connection.begin_nested():
             connection.execute(text(f"SET LOCAL statement_timeout = {BITE_TIMEOUT_MS}"))
